@@ -1,0 +1,96 @@
+"""What every entry point does before its work: flags, --config, one-line errors.
+
+_CONFIG = command_line.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes")
+
+def main(argv):
+train(_CONFIG.value, _WORKDIR.value)
+
+if __name__ == "__main__":
+sys.exit(command_line.main(main))
+"""
+
+from collections.abc import Callable, Sequence
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from lightlm_jax import config, errors
+from lightlm_jax.errors import UserError
+
+# --help shows the flags of the entry point: --config counts as one of its own.
+flags.disclaim_key_flags()
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines --config=FILE[:preset] and --config.a.b=value; call it once, at import."""
+  holder = config_flags.DEFINE_config_file(
+    "config",
+    help_string="a config file or bare name, with a preset: configs/toys.py:small; "
+    "--config.train.steps=20 sets one field",
+  )
+  flags.FLAGS["config"].parser = _ConfigParser()
+  return holder
+
+
+def main(entry: Callable[[Sequence[str]], None]) -> int:
+  """Parses sys.argv, calls `entry([program])` and returns the exit code."""
+  return errors.run(lambda argv: entry(_parse(argv)), sys.argv)
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads as `config.load` does, and looks at the fields that are to be set.
+
+  config_flags' own parser finds a missing file only at the first access and ends an
+  unknown field with a traceback; a tuple it takes for any other.
+  """
+
+  def __init__(self):
+    self.defaults = None
+
+  def parse(self, argument: str) -> ConfigDict:
+    if self.defaults is not None:
+      raise UserError(f"--config={argument} is a second config; give one")
+    try:
+      loaded = config.load(argument)
+    except (TypeError, ValueError) as error:
+      # absl would shorten these to a complaint about the flag; it is a bug's trace.
+      raise RuntimeError(f"{argument} did not load") from error
+    self.defaults = {}
+    argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+    for argument in argv:
+      if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+        group, name = config.place(loaded, match[1])
+        self.defaults[match[1]] = group[name]
+    return loaded
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Sets the flags; returns what is left of `argv`: the program's name."""
+  logging.use_absl_handler()
+  app.define_help_flags()
+  has_config = "config" in flags.FLAGS
+  no_config = "no config; give --config=FILE.py[:preset] or a name: " + ", ".join(
+    config.available()
+  )
+  try:
+    rest = flags.FLAGS(argv)
+  except SystemExit:
+    sys.exit(0)  # --help was answered, which absl counts as a failure
+  except flags.UnrecognizedFlagError as error:
+    if has_config and error.flagname.startswith("config."):
+      raise UserError(no_config)
+    raise UserError(f"{error}; --help lists the flags")
+  except flags.Error as error:
+    raise UserError(str(error))
+  if rest[1:]:
+    raise UserError(f"{rest[1]!r} is not a flag; write --flag=value")
+  if has_config:
+    flag = flags.FLAGS["config"]
+    if flag.value is None:
+      raise UserError(no_config)
+    for field, value in config_flags.get_override_values(flag).items():
+      config.check_value(field, type(value), flag.parser.defaults[field], value)
+  return rest

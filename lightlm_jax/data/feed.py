@@ -1,0 +1,112 @@
+"""Training batches: the log on the device, and which examples step s is made of.
+
+One example a position: the items before it are the history, the item on it is the
+target. Examples of similar length share a batch (a bucket), because the shape of a
+batch is that of its longest example. Everything here is a pure function of
+(seed, step): the same batches on one device or eight, after a restart or without.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.order import fold, permute
+
+
+class Positions(NamedTuple):
+  """The training log on the device; an example is named by its position e in it."""
+
+  item_E: jax.Array  # int32
+  user_E: jax.Array  # int32
+  start_E: jax.Array  # int32, where the row of the position's user starts
+  bucket_examples: tuple[jax.Array, ...]  # int32 positions, one array a bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which batch is trained on at which step.
+
+  An epoch visits every batch of every bucket once, in a permuted order.
+  """
+
+  seed: int
+  batch_size: int
+  widths: tuple[int, ...]  # history columns of each bucket
+  sizes: tuple[int, ...]  # examples in each bucket
+
+  @property
+  def steps_per_epoch(self) -> int:
+    return sum(self._batches())
+
+  def _batches(self) -> list[int]:
+    return [-(-size // self.batch_size) for size in self.sizes]
+
+  def at(self, step: int) -> tuple[int, np.uint32, np.uint32]:
+    """Step → (bucket, key of the bucket's order in this epoch, batch in the bucket)."""
+    epoch, place = divmod(step, self.steps_per_epoch)
+    key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
+    batch = int(permute(place, self.steps_per_epoch, key))
+    ends = np.cumsum(self._batches())
+    bucket = int(np.searchsorted(ends, batch, side="right"))
+    first = int(ends[bucket - 1]) if bucket else 0
+    return bucket, fold(key, bucket + 1), np.uint32(batch - first)
+
+
+def positions(
+  train: Interactions, *, seed: int, batch_size: int, widths: tuple[int, ...]
+) -> tuple[Positions, Plan]:
+  """Sorts every position of the log into its bucket by the length of its history.
+
+  Args:
+    train: at least one interaction.
+    seed: of the order.
+    batch_size: examples a step.
+    widths: ascending history columns; longer histories are cut to their last items
+      and go into the last bucket. Buckets without examples are left out.
+  """
+  start_E = np.repeat(train.offset_U1[:-1], train.length_U)
+  length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
+  bucket_E = np.searchsorted(widths, length_E)
+  examples = [np.flatnonzero(bucket_E == b) for b in range(len(widths))]
+  used = [b for b, example in enumerate(examples) if len(example)]
+  feed = Positions(
+    item_E=jnp.asarray(train.item_E),
+    user_E=jnp.asarray(train.user_E),
+    start_E=jnp.asarray(start_E.astype(np.int32)),
+    bucket_examples=tuple(jnp.asarray(examples[b].astype(np.int32)) for b in used),
+  )
+  plan = Plan(
+    seed=seed,
+    batch_size=batch_size,
+    widths=tuple(widths[b] for b in used),
+    sizes=tuple(len(examples[b]) for b in used),
+  )
+  return feed, plan
+
+
+def gather(
+  feed: Positions, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
+) -> Batch:
+  """Makes a batch on the device; `key` and `batch` come from `plan.at(step)`.
+
+  The last batch of a bucket is filled up with examples of weight 0.
+  """
+  B, H, size = plan.batch_size, plan.widths[bucket], plan.sizes[bucket]
+  place_B = batch * jnp.uint32(B) + jnp.arange(B, dtype=jnp.uint32)
+  real_B = place_B < size
+  place_B = permute(jnp.minimum(place_B, size - 1), size, key, jnp)
+  position_B = feed.bucket_examples[bucket][place_B]
+  position_BH = position_B[:, None] + jnp.arange(-H, 0)[None, :]
+  known_BH = position_BH >= feed.start_E[position_B][:, None]
+  return Batch(
+    user_B=feed.user_E[position_B],
+    history_BH=jnp.where(known_BH, feed.item_E[jnp.maximum(position_BH, 0)], -1),
+    segment_BH=known_BH.astype(jnp.int32),
+    target_B=feed.item_E[position_B],
+    weight_B=real_B.astype(jnp.float32),
+  )

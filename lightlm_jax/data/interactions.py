@@ -1,0 +1,110 @@
+"""The one in-memory form of an interaction log: users as rows, items in time order."""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import hashlib
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+  """A log in compressed rows: user u bought `item_E[offset_U1[u]:offset_U1[u + 1]]`.
+
+  U users, I items, E interactions. Repeated purchases are kept.
+  """
+
+  offset_U1: np.ndarray  # [U + 1] int64, where each user's row starts
+  item_E: np.ndarray  # [E] int32 catalogue indices, oldest first in each row
+  user_ids: np.ndarray  # [U] raw user ids, as strings
+  item_ids: np.ndarray  # [I] raw item ids, as strings: the catalogue
+
+  @property
+  def num_users(self) -> int:
+    return len(self.user_ids)
+
+  @property
+  def num_items(self) -> int:
+    return len(self.item_ids)
+
+  @property
+  def length_U(self) -> np.ndarray:
+    """[U] int64: interactions per user."""
+    return np.diff(self.offset_U1)
+
+  @property
+  def user_E(self) -> np.ndarray:
+    """[E] int32: the user of each interaction."""
+    return np.repeat(np.arange(self.num_users, dtype=np.int32), self.length_U)
+
+  def row(self, user: int) -> np.ndarray:
+    """The items of one user, oldest first."""
+    return self.item_E[self.offset_U1[user] : self.offset_U1[user + 1]]
+
+
+def from_sequences(
+  rows: Iterable[tuple[str, Sequence[str]]], *, seed: int = 0
+) -> Interactions:
+  """Builds the log from (raw user id, raw item ids in time order).
+
+  Users and items are numbered in the order of a seeded hash of the raw id, so that
+  neither the files' order nor the ids' own numbers can reach a code, a last token
+  or a tie (numbers by first appearance give the next item away).
+
+  Args:
+    rows: each user once.
+    seed: key of the hash. The default is part of what makes two runs comparable.
+  """
+  users, sequences = [], []
+  for user, items in rows:
+    users.append(user)
+    sequences.append(items)
+  flat = np.array([item for items in sequences for item in items], dtype=np.str_)
+  raw_items, inverse_E = np.unique(flat, return_inverse=True)
+  item_order_I, item_rank_I = _hash_order(raw_items, seed)
+  raw_users = np.array(users, dtype=np.str_)
+  user_order_U, _ = _hash_order(raw_users, seed)
+
+  length = np.array([len(items) for items in sequences], dtype=np.int64)
+  start = np.cumsum(length) - length
+  item_in_file_E = item_rank_I[inverse_E].astype(np.int32)
+  offset_U1 = np.concatenate([[0], np.cumsum(length[user_order_U])])
+  item_E = concatenate_rows(item_in_file_E, start[user_order_U], length[user_order_U])
+  return Interactions(
+    offset_U1=offset_U1,
+    item_E=item_E,
+    user_ids=raw_users[user_order_U],
+    item_ids=raw_items[item_order_I],
+  )
+
+
+def concatenate_rows(
+  values: np.ndarray, start_R: np.ndarray, length_R: np.ndarray
+) -> np.ndarray:
+  """Rows `values[start[r] : start[r] + length[r]]`, one after the other."""
+  row_start_R = np.cumsum(length_R) - length_R
+  within = np.arange(length_R.sum()) - np.repeat(row_start_R, length_R)
+  return values[np.repeat(start_R, length_R) + within]
+
+
+def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
+  """The log of the users with `keep_U` true; the catalogue stays as it is."""
+  length = log.length_U[keep_U]
+  return dataclasses.replace(
+    log,
+    offset_U1=np.concatenate([[0], np.cumsum(length)]),
+    item_E=concatenate_rows(log.item_E, log.offset_U1[:-1][keep_U], length),
+    user_ids=log.user_ids[keep_U],
+  )
+
+
+def _hash_order(raw_ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """The order of raw ids by their keyed hash, and each id's place in it."""
+  key = seed.to_bytes(8, "little", signed=True)
+  digest = [
+    hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest() for raw in raw_ids
+  ]
+  order = np.array(sorted(range(len(digest)), key=digest.__getitem__), dtype=np.int64)
+  rank = np.empty_like(order)
+  rank[order] = np.arange(len(order))
+  return order, rank

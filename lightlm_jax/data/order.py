@@ -1,0 +1,45 @@
+"""The order of examples as a function: nothing to shuffle, store or restore.
+
+A keyed bijection of 0 … n - 1 by the swap-or-not shuffle (Hoang, Morris & Rogaway,
+CRYPTO 2012): every round pairs x with K - x modulo n and swaps the two or not. All
+arithmetic is on 32-bit integers, so numpy and jax give the same bits.
+"""
+
+from types import ModuleType
+
+import numpy as np
+
+_ROUNDS = 48
+
+
+def permute(index, n: int, key, xp: ModuleType = np):
+  """Where each index of 0 … n - 1 goes under the permutation named by `key`.
+
+  Args:
+    index: uint32 array or scalar, each below n.
+    n: size of the domain, 1 to 2**31 - 1.
+    key: uint32 array or scalar, see `fold`.
+    xp: numpy or jax.numpy.
+
+  Returns:
+    uint32 of `index`'s shape; a bijection for every key.
+  """
+  x = xp.asarray(index, dtype=xp.uint32)
+  size = xp.uint32(n)
+  for round_number in range(_ROUNDS):
+    pivot = fold(key, 2 * round_number, xp) % size
+    partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
+    larger = xp.maximum(x, partner)
+    swap = fold(fold(key, 2 * round_number + 1, xp), larger, xp) >> xp.uint32(31)
+    x = xp.where(swap == 1, partner, x)
+  return x
+
+
+def fold(key, data, xp: ModuleType = np):
+  """A new uint32 key from a key and a number (the finaliser of MurmurHash3)."""
+  data = xp.asarray(data, dtype=xp.uint32)
+  with np.errstate(over="ignore"):
+    h = xp.asarray(key, dtype=xp.uint32) ^ (data * xp.uint32(0x9E3779B9))
+    h = (h ^ (h >> xp.uint32(16))) * xp.uint32(0x85EBCA6B) + xp.uint32(0x165667B1)
+    h = (h ^ (h >> xp.uint32(13))) * xp.uint32(0xC2B2AE35)
+    return h ^ (h >> xp.uint32(16))

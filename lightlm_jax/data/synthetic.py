@@ -1,0 +1,195 @@
+"""An embedded shop with planted tastes and habits, whose best possible NDCG is known.
+
+A user belongs to a hidden community. A purchase follows up the one before with
+probability `habit`, and is something the community likes otherwise; nothing is bought
+twice. Late items are on sale for everybody's last purchase only.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from lightlm_jax.data.interactions import Interactions, from_sequences, keep_rows
+from lightlm_jax.errors import UserError
+
+CATEGORIES = (
+  "tea coffee honey bread cheese spice soap candle paper ink "
+  "yarn lamp mug plate vase basket scarf glove seed tool"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+  """The shop's size and character. The field comments are the legend."""
+
+  num_users: int = 2800  # U
+  num_items: int = 480  # I
+  num_communities: int = 10  # C, hidden and equally common
+  num_categories: int = 20  # G, at most 20; items are spread over them evenly
+  num_shelves: int = 80  # S, groups within a category whose items share follow-ups
+  num_favourites: int = 3  # F, categories that a community prefers, best first
+  favour: float = 0.9  # share of a community's taste that goes to its favourites
+  popularity_skew: float = 0.8  # exponent of Zipf's law inside a category
+  habit: float = 0.45  # probability that a purchase follows up the one before
+  follow_odds: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)  # of a shelf's follow-ups
+  stray: float = 0.25  # probability that a follow-up lies in another category
+  late_items: float = 0.04  # share of the catalogue that is on sale late
+  late_rate: float = 0.03  # probability that the last purchase is a late item
+  min_length: int = 5  # purchases a user
+  mean_length: float = 9.0  # purchases a user: geometric above the minimum
+  max_length: int = 40  # purchases a user
+  seed: int = 0
+
+
+class Tastes(NamedTuple):
+  """The generator itself, by catalogue index: what no learner is shown.
+
+  Attributes:
+    prior_C: [C] float64, how common each hidden community is.
+    taste_CI: [C, I] float64, what a community likes: rows sum to 1, 0 for late items.
+    late_CI: [C, I] float64, the same among late items, 0 for the others.
+    follow_II: [I, I] float64, row a: what follows up item a; rows sum to 1.
+    habit: probability that a purchase, but for the first, follows up the one before.
+    late_rate: probability that a purchase is a late item, once they are on sale.
+  """
+
+  prior_C: np.ndarray
+  taste_CI: np.ndarray
+  late_CI: np.ndarray
+  follow_II: np.ndarray
+  habit: float
+  late_rate: float
+
+
+def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
+  """The log and the generator behind it, both a function of the config alone.
+
+  The catalogue holds every item, also one that nobody bought.
+  """
+  _check(config)
+  rng = np.random.default_rng(config.seed)
+  tastes = _plant(config, rng)
+  I, G = config.num_items, config.num_categories
+  raw_I = [f"{CATEGORIES[item % G]}-{item // G:03d}" for item in range(I)]
+  sequences = [
+    (f"u{user:05d}", [raw_I[item] for item in row])
+    for user, row in enumerate(_buy(config, tastes, rng))
+  ]
+  # A log's catalogue is what its rows hold: this row shows every item, then leaves.
+  shown = from_sequences([*sequences, ("window", raw_I)])
+  log = keep_rows(shown, shown.user_ids != "window")
+
+  item_of = {raw: item for item, raw in enumerate(raw_I)}
+  order_I = np.array([item_of[raw] for raw in log.item_ids])
+  return log, tastes._replace(
+    taste_CI=tastes.taste_CI[:, order_I],
+    late_CI=tastes.late_CI[:, order_I],
+    follow_II=tastes.follow_II[order_I][:, order_I],
+  )
+
+
+def item_titles(log: Interactions) -> list[str]:
+  """A title for each catalogue item: "tea 017"."""
+  return [str(raw).replace("-", " ") for raw in log.item_ids]
+
+
+def _check(config: Shop) -> None:
+  I, G, S = config.num_items, config.num_categories, config.num_shelves
+  on_sale = I - round(config.late_items * I)
+  if not 2 <= G <= len(CATEGORIES) or S % G or not 2 * G <= S <= I:
+    raise UserError(
+      f"shop: num_shelves ({S}) must be 2, 3, … times num_categories ({G}, from 2 to "
+      f"{len(CATEGORIES)}) and at most num_items ({I})"
+    )
+  if not 1 <= config.num_favourites <= G:
+    raise UserError(
+      f"shop: num_favourites ({config.num_favourites}) must be from 1 to "
+      f"num_categories ({G})"
+    )
+  low, mean, high = config.min_length, config.mean_length, config.max_length
+  if not 1 <= low <= mean <= high <= on_sale:
+    raise UserError(
+      f"shop: 1 <= min_length ({low}) <= mean_length ({mean}) <= max_length ({high}) "
+      f"<= items on sale from the start ({on_sale}) does not hold"
+    )
+
+
+def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
+  """The tastes by the generator's own item numbers: i lies in category i mod G."""
+  I, C, G = config.num_items, config.num_communities, config.num_categories
+  F, S = config.num_favourites, config.num_shelves
+  category_I, shelf_I = np.arange(I) % G, np.arange(I) % S
+  late_I = np.zeros(I, dtype=bool)
+  late_I[rng.permutation(I)[: round(config.late_items * I)]] = True
+
+  popularity_I = np.zeros(I)
+  for category in range(G):
+    inside = np.flatnonzero(category_I == category)
+    # An item's number must not tell its shelf.
+    shelf_I[inside] = rng.permutation(shelf_I[inside])
+    popularity = (1.0 + rng.permutation(len(inside))) ** -config.popularity_skew
+    popularity_I[inside] = popularity / popularity.sum()
+  # Favourites are dealt from whole decks: every category is liked by somebody.
+  decks = np.concatenate([rng.permutation(G) for _ in range(-(-C * F // G))])
+  favourite_CF = decks[: C * F].reshape(C, F)
+  share_F = 1.0 / (1.0 + np.arange(F))
+  share_F *= config.favour / share_F.sum()
+  like_CG = np.full((C, G), (1.0 - config.favour) / G)
+  np.add.at(like_CG, (np.arange(C)[:, None], favourite_CF), share_F)
+  like_CI = like_CG[:, category_I] * popularity_I
+
+  follow_SI, dealt_I = np.zeros((S, I)), np.zeros(I, dtype=np.int64)
+  for shelf in range(S):
+    near_I = ~late_I & (category_I == shelf % G) & (shelf_I != shelf)
+    far_I = ~late_I & (category_I != shelf % G)
+    for odds in config.follow_odds:
+      open_I = far_I if rng.random() < config.stray else near_I
+      open_I = open_I & (follow_SI[shelf] == 0.0)
+      if not open_I.any():
+        raise UserError(
+          f"shop: {I} items in {G} categories leave shelf {shelf} fewer than "
+          f"{len(config.follow_odds)} follow-ups: raise num_items"
+        )
+      # Those dealt least go first, so that habits reach the whole shop.
+      item = rng.choice(np.flatnonzero(open_I & (dealt_I == dealt_I[open_I].min())))
+      follow_SI[shelf, item] = odds
+      dealt_I[item] += 1
+  return Tastes(
+    prior_C=np.full(C, 1.0 / C),
+    taste_CI=_rows_to_one(np.where(late_I, 0.0, like_CI)),
+    late_CI=_rows_to_one(np.where(late_I, like_CI, 0.0)),
+    follow_II=_rows_to_one(follow_SI)[shelf_I],
+    habit=config.habit,
+    late_rate=config.late_rate if late_I.any() else 0.0,
+  )
+
+
+def _rows_to_one(weight: np.ndarray) -> np.ndarray:
+  # A shop without late items has rows without weight: they stay zero.
+  total = weight.sum(1, keepdims=True)
+  return np.divide(weight, total, out=np.zeros_like(weight), where=total > 0.0)
+
+
+def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
+  """Each user's purchases, oldest first, by the generator's own item numbers."""
+  U, low = config.num_users, config.min_length
+  length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
+  length_U = np.minimum(length_U, config.max_length)
+  community_U = rng.choice(config.num_communities, size=U, p=tastes.prior_C)
+  bought_UL = np.zeros((U, config.max_length), dtype=np.int64)
+  unseen_UI = np.ones((U, config.num_items))
+  for place in range(length_U.max()):
+    user_B = np.flatnonzero(length_U > place)
+    weight_BI = tastes.taste_CI[community_U[user_B]]
+    if place:
+      follow_BI = tastes.follow_II[bought_UL[user_B, place - 1]]
+      weight_BI = (1.0 - tastes.habit) * weight_BI + tastes.habit * follow_BI
+    late_B = rng.random(len(user_B)) < tastes.late_rate
+    late_B &= length_U[user_B] == place + 1
+    weight_BI[late_B] = tastes.late_CI[community_U[user_B[late_B]]]
+    sum_BI = np.cumsum(weight_BI * unseen_UI[user_B], axis=1)
+    item_B = (sum_BI <= rng.random((len(user_B), 1)) * sum_BI[:, -1:]).sum(1)
+    bought_UL[user_B, place] = item_B
+    unseen_UI[user_B, item_B] = 0.0
+  return [row[:length] for row, length in zip(bought_UL, length_U)]

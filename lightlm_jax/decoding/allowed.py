@@ -1,0 +1,97 @@
+"""What a request may get, and what it got."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lightlm_jax.data.interactions import concatenate_rows
+from lightlm_jax.data.splits import Requests
+
+FEWEST_EXCLUSIONS = 8
+
+
+class Allowed(NamedTuple):
+  """Which items each request may get: data, not structure, so it compiles nothing.
+
+  Items are counted in *code order*, the order of the sorted codes, in which every
+  subtree of the trie is a range. Systems without codes count in catalogue order.
+
+  Attributes:
+    prefix_MI1: int32 [M, I + 1], M shared masks as running counts of open items:
+      items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones.
+    mask_B: int32, the shared mask that each request uses.
+    excluded_BE: int32 ranks in code order that the request itself excludes: sorted,
+      unique, only items open in its mask, padded with I. E = 0 excludes nothing.
+  """
+
+  prefix_MI1: jax.Array
+  mask_B: jax.Array
+  excluded_BE: jax.Array
+
+
+class Recommendations(NamedTuple):
+  """The best K items of each request, best first.
+
+  Attributes:
+    items_BK: int32 catalogue indices, -1 where there is none.
+    scores_BK: float32, -inf where there is none.
+    valid_BK: bool, false where there is none.
+  """
+
+  items_BK: jax.Array
+  scores_BK: jax.Array
+  valid_BK: jax.Array
+
+
+def exclusion_width(most: int) -> int:
+  """The bucket 8, 32, 128, 512, … that holds `most` excluded items: never fewer."""
+  width = FEWEST_EXCLUSIONS
+  while width < most:
+    width *= 4
+  return width
+
+
+def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The whole histories at `index` as pairs (row in the batch, item), repeats kept.
+
+  Returns:
+    row_P int64 in [0, len(index)), item_P int32 catalogue indices.
+  """
+  length_R = requests.length_N[index]
+  row_P = np.repeat(np.arange(len(index)), length_R)
+  return row_P, concatenate_rows(
+    requests.item_E, requests.offset_N1[:-1][index], length_R
+  )
+
+
+def exclusions(
+  row_P: np.ndarray, item_P: np.ndarray, *, rank_I: np.ndarray, batch_size: int
+) -> np.ndarray:
+  """Pairs (row, item) as `Allowed.excluded_BE`.
+
+  Args:
+    row_P: integers in [0, batch_size).
+    item_P: catalogue indices, repeats allowed; the caller leaves out items that the
+      request's shared mask closes already.
+    rank_I: each catalogue item's place in code order.
+    batch_size: B.
+
+  Returns:
+    [B, E] int32 ranks in code order, sorted, unique, padded with I; E is the bucket
+    that holds the longest row.
+  """
+  num_items = len(rank_I)
+  key_P = np.unique(row_P * np.int64(num_items) + rank_I[item_P])
+  row_P, excluded_P = np.divmod(key_P, num_items)
+  count_B = np.bincount(row_P, minlength=batch_size)
+  place_P = np.arange(len(key_P)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
+  width = exclusion_width(count_B.max())
+  excluded_BE = np.full((batch_size, width), num_items, dtype=np.int32)
+  excluded_BE[row_P, place_P] = excluded_P
+  return excluded_BE
+
+
+def everything_open(num_items: int) -> np.ndarray:
+  """`Allowed.prefix_MI1` of one shared mask that closes no item: [1, I + 1] int32."""
+  return np.arange(num_items + 1, dtype=np.int32)[None]

@@ -1,0 +1,21 @@
+"""A person's mistakes: one line on stderr, exit code 2. A traceback is for our bugs."""
+
+from collections.abc import Callable, Sequence
+import sys
+
+EXIT_CODE = 2
+
+
+class UserError(Exception):
+  """Something the person at the keyboard can mend: what, where, what to do."""
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+  """Calls `main(argv)` and returns the exit code: 0, or 2 after one line."""
+  try:
+    main(argv)
+  except UserError as error:
+    message = " ".join(str(error).split())
+    print(f"lightlm_jax: error: {message}", file=sys.stderr, flush=True)
+    return EXIT_CODE
+  return 0

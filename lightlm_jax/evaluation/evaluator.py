@@ -1,0 +1,253 @@
+"""One evaluator for every system: full ranking, both rules, integer ranks.
+
+`seen_excluded`: items of the request's whole history cannot be recommended, and a
+target among them counts as a miss. `seen_allowed`: every item of the catalogue can.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from lightlm_jax.data import batch as batch_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation.metrics import summarise
+from lightlm_jax.systems.base import System
+
+RULES = ("seen_excluded", "seen_allowed")
+BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
+
+
+class Ranks(NamedTuple):
+  """Where each request's target came, in the order of the requests.
+
+  Attributes:
+    rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
+    ties_N: int32, the number of other items exactly level with the target.
+  """
+
+  rank_N: np.ndarray
+  ties_N: np.ndarray
+
+
+def evaluate(
+  system: System,
+  params: Any,
+  requests: Requests,
+  *,
+  num_items: int,
+  batch_size: int,
+  k: int = 20,
+  mesh: Mesh | None = None,
+  rules: Sequence[str] = RULES,
+) -> dict[str, Ranks]:
+  """Ranks every request's target among all items.
+
+  A system with `scores` is ranked by counting items above and level with the target;
+  any other by the place of the target in the K slots of `recommend`, where an invalid
+  or repeated slot is a miss that keeps its place.
+
+  Args:
+    system: what to evaluate.
+    params: its parameters, on the device.
+    requests: N questions, N > 0, each with its target.
+    num_items: I, the size of the catalogue.
+    batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
+    k: items to ask `recommend` for; systems with `scores` rank the whole catalogue.
+    mesh: devices that share each batch along the axis "data".
+    rules: which of `RULES`.
+
+  Returns:
+    rule → `Ranks`.
+
+  Raises:
+    UserError: no requests, a batch size the mesh cannot share, or a NaN score.
+  """
+  _check(system, requests, num_items, batch_size, mesh)
+  rules = tuple(rules)
+  rank_I = np.asarray(system.rank_I)
+  rows = None if mesh is None else NamedSharding(mesh, PartitionSpec("data"))
+  everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+  params, tables = _on_mesh((params, system.tables), everywhere)
+  if system.scores is not None:
+    catalogue = np.argsort(rank_I).astype(np.int32)
+    count = _counter(system.scores, rules, everywhere)
+  else:
+    catalogue = allowed_lib.everything_open(num_items)
+    count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
+  catalogue = _place(catalogue, everywhere)
+
+  result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
+  in_flight = collections.deque()
+
+  def collect():
+    index, result = in_flight.popleft()
+    result_R2B, nan_B = jax.device_get(result)
+    _refuse_nan(system, requests.user_N[index], nan_B[: len(index)])
+    result_R2N[..., index] = result_R2B[..., : len(index)]
+
+  for index, batch, excluded_BE in _host_batches(
+    requests, batch_size, system.max_history, rank_I
+  ):
+    if len(in_flight) == BATCHES_IN_FLIGHT:
+      collect()
+    batch, excluded_BE = jax.tree.map(lambda x: _place(x, rows), (batch, excluded_BE))
+    in_flight.append((index, count(params, tables, batch, catalogue, excluded_BE)))
+  while in_flight:
+    collect()
+
+  ranks = {rule: Ranks(*result_2N) for rule, result_2N in zip(rules, result_R2N)}
+  if "seen_excluded" in ranks:
+    miss_N = _target_seen(requests)
+    for values_N in ranks["seen_excluded"]:
+      values_N[miss_N] = 0
+  return ranks
+
+
+def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
+  """The metrics of a report for each rule, from what `evaluate` returned."""
+  return {rule: summarise(*rule_ranks) for rule, rule_ranks in ranks.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def _counter(
+  scores: Callable, rules: tuple[str, ...], out_sharding: NamedSharding | None
+) -> Callable:
+  """The compiled count of items above and level with the target, for every rule."""
+
+  def count(params, tables, batch, item_of_rank_I, excluded_BE):
+    num_items = len(item_of_rank_I)
+    # One copy of the scores for all that is compared below: fused into each reader,
+    # the same sum may be rounded in two ways and an item lie above itself.
+    scores_BI = jax.lax.optimization_barrier(scores(params, tables, batch))
+    if scores_BI.shape[1] != num_items:
+      raise ValueError(f"scores of {scores_BI.shape[1]} items, not {num_items}")
+    target_B1 = jnp.maximum(batch.target_B, 0)[:, None]
+    score_B1 = jnp.take_along_axis(scores_BI, target_B1, axis=1)
+    other_BI = jnp.arange(num_items)[None] != target_B1
+    rank_B = 1 + jnp.sum(other_BI & (scores_BI > score_B1), axis=1, dtype=jnp.int32)
+    ties_B = jnp.sum(other_BI & (scores_BI == score_B1), axis=1, dtype=jnp.int32)
+
+    is_item_BE = excluded_BE < num_items
+    seen_BE = item_of_rank_I[jnp.minimum(excluded_BE, num_items - 1)]
+    seen_score_BE = jnp.take_along_axis(scores_BI, seen_BE, axis=1)
+    seen_above_BE = is_item_BE & (seen_score_BE > score_B1)
+    seen_level_BE = is_item_BE & (seen_score_BE == score_B1)
+    by_rule = {
+      "seen_excluded": (
+        rank_B - jnp.sum(seen_above_BE, axis=1, dtype=jnp.int32),
+        ties_B - jnp.sum(seen_level_BE, axis=1, dtype=jnp.int32),
+      ),
+      "seen_allowed": (rank_B, ties_B),
+    }
+    result_R2B = jnp.stack([jnp.stack(by_rule[rule]) for rule in rules])
+    return result_R2B, jnp.any(jnp.isnan(scores_BI), axis=1)
+
+  return jax.jit(count, out_shardings=out_sharding)
+
+
+@functools.lru_cache(maxsize=16)
+def _finder(
+  recommend: Callable, rules: tuple[str, ...], out_sharding: NamedSharding | None
+) -> Callable:
+  """The compiled place of the target among K recommendations, for every rule."""
+
+  def find(params, tables, batch, prefix_MI1, excluded_BE, *, k):
+    excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}
+    rank_RB, nan_RB = [], []
+    for rule in rules:
+      allowed = Allowed(prefix_MI1, jnp.zeros_like(batch.target_B), excluded[rule])
+      best = recommend(params, tables, batch, allowed, k=k)
+      hit_BK = best.valid_BK & (best.items_BK == batch.target_B[:, None])
+      first_B = jnp.argmax(hit_BK, axis=1).astype(jnp.int32)
+      rank_RB.append(jnp.where(jnp.any(hit_BK, axis=1), 1 + first_B, 0))
+      nan_RB.append(jnp.any(jnp.isnan(best.scores_BK), axis=1))
+    rank_RB = jnp.stack(rank_RB)
+    result_R2B = jnp.stack([rank_RB, jnp.zeros_like(rank_RB)], axis=1)
+    return result_R2B, jnp.any(jnp.stack(nan_RB), axis=0)
+
+  return jax.jit(find, out_shardings=out_sharding, static_argnames="k")
+
+
+def _check(
+  system: System,
+  requests: Requests,
+  num_items: int,
+  batch_size: int,
+  mesh: Mesh | None,
+) -> None:
+  if not len(requests):
+    raise UserError(
+      "there is nothing to evaluate: the split holds no requests; "
+      "give users with at least 3 interactions or another split.kind"
+    )
+  if mesh is not None and batch_size % mesh.shape["data"]:
+    raise UserError(
+      f"batches of {batch_size} requests do not divide over the {mesh.shape['data']} "
+      "devices of mesh.data; choose a batch size that is a multiple of it"
+    )
+  if len(system.rank_I) != num_items:
+    raise ValueError(f"{system.name} ranks {len(system.rank_I)} of {num_items} items")
+
+
+def _refuse_nan(system: System, user_B: np.ndarray, nan_B: np.ndarray) -> None:
+  if nan_B.any():
+    raise UserError(
+      f"{system.name} scores items with NaN for {nan_B.sum()} of {len(nan_B)} users of "
+      f"a batch, first for user index {user_B[nan_B][0]}; the parameters have "
+      "diverged: go back to an earlier checkpoint or lower train.learning_rate"
+    )
+
+
+def _target_seen(requests: Requests) -> np.ndarray:
+  """[N] bool: whether the target is in the request's own history."""
+  row_E = np.repeat(np.arange(len(requests)), requests.length_N)
+  repeat_E = requests.item_E == requests.target_N[row_E]
+  return np.bincount(row_E[repeat_E], minlength=len(requests)) > 0
+
+
+def _host_batches(
+  requests: Requests, batch_size: int, max_history: int | None, rank_I: np.ndarray
+) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
+  """Shortest histories first: the requests' indices, the batch, its exclusions."""
+  order_N = np.argsort(requests.length_N, kind="stable")
+  for start in range(0, len(order_N), batch_size):
+    index = order_N[start : start + batch_size]
+    width = batch_lib.history_width(requests.length_N[index[-1]], max_history)
+    batch = batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)
+    row_P, item_P = allowed_lib.seen_items(requests, index)
+    yield (
+      index,
+      batch,
+      allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=batch_size),
+    )
+
+
+def _on_mesh(tree: Any, everywhere: NamedSharding | None) -> Any:
+  """Arrays that live on fewer devices than the mesh's are copied to all, once."""
+  if everywhere is None:
+    return tree
+  size = everywhere.num_devices
+  return jax.tree.map(
+    lambda x: x if x.sharding.num_devices == size else _place(x, everywhere), tree
+  )
+
+
+def _place(x: Any, sharding: NamedSharding | None) -> jax.Array:
+  """`x` on the devices; of several processes each hands over its own devices' part."""
+  if sharding is None:
+    return jax.device_put(x)
+  parts = [
+    jax.device_put(x[index], device)
+    for device, index in sharding.addressable_devices_indices_map(x.shape).items()
+  ]
+  return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)

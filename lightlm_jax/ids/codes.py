@@ -1,0 +1,91 @@
+"""Codes: the token sequences that stand for items and users, validated and named."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from lightlm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeBook:
+  """Item and user codes over one vocabulary of `vocab_size` tokens, from 0.
+
+  I items, U users, L the longest code; codes are padded with -1 at the end.
+  """
+
+  items_IL: np.ndarray  # [I, L] int32
+  users_UL: np.ndarray  # [U, L'] int32
+  vocab_size: int
+  manifest: dict[str, Any]  # kind, options, what it was built from
+
+  @property
+  def sha256(self) -> str:
+    """Digest of both tables: equal on every process of a run, or the run ends."""
+    digest = hashlib.sha256()
+    for table in (self.items_IL, self.users_UL):
+      digest.update(repr(table.shape).encode())
+      digest.update(table.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def code_book(
+  items_IL: np.ndarray, users_UL: np.ndarray, manifest: dict[str, Any]
+) -> CodeBook:
+  """Checks both tables and makes the book.
+
+  Raises:
+    UserError: a code is empty, has a hole, or two items share one.
+  """
+  for name, table in (("item", items_IL), ("user", users_UL)):
+    real = table >= 0
+    if (~real[:, 0]).any():
+      raise UserError(f"{name} {np.argmin(real[:, 0])} has an empty code")
+    if (real[:, 1:] & ~real[:, :-1]).any():
+      raise UserError(f"a code of the {name}s has a hole; pad with -1 at the end only")
+  unique, count = np.unique(items_IL, axis=0, return_counts=True)
+  if len(unique) < len(items_IL):
+    twice = np.argmax(count > 1)
+    a, b = np.flatnonzero((items_IL == unique[twice]).all(axis=1))[:2]
+    raise UserError(f"items {a} and {b} have the same code {unique[twice].tolist()}")
+  vocab_size = int(max(items_IL.max(initial=0), users_UL.max(initial=0))) + 1
+  return CodeBook(
+    items_IL.astype(np.int32), users_UL.astype(np.int32), vocab_size, manifest
+  )
+
+
+def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
+  """Rows of different lengths as one table padded with -1."""
+  width = max(len(code) for code in codes)
+  table = np.full((len(codes), width), -1, dtype=np.int32)
+  for row, code in zip(table, codes, strict=True):
+    row[: len(code)] = code
+  return table
+
+
+def save(book: CodeBook, directory: epath.PathLike) -> None:
+  """Writes `codes.npz` and, last, the manifest that makes it valid."""
+  directory = epath.Path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  with (directory / "codes.npz").open("wb") as file:
+    np.savez_compressed(file, items=book.items_IL, users=book.users_UL)
+  manifest = {**book.manifest, "sha256": book.sha256, "vocab_size": book.vocab_size}
+  (directory / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+
+def load(directory: epath.PathLike) -> CodeBook | None:
+  """Reads a saved book; None where there is none or it is not whole."""
+  directory = epath.Path(directory)
+  if not (directory / "manifest.json").exists():
+    return None
+  manifest = json.loads((directory / "manifest.json").read_text())
+  with (directory / "codes.npz").open("rb") as file:
+    arrays = np.load(file, allow_pickle=False)
+    items_IL, users_UL = arrays["items"], arrays["users"]
+  sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
+  book = CodeBook(items_IL, users_UL, vocab_size, manifest)
+  return book if book.sha256 == sha256 else None

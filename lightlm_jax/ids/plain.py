@@ -1,0 +1,60 @@
+"""Ids that carry no collaborative signal: random, sequential, one token an item.
+
+Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
+2023), sections 4.1-4.3, compare them with collaborative ids.
+"""
+
+import numpy as np
+
+from lightlm_jax.data.interactions import Interactions
+
+
+def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
+  """Digits [N, L] of whole numbers at one fixed length, a token range per digit.
+
+  Digit values of place l are tokens `l * base` to `l * base + base - 1`, so that a
+  place is told by the token itself.
+  """
+  length = 1
+  while base**length <= number_N.max(initial=0):
+    length += 1
+  power_L = base ** np.arange(length)[::-1]
+  digit_NL = number_N[:, None] // power_L % base
+  return (digit_NL + np.arange(length) * base).astype(np.int32)
+
+
+def random_ids(
+  train: Interactions, base: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """RID: a random number for each item and for each user, written in `base`."""
+  rng = np.random.default_rng(seed)
+  items_I = rng.permutation(train.num_items)
+  users_U = rng.permutation(train.num_users)
+  return _apart(numbers_in_base(items_I, base), numbers_in_base(users_U, base))
+
+
+def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
+  """SID: numbered by first appearance in the training log, then written in `base`.
+
+  Neighbours in time get neighbouring numbers, so consecutive numbers tell the next
+  item. Items never seen in training come last.
+  """
+  seen, first = np.unique(train.item_E, return_index=True)
+  number_I = np.full(train.num_items, -1)
+  number_I[seen[np.argsort(first)]] = np.arange(len(seen))
+  cold = number_I < 0
+  number_I[cold] = np.arange(len(seen), train.num_items)
+  users_U = np.arange(train.num_users)
+  return _apart(numbers_in_base(number_I, base), numbers_in_base(users_U, base))
+
+
+def independent_ids(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
+  """IID: one token an item, one token a user."""
+  items_I1 = np.arange(train.num_items, dtype=np.int32)[:, None]
+  users_U1 = np.arange(train.num_users, dtype=np.int32)[:, None]
+  return _apart(items_I1, users_U1)
+
+
+def _apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Moves the users' tokens behind the items', so that no token means two things."""
+  return items_IL, users_UL + items_IL.max(initial=0) + 1

@@ -1,0 +1,194 @@
+"""SCI: spectral collaborative indexing, an id is a path through nested clusters.
+
+Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
+2023), section 4.4, as LightLM (arXiv 2310.17488) uses it, with users and items
+clustered together. The clusters are those of normalised spectral clustering (Shi &
+Malik 2000; von Luxburg 2007): eigenvectors of D^-1/2 A D^-1/2, rows divided by the
+square root of the degree, then brought to length one.
+"""
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.csgraph
+import scipy.sparse.linalg
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.ids import graph
+from lightlm_jax.ids.codes import stack_codes
+
+# Below this many nodes a dense eigensolver is faster than Lanczos.
+_DENSE_NODES = 400
+
+
+def spectral_ids(
+  train: Interactions, *, branching: int, leaf_size: int, levels: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Item codes [I, L] and user codes [U, L'], int32, padded with -1.
+
+  A code is the path of cluster tokens and, where a leaf holds more than one item (or
+  user), a last token numbered in seeded random order. Cluster tokens are shared by
+  users and items; each level has its own range, and so have the last tokens of the
+  items and those of the users.
+
+  Args:
+    train: training interactions.
+    branching: clusters at every level (the paper's N).
+    leaf_size: a cluster of more members, users and items together, is clustered
+      again (the paper's M).
+    levels: the most clusterings one inside the other; a cluster of the last level
+      stays a leaf, however large. Short codes make a short source.
+    seed: of the clustering and of the last tokens.
+  """
+  # Clustering may not depend on how many threads the machine has.
+  import threadpoolctl  # noqa: PLC0415, only building needs it
+
+  with threadpoolctl.threadpool_limits(1):
+    paths = cluster_paths(
+      graph.bipartite(train),
+      branching=branching,
+      leaf_size=leaf_size,
+      levels=levels,
+      seed=seed,
+    )
+  rng = np.random.default_rng(seed)
+  depth = max(len(path) for path in paths)
+  width = 1 + max(max(path) for path in paths)
+  path_NL = stack_codes([np.array(path) for path in paths])
+  path_NL = np.where(path_NL >= 0, path_NL + np.arange(depth) * width, -1)
+  U = train.num_users
+  items = _with_last_token(path_NL[U:], depth * width, rng)
+  first_user_token = 1 + max(depth * width - 1, int(items.max(initial=0)))
+  users = _with_last_token(path_NL[:U], first_user_token, rng)
+  return items, users
+
+
+def cluster_paths(
+  adjacency: scipy.sparse.csr_array,
+  *,
+  branching: int,
+  leaf_size: int,
+  levels: int,
+  seed: int,
+) -> list[tuple[int, ...]]:
+  """The path of cluster numbers of each node of a symmetric graph, level by level.
+
+  Any graph will do: in pieces, with nodes that have no edge, with one node. A
+  cluster that does not split stays a leaf, however large.
+  """
+  paths: list[tuple[int, ...]] = [()] * adjacency.shape[0]
+  waiting = [np.arange(adjacency.shape[0])]
+  while waiting:
+    nodes = waiting.pop()
+    inside = adjacency if len(nodes) == len(paths) else _within(adjacency, nodes)
+    label_N = _split(inside, branching, leaf_size, seed)
+    level = len(paths[nodes[0]]) + 1
+    if label_N.max() == 0 and level > 1:
+      continue
+    for number in range(label_N.max() + 1):
+      members = nodes[label_N == number]
+      for node in members:
+        paths[node] += (number,)
+      if leaf_size < len(members) < len(nodes) and level < levels:
+        waiting.append(members)
+  return paths
+
+
+def _within(
+  adjacency: scipy.sparse.csr_array, nodes_N: np.ndarray
+) -> scipy.sparse.csr_array:
+  """[N, N] weights between the nodes of one cluster: one step, or two by any node.
+
+  Deeper in the tree most edges lead out of the cluster, and what remains falls to
+  pieces; walks of two steps, through users and items anywhere, hold it together.
+  """
+  out_NA = adjacency[nodes_N]
+  degree_A = np.maximum(adjacency.sum(axis=0), 1)
+  two_steps = out_NA @ scipy.sparse.diags_array(1 / degree_A) @ out_NA.T
+  return (out_NA[:, nodes_N] + two_steps).tocsr()
+
+
+def _split(
+  adjacency: scipy.sparse.csr_array, branching: int, leaf_size: int, seed: int
+) -> np.ndarray:
+  """[N] int64 cluster numbers from 0, none of them empty.
+
+  Components that would fit into a leaf are packed together; the others share the
+  `branching` clusters by size. (Left in, every small component would take one of
+  the first eigenvectors, and the large ones would stay whole.)
+  """
+  _, component_N = scipy.sparse.csgraph.connected_components(adjacency, directed=False)
+  size_C = np.bincount(component_N)
+  large_C = np.flatnonzero(size_C > leaf_size)
+  label_N = np.full(len(component_N), -1)
+  clusters = 0
+  for component in large_C:
+    share = round(branching * size_C[component] / size_C[large_C].sum())
+    members = np.flatnonzero(component_N == component)
+    part_N = _spectral_clusters(adjacency[members][:, members], max(1, share), seed)
+    label_N[members] = clusters + part_N
+    clusters += part_N.max() + 1
+
+  small_C = np.flatnonzero(size_C <= leaf_size)
+  small_C = small_C[np.argsort(-size_C[small_C], kind="stable")]
+  total = size_C[small_C].sum()
+  groups = min(branching, -(-total // leaf_size))
+  start_C = np.zeros(len(size_C), dtype=np.int64)
+  start_C[small_C] = np.cumsum(size_C[small_C]) - size_C[small_C]
+  crumb_N = label_N < 0
+  label_N[crumb_N] = clusters + start_C[component_N[crumb_N]] * groups // max(total, 1)
+  return np.unique(label_N, return_inverse=True)[1]
+
+
+def _spectral_clusters(
+  adjacency: scipy.sparse.csr_array, clusters: int, seed: int
+) -> np.ndarray:
+  """[N] cluster numbers of a connected graph: normalised spectral clustering."""
+  from sklearn.cluster import KMeans  # noqa: PLC0415, slow to import
+
+  N = adjacency.shape[0]
+  clusters = min(clusters, N - 1)
+  if clusters < 2:
+    return np.zeros(N, dtype=np.int64)
+  root_N = np.sqrt(adjacency.sum(axis=1))
+  scale = scipy.sparse.diags_array(1 / root_N)
+  laplacian = scale @ adjacency @ scale
+  if N <= _DENSE_NODES:
+    _, vector_NK = scipy.linalg.eigh(
+      laplacian.toarray(), subset_by_index=(N - clusters, N - 1)
+    )
+  else:
+    # The leading eigenvector as a start would be left at once; a fixed random one
+    # meets all of them and makes the result repeatable.
+    start_N = np.random.default_rng(seed).standard_normal(N)
+    _, vector_NK = scipy.sparse.linalg.eigsh(
+      laplacian, k=clusters, which="LA", v0=start_N, tol=1e-4
+    )
+  row_NK = vector_NK / root_N[:, None]
+  row_NK /= np.maximum(np.linalg.norm(row_NK, axis=1, keepdims=True), 1e-12)
+  # An eigenvector's sign is free; without this the clusters would depend on it.
+  row_NK *= np.sign(row_NK[np.abs(row_NK).argmax(axis=0), np.arange(clusters)])
+  means = KMeans(clusters, n_init=1, random_state=seed).fit(row_NK)
+  return np.unique(means.labels_, return_inverse=True)[1]
+
+
+def _with_last_token(
+  path_NL: np.ndarray, first_token: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Appends a token to the paths that several members share.
+
+  The number within the leaf is seeded random: an order by raw number leaks.
+  """
+  _, leaf_N, count_C = np.unique(
+    path_NL, axis=0, return_inverse=True, return_counts=True
+  )
+  order = np.lexsort((rng.random(len(leaf_N)), leaf_N))
+  start_C = np.cumsum(count_C) - count_C
+  number_N = np.empty(len(leaf_N), dtype=np.int64)
+  number_N[order] = np.arange(len(leaf_N)) - start_C[leaf_N[order]]
+  code_NL = np.pad(path_NL, ((0, 0), (0, 1)), constant_values=-1)
+  shared_N = count_C[leaf_N] > 1
+  length_N = (path_NL >= 0).sum(axis=1)
+  code_NL[shared_N, length_N[shared_N]] = first_token + number_N[shared_N]
+  longest = (code_NL >= 0).sum(axis=1).max(initial=1)
+  return code_NL[:, :longest].astype(np.int32)

@@ -1,0 +1,256 @@
+"""LightLM's transformer: a deep and narrow T5-style encoder-decoder.
+
+LightLM (arXiv 2310.17488), section 3.1, after T5 (Raffel et al. 2020). Arrays in,
+arrays out: what the tokens mean is the system's business.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.models.layers import (
+  Dropout,
+  FeedForward,
+  Projection,
+  RelativeBias,
+  RMSNorm,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """LightLM's shape. The field comments are the legend of the shape letters.
+
+  B batch, S source length, L target length, M earlier target positions and L, K
+  beams (or targets that share one source).
+  """
+
+  V: int  # tokens of the vocabulary
+  W: int  # whole words that are told apart; 0 = no whole-word embedding
+  D: int = 512  # model width
+  N: int = 6  # encoder layers
+  num_decoder_layers: int = 6
+  H: int = 8  # attention heads
+  A: int = 64  # width of a head
+  F: int = 16  # feed-forward width: narrow
+  dropout_rate: float = 0.1
+  num_buckets: int = 32
+  max_distance: int = 128
+  embedding_scale: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+
+class Memory(NamedTuple):
+  """What every decoder layer reads of the source: once a row, shared by its beams."""
+
+  key_NBSHA: jax.Array
+  value_NBSHA: jax.Array
+  segment_BS: jax.Array
+
+
+class Cache(NamedTuple):
+  """Keys and values of the target positions decoded so far (M may be 0)."""
+
+  key_NBKMHA: jax.Array
+  value_NBKMHA: jax.Array
+
+
+class _EncoderLayer(nn.Module):
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BSD, bias_HSS, mask_BSS):
+    c = self.config
+    h_BSD = RMSNorm(name="attention_norm")(x_BSD)
+    query, key, value = _query_key_value(c, h_BSD)
+    logits_BHSS = jnp.einsum("bqha,bkha->bhqk", query, key).astype(jnp.float32)
+    logits_BHSS += bias_HSS[None]
+    weight_BHSS = _softmax(logits_BHSS, mask_BSS[:, None]).astype(c.dtype)
+    weight_BHSS = Dropout(c.dropout_rate)(weight_BHSS)
+    mixed_BSHA = jnp.einsum("bhqk,bkha->bqha", weight_BHSS, value)
+    x_BSD += Dropout(c.dropout_rate)(_output(c, mixed_BSHA, "output"))
+    h_BSD = RMSNorm(name="feed_forward_norm")(x_BSD)
+    h_BSD = FeedForward(c.F, c.dropout_rate, c.dtype, name="feed_forward")(h_BSD)
+    return x_BSD + Dropout(c.dropout_rate)(h_BSD), None
+
+
+class _DecoderLayer(nn.Module):
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BKLD, cache, source, bias_HLM, mask_LM, mask_BKS):
+    c = self.config
+    h_BKLD = RMSNorm(name="self_norm")(x_BKLD)
+    query, key, value = _query_key_value(c, h_BKLD)
+    key = jnp.concatenate([cache.key_NBKMHA, key], axis=2)
+    value = jnp.concatenate([cache.value_NBKMHA, value], axis=2)
+    logits = jnp.einsum("bnqha,bnkha->bnhqk", query, key).astype(jnp.float32)
+    logits += bias_HLM[None, None]
+    weight = _softmax(logits, mask_LM[None, None, None]).astype(c.dtype)
+    weight = Dropout(c.dropout_rate)(weight)
+    mixed = jnp.einsum("bnhqk,bnkha->bnqha", weight, value)
+    x_BKLD += Dropout(c.dropout_rate)(_output(c, mixed, "self_output"))
+
+    h_BKLD = RMSNorm(name="cross_norm")(x_BKLD)
+    query = Projection(c.H, c.A, (c.D * c.A) ** -0.5, c.dtype, name="cross_query")
+    source_key_BSHA, source_value_BSHA = source
+    # All beams of a row read the same keys: one matrix product with K * L queries.
+    B, K, L, _ = x_BKLD.shape
+    query_BQHA = query(h_BKLD).reshape(B, K * L, c.H, c.A)
+    logits = jnp.einsum("bqha,bsha->bhqs", query_BQHA, source_key_BSHA)
+    mask_BQS = jnp.repeat(mask_BKS, L, axis=1)
+    weight = _softmax(logits.astype(jnp.float32), mask_BQS[:, None]).astype(c.dtype)
+    weight = Dropout(c.dropout_rate)(weight)
+    mixed = jnp.einsum("bhqs,bsha->bqha", weight, source_value_BSHA)
+    mixed = mixed.reshape(B, K, L, c.H, c.A)
+    x_BKLD += Dropout(c.dropout_rate)(_output(c, mixed, "cross_output"))
+
+    h_BKLD = RMSNorm(name="feed_forward_norm")(x_BKLD)
+    h_BKLD = FeedForward(c.F, c.dropout_rate, c.dtype, name="feed_forward")(h_BKLD)
+    return x_BKLD + Dropout(c.dropout_rate)(h_BKLD), Cache(key, value)
+
+
+class _MemoryLayer(nn.Module):
+  """One decoder layer's keys and values of the encoded source."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, carry, encoded_BSD):
+    c = self.config
+    init = c.D**-0.5
+    key = Projection(c.H, c.A, init, c.dtype, name="cross_key")(encoded_BSD)
+    value = Projection(c.H, c.A, init, c.dtype, name="cross_value")(encoded_BSD)
+    return carry, (key, value)
+
+
+class EncoderDecoder(nn.Module):
+  """The transformer as three pure functions: `encode`, `remember`, `decode`.
+
+  Dropout is on where a "dropout" rng is given.
+  """
+
+  config: Config
+
+  def setup(self):
+    c = self.config
+    normal = nn.initializers.normal
+    self.embedding = self.param("embedding", normal(c.embedding_scale), (c.V, c.D))
+    if c.W:
+      self.word_embedding = self.param("word_embedding", normal(1.0), (c.W, c.D))
+    bias = {
+      "H": c.H,
+      "num_buckets": c.num_buckets,
+      "max_distance": c.max_distance,
+      "init_std": c.D**-0.5,
+    }
+    self.encoder_bias = RelativeBias(bidirectional=True, **bias)
+    self.decoder_bias = RelativeBias(bidirectional=False, **bias)
+    self.encoder = _stack(_EncoderLayer, c.N, (nn.broadcast, nn.broadcast))(c)
+    self.memory = _stack(_MemoryLayer, c.num_decoder_layers, (nn.broadcast,))(c)
+    self.decoder = _stack(
+      _DecoderLayer, c.num_decoder_layers, (0, 0) + (nn.broadcast,) * 3
+    )(c)
+    self.encoder_norm = RMSNorm()
+    self.decoder_norm = RMSNorm()
+    self.dropout = Dropout(c.dropout_rate)
+
+  def encode(self, token_BS, word_BS, segment_BS) -> jax.Array:
+    """Reads the source.
+
+    Args:
+      token_BS: int32 tokens.
+      word_BS: int32, which word of the source a token belongs to (0 to W - 1).
+      segment_BS: int32, tokens attend to their own segment; 0 is padding. Tokens of
+        a segment stand together, so that positions tell their distance.
+
+    Returns:
+      encoded_BSD in `config.dtype`.
+    """
+    S = token_BS.shape[1]
+    x_BSD = self.embedding.astype(self.config.dtype)[token_BS]
+    if self.config.W:
+      x_BSD += self.word_embedding.astype(self.config.dtype)[word_BS]
+    mask_BSS = segment_BS[:, :, None] == segment_BS[:, None, :]
+    bias_HSS = self.encoder_bias(jnp.arange(S), jnp.arange(S))
+    x_BSD, _ = self.encoder(self.dropout(x_BSD), bias_HSS, mask_BSS)
+    return self.dropout(self.encoder_norm(x_BSD))
+
+  def remember(self, encoded_BSD, segment_BS) -> Memory:
+    """The cross-attention keys and values of all layers, computed once a source."""
+    _, (key, value) = self.memory((), encoded_BSD)
+    return Memory(key, value, segment_BS)
+
+  def no_cache(self, B: int, K: int) -> Cache:
+    """The cache before the first target position."""
+    c = self.config
+    empty = jnp.zeros((c.num_decoder_layers, B, K, 0, c.H, c.A), c.dtype)
+    return Cache(empty, empty)
+
+  def decode(
+    self, token_BKL, memory: Memory, segment_BK, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Continues K targets a row by L tokens: all at once, or one at a time.
+
+    Args:
+      token_BKL: int32 tokens, position M is the first of them.
+      memory: from `remember`.
+      segment_BK: int32, the segment of the source that each target reads.
+      cache: of the M positions before.
+
+    Returns:
+      logits_BKLV float32 of the tokens that follow, and the cache of M + L positions.
+    """
+    c = self.config
+    L = token_BKL.shape[2]
+    M = cache.key_NBKMHA.shape[3] + L
+    position_L = jnp.arange(M - L, M)
+    mask_LM = position_L[:, None] >= jnp.arange(M)[None, :]
+    bias_HLM = self.decoder_bias(position_L, jnp.arange(M))
+    mask_BKS = segment_BK[:, :, None] == memory.segment_BS[:, None, :]
+    x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
+    source = (memory.key_NBSHA, memory.value_NBSHA)
+    x_BKLD, cache = self.decoder(x_BKLD, cache, source, bias_HLM, mask_LM, mask_BKS)
+    x_BKLD = self.dropout(self.decoder_norm(x_BKLD)) * c.D**-0.5
+    logits = jnp.einsum("bkld,vd->bklv", x_BKLD, self.embedding.astype(c.dtype))
+    return logits.astype(jnp.float32), cache
+
+  def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
+    """Teacher forcing: the logits [B, K, L, V] of K targets a row."""
+    encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
+    memory = self.remember(encoded_BSD, segment_BS)
+    cache = self.no_cache(*segment_BK.shape)
+    return self.decode(token_BKL, memory, segment_BK, cache)[0]
+
+
+def _stack(layer: type[nn.Module], num_layers: int, in_axes: tuple):
+  """`layer` over stacked parameters: compiled once, however deep."""
+  return nn.scan(
+    layer,
+    variable_axes={"params": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=in_axes,
+    length=num_layers,
+  )
+
+
+def _query_key_value(c: Config, x: jax.Array):
+  query = Projection(c.H, c.A, (c.D * c.A) ** -0.5, c.dtype, name="query")(x)
+  key = Projection(c.H, c.A, c.D**-0.5, c.dtype, name="key")(x)
+  value = Projection(c.H, c.A, c.D**-0.5, c.dtype, name="value")(x)
+  return query, key, value
+
+
+def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
+  """[…, H, A] → […, D]."""
+  flat = mixed.reshape(*mixed.shape[:-2], c.H * c.A)
+  init = nn.initializers.normal((c.H * c.A) ** -0.5)
+  return nn.Dense(c.D, use_bias=False, dtype=c.dtype, kernel_init=init, name=name)(flat)
+
+
+def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
+  """Softmax over the last axis in float32; a row that may see nothing is uniform."""
+  return jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)

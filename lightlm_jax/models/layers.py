@@ -1,0 +1,139 @@
+"""Layers of a T5-style transformer (Raffel et al. 2020, section 2.1), without biases.
+
+All of them compute in `dtype` and keep float32 parameters; softmax and norms are
+float32. Initial scales are T5's: attention logits are not divided by the square root
+of the head's width, the query's initial scale does that.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Dropout(nn.Module):
+  """Dropout that draws one byte a number: an eighth of the usual random bits' cost.
+
+  The rate is rounded to 1/256; what stays is scaled by the rounded rate, so that the
+  expectation is exact.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    dropped = round(self.rate * 256)
+    if dropped == 0 or not self.has_rng("dropout"):
+      return x
+    words = -(-x.size // 4)
+    bits = jax.random.bits(self.make_rng("dropout"), (words,), jnp.uint32)
+    byte = jax.lax.bitcast_convert_type(bits, jnp.uint8).reshape(-1)[: x.size]
+    keep = byte.reshape(x.shape) >= dropped
+    return jnp.where(keep, x * (256 / (256 - dropped)), 0)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019)."""
+
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    scale = scale_D.reshape((1,) * (x.ndim - 1) + (-1,))
+    return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+  """relu(x W_in) W_out with inner width F: LightLM keeps it far below D."""
+
+  F: int
+  dropout_rate: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    D = x.shape[-1]
+    inner_init = nn.initializers.normal(D**-0.5)
+    inner = nn.Dense(
+      self.F, use_bias=False, dtype=self.dtype, kernel_init=inner_init, name="inner"
+    )(x)
+    inner = Dropout(self.dropout_rate)(nn.relu(inner))
+    outer_init = nn.initializers.normal(self.F**-0.5)
+    return nn.Dense(
+      D, use_bias=False, dtype=self.dtype, kernel_init=outer_init, name="outer"
+    )(inner)
+
+
+class RelativeBias(nn.Module):
+  """T5's relative position bias: a number for each head and bucket of distance."""
+
+  H: int
+  num_buckets: int
+  max_distance: int
+  bidirectional: bool
+  init_std: float
+
+  @nn.compact
+  def __call__(self, query_position_L: jax.Array, key_position_M: jax.Array):
+    """Returns the bias [H, L, M] float32."""
+    table = self.param(
+      "table", nn.initializers.normal(self.init_std), (self.num_buckets, self.H)
+    )
+    distance_LM = key_position_M[None, :] - query_position_L[:, None]
+    bucket_LM = relative_position_bucket(
+      distance_LM,
+      bidirectional=self.bidirectional,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    return table[bucket_LM].transpose(2, 0, 1)
+
+
+def relative_position_bucket(
+  distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> jax.Array:
+  """T5's buckets: small distances one by one, larger ones in steps of a logarithm.
+
+  Args:
+    distance: int32, key position minus query position.
+    bidirectional: half of the buckets for keys behind the query; otherwise all for
+      keys before it, and keys behind it fall into bucket 0.
+  """
+  bucket = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    bucket += num_buckets * (distance > 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  exact = num_buckets // 2
+  ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
+  logarithmic = exact + (
+    jnp.log(ratio) / math.log(max_distance / exact) * (num_buckets - exact)
+  ).astype(jnp.int32)
+  logarithmic = jnp.minimum(logarithmic, num_buckets - 1)
+  return bucket + jnp.where(distance < exact, distance, logarithmic)
+
+
+class Projection(nn.Module):
+  """[…, D] → […, H, A]: one head's width A for each of H heads."""
+
+  H: int
+  A: int
+  init_std: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    heads = nn.Dense(
+      self.H * self.A,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.normal(self.init_std),
+      name="kernel",
+    )(x)
+    return heads.reshape(*x.shape[:-1], self.H, self.A)

@@ -1,0 +1,38 @@
+"""What a system is: the one interface that training, evaluation and serving see."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class System(NamedTuple):
+  """A recommender as pure functions; what does not apply is None.
+
+  `tables` is a pytree of device arrays that a system needs beside its parameters
+  (codes, trie, …). It is always an argument, so that another catalogue of the same
+  capacity compiles nothing.
+
+  Attributes:
+    name: as in `config.system`.
+    example: "target" (one example a position), "sequence" (one a user, every
+      position trained), or None for systems that are fitted.
+    max_history: how many of the last items it reads; None = all of them.
+    tables: see above.
+    rank_I: [I] int32 numpy, each catalogue item's place in code order.
+    init: rng → params.
+    loss: (params, tables, batch, rng) → (scalar, metrics).
+    fit: train interactions → params, for systems without gradients.
+    recommend: (params, tables, batch, allowed, *, k) → Recommendations.
+    scores: (params, tables, batch) → [B, I] float32, for systems that score every
+      item; the evaluator then counts the items above and level with the target.
+  """
+
+  name: str
+  example: str | None
+  max_history: int | None
+  tables: Any
+  rank_I: Any
+  init: Callable | None = None
+  loss: Callable | None = None
+  fit: Callable | None = None
+  recommend: Callable | None = None
+  scores: Callable | None = None

@@ -1,0 +1,124 @@
+"""The ceiling on the synthetic shop: the ranking of one who knows the generator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.data.synthetic import Tastes
+from lightlm_jax.systems.base import System
+
+TINY = 1e-30  # a normal float32 whose logarithm and reciprocal are finite
+
+
+def best_possible(tastes: Tastes, num_items: int) -> System:
+  """The scorer that no learner beats on average, where seen items are excluded.
+
+  Its scores are log-probabilities of the next purchase, given the history alone.
+  """
+  if tastes.taste_CI.shape[1] != num_items:
+    raise ValueError(
+      f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"
+    )
+
+  def scores(params: tuple, tables: Tastes, batch: Batch) -> jax.Array:
+    del params
+    return jnp.log(jnp.maximum(next_probability(tables, batch.history_BH), TINY))
+
+  return System(
+    name="best_possible",
+    example=None,
+    max_history=None,
+    tables=_on_device(tastes),
+    rank_I=np.arange(num_items, dtype=np.int32),
+    fit=lambda train: (),
+    scores=scores,
+  )
+
+
+def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
+  """The mean NDCG@k to be expected of the best ranking, seen items excluded.
+
+  Taken over the histories as they are and over every next item that the generator
+  could draw, late ones on sale; the requests' targets are not read.
+  """
+  tables = _on_device(tastes)
+  best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])
+  discount_K = 1.0 / np.log2(np.arange(k) + 2.0)
+  B, H = 256, int(requests.length_N.max(initial=0))
+  gain = []
+  for start in range(0, len(requests), B):
+    history_BH = np.full((B, H), -1, np.int32)
+    rows = range(start, min(start + B, len(requests)))
+    for b, n in enumerate(rows):
+      history_BH[b, H - requests.length_N[n] :] = requests.row(n)
+    prob_BK = jax.device_get(best(tables, jax.device_put(history_BH)))
+    gain.extend(prob_BK[: len(rows)].astype(np.float64) @ discount_K)
+  return float(np.mean(gain))
+
+
+def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
+  """The exact distribution of the next purchase, late items on sale.
+
+  The hidden community is summed out by Bayes' rule, with the generator's own
+  probabilities. Whether late items were on sale before does not matter: it scales
+  the likelihood of all communities alike.
+
+  Args:
+    tables: the tastes as float32 arrays.
+    history_BH: int32 catalogue indices, right-aligned, -1 = none, none twice.
+
+  Returns:
+    [B, I] float32: 0 for what the history holds; rows sum to 1, less `late_rate` where
+    no late item is left.
+  """
+  B, H = history_BH.shape
+  taste_IC, late_IC = tables.taste_CI.T, tables.late_CI.T
+  bought_BH = history_BH >= 0
+  item_BH = jnp.maximum(history_BH, 0)
+  # P = H + 1 places: the last one is the purchase to come.
+  before_BP = jnp.pad(history_BH, ((0, 0), (1, 0)), constant_values=-1)
+  habit_BP = jnp.where(before_BP >= 0, tables.habit, 0.0)
+  before_BP = jnp.maximum(before_BP, 0)
+
+  taste_BHC = jnp.where(bought_BH[:, :, None], taste_IC[item_BH], 0.0)
+  late_BHC = jnp.where(bought_BH[:, :, None], late_IC[item_BH], 0.0)
+  # Entry [t, s]: purchase s as a follow-up of the one before t.
+  follow_BHH = tables.follow_II[before_BP[:, :-1, None], item_BH[:, None, :]]
+  follow_BHH = jnp.where(bought_BH[:, None, :], follow_BHH, 0.0)
+  earlier_HH = jnp.tri(H, k=-1, dtype=bool)
+  follow_left_BH = 1.0 - jnp.where(earlier_HH[None], follow_BHH, 0.0).sum(2)
+  taste_left_BHC = 1.0 - (jnp.cumsum(taste_BHC, axis=1) - taste_BHC)
+  late_left_BHC = 1.0 - (jnp.cumsum(late_BHC, axis=1) - late_BHC)
+  follow_BH = jnp.diagonal(follow_BHH, axis1=1, axis2=2)
+
+  h_BH1 = habit_BP[:, :-1, None]
+  usual_BHC = (1.0 - h_BH1) * taste_BHC + h_BH1 * follow_BH[:, :, None]
+  left_BHC = (1.0 - h_BH1) * taste_left_BHC + h_BH1 * follow_left_BH[:, :, None]
+  prob_BHC = (1.0 - tables.late_rate) * usual_BHC / jnp.maximum(left_BHC, TINY)
+  prob_BHC += tables.late_rate * late_BHC / jnp.maximum(late_left_BHC, TINY)
+  log_BHC = jnp.where(bought_BH[:, :, None], jnp.log(jnp.maximum(prob_BHC, TINY)), 0.0)
+  log_prior_C = jnp.log(jnp.maximum(tables.prior_C, TINY))
+  community_BC = jax.nn.softmax(log_prior_C[None] + log_BHC.sum(1), axis=-1)
+
+  unseen_BI = jnp.ones((B, len(taste_IC)))
+  unseen_BI = unseen_BI.at[jnp.arange(B)[:, None], item_BH].min(1.0 - bought_BH)
+  h_B1 = habit_BP[:, -1:]
+  follow_BI = unseen_BI * tables.follow_II[before_BP[:, -1]]
+  left_BC = (1.0 - h_B1) * _matmul(unseen_BI, taste_IC)
+  left_BC += h_B1 * follow_BI.sum(1, keepdims=True)
+  usual_BC = (1.0 - tables.late_rate) * community_BC / jnp.maximum(left_BC, TINY)
+  late_left_BC = _matmul(unseen_BI, late_IC)
+  late_BC = tables.late_rate * community_BC / jnp.maximum(late_left_BC, TINY)
+  liked_BI = (1.0 - h_B1) * _matmul(usual_BC, taste_IC.T) + _matmul(late_BC, late_IC.T)
+  return unseen_BI * liked_BI + h_B1 * usual_BC.sum(1, keepdims=True) * follow_BI
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+  # Accelerators multiply float32 in fewer bits unless told otherwise.
+  return jnp.matmul(a, b, precision="highest")
+
+
+def _on_device(tastes: Tastes) -> Tastes:
+  return Tastes(*(jax.device_put(np.asarray(leaf, np.float32)) for leaf in tastes))

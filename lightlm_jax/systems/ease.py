@@ -1,0 +1,65 @@
+"""EASE: linear item-item weights in closed form (Steck 2019, arXiv 1905.03375)."""
+
+import functools
+
+import jax
+import numpy as np
+from scipy.linalg import lapack
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.systems import item_item
+from lightlm_jax.systems.base import System
+
+ROWS_AT_ONCE = 1024
+
+
+def build(num_items: int, *, regularisation: float = 200.0) -> System:
+  """The baseline `ease` over I items; refuses catalogues too large to be dense."""
+  if not regularisation > 0:
+    raise UserError(
+      f"ease cannot invert its counts with regularisation {regularisation}; "
+      "give a number above 0 (200 suits sparse logs)"
+    )
+  fit_ = functools.partial(fit, regularisation=regularisation)
+  return item_item.system("ease", num_items, fit_)
+
+
+def fit(train: Interactions, *, regularisation: float) -> jax.Array:
+  """B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary; its diagonal is zero.
+
+  Everything happens in one [I, I] float32 array: λ keeps the condition number small.
+
+  Args:
+    train: the log.
+    regularisation: λ > 0.
+
+  Returns:
+    [I, I] float32; row i is what an item i in the history adds to every item's score.
+  """
+  weights_II = item_item.co_occurrence(train)
+  weights_II[np.diag_indices_from(weights_II)] += regularisation
+  _invert(weights_II)
+  weights_II /= -weights_II.diagonal()
+  np.fill_diagonal(weights_II, 0)
+  return jax.device_put(weights_II)
+
+
+def _invert(matrix_II: np.ndarray) -> None:
+  """Inverts a symmetric positive definite float32 matrix in place, by Cholesky."""
+  # LAPACK reads columns first: the transposed view is the same symmetric matrix, and
+  # its lower triangle is the upper one here.
+  factor_II, failed = lapack.spotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
+  if failed:
+    raise UserError(
+      f"ease: the item counts are not positive definite at item {failed - 1} in "
+      "float32; give a larger regularisation"
+    )
+  inverse_II, _ = lapack.spotri(factor_II, lower=1, overwrite_c=1)
+  if not np.shares_memory(inverse_II, matrix_II):
+    matrix_II[:] = inverse_II.T
+  for start in range(0, len(matrix_II), ROWS_AT_ONCE):
+    end = start + ROWS_AT_ONCE
+    matrix_II[end:, start:end] = matrix_II[start:end, end:].T
+    square = matrix_II[start:end, start:end]
+    square[:] = np.triu(square) + np.triu(square, 1).T

@@ -1,0 +1,58 @@
+"""Recommendations of systems that score every item."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding.allowed import Allowed, Recommendations
+
+
+def recommender(scores: Callable) -> Callable:
+  """`System.recommend` from `System.scores`, for items counted in catalogue order."""
+
+  def recommend(
+    params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
+  ) -> Recommendations:
+    return top_items(scores(params, tables, batch), open_items(allowed), k)
+
+  return recommend
+
+
+def open_items(allowed: Allowed) -> jax.Array:
+  """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
+  open_MI = jnp.diff(allowed.prefix_MI1, axis=1) > 0
+  open_BI = open_MI[allowed.mask_B]
+  row_B1 = jnp.arange(open_BI.shape[0])[:, None]
+  # The padding I lies outside the row: dropped, where a clip would close item I - 1.
+  return open_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")
+
+
+def top_items(scores_BI: jax.Array, open_BI: jax.Array, k: int) -> Recommendations:
+  """The K best open items of each request; exact, of equals the lower index first.
+
+  Args:
+    scores_BI: float32 [B, I].
+    open_BI: bool [B, I].
+    k: K, static; may exceed I.
+
+  Returns:
+    `Recommendations`, invalid from where a request has no more open items.
+  """
+  num_items = scores_BI.shape[1]
+  # An open item scored -inf still goes before every closed one.
+  lowest = jnp.finfo(scores_BI.dtype).min
+  key_BI = jnp.where(open_BI, jnp.maximum(scores_BI, lowest), -jnp.inf)
+  _, items_BK = jax.lax.top_k(key_BI, min(k, num_items))
+  valid_BK = jnp.take_along_axis(open_BI, items_BK, axis=1)
+  scores_BK = jnp.take_along_axis(scores_BI, items_BK, axis=1)
+  missing = ((0, 0), (0, max(k - num_items, 0)))
+  return Recommendations(
+    items_BK=jnp.pad(jnp.where(valid_BK, items_BK, -1), missing, constant_values=-1),
+    scores_BK=jnp.pad(
+      jnp.where(valid_BK, scores_BK, -jnp.inf), missing, constant_values=-jnp.inf
+    ),
+    valid_BK=jnp.pad(valid_BK, missing),
+  )

@@ -1,0 +1,236 @@
+"""The evaluator against brute force over Python lists and sets."""
+
+import jax
+import numpy as np
+import pytest
+
+from lightlm_jax.data import batch as batch_lib
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.decoding.allowed import Recommendations
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import evaluator
+from lightlm_jax.systems import item_scores
+from lightlm_jax.systems.base import System
+
+NUM_ITEMS = 60
+NUM_USERS = 9
+
+
+@pytest.fixture(autouse=True)
+def strict():
+  with jax.numpy_rank_promotion("raise"), jax.transfer_guard("disallow"):
+    yield
+
+
+def make_requests(rows):
+  """Requests from (user, history, target)."""
+  users, histories, targets = zip(*rows)
+  return Requests(
+    user_N=np.array(users, np.int32),
+    offset_N1=np.cumsum([0] + [len(h) for h in histories]),
+    item_E=np.array([item for h in histories for item in h], np.int32),
+    target_N=np.array(targets, np.int32),
+  )
+
+
+def random_rows(seed, num_rows=53):
+  """Histories of 0 to 12 items with repeats, targets inside and outside of them."""
+  rng = np.random.default_rng(seed)
+  rows = []
+  for _ in range(num_rows):
+    history = rng.choice(NUM_ITEMS // 3, size=rng.integers(0, 13)).tolist()
+    rows.append((int(rng.integers(NUM_USERS)), history, int(rng.integers(NUM_ITEMS))))
+  # More distinct items than the first two buckets of exclusions hold.
+  rows.append((3, rng.permutation(NUM_ITEMS)[:45].tolist() * 2, 7))
+  rows.append((4, [5, 6, 5], 5))
+  return rows
+
+
+def make_scores(rng):
+  """Few distinct values, so that most targets are level with other items."""
+  return {
+    "user": rng.integers(0, 3, (NUM_USERS, NUM_ITEMS)).astype(np.float32),
+    "last": rng.integers(0, 3, (NUM_ITEMS + 1, NUM_ITEMS)).astype(np.float32),
+    "third": rng.integers(0, 3, (NUM_ITEMS + 1, NUM_ITEMS)).astype(np.float32),
+  }
+
+
+def scores(params, tables, batch):
+  """Reads the user, the last item and the last but two: alignment and cut show."""
+  last_B, third_B = batch.history_BH[:, -1], batch.history_BH[:, -3]
+  by_history_BI = params["last"][last_B] + params["third"][third_B]
+  return params["user"][batch.user_B] + by_history_BI + tables["bonus"][None]
+
+
+def oracle_scores(params, bonus, user, history):
+  last = history[-1] if history else -1
+  third = history[-3] if len(history) > 2 else -1
+  return params["user"][user] + params["last"][last] + params["third"][third] + bonus
+
+
+def scoring_system(seed):
+  rng = np.random.default_rng(seed)
+  host = make_scores(rng), rng.integers(0, 2, NUM_ITEMS).astype(np.float32)
+  params, bonus = jax.device_put(host)
+  system = System(
+    "fake", None, 3, {"bonus": bonus}, rng.permutation(NUM_ITEMS), scores=scores
+  )
+  return system, params, *host
+
+
+def ranks_by_hand(score_I, history, target):
+  """The (rank, ties) of each rule, straight from the definition."""
+  result = {}
+  for rule, gone in (("seen_excluded", set(history)), ("seen_allowed", set())):
+    others = [score_I[i] for i in range(NUM_ITEMS) if i not in gone | {target}]
+    above = sum(score > score_I[target] for score in others)
+    level = sum(score == score_I[target] for score in others)
+    result[rule] = (0, 0) if target in gone else (1 + above, level)
+  return result
+
+
+def evaluate(system, params, requests, **arguments):
+  arguments = {"num_items": NUM_ITEMS, "batch_size": 16} | arguments
+  return evaluator.evaluate(system, params, requests, **arguments)
+
+
+def as_pairs(ranks):
+  return list(zip(ranks.rank_N.tolist(), ranks.ties_N.tolist()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 16, 64])
+def test_counts_equal_brute_force(batch_size):
+  system, params, host_params, bonus = scoring_system(seed=0)
+  rows = random_rows(seed=1)
+  ranks = evaluate(system, params, make_requests(rows), batch_size=batch_size)
+  by_hand = [
+    ranks_by_hand(oracle_scores(host_params, bonus, user, history), history, target)
+    for user, history, target in rows
+  ]
+  for rule in evaluator.RULES:
+    assert as_pairs(ranks[rule]) == [expected[rule] for expected in by_hand]
+    assert ranks[rule].rank_N.dtype == ranks[rule].ties_N.dtype == np.int32
+
+
+def test_a_mesh_changes_nothing():
+  system, params, *_ = scoring_system(seed=0)
+  requests = make_requests(random_rows(seed=1))
+  devices = jax.device_count()
+  axis_types = (jax.sharding.AxisType.Auto,)
+  mesh = jax.make_mesh((devices,), ("data",), axis_types=axis_types)
+  alone = evaluate(system, params, requests)
+  shared = evaluate(system, params, requests, mesh=mesh, batch_size=2 * devices)
+  for rule in evaluator.RULES:
+    assert as_pairs(alone[rule]) == as_pairs(shared[rule])
+  one_rule = evaluate(system, params, requests, rules=["seen_allowed"])
+  assert list(one_rule) == ["seen_allowed"]
+  assert as_pairs(one_rule["seen_allowed"]) == as_pairs(alone["seen_allowed"])
+
+
+def test_other_parameters_and_tables_compile_nothing():
+  traced = []
+
+  def counted(params, tables, batch):
+    traced.append(batch.history_BH.shape)
+    return scores(params, tables, batch)
+
+  requests = make_requests([(0, [1, 2], 3)] * 5)
+  for seed in range(3):
+    system, params, *_ = scoring_system(seed)
+    evaluate(system._replace(scores=counted), params, requests)
+  assert traced == [(16, 3)]
+
+
+def generative_system():
+  """Spoils slots 1 and 2 of good lists with a repeat and an invalid beam."""
+
+  def recommend(params, tables, batch, allowed, *, k):
+    open_BI = item_scores.open_items(allowed)[:, tables["rank"]]
+    best = item_scores.top_items(params["user"][batch.user_B], open_BI, k)
+    items_BK = best.items_BK.at[:, 1].set(best.items_BK[:, 0])
+    return Recommendations(items_BK, best.scores_BK, best.valid_BK.at[:, 2].set(False))
+
+  rng = np.random.default_rng(5)
+  rank_I = rng.permutation(NUM_ITEMS)
+  order_UI = rng.permuted(np.tile(np.arange(NUM_ITEMS), (NUM_USERS, 1)), axis=1)
+  params, tables = jax.device_put(
+    ({"user": order_UI.astype(np.float32)}, {"rank": rank_I})
+  )
+  system = System("beams", None, None, tables, rank_I, recommend=recommend)
+  return system, params, order_UI
+
+
+@pytest.mark.parametrize("k", [20, NUM_ITEMS + 10])
+def test_a_generative_system_is_ranked_by_its_slots(k):
+  system, params, order_UI = generative_system()
+  rows = random_rows(seed=2)
+  ranks = evaluate(system, params, make_requests(rows), k=k)
+  for rule in evaluator.RULES:
+    expected = []
+    for user, history, target in rows:
+      gone = set(history) if rule == "seen_excluded" else set()
+      best = [i for i in np.argsort(-order_UI[user]).tolist() if i not in gone][:k]
+      best[1:3] = [best[0], None]
+      expected.append((best.index(target) + 1 if target in best else 0, 0))
+    assert as_pairs(ranks[rule]) == expected
+    assert any(rank for rank, _ in expected)
+
+
+def test_nan_is_an_error_that_names_the_user():
+  system, _, host_params, _ = scoring_system(seed=0)
+  host_params["user"][6, 11] = np.nan
+  broken = jax.device_put(host_params)
+  rows = [(user, [user], 20) for user in range(NUM_USERS)]
+  with pytest.raises(UserError, match=r"NaN.*user index 6"):
+    evaluate(system, broken, make_requests(rows), batch_size=4)
+  evaluate(system, broken, make_requests(rows[:6]))
+
+
+def test_mistakes_get_one_line():
+  system, params, *_ = scoring_system(seed=0)
+  requests = make_requests([(0, [1], 2)])
+  with pytest.raises(UserError, match="no requests"):
+    evaluate(system, params, requests.take(np.array([], dtype=np.int64)))
+  # No device is touched before the complaint, so that any mesh of this shape will do.
+  mesh = jax.sharding.AbstractMesh((8,), ("data",))
+  with pytest.raises(UserError, match=r"12 requests.*8 devices"):
+    evaluate(system, params, requests, mesh=mesh, batch_size=12)
+
+
+def test_a_batch_is_right_aligned_cut_and_filled():
+  requests = make_requests([(7, [1, 2, 3, 4, 3, 3], 9), (8, [], 5)])
+  batch = batch_lib.request_batch(requests, np.array([0, 1]), batch_size=3, width=5)
+  assert batch.history_BH.tolist() == [[2, 3, 4, 3, 3], [-1] * 5, [-1] * 5]
+  assert batch.segment_BH.tolist() == [[1] * 5, [0] * 5, [0] * 5]
+  assert batch.user_B.tolist() == [7, 8, -1]
+  assert batch.target_B.tolist() == [9, 5, -1]
+  assert batch.weight_B.tolist() == [1, 1, 0]
+  rank_I = np.arange(10)[::-1]
+  row_P, item_P = allowed_lib.seen_items(requests, np.array([1, 0]))
+  excluded_BE = allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=3)
+  assert excluded_BE.tolist() == [[10] * 8, [5, 6, 7, 8] + [10] * 4, [10] * 8]
+
+
+def test_buckets_hold_what_they_are_asked_for():
+  assert [batch_lib.history_width(n) for n in (0, 5, 6, 41)] == [5, 5, 10, 80]
+  assert batch_lib.history_width(300, max_history=50) == 50
+  assert batch_lib.history_width(3, max_history=2) == 2
+  widths = [allowed_lib.exclusion_width(n) for n in (0, 8, 9, 512, 513, 2049)]
+  assert widths == [8, 8, 32, 512, 2048, 8192]
+
+
+def test_one_open_mask_counts_every_item():
+  prefix_MI1 = allowed_lib.everything_open(4)
+  assert prefix_MI1.dtype == np.int32
+  assert prefix_MI1.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_summaries_are_of_both_rules():
+  ranks = {
+    "seen_excluded": evaluator.Ranks(np.array([0, 1]), np.array([0, 0])),
+    "seen_allowed": evaluator.Ranks(np.array([2, 1]), np.array([0, 1])),
+  }
+  summary = evaluator.summarise_rules(ranks)
+  assert summary["seen_excluded"]["hr@5"] == 0.5
+  assert summary["seen_allowed"]["mrr@10"] == 0.625

@@ -1,0 +1,139 @@
+"""What is installed: the right dependencies, every folder, the configs."""
+
+import configparser
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def setup():
+  parser = configparser.ConfigParser()
+  parser.read(ROOT / "setup.cfg")
+  return parser
+
+
+def requirements(text):
+  lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+  return {r.name: r for r in map(Requirement, lines)}
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0"])
+def test_cuda_extra_excludes_slow_scatter(setup, version):
+  cuda = requirements(setup["options.extras_require"]["cuda"])
+  assert version not in cuda["jaxlib"].specifier
+  assert "cuda12" in cuda["jax"].extras
+
+
+@pytest.mark.parametrize("version", ["0.10.1", "0.11.1", "0.12.0.1"])
+def test_cuda_extra_allows_the_others(setup, version):
+  cuda = requirements(setup["options.extras_require"]["cuda"])
+  assert version in cuda["jaxlib"].specifier
+  assert version in cuda["jax"].specifier
+
+
+def test_jax_range_is_the_same_everywhere(setup):
+  plain = requirements(setup["options"]["install_requires"])["jax"].specifier
+  for extra in ("cuda", "tpu"):
+    assert (
+      requirements(setup["options.extras_require"][extra])["jax"].specifier == plain
+    )
+
+
+def test_python_311_and_later(setup):
+  supported = SpecifierSet(setup["options"]["python_requires"])
+  assert "3.11" in supported
+  assert "3.13" in supported
+  assert "3.10" not in supported
+
+
+def test_every_folder_is_a_package(setup):
+  listed = set(setup["options"]["packages"].split())
+  folders = {path.parent for path in (ROOT / "lightlm_jax").rglob("*.py")}
+  found = {".".join(path.relative_to(ROOT).parts) for path in folders}
+  assert listed == found | {"lightlm_jax", "lightlm_jax.configs"}
+
+
+def test_constraints_leave_room_for_every_requirement(setup):
+  constraints = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
+  ]
+  extras = setup["options.extras_require"]
+  needed = requirements(setup["options"]["install_requires"])
+  needed |= requirements(extras["test"])
+  for python in ("3.11", "3.12", "3.13"):
+    pins = {
+      pin.name.lower().replace("_", "-"): pin.specifier
+      for pin in constraints
+      if not pin.marker or pin.marker.evaluate({"python_version": python})
+    }
+    for requirement in needed.values():
+      pin = pins.get(requirement.name.lower().replace("_", "-"))
+      for clause in pin or ():
+        if clause.operator in ("==", "<="):
+          assert requirement.specifier.contains(clause.version, prereleases=True)
+  # The constraint and the cuda extra meet at 0.10.1 on Python 3.11.
+  on_311 = [c for c in constraints if c.marker and c.name in ("jax", "jaxlib")]
+  cuda = requirements(extras["cuda"])
+  for constraint in on_311:
+    if constraint.marker.evaluate({"python_version": "3.11"}):
+      assert "0.10.1" in constraint.specifier & cuda[constraint.name].specifier
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """The wheel of a copy of the checkout, built without a network."""
+  pytest.importorskip("setuptools", "77", reason="no setuptools: no wheel was tested")
+  source = tmp_path_factory.mktemp("source")
+  for name in ("lightlm_jax", "configs"):
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / name, source / name, ignore=ignore)
+  for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source / name)
+  out = tmp_path_factory.mktemp("wheel")
+  build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+  build += ["--no-index", "--wheel-dir", str(out), str(source)]
+  done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stdout + done.stderr
+  (path,) = out.glob("*.whl")
+  return path
+
+
+def test_wheel_holds_modules_and_configs(wheel):
+  names = set(zipfile.ZipFile(wheel).namelist())
+  modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lightlm_jax").rglob("*.py")}
+  configs = {f"lightlm_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
+  assert configs
+  assert modules | configs <= names
+  assert not [name for name in names if name.startswith(("configs/", "tests/"))]
+  assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_bare_name_works_from_the_wheel(wheel, tmp_path):
+  zipfile.ZipFile(wheel).extractall(tmp_path)
+  script = (
+    "from lightlm_jax import config; print(config.__file__); "
+    "assert config.available(); "
+    "[config.load(name, 'tiny') for name in config.available()]"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith(str(tmp_path))
