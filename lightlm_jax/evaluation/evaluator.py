@@ -113,6 +113,24 @@ def evaluate(
   return ranks
 
 
+def hallucination_rate(
+  system: System, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
+) -> float:
+  """The share of the beams of a search without the trie that are no item."""
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  tables = jax.device_put(system.tables, NamedSharding(mesh, PartitionSpec()))
+  hallucinated = jax.jit(system.hallucinated)
+  count = total = 0
+  for index, batch, _ in _host_batches(
+    requests, batch_size, system.max_history, system.rank_I
+  ):
+    batch = jax.tree.map(lambda x: _place(x, rows), batch)
+    miss_BK = jax.device_get(hallucinated(params, tables, batch))[: len(index)]
+    count += int(miss_BK.sum())
+    total += miss_BK.size
+  return count / total
+
+
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
   """The metrics of a report for each rule, from what `evaluate` returned."""
   return {rule: summarise(*rule_ranks) for rule, rule_ranks in ranks.items()}
@@ -238,8 +256,12 @@ def _on_mesh(tree: Any, everywhere: NamedSharding | None) -> Any:
     return tree
   size = everywhere.num_devices
   return jax.tree.map(
-    lambda x: x if x.sharding.num_devices == size else _place(x, everywhere), tree
+    lambda x: x if _on_devices(x) == size else _place(x, everywhere), tree
   )
+
+
+def _on_devices(x: Any) -> int:
+  return x.sharding.num_devices if isinstance(x, jax.Array) else 0
 
 
 def _place(x: Any, sharding: NamedSharding | None) -> jax.Array:

@@ -24,6 +24,8 @@ class System(NamedTuple):
     recommend: (params, tables, batch, allowed, *, k) → Recommendations.
     scores: (params, tables, batch) → [B, I] float32, for systems that score every
       item; the evaluator then counts the items above and level with the target.
+    hallucinated: (params, tables, batch) → [B, K] bool, the beams of a search without
+      the trie that are no item, for systems that write ids.
   """
 
   name: str
@@ -36,3 +38,4 @@ class System(NamedTuple):
   fit: Callable | None = None
   recommend: Callable | None = None
   scores: Callable | None = None
+  hallucinated: Callable | None = None

@@ -129,6 +129,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     init=init,
     loss=loss,
     recommend=recommend,
+    hallucinated=hallucinated,
   )
 
 

@@ -1,0 +1,103 @@
+"""LightLM on Amazon Toys & Games, 5-core: the last 20 items in, the next item out.
+
+  LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/toys.py:small \
+    --workdir=runs/toys
+
+`DATA/toys/sequences.txt` holds a line `user item item …` for each user, in time order.
+
+Presets: none (accelerator size), `small` (2 CPU cores), `tiny` (tests).
+"""
+
+import ml_collections
+
+PRESETS = ("small", "tiny")
+
+
+def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; every field can be set by --config.field=value."""
+  config = ml_collections.ConfigDict()
+  config.system = "lightlm"
+  config.preset = preset or "default"
+  config.seed = 0
+  config.baselines = ("pop", "item_knn", "ease")  # printed beside the result
+
+  config.data = ml_collections.ConfigDict()
+  config.data.name = "toys"
+  config.data.dir = ""  # empty: the environment's LIGHTLM_DATA_DIR
+  config.data.min_len = 1  # users with fewer interactions are left out
+  config.split = ml_collections.ConfigDict()
+  config.split.kind = "leave_one_out"
+
+  config.input = ml_collections.ConfigDict()
+  config.input.user = True  # the user's id opens the source
+  config.input.history = 20  # last items
+  config.input.user_dropout = 0.5  # how often training hides the user
+
+  config.ids = ml_collections.ConfigDict()
+  config.ids.kind = "sci"  # sci, rid, sid, iid
+  config.ids.branching = 64  # sci: clusters a level
+  config.ids.leaf_size = 20  # sci: larger clusters are clustered again
+  config.ids.levels = 2  # sci: at most so many clusterings
+  config.ids.base = 64  # rid, sid: digits of a number
+
+  config.model = ml_collections.ConfigDict()
+  config.model.d_model = 512
+  config.model.num_layers = 6
+  config.model.num_decoder_layers = 6
+  config.model.num_heads = 8
+  config.model.d_kv = 64
+  config.model.d_ff = 16
+  config.model.dropout_rate = 0.1
+  config.model.whole_word = True  # tokens know which item of the history they are of
+  config.model.dtype = "bfloat16"
+
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 20_000
+  config.train.batch_size = 256  # examples
+  config.train.accumulate = 1  # steps an update
+  config.train.learning_rate = 1e-3
+  config.train.warmup_steps = 1_000
+  config.train.schedule = "cosine"  # or "linear", both to 0 at the last step
+  config.train.weight_decay = 0.01
+  config.train.clip_norm = 1.0
+  config.train.label_smoothing = 0.0
+  config.train.history_buckets = (2, 5, 10)  # and input.history: columns of a batch
+  config.train.eval_every = 1_000  # steps; a checkpoint is saved as often
+  config.train.eval_users = 0  # validation users asked then; 0 = all
+  config.train.eval_batch_size = 256
+  config.train.patience = 5  # validations without a new best; 0 = never stop early
+  config.train.log_every = 100  # steps
+
+  config.decoding = ml_collections.ConfigDict()
+  config.decoding.kind = "beam"
+  config.decoding.beam_size = 20
+  config.decoding.length_penalty = 0.0  # 0 = summed log-probability
+  config.decoding.trie_bytes = 256 * 2**20  # the most the dense trie may take
+
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.data = -1  # devices that share a batch; -1 = all that are left
+  config.mesh.model = 1  # devices that share the weights
+
+  if preset in ("small", "tiny"):
+    config.model.d_model = 128
+    config.model.num_layers = 4
+    config.model.num_decoder_layers = 4
+    config.model.num_heads = 4
+    config.model.d_kv = 32
+    config.model.dtype = "float32"
+    config.train.batch_size = 128
+    config.train.steps = 8_000
+    config.train.warmup_steps = 400
+    config.train.eval_users = 2_000
+  if preset == "tiny":
+    config.model.d_model = 32
+    config.model.num_layers = 1
+    config.model.num_decoder_layers = 1
+    config.model.num_heads = 2
+    config.model.d_kv = 16
+    config.train.steps = 20
+    config.train.warmup_steps = 2
+    config.train.eval_every = 10
+    config.train.eval_users = 64
+    config.decoding.beam_size = 10
+  return config

@@ -1,0 +1,69 @@
+"""Which log a configuration means: the embedded shop, or a folder that was named."""
+
+import os
+from typing import NamedTuple
+
+from etils import epath
+import ml_collections
+import numpy as np
+
+from lightlm_jax.data import formats, synthetic
+from lightlm_jax.data.interactions import Interactions, keep_rows
+from lightlm_jax.errors import UserError
+
+
+class Dataset(NamedTuple):
+  """A log with what else is known of it."""
+
+  log: Interactions
+  titles: list[str] | None  # of the catalogue's items
+  tastes: synthetic.Tastes | None  # the generator's own, of the embedded shop
+
+
+def load(config: ml_collections.ConfigDict) -> Dataset:
+  """Loads `config.data`.
+
+  Raises:
+    UserError: the files are not there, or not readable; the line says which file
+      goes where.
+  """
+  if config.data.name == "demo":
+    shop = synthetic.Shop(**config.data.shop)
+    log, tastes = synthetic.make_shop(shop)
+    dataset = Dataset(log, synthetic.item_titles(log), tastes)
+  else:
+    folder = _folder(config.data)
+    log = formats.read_sequences(folder / "sequences.txt")
+    titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
+    dataset = Dataset(log, titles, None)
+  kept_U = dataset.log.length_U >= config.data.min_len
+  if not kept_U.any():
+    raise UserError(
+      f"no user of {config.data.name} has {config.data.min_len} interactions; "
+      "lower config.data.min_len"
+    )
+  return dataset._replace(log=keep_rows(dataset.log, kept_U))
+
+
+def describe(log: Interactions) -> str:
+  """The line that says what was loaded."""
+  mean = np.mean(log.length_U)
+  return (
+    f"{log.num_users:,} users, {log.num_items:,} items, {len(log.item_E):,} "
+    f"interactions, {mean:.2f} a user"
+  )
+
+
+def _folder(data: ml_collections.ConfigDict) -> epath.Path:
+  root = data.dir or os.environ.get("LIGHTLM_DATA_DIR", "")
+  wanted = (
+    f"put {data.name}/sequences.txt (a line `user item item …` for each user) into a "
+    "folder and name it by LIGHTLM_DATA_DIR or --config.data.dir; configs/demo.py "
+    "needs no data"
+  )
+  if not root:
+    raise UserError(f"no data for {data.name!r}: {wanted}")
+  folder = epath.Path(root) / data.name
+  if not (folder / "sequences.txt").exists():
+    raise UserError(f"{folder / 'sequences.txt'} does not exist: {wanted}")
+  return folder

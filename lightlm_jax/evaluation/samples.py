@@ -1,0 +1,47 @@
+"""A few recommendations to read: numbers alone never show what a model does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightlm_jax.data import batch as batch_lib
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.systems.base import System
+
+
+def recommended(
+  system: System,
+  params: Any,
+  requests: Requests,
+  log: Interactions,
+  titles: list[str] | None,
+  *,
+  users: int = 3,
+  k: int = 3,
+) -> Iterator[str]:
+  """Lines: what a user had last, and what the system would show next."""
+  index = np.arange(min(users, len(requests)))
+  longest = int(requests.length_N[index].max())
+  width = batch_lib.history_width(longest, system.max_history)
+  batch = batch_lib.request_batch(requests, index, batch_size=len(index), width=width)
+  row_P, item_P = allowed_lib.seen_items(requests, index)
+  allowed = allowed_lib.Allowed(
+    allowed_lib.everything_open(log.num_items),
+    np.zeros(len(index), np.int32),
+    allowed_lib.exclusions(row_P, item_P, rank_I=system.rank_I, batch_size=len(index)),
+  )
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  best = jax.device_get(recommend(params, system.tables, batch, allowed, k=k))
+
+  def name(item: int) -> str:
+    return (titles[item] if titles else "") or f"item {log.item_ids[item]}"
+
+  for row, n in enumerate(index):
+    had = ", ".join(name(item) for item in requests.row(n)[-k:])
+    shown = ", ".join(name(i) for i in best.items_BK[row][best.valid_BK[row]])
+    yield f"user {log.user_ids[requests.user_N[n]]} had … {had}"
+    yield f"  next: {shown}   (bought: {name(requests.target_N[n])})"

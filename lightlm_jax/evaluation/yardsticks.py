@@ -1,0 +1,31 @@
+"""Baselines beside a result: the same split, the same requests, the same evaluator."""
+
+from collections.abc import Iterable
+
+from jax.sharding import Mesh
+
+from lightlm_jax.data.splits import Split
+from lightlm_jax.evaluation import evaluator
+from lightlm_jax.systems.base import System
+
+
+def measure(
+  systems: Iterable[System], split: Split, *, batch_size: int, mesh: Mesh
+) -> dict[str, dict]:
+  """Fits each system on the training interactions and asks it the test requests.
+
+  Returns:
+    name → rule → metrics.
+  """
+  results = {}
+  for system in systems:
+    ranks = evaluator.evaluate(
+      system,
+      system.fit(split.train),
+      split.test,
+      num_items=split.train.num_items,
+      batch_size=batch_size,
+      mesh=mesh,
+    )
+    results[system.name] = evaluator.summarise_rules(ranks)
+  return results

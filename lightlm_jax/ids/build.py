@@ -1,0 +1,88 @@
+"""Code books by configuration, built once and kept."""
+
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+import ml_collections
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import codes, plain, spectral
+
+KINDS = ("sci", "rid", "sid", "iid")
+# Part of every key: a change of the construction makes kept books stale.
+_VERSION = 1
+
+
+def code_book(
+  config: ml_collections.ConfigDict,
+  train: Interactions,
+  seed: int,
+  cache: epath.Path,
+) -> codes.CodeBook:
+  """The codes of `config.ids` from training interactions only.
+
+  Args:
+    config: the group `config.ids`.
+    train: the interactions that may shape an id.
+    seed: of whatever is drawn.
+    cache: folder of books by content; an equal one is read instead of built.
+  """
+  manifest = _manifest(config, train, seed)
+  name = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+  folder = cache / name[:32]
+  book = codes.load(folder)
+  if book is None:
+    book = codes.code_book(*_build(config, train, seed), manifest)
+    try:
+      codes.save(book, folder)
+    except OSError:
+      pass  # a cache that cannot be written costs time, nothing else
+  return book
+
+
+def _manifest(
+  config: ml_collections.ConfigDict, train: Interactions, seed: int
+) -> dict[str, Any]:
+  """What the codes follow from: their kind, its options, the interactions."""
+  options = {
+    "sci": ("branching", "leaf_size", "levels"),
+    "rid": ("base",),
+    "sid": ("base",),
+    "iid": (),
+  }
+  if config.kind not in KINDS:
+    raise UserError(
+      f"config.ids.kind is {config.kind!r}; choose one of {', '.join(KINDS)}"
+    )
+  digest = hashlib.sha256()
+  for array in (train.offset_U1, train.item_E):
+    digest.update(array.astype("<i8").tobytes())
+  return {
+    "kind": config.kind,
+    "options": {name: config[name] for name in options[config.kind]},
+    "seed": seed,
+    "num_users": train.num_users,
+    "num_items": train.num_items,
+    "interactions": len(train.item_E),
+    "interactions_sha256": digest.hexdigest(),
+    "version": _VERSION,
+  }
+
+
+def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
+  if config.kind == "rid":
+    return plain.random_ids(train, config.base, seed)
+  if config.kind == "sid":
+    return plain.sequential_ids(train, config.base)
+  if config.kind == "iid":
+    return plain.independent_ids(train)
+  return spectral.spectral_ids(
+    train,
+    branching=config.branching,
+    leaf_size=config.leaf_size,
+    levels=config.levels,
+    seed=seed,
+  )

@@ -1,0 +1,235 @@
+"""Trains one system on one log and judges it.
+
+python -m lightlm_jax.train --config=configs/toys.py:small --workdir=runs/toys
+
+Where a run starts: the workdir's latest checkpoint, otherwise from scratch.
+"""
+
+import functools
+import json
+import sys
+import time
+
+from absl import flags
+from etils import epath
+import jax
+import ml_collections
+import rich.console
+
+from lightlm_jax import cache, command_line, devices
+from lightlm_jax import results as results_lib
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import evaluator, samples, yardsticks
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.systems import best_possible, registry
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import journal as journal_lib
+from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import state as state_lib
+
+_STARTED = time.monotonic()
+_CONFIG = command_line.define_config()
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "where the run writes and resumes; default runs/<data>-<preset>"
+)
+_PLATFORM = flags.DEFINE_string(
+  "platform", None, "cpu, gpu or tpu; default: the best that jax finds"
+)
+
+
+def main(argv) -> None:
+  del argv
+  config = _CONFIG.value
+  devices.select(_PLATFORM.value)
+  devices.enable_compilation_cache()
+  devices.check(_PLATFORM.value)
+  default = f"runs/{config.data.name}-{config.preset}"
+  train(ml_collections.FrozenConfigDict(config), _WORKDIR.value or default)
+
+
+def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> dict:
+  """Runs the whole road and returns what `results.json` holds.
+
+  Args:
+    config: from a file in configs/.
+    workdir: a new folder, or one that a run of the same configuration left.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  console = rich.console.Console()
+  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  say(devices.describe())
+  if config.split.kind not in splits.SPLITS:
+    raise UserError(
+      f"config.split.kind is {config.split.kind!r}; choose one of "
+      f"{', '.join(splits.SPLITS)}"
+    )
+  dataset = datasets.load(config)
+  split = splits.SPLITS[config.split.kind](dataset.log)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  workdir = workdir_lib.claim(workdir, config)
+  say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
+  unasked = dataset.log.num_users - (len(split.test) if split.test else 0)
+  if split.test is not None and unasked:
+    say(f"{unasked:,} users have fewer than 3 interactions: trained on, asked nothing")
+
+  finished = workdir / "results.json"
+  if finished.exists() and (earlier := json.loads(finished.read_text())):
+    if earlier["steps"] is None or earlier["steps"] >= config.train.steps:
+      say(f"finished before; {finished}:")
+      results_lib.show(earlier, console)
+      return earlier
+
+  books = []
+
+  def write_codes() -> codes_lib.CodeBook:
+    began = time.monotonic()
+    root = cache.cache_root() / "codes"
+    book = ids_build.code_book(config.ids, split.train, config.seed, root)
+    try:
+      codes_lib.save(book, workdir / "codes")
+    except OSError as error:
+      raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
+    length = (book.items_IL >= 0).sum(axis=1)
+    say(
+      f"ids: {config.ids.kind}, {book.vocab_size} tokens, {length.mean():.2f} an item "
+      f"(at most {length.max()}), {time.monotonic() - began:.1f} s"
+    )
+    books.append(book)
+    return book
+
+  system = registry.build(config.system, config, split.train.num_items, write_codes)
+  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
+  system = system._replace(tables=tables)
+  progress = None
+  if system.loss is None:
+    params = system.fit(split.train)
+  else:
+    params, progress = _optimise(system, split, config, workdir, mesh, console)
+
+  evaluate = functools.partial(
+    evaluator.evaluate,
+    system,
+    params,
+    num_items=split.train.num_items,
+    batch_size=config.train.eval_batch_size,
+    mesh=mesh,
+  )
+  results = {
+    "system": system.name,
+    "dataset": config.data.name,
+    "preset": config.preset,
+    "ids": None,
+    "seed": config.seed,
+    "steps": None if progress is None else config.train.steps,
+    "params": None,
+    "train_seconds": None,
+    "examples_per_second": None,
+    "users_per_second": None,
+    "num_users": 0 if split.test is None else len(split.test),
+    "decoding": None if system.scores else config.decoding.kind,
+    "beam_size": None if system.scores else config.decoding.beam_size,
+    "protocol": config.split.kind,
+    "split_sha256": split.sha256,
+    "best_step": None,
+    "validation": None,
+    "metrics": None,
+    "hallucination_rate": None,
+    "audit": None,
+    "baselines": {},
+    "versions": results_lib.versions(),
+    "devices": results_lib.devices(),
+  }
+  if books:
+    results["ids"] = {"kind": config.ids.kind, "manifest_sha256": books[0].sha256}
+  if progress is not None:
+    results["params"] = state_lib.count_parameters(params)
+    results["train_seconds"] = progress.train_seconds
+    results["examples_per_second"] = progress.examples / progress.train_seconds
+    results["best_step"] = progress.best_step or config.train.steps
+  if split.test is not None:
+    say("validation and test, all users, both rules …")
+    results["validation"] = evaluator.summarise_rules(evaluate(split.validation))
+    began = time.monotonic()
+    results["metrics"] = evaluator.summarise_rules(evaluate(split.test))
+    seconds = time.monotonic() - began
+    passes = 1 if system.scores else len(evaluator.RULES)
+    results["users_per_second"] = passes * len(split.test) / seconds
+    if system.hallucinated is not None:
+      results["hallucination_rate"] = evaluator.hallucination_rate(
+        system,
+        params,
+        loop.sample(split.test, config.train.eval_users, config.seed),
+        batch_size=config.train.eval_batch_size,
+        mesh=mesh,
+      )
+    _stand_beside(results, config, split, dataset, mesh, say)
+  workdir_lib.write_json(finished, results)
+  results_lib.show(results, console)
+  if split.test is not None:
+    for line in samples.recommended(
+      system, params, split.test, dataset.log, dataset.titles
+    ):
+      say(line)
+  return results
+
+
+def _optimise(system: System, split, config, workdir, mesh, console):
+  """Trains by gradient, with everything a restart needs on disk."""
+  if config.split.kind != "none" and not len(split.validation):
+    raise UserError(
+      "no user has 3 interactions or more, so there is nothing to validate on; give "
+      "longer histories, or --config.split.kind=none to train on everything"
+    )
+  checkpoints = checkpoint.Checkpoints(workdir)
+  start = checkpoints.latest_step or 0
+  if start:
+    console.print(f"resuming at step {start}", highlight=False)
+  journal = journal_lib.Journal(workdir, start)
+  bar = journal_lib.Bar(console, start=start, total=config.train.steps)
+
+  def first_step():
+    bar.say(f"first step after {time.monotonic() - _STARTED:.1f} s")
+
+  try:
+    return loop.train(
+      system,
+      split,
+      config,
+      mesh=mesh,
+      checkpoints=checkpoints,
+      journal=journal,
+      bar=bar,
+      on_first_step=first_step,
+    )
+  finally:
+    bar.close()
+    journal.close()
+    checkpoints.close()
+
+
+def _stand_beside(results, config, split, dataset, mesh, say) -> None:
+  """Adds the baselines and, where we own the generator, the best possible."""
+  names = [name for name in config.baselines if name != config.system]
+  num_items = split.train.num_items
+  if names:
+    say(f"baselines: {', '.join(names)} …")
+  systems = [registry.build(name, config, num_items, codes=None) for name in names]
+  if dataset.tastes is not None:
+    systems.append(best_possible.best_possible(dataset.tastes, num_items))
+    results["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
+      dataset.tastes, split.test
+    )
+  results["baselines"] = yardsticks.measure(
+    systems, split, batch_size=config.train.eval_batch_size, mesh=mesh
+  )
+
+
+if __name__ == "__main__":
+  jax.config.update("jax_numpy_rank_promotion", "raise")
+  sys.exit(command_line.main(main))

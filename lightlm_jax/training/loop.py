@@ -1,0 +1,235 @@
+"""One training loop for every system that has a loss."""
+
+import collections
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+import numpy as np
+import optax
+
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.splits import Requests, Split
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import evaluator
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import state as state_lib
+from lightlm_jax.training.checkpoint import Checkpoints
+from lightlm_jax.training.journal import Bar, Journal
+
+# More steps in flight hide nothing, and with collectives they deadlock CPU devices.
+STEPS_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a restart must know beside the state; saved with every checkpoint."""
+
+  best_score: float | None = None
+  best_step: int = 0
+  validations_since_best: int = 0
+  examples: int = 0
+  train_seconds: float = 0.0
+
+
+def train(
+  system: System,
+  split: Split,
+  config: ml_collections.ConfigDict,
+  *,
+  mesh: Mesh,
+  checkpoints: Checkpoints,
+  journal: Journal,
+  bar: Bar,
+  on_first_step=lambda: None,
+) -> tuple[Any, Progress]:
+  """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
+
+  The batch, the dropout and the order are functions of (seed, step), so a run that
+  was killed ends with the same bits as one that was not.
+
+  Args:
+    on_first_step: called when the first step's result is there.
+
+  Returns:
+    The parameters of the best validation (of the last step without validation), and
+    the progress.
+  """
+  t = config.train
+  tx = state_lib.optimiser(config)
+  widths = (*(w for w in t.history_buckets if w < system.max_history),)
+  feed, plan = feed_lib.positions(
+    split.train,
+    seed=config.seed,
+    batch_size=t.batch_size,
+    widths=(*widths, system.max_history),
+  )
+  if t.batch_size % mesh.shape["data"]:
+    raise UserError(
+      f"train.batch_size {t.batch_size} does not divide over mesh.data "
+      f"{mesh.shape['data']}; choose a multiple"
+    )
+  feed = jax.device_put(feed, mesh_lib.replicated(mesh))
+  step_fn = make_step(system, tx, plan, mesh, config.seed)
+  asked = sample(split.validation, t.eval_users, config.seed)
+
+  if checkpoints.latest_step is None:
+    progress = Progress()
+    state = state_lib.create(system.init, tx, config.seed, mesh)
+  else:
+    progress = Progress(**checkpoints.progress())
+    abstract = state_lib.abstract(system.init, tx, mesh)
+    state = checkpoints.restore(checkpoints.latest_step, abstract)
+  step = int(state.step)
+
+  clock = _Clock(progress)
+  waiting = collections.deque()
+  losses = []
+  while True:
+    at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
+    if at_pause and step != checkpoints.latest_step:
+      clock.pause()
+      score = None
+      if asked is not None:
+        score = _validate(system, state, asked, split, config, mesh, journal, bar)
+        _judge(progress, score, step)
+      checkpoints.save(step, state, dataclasses.asdict(progress), score)
+      clock.go_on()
+    if step >= t.steps or (
+      t.patience and progress.validations_since_best >= t.patience
+    ):
+      break
+
+    bucket, key, batch = plan.at(step)
+    state, metrics = step_fn(state, system.tables, feed, key, batch, bucket=bucket)
+    step += 1
+    waiting.append(metrics["loss"])
+    examples = min(plan.batch_size, plan.sizes[bucket] - int(batch) * plan.batch_size)
+    clock.count(examples)
+    if len(waiting) == STEPS_IN_FLIGHT or step == 1:
+      losses.append(float(waiting.popleft()))
+      on_first_step()
+      on_first_step = lambda: None  # noqa: E731
+    bar.advance(step)
+    if step % t.log_every == 0 or step == t.steps:
+      losses.extend(float(loss) for loss in waiting)
+      waiting.clear()
+      _log(step, losses, clock.rate(), journal, bar)
+      losses = []
+
+  best_step = progress.best_step if progress.best_score is not None else step
+  if best_step != step:
+    state = checkpoints.restore(best_step, state_lib.abstract(system.init, tx, mesh))
+  return state.params, progress
+
+
+def make_step(
+  system: System,
+  tx: optax.GradientTransformation,
+  plan: feed_lib.Plan,
+  mesh: Mesh,
+  seed: int,
+):
+  """The compiled step: (state, tables, feed, key, batch, *, bucket) → state, metrics.
+
+  One program for each bucket; the state is donated.
+  """
+  rows = mesh_lib.by_rows(mesh)
+
+  @functools.partial(jax.jit, static_argnames="bucket", donate_argnames="state")
+  def step(state, tables, feed, key, batch, *, bucket):
+    examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
+    examples = jax.lax.with_sharding_constraint(examples, rows)
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    gradient = jax.grad(system.loss, has_aux=True)
+    grads, metrics = gradient(state.params, tables, examples, rng)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state_lib.TrainState(state.step + 1, params, opt_state), metrics
+
+  return step
+
+
+def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
+  """At most `most` requests, drawn by the seed; 0 = all of them."""
+  if requests is None or not len(requests):
+    return None
+  if not most or most >= len(requests):
+    return requests
+  rng = np.random.default_rng(seed)
+  return requests.take(np.sort(rng.choice(len(requests), most, replace=False)))
+
+
+class _Clock:
+  """Seconds and examples of training, validations and checkpoints left out."""
+
+  def __init__(self, progress: Progress):
+    self._progress = progress
+    self._last = self._window_start = time.monotonic()
+    self._window_examples = 0
+
+  def count(self, examples: int) -> None:
+    self._progress.examples += examples
+    self._window_examples += examples
+
+  def pause(self) -> None:
+    now = time.monotonic()
+    self._progress.train_seconds += now - self._last
+    self._last = now
+
+  def go_on(self) -> None:
+    paused = time.monotonic() - self._last
+    self._last += paused
+    self._window_start += paused
+
+  def rate(self) -> float:
+    """Examples a second since the last call."""
+    now = time.monotonic()
+    rate = self._window_examples / max(now - self._window_start, 1e-9)
+    self._window_start, self._window_examples = now, 0
+    return rate
+
+
+def _validate(system, state, asked, split, config, mesh, journal, bar) -> float:
+  """NDCG@10 with seen items excluded, on the validation requests asked."""
+  ranks = evaluator.evaluate(
+    system,
+    state.params,
+    asked,
+    num_items=split.train.num_items,
+    batch_size=config.train.eval_batch_size,
+    mesh=mesh,
+    rules=("seen_excluded",),
+  )
+  metrics = evaluator.summarise_rules(ranks)["seen_excluded"]
+  step = int(state.step)
+  journal.write(step, {"validation": metrics})
+  bar.say(
+    f"step {step}  validation, {len(asked):,} users, seen excluded: "
+    f"HR@10 {metrics['hr@10']:.4f}  NDCG@10 {metrics['ndcg@10']:.4f}"
+  )
+  return metrics["ndcg@10"]
+
+
+def _judge(progress: Progress, score: float, step: int) -> None:
+  if progress.best_score is None or score > progress.best_score:
+    progress.best_score, progress.best_step = score, step
+    progress.validations_since_best = 0
+  else:
+    progress.validations_since_best += 1
+
+
+def _log(step, losses, rate, journal, bar) -> None:
+  loss = float(np.mean(losses))
+  if not np.isfinite(loss):
+    raise UserError(
+      f"the loss is {loss} at step {step}; lower train.learning_rate or train.clip_norm"
+      " and start again from the last checkpoint"
+    )
+  journal.write(step, {"loss": loss, "examples_per_second": rate})
+  bar.log(step, loss, rate)

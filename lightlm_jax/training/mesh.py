@@ -1,0 +1,64 @@
+"""Devices as a mesh of `data` × `model`, and which parameter is cut along which axis."""
+
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from lightlm_jax.errors import UserError
+
+# Parameter path → axes. Heads are divided over `model`; the first axis of the stacked
+# layers is never cut. The first rule that matches counts, what none matches is copied
+# to every device.
+RULES = (
+  (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),
+  (r"(output|self_output|cross_output)/", (None, "model", None)),
+)
+
+
+def make(data: int, model: int) -> Mesh:
+  """A mesh of the visible devices; `data = -1` takes all that `model` leaves.
+
+  Raises:
+    UserError: there are not as many devices as asked for.
+  """
+  available = jax.device_count()
+  if data == -1:
+    data = available // model
+  if data < 1 or model < 1 or data * model > available:
+    raise UserError(
+      f"mesh.data {data} × mesh.model {model} does not fit {available} devices; "
+      "choose two numbers whose product they hold"
+    )
+  devices = np.array(jax.devices()[: data * model])
+  axis_types = (AxisType.Auto, AxisType.Auto)
+  return jax.make_mesh(
+    (data, model), ("data", "model"), axis_types=axis_types, devices=devices
+  )
+
+
+def shardings(tree, mesh: Mesh):
+  """The sharding of each leaf of a (possibly abstract) pytree of parameters.
+
+  The optimiser's moments have their parameters' names in their paths, and follow them.
+  """
+
+  def place(path, leaf) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for pattern, axes in RULES:
+      if re.search(pattern, name) and len(axes) == leaf.ndim:
+        return NamedSharding(mesh, PartitionSpec(*axes))
+    return NamedSharding(mesh, PartitionSpec())
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A whole copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+  """Rows of a batch divided over `data`."""
+  return NamedSharding(mesh, PartitionSpec("data"))
