@@ -38,6 +38,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.ids.branching = 64  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
   config.ids.levels = 2  # sci: at most so many clusterings
+  config.ids.tokens = "level"  # sci: a token set for each level, or "node": each cluster
   config.ids.base = 64  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()

@@ -5,6 +5,7 @@ python -m lightlm_jax.train --config=configs/toys.py:small --workdir=runs/toys
 Where a run starts: the workdir's latest checkpoint, otherwise from scratch.
 """
 
+import contextlib
 import functools
 import json
 import sys
@@ -16,7 +17,7 @@ import jax
 import ml_collections
 import rich.console
 
-from lightlm_jax import cache, command_line, devices
+from lightlm_jax import cache, command_line, devices, limits
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
@@ -61,17 +62,20 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   Raises:
     UserError: in one line, what a person can mend.
   """
+  limits.check(config)
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
-  if config.split.kind not in splits.SPLITS:
-    raise UserError(
-      f"config.split.kind is {config.split.kind!r}; choose one of "
-      f"{', '.join(splits.SPLITS)}"
-    )
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  limits.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
   split = splits.SPLITS[config.split.kind](dataset.log)
-  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  if split.test is not None and not len(split.test):
+    raise UserError(
+      f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
+      "to validate on; give longer histories, or --config.split.kind=none to train on "
+      "everything"
+    )
   workdir = workdir_lib.claim(workdir, config)
   say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
   unasked = dataset.log.num_users - (len(split.test) if split.test else 0)
@@ -80,9 +84,11 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
 
   finished = workdir / "results.json"
   if finished.exists() and (earlier := json.loads(finished.read_text())):
+    if earlier["split_sha256"] != split.sha256:
+      raise UserError(_other_log(workdir))
     if earlier["steps"] is None or earlier["steps"] >= config.train.steps:
       say(f"finished before; {finished}:")
-      results_lib.show(earlier, console)
+      results_lib.show(earlier, say)
       return earlier
 
   books = []
@@ -91,6 +97,9 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     began = time.monotonic()
     root = cache.cache_root() / "codes"
     book = ids_build.code_book(config.ids, split.train, config.seed, root)
+    earlier = codes_lib.load(workdir / "codes")
+    if earlier is not None and earlier.sha256 != book.sha256:
+      raise UserError(_other_log(workdir))
     try:
       codes_lib.save(book, workdir / "codes")
     except OSError as error:
@@ -170,7 +179,7 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
       )
     _stand_beside(results, config, split, dataset, mesh, say)
   workdir_lib.write_json(finished, results)
-  results_lib.show(results, console)
+  results_lib.show(results, say)
   if split.test is not None:
     for line in samples.recommended(
       system, params, split.test, dataset.log, dataset.titles
@@ -179,24 +188,29 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   return results
 
 
+def _other_log(workdir: epath.Path) -> str:
+  return (
+    f"{workdir} was begun on another log (or its ids by another version), and what it "
+    "learned does not fit this one; give another --workdir"
+  )
+
+
 def _optimise(system: System, split, config, workdir, mesh, console):
   """Trains by gradient, with everything a restart needs on disk."""
-  if config.split.kind != "none" and not len(split.validation):
-    raise UserError(
-      "no user has 3 interactions or more, so there is nothing to validate on; give "
-      "longer histories, or --config.split.kind=none to train on everything"
-    )
-  checkpoints = checkpoint.Checkpoints(workdir)
-  start = checkpoints.latest_step or 0
-  if start:
-    console.print(f"resuming at step {start}", highlight=False)
-  journal = journal_lib.Journal(workdir, start)
-  bar = journal_lib.Bar(console, start=start, total=config.train.steps)
+  with contextlib.ExitStack() as stack:
+    checkpoints = checkpoint.Checkpoints(workdir)
+    stack.enter_context(contextlib.closing(checkpoints))
+    start = checkpoints.latest_step or 0
+    if start:
+      console.print(f"resuming at step {start}", highlight=False)
+    journal = journal_lib.Journal(workdir, start)
+    stack.enter_context(contextlib.closing(journal))
+    bar = journal_lib.Bar(console, start=start, total=config.train.steps)
+    stack.enter_context(contextlib.closing(bar))
 
-  def first_step():
-    bar.say(f"first step after {time.monotonic() - _STARTED:.1f} s")
+    def first_step():
+      bar.say(f"first step after {time.monotonic() - _STARTED:.1f} s")
 
-  try:
     return loop.train(
       system,
       split,
@@ -207,10 +221,6 @@ def _optimise(system: System, split, config, workdir, mesh, console):
       bar=bar,
       on_first_step=first_step,
     )
-  finally:
-    bar.close()
-    journal.close()
-    checkpoints.close()
 
 
 def _stand_beside(results, config, split, dataset, mesh, say) -> None:

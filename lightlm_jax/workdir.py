@@ -22,7 +22,10 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if path.exists():
-    old = json.loads(path.read_text())
+    try:
+      old = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+      raise UserError(f"cannot read {path}: {error}; give another --workdir")
     different = config_lib.differences(old, config, ignore=MAY_DIFFER)
     if different:
       raise UserError(

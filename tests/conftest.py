@@ -2,11 +2,20 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
+import hypothesis
 import jax
 import pytest
 
+ROOT = pathlib.Path(__file__).parent.parent
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example may compile, and a busy machine is no failure.
+hypothesis.settings.register_profile("lightlm_jax", deadline=None)
+hypothesis.settings.load_profile("lightlm_jax")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,3 +36,55 @@ def data_dir() -> pathlib.Path:
   if not os.path.isdir(folder):
     pytest.fail(f"LIGHTLM_DATA_DIR={folder} is not a folder")
   return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def train_command():
+  """Calls `python -m lightlm_jax.train` on the CPU; options are subprocess.run's."""
+
+  def call(*arguments, **options):
+    return subprocess.run(
+      [sys.executable, "-m", "lightlm_jax.train", "--platform=cpu", *arguments],
+      **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600} | options,
+    )
+
+  return call
+
+
+@pytest.fixture(scope="session")
+def demo_run(train_command, tmp_path_factory):
+  """The workdir of one finished run of the demo, and the process that left it."""
+  workdir = tmp_path_factory.mktemp("runs") / "demo"
+  done = train_command("--config=configs/demo.py:tiny", f"--workdir={workdir}")
+  return workdir, done
+
+
+@pytest.fixture(scope="session")
+def _compiled_once(_cache_root):
+  """Lets this process share its compiled programs with the tests' subprocesses."""
+  from jax.experimental.compilation_cache import compilation_cache  # noqa: PLC0415
+
+  from lightlm_jax import devices  # noqa: PLC0415
+
+  compilation_cache.reset_cache()  # jax asks for the folder only once
+  devices.enable_compilation_cache()
+
+
+@pytest.fixture
+def small_config(_compiled_once):
+  """Makes the config of a run of seconds: the demo's data, all of it trained on."""
+  from lightlm_jax import config  # noqa: PLC0415
+
+  def make(name="demo:tiny", **overrides):
+    small = {
+      "split.kind": "none",
+      "baselines": (),
+      "train.history_buckets": (),
+      "train.steps": 6,
+      "train.eval_every": 2,
+      "train.log_every": 1,
+    }
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    return config.load(name, overrides=small | fields)
+
+  return make

@@ -1,5 +1,7 @@
 """Readers of log files. Each gives the one in-memory form or one line of complaint."""
 
+import io
+
 from etils import epath
 import numpy as np
 
@@ -15,14 +17,10 @@ def read_sequences(path: epath.PathLike) -> interactions.Interactions:
       is named by its number.
   """
   path = epath.Path(path)
-  try:
-    text = path.read_bytes().decode("utf-8")
-  except FileNotFoundError:
+  if not path.exists():
     raise UserError(f"{path} does not exist; give a file of lines `user item item …`")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8")
   rows, seen = [], {}
-  for number, line in enumerate(text.splitlines(), start=1):
+  for number, line in enumerate(_lines(path), start=1):
     fields = line.split()
     if not fields:
       continue
@@ -52,8 +50,23 @@ def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | 
   if not path.exists():
     return None
   text = dict.fromkeys(item_ids.tolist(), "")
-  for line in path.read_text().splitlines()[1:]:
+  for line in _lines(path)[1:]:
     fields = line.split("\t")
     if fields[0] in text:
       text[fields[0]] = fields[-1]
   return [text[item] for item in item_ids.tolist()]
+
+
+def _lines(path: epath.Path) -> list[str]:
+  """The lines of a UTF-8 file, with or without a byte order mark.
+
+  Only what an editor counts as an end of line is one: `str.splitlines` would cut a
+  row at a form feed, and the rest of it would pass for another user.
+  """
+  try:
+    text = path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8")
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror or error}")
+  return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

@@ -14,6 +14,7 @@ from lightlm_jax.ids import codes, plain, spectral
 KINDS = ("sci", "rid", "sid", "iid")
 # Part of every key: a change of the construction makes kept books stale.
 _VERSION = 1
+_SMALLEST = {"base": 2, "branching": 2, "leaf_size": 1, "levels": 1}
 
 
 def code_book(
@@ -48,7 +49,7 @@ def _manifest(
 ) -> dict[str, Any]:
   """What the codes follow from: their kind, its options, the interactions."""
   options = {
-    "sci": ("branching", "leaf_size", "levels"),
+    "sci": ("branching", "leaf_size", "levels", "tokens"),
     "rid": ("base",),
     "sid": ("base",),
     "iid": (),
@@ -57,6 +58,18 @@ def _manifest(
     raise UserError(
       f"config.ids.kind is {config.kind!r}; choose one of {', '.join(KINDS)}"
     )
+  for name, smallest in _SMALLEST.items():
+    if name in options[config.kind] and config[name] < smallest:
+      raise UserError(
+        f"config.ids.{name} is {config[name]}; it must be at least {smallest}"
+      )
+  if config.kind == "sci" and config.tokens not in spectral.TOKENS:
+    raise UserError(
+      f"config.ids.tokens is {config.tokens!r}; choose one of "
+      f"{', '.join(spectral.TOKENS)}"
+    )
+  if not train.num_items:
+    raise UserError("the catalogue is empty: there is no item to write a code for")
   digest = hashlib.sha256()
   for array in (train.offset_U1, train.item_E):
     digest.update(array.astype("<i8").tobytes())
@@ -84,5 +97,6 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
     branching=config.branching,
     leaf_size=config.leaf_size,
     levels=config.levels,
+    tokens=config.tokens,
     seed=seed,
   )

@@ -4,11 +4,24 @@ import dataclasses
 import hashlib
 import json
 from typing import Any
+import zipfile
+import zlib
 
 from etils import epath
 import numpy as np
 
 from lightlm_jax.errors import UserError
+
+# What reading raises where a file is missing, cut short or overwritten.
+_DAMAGED = (
+  OSError,
+  EOFError,
+  KeyError,
+  ValueError,
+  RuntimeError,  # zipfile, of a damaged header: unknown compression, encryption
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +93,13 @@ def save(book: CodeBook, directory: epath.PathLike) -> None:
 def load(directory: epath.PathLike) -> CodeBook | None:
   """Reads a saved book; None where there is none or it is not whole."""
   directory = epath.Path(directory)
-  if not (directory / "manifest.json").exists():
+  try:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
+    with (directory / "codes.npz").open("rb") as file:
+      arrays = np.load(file, allow_pickle=False)
+      items_IL, users_UL = arrays["items"], arrays["users"]
+  except _DAMAGED:
     return None
-  manifest = json.loads((directory / "manifest.json").read_text())
-  with (directory / "codes.npz").open("rb") as file:
-    arrays = np.load(file, allow_pickle=False)
-    items_IL, users_UL = arrays["items"], arrays["users"]
-  sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
   book = CodeBook(items_IL, users_UL, vocab_size, manifest)
   return book if book.sha256 == sha256 else None

@@ -17,12 +17,19 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import graph
 from lightlm_jax.ids.codes import stack_codes
 
+TOKENS = ("level", "node")
 # Below this many nodes a dense eigensolver is faster than Lanczos.
 _DENSE_NODES = 400
 
 
 def spectral_ids(
-  train: Interactions, *, branching: int, leaf_size: int, levels: int, seed: int
+  train: Interactions,
+  *,
+  branching: int,
+  leaf_size: int,
+  levels: int,
+  tokens: str,
+  seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Item codes [I, L] and user codes [U, L'], int32, padded with -1.
 
@@ -38,9 +45,14 @@ def spectral_ids(
       again (the paper's M).
     levels: the most clusterings one inside the other; a cluster of the last level
       stays a leaf, however large. Short codes make a short source.
+    tokens: "level": the numbers from 0 are used again below every cluster, a small
+      vocabulary whose tokens mean something only behind their prefix. "node": every
+      cluster and every item's last token has its own, and with it an embedding.
     seed: of the clustering and of the last tokens.
   """
-  # Clustering may not depend on how many threads the machine has.
+  # Clustering may not depend on how many threads the machine has. The limit reaches
+  # the libraries loaded by then: scikit-learn brings one, so it is loaded before.
+  import sklearn.cluster  # noqa: F401, PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
   with threadpoolctl.threadpool_limits(1):
@@ -52,14 +64,14 @@ def spectral_ids(
       seed=seed,
     )
   rng = np.random.default_rng(seed)
-  depth = max(len(path) for path in paths)
-  width = 1 + max(max(path) for path in paths)
   path_NL = stack_codes([np.array(path) for path in paths])
-  path_NL = np.where(path_NL >= 0, path_NL + np.arange(depth) * width, -1)
+  path_NL = _name_clusters(path_NL) if tokens == "node" else _number_levels(path_NL)
+  first_item_token = 1 + path_NL.max()
   U = train.num_users
-  items = _with_last_token(path_NL[U:], depth * width, rng)
-  first_user_token = 1 + max(depth * width - 1, int(items.max(initial=0)))
-  users = _with_last_token(path_NL[:U], first_user_token, rng)
+  items = _with_last_token(path_NL[U:], first_item_token, rng, apart=tokens == "node")
+  first_user_token = 1 + max(path_NL.max(), items.max(initial=0))
+  # A user is only read, never written: her last token needs no embedding of its own.
+  users = _with_last_token(path_NL[:U], first_user_token, rng, apart=False)
   return items, users
 
 
@@ -172,12 +184,32 @@ def _spectral_clusters(
   return np.unique(means.labels_, return_inverse=True)[1]
 
 
+def _number_levels(path_NL: np.ndarray) -> np.ndarray:
+  """Paths in which every level has its own range of tokens."""
+  depth = path_NL.shape[1]
+  return np.where(path_NL >= 0, path_NL + np.arange(depth) * (1 + path_NL.max()), -1)
+
+
+def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
+  """Paths in which every cluster has its own token, level after level."""
+  named_NL = np.full_like(path_NL, -1)
+  first = 0
+  for level in range(path_NL.shape[1]):
+    deep = path_NL[:, level] >= 0
+    prefixes = path_NL[deep, : level + 1]
+    cluster = np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1)
+    named_NL[deep, level] = first + cluster
+    first += cluster.max() + 1
+  return named_NL
+
+
 def _with_last_token(
-  path_NL: np.ndarray, first_token: int, rng: np.random.Generator
+  path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:
   """Appends a token to the paths that several members share.
 
-  The number within the leaf is seeded random: an order by raw number leaks.
+  The number within the leaf is seeded random: an order by raw number leaks. `apart`
+  numbers on from leaf to leaf, so that no two members share a last token.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True
@@ -185,7 +217,9 @@ def _with_last_token(
   order = np.lexsort((rng.random(len(leaf_N)), leaf_N))
   start_C = np.cumsum(count_C) - count_C
   number_N = np.empty(len(leaf_N), dtype=np.int64)
-  number_N[order] = np.arange(len(leaf_N)) - start_C[leaf_N[order]]
+  number_N[order] = np.arange(len(leaf_N))
+  if not apart:
+    number_N -= start_C[leaf_N]
   code_NL = np.pad(path_NL, ((0, 0), (0, 1)), constant_values=-1)
   shared_N = count_C[leaf_N] > 1
   length_N = (path_NL >= 0).sum(axis=1)

@@ -215,8 +215,14 @@ class EncoderDecoder(nn.Module):
     source = (memory.key_NBSHA, memory.value_NBSHA)
     x_BKLD, cache = self.decoder(x_BKLD, cache, source, bias_HLM, mask_LM, mask_BKS)
     x_BKLD = self.dropout(self.decoder_norm(x_BKLD)) * c.D**-0.5
-    logits = jnp.einsum("bkld,vd->bklv", x_BKLD, self.embedding.astype(c.dtype))
-    return logits.astype(jnp.float32), cache
+    # Accumulated in float32 and kept so: rounded logits would tie their items.
+    logits_BKLV = jnp.einsum(
+      "bkld,vd->bklv",
+      x_BKLD,
+      self.embedding.astype(c.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return logits_BKLV, cache
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Teacher forcing: the logits [B, K, L, V] of K targets a row."""

@@ -23,7 +23,7 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    dropped = round(self.rate * 256)
+    dropped = min(round(self.rate * 256), 255)
     if dropped == 0 or not self.has_rng("dropout"):
       return x
     words = -(-x.size // 4)

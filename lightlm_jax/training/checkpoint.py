@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: the latest one and the best one, each whole or not there."""
 
 import contextlib
+import logging
 from typing import Any
 
 from etils import epath
@@ -63,12 +64,17 @@ class Checkpoints:
       return self._checkpointer.load(step, abstract_state)
 
   def close(self) -> None:
-    self._checkpointer.close()
+    # A write that failed is raised here once more.
+    with _one_line("write", self.directory):
+      self._checkpointer.close()
 
 
 @contextlib.contextmanager
 def _one_line(verb: str, directory: epath.Path):
   """What a full or read-only disk makes Orbax raise is a person's to mend."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)  # Orbax logs the traceback that it also raises
   try:
     yield
   except Exception as error:
@@ -76,4 +82,6 @@ def _one_line(verb: str, directory: epath.Path):
     raise UserError(
       f"cannot {verb} checkpoints in {directory}: {first_line or type(error).__name__};"
       " check free space, limits and permissions, then start again to resume"
-    ) from error
+    )
+  finally:
+    logger.setLevel(level)

@@ -1,5 +1,7 @@
 """What a run says while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
 
+from collections.abc import Iterable
+import contextlib
 import json
 import time
 from typing import Any
@@ -9,6 +11,9 @@ import rich.console
 import rich.progress
 
 from lightlm_jax.errors import UserError
+from lightlm_jax.workdir import write_whole
+
+_FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
 
 
 class Journal:
@@ -18,33 +23,71 @@ class Journal:
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):
-    import tensorboardX  # noqa: PLC0415, slow to import
-
-    self._path = workdir / "metrics.jsonl"
-    lines = self._path.read_text().splitlines() if self._path.exists() else []
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= resume_step]
-    try:
-      self._path.write_text("".join(line + "\n" for line in kept))
-      self._file = self._path.open("a")
-      self._events = tensorboardX.SummaryWriter(
-        str(workdir), purge_step=resume_step + 1, flush_secs=10
-      )
-    except OSError as error:
-      raise UserError(_no_write(self._path, error))
+    write_whole(path, "".join(line + "\n" for line in kept))
+    self._path = path
+    with self._one_line():
+      self._file = path.open("a")
+      self._events = _Events(workdir, purge_step=resume_step + 1)
 
   def write(self, step: int, record: dict[str, Any]) -> None:
     """One line: the step and what is known at it; nested groups become tags a/b."""
-    try:
+    with self._one_line():
       self._file.write(json.dumps({"step": step, **record}) + "\n")
       self._file.flush()
-      for tag, value in _scalars(record):
-        self._events.add_scalar(tag, value, step)
+      self._events.write(step, _scalars(record))
+
+  def close(self) -> None:
+    with self._one_line():
+      try:
+        self._file.close()
+      finally:
+        self._events.close()
+
+  @contextlib.contextmanager
+  def _one_line(self):
+    try:
+      yield
     except OSError as error:
-      raise UserError(_no_write(self._path, error))
+      raise UserError(
+        f"cannot write {self._path} and the events beside it: "
+        f"{error.strerror or error}; check free space, limits and permissions, then "
+        "start again to resume"
+      )
+
+
+class _Events:
+  """A TensorBoard event file, written at once.
+
+  tensorboardX's own writer hands the events to a thread, which dies on a full disk
+  and leaves the run waiting for it for ever.
+  """
+
+  def __init__(self, workdir: epath.Path, purge_step: int):
+    from tensorboardX import event_file_writer, proto, summary  # noqa: PLC0415, slow
+
+    self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+    self._file = event_file_writer.EventsWriter(str(workdir / "events"))
+    self._flushed = 0.0
+    # TensorBoard then hides what a run that was killed wrote from this step on.
+    session = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+    self._add(step=purge_step, file_version="brain.Event:2")
+    self._add(step=purge_step, session_log=session)
+
+  def write(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
+    for tag, value in scalars:
+      self._add(step=step, summary=self._scalar(tag, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._file.flush()
+      self._flushed = time.monotonic()
 
   def close(self) -> None:
     self._file.close()
-    self._events.close()
+
+  def _add(self, **event) -> None:
+    self._file.write_event(self._event(wall_time=time.time(), **event))
 
 
 class Bar:
@@ -103,7 +146,3 @@ def _scalars(record: dict[str, Any], prefix: str = ""):
       yield from _scalars(value, f"{prefix}{name}/")
     elif isinstance(value, int | float):
       yield prefix + name, value
-
-
-def _no_write(path: epath.Path, error: OSError) -> str:
-  return f"cannot write {path}: {error.strerror or error}; check space and permissions"

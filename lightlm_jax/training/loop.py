@@ -116,7 +116,8 @@ def train(
       on_first_step()
       on_first_step = lambda: None  # noqa: E731
     bar.advance(step)
-    if step % t.log_every == 0 or step == t.steps:
+    # Before every pause too, so that no checkpoint holds what has diverged.
+    if step % t.log_every == 0 or step % t.eval_every == 0 or step == t.steps:
       losses.extend(float(loss) for loss in waiting)
       waiting.clear()
       _log(step, losses, clock.rate(), journal, bar)
@@ -229,7 +230,7 @@ def _log(step, losses, rate, journal, bar) -> None:
   if not np.isfinite(loss):
     raise UserError(
       f"the loss is {loss} at step {step}; lower train.learning_rate or train.clip_norm"
-      " and start again from the last checkpoint"
+      " and start again in another --workdir"
     )
   journal.write(step, {"loss": loss, "examples_per_second": rate})
   bar.log(step, loss, rate)

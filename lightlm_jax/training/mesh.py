@@ -1,4 +1,4 @@
-"""Devices as a mesh of `data` × `model`, and which parameter is cut along which axis."""
+"""Devices as a mesh of `data` × `model`, and the axes along which weights are cut."""
 
 import re
 

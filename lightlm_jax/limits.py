@@ -1,0 +1,104 @@
+"""What no run can do anything with: refused before anything is read or written."""
+
+import math
+
+import ml_collections
+
+from lightlm_jax.data import splits
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.systems import registry
+
+CHOICES = {
+  "system": registry.NAMES,
+  "split.kind": tuple(splits.SPLITS),
+  "ids.kind": ids_build.KINDS,
+  "model.dtype": ("float32", "bfloat16"),
+  "train.schedule": ("cosine", "linear"),
+  "decoding.kind": ("beam",),
+}
+
+# (what a value must be, whether it is, fields)
+RULES = (
+  (
+    "at least 1",
+    lambda value: value >= 1,
+    (
+      "data.shop.num_users data.shop.num_communities input.history "
+      "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
+      "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
+      "train.eval_every train.eval_batch_size train.log_every decoding.beam_size "
+      "decoding.trie_bytes mesh.model ids.leaf_size ids.levels"
+    ).split(),
+  ),
+  ("at least 2", lambda value: value >= 2, ("ids.branching", "ids.base")),
+  (
+    "0 or more",
+    lambda value: 0 <= value < math.inf,
+    (
+      "data.min_len train.warmup_steps train.weight_decay train.eval_users "
+      "train.patience decoding.length_penalty"
+    ).split(),
+  ),
+  (
+    "above 0 and finite",
+    lambda value: 0 < value < math.inf,
+    ("train.learning_rate", "train.clip_norm"),
+  ),
+  (
+    "0 or more and below 1",
+    lambda value: 0 <= value < 1,
+    ("model.dropout_rate", "train.label_smoothing"),
+  ),
+  ("from 0 to 1", lambda value: 0 <= value <= 1, ("input.user_dropout",)),
+  (
+    "from 0 to 2**31 - 1",
+    lambda value: 0 <= value < 2**31,
+    ("seed", "data.shop.seed"),
+  ),
+  (
+    "ascending numbers from 1",
+    lambda value: all(a < b for a, b in zip((0, *value), value)),
+    ("train.history_buckets",),
+  ),
+)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses names that nothing has and numbers that mean nothing.
+
+  A field that the configuration does not have is not missed.
+
+  Raises:
+    UserError: names the field, its value and what it may be.
+  """
+  for field, names in CHOICES.items():
+    value = _value(config, field)
+    if value is not None and value not in names:
+      raise UserError(f"config.{field} is {value!r}; choose one of {', '.join(names)}")
+  for name in config.get("baselines", ()):
+    if name not in registry.BASELINES:
+      raise UserError(
+        f"config.baselines names {name!r}; choose from {', '.join(registry.BASELINES)}"
+      )
+  for wanted, holds, fields in RULES:
+    for field in fields:
+      value = _value(config, field)
+      if value is not None and not holds(value):
+        raise UserError(f"config.{field} is {value}; it must be {wanted}")
+
+
+def check_batches(config: ml_collections.ConfigDict, devices: int) -> None:
+  """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
+  for field in ("train.batch_size", "train.eval_batch_size"):
+    if _value(config, field) % devices:
+      raise UserError(
+        f"config.{field} {_value(config, field)} does not divide over the {devices} "
+        "devices of mesh.data; choose a multiple"
+      )
+
+
+def _value(config: ml_collections.ConfigDict, field: str):
+  for name in field.split("."):
+    config = None if config is None else config.get(name)
+  return config

@@ -1,0 +1,628 @@
+"""Codes are unique, fixed by data and seed, and follow the graph's communities."""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import ml_collections
+import numpy as np
+import pytest
+import scipy.sparse.csgraph
+import scipy.stats
+
+from lightlm_jax.data import interactions, splits
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.synthetic import Shop, make_shop
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import build, codes, graph, plain, spectral
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
+
+
+def make_log(rows, num_items):
+  """A log by catalogue indices."""
+  return Interactions(
+    offset_U1=np.cumsum([0] + [len(row) for row in rows]),
+    item_E=np.array([item for row in rows for item in row], np.int32),
+    user_ids=np.array([f"u{user}" for user in range(len(rows))], np.str_),
+    item_ids=np.array([f"i{item}" for item in range(num_items)], np.str_),
+  )
+
+
+def strip(table_NL):
+  """Codes as tuples; a hole would show as -1 inside."""
+  return [tuple(np.trim_zeros(row + 1, "b") - 1) for row in table_NL]
+
+
+def check(items_IL, users_UL, log):
+  """What every kind of code must be."""
+  assert items_IL.dtype == users_UL.dtype == np.int32
+  assert (len(items_IL), len(users_UL)) == (log.num_items, log.num_users)
+  for table in (items_IL, users_UL):
+    code_N = strip(table)
+    assert len(set(code_N)) == len(code_N)
+    assert all(code and min(code) >= 0 for code in code_N)
+    starts = {code[:length] for code in code_N for length in range(1, len(code))}
+    assert not starts & set(code_N)
+  book = codes.code_book(items_IL, users_UL, {})
+  assert book.vocab_size == 1 + max(items_IL.max(), users_UL.max())
+
+
+# RID, SID, IID.
+
+
+def digits(table_NL, base):
+  """The numbers that a table of digits writes, places told by token ranges."""
+  place_L = np.arange(table_NL.shape[1]) * base
+  digit_NL = table_NL - place_L
+  assert ((digit_NL >= 0) & (digit_NL < base)).all()
+  return [int(sum(d * base**p for p, d in enumerate(row[::-1]))) for row in digit_NL]
+
+
+SIZES = st.integers(1, 70)
+
+
+@given(SIZES, SIZES, st.integers(2, 80), st.integers(0, 99))
+def test_random_ids_write_a_permutation(num_items, num_users, base, seed):
+  log = make_log([[0]] * num_users, num_items)
+  items, users = plain.random_ids(log, base, seed)
+  check(items, users, log)
+  assert users.min() > items.max()
+  for table, size in ((items, num_items), (users - items.max() - 1, num_users)):
+    assert sorted(digits(table, base)) == list(range(size))
+    length = table.shape[1]
+    assert base**length >= size
+    assert length == 1 or base ** (length - 1) < size
+
+
+def test_random_ids_depend_on_the_seed_alone():
+  log = make_log([[0]] * 50, 50)
+  first, again, other = (plain.random_ids(log, 10, seed) for seed in (0, 0, 1))
+  for a, b, c in zip(first, again, other):
+    np.testing.assert_array_equal(a, b)
+    assert (a == c).all(axis=1).mean() < 0.2
+  # Items and users do not share an order.
+  assert (first[0] == first[1] - first[0].max() - 1).all(axis=1).mean() < 0.2
+
+
+def test_sequential_ids_number_by_first_appearance():
+  log = make_log([[4, 2, 4], [5], [2, 0]], num_items=7)
+  items, users = plain.sequential_ids(log, base=3)
+  check(items, users, log)
+  assert [digits(items, 3)[item] for item in (4, 2, 5, 0, 1, 3, 6)] == list(range(7))
+  assert users.min() > items.max()
+  assert digits(users - items.max() - 1, 3) == [0, 1, 2]
+
+
+@given(st.lists(st.lists(st.integers(0, 8), max_size=5), min_size=1), st.integers(2, 5))
+def test_sequential_ids_of_any_log(rows, base):
+  log = make_log(rows, num_items=9)
+  items, users = plain.sequential_ids(log, base)
+  check(items, users, log)
+  seen = list(dict.fromkeys(item for row in rows for item in row))
+  number_I = digits(items, base)
+  assert [number_I[item] for item in seen] == list(range(len(seen)))
+  assert [number_I[item] for item in range(9) if item not in seen] == list(
+    range(len(seen), 9)
+  )
+
+
+def test_independent_ids_are_one_token():
+  log = make_log([[0], [1, 1], [2]], num_items=4)
+  items, users = plain.independent_ids(log)
+  check(items, users, log)
+  assert items.shape == (4, 1)
+  assert users.shape == (3, 1)
+  assert not set(items.ravel()) & set(users.ravel())
+
+
+# Books.
+
+
+@pytest.mark.parametrize(
+  ("items", "users", "complaint"),
+  [
+    ([[1, 2], [3, 4], [1, 2]], [[0]], r"items 0 and 2 have the same code \[1, 2\]"),
+    ([[1, -1], [0, 0], [1, -1]], [[0]], r"items 0 and 2 have the same code"),
+    ([[1, -1, 2], [3, 4, 5]], [[0]], "a code of the items has a hole"),
+    ([[1]], [[0, 1, 2], [0, -1, 2]], "a code of the users has a hole"),
+    ([[1], [-1]], [[0]], "item 1 has an empty code"),
+    ([[1]], [[0], [2], [-1]], "user 2 has an empty code"),
+  ],
+)
+def test_a_wrong_book_is_refused(items, users, complaint):
+  with pytest.raises(UserError, match=complaint):
+    codes.code_book(np.array(items), np.array(users), {})
+
+
+def test_users_may_share_a_code():
+  book = codes.code_book(np.array([[1, 2]]), np.array([[7], [7]]), {})
+  assert book.vocab_size == 8
+
+
+def test_the_digest_sees_shape_and_order():
+  tables = [
+    ([[1, 2], [3, 4]], [[0]]),
+    ([[3, 4], [1, 2]], [[0]]),
+    ([[1], [2], [3], [4]], [[0]]),
+    ([[1, 2, -1], [3, 4, -1]], [[0]]),
+    ([[1, 2], [3, 4]], [[5]]),
+  ]
+  books = [codes.code_book(np.array(i), np.array(u), {}) for i, u in tables]
+  assert len({book.sha256 for book in books}) == len(books)
+  same = codes.code_book(np.array(tables[0][0], np.int64), np.array([[0]]), {"a": 1})
+  assert same.sha256 == books[0].sha256
+
+
+@pytest.fixture
+def book():
+  rng = np.random.default_rng(0)
+  items_IL = rng.permutation(60).reshape(20, 3)
+  items_IL[::2, 2] = -1
+  return codes.code_book(items_IL, np.arange(6).reshape(3, 2), {"kind": "x", "n": [1]})
+
+
+def test_a_saved_book_comes_back(book, tmp_path):
+  folder = tmp_path / "deep" / "folder"
+  assert codes.load(folder) is None
+  codes.save(book, folder)
+  again = codes.load(folder)
+  np.testing.assert_array_equal(again.items_IL, book.items_IL)
+  np.testing.assert_array_equal(again.users_UL, book.users_UL)
+  assert (again.vocab_size, again.manifest) == (book.vocab_size, book.manifest)
+  assert again.sha256 == book.sha256
+  # The manifest on disk says what a person may compare.
+  manifest = json.loads((folder / "manifest.json").read_text())
+  assert manifest["sha256"] == book.sha256
+
+
+@pytest.mark.parametrize("name", ["codes.npz", "manifest.json"])
+def test_a_damaged_book_is_none(book, tmp_path, name):
+  codes.save(book, tmp_path)
+  path = tmp_path / name
+  whole = path.read_bytes()
+  for length in range(0, len(whole), 7):
+    path.write_bytes(whole[:length])
+    assert codes.load(tmp_path) is None, length
+  path.unlink()
+  assert codes.load(tmp_path) is None
+  path.write_bytes(whole)
+  assert codes.load(tmp_path).sha256 == book.sha256
+
+
+def test_an_altered_table_is_none_or_whole(book, tmp_path):
+  codes.save(book, tmp_path)
+  path = tmp_path / "codes.npz"
+  whole = bytearray(path.read_bytes())
+  refused = 0
+  for place in range(len(whole)):
+    altered = whole.copy()
+    altered[place] ^= 0x21
+    path.write_bytes(altered)
+    loaded = codes.load(tmp_path)
+    refused += loaded is None
+    assert loaded is None or loaded.sha256 == book.sha256
+  assert refused > len(whole) // 2
+
+
+def test_tables_of_another_book_are_none(book, tmp_path):
+  codes.save(book, tmp_path)
+  np.savez_compressed(
+    tmp_path / "codes.npz", items=book.items_IL[::-1], users=book.users_UL
+  )
+  assert codes.load(tmp_path) is None
+
+
+# The graph.
+
+
+def test_bipartite_counts_purchases():
+  rows = [[2, 0, 2], [], [1]]
+  dense = graph.bipartite(make_log(rows, num_items=4)).toarray()
+  wanted = np.zeros((7, 7))
+  for user, row in enumerate(rows):
+    for item in row:
+      wanted[user, 3 + item] += 1
+      wanted[3 + item, user] += 1
+  np.testing.assert_array_equal(dense, wanted)
+
+
+# SCI.
+
+
+def sci(log, branching=4, leaf_size=3, levels=2, seed=0, tokens="level"):
+  return spectral.spectral_ids(
+    log,
+    branching=branching,
+    leaf_size=leaf_size,
+    levels=levels,
+    seed=seed,
+    tokens=tokens,
+  )
+
+
+def planted(communities, *, strays, seed=0, num_users=40, num_items=15):
+  """Users buy 8 items of their own community but for `strays`, and the truth."""
+  rng = np.random.default_rng(seed)
+  community_U = rng.permutation(np.arange(communities * num_users) % communities)
+  community_I = rng.permutation(np.arange(communities * num_items) % communities)
+  rows = []
+  for community in community_U:
+    own = np.flatnonzero(community_I == community)
+    row = [*rng.choice(own, 8 - strays), *rng.integers(len(community_I), size=strays)]
+    rows.append(rng.permutation(row))
+  return make_log(rows, len(community_I)), community_U, community_I
+
+
+def pieces(log):
+  """The graph's components that hold an interaction."""
+  _, label_N = scipy.sparse.csgraph.connected_components(graph.bipartite(log))
+  return int((np.bincount(label_N) > 1).sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("strays", [0, 1])
+@pytest.mark.parametrize("communities", [2, 3, 7])
+def test_the_first_token_is_the_community(communities, strays, seed):
+  log, community_U, community_I = planted(communities, strays=strays, seed=seed)
+  assert pieces(log) == (1 if strays else communities)
+  items, users = sci(log, branching=communities, leaf_size=20, seed=seed)
+  check(items, users, log)
+  pairs = set(zip(community_I, items[:, 0])) | set(zip(community_U, users[:, 0]))
+  assert len(pairs) == len({c for c, _ in pairs}) == len({t for _, t in pairs})
+  assert len(pairs) == communities
+
+
+def test_two_levels_follow_communities_in_communities():
+  """Nine communities in threes: one token tells the three, the next which of them."""
+  rng = np.random.default_rng(0)
+  community_U, community_I = np.arange(270) % 9, np.arange(135) % 9
+  community_N = np.append(community_U, community_I)
+  rows = []
+  for community in community_U:
+    own = np.flatnonzero(community_I == community)
+    near = np.flatnonzero(community_I // 3 == community // 3)
+    rows.append([*rng.choice(own, 9), *rng.choice(near, 3), rng.integers(135)])
+  adjacency = graph.bipartite(make_log(rows, 135))
+  # A community has 45 members, a three of them 135: only threes are clustered again.
+  three_N, path_N = (
+    spectral.cluster_paths(adjacency, branching=3, leaf_size=60, levels=levels, seed=0)
+    for levels in (1, 2)
+  )
+  assert len(set(zip(community_N // 3, three_N))) == len(set(three_N)) == 3
+  assert [path[:1] for path in path_N] == three_N
+  assert len(set(zip(community_N, path_N))) == len(set(path_N)) == 9
+
+
+@settings(max_examples=80)
+@given(
+  st.lists(st.lists(st.integers(0, 11), max_size=4), min_size=1, max_size=14),
+  st.integers(12, 16),
+  st.integers(2, 40),
+  st.integers(1, 6),
+  st.integers(1, 4),
+  st.sampled_from(spectral.TOKENS),
+)
+def test_any_log_gets_codes(rows, num_items, branching, leaf_size, levels, tokens):
+  log = make_log(rows, num_items)
+  items, users = sci(log, branching, leaf_size, levels, tokens=tokens)
+  check(items, users, log)
+  assert items.shape[1] <= levels + 1
+  assert users.shape[1] <= levels + 1
+  again = sci(log, branching, leaf_size, levels, tokens=tokens)
+  np.testing.assert_array_equal(items, again[0])
+  np.testing.assert_array_equal(users, again[1])
+
+
+EXTREMES = {
+  "one item": make_log([[0]] * 9, 1),
+  "one user": make_log([range(9)], 9),
+  "one of each": make_log([[0]], 1),
+  "nothing bought": make_log([[]] * 10, 12),
+  "nothing bought, one of each": make_log([[]], 1),
+  "cold items and users": make_log([[0, 1], [1, 2], [], [], [3]], 12),
+  "many pieces": make_log([[i, i] for i in range(30)], 30),
+  "pieces above a leaf": make_log([[u, 5 * (u // 5)] for u in range(40)], 40),
+  "all the same": make_log([range(6)] * 20, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize(
+  "options", [{}, {"leaf_size": 1, "levels": 6}, {"branching": 99}]
+)
+def test_extreme_logs_get_codes(name, options):
+  log = EXTREMES[name]
+  items, users = sci(log, **options)
+  check(items, users, log)
+  assert items.shape[1] <= options.get("levels", 2) + 1
+
+
+@pytest.mark.parametrize("tokens", spectral.TOKENS)
+def test_a_token_means_one_thing(tokens):
+  """A number at a level or one cluster; the last of an item; the last of a user."""
+  log, _, _ = planted(3, strays=3)
+  items, users = sci(log, branching=4, leaf_size=5, levels=3, tokens=tokens)
+  paths = spectral.cluster_paths(
+    graph.bipartite(log), branching=4, leaf_size=5, levels=3, seed=0
+  )
+  U, meaning = log.num_users, collections.defaultdict(set)
+  shared = collections.Counter(paths[:U]), collections.Counter(paths[U:])
+  for side, table, own in ((0, users, paths[:U]), (1, items, paths[U:])):
+    for code, path in zip(strip(table), own):
+      assert len(code) == len(path) + (shared[side][path] > 1)
+      for level, (token, number) in enumerate(zip(code, path)):
+        node = path[: level + 1] if tokens == "node" else (level, number)
+        meaning[token].add(node)
+      for token in code[len(path) :]:
+        meaning[token].add(f"last of side {side}")
+  assert all(len(found) == 1 for found in meaning.values())
+  # And a cluster has one token: as many tokens as there are things to mean.
+  things = [thing for found in meaning.values() for thing in found]
+  clusters = [thing for thing in things if not isinstance(thing, str)]
+  assert len(clusters) == len(set(clusters))
+
+
+@pytest.mark.parametrize("leaf_size", [1, 6, 30])
+def test_leaves_are_small_where_levels_allow(leaf_size):
+  log, _, _ = planted(3, strays=3)
+  adjacency = graph.bipartite(log)
+  for levels in (1, 2, 40):
+    paths = spectral.cluster_paths(
+      adjacency, branching=4, leaf_size=leaf_size, levels=levels, seed=0
+    )
+    assert 1 <= min(map(len, paths)) <= max(map(len, paths)) <= levels
+    assert max(max(path) for path in paths) < 4
+    leaves = collections.Counter(paths)
+    if levels == 40:
+      # Two nodes that are connected stay together.
+      assert max(leaves.values()) <= max(leaf_size, 2)
+    # A cluster that is small enough is let be.
+    split = collections.Counter(path[:n] for path in paths for n in range(len(path)))
+    assert min(split.values()) > leaf_size
+
+
+@pytest.fixture(scope="module")
+def demo():
+  """The demo's training log and its SCI codes by the demo's own options."""
+  train = splits.leave_one_out(make_shop(Shop())[0]).train
+  return train, *sci(train, branching=32, leaf_size=20, levels=2)
+
+
+def test_last_tokens_are_drawn(demo):
+  """Neither the catalogue's order, nor popularity, nor time shows in a last token."""
+  train, items, users = demo
+  check(items, users, train)
+  first_I = np.full(train.num_items, len(train.item_E))
+  np.minimum.at(first_I, train.item_E, np.arange(len(train.item_E)))
+  count_I = np.bincount(train.item_E, minlength=train.num_items)
+  for table, features in (
+    (items, (np.arange(len(items)), first_I, count_I)),
+    (users, (np.arange(len(users)), train.length_U)),
+  ):
+    leaves = collections.defaultdict(list)
+    for node, code in enumerate(strip(table)):
+      leaves[code[:-1]].append(node)
+    leaves = [np.array(leaf) for leaf in leaves.values() if len(leaf) > 4]
+    size = sum(map(len, leaves))
+    assert size > len(table) // 3
+    for feature in features:
+      ranks = [
+        [scipy.stats.rankdata(x) / len(leaf) for x in (feature[leaf], last_token[leaf])]
+        for leaf in leaves
+        for last_token in [table[np.arange(len(table)), (table >= 0).sum(1) - 1]]
+      ]
+      a, b = np.concatenate(ranks, axis=1)
+      correlation = np.corrcoef(a, b)[0, 1]
+      assert abs(correlation) < 3.5 / np.sqrt(size), correlation
+
+
+def test_another_seed_draws_other_last_tokens(demo):
+  train, items, _ = demo
+  other, _ = sci(train, branching=32, leaf_size=20, levels=2, seed=1)
+  assert other.shape != items.shape or (other != items).any(axis=1).mean() > 0.5
+
+
+SCRIPT = """
+import threadpoolctl
+from lightlm_jax.data import splits, synthetic
+from lightlm_jax.ids import codes, spectral
+
+train = splits.leave_one_out(synthetic.make_shop(synthetic.Shop())[0]).train
+cluster_paths = spectral.cluster_paths
+
+def watched(*args, **kwargs):
+  paths = cluster_paths(*args, **kwargs)
+  print(max(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
+  return paths
+
+spectral.cluster_paths = watched
+tables = spectral.spectral_ids(train, branching=32, leaf_size=20, levels=2, seed=0)
+print(codes.code_book(*tables, {}).sha256)
+"""
+
+
+def test_codes_do_not_depend_on_the_number_of_threads(demo):
+  _, items, users = demo
+  running = []
+  for threads in ("1", "2"):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    running.append(
+      subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], env=env, stdout=subprocess.PIPE, text=True
+      )
+    )
+  wanted = codes.code_book(items, users, {}).sha256
+  for process in running:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    # One thread, also in the libraries that came with scikit-learn.
+    assert out.split() == ["1", wanted]
+
+
+# Books by configuration.
+
+
+def ids_config(kind="sci", **options):
+  defaults = {"branching": 4, "leaf_size": 10, "levels": 2, "base": 5}
+  defaults["tokens"] = "level"
+  return ml_collections.ConfigDict({"kind": kind} | defaults | options)
+
+
+@pytest.fixture(scope="module")
+def small_log():
+  return make_shop(SMALL_SHOP)[0]
+
+
+@pytest.fixture
+def train(small_log):
+  return splits.leave_one_out(small_log).train
+
+
+def raw_rows(log):
+  return {
+    user: log.item_ids[log.row(u)].tolist()
+    for u, user in enumerate(log.user_ids.tolist())
+  }
+
+
+def exchange(rows, places, seed=0):
+  """The items on these places of the rows, dealt anew among the users."""
+  dealt = [row[place] for row in rows.values() for place in places]
+  dealt = iter(np.random.default_rng(seed).permutation(dealt).tolist())
+  exchanged = {user: list(row) for user, row in rows.items()}
+  for row in exchanged.values():
+    for place in places:
+      row[place] = next(dealt)
+  return exchanged
+
+
+@pytest.mark.parametrize("kind", build.KINDS)
+def test_held_out_items_reach_no_code(small_log, tmp_path, kind):
+  rows = raw_rows(small_log)
+  books = []
+  for version, places in enumerate(([], [-1], [-1, -2], [0])):
+    log = interactions.from_sequences(exchange(rows, places).items())
+    split = splits.leave_one_out(log)
+    cache = tmp_path / str(version)  # none is read back
+    books.append(build.code_book(ids_config(kind), split.train, 0, cache))
+    # Nothing that was sold left the catalogue; nothing else is in it.
+    assert set(log.item_ids) == {item for row in rows.values() for item in row}
+    assert (raw_rows(log) == rows) == (not places)
+  original, test_exchanged, both_exchanged, train_exchanged = books
+  for book in (test_exchanged, both_exchanged):
+    assert book.sha256 == original.sha256
+    assert book.items_IL.tobytes() == original.items_IL.tobytes()
+    assert book.users_UL.tobytes() == original.users_UL.tobytes()
+    assert book.manifest == original.manifest
+  # The same exchange among training items is seen by those kinds that look.
+  assert (train_exchanged.sha256 != original.sha256) == (kind in ("sci", "sid"))
+
+
+@pytest.mark.parametrize("kind", build.KINDS)
+def test_a_book_says_how_it_was_made(train, tmp_path, kind):
+  book = build.code_book(ids_config(kind), train, 0, tmp_path)
+  check(book.items_IL, book.users_UL, train)
+  assert book.manifest["kind"] == kind
+  assert book.manifest["interactions"] == len(train.item_E)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+  """Counts what is built; a book that is read is not."""
+  calls = []
+  random_ids = plain.random_ids
+
+  def counted(*args):
+    calls.append(args)
+    return random_ids(*args)
+
+  monkeypatch.setattr(plain, "random_ids", counted)
+  return calls
+
+
+def same_book(a, b):
+  return (a.sha256, a.manifest, a.vocab_size) == (b.sha256, b.manifest, b.vocab_size)
+
+
+def test_an_equal_book_is_read_and_not_built(train, tmp_path, builds):
+  first = build.code_book(ids_config("rid"), train, 0, tmp_path)
+  again = build.code_book(ids_config("rid"), train, 0, tmp_path)
+  assert len(builds) == 1
+  assert same_book(first, again)
+  # Options of another kind are none of its own.
+  build.code_book(ids_config("rid", branching=7), train, 0, tmp_path)
+  assert len(builds) == 1
+
+
+def test_another_option_is_another_folder(train, tmp_path, builds):
+  shorter = interactions.keep_rows(train, np.arange(train.num_users) > 0)
+  turned = dataclasses.replace(train, item_E=train.item_E[::-1])
+  asked = [
+    (ids_config("rid"), train, 0),
+    (ids_config("rid", base=6), train, 0),
+    (ids_config("rid"), train, 1),
+    (ids_config("rid"), shorter, 0),
+    (ids_config("rid"), turned, 0),
+  ]
+  for number, (config, log, seed) in enumerate(asked, start=1):
+    build.code_book(config, log, seed, tmp_path)
+    assert len(builds) == len(list(tmp_path.iterdir())) == number
+  build.code_book(ids_config("sid"), train, 0, tmp_path)
+  assert len(list(tmp_path.iterdir())) == len(asked) + 1
+
+
+def test_a_damaged_book_is_built_anew(train, tmp_path, builds):
+  first = build.code_book(ids_config("rid"), train, 0, tmp_path)
+  (path,) = tmp_path.glob("*/codes.npz")
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  assert same_book(build.code_book(ids_config("rid"), train, 0, tmp_path), first)
+  assert len(builds) == 2
+  assert same_book(build.code_book(ids_config("rid"), train, 0, tmp_path), first)
+  assert len(builds) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds):
+  (tmp_path / "file").write_text("no folder")
+  cache = tmp_path / "file" / "cache"
+  first = build.code_book(ids_config("rid"), train, 0, cache)
+  assert same_book(build.code_book(ids_config("rid"), train, 0, cache), first)
+  assert len(builds) == 2
+  assert same_book(build.code_book(ids_config("rid"), train, 0, tmp_path / "c"), first)
+
+
+@pytest.mark.parametrize(
+  ("config", "complaint"),
+  [
+    (ids_config("tiger"), "config.ids.kind is 'tiger'; choose one of sci, rid, sid"),
+    (ids_config("rid", base=1), "config.ids.base is 1; it must be at least 2"),
+    (ids_config("sid", base=0), "config.ids.base is 0"),
+    (ids_config("sci", branching=1), "config.ids.branching is 1"),
+    (ids_config("sci", leaf_size=0), "config.ids.leaf_size is 0"),
+    (ids_config("sci", levels=0), "config.ids.levels is 0"),
+    (
+      ids_config("sci", tokens="leaf"),
+      "config.ids.tokens is 'leaf'; choose one of lev",
+    ),
+  ],
+)
+def test_a_wrong_option_is_one_line(train, tmp_path, config, complaint):
+  with pytest.raises(UserError, match=complaint) as error:
+    build.code_book(config, train, 0, tmp_path)
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", build.KINDS)
+def test_an_empty_catalogue_is_one_line(tmp_path, kind):
+  with pytest.raises(UserError, match="the catalogue is empty"):
+    build.code_book(ids_config(kind), make_log([], 0), 0, tmp_path)

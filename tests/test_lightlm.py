@@ -1,0 +1,275 @@
+"""LightLM: what it reads, what it is trained on, and what its scores mean."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding.allowed import Allowed, everything_open
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.models import encoder_decoder
+from lightlm_jax.systems import lightlm
+
+H = 5
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+ITEM_CODES = [
+  (4, 1),
+  (0, 3, 2),
+  (5,),
+  (1, 1, 1),
+  (1, 1, 2),
+  (4, 0, 3),
+  (0, 2),
+  (3, 5),
+  (3, 0, 0),
+  (2,),
+  (1, 0),
+  (4, 2, 2),
+]
+USER_CODES = [(6, 7), (7,), (8, 6), (8, 8)]
+VOCAB = 9 + lightlm.NUM_SPECIALS
+
+
+@pytest.fixture(autouse=True)
+def exact():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+def build(**overrides):
+  overrides = {
+    "input.history": H,
+    "input.user_dropout": 0.0,
+    "model.d_model": 16,
+    "model.d_kv": 8,
+    "model.dropout_rate": 0.0,
+    "train.label_smoothing": 0.0,
+    "decoding.beam_size": 12,
+  } | {name.replace("__", "."): value for name, value in overrides.items()}
+  config = config_lib.load("demo", "tiny", overrides)
+  items_IL, users_UL = map(codes_lib.stack_codes, (ITEM_CODES, USER_CODES))
+  system = lightlm.build(config, codes_lib.code_book(items_IL, users_UL, {}))
+  tables = jax.device_put(system.tables)
+  net = encoder_decoder.EncoderDecoder(lightlm.model_config(config, VOCAB))
+  return system, tables, net
+
+
+@functools.cache
+def loss_of(**overrides):
+  """(params, batch, seed) → the loss as a float."""
+  system, tables, _ = build(**overrides)
+  loss = jax.jit(system.loss)
+
+  def value(params, batch, seed=0):
+    value, metrics = loss(params, tables, batch, jax.random.key(seed))
+    assert metrics["loss"] == value
+    return float(value)
+
+  return value
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Weights of every system here: what differs among them has no weights."""
+  system, *_ = build()
+  return jax.jit(system.init)(jax.random.key(0, impl="rbg"))
+
+
+def make_batch(rows, width=H):
+  """A batch of (user, history, target, weight)."""
+  users, histories, targets, weights = zip(*rows)
+  history_BH = np.full((len(rows), width), -1, np.int32)
+  for row, history in zip(history_BH, histories):
+    row[width - len(history) :] = history
+  return Batch(
+    user_B=np.array(users, np.int32),
+    history_BH=history_BH,
+    segment_BH=(history_BH >= 0).astype(np.int32),
+    target_B=np.array(targets, np.int32),
+    weight_B=np.array(weights, np.float32),
+  )
+
+
+ROWS = [
+  (0, [3, 1, 2], 5, 1.0),
+  (1, [], 2, 1.0),
+  (-1, [0, 11, 4, 8, 9], 1, 1.0),
+  (3, [7], 11, 1.0),
+  (2, [6, 6], 3, 0.0),
+]
+
+
+def source_by_hand(user, history, with_user, width):
+  """Tokens, words, segments of one row as lists, without the padding on the left."""
+  read = []
+  if with_user and user >= 0:
+    read += [(token, 0) for token in USER_CODES[user]]
+  for place, item in enumerate(history):
+    read += [(token, len(history) - place) for token in ITEM_CODES[item]]
+  tokens = [token + lightlm.NUM_SPECIALS for token, _ in read]
+  empty = [0] * (width - len(read))
+  return (
+    empty + tokens,
+    empty + [word for _, word in read],
+    empty + [1] * len(read),
+  )
+
+
+@pytest.mark.parametrize("with_user", [True, False])
+def test_the_source_is_the_user_then_the_history_newest_last(with_user):
+  _, tables, _ = build()
+  rows = [*ROWS, (-1, [], 0, 1.0)]
+  source = lightlm.write_source(tables, make_batch(rows), with_user=with_user)
+  width = H * 3 + 2 * with_user
+  by_hand = [source_by_hand(user, items, with_user, width) for user, items, *_ in rows]
+  for got_BS, expected in zip(source, zip(*by_hand)):
+    assert got_BS.dtype == jnp.int32
+    assert got_BS.tolist() == list(expected)
+
+
+def test_the_decoder_reads_the_target_behind_a_start():
+  target_BL = jnp.asarray(lightlm.shift(codes_lib.stack_codes([(0, 3, 2), (5,)])))
+  assert target_BL.tolist() == [[2, 5, 4], [7, -1, -1]]
+  start, pad = lightlm.START, lightlm.PAD
+  assert lightlm.shift_right(target_BL).tolist() == [[start, 2, 5], [start, 7, pad]]
+
+
+def log_probs(net, params, batch, item, with_user=True):
+  """[B, length] log-probabilities of one item's tokens, teacher-forced, by hand."""
+  code = [token + lightlm.NUM_SPECIALS for token in ITEM_CODES[item]]
+  width = H * 3 + 2
+  source = [
+    source_by_hand(user, [i for i in history if i >= 0], with_user, width)
+    for user, history in zip(batch.user_B.tolist(), batch.history_BH.tolist())
+  ]
+  B = len(source)
+  arrays = (np.array(array, np.int32) for array in zip(*source))
+  # Codes of all lengths in one program: what follows a token cannot reach it.
+  read = [lightlm.START, *code, 0, 0][:3]
+  token_BKL = np.tile(np.array(read, np.int32), (B, 1, 1))
+  logits = forward(net)(params, *arrays, token_BKL, np.ones((B, 1), np.int32))
+  logits_BLV = np.asarray(logits, np.float64)[:, 0, : len(code)]
+  log_z_BL = np.log(np.exp(logits_BLV).sum(axis=-1))
+  return logits_BLV[:, range(len(code)), code] - log_z_BL, (logits_BLV, log_z_BL)
+
+
+@functools.cache
+def forward(net):
+  return jax.jit(lambda params, *arguments: net.apply({"params": params}, *arguments))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_mean_of_means(params, smoothing):
+  *_, net = build()
+  loss = loss_of(train__label_smoothing=smoothing)
+  batch = make_batch(ROWS)
+  per_row = []
+  for row, (_, _, item, _) in enumerate(ROWS):
+    log_prob_BL, (logits_BLV, log_z_BL) = log_probs(net, params, batch, item)
+    uniform_L = logits_BLV[row].mean(axis=-1) - log_z_BL[row]
+    per_row.append(-((1 - smoothing) * log_prob_BL[row] + smoothing * uniform_L).mean())
+  np.testing.assert_allclose(loss(params, batch), np.mean(per_row[:4]), rtol=1e-5)
+  weighted = batch._replace(weight_B=np.array([0.5, 0, 2, 0, 1], np.float32))
+  np.testing.assert_allclose(
+    loss(params, weighted), np.average(per_row, weights=[0.5, 0, 2, 0, 1]), rtol=1e-5
+  )
+
+
+def test_rows_of_weight_0_teach_nothing(params):
+  loss = loss_of(train__label_smoothing=0.0)
+  other = [*ROWS[:4], (0, [2, 3, 4, 5], 9, 0.0)]
+  assert loss(params, make_batch(other)) == loss(params, make_batch(ROWS))
+  other[4] = (*other[4][:3], 1.0)
+  assert loss(params, make_batch(other)) != loss(params, make_batch(ROWS))
+
+
+def test_more_padding_changes_no_loss(params):
+  rows = [(user, history[-3:], *rest) for user, history, *rest in ROWS]
+  loss = loss_of(train__label_smoothing=0.0)
+  narrow, wide = (loss(params, make_batch(rows, width)) for width in (3, H))
+  np.testing.assert_allclose(narrow, wide, rtol=1e-5)
+
+
+def hide_users(batch):
+  known_B = (batch.history_BH >= 0).any(axis=1)
+  return batch._replace(user_B=np.where(known_B, -1, batch.user_B).astype(np.int32))
+
+
+def test_user_dropout_hides_users_but_never_the_whole_source(params):
+  batch = make_batch(ROWS)
+  hidden = loss_of(input__user_dropout=1.0)(params, batch)
+  shown = loss_of(train__label_smoothing=0.0)
+  np.testing.assert_allclose(hidden, shown(params, hide_users(batch)), rtol=1e-6)
+  assert abs(hidden - shown(params, batch)) > 1e-3
+
+
+def test_user_dropout_is_drawn_for_each_row_at_its_rate(params):
+  loss = loss_of(input__user_dropout=0.25)
+  batch = make_batch([(0, [3, 1, 2], 5, 1.0)] * len(ROWS))
+  shown = loss_of(train__label_smoothing=0.0)
+  kept, hidden = shown(params, batch), shown(params, hide_users(batch))
+  draws = 100
+  values = np.array([loss(params, batch, seed) for seed in range(draws)])
+  # Equal rows: the loss tells how many of them were read without the user.
+  number = (values - kept) / (hidden - kept) * len(ROWS)
+  np.testing.assert_allclose(number, number.round(), atol=0.01)
+  deviation = (0.25 * 0.75 / (draws * len(ROWS))) ** 0.5
+  assert abs(number.mean() / len(ROWS) - 0.25) < 4 * deviation
+  assert ((number > 0.5) & (number < len(ROWS) - 0.5)).any(), "rows share a fate"
+
+
+def test_a_system_that_reads_no_user_knows_none(params):
+  rows = [row for row in ROWS if row[1]]
+  batch = make_batch([*rows, rows[0]])
+  value = loss_of(input__user=False)(params, batch)
+  shown = loss_of(train__label_smoothing=0.0)
+  np.testing.assert_allclose(value, shown(params, hide_users(batch)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("length_penalty", "beam_size"), [(0.0, 12), (1.0, 3)])
+def test_scores_are_teacher_forced_log_probabilities(params, length_penalty, beam_size):
+  """Every item in its exact place: k widens a narrower beam."""
+  system, tables, net = build(
+    decoding__length_penalty=length_penalty, decoding__beam_size=beam_size
+  )
+  batch = make_batch(ROWS)
+  B, num_items = len(ROWS), len(ITEM_CODES)
+  excluded = [[0, 5], [], [1, 2, 3], [11], []]
+  excluded_BE = np.full((B, 8), num_items, np.int32)
+  for row, items in zip(excluded_BE, excluded):
+    row[: len(items)] = np.sort(system.rank_I[items])
+  allowed = Allowed(everything_open(num_items), np.zeros(B, np.int32), excluded_BE)
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  arguments = jax.device_put((params, tables, batch, allowed))
+  with jax.transfer_guard("disallow"):
+    found = recommend(*arguments, k=num_items)
+  score_BI = np.stack(
+    [
+      log_probs(net, params, batch, item)[0].sum(axis=1) / len(code) ** length_penalty
+      for item, code in enumerate(ITEM_CODES)
+    ],
+    axis=1,
+  )
+  for row in range(B):
+    rest = [item for item in range(num_items) if item not in excluded[row]]
+    order = sorted(rest, key=lambda item, row=row: -score_BI[row, item])
+    assert found.items_BK[row].tolist() == order + [-1] * len(excluded[row])
+    assert found.valid_BK[row].tolist() == [True] * len(rest) + [False] * (
+      num_items - len(rest)
+    )
+    np.testing.assert_allclose(
+      found.scores_BK[row, : len(rest)], score_BI[row, order], rtol=1e-4
+    )
+
+
+def test_hallucinations_are_beams_that_are_no_item(params):
+  system, tables, _ = build(decoding__beam_size=7)
+  flags_BK = jax.jit(system.hallucinated)(params, tables, make_batch(ROWS))
+  assert flags_BK.shape == (5, 7)
+  assert flags_BK.dtype == jnp.bool_
+  assert flags_BK.any()
+  assert not flags_BK.all()

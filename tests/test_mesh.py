@@ -1,0 +1,146 @@
+"""How a run is divided over devices changes nothing but its speed."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from lightlm_jax.errors import UserError
+from lightlm_jax.training import mesh as mesh_lib
+
+FAST = ((1, 1), (4, 2))
+SLOW = ((1, 1), (8, 1), (2, 2))
+
+# Trains a tiny model with dropout for three steps on every mesh; prints the losses,
+# the shapes that the devices hold, and what too large a mesh is told.
+TRAIN = """
+import json
+import sys
+
+import jax
+import numpy as np
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data import interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import codes
+from lightlm_jax.systems import lightlm
+from lightlm_jax.training import loop, mesh, state
+
+config = config_lib.load("demo", "tiny", {
+  "input.history": 5,
+  "model.d_model": 16,
+  "model.d_kv": 4,
+  "model.dropout_rate": 0.3,
+  "train.batch_size": 8,
+  "train.warmup_steps": 1,
+  "train.learning_rate": 0.05,
+})
+rng = np.random.default_rng(0)
+log = interactions.from_sequences(
+  (f"user {u}", [f"item {i}" for i in rng.integers(20, size=7)]) for u in range(12)
+)
+item, user = np.arange(log.num_items), np.arange(log.num_users)
+book = codes.code_book(
+  np.stack([item // 5, 5 + item % 5], axis=1), 10 + user[:, None], {}
+)
+system = lightlm.build(config, book)
+tx = state.optimiser(config)
+feed, plan = feed_lib.positions(log, seed=0, batch_size=8, widths=(5,))
+losses, kernels = [], []
+for data, model in json.loads(sys.argv[1]):
+  devices = mesh.make(data, model)
+  current = state.create(system.init, tx, 3, devices)
+  step = loop.make_step(system, tx, plan, devices, 3)
+  held = jax.device_put(feed, mesh.replicated(devices))
+  losses.append([])
+  for number in range(3):
+    bucket, key, batch = plan.at(number)
+    current, metrics = step(current, system.tables, held, key, batch, bucket=bucket)
+    losses[-1].append(float(metrics["loss"]))
+  query = current.params["encoder"]["query"]["kernel"]["kernel"]
+  kernels.append([list(query.shape), list(query.addressable_shards[0].data.shape)])
+try:
+  refusal = mesh.make(3, 3)
+except UserError as error:
+  refusal = str(error)
+all_data = dict(mesh.make(-1, 2).shape)
+print(json.dumps([losses, kernels, refusal, all_data]))
+"""
+
+
+@functools.cache
+def train(meshes):
+  flags = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0"  # compiling is nearly all of the time
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", TRAIN, json.dumps(meshes)],
+    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("meshes", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
+def test_every_mesh_trains_the_same_model(meshes):
+  """Three steps with dropout, so that its bits are the same too."""
+  losses, kernels, _, _ = train(meshes)
+  for mesh, on_mesh in zip(meshes[1:], losses[1:], strict=True):
+    np.testing.assert_allclose(on_mesh, losses[0], rtol=1e-5, err_msg=str(mesh))
+  # The steps moved the weights, or the later losses would prove little.
+  assert len(set(losses[0])) == 3
+  # Heads are divided over `model`, copied over `data`.
+  assert kernels == [[[1, 16, 8], [1, 16, 8 // model]] for _, model in meshes]
+
+
+def test_a_mesh_that_does_not_fit_names_the_three_numbers():
+  _, _, refusal, all_data = train(FAST)
+  for part in ("mesh.data 3", "mesh.model 3", "8 devices"):
+    assert part in refusal
+  assert "\n" not in refusal
+  assert all_data == {"data": 4, "model": 2}
+
+
+@pytest.mark.parametrize(("data", "model"), [(0, 1), (1, 0), (-2, 1)])
+def test_a_mesh_of_nothing_is_refused(data, model):
+  with pytest.raises(UserError, match=rf"mesh.data {data} × mesh.model {model}"):
+    mesh_lib.make(data, model)
+
+
+def test_the_optimiser_follows_its_parameters():
+  mesh = mesh_lib.make(1, 1)
+  params = {
+    "decoder": {
+      "cross_query": {"kernel": {"kernel": jnp.zeros((2, 4, 8))}},
+      "self_output": {"kernel": jnp.zeros((2, 8, 4))},
+      "feed_forward": {"inner": {"kernel": jnp.zeros((2, 4, 3))}},
+    },
+    "embedding": jnp.zeros((5, 4)),
+  }
+  tree = {"params": params, "opt_state": {"mu": params, "count": jnp.zeros(())}}
+  placed = mesh_lib.shardings(tree, mesh)
+  spec = jax.tree.map(lambda sharding: sharding.spec, placed)
+  expected = {
+    "decoder": {
+      "cross_query": {"kernel": {"kernel": PartitionSpec(None, None, "model")}},
+      "self_output": {"kernel": PartitionSpec(None, "model", None)},
+      "feed_forward": {"inner": {"kernel": PartitionSpec()}},
+    },
+    "embedding": PartitionSpec(),
+  }
+  assert spec["params"] == spec["opt_state"]["mu"] == expected
+  assert spec["opt_state"]["count"] == PartitionSpec()

@@ -1,0 +1,252 @@
+"""The order is a bijection, and an epoch visits every position with its history."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.order import fold, permute
+
+KEYS = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 500) | st.integers(1, 20_000), KEYS)
+def test_permute_is_a_bijection(n, key):
+  place_N = permute(np.arange(n), n, np.uint32(key))
+  assert place_N.dtype == np.uint32
+  np.testing.assert_array_equal(np.sort(place_N), np.arange(n))
+
+
+@settings(max_examples=20)
+@given(st.integers(2**31 - 50, 2**31 - 1), KEYS)
+def test_permute_of_the_largest_domains(n, key):
+  index = np.unique(np.random.default_rng(key).integers(n, size=2_000))
+  index = np.union1d(index, [0, 1, n - 2, n - 1])
+  place = permute(index, n, np.uint32(key))
+  assert len(np.unique(place)) == len(index)
+  assert place.max() < n
+  assert abs(place.mean() / n - 0.5) < 0.05
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def jitted(index, key, n):
+  return permute(index, n, key, jnp)
+
+
+@jax.jit
+def jitted_for_any_n(index, n, key):
+  return permute(index, n, key, jnp)
+
+
+@given(st.integers(1, 2**31 - 1), KEYS)
+def test_numpy_and_jax_give_the_same_bits(n, key):
+  index = (np.arange(64) * 0x9E3779B1 % n).astype(np.uint32)
+  index[:2] = 0, n - 1
+  key = np.uint32(key)
+  place = jitted_for_any_n(index, np.uint32(n), key)
+  assert place.dtype == jnp.uint32
+  np.testing.assert_array_equal(permute(index, n, key), place)
+
+
+@pytest.mark.parametrize("n", [1, 97, 2**31 - 1])
+def test_numpy_and_jax_give_the_same_bits_where_n_is_static(n):
+  index = np.linspace(0, n - 1, 50).astype(np.uint32)
+  key = fold(np.uint32(3), n)
+  host = permute(index, n, key)
+  np.testing.assert_array_equal(host, jitted(index, key, n))
+  np.testing.assert_array_equal(host[7], permute(index[7], n, key))
+
+
+def test_numpy_and_jax_give_the_same_bits_without_jit():
+  index, key = np.arange(33, dtype=np.uint32), np.uint32(2**32 - 1)
+  place = permute(jnp.asarray(index), 33, jnp.asarray(key), jnp)
+  np.testing.assert_array_equal(permute(index, 33, key), place)
+
+
+@given(KEYS, st.integers(0, 2**32 - 1))
+def test_fold_gives_the_same_bits(key, data):
+  host = fold(np.uint32(key), data)
+  assert host == fold(jnp.uint32(key), jnp.uint32(data), jnp)
+  # The finaliser of MurmurHash3 on Python's whole numbers.
+  h = key ^ (data * 0x9E3779B9) % 2**32
+  h = ((h ^ h >> 16) * 0x85EBCA6B + 0x165667B1) % 2**32
+  h = ((h ^ h >> 13) * 0xC2B2AE35) % 2**32
+  assert int(host) == h ^ h >> 16
+
+
+def chi_square_is_small(count):
+  count = np.asarray(count)
+  _, p_value = scipy.stats.chisquare(count)
+  return p_value > 1e-4
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["plain keys", "folded keys"])
+def test_every_place_and_every_order_is_equally_likely(folded):
+  key_K = np.arange(24_000, dtype=np.uint32)
+  if folded:
+    key_K = fold(fold(np.uint32(0), key_K), 1)
+  for n, index in ((10, 0), (10, 9), (1_000, 123)):
+    place_K = permute(np.full(len(key_K), index), n, key_K)
+    assert chi_square_is_small(np.bincount(place_K, minlength=n))
+  order_KN = np.stack([permute(np.full(len(key_K), i), 5, key_K) for i in range(5)], 1)
+  count = collections.Counter(map(tuple, order_KN.tolist()))
+  assert set(count) == set(itertools.permutations(range(5)))
+  assert chi_square_is_small(list(count.values()))
+
+
+@given(KEYS, KEYS)
+def test_other_keys_are_other_orders(a, b):
+  """Two orders of 400 agree in about one place, however close the keys."""
+  for other in {b, a ^ 1, a ^ 2**31} - {a}:
+    agree = permute(np.arange(400), 400, np.uint32(a)) == permute(
+      np.arange(400), 400, np.uint32(other)
+    )
+    assert agree.sum() < 12
+
+
+# The feed.
+
+WIDTHS = (2, 5, 10)
+
+
+def make_log(lengths, seed=0):
+  item_E = np.random.default_rng(seed).integers(1_000, size=sum(lengths))
+  return Interactions(
+    offset_U1=np.cumsum([0, *lengths]),
+    item_E=item_E.astype(np.int32),
+    user_ids=np.arange(len(lengths)).astype(str),
+    item_ids=np.arange(1_000).astype(str),
+  )
+
+
+# Users with one item, and histories on both sides of every width.
+LENGTHS = (1, 3, 1, 30, 2, 12, 11, 10, 6, 7, 1, 4, 25, 5, 1)
+LOG = make_log(LENGTHS)
+gather = jax.jit(feed_lib.gather, static_argnames=("plan", "bucket"))
+
+
+def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS):
+  return feed_lib.positions(log, seed=seed, batch_size=batch_size, widths=widths)
+
+
+def batch_at(feed, plan, step):
+  bucket, key, batch = plan.at(step)
+  shapes = dataclasses.replace(plan, seed=0)  # one program serves every seed
+  return jax.device_get(gather(feed, key, batch, plan=shapes, bucket=bucket))
+
+
+def examples(batch):
+  """(user, history with its filling, target) of the rows that weigh something."""
+  assert set(batch.weight_B.tolist()) <= {0.0, 1.0}
+  np.testing.assert_array_equal(batch.segment_BH, batch.history_BH >= 0)
+  return [
+    (int(user), tuple(history.tolist()), int(target))
+    for user, history, target, weight in zip(
+      batch.user_B, batch.history_BH, batch.target_B, batch.weight_B
+    )
+    if weight
+  ]
+
+
+def oracle(log, widths):
+  """Every position once: its history in the narrowest width that holds it."""
+  found = []
+  for user in range(log.num_users):
+    row = log.row(user).tolist()
+    for place, target in enumerate(row):
+      history = row[max(0, place - widths[-1]) : place]
+      width = next(width for width in widths if width >= len(history))
+      found.append((user, (-1,) * (width - len(history)) + tuple(history), target))
+  return found
+
+
+def epoch_of(feed, plan, epoch=0):
+  first = epoch * plan.steps_per_epoch
+  return [batch_at(feed, plan, first + s) for s in range(plan.steps_per_epoch)]
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "widths"), [(1, (3,)), (7, (2, 10)), (8, WIDTHS), (200, (3,))]
+)
+def test_an_epoch_visits_every_position_once(batch_size, widths):
+  feed, plan = make(batch_size=batch_size, widths=widths)
+  wanted = collections.Counter(oracle(LOG, widths))
+  assert sum(plan.sizes) == sum(LENGTHS) == wanted.total()
+  for epoch in (0, 3):
+    batches = epoch_of(feed, plan, epoch)
+    assert all(len(batch.weight_B) == batch_size for batch in batches)
+    found = collections.Counter(e for batch in batches for e in examples(batch))
+    assert found == wanted
+
+
+def test_every_batch_but_a_buckets_last_is_full():
+  feed, plan = make()
+  weight = sorted(batch.weight_B.sum() for batch in epoch_of(feed, plan))
+  rest = [size % 8 for size in plan.sizes if size % 8]
+  assert weight == sorted(rest + [8] * (plan.steps_per_epoch - len(rest)))
+
+
+def test_buckets_take_turns():
+  _, plan = make(batch_size=1)
+  bucket_S = np.array([plan.at(step)[0] for step in range(plan.steps_per_epoch)])
+  np.testing.assert_array_equal(np.bincount(bucket_S), plan.sizes)
+  half = np.bincount(bucket_S[: len(bucket_S) // 2]) / plan.sizes
+  assert ((half > 0.25) & (half < 0.75)).all()
+
+
+def test_every_epoch_and_every_seed_has_its_own_order():
+  orders = [
+    [e for batch in epoch_of(*make(seed=seed), epoch) for e in examples(batch)]
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1), (-1, 0))
+  ]
+  for a, b in itertools.combinations(orders, 2):
+    assert sorted(a) == sorted(b)
+    assert np.mean([x == y for x, y in zip(a, b)]) < 0.2
+  # Not only the batches change places: other examples meet in them.
+  meets = [
+    {frozenset(examples(batch)) for batch in epoch_of(*make(), epoch)}
+    for epoch in (0, 1)
+  ]
+  assert len(meets[0] & meets[1]) <= 2
+
+
+def test_a_step_is_a_function_of_seed_and_step():
+  feed, plan = make()
+  assert 2 * plan.steps_per_epoch < 57
+  in_turn = [batch_at(feed, plan, step) for step in range(58)][57]
+  alone = batch_at(*make(), 57)
+  for a, b in zip(in_turn, alone, strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+  assert examples(alone) != examples(batch_at(*make(seed=1), 57))
+
+
+def test_long_histories_keep_their_last_items():
+  log = make_log([60])
+  feed, plan = make(log, batch_size=60, widths=(2, 4))
+  assert plan.widths == (2, 4)
+  row = log.row(0).tolist()
+  found = [e for batch in epoch_of(feed, plan) for e in examples(batch)]
+  assert (0, tuple(row[55:59]), row[59]) in found
+  assert (0, tuple(row[:4]), row[4]) in found
+  assert (0, (-1, row[0]), row[1]) in found
+
+
+def test_users_with_one_item():
+  log = make_log([1] * 5)
+  feed, plan = make(log, batch_size=3)
+  assert plan.widths == (2,)
+  assert plan.sizes == (5,)
+  found = [e for batch in epoch_of(feed, plan) for e in examples(batch)]
+  assert sorted(found) == [(u, (-1, -1), int(log.item_E[u])) for u in range(5)]

@@ -1,0 +1,420 @@
+"""One command from a log to a judged model: what it prints, and what it leaves."""
+
+import hashlib
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import limits, train, workdir
+from lightlm_jax.errors import UserError
+from lightlm_jax.training import checkpoint, journal
+from lightlm_jax.training import state as state_lib
+
+METRICS = {"hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10"}
+RULES = {"seen_excluded", "seen_allowed"}
+
+
+def results_of(path):
+  def refuse(text):
+    raise ValueError(f"{text} is not JSON")
+
+  text = (path / "results.json").read_text()
+  return json.loads(text, parse_constant=refuse)
+
+
+def lines_of(path):
+  return [
+    json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()
+  ]
+
+
+def contents(folder):
+  """Every file below a folder with its bytes' digest."""
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
+def assert_metrics(metrics):
+  assert metrics.keys() == RULES
+  for values in metrics.values():
+    assert values.keys() == METRICS
+    assert all(type(v) is float and 0 <= v <= 1 for v in values.values())
+    assert values["hr@5"] <= values["hr@10"] <= values["hr@20"]
+    assert values["mrr@10"] <= values["ndcg@10"] <= values["hr@10"]
+
+
+def test_demo_ends_well(demo_run):
+  _, done = demo_run
+  assert done.returncode == 0, done.stderr
+  assert "Traceback" not in done.stderr
+  assert done.stdout.startswith("backend cpu: ")
+
+
+def test_results_hold_every_promised_field(demo_run):
+  results = results_of(demo_run[0])
+  wanted = {
+    "system": "lightlm",
+    "dataset": "demo",
+    "preset": "tiny",
+    "seed": 0,
+    "steps": 40,
+    "num_users": 300,
+    "decoding": "beam",
+    "protocol": "leave_one_out",
+    "audit": None,
+  }
+  assert {name: results[name] for name in wanted} == wanted
+  measured = {
+    "ids": dict,
+    "params": dict,
+    "train_seconds": float,
+    "examples_per_second": float,
+    "users_per_second": float,
+    "beam_size": int,
+    "split_sha256": str,
+    "best_step": int,
+    "validation": dict,
+    "metrics": dict,
+    "hallucination_rate": float,
+    "baselines": dict,
+    "versions": dict,
+    "devices": list,
+    "expected_best_ndcg@10": float,
+  }
+  assert {name: type(results[name]) for name in measured} == measured
+  assert results.keys() == wanted.keys() | measured.keys()
+
+  assert results["ids"].keys() == {"kind", "manifest_sha256"}
+  assert results["ids"]["kind"] == "sci"
+  for digest in (results["ids"]["manifest_sha256"], results["split_sha256"]):
+    assert len(digest) == 64
+    assert set(digest) <= set("0123456789abcdef")
+  assert 0 < results["params"]["non_embedding"] < results["params"]["total"]
+  assert results["best_step"] in (10, 20, 30, 40)
+  assert 0 <= results["hallucination_rate"] <= 1
+  assert min(results["examples_per_second"], results["users_per_second"]) > 0
+  assert results["versions"]["jax"] == jax.__version__
+  assert results["devices"] == ["cpu"]
+
+
+def test_results_hold_every_metric_of_both_rules(demo_run):
+  results = results_of(demo_run[0])
+  assert_metrics(results["validation"])
+  assert_metrics(results["metrics"])
+  assert results["baselines"].keys() == {"pop", "item_knn", "best_possible"}
+  for metrics in results["baselines"].values():
+    assert_metrics(metrics)
+  best = results["baselines"]["best_possible"]["seen_excluded"]["ndcg@10"]
+  assert results["metrics"]["seen_excluded"]["ndcg@10"] < best
+
+
+def test_journal_holds_losses_and_validations(demo_run):
+  lines = lines_of(demo_run[0])
+  losses = [line for line in lines if "loss" in line]
+  assert [line["step"] for line in losses] == [10, 20, 30, 40]
+  assert all(math.isfinite(line["loss"]) for line in losses)
+  assert losses[-1]["loss"] < losses[0]["loss"]
+  assert all(line["examples_per_second"] > 0 for line in losses)
+  others = [line for line in lines if "loss" not in line]
+  validations = {line["step"]: line["validation"] for line in others}
+  assert list(validations) == [10, 20, 30, 40]
+  assert all(values.keys() == METRICS for values in validations.values())
+  # The model that is judged is the one that validation chose, the first of equals.
+  scores = {step: values["ndcg@10"] for step, values in validations.items()}
+  assert results_of(demo_run[0])["best_step"] == max(scores, key=scores.get)
+
+
+def test_events_show_what_the_journal_holds(demo_run):
+  from tensorboardX import proto, record_writer  # noqa: PLC0415, slow to import
+
+  (path,) = demo_run[0].glob("events.out.tfevents.*")
+  data, place, shown = path.read_bytes(), 0, []
+  while place < len(data):
+    size = int.from_bytes(data[place : place + 8], "little")
+    body = data[place + 12 : place + 12 + size]
+    place += size + 16
+    crc = int.from_bytes(data[place - 4 : place], "little")
+    assert crc == record_writer.masked_crc32c(body)
+    event = proto.event_pb2.Event.FromString(body)
+    shown += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+  losses = [line for line in lines_of(demo_run[0]) if "loss" in line]
+  assert [(step, value) for step, tag, value in shown if tag == "loss"] == [
+    (line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in losses
+  ]
+  assert "validation/ndcg_10" in {tag for _, tag, _ in shown}
+
+
+def test_workdir_holds_config_ids_and_two_checkpoints(demo_run):
+  path, _ = demo_run
+  config = config_lib.load("demo:tiny")
+  assert (path / "config.json").read_text() == config_lib.to_json(config)
+  manifest = json.loads((path / "codes" / "manifest.json").read_text())
+  assert manifest["sha256"] == results_of(path)["ids"]["manifest_sha256"]
+  steps = {int(folder.name) for folder in (path / "checkpoints").iterdir()}
+  assert steps == {results_of(path)["best_step"], 40}
+
+
+def test_pipe_gets_plain_lines(demo_run):
+  out = demo_run[1].stdout
+  assert "\r" not in out
+  assert "\x1b" not in out
+  lines = out.splitlines()
+  progress = [line for line in lines if line.startswith("step ") and "loss" in line]
+  assert [line.split()[1] for line in progress] == ["10/40", "20/40", "30/40", "40/40"]
+  assert all(len(line) <= 88 for line in progress)
+  # The table: a row for the run, for each baseline and for the best possible.
+  for name in ("pop", "item_knn", "lightlm", "best possible"):
+    (row,) = [line for line in lines if line.startswith(name) and line.count(".") == 8]
+    assert len(row.removeprefix(name).split()) == 8
+
+
+def test_same_again_prints_the_table_and_changes_nothing(demo_run, capsys):
+  path, done = demo_run
+  before = contents(path)
+  results = train.train(config_lib.load("demo:tiny"), path)
+  assert results == results_of(path)
+  assert contents(path) == before
+  out = capsys.readouterr().out
+  assert "finished before" in out
+  assert "loss" not in out
+  table = done.stdout[done.stdout.index("demo: test, 300 users") :]
+  assert (
+    out[out.index("demo: test, 300 users") :].splitlines()
+    == (table.splitlines()[: len(out[out.index("demo: test, 300") :].splitlines())])
+  )
+
+
+def test_train_on_everything_then_raise_the_steps(small_config, tmp_path, capsys):
+  results = train.train(small_config(), tmp_path)
+  for name in ("validation", "metrics", "hallucination_rate", "users_per_second"):
+    assert results[name] is None
+  assert (results["num_users"], results["baselines"]) == (0, {})
+  assert (results["protocol"], results["steps"], results["best_step"]) == ("none", 6, 6)
+  assert results == results_of(tmp_path)
+  first = lines_of(tmp_path)
+  assert [line["step"] for line in first] == [1, 2, 3, 4, 5, 6]
+  capsys.readouterr()
+
+  more = train.train(small_config(train__steps=9), tmp_path)
+  assert "resuming at step 6" in capsys.readouterr().out
+  again = lines_of(tmp_path)
+  assert again[:6] == first
+  assert [line["step"] for line in again[6:]] == [7, 8, 9]
+  # A start from scratch would see the losses of the first steps again.
+  assert again[6]["loss"] < again[0]["loss"]
+  assert more["steps"] == more["best_step"] == 9
+  assert more["train_seconds"] > results["train_seconds"]
+  assert results_of(tmp_path) == more
+
+
+@pytest.mark.parametrize("system", ["pop", "item_knn", "ease"])
+def test_baselines_go_through_the_same_train(small_config, tmp_path, system, demo_run):
+  config = small_config(system=system, split__kind="leave_one_out")
+  results = train.train(config, tmp_path)
+  assert results_of(tmp_path) == results
+  assert results["system"] == system
+  for name in (
+    *("ids", "steps", "params", "train_seconds", "examples_per_second"),
+    *("decoding", "beam_size", "best_step", "hallucination_rate"),
+  ):
+    assert results[name] is None
+  assert_metrics(results["validation"])
+  assert_metrics(results["metrics"])
+  demo = results_of(demo_run[0])
+  assert results.keys() == demo.keys()
+  assert results["split_sha256"] == demo["split_sha256"]
+  if system in demo["baselines"]:
+    assert results["metrics"] == demo["baselines"][system]
+  assert not (tmp_path / "checkpoints").exists()
+  assert train.train(config, tmp_path) == results
+
+
+def test_half_batches_accumulated_train(small_config, tmp_path):
+  config = small_config(train__accumulate=2, train__batch_size=16)
+  results = train.train(config, tmp_path)
+  losses = {line["step"]: line["loss"] for line in lines_of(tmp_path)}
+  assert list(losses) == [1, 2, 3, 4, 5, 6]
+  assert all(math.isfinite(loss) for loss in losses.values())
+  assert results["steps"] == 6
+  with_counts = checkpoint.Checkpoints(workdir.epath.Path(tmp_path))
+  assert with_counts.progress()["examples"] <= 6 * 16
+  with_counts.close()
+
+
+def test_two_half_batches_make_one_update():
+  config = config_lib.load("demo:tiny", overrides={"train.warmup_steps": 0})
+  halves = config.copy_and_resolve_references()
+  halves.train.accumulate, halves.train.steps = 2, 2 * config.train.steps
+  params = {"query": jnp.array([1.0, -2.0]), "scale": jnp.array([0.5])}
+  grads = [
+    {"query": jnp.array([0.3, 0.1]), "scale": jnp.array([-0.2])},
+    {"query": jnp.array([-0.1, 0.5]), "scale": jnp.array([0.4])},
+  ]
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
+
+  def run(config, all_grads):
+    tx = state_lib.optimiser(config)
+    value, state, seen = params, tx.init(params), []
+    for grad in all_grads:
+      updates, state = tx.update(grad, state, value)
+      value = jax.tree.map(jnp.add, value, updates)
+      seen.append(value)
+    return seen
+
+  whole = run(config, [mean] * 3)
+  half = run(halves, grads * 3)
+  for place in (0, 2, 4):  # a half batch alone moves nothing
+    before = half[place - 1] if place else params
+    jax.tree.map(np.testing.assert_array_equal, half[place], before)
+  for a, b in zip(whole, half[1::2]):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+  assert not np.allclose(half[1]["query"], params["query"])
+
+
+def test_norms_and_biases_are_not_decayed():
+  config = config_lib.load(
+    "demo:tiny", overrides={"train.warmup_steps": 0, "train.weight_decay": 0.5}
+  )
+  tx = state_lib.optimiser(config)
+  params = {
+    "block": {"norm": {"scale": jnp.ones(2)}, "query": jnp.ones(2)},
+    "bias": {"table": jnp.ones(2)},
+  }
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  assert (updates["block"]["query"] < 0).all()
+  assert not updates["block"]["norm"]["scale"].any()
+  assert not updates["bias"]["table"].any()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_rate_warms_up_and_ends_at_zero(schedule):
+  overrides = {
+    "train.schedule": schedule,
+    "train.steps": 10,
+    "train.warmup_steps": 4,
+    "train.weight_decay": 0.0,
+    "train.learning_rate": 0.01,
+  }
+  tx = state_lib.optimiser(config_lib.load("demo:tiny", overrides=overrides))
+  params = {"query": jnp.zeros(1)}
+  state, moves = tx.init(params), []
+  for _ in range(11):
+    # A constant gradient: Adam moves by exactly the learning rate.
+    updates, state = tx.update({"query": jnp.ones(1)}, state, params)
+    moves.append(-float(updates["query"][0]))
+  assert moves[:5] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01], rel=1e-3)
+  assert moves[4:] == sorted(moves[4:], reverse=True)
+  assert moves[10] == pytest.approx(0, abs=1e-9)
+
+
+def write_journal(folder, lines):
+  (folder / "metrics.jsonl").write_text(lines)
+
+
+def test_journal_drops_what_lies_behind_the_resumed_step(tmp_path):
+  kept = '{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.5}\n'
+  write_journal(tmp_path, kept + '{"step": 30, "loss": 1.0}\n{"step": 40, "lo')
+  book = journal.Journal(workdir.epath.Path(tmp_path), 20)
+  book.write(30, {"loss": 0.9, "validation": {"hr@5": 0.5}})
+  book.close()
+  text = (tmp_path / "metrics.jsonl").read_text()
+  assert text == kept + '{"step": 30, "loss": 0.9, "validation": {"hr@5": 0.5}}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"step": 1', "", "null", '"', "[]", '{"loss": 1}'])
+def test_journal_drops_a_torn_line(tmp_path, torn):
+  whole = '{"step": 1, "loss": 2.0}\n'
+  write_journal(tmp_path, whole + torn)
+  journal.Journal(workdir.epath.Path(tmp_path), 5).close()
+  assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
+def test_journal_of_a_fresh_start_is_empty(tmp_path):
+  write_journal(tmp_path, '{"step": 1, "loss": 2.0}\n')
+  journal.Journal(workdir.epath.Path(tmp_path), 0).close()
+  assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def bar_output(capsys, console=None, **options):
+  bar = journal.Bar(console or rich.console.Console(), **options)
+  for step in range(options["start"] + 1, options["total"] + 1):
+    bar.advance(step)
+  bar.log(options["total"], 1.23456, 98765.4)
+  bar.say("a word [not markup]")
+  bar.close()
+  return capsys.readouterr().out
+
+
+def test_bar_writes_lines_where_there_is_no_terminal(capsys):
+  out = bar_output(capsys, start=5, total=10)
+  first, second = out.splitlines()
+  assert first == "step 10/10  loss 1.235  98,765 examples/s  0:00 left"
+  assert second == "a word [not markup]"
+
+
+def test_bar_is_drawn_on_a_terminal(capsys):
+  console = rich.console.Console(force_terminal=True, width=100)
+  out = bar_output(capsys, console, start=5, total=10)
+  assert "\x1b[" in out
+  assert "10/10" in out
+  assert "loss 1.235" in out
+
+
+def test_claim_ignores_only_steps_and_logging(tmp_path):
+  config = config_lib.load("demo:tiny")
+  workdir.claim(tmp_path / "run", config)
+  more = {"train.steps": 50, "train.log_every": 1}
+  workdir.claim(tmp_path / "run", config_lib.load("demo:tiny", overrides=more))
+  written = (tmp_path / "run" / "config.json").read_text()
+  assert json.loads(written)["train"]["steps"] == 50
+  other = config_lib.load("demo:tiny", overrides={"train.batch_size": 8, "seed": 3})
+  with pytest.raises(UserError, match=r"seed: 0 → 3; train.batch_size: 32 → 8"):
+    workdir.claim(tmp_path / "run", other)
+  assert (tmp_path / "run" / "config.json").read_text() == written
+
+
+def test_write_whole_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
+  path = workdir.epath.Path(tmp_path) / "results.json"
+  workdir.write_json(path, {"a": 1})
+
+  def fail(self, text):
+    (tmp_path / self.name).write_bytes(text[:3].encode())
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(type(path), "write_text", fail)
+  with pytest.raises(UserError, match=r"cannot write .*results.json: No space left"):
+    workdir.write_json(path, {"a": 2})
+  assert json.loads(path.read_text()) == {"a": 1}
+  assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_every_preset_is_within_the_limits():
+  for name in config_lib.available():
+    for preset in (None, "small", "tiny"):
+      limits.check(config_lib.load(name, preset))
+
+
+def test_other_log_in_a_finished_workdir_is_refused(demo_run, tmp_path, monkeypatch):
+  shutil.copytree(demo_run[0], tmp_path / "run")
+  before = contents(tmp_path / "run")
+  load = train.datasets.load
+
+  def other_log(config):
+    dataset = load(config)
+    dataset.log.item_E[:2] = dataset.log.item_E[:2][::-1]
+    return dataset
+
+  monkeypatch.setattr(train.datasets, "load", other_log)
+  with pytest.raises(UserError, match="begun on another log"):
+    train.train(config_lib.load("demo:tiny"), tmp_path / "run")
+  assert contents(tmp_path / "run") == before
