@@ -38,10 +38,10 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, rid, sid, iid
-  config.ids.branching = 32  # sci: clusters a level
+  config.ids.branching = 24  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
-  config.ids.levels = 2  # sci: at most so many clusterings
-  config.ids.tokens = "level"  # sci: a token set for each level, or "node": each cluster
+  config.ids.levels = 1  # sci: at most so many clusterings
+  config.ids.tokens = "node"  # sci: a token for every cluster and item, or "level"
   config.ids.base = 32  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()
@@ -60,6 +60,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.batch_size = 64  # examples
   config.train.accumulate = 1  # steps an update
   config.train.learning_rate = 2e-3
+  config.train.embedding_rate = 8.0  # the embeddings' multiple of it
   config.train.warmup_steps = 200
   config.train.schedule = "cosine"  # or "linear", both to 0 at the last step
   config.train.weight_decay = 0.01

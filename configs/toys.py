@@ -35,10 +35,10 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, rid, sid, iid
-  config.ids.branching = 64  # sci: clusters a level
+  config.ids.branching = 128  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
-  config.ids.levels = 2  # sci: at most so many clusterings
-  config.ids.tokens = "level"  # sci: a token set for each level, or "node": each cluster
+  config.ids.levels = 1  # sci: at most so many clusterings
+  config.ids.tokens = "node"  # sci: a token for every cluster and item, or "level"
   config.ids.base = 64  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()
@@ -57,6 +57,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.batch_size = 256  # examples
   config.train.accumulate = 1  # steps an update
   config.train.learning_rate = 1e-3
+  config.train.embedding_rate = 8.0  # the embeddings' multiple of it
   config.train.warmup_steps = 1_000
   config.train.schedule = "cosine"  # or "linear", both to 0 at the last step
   config.train.weight_decay = 0.01

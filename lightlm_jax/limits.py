@@ -43,7 +43,7 @@ RULES = (
   (
     "above 0 and finite",
     lambda value: 0 < value < math.inf,
-    ("train.learning_rate", "train.clip_norm"),
+    ("train.learning_rate", "train.embedding_rate", "train.clip_norm"),
   ),
   (
     "0 or more and below 1",

@@ -80,6 +80,8 @@ def small_config(_compiled_once):
       "split.kind": "none",
       "baselines": (),
       "train.history_buckets": (),
+      "train.batch_size": 16,
+      "train.accumulate": 2,
       "train.steps": 6,
       "train.eval_every": 2,
       "train.log_every": 1,

@@ -282,9 +282,12 @@ def test_filters_equal_a_trie_of_the_open_items(catalogue):
   gone = np.setdiff1d(np.arange(40), kept)
   smaller = Catalogue([catalogue.codes[item] for item in kept], 8)
   expected, _ = smaller.run(table, None, beam_size=6)
-  by_mask = np.isin(np.arange(40), kept)[None]
+  by_mask = catalogue.allowed(
+    np.isin(np.arange(40), kept)[None], [0] * ROWS, [[]] * ROWS, width=32
+  )
   for allowed in (
-    catalogue.allowed(by_mask, [0] * ROWS, [[]] * ROWS, width=32),
+    by_mask,
+    by_mask._replace(excluded_BE=by_mask.excluded_BE[:, :0]),
     catalogue.excluding([gone.tolist()] * ROWS, width=32),
   ):
     found, _ = catalogue.run(table, allowed, beam_size=6)
@@ -412,6 +415,15 @@ def test_an_unconstrained_search_says_which_beams_are_no_item(catalogue, beam_si
       assert found.items_BK[row].tolist() == items
       flags += hallucinated_BK[row].tolist()
   assert set(flags) == {True, False}
+
+
+def test_an_empty_slot_is_no_hallucination():
+  """The tree of all sequences ends at items, so that ten beams find seven."""
+  catalogue = Catalogue([(0,), (1,), (2,), (3, 0)], 4)
+  table = random_table(0, 4)
+  found, hallucinated_BK = catalogue.run(table, None, beam_size=10, free=True)
+  assert found.valid_BK.sum(axis=1).tolist() == [4] * ROWS
+  assert hallucinated_BK.sum(axis=1).tolist() == [3] * ROWS
 
 
 def test_the_first_k_are_the_best_of_a_wider_search(catalogue):

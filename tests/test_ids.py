@@ -364,6 +364,11 @@ def test_a_token_means_one_thing(tokens):
       for token in code[len(path) :]:
         meaning[token].add(f"last of side {side}")
   assert all(len(found) == 1 for found in meaning.values())
+  if tokens == "node":
+    last = [
+      code[-1] for code, path in zip(strip(items), paths[U:]) if len(code) > len(path)
+    ]
+    assert len(set(last)) == len(last) > 0
   # And a cluster has one token: as many tokens as there are things to mean.
   things = [thing for found in meaning.values() for thing in found]
   clusters = [thing for thing in things if not isinstance(thing, str)]
@@ -396,9 +401,11 @@ def demo():
   return train, *sci(train, branching=32, leaf_size=20, levels=2)
 
 
-def test_last_tokens_are_drawn(demo):
+@pytest.mark.parametrize("tokens", spectral.TOKENS)
+def test_last_tokens_are_drawn(demo, tokens):
   """Neither the catalogue's order, nor popularity, nor time shows in a last token."""
-  train, items, users = demo
+  train, _, _ = demo
+  items, users = sci(train, branching=32, leaf_size=20, levels=2, tokens=tokens)
   check(items, users, train)
   first_I = np.full(train.num_items, len(train.item_E))
   np.minimum.at(first_I, train.item_E, np.arange(len(train.item_E)))
@@ -444,7 +451,8 @@ def watched(*args, **kwargs):
   return paths
 
 spectral.cluster_paths = watched
-tables = spectral.spectral_ids(train, branching=32, leaf_size=20, levels=2, seed=0)
+options = dict(branching=32, leaf_size=20, levels=2, tokens="level", seed=0)
+tables = spectral.spectral_ids(train, **options)
 print(codes.code_book(*tables, {}).sha256)
 """
 

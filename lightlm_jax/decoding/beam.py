@@ -139,8 +139,8 @@ def recommendations(
 
 
 def hallucinated(beams: Beams, trie: DenseTrie) -> jax.Array:
-  """[B, K] bool: true where a beam of an unconstrained search is no item."""
-  return ~trie.is_leaf(beams.state_BK)
+  """[B, K] bool: where a beam of an unconstrained search is no item; no empty slot."""
+  return ~trie.is_leaf(beams.state_BK) & (beams.log_prob_BK > -jnp.inf)
 
 
 def unconstrained(trie: DenseTrie) -> DenseTrie:

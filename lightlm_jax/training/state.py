@@ -12,6 +12,9 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.training import mesh as mesh_lib
 
 
+EMBEDDINGS = ("embedding", "word_embedding")  # tokens and whole words, by path
+
+
 class TrainState(NamedTuple):
   """A plain pytree; `step` counts the batches seen and seeds every random draw."""
 
@@ -24,6 +27,9 @@ def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation
   """AdamW behind gradient clipping, warm-up and decay, from `config.train`.
 
   Norm scales and relative biases are not decayed: pulling them to zero is no prior.
+  Embeddings start about sqrt(D) times larger than the weights, so one absolute rate
+  would move them that much less; `embedding_rate` is their multiple of it (T5's
+  Adafactor scales every update by the parameter's own size).
   """
   t = config.train
   accumulate = t.accumulate
@@ -40,6 +46,7 @@ def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation
   chain = optax.chain(
     optax.clip_by_global_norm(t.clip_norm),
     optax.adamw(schedule, eps=1e-6, weight_decay=t.weight_decay, mask=_decayed),
+    optax.masked(optax.scale(t.embedding_rate), _is_embedding),
   )
   if accumulate > 1:
     return optax.MultiSteps(chain, accumulate).gradient_transformation()
@@ -70,7 +77,7 @@ def count_parameters(params) -> dict[str, int]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     total += leaf.size
-    non_embedding += 0 if name in ("embedding", "word_embedding") else leaf.size
+    non_embedding += 0 if name in EMBEDDINGS else leaf.size
   return {"total": total, "non_embedding": non_embedding}
 
 
@@ -82,10 +89,17 @@ def _maker(init, tx, mesh):
   return make, mesh_lib.shardings(jax.eval_shape(make, jax.random.key(0)), mesh)
 
 
-def _decayed(params):
-  def is_decayed(path, leaf):
-    del leaf
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return not name.endswith(("scale", "bias/table"))
+def _path_mask(params, chosen):
+  """A pytree of bools: is the parameter's path chosen?"""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: chosen(jax.tree_util.keystr(path, simple=True, separator="/")),
+    params,
+  )
 
-  return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+def _decayed(params):
+  return _path_mask(params, lambda name: not name.endswith(("scale", "bias/table")))
+
+
+def _is_embedding(params):
+  return _path_mask(params, EMBEDDINGS.__contains__)
