@@ -31,7 +31,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
   config.input.history = 20  # last items
-  config.input.user_dropout = 0.5  # how often training hides the user
+  config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, rid, sid, iid
@@ -86,11 +86,13 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.model.num_decoder_layers = 4
     config.model.num_heads = 4
     config.model.d_kv = 32
+    config.model.dropout_rate = 0.15
     config.model.dtype = "float32"
     config.train.batch_size = 128
-    config.train.steps = 8_000
-    config.train.warmup_steps = 400
+    config.train.steps = 12_000  # 12 epochs
+    config.train.warmup_steps = 600
     config.train.eval_users = 2_000
+    config.train.eval_batch_size = 128
   if preset == "tiny":
     config.model.d_model = 32
     config.model.num_layers = 1

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import pathlib
 import resource
+import subprocess
+import sys
 
 from etils import epath
 import jax
@@ -331,26 +334,37 @@ def test_full_disk_ends_the_events_in_one_line(tmp_path):
       book.close()
 
 
-def test_no_room_for_a_checkpoint_then_room_again(
-  train_command, small_config, demo_run, tmp_path
-):
-  del demo_run
+LIMITED = """
+import resource, runpy
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+runpy.run_module("lightlm_jax.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_no_room_for_a_checkpoint_then_room_again(small_config, demo_run, tmp_path):
+  del demo_run  # leaves compiled programs: there is no room for them either
   config = small_config()
-  wanted = train.train(config, tmp_path / "wanted")  # compiles, into the cache
+  wanted = train.train(config, tmp_path / "wanted")
 
   workdir = tmp_path / "run"
-  done = train_command(
-    "--config=configs/demo.py:tiny",
-    "--config.split.kind=none",
-    "--config.baselines=()",
-    "--config.train.history_buckets=()",
-    "--config.train.batch_size=16",
-    "--config.train.accumulate=2",
-    "--config.train.steps=6",
-    "--config.train.eval_every=2",
-    "--config.train.log_every=1",
-    f"--workdir={workdir}",
-    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 2**40)),
+  done = subprocess.run(
+    [
+      *(sys.executable, "-c", LIMITED, "--platform=cpu", f"--workdir={workdir}"),
+      "--config=configs/demo.py:tiny",
+      "--config.split.kind=none",
+      "--config.baselines=()",
+      "--config.train.history_buckets=()",
+      "--config.train.batch_size=16",
+      "--config.train.accumulate=2",
+      "--config.train.steps=6",
+      "--config.train.eval_every=2",
+      "--config.train.log_every=1",
+    ],
+    cwd=pathlib.Path(__file__).parent.parent,
+    capture_output=True,
+    text=True,
+    timeout=600,
   )
   line = one_line(done)
   assert f"cannot write checkpoints in {workdir / 'checkpoints'}" in line
@@ -372,6 +386,7 @@ def losses(workdir):
   return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_run_that_diverges_saves_nothing_of_it(refused, small_config, tmp_path):
   config = small_config(train__learning_rate=1e9, train__log_every=5)
   line = refused(config, tmp_path)

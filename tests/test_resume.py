@@ -18,6 +18,9 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax.training import checkpoint
 
+# A checkpoint is read here as it was written, onto whatever device there is.
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
+
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 160, 20
 ARGUMENTS = (
