@@ -34,7 +34,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
   config.input.history = 20  # last items
-  config.input.user_dropout = 0.5  # how often training hides the user
+  config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, rid, sid, iid
@@ -99,5 +99,4 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.train.eval_users = 100
     config.train.eval_batch_size = 100
     config.train.log_every = 10
-    config.decoding.beam_size = 10
   return config

@@ -103,5 +103,4 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.train.warmup_steps = 2
     config.train.eval_every = 10
     config.train.eval_users = 64
-    config.decoding.beam_size = 10
   return config

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import sys
 
 EXIT_CODE = 2
+INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 class UserError(Exception):
@@ -11,11 +12,14 @@ class UserError(Exception):
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Calls `main(argv)` and returns the exit code: 0, or 2 after one line."""
+  """Calls `main(argv)` and returns the exit code: 0, 2 after one line, 130 on Ctrl-C."""
   try:
     main(argv)
   except UserError as error:
     message = " ".join(str(error).split())
     print(f"lightlm_jax: error: {message}", file=sys.stderr, flush=True)
     return EXIT_CODE
+  except KeyboardInterrupt:
+    print("lightlm_jax: interrupted; start again to resume", file=sys.stderr)
+    return INTERRUPTED
   return 0

@@ -142,7 +142,7 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
     "decoding": None if system.scores else config.decoding.kind,
-    "beam_size": None if system.scores else config.decoding.beam_size,
+    "beam_size": None if system.scores else max(config.decoding.beam_size, evaluator.K),
     "protocol": config.split.kind,
     "split_sha256": split.sha256,
     "best_step": None,

@@ -24,6 +24,7 @@ from lightlm_jax.evaluation.metrics import summarise
 from lightlm_jax.systems.base import System
 
 RULES = ("seen_excluded", "seen_allowed")
+K = 20  # recommendations asked for: the largest cut-off of the metrics
 BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
 
 
@@ -46,7 +47,7 @@ def evaluate(
   *,
   num_items: int,
   batch_size: int,
-  k: int = 20,
+  k: int = K,
   mesh: Mesh | None = None,
   rules: Sequence[str] = RULES,
 ) -> dict[str, Ranks]:

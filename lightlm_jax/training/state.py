@@ -11,7 +11,6 @@ import optax
 from lightlm_jax.errors import UserError
 from lightlm_jax.training import mesh as mesh_lib
 
-
 EMBEDDINGS = ("embedding", "word_embedding")  # tokens and whole words, by path
 
 
