@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Calls `main(argv)` and returns the exit code: 0, 2 after one line, 130 on Ctrl-C."""
+  """Calls `main(argv)`; returns 0, 2 after one line, or 130 on Ctrl-C."""
   try:
     main(argv)
   except UserError as error:

@@ -25,6 +25,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, samples, yardsticks
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, loop
@@ -70,115 +71,34 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   limits.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
   split = splits.SPLITS[config.split.kind](dataset.log)
-  if split.test is not None and not len(split.test):
-    raise UserError(
-      f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
-      "to validate on; give longer histories, or --config.split.kind=none to train on "
-      "everything"
-    )
+  _check_asked(split, config)
   workdir = workdir_lib.claim(workdir, config)
   say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
-  unasked = dataset.log.num_users - (len(split.test) if split.test else 0)
-  if split.test is not None and unasked:
+  unasked = 0 if split.test is None else dataset.log.num_users - len(split.test)
+  if unasked:
     say(f"{unasked:,} users have fewer than 3 interactions: trained on, asked nothing")
+  if (earlier := _finished(workdir, split, config)) is not None:
+    say(f"finished before; {workdir / 'results.json'}:")
+    results_lib.show(earlier, say)
+    return earlier
 
-  finished = workdir / "results.json"
-  if finished.exists() and (earlier := json.loads(finished.read_text())):
-    if earlier["split_sha256"] != split.sha256:
-      raise UserError(_other_log(workdir))
-    if earlier["steps"] is None or earlier["steps"] >= config.train.steps:
-      say(f"finished before; {finished}:")
-      results_lib.show(earlier, say)
-      return earlier
-
-  books = []
-
-  def write_codes() -> codes_lib.CodeBook:
-    began = time.monotonic()
-    root = cache.cache_root() / "codes"
-    book = ids_build.code_book(config.ids, split.train, config.seed, root)
-    earlier = codes_lib.load(workdir / "codes")
-    if earlier is not None and earlier.sha256 != book.sha256:
-      raise UserError(_other_log(workdir))
-    try:
-      codes_lib.save(book, workdir / "codes")
-    except OSError as error:
-      raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
-    length = (book.items_IL >= 0).sum(axis=1)
-    say(
-      f"ids: {config.ids.kind}, {book.vocab_size} tokens, {length.mean():.2f} an item "
-      f"(at most {length.max()}), {time.monotonic() - began:.1f} s"
-    )
-    books.append(book)
-    return book
-
-  system = registry.build(config.system, config, split.train.num_items, write_codes)
+  book = None
+  if config.system in registry.WRITE_IDS:
+    book = _write_ids(config, split, workdir, say)
+  system = registry.build(config.system, config, split.train.num_items, book)
   tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
-  progress = None
   if system.loss is None:
-    params = system.fit(split.train)
+    params, progress = system.fit(split.train), None
   else:
     params, progress = _optimise(system, split, config, workdir, mesh, console)
 
-  evaluate = functools.partial(
-    evaluator.evaluate,
-    system,
-    params,
-    num_items=split.train.num_items,
-    batch_size=config.train.eval_batch_size,
-    mesh=mesh,
-  )
-  results = {
-    "system": system.name,
-    "dataset": config.data.name,
-    "preset": config.preset,
-    "ids": None,
-    "seed": config.seed,
-    "steps": None if progress is None else config.train.steps,
-    "params": None,
-    "train_seconds": None,
-    "examples_per_second": None,
-    "users_per_second": None,
-    "num_users": 0 if split.test is None else len(split.test),
-    "decoding": None if system.scores else config.decoding.kind,
-    "beam_size": None if system.scores else max(config.decoding.beam_size, evaluator.K),
-    "protocol": config.split.kind,
-    "split_sha256": split.sha256,
-    "best_step": None,
-    "validation": None,
-    "metrics": None,
-    "hallucination_rate": None,
-    "audit": None,
-    "baselines": {},
-    "versions": results_lib.versions(),
-    "devices": results_lib.devices(),
-  }
-  if books:
-    results["ids"] = {"kind": config.ids.kind, "manifest_sha256": books[0].sha256}
-  if progress is not None:
-    results["params"] = state_lib.count_parameters(params)
-    results["train_seconds"] = progress.train_seconds
-    results["examples_per_second"] = progress.examples / progress.train_seconds
-    results["best_step"] = progress.best_step or config.train.steps
+  results = _describe(config, split, system, book, params, progress)
   if split.test is not None:
     say("validation and test, all users, both rules …")
-    results["validation"] = evaluator.summarise_rules(evaluate(split.validation))
-    began = time.monotonic()
-    results["metrics"] = evaluator.summarise_rules(evaluate(split.test))
-    seconds = time.monotonic() - began
-    passes = 1 if system.scores else len(evaluator.RULES)
-    results["users_per_second"] = passes * len(split.test) / seconds
-    if system.hallucinated is not None:
-      results["hallucination_rate"] = evaluator.hallucination_rate(
-        system,
-        params,
-        loop.sample(split.test, config.train.eval_users, config.seed),
-        batch_size=config.train.eval_batch_size,
-        mesh=mesh,
-      )
-    _stand_beside(results, config, split, dataset, mesh, say)
-  workdir_lib.write_json(finished, results)
+    results |= _judge(system, params, config, split, mesh)
+    results |= _stand_beside(config, split, dataset, mesh, say)
+  workdir_lib.write_json(workdir / "results.json", results)
   results_lib.show(results, say)
   if split.test is not None:
     for line in samples.recommended(
@@ -186,6 +106,47 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     ):
       say(line)
   return results
+
+
+def _check_asked(split: splits.Split, config) -> None:
+  if split.test is not None and not len(split.test):
+    raise UserError(
+      f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
+      "to validate on; give longer histories, or --config.split.kind=none to train on "
+      "everything"
+    )
+
+
+def _finished(workdir: epath.Path, split: splits.Split, config) -> dict | None:
+  """The results of this very run, if it came to its end before."""
+  path = workdir / "results.json"
+  if not path.exists():
+    return None
+  earlier = json.loads(path.read_text())
+  if earlier["split_sha256"] != split.sha256:
+    raise UserError(_other_log(workdir))
+  more = earlier["steps"] is not None and earlier["steps"] < config.train.steps
+  return None if more else earlier
+
+
+def _write_ids(config, split: splits.Split, workdir: epath.Path, say) -> CodeBook:
+  """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
+  began = time.monotonic()
+  root = cache.cache_root() / "codes"
+  book = ids_build.code_book(config.ids, split.train, config.seed, root)
+  earlier = codes_lib.load(workdir / "codes")
+  if earlier is not None and earlier.sha256 != book.sha256:
+    raise UserError(_other_log(workdir))
+  try:
+    codes_lib.save(book, workdir / "codes")
+  except OSError as error:
+    raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
+  length_I = (book.items_IL >= 0).sum(axis=1)
+  say(
+    f"ids: {config.ids.kind}, {book.vocab_size:,} tokens, {length_I.mean():.2f} an "
+    f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s"
+  )
+  return book
 
 
 def _other_log(workdir: epath.Path) -> str:
@@ -223,21 +184,91 @@ def _optimise(system: System, split, config, workdir, mesh, console):
     )
 
 
-def _stand_beside(results, config, split, dataset, mesh, say) -> None:
-  """Adds the baselines and, where we own the generator, the best possible."""
+def _describe(config, split, system: System, book, params, progress) -> dict:
+  """What is known of a run before it is judged; null where a thing does not apply."""
+  writes_ids = book is not None
+  trained = progress is not None
+  return {
+    "system": system.name,
+    "dataset": config.data.name,
+    "preset": config.preset,
+    "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256}
+    if writes_ids
+    else None,
+    "seed": config.seed,
+    "steps": config.train.steps if trained else None,
+    "params": state_lib.count_parameters(params) if trained else None,
+    "train_seconds": progress.train_seconds if trained else None,
+    "examples_per_second": progress.examples / progress.train_seconds
+    if trained
+    else None,
+    "users_per_second": None,
+    "num_users": 0 if split.test is None else len(split.test),
+    "decoding": config.decoding.kind if writes_ids else None,
+    "beam_size": max(config.decoding.beam_size, evaluator.K) if writes_ids else None,
+    "protocol": config.split.kind,
+    "split_sha256": split.sha256,
+    "best_step": (progress.best_step or config.train.steps) if trained else None,
+    "validation": None,
+    "metrics": None,
+    "hallucination_rate": None,
+    "audit": None,
+    "baselines": {},
+    "versions": results_lib.versions(),
+    "devices": results_lib.devices(),
+  }
+
+
+def _judge(system: System, params, config, split: splits.Split, mesh) -> dict:
+  """Validation and test by both rules; test is read here and nowhere else."""
+  batch_size = config.train.eval_batch_size
+  evaluate = functools.partial(
+    evaluator.evaluate,
+    system,
+    params,
+    num_items=split.train.num_items,
+    batch_size=batch_size,
+    mesh=mesh,
+  )
+  validation = evaluator.summarise_rules(evaluate(split.validation))
+  began = time.monotonic()
+  metrics = evaluator.summarise_rules(evaluate(split.test))
+  seconds = time.monotonic() - began
+  # Scores of all items serve both rules at once; a search is made for each.
+  passes = 1 if system.scores else len(evaluator.RULES)
+  judged = {
+    "users_per_second": passes * len(split.test) / seconds,
+    "validation": validation,
+    "metrics": metrics,
+  }
+  if system.hallucinated is not None:
+    judged["hallucination_rate"] = evaluator.hallucination_rate(
+      system,
+      params,
+      loop.sample(split.test, config.train.eval_users, config.seed),
+      batch_size=batch_size,
+      mesh=mesh,
+    )
+  return judged
+
+
+def _stand_beside(config, split: splits.Split, dataset, mesh, say) -> dict:
+  """The baselines and, where we own the generator, the best possible."""
   names = [name for name in config.baselines if name != config.system]
   num_items = split.train.num_items
   if names:
     say(f"baselines: {', '.join(names)} …")
-  systems = [registry.build(name, config, num_items, codes=None) for name in names]
+  systems = [registry.build(name, config, num_items, None) for name in names]
+  beside = {}
   if dataset.tastes is not None:
     systems.append(best_possible.best_possible(dataset.tastes, num_items))
-    results["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
+    beside["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
       dataset.tastes, split.test
     )
-  results["baselines"] = yardsticks.measure(
+  beside["baselines"] = yardsticks.measure(
     systems, split, batch_size=config.train.eval_batch_size, mesh=mesh
   )
+  return beside
 
 
 if __name__ == "__main__":

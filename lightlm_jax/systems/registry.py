@@ -1,7 +1,5 @@
 """Systems by name."""
 
-from collections.abc import Callable
-
 import ml_collections
 
 from lightlm_jax.errors import UserError
@@ -10,6 +8,7 @@ from lightlm_jax.systems import ease, item_knn, lightlm, popularity
 from lightlm_jax.systems.base import System
 
 NAMES = ("lightlm", "pop", "item_knn", "ease")
+WRITE_IDS = ("lightlm",)
 BASELINES = ("pop", "item_knn", "ease")
 
 
@@ -17,11 +16,11 @@ def build(
   name: str,
   config: ml_collections.ConfigDict,
   num_items: int,
-  codes: Callable[[], CodeBook],
+  book: CodeBook | None,
 ) -> System:
-  """The system `name`; `codes` is called by those that write ids."""
+  """The system `name`; only those of WRITE_IDS look into the book."""
   if name == "lightlm":
-    return lightlm.build(config, codes())
+    return lightlm.build(config, book)
   if name == "pop":
     return popularity.build(num_items)
   if name == "item_knn":

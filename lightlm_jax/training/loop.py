@@ -1,6 +1,7 @@
 """One training loop for every system that has a loss."""
 
 import collections
+from collections.abc import Callable
 import dataclasses
 import functools
 import time
@@ -46,7 +47,7 @@ def train(
   checkpoints: Checkpoints,
   journal: Journal,
   bar: Bar,
-  on_first_step=lambda: None,
+  on_first_step: Callable[[], None],
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
 
@@ -69,11 +70,6 @@ def train(
     batch_size=t.batch_size,
     widths=(*widths, system.max_history),
   )
-  if t.batch_size % mesh.shape["data"]:
-    raise UserError(
-      f"train.batch_size {t.batch_size} does not divide over mesh.data "
-      f"{mesh.shape['data']}; choose a multiple"
-    )
   feed = jax.device_put(feed, mesh_lib.replicated(mesh))
   step_fn = make_step(system, tx, plan, mesh, config.seed)
   asked = sample(split.validation, t.eval_users, config.seed)
@@ -85,7 +81,7 @@ def train(
     progress = Progress(**checkpoints.progress())
     abstract = state_lib.abstract(system.init, tx, mesh)
     state = checkpoints.restore(checkpoints.latest_step, abstract)
-  step = int(state.step)
+  start = step = int(state.step)
 
   clock = _Clock(progress)
   waiting = collections.deque()
@@ -111,10 +107,10 @@ def train(
     waiting.append(metrics["loss"])
     examples = min(plan.batch_size, plan.sizes[bucket] - int(batch) * plan.batch_size)
     clock.count(examples)
-    if len(waiting) == STEPS_IN_FLIGHT or step == 1:
+    if len(waiting) == STEPS_IN_FLIGHT or step == start + 1:
       losses.append(float(waiting.popleft()))
+    if step == start + 1:
       on_first_step()
-      on_first_step = lambda: None  # noqa: E731
     bar.advance(step)
     # Before every pause too, so that no checkpoint holds what has diverged.
     if step % t.log_every == 0 or step % t.eval_every == 0 or step == t.steps:

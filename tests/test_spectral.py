@@ -1,0 +1,278 @@
+"""SCI follows the graph's communities, and the same seed gives the same codes."""
+
+import collections
+import os
+import pathlib
+import subprocess
+import sys
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import scipy.sparse.csgraph
+import scipy.stats
+from small_logs import check, make_log, strip
+
+from lightlm_jax.data import splits
+from lightlm_jax.data.synthetic import Shop, make_shop
+from lightlm_jax.ids import codes, graph, spectral
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
+
+
+# The graph.
+
+
+def test_bipartite_counts_purchases():
+  rows = [[2, 0, 2], [], [1]]
+  dense = graph.bipartite(make_log(rows, num_items=4)).toarray()
+  wanted = np.zeros((7, 7))
+  for user, row in enumerate(rows):
+    for item in row:
+      wanted[user, 3 + item] += 1
+      wanted[3 + item, user] += 1
+  np.testing.assert_array_equal(dense, wanted)
+
+
+# SCI.
+
+
+def sci(log, branching=4, leaf_size=3, levels=2, seed=0, tokens="level"):
+  return spectral.spectral_ids(
+    log,
+    branching=branching,
+    leaf_size=leaf_size,
+    levels=levels,
+    seed=seed,
+    tokens=tokens,
+  )
+
+
+def planted(communities, *, strays, seed=0, num_users=40, num_items=15):
+  """Users buy 8 items of their own community but for `strays`, and the truth."""
+  rng = np.random.default_rng(seed)
+  community_U = rng.permutation(np.arange(communities * num_users) % communities)
+  community_I = rng.permutation(np.arange(communities * num_items) % communities)
+  rows = []
+  for community in community_U:
+    own = np.flatnonzero(community_I == community)
+    row = [*rng.choice(own, 8 - strays), *rng.integers(len(community_I), size=strays)]
+    rows.append(rng.permutation(row))
+  return make_log(rows, len(community_I)), community_U, community_I
+
+
+def pieces(log):
+  """The graph's components that hold an interaction."""
+  _, label_N = scipy.sparse.csgraph.connected_components(graph.bipartite(log))
+  return int((np.bincount(label_N) > 1).sum())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("strays", [0, 1])
+@pytest.mark.parametrize("communities", [2, 3, 7])
+def test_the_first_token_is_the_community(communities, strays, seed):
+  log, community_U, community_I = planted(communities, strays=strays, seed=seed)
+  assert pieces(log) == (1 if strays else communities)
+  items, users = sci(log, branching=communities, leaf_size=20, seed=seed)
+  check(items, users, log)
+  pairs = set(zip(community_I, items[:, 0])) | set(zip(community_U, users[:, 0]))
+  assert len(pairs) == len({c for c, _ in pairs}) == len({t for _, t in pairs})
+  assert len(pairs) == communities
+
+
+def test_two_levels_follow_communities_in_communities():
+  """Nine communities in threes: one token tells the three, the next which of them."""
+  rng = np.random.default_rng(0)
+  community_U, community_I = np.arange(270) % 9, np.arange(135) % 9
+  community_N = np.append(community_U, community_I)
+  rows = []
+  for community in community_U:
+    own = np.flatnonzero(community_I == community)
+    near = np.flatnonzero(community_I // 3 == community // 3)
+    rows.append([*rng.choice(own, 9), *rng.choice(near, 3), rng.integers(135)])
+  adjacency = graph.bipartite(make_log(rows, 135))
+  # A community has 45 members, a three of them 135: only threes are clustered again.
+  three_N, path_N = (
+    spectral.cluster_paths(adjacency, branching=3, leaf_size=60, levels=levels, seed=0)
+    for levels in (1, 2)
+  )
+  assert len(set(zip(community_N // 3, three_N))) == len(set(three_N)) == 3
+  assert [path[:1] for path in path_N] == three_N
+  assert len(set(zip(community_N, path_N))) == len(set(path_N)) == 9
+
+
+@settings(max_examples=80)
+@given(
+  st.lists(st.lists(st.integers(0, 11), max_size=4), min_size=1, max_size=14),
+  st.integers(12, 16),
+  st.integers(2, 40),
+  st.integers(1, 6),
+  st.integers(1, 4),
+  st.sampled_from(spectral.TOKENS),
+)
+def test_any_log_gets_codes(rows, num_items, branching, leaf_size, levels, tokens):
+  log = make_log(rows, num_items)
+  items, users = sci(log, branching, leaf_size, levels, tokens=tokens)
+  check(items, users, log)
+  assert items.shape[1] <= levels + 1
+  assert users.shape[1] <= levels + 1
+  again = sci(log, branching, leaf_size, levels, tokens=tokens)
+  np.testing.assert_array_equal(items, again[0])
+  np.testing.assert_array_equal(users, again[1])
+
+
+EXTREMES = {
+  "one item": make_log([[0]] * 9, 1),
+  "one user": make_log([range(9)], 9),
+  "one of each": make_log([[0]], 1),
+  "nothing bought": make_log([[]] * 10, 12),
+  "nothing bought, one of each": make_log([[]], 1),
+  "cold items and users": make_log([[0, 1], [1, 2], [], [], [3]], 12),
+  "many pieces": make_log([[i, i] for i in range(30)], 30),
+  "pieces above a leaf": make_log([[u, 5 * (u // 5)] for u in range(40)], 40),
+  "all the same": make_log([range(6)] * 20, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize(
+  "options", [{}, {"leaf_size": 1, "levels": 6}, {"branching": 99}]
+)
+def test_extreme_logs_get_codes(name, options):
+  log = EXTREMES[name]
+  items, users = sci(log, **options)
+  check(items, users, log)
+  assert items.shape[1] <= options.get("levels", 2) + 1
+
+
+@pytest.mark.parametrize("tokens", spectral.TOKENS)
+def test_a_token_means_one_thing(tokens):
+  """A number at a level or one cluster; the last of an item; the last of a user."""
+  log, _, _ = planted(3, strays=3)
+  items, users = sci(log, branching=4, leaf_size=5, levels=3, tokens=tokens)
+  paths = spectral.cluster_paths(
+    graph.bipartite(log), branching=4, leaf_size=5, levels=3, seed=0
+  )
+  U, meaning = log.num_users, collections.defaultdict(set)
+  shared = collections.Counter(paths[:U]), collections.Counter(paths[U:])
+  for side, table, own in ((0, users, paths[:U]), (1, items, paths[U:])):
+    for code, path in zip(strip(table), own):
+      assert len(code) == len(path) + (shared[side][path] > 1)
+      for level, (token, number) in enumerate(zip(code, path)):
+        node = path[: level + 1] if tokens == "node" else (level, number)
+        meaning[token].add(node)
+      for token in code[len(path) :]:
+        meaning[token].add(f"last of side {side}")
+  assert all(len(found) == 1 for found in meaning.values())
+  if tokens == "node":
+    last = [
+      code[-1] for code, path in zip(strip(items), paths[U:]) if len(code) > len(path)
+    ]
+    assert len(set(last)) == len(last) > 0
+  # And a cluster has one token: as many tokens as there are things to mean.
+  things = [thing for found in meaning.values() for thing in found]
+  clusters = [thing for thing in things if not isinstance(thing, str)]
+  assert len(clusters) == len(set(clusters))
+
+
+@pytest.mark.parametrize("leaf_size", [1, 6, 30])
+def test_leaves_are_small_where_levels_allow(leaf_size):
+  log, _, _ = planted(3, strays=3)
+  adjacency = graph.bipartite(log)
+  for levels in (1, 2, 40):
+    paths = spectral.cluster_paths(
+      adjacency, branching=4, leaf_size=leaf_size, levels=levels, seed=0
+    )
+    assert 1 <= min(map(len, paths)) <= max(map(len, paths)) <= levels
+    assert max(max(path) for path in paths) < 4
+    leaves = collections.Counter(paths)
+    if levels == 40:
+      # Two nodes that are connected stay together.
+      assert max(leaves.values()) <= max(leaf_size, 2)
+    # A cluster that is small enough is let be.
+    split = collections.Counter(path[:n] for path in paths for n in range(len(path)))
+    assert min(split.values()) > leaf_size
+
+
+@pytest.fixture(scope="module")
+def demo():
+  """The demo's training log and its SCI codes by the demo's own options."""
+  train = splits.leave_one_out(make_shop(Shop())[0]).train
+  return train, *sci(train, branching=32, leaf_size=20, levels=2)
+
+
+@pytest.mark.parametrize("tokens", spectral.TOKENS)
+def test_last_tokens_are_drawn(demo, tokens):
+  """Neither the catalogue's order, nor popularity, nor time shows in a last token."""
+  train, _, _ = demo
+  items, users = sci(train, branching=32, leaf_size=20, levels=2, tokens=tokens)
+  check(items, users, train)
+  first_I = np.full(train.num_items, len(train.item_E))
+  np.minimum.at(first_I, train.item_E, np.arange(len(train.item_E)))
+  count_I = np.bincount(train.item_E, minlength=train.num_items)
+  for table, features in (
+    (items, (np.arange(len(items)), first_I, count_I)),
+    (users, (np.arange(len(users)), train.length_U)),
+  ):
+    leaves = collections.defaultdict(list)
+    for node, code in enumerate(strip(table)):
+      leaves[code[:-1]].append(node)
+    leaves = [np.array(leaf) for leaf in leaves.values() if len(leaf) > 4]
+    size = sum(map(len, leaves))
+    assert size > len(table) // 3
+    for feature in features:
+      ranks = [
+        [scipy.stats.rankdata(x) / len(leaf) for x in (feature[leaf], last_token[leaf])]
+        for leaf in leaves
+        for last_token in [table[np.arange(len(table)), (table >= 0).sum(1) - 1]]
+      ]
+      a, b = np.concatenate(ranks, axis=1)
+      correlation = np.corrcoef(a, b)[0, 1]
+      assert abs(correlation) < 3.5 / np.sqrt(size), correlation
+
+
+def test_another_seed_draws_other_last_tokens(demo):
+  train, items, _ = demo
+  other, _ = sci(train, branching=32, leaf_size=20, levels=2, seed=1)
+  assert other.shape != items.shape or (other != items).any(axis=1).mean() > 0.5
+
+
+SCRIPT = """
+import threadpoolctl
+from lightlm_jax.data import splits, synthetic
+from lightlm_jax.ids import codes, spectral
+
+train = splits.leave_one_out(synthetic.make_shop(synthetic.Shop())[0]).train
+cluster_paths = spectral.cluster_paths
+
+def watched(*args, **kwargs):
+  paths = cluster_paths(*args, **kwargs)
+  print(max(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
+  return paths
+
+spectral.cluster_paths = watched
+options = dict(branching=32, leaf_size=20, levels=2, tokens="level", seed=0)
+tables = spectral.spectral_ids(train, **options)
+print(codes.code_book(*tables, {}).sha256)
+"""
+
+
+def test_codes_do_not_depend_on_the_number_of_threads(demo):
+  _, items, users = demo
+  running = []
+  for threads in ("1", "2"):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    running.append(
+      subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], env=env, stdout=subprocess.PIPE, text=True
+      )
+    )
+  wanted = codes.code_book(items, users, {}).sha256
+  for process in running:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    # One thread, also in the libraries that came with scikit-learn.
+    assert out.split() == ["1", wanted]
