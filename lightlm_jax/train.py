@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import rich.console
 
-from lightlm_jax import cache, command_line, devices, limits
+from lightlm_jax import STARTED, cache, command_line, devices, limits
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
@@ -33,7 +33,6 @@ from lightlm_jax.training import journal as journal_lib
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
 
-_STARTED = time.monotonic()
 _CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "where the run writes and resumes; default runs/<data>-<preset>"
@@ -170,7 +169,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
     stack.enter_context(contextlib.closing(bar))
 
     def first_step():
-      bar.say(f"first step after {time.monotonic() - _STARTED:.1f} s")
+      bar.say(f"first step after {time.monotonic() - STARTED:.1f} s")
 
     return loop.train(
       system,
