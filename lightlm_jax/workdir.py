@@ -1,6 +1,7 @@
 """A run's folder: whose it is, and files that are whole or not there."""
 
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -20,6 +21,8 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
     UserError: the folder belongs to another configuration, or cannot be written.
   """
   workdir = epath.Path(workdir)
+  if "://" not in str(workdir):
+    workdir = epath.Path(os.path.abspath(workdir))  # Orbax takes no other
   path = workdir / "config.json"
   if path.exists():
     try:

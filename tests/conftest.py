@@ -54,9 +54,11 @@ def train_command():
 @pytest.fixture(scope="session")
 def demo_run(train_command, tmp_path_factory):
   """The workdir of one finished run of the demo, and the process that left it."""
-  workdir = tmp_path_factory.mktemp("runs") / "demo"
-  done = train_command("--config=configs/demo.py:tiny", f"--workdir={workdir}")
-  return workdir, done
+  # From anywhere: a bare name and a relative workdir, as people type them.
+  runs = tmp_path_factory.mktemp("runs")
+  env = os.environ | {"PYTHONPATH": str(ROOT)}
+  done = train_command("--config=demo:tiny", "--workdir=demo", cwd=runs, env=env)
+  return runs / "demo", done
 
 
 @pytest.fixture(scope="session")
