@@ -7,8 +7,8 @@
 
 Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests).
 
-`small` on 2 CPU cores (AMD EPYC, jax 0.10.2): 39 minutes on a shared machine, test, seen
-excluded, HR@10 .0741, NDCG@10 .0415 (EASE .0703, .0409); see results/toys-small.
+`small` on 2 CPU cores (AMD EPYC, jax 0.10.2): 39 minutes on a shared machine; test,
+seen excluded: HR@10 .0741, NDCG@10 .0415 (EASE .0703, .0409). See results/toys-small.
 """
 
 import ml_collections
