@@ -1,13 +1,7 @@
 """What every entry point does before its work: flags, --config, one-line errors.
 
-_CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes")
-
-def main(argv):
-train(_CONFIG.value, _WORKDIR.value)
-
-if __name__ == "__main__":
-sys.exit(command_line.main(main))
+An entry point defines its flags at import, `_CONFIG = command_line.define_config()`
+among them, and ends with `sys.exit(command_line.main(main))`.
 """
 
 from collections.abc import Callable, Sequence

@@ -40,7 +40,8 @@ def spectral_ids(
 
   Args:
     train: training interactions.
-    branching: clusters at every level (the paper's N).
+    branching: clusters at every level (the paper's N); small components, packed
+      together, may add a few.
     leaf_size: a cluster of more members, users and items together, is clustered
       again (the paper's M).
     levels: the most clusterings one inside the other; a cluster of the last level
