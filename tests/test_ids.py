@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from lightlm_jax.data.synthetic import Shop, make_shop
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build, codes, plain
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
 
 

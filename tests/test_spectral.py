@@ -19,7 +19,6 @@ from lightlm_jax.data.synthetic import Shop, make_shop
 from lightlm_jax.ids import codes, graph, spectral
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
 
 
 # The graph.
