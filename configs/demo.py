@@ -35,7 +35,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
-  config.input.history = 20  # last items
+  config.input.history = 20  # last items; 0 = the user alone
+  config.input.prompt = False  # the ids in the words of the paper's prompt
   config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
@@ -55,6 +56,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.model.d_ff = 16
   config.model.dropout_rate = 0.1
   config.model.whole_word = True  # tokens know which item of the history they are of
+  config.model.id_range = 0.0  # ids start uniform in ±; 0 = normal, std 1
   config.model.dtype = "float32"
 
   config.train = ml_collections.ConfigDict()
@@ -76,7 +78,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.log_every = 200  # steps
 
   config.decoding = ml_collections.ConfigDict()
-  config.decoding.kind = "beam"
+  config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
   config.decoding.trie_bytes = 256 * 2**20  # the most the dense trie may take

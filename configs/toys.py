@@ -13,7 +13,7 @@ seen excluded: HR@10 .0741, NDCG@10 .0415 (EASE .0703, .0409). See results/toys-
 
 import ml_collections
 
-PRESETS = ("small", "tiny")
+PRESETS = ("paper", "small", "tiny")
 
 
 def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
@@ -33,7 +33,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
-  config.input.history = 20  # last items
+  config.input.history = 20  # last items; 0 = the user alone
+  config.input.prompt = False  # the ids in the words of the paper's prompt
   config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
@@ -53,6 +54,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.model.d_ff = 16
   config.model.dropout_rate = 0.1
   config.model.whole_word = True  # tokens know which item of the history they are of
+  config.model.id_range = 0.0  # ids start uniform in ±; 0 = normal, std 1
   config.model.dtype = "bfloat16"
 
   config.train = ml_collections.ConfigDict()
@@ -74,7 +76,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.log_every = 100  # steps
 
   config.decoding = ml_collections.ConfigDict()
-  config.decoding.kind = "beam"
+  config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
   config.decoding.trie_bytes = 256 * 2**20  # the most the dense trie may take
@@ -82,6 +84,26 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that share a batch; -1 = all that are left
   config.mesh.model = 1  # devices that share the weights
+
+  if preset == "paper":
+    config.seed = 2022
+    config.input.history = 0
+    config.input.prompt = True
+    config.input.user_dropout = 0.0
+    config.ids.branching = 50
+    config.ids.leaf_size = 100
+    config.ids.levels = 10
+    config.ids.tokens = "level"
+    config.model.id_range = 10.0
+    config.model.dtype = "float32"
+    config.train.steps = 20_130  # 10 epochs
+    config.train.batch_size = 64
+    config.train.embedding_rate = 1.0
+    config.train.warmup_steps = 1_006  # 5 %
+    config.train.schedule = "linear"
+    config.train.eval_every = 2_013
+    config.train.patience = 0
+    config.decoding.length_penalty = 1.0
 
   if preset in ("small", "tiny"):
     config.model.d_model = 128

@@ -29,6 +29,16 @@ def define_config() -> flags.FlagHolder:
   return holder
 
 
+def define_workdir(help_text: str) -> flags.Flag:
+  """Defines --workdir, unless another entry point of this process has."""
+  return _define_once("workdir", help_text)
+
+
+def define_platform() -> flags.Flag:
+  """Defines --platform, unless another entry point of this process has."""
+  return _define_once("platform", "cpu, gpu or tpu; default: the best that jax finds")
+
+
 def main(entry: Callable[[Sequence[str]], None]) -> int:
   """Parses sys.argv, calls `entry([program])` and returns the exit code."""
   return errors.run(lambda argv: entry(_parse(argv)), sys.argv)
@@ -59,6 +69,13 @@ class _ConfigParser(flags.ArgumentParser):
         group, name = config.place(loaded, match[1])
         self.defaults[match[1]] = group[name]
     return loaded
+
+
+def _define_once(name: str, help_text: str) -> flags.Flag:
+  # A notebook trains and evaluates: both entry points in one process.
+  if name not in flags.FLAGS:
+    flags.DEFINE_string(name, None, help_text)
+  return flags.FLAGS[name]
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -66,10 +66,12 @@ def load(
       f"its presets are {_listed(presets)}"
     )
   config = module.get_config(preset) if preset else module.get_config()
-  config.lock()
-  for field, value in (overrides or {}).items():
-    _set(config, field, value)
-  return config
+  return _locked(config, overrides or {})
+
+
+def from_json(text: str, overrides: Mapping[str, Any]) -> ConfigDict:
+  """The locked config of a workdir's config.json, as `load` would give it."""
+  return _locked(ConfigDict(json.loads(text)), overrides)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -150,6 +152,13 @@ def _module(path: pathlib.Path) -> ModuleType:
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no get_config(preset); is it a config file?")
   return module
+
+
+def _locked(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  config.lock()
+  for field, value in overrides.items():
+    _set(config, field, value)
+  return config
 
 
 def _set(config: ConfigDict, field: str, value: Any) -> None:

@@ -7,7 +7,7 @@ import ml_collections
 from lightlm_jax.data import splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
-from lightlm_jax.systems import registry
+from lightlm_jax.systems import lightlm, registry
 
 CHOICES = {
   "system": registry.NAMES,
@@ -15,7 +15,7 @@ CHOICES = {
   "ids.kind": ids_build.KINDS,
   "model.dtype": ("float32", "bfloat16"),
   "train.schedule": ("cosine", "linear"),
-  "decoding.kind": ("beam",),
+  "decoding.kind": lightlm.DECODINGS,
 }
 
 # (what a value must be, whether it is, fields)
@@ -24,7 +24,7 @@ RULES = (
     "at least 1",
     lambda value: value >= 1,
     (
-      "data.shop.num_users data.shop.num_communities input.history "
+      "data.shop.num_users data.shop.num_communities "
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
       "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
       "train.eval_every train.eval_batch_size train.log_every decoding.beam_size "
@@ -36,8 +36,8 @@ RULES = (
     "0 or more",
     lambda value: 0 <= value < math.inf,
     (
-      "data.min_len train.warmup_steps train.weight_decay train.eval_users "
-      "train.patience decoding.length_penalty"
+      "data.min_len input.history model.id_range train.warmup_steps "
+      "train.weight_decay train.eval_users train.patience decoding.length_penalty"
     ).split(),
   ),
   (

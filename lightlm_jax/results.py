@@ -6,6 +6,14 @@ import platform
 from typing import Any
 
 import jax
+import ml_collections
+
+from lightlm_jax.data.splits import Split
+from lightlm_jax.evaluation import evaluator
+from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import state as state_lib
+from lightlm_jax.training.loop import Progress
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -22,11 +30,57 @@ def devices() -> list[str]:
   return [device.device_kind for device in jax.devices()]
 
 
+def describe(
+  config: ml_collections.ConfigDict,
+  split: Split,
+  system: System,
+  book: CodeBook | None,
+  params: Any,
+  progress: Progress | None,
+) -> dict[str, Any]:
+  """What is known of a run before it is judged; null where a thing does not apply."""
+  writes_ids = book is not None
+  trained = progress is not None
+  return {
+    "system": system.name,
+    "dataset": config.data.name,
+    "preset": config.preset,
+    "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256}
+    if writes_ids
+    else None,
+    "seed": config.seed,
+    "steps": config.train.steps if trained else None,
+    "params": state_lib.count_parameters(params) if trained else None,
+    "train_seconds": progress.train_seconds if trained else None,
+    "examples_per_second": progress.examples / progress.train_seconds
+    if trained
+    else None,
+    "users_per_second": None,
+    "num_users": 0 if split.test is None else len(split.test),
+    "decoding": config.decoding.kind if writes_ids else None,
+    "beam_size": max(config.decoding.beam_size, evaluator.K) if writes_ids else None,
+    "protocol": config.split.kind,
+    "split": "test",
+    "split_sha256": split.sha256,
+    "best_step": (progress.best_step or config.train.steps) if trained else None,
+    "validation": None,
+    "metrics": None,
+    "hallucination_rate": None,
+    "repeated_targets": None,
+    "exposure": None,
+    "audit": None,
+    "baselines": {},
+    "versions": versions(),
+    "devices": devices(),
+  }
+
+
 def table(results: dict[str, Any]) -> list[str]:
   """Lines of at most 80 columns: the run and what stands beside it, both rules."""
   heads = "".join(f"{name:>8}" for name in ("HR@5", "HR@10", "NDCG@5", "NDCG@10"))
   lines = [
-    f"{results['dataset']}: test, {results['num_users']:,} users, all items ranked",
+    f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
+    "all items ranked",
     f"{'':13}{'seen excluded':>32} {'seen allowed':>32}",
     f"{'':13}{heads} {heads}",
   ]
@@ -56,6 +110,18 @@ def sentences(results: dict[str, Any]) -> list[str]:
     lines.append(
       f"without the trie {100 * results['hallucination_rate']:.1f} % of the beams "
       "would be no item; with it none"
+    )
+  if results["repeated_targets"]:
+    lines.append(
+      f"{results['repeated_targets']:,} users' item is one they had before: a miss "
+      "where seen items are excluded"
+    )
+  if results["exposure"]:
+    spread = results["exposure"]["seen_excluded"]
+    lines.append(
+      f"of the first 10, seen excluded: {100 * spread['coverage@10']:.0f} % of the "
+      f"catalogue shown, Gini {spread['gini@10']:.2f}, "
+      f"{100 * spread['head_share@10']:.0f} % from the most bought fifth"
     )
   ceiling = results.get("expected_best_ndcg@10")
   if ceiling:

@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 import time
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -22,23 +23,23 @@ from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
-from lightlm_jax.evaluation import evaluator, samples, yardsticks
+from lightlm_jax.evaluation import evaluator, judge, samples, yardsticks
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import checkpoint, dry_run, loop
 from lightlm_jax.training import journal as journal_lib
 from lightlm_jax.training import mesh as mesh_lib
-from lightlm_jax.training import state as state_lib
 
 _CONFIG = command_line.define_config()
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "where the run writes and resumes; default runs/<data>-<preset>"
+_WORKDIR = command_line.define_workdir(
+  "where the run writes and resumes; default runs/<data>-<preset>"
 )
-_PLATFORM = flags.DEFINE_string(
-  "platform", None, "cpu, gpu or tpu; default: the best that jax finds"
+_PLATFORM = command_line.define_platform()
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "print sizes and FLOPs as one JSON object, and train nothing"
 )
 
 
@@ -49,7 +50,26 @@ def main(argv) -> None:
   devices.enable_compilation_cache()
   devices.check(_PLATFORM.value)
   default = f"runs/{config.data.name}-{config.preset}"
-  train(ml_collections.FrozenConfigDict(config), _WORKDIR.value or default)
+  config = ml_collections.FrozenConfigDict(config)
+  if _DRY_RUN.value:
+    print(json.dumps(describe(config), indent=2))
+  else:
+    train(config, _WORKDIR.value or default)
+
+
+def describe(config: ml_collections.FrozenConfigDict) -> dict:
+  """What `train` would take (training/dry_run.py): builds ids, trains nothing."""
+  limits.check(config)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  limits.check_batches(config, mesh.shape["data"])
+  split = splits.SPLITS[config.split.kind](datasets.load(config).log)
+  book = None
+  if config.system in registry.WRITE_IDS:
+    book = ids_build.code_book(
+      config.ids, split.train, config.seed, cache.cache_root() / "codes"
+    )
+  system = registry.build(config.system, config, split.train, book)
+  return dry_run.describe(system, split, config, mesh)
 
 
 def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> dict:
@@ -81,18 +101,8 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     results_lib.show(earlier, say)
     return earlier
 
-  book = None
-  if config.system in registry.WRITE_IDS:
-    book = _write_ids(config, split, workdir, say)
-  system = registry.build(config.system, config, split.train.num_items, book)
-  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
-  system = system._replace(tables=tables)
-  if system.loss is None:
-    params, progress = system.fit(split.train), None
-  else:
-    params, progress = _optimise(system, split, config, workdir, mesh, console)
-
-  results = _describe(config, split, system, book, params, progress)
+  system, book, params, progress = learn(config, split, workdir, mesh, console)
+  results = results_lib.describe(config, split, system, book, params, progress)
   if split.test is not None:
     say("validation and test, all users, both rules …")
     results |= _judge(system, params, config, split, mesh)
@@ -105,6 +115,30 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     ):
       say(line)
   return results
+
+
+def learn(
+  config: ml_collections.FrozenConfigDict,
+  split: splits.Split,
+  workdir: epath.Path,
+  mesh: jax.sharding.Mesh,
+  console: rich.console.Console,
+) -> tuple[System, CodeBook | None, Any, loop.Progress | None]:
+  """Writes the ids and trains; the workdir keeps what `evaluate` and a restart need.
+
+  Returns:
+    The system with its tables on the mesh, its ids, the parameters to judge and the
+    progress; None where the system has no such thing.
+  """
+  book = None
+  if config.system in registry.WRITE_IDS:
+    book = _write_ids(config, split, workdir, console)
+  system = registry.build(config.system, config, split.train, book)
+  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
+  system = system._replace(tables=tables)
+  if system.loss is None:
+    return system, book, system.fit(split.train), None
+  return system, book, *_optimise(system, split, config, workdir, mesh, console)
 
 
 def _check_asked(split: splits.Split, config) -> None:
@@ -123,36 +157,31 @@ def _finished(workdir: epath.Path, split: splits.Split, config) -> dict | None:
     return None
   earlier = json.loads(path.read_text())
   if earlier["split_sha256"] != split.sha256:
-    raise UserError(_other_log(workdir))
+    raise UserError(workdir_lib.other_log(workdir))
   more = earlier["steps"] is not None and earlier["steps"] < config.train.steps
   return None if more else earlier
 
 
-def _write_ids(config, split: splits.Split, workdir: epath.Path, say) -> CodeBook:
+def _write_ids(config, split: splits.Split, workdir: epath.Path, console) -> CodeBook:
   """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
   began = time.monotonic()
   root = cache.cache_root() / "codes"
   book = ids_build.code_book(config.ids, split.train, config.seed, root)
   earlier = codes_lib.load(workdir / "codes")
   if earlier is not None and earlier.sha256 != book.sha256:
-    raise UserError(_other_log(workdir))
+    raise UserError(workdir_lib.other_log(workdir))
   try:
     codes_lib.save(book, workdir / "codes")
   except OSError as error:
     raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
   length_I = (book.items_IL >= 0).sum(axis=1)
-  say(
+  console.print(
     f"ids: {config.ids.kind}, {book.vocab_size:,} tokens, {length_I.mean():.2f} an "
-    f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s"
+    f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s",
+    highlight=False,
+    soft_wrap=True,
   )
   return book
-
-
-def _other_log(workdir: epath.Path) -> str:
-  return (
-    f"{workdir} was begun on another log (or its ids by another version), and what it "
-    "learned does not fit this one; give another --workdir"
-  )
 
 
 def _optimise(system: System, split, config, workdir, mesh, console):
@@ -183,63 +212,13 @@ def _optimise(system: System, split, config, workdir, mesh, console):
     )
 
 
-def _describe(config, split, system: System, book, params, progress) -> dict:
-  """What is known of a run before it is judged; null where a thing does not apply."""
-  writes_ids = book is not None
-  trained = progress is not None
-  return {
-    "system": system.name,
-    "dataset": config.data.name,
-    "preset": config.preset,
-    "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256}
-    if writes_ids
-    else None,
-    "seed": config.seed,
-    "steps": config.train.steps if trained else None,
-    "params": state_lib.count_parameters(params) if trained else None,
-    "train_seconds": progress.train_seconds if trained else None,
-    "examples_per_second": progress.examples / progress.train_seconds
-    if trained
-    else None,
-    "users_per_second": None,
-    "num_users": 0 if split.test is None else len(split.test),
-    "decoding": config.decoding.kind if writes_ids else None,
-    "beam_size": max(config.decoding.beam_size, evaluator.K) if writes_ids else None,
-    "protocol": config.split.kind,
-    "split_sha256": split.sha256,
-    "best_step": (progress.best_step or config.train.steps) if trained else None,
-    "validation": None,
-    "metrics": None,
-    "hallucination_rate": None,
-    "audit": None,
-    "baselines": {},
-    "versions": results_lib.versions(),
-    "devices": results_lib.devices(),
-  }
-
-
 def _judge(system: System, params, config, split: splits.Split, mesh) -> dict:
   """Validation and test by both rules; test is read here and nowhere else."""
   batch_size = config.train.eval_batch_size
-  evaluate = functools.partial(
-    evaluator.evaluate,
-    system,
-    params,
-    num_items=split.train.num_items,
-    batch_size=batch_size,
-    mesh=mesh,
+  ask = functools.partial(
+    judge.judge, system, params, split, batch_size=batch_size, mesh=mesh
   )
-  validation = evaluator.summarise_rules(evaluate(split.validation))
-  began = time.monotonic()
-  metrics = evaluator.summarise_rules(evaluate(split.test))
-  seconds = time.monotonic() - began
-  # Scores of all items serve both rules at once; a search is made for each.
-  passes = 1 if system.scores else len(evaluator.RULES)
-  judged = {
-    "users_per_second": passes * len(split.test) / seconds,
-    "validation": validation,
-    "metrics": metrics,
-  }
+  judged = {"validation": ask(split.validation)["metrics"]} | ask(split.test)
   if system.hallucinated is not None:
     judged["hallucination_rate"] = evaluator.hallucination_rate(
       system,
@@ -257,7 +236,7 @@ def _stand_beside(config, split: splits.Split, dataset, mesh, say) -> dict:
   num_items = split.train.num_items
   if names:
     say(f"baselines: {', '.join(names)} …")
-  systems = [registry.build(name, config, num_items, None) for name in names]
+  systems = [registry.build(name, config, split.train, None) for name in names]
   beside = {}
   if dataset.tastes is not None:
     systems.append(best_possible.best_possible(dataset.tastes, num_items))

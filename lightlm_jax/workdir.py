@@ -1,5 +1,6 @@
 """A run's folder: whose it is, and files that are whole or not there."""
 
+from collections.abc import Mapping
 import json
 import os
 from typing import Any
@@ -20,9 +21,7 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
   Raises:
     UserError: the folder belongs to another configuration, or cannot be written.
   """
-  workdir = epath.Path(workdir)
-  if "://" not in str(workdir):
-    workdir = epath.Path(os.path.abspath(workdir))  # Orbax takes no other
+  workdir = _absolute(workdir)
   path = workdir / "config.json"
   if path.exists():
     try:
@@ -41,6 +40,33 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
     raise UserError(f"cannot make {workdir}: {error.strerror or error}")
   write_whole(path, config_lib.to_json(config))
   return workdir
+
+
+def read(
+  workdir: epath.PathLike, overrides: Mapping[str, Any]
+) -> tuple[epath.Path, ml_collections.FrozenConfigDict]:
+  """A run's folder and its configuration, with some fields set anew.
+
+  Raises:
+    UserError: there is no run, or no such field.
+  """
+  workdir = _absolute(workdir)
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
+  try:
+    config = config_lib.from_json(path.read_text(), overrides)
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path}: {error}")
+  return workdir, ml_collections.FrozenConfigDict(config)
+
+
+def other_log(workdir: epath.Path) -> str:
+  """The line for a folder that was begun on other data."""
+  return (
+    f"{workdir} was begun on another log (or its ids by another version), and what it "
+    "learned does not fit this one; give another --workdir"
+  )
 
 
 def write_json(path: epath.Path, value: Any) -> None:
@@ -64,3 +90,9 @@ def write_whole(path: epath.Path, text: str) -> None:
       f"cannot write {path}: {error.strerror or error}; check free space, limits and "
       "permissions"
     )
+
+
+def _absolute(workdir: epath.PathLike) -> epath.Path:
+  if "://" in str(workdir):
+    return epath.Path(workdir)
+  return epath.Path(os.path.abspath(workdir))  # Orbax takes no other

@@ -196,7 +196,7 @@ def test_every_number_has_its_limit(refused, tmp_path, field, value):
     ("train.accumulate", 0, "at least 1"),
     ("model.d_model", 0, "at least 1"),
     ("model.num_layers", 0, "at least 1"),
-    ("input.history", 0, "at least 1"),
+    ("input.history", -1, "0 or more"),
     ("decoding.beam_size", 0, "at least 1"),
     ("ids.branching", 1, "at least 2"),
     ("ids.base", 1, "at least 2"),

@@ -47,8 +47,17 @@ class Catalogue:
       self.compiled(free=free, **static)(*jax.device_put((table, allowed)), self.trie)
     )
 
-  def compiled(self, *, beam_size, k=None, length_penalty=0.0, free=False):
-    key = beam_size, k, length_penalty, free
+  def compiled(
+    self,
+    *,
+    beam_size,
+    inner=None,
+    k=None,
+    length_penalty=0.0,
+    free=False,
+    renormalise=False,
+  ):
+    key = beam_size, inner, k, length_penalty, free, renormalise
     if key not in self._compiled:
 
       def search(table, allowed, trie):
@@ -58,10 +67,10 @@ class Catalogue:
           beam.unconstrained(trie) if free else trie,
           allowed,
           B=ROWS,
-          depth=self.depth,
-          beam_size=beam_size,
+          beam_sizes=(*(inner or (beam_size,) * (self.depth - 1)), beam_size),
           start_token=START,
           length_penalty=length_penalty,
+          renormalise=renormalise,
         )
         found = beam.recommendations(
           beams, trie, k=k or beam_size, length_penalty=length_penalty
@@ -133,7 +142,9 @@ def exhaustive(model, row, codes, items, length_penalty):
   return sorted(scored, key=lambda pair: -pair[1])
 
 
-def slow_beams(model, row, may_follow, depth, beam_size, length_penalty):
+def slow_beams(
+  model, row, may_follow, depth, beam_size, length_penalty, renormalise=False
+):
   """A beam search over Python lists: [(prefix, score)], best first.
 
   `may_follow(prefix)` gives the tokens, None where the prefix is a whole code.
@@ -147,6 +158,8 @@ def slow_beams(model, row, may_follow, depth, beam_size, length_penalty):
         following.append((prefix, log_prob))
         continue
       log_prob_V = model.next(row, prefix)
+      if renormalise:
+        log_prob_V = log_prob_V - np.log(sum(np.exp(log_prob_V[t]) for t in tokens))
       following += [((*prefix, t), log_prob + log_prob_V[t]) for t in tokens]
     following.sort(key=lambda pair: -pair[1] / len(pair[0]) ** length_penalty)
     beams = following[:beam_size]
@@ -176,7 +189,9 @@ def expect(found, row, expected):
   np.testing.assert_allclose(found.scores_BK[row], scores, **TOLERANCE)
 
 
-def search_slowly(table, catalogue, row, open_items, beam_size, length_penalty=0.0):
+def search_slowly(
+  table, catalogue, row, open_items, beam_size, length_penalty=0.0, renormalise=False
+):
   """What a narrow search over only the open items would recommend."""
   if not open_items:
     return []
@@ -188,6 +203,7 @@ def search_slowly(table, catalogue, row, open_items, beam_size, length_penalty=0
     catalogue.depth,
     beam_size,
     length_penalty,
+    renormalise,
   )
   return [(item_of[prefix], score) for prefix, score in found]
 
@@ -244,6 +260,44 @@ def test_a_narrow_search_keeps_the_best_of_every_level(catalogue, length_penalty
       )
       inexact += [i for i, _ in slow] != [i for i, _ in best[:6]]
   assert inexact, "no case in which the beam's width mattered"
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_renormalised_steps_share_all_probability_among_open_children(
+  catalogue, length_penalty
+):
+  """The normaliser is of the trie and the shared mask: of a smaller catalogue's."""
+  table = random_table(3, 8)
+  kept = np.random.default_rng(3).random(40) < 0.5
+  for open_items in (range(40), np.flatnonzero(kept).tolist()):
+    is_open = np.isin(np.arange(40), open_items)
+    allowed = catalogue.allowed(is_open[None], [0] * ROWS, [[]] * ROWS)
+    options = {"beam_size": 6, "length_penalty": length_penalty, "renormalise": True}
+    found, _ = catalogue.run(table, allowed, **options)
+    for row in range(ROWS):
+      slow = search_slowly(
+        table, catalogue, row, open_items, 6, length_penalty, renormalise=True
+      )
+      expect(found, row, slow)
+  wide, _ = catalogue.run(table, None, beam_size=40, renormalise=True)
+  np.testing.assert_allclose(np.exp(wide.scores_BK).sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_beams_as_wide_as_the_trie_are_exact(catalogue, length_penalty):
+  widths = trie_lib.level_widths(stack_codes(catalogue.codes))
+  prefixes = [{c[: n + 1] for c in catalogue.codes} for n in range(catalogue.depth)]
+  assert widths == tuple(map(len, prefixes))
+  table = random_table(11, 8)
+  open_MI, mask_B, excluded, open_items = random_filters(11, 40)
+  allowed = catalogue.allowed(open_MI, mask_B, excluded, width=32)
+  options = {"beam_size": 6, "inner": widths[:-1], "length_penalty": length_penalty}
+  found, _ = catalogue.run(table, allowed, **options)
+  model = SlowModel(table)
+  for row in range(ROWS):
+    items = open_items[row]
+    best = exhaustive(model, row, catalogue.codes, items, length_penalty)
+    expect(found, row, best[:6])
 
 
 def random_filters(seed, num_items):

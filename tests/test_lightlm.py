@@ -10,9 +10,10 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, everything_open
+from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import lightlm, text
 
 H = 5
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -31,7 +32,7 @@ ITEM_CODES = [
   (4, 2, 2),
 ]
 USER_CODES = [(6, 7), (7,), (8, 6), (8, 8)]
-VOCAB = 9 + lightlm.NUM_SPECIALS
+VOCAB = 9 + text.NUM_SPECIALS
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def source_by_hand(user, history, with_user, width):
     read += [(token, 0) for token in USER_CODES[user]]
   for place, item in enumerate(history):
     read += [(token, len(history) - place) for token in ITEM_CODES[item]]
-  tokens = [token + lightlm.NUM_SPECIALS for token, _ in read]
+  tokens = [token + text.NUM_SPECIALS for token, _ in read]
   empty = [0] * (width - len(read))
   return (
     empty + tokens,
@@ -123,7 +124,8 @@ def source_by_hand(user, history, with_user, width):
 def test_the_source_is_the_user_then_the_history_newest_last(with_user):
   _, tables, _ = build()
   rows = [*ROWS, (-1, [], 0, 1.0)]
-  source = lightlm.write_source(tables, make_batch(rows), with_user=with_user)
+  codes = (tables.user_code_UL, tables.item_code_IL)
+  source = text.write_history(*codes, make_batch(rows), with_user=with_user)
   width = H * 3 + 2 * with_user
   by_hand = [source_by_hand(user, items, with_user, width) for user, items, *_ in rows]
   for got_BS, expected in zip(source, zip(*by_hand)):
@@ -132,15 +134,17 @@ def test_the_source_is_the_user_then_the_history_newest_last(with_user):
 
 
 def test_the_decoder_reads_the_target_behind_a_start():
-  target_BL = jnp.asarray(lightlm.shift(codes_lib.stack_codes([(0, 3, 2), (5,)])))
+  target_BL = jnp.asarray(
+    text.shift(codes_lib.stack_codes([(0, 3, 2), (5,)]), prompt=False)
+  )
   assert target_BL.tolist() == [[2, 5, 4], [7, -1, -1]]
-  start, pad = lightlm.START, lightlm.PAD
+  start, pad = text.START, text.PAD
   assert lightlm.shift_right(target_BL).tolist() == [[start, 2, 5], [start, 7, pad]]
 
 
 def log_probs(net, params, batch, item, with_user=True):
   """[B, length] log-probabilities of one item's tokens, teacher-forced, by hand."""
-  code = [token + lightlm.NUM_SPECIALS for token in ITEM_CODES[item]]
+  code = [token + text.NUM_SPECIALS for token in ITEM_CODES[item]]
   width = H * 3 + 2
   source = [
     source_by_hand(user, [i for i in history if i >= 0], with_user, width)
@@ -149,7 +153,7 @@ def log_probs(net, params, batch, item, with_user=True):
   B = len(source)
   arrays = (np.array(array, np.int32) for array in zip(*source))
   # Codes of all lengths in one program: what follows a token cannot reach it.
-  read = [lightlm.START, *code, 0, 0][:3]
+  read = [text.START, *code, 0, 0][:3]
   token_BKL = np.tile(np.array(read, np.int32), (B, 1, 1))
   logits = forward(net)(params, *arrays, token_BKL, np.ones((B, 1), np.int32))
   logits_BLV = np.asarray(logits, np.float64)[:, 0, : len(code)]
@@ -273,3 +277,154 @@ def test_hallucinations_are_beams_that_are_no_item(params):
   assert flags_BK.dtype == jnp.bool_
   assert flags_BK.any()
   assert not flags_BK.all()
+
+
+SENTENCE = (
+  "Given the user_ {} , predict which item will be bought by the user ?".split()
+)
+WORD = (1, 2, 3, 3, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12)
+
+
+def direct(**overrides):
+  overrides = {"input__history": 0, "input__prompt": True} | overrides
+  return build(**overrides)
+
+
+def no_history(rows):
+  return make_batch([(user, [], *rest) for user, _, *rest in rows], width=0)
+
+
+def test_the_prompt_is_the_published_sentence_about_each_user():
+  system, tables, _ = direct()
+  assert system.example == "drawn"
+  assert system.max_history == 0
+  first_code = text.first_code_token(prompt=True)
+  # Words are told apart by their tokens alone: any numbering of theirs will do.
+  source = text.write_prompt(tables.user_code_UL, no_history(ROWS))
+  seen = {}
+  for row, (user, *_) in enumerate(ROWS):
+    expected_tokens, expected_words = [], []
+    for token, word in zip(SENTENCE, WORD):
+      code = USER_CODES[user] if user >= 0 else ()
+      tokens = [t + first_code for t in code] if token == "{}" else [token]
+      expected_tokens += tokens
+      expected_words += [word] * len(tokens)
+    expected_tokens.append("</s>")
+    expected_words.append(0)
+    width = len(SENTENCE) - 1 + 2 + 1
+    empty = [0] * (width - len(expected_tokens))
+    assert source.word_BS[row].tolist() == empty + expected_words
+    assert source.segment_BS[row].tolist() == empty + [1] * len(expected_words)
+    tokens = source.token_BS[row].tolist()
+    assert tokens[: len(empty)] == empty
+    for token, expected in zip(tokens[len(empty) :], expected_tokens):
+      if isinstance(expected, int):
+        assert token == expected
+      else:
+        assert text.NUM_SPECIALS <= token < first_code
+        assert seen.setdefault(expected, token) == token
+  assert len(set(seen.values())) == len(seen) == len(set(SENTENCE) - {"{}"}) + 1
+  # The answer: a word of its own, the code, the sentence's end.
+  target_IL = tables.target_IL.tolist()
+  opening = target_IL[0][0]
+  assert opening not in seen.values()
+  for target, code in zip(target_IL, ITEM_CODES):
+    whole = [opening, *(t + first_code for t in code), seen["</s>"]]
+    assert target == whole + [-1] * (len(target) - len(whole))
+
+
+def test_the_prompt_is_searched_like_any_id():
+  """Every item once, in the order of its answer's mean log-probability."""
+  system, tables, _ = direct(decoding__length_penalty=1.0)
+  params = jax.jit(system.init)(jax.random.key(1))
+  batch = no_history(ROWS)
+  num_items = len(ITEM_CODES)
+  excluded_BE = np.full((len(ROWS), 0), num_items, np.int32)
+  allowed = Allowed(
+    everything_open(num_items), np.zeros(len(ROWS), np.int32), excluded_BE
+  )
+  found = jax.jit(system.recommend, static_argnames="k")(
+    params, tables, batch, jax.device_put(allowed), k=num_items
+  )
+  assert np.sort(found.items_BK, axis=1).tolist() == [list(range(num_items))] * len(
+    ROWS
+  )
+  loss = jax.jit(system.loss)
+  for row, (user, *_) in enumerate(ROWS):
+    for place in (0, 5, num_items - 1):
+      item = int(found.items_BK[row, place])
+      one = no_history([(user, [], item, 1.0)])
+      # The loss is the mean over the answer's tokens: the beam's score, negated.
+      value, _ = loss(params, tables, one, jax.random.key(0))
+      np.testing.assert_allclose(-value, found.scores_BK[row, place], rtol=1e-4)
+  assert np.std(np.asarray(found.scores_BK)) > 0.01
+
+
+def test_ids_start_uniform_and_words_normal():
+  system, *_ = direct(model__id_range=10.0, model__d_model=512)
+  table_VD = np.asarray(system.init(jax.random.key(0))["embedding"])
+  first_code = text.first_code_token(prompt=True)
+  ids_VD, words_VD = table_VD[first_code:], table_VD[:first_code]
+  assert np.abs(ids_VD).max() <= 10
+  np.testing.assert_allclose(ids_VD.std(), 10 / 3**0.5, rtol=0.02)
+  np.testing.assert_allclose(words_VD.std(), 1, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "named"),
+  [
+    ({"input__history": 0, "input__user": False}, "nothing to read"),
+    ({"input__prompt": True}, "input.history=0"),
+    ({"input__prompt": True, "input__history": 0, "input__user": False}, "nothing"),
+  ],
+)
+def test_a_source_that_cannot_be_written_is_refused(overrides, named):
+  with pytest.raises(UserError, match=named):
+    build(**overrides)
+
+
+def ask(kind, params, excluded, **overrides):
+  system, tables, _ = build(decoding__kind=kind, decoding__beam_size=4, **overrides)
+  num_items = len(ITEM_CODES)
+  excluded_BE = np.full((len(ROWS), 8), num_items, np.int32)
+  for row, items in zip(excluded_BE, excluded):
+    row[: len(items)] = np.sort(system.rank_I[items])
+  allowed = Allowed(
+    everything_open(num_items), np.zeros(len(ROWS), np.int32), excluded_BE
+  )
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  arguments = jax.device_put((params, tables, make_batch(ROWS), allowed))
+  return jax.device_get(recommend(*arguments, k=4))
+
+
+def test_exact_decoding_is_a_beam_as_wide_as_the_catalogue(params):
+  excluded = [[0, 5], [], [1, 2, 3], [11], []]
+  exact = ask("exact", params, excluded)
+  system, tables, _ = build(decoding__beam_size=len(ITEM_CODES))
+  wide = ask("beam", params, excluded)
+  assert (exact.scores_BK.sum(axis=1) >= wide.scores_BK.sum(axis=1) - 1e-5).all()
+  excluded_BE = np.full((len(ROWS), 8), len(ITEM_CODES), np.int32)
+  for row, items in zip(excluded_BE, excluded):
+    row[: len(items)] = np.sort(system.rank_I[items])
+  allowed = Allowed(
+    everything_open(len(ITEM_CODES)), np.zeros(len(ROWS), np.int32), excluded_BE
+  )
+  everything = jax.jit(system.recommend, static_argnames="k")(
+    params, tables, make_batch(ROWS), jax.device_put(allowed), k=len(ITEM_CODES)
+  )
+  np.testing.assert_array_equal(exact.items_BK, everything.items_BK[:, :4])
+  np.testing.assert_allclose(exact.scores_BK, everything.scores_BK[:, :4], rtol=1e-5)
+
+
+def test_an_unconstrained_search_drops_what_is_excluded_and_keeps_what_is_no_item(
+  params,
+):
+  free = ask("unconstrained", params, [[]] * len(ROWS))
+  excluded = [row[valid].tolist()[:1] for row, valid in zip(*free[::2])]
+  assert any(excluded), "no beam is an item: nothing to exclude"
+  assert not free.valid_BK.all(), "every beam is an item: nothing to keep"
+  less = ask("unconstrained", params, excluded)
+  for row, gone in enumerate(excluded):
+    rest = [item for item in free.items_BK[row].tolist() if item not in gone]
+    assert less.items_BK[row].tolist() == rest + [-1] * len(gone)
+    assert (less.valid_BK[row] == (less.items_BK[row] >= 0)).all()

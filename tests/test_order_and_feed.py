@@ -136,8 +136,10 @@ LOG = make_log(LENGTHS)
 gather = jax.jit(feed_lib.gather, static_argnames=("plan", "bucket"))
 
 
-def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS):
-  return feed_lib.positions(log, seed=seed, batch_size=batch_size, widths=widths)
+def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, drawn=False):
+  return feed_lib.positions(
+    log, seed=seed, batch_size=batch_size, widths=widths, drawn=drawn
+  )
 
 
 def batch_at(feed, plan, step):
@@ -250,3 +252,25 @@ def test_users_with_one_item():
   assert plan.sizes == (5,)
   found = [e for batch in epoch_of(feed, plan) for e in examples(batch)]
   assert sorted(found) == [(u, (-1, -1), int(log.item_E[u])) for u in range(5)]
+
+
+def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
+  """As many examples a user as interactions; each item as likely as the others."""
+  log = make_log([1, 4, 6])
+  feed, plan = make(log, widths=(0,), drawn=True, batch_size=4)
+  number = collections.Counter()
+  epochs = 400
+  for epoch in range(epochs):
+    found = [e for batch in epoch_of(feed, plan, epoch) for e in examples(batch)]
+    assert collections.Counter(user for user, *_ in found) == {0: 1, 1: 4, 2: 6}
+    for user, history, target in found:
+      assert history == ()
+      assert target in log.row(user)
+      number[user, target] += 1
+  for user, length in enumerate(log.length_U):
+    assert len(set(log.row(user).tolist())) == length
+    deviation = (epochs * (1 - 1 / length)) ** 0.5
+    for item in log.row(user).tolist():
+      assert abs(number[user, item] - epochs) <= 4.5 * deviation
+  again = batch_at(*make(log, widths=(0,), drawn=True, batch_size=4), 7)
+  np.testing.assert_array_equal(again.target_B, batch_at(feed, plan, 7).target_B)

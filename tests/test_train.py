@@ -80,6 +80,8 @@ def test_results_hold_every_promised_field(demo_run):
     "num_users": 300,
     "decoding": "beam",
     "protocol": "leave_one_out",
+    "split": "test",
+    "repeated_targets": 0,  # nobody buys twice in the shop
     "audit": None,
   }
   assert {name: results[name] for name in wanted} == wanted
@@ -95,6 +97,7 @@ def test_results_hold_every_promised_field(demo_run):
     "validation": dict,
     "metrics": dict,
     "hallucination_rate": float,
+    "exposure": dict,
     "baselines": dict,
     "versions": dict,
     "devices": list,

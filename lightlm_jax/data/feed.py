@@ -1,9 +1,10 @@
 """Training batches: the log on the device, and which examples step s is made of.
 
 One example a position: the items before it are the history, the item on it is the
-target. Examples of similar length share a batch (a bucket), because the shape of a
-batch is that of its longest example. Everything here is a pure function of
-(seed, step): the same batches on one device or eight, after a restart or without.
+target (or, drawn, any item of the row is). Examples of similar length share a batch
+(a bucket), because the shape of a batch is that of its longest example. Everything
+here is a pure function of (seed, step): the same batches on one device or eight,
+after a restart or without.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ class Positions(NamedTuple):
   item_E: jax.Array  # int32
   user_E: jax.Array  # int32
   start_E: jax.Array  # int32, where the row of the position's user starts
+  end_E: jax.Array  # int32, one past its end
   bucket_examples: tuple[jax.Array, ...]  # int32 positions, one array a bucket
 
 
@@ -38,12 +40,15 @@ class Plan:
   batch_size: int
   widths: tuple[int, ...]  # history columns of each bucket
   sizes: tuple[int, ...]  # examples in each bucket
+  drawn: bool  # the target is any item of the user, drawn anew in every epoch
 
   @property
   def steps_per_epoch(self) -> int:
-    return sum(self._batches())
+    return sum(self.batches)
 
-  def _batches(self) -> list[int]:
+  @property
+  def batches(self) -> list[int]:
+    """Batches of each bucket in an epoch."""
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: int) -> tuple[int, np.uint32, np.uint32]:
@@ -51,14 +56,19 @@ class Plan:
     epoch, place = divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
     batch = int(permute(place, self.steps_per_epoch, key))
-    ends = np.cumsum(self._batches())
+    ends = np.cumsum(self.batches)
     bucket = int(np.searchsorted(ends, batch, side="right"))
     first = int(ends[bucket - 1]) if bucket else 0
     return bucket, fold(key, bucket + 1), np.uint32(batch - first)
 
 
 def positions(
-  train: Interactions, *, seed: int, batch_size: int, widths: tuple[int, ...]
+  train: Interactions,
+  *,
+  seed: int,
+  batch_size: int,
+  widths: tuple[int, ...],
+  drawn: bool = False,
 ) -> tuple[Positions, Plan]:
   """Sorts every position of the log into its bucket by the length of its history.
 
@@ -68,6 +78,7 @@ def positions(
     batch_size: examples a step.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Buckets without examples are left out.
+    drawn: see `Plan`; for sources that do not tell one position from another.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
@@ -78,6 +89,7 @@ def positions(
     item_E=jnp.asarray(train.item_E),
     user_E=jnp.asarray(train.user_E),
     start_E=jnp.asarray(start_E.astype(np.int32)),
+    end_E=jnp.asarray((start_E + train.length_U[train.user_E]).astype(np.int32)),
     bucket_examples=tuple(jnp.asarray(examples[b].astype(np.int32)) for b in used),
   )
   plan = Plan(
@@ -85,6 +97,7 @@ def positions(
     batch_size=batch_size,
     widths=tuple(widths[b] for b in used),
     sizes=tuple(len(examples[b]) for b in used),
+    drawn=drawn,
   )
   return feed, plan
 
@@ -102,11 +115,17 @@ def gather(
   place_B = permute(jnp.minimum(place_B, size - 1), size, key, jnp)
   position_B = feed.bucket_examples[bucket][place_B]
   position_BH = position_B[:, None] + jnp.arange(-H, 0)[None, :]
-  known_BH = position_BH >= feed.start_E[position_B][:, None]
+  start_B = feed.start_E[position_B]
+  known_BH = position_BH >= start_B[:, None]
+  target_B = position_B
+  if plan.drawn:
+    length_B = (feed.end_E[position_B] - start_B).astype(jnp.uint32)
+    draw_B = fold(fold(key, 0, jnp), position_B, jnp) % length_B
+    target_B = start_B + draw_B.astype(jnp.int32)
   return Batch(
     user_B=feed.user_E[position_B],
     history_BH=jnp.where(known_BH, feed.item_E[jnp.maximum(position_BH, 0)], -1),
     segment_BH=known_BH.astype(jnp.int32),
-    target_B=feed.item_E[position_B],
+    target_B=feed.item_E[target_B],
     weight_B=real_B.astype(jnp.float32),
   )

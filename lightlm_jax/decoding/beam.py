@@ -1,6 +1,6 @@
 """Beam search under a trie: one compiled program, exact scores, live filters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,23 +26,28 @@ def search(
   allowed: Allowed | None,
   *,
   B: int,
-  depth: int,
-  beam_size: int,
+  beam_sizes: Sequence[int],
   start_token: int,
   length_penalty: float,
+  renormalise: bool = False,
 ) -> Beams:
-  """Finds the `beam_size` best codes of each of B rows.
+  """Finds the best codes of each of B rows.
 
   Every step expands all open children of all beams and keeps the best by the same
   score that ranks the result: summed log-probability over length**length_penalty.
-  Finished beams keep their slot. The first step expands one row, not `beam_size`.
+  Finished beams keep their slot. The first step expands one row, not K. Beams as many
+  as the trie has nodes at each inner level make the search exact.
 
   Args:
     step: (token_BK, cache) → (logits_BKV, cache with one more position).
     cache: pytree with leaves [N, B, K, …], K = 1 before the first step.
     trie: over the vocabulary of the logits.
     allowed: which items each row may get; None = the trie alone decides.
-    depth: the longest code.
+    beam_sizes: K after each step, as many as the longest code has tokens.
+    start_token: what the first step reads.
+    length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
+    renormalise: log-probabilities over the open children alone, not the vocabulary;
+      a row's own exclusions do not count as closed there.
   """
   if allowed is not None:
     open_MTV = _open_children(trie, allowed)
@@ -55,7 +60,7 @@ def search(
     length_BK=jnp.zeros((B, 1), jnp.int32),
     token_BK=jnp.full((B, 1), start_token, jnp.int32),
   )
-  for level in range(depth):
+  for level, beam_size in enumerate(beam_sizes):
     logits_BKV, cache = step(beams.token_BK, cache)
     V = logits_BKV.shape[-1]
     row_BK = trie.row(beams.state_BK)
@@ -64,8 +69,9 @@ def search(
       open_BKV = trie.mask_TV[row_BK]
     else:
       open_BKV = open_MTV[allowed.mask_B[:, None], row_BK]
+    within_BKV = open_BKV if renormalise else None
     log_prob_BKV = beams.log_prob_BK[..., None] + jnp.where(
-      open_BKV, jax.nn.log_softmax(logits_BKV), -jnp.inf
+      open_BKV, jax.nn.log_softmax(logits_BKV, where=within_BKV), -jnp.inf
     )
     # A finished beam has one continuation: itself, in the place of token 0.
     itself_V = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
@@ -109,7 +115,7 @@ def search(
       token_BK=of_best(token_BJ),
     )
     parent_BK = of_best(parent_BJ)
-    if level + 1 < depth:
+    if level + 1 < len(beam_sizes):
       cache = jax.tree.map(
         lambda leaf, parent_BK=parent_BK: jax.vmap(
           lambda row, parent_K: row[:, parent_K], in_axes=(1, 0), out_axes=1
@@ -141,6 +147,19 @@ def recommendations(
 def hallucinated(beams: Beams, trie: DenseTrie) -> jax.Array:
   """[B, K] bool: where a beam of an unconstrained search is no item; no empty slot."""
   return ~trie.is_leaf(beams.state_BK) & (beams.log_prob_BK > -jnp.inf)
+
+
+def without_closed(beams: Beams, trie: DenseTrie, allowed: Allowed) -> Beams:
+  """Drops items that a row may not get, after a search that did not know of them.
+
+  The others move up; beams that are no item keep their order among them.
+  """
+  closed_BK = trie.is_leaf(beams.state_BK)
+  closed_BK &= ~_has_open_item(trie, allowed, beams.state_BK)
+  log_prob_BK = jnp.where(closed_BK, -jnp.inf, beams.log_prob_BK)
+  order_BK = jnp.argsort(closed_BK, axis=1, stable=True)
+  beams = beams._replace(log_prob_BK=log_prob_BK)
+  return Beams(*(jnp.take_along_axis(value, order_BK, axis=1) for value in beams))
 
 
 def unconstrained(trie: DenseTrie) -> DenseTrie:

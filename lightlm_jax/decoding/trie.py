@@ -136,6 +136,13 @@ def build_dense(
   return trie, rank_I
 
 
+def level_widths(code_IL: np.ndarray) -> tuple[int, ...]:
+  """How many different beams there can be after each step, whole codes included."""
+  return tuple(
+    len(np.unique(code_IL[:, : level + 1], axis=0)) for level in range(code_IL.shape[1])
+  )
+
+
 def _refuse_ambiguous(code_RL: np.ndarray, order_R: np.ndarray) -> None:
   """Raises if sorted codes hold an empty one, a pair of equals or a prefix."""
   if (code_RL[:, 0] < 0).any():

@@ -34,10 +34,12 @@ class Ranks(NamedTuple):
   Attributes:
     rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
     ties_N: int32, the number of other items exactly level with the target.
+    items_NK: int32, what was recommended, -1 = none; None for systems with `scores`.
   """
 
   rank_N: np.ndarray
   ties_N: np.ndarray
+  items_NK: np.ndarray | None = None
 
 
 def evaluate(
@@ -88,13 +90,16 @@ def evaluate(
   catalogue = _place(catalogue, everywhere)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
+  items_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
   in_flight = collections.deque()
 
   def collect():
     index, result = in_flight.popleft()
-    result_R2B, nan_B = jax.device_get(result)
+    result_R2B, nan_B, *items_RBK = jax.device_get(result)
     _refuse_nan(system, requests.user_N[index], nan_B[: len(index)])
     result_R2N[..., index] = result_R2B[..., : len(index)]
+    if items_RBK:
+      items_RNK[:, index] = items_RBK[0][:, : len(index)]
 
   for index, batch, excluded_BE in _host_batches(
     requests, batch_size, system.max_history, rank_I
@@ -106,12 +111,13 @@ def evaluate(
   while in_flight:
     collect()
 
-  ranks = {rule: Ranks(*result_2N) for rule, result_2N in zip(rules, result_R2N)}
-  if "seen_excluded" in ranks:
-    miss_N = _target_seen(requests)
-    for values_N in ranks["seen_excluded"]:
-      values_N[miss_N] = 0
-  return ranks
+  if "seen_excluded" in rules:
+    result_R2N[rules.index("seen_excluded"), :, target_seen(requests)] = 0
+  lists = items_RNK if system.scores is None else [None] * len(rules)
+  return {
+    rule: Ranks(*result_2N, items_NK)
+    for rule, result_2N, items_NK in zip(rules, result_R2N, lists)
+  }
 
 
 def hallucination_rate(
@@ -134,7 +140,7 @@ def hallucination_rate(
 
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
   """The metrics of a report for each rule, from what `evaluate` returned."""
-  return {rule: summarise(*rule_ranks) for rule, rule_ranks in ranks.items()}
+  return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
 
 
 @functools.lru_cache(maxsize=16)
@@ -182,7 +188,7 @@ def _finder(
 
   def find(params, tables, batch, prefix_MI1, excluded_BE, *, k):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}
-    rank_RB, nan_RB = [], []
+    rank_RB, nan_RB, items_RBK = [], [], []
     for rule in rules:
       allowed = Allowed(prefix_MI1, jnp.zeros_like(batch.target_B), excluded[rule])
       best = recommend(params, tables, batch, allowed, k=k)
@@ -190,9 +196,10 @@ def _finder(
       first_B = jnp.argmax(hit_BK, axis=1).astype(jnp.int32)
       rank_RB.append(jnp.where(jnp.any(hit_BK, axis=1), 1 + first_B, 0))
       nan_RB.append(jnp.any(jnp.isnan(best.scores_BK), axis=1))
+      items_RBK.append(best.items_BK)
     rank_RB = jnp.stack(rank_RB)
     result_R2B = jnp.stack([rank_RB, jnp.zeros_like(rank_RB)], axis=1)
-    return result_R2B, jnp.any(jnp.stack(nan_RB), axis=0)
+    return result_R2B, jnp.any(jnp.stack(nan_RB), axis=0), jnp.stack(items_RBK)
 
   return jax.jit(find, out_shardings=out_sharding, static_argnames="k")
 
@@ -227,7 +234,7 @@ def _refuse_nan(system: System, user_B: np.ndarray, nan_B: np.ndarray) -> None:
     )
 
 
-def _target_seen(requests: Requests) -> np.ndarray:
+def target_seen(requests: Requests) -> np.ndarray:
   """[N] bool: whether the target is in the request's own history."""
   row_E = np.repeat(np.arange(len(requests)), requests.length_N)
   repeat_E = requests.item_E == requests.target_N[row_E]

@@ -44,6 +44,14 @@ def code_book(
   return book
 
 
+def digest(train: Interactions) -> str:
+  """SHA-256 of the interactions that shape the ids."""
+  sha256 = hashlib.sha256()
+  for array in (train.offset_U1, train.item_E):
+    sha256.update(array.astype("<i8").tobytes())
+  return sha256.hexdigest()
+
+
 def _manifest(
   config: ml_collections.ConfigDict, train: Interactions, seed: int
 ) -> dict[str, Any]:
@@ -70,9 +78,6 @@ def _manifest(
     )
   if not train.num_items:
     raise UserError("the catalogue is empty: there is no item to write a code for")
-  digest = hashlib.sha256()
-  for array in (train.offset_U1, train.item_E):
-    digest.update(array.astype("<i8").tobytes())
   return {
     "kind": config.kind,
     "options": {name: config[name] for name in options[config.kind]},
@@ -80,7 +85,7 @@ def _manifest(
     "num_users": train.num_users,
     "num_items": train.num_items,
     "interactions": len(train.item_E),
-    "interactions_sha256": digest.hexdigest(),
+    "interactions_sha256": digest(train),
     "version": _VERSION,
   }
 

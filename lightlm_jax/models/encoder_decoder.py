@@ -4,6 +4,7 @@ LightLM (arXiv 2310.17488), section 3.1, after T5 (Raffel et al. 2020). Arrays i
 arrays out: what the tokens mean is the system's business.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from lightlm_jax.models.layers import (
   RelativeBias,
   RMSNorm,
 )
+
+_NORMAL = nn.initializers.normal(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Config:
   dropout_rate: float = 0.1
   num_buckets: int = 32
   max_distance: int = 128
-  embedding_scale: float = 1.0
+  embedding_init: Callable = _NORMAL
   dtype: jnp.dtype = jnp.float32
 
 
@@ -137,10 +140,9 @@ class EncoderDecoder(nn.Module):
 
   def setup(self):
     c = self.config
-    normal = nn.initializers.normal
-    self.embedding = self.param("embedding", normal(c.embedding_scale), (c.V, c.D))
+    self.embedding = self.param("embedding", c.embedding_init, (c.V, c.D))
     if c.W:
-      self.word_embedding = self.param("word_embedding", normal(1.0), (c.W, c.D))
+      self.word_embedding = self.param("word_embedding", _NORMAL, (c.W, c.D))
     bias = {
       "H": c.H,
       "num_buckets": c.num_buckets,

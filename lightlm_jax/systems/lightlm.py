@@ -1,61 +1,72 @@
 """LightLM (arXiv 2310.17488): writes the next item's id token by token under a trie.
 
-The source is the user's id and the ids of the last items; each source token also
-gets the embedding of its word (0 = the user, k = the k-th last item). The target is
-the id of the item that followed.
+What it reads and writes is in text.py: the user and the last items, or with
+`input.history = 0` the user alone, which is the paper's task. There the target of an
+example is drawn from all that the user bought, because nothing in the source says
+when.
 """
 
 import functools
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import beam, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
+from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
+from lightlm_jax.systems import text
 from lightlm_jax.systems.base import System
 
-PAD, START = 0, 1
-NUM_SPECIALS = 2
+DECODINGS = ("beam", "beam_renormalised", "exact", "unconstrained")
 
 
 class Tables(NamedTuple):
-  """Codes in the model's vocabulary (-1 = padding) and the trie of the items."""
+  """Codes in the model's vocabulary (-1 = padding) and the trie of the targets."""
 
+  target_IL: jax.Array
   item_code_IL: jax.Array
   user_code_UL: jax.Array
   trie: trie.DenseTrie
 
 
-class Source(NamedTuple):
-  """What the encoder reads, right-aligned; segment 0 is padding."""
-
-  token_BS: jax.Array
-  word_BS: jax.Array
-  segment_BS: jax.Array
-
-
 def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
-  """The system of one configuration over one code book."""
-  vocab_size = NUM_SPECIALS + codes.vocab_size
-  item_code_IL = shift(codes.items_IL)
+  """The system of one configuration over one code book.
+
+  Raises:
+    UserError: the source would be empty, or the prompt has no place for a history.
+  """
+  _check_input(config.input)
+  prompt = config.input.prompt
+  vocab_size = text.first_code_token(prompt) + codes.vocab_size
+  item_code_IL = text.shift(codes.items_IL, prompt)
+  target_IL = text.answer(item_code_IL) if prompt else item_code_IL
   item_trie, rank_I = trie.build_dense(
-    item_code_IL, vocab_size, config.decoding.trie_bytes
+    target_IL, vocab_size, config.decoding.trie_bytes
   )
-  tables = Tables(item_code_IL, shift(codes.users_UL), item_trie)
+  user_code_UL = text.shift(codes.users_UL, prompt)
+  tables = Tables(target_IL, item_code_IL, user_code_UL, item_trie)
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
+  level_widths = trie.level_widths(target_IL)
+
+  def write_source(tables: Tables, batch: Batch) -> text.Source:
+    if prompt:
+      return text.write_prompt(tables.user_code_UL, batch)
+    return text.write_history(
+      tables.user_code_UL, tables.item_code_IL, batch, with_user=config.input.user
+    )
 
   def init(rng):
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
-    source = Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
+    source = text.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
     return net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
 
   def loss(params, tables: Tables, batch: Batch, rng):
@@ -64,8 +75,8 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     keep_B = jax.random.bernoulli(user_rng, 1 - user_dropout, batch.user_B.shape)
     keep_B |= (batch.history_BH < 0).all(axis=1)
     batch = batch._replace(user_B=jnp.where(keep_B, batch.user_B, -1))
-    source = write_source(tables, batch, with_user=config.input.user)
-    target_BL = tables.item_code_IL[batch.target_B]
+    source = write_source(tables, batch)
+    target_BL = tables.target_IL[batch.target_B]
     logits_BLV = net.apply(
       {"params": params},
       *source,
@@ -79,9 +90,9 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
     return value, {"loss": value}
 
-  def find(params, tables: Tables, batch: Batch, item_trie, allowed, beam_size):
+  def find(params, tables: Tables, batch: Batch, item_trie, allowed, beam_sizes):
     B = len(batch.user_B)
-    source = write_source(tables, batch, with_user=config.input.user)
+    source = write_source(tables, batch)
     apply = functools.partial(net.apply, {"params": params})
     encoded_BSD = apply(*source, method="encode")
     memory = apply(encoded_BSD, source.segment_BS, method="remember")
@@ -99,30 +110,41 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       item_trie,
       allowed,
       B=B,
-      depth=tables.item_code_IL.shape[1],
-      beam_size=beam_size,
-      start_token=START,
+      beam_sizes=beam_sizes,
+      start_token=text.START,
       length_penalty=config.decoding.length_penalty,
+      renormalise=config.decoding.kind == "beam_renormalised",
     )
+
+  def search_freely(params, tables: Tables, batch: Batch, beam_size: int):
+    free = beam.unconstrained(tables.trie)
+    beam_sizes = (beam_size,) * target_IL.shape[1]
+    return find(params, tables, batch, free, None, beam_sizes)
 
   def recommend(
     params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
     beam_size = max(k, config.decoding.beam_size)
-    beams = find(params, tables, batch, tables.trie, allowed, beam_size)
+    if config.decoding.kind == "unconstrained":
+      beams = search_freely(params, tables, batch, beam_size)
+      beams = beam.without_closed(beams, tables.trie, allowed)
+    else:
+      most = max(level_widths) if config.decoding.kind == "exact" else beam_size
+      inner = [min(most, width) for width in level_widths[:-1]]
+      beam_sizes = (*inner, beam_size)
+      beams = find(params, tables, batch, tables.trie, allowed, beam_sizes)
     return beam.recommendations(
       beams, tables.trie, k=k, length_penalty=config.decoding.length_penalty
     )
 
   def hallucinated(params, tables: Tables, batch: Batch) -> jax.Array:
     """[B, K] bool: the beams of a search without the trie that are no item."""
-    free = beam.unconstrained(tables.trie)
-    beams = find(params, tables, batch, free, None, config.decoding.beam_size)
+    beams = search_freely(params, tables, batch, config.decoding.beam_size)
     return beam.hallucinated(beams, tables.trie)
 
   return System(
     name="lightlm",
-    example="target",
+    example="target" if config.input.history else "drawn",
     max_history=config.input.history,
     tables=tables,
     rank_I=rank_I,
@@ -138,9 +160,11 @@ def model_config(
 ) -> encoder_decoder.Config:
   """The transformer's shape from the fields `config.model.*`."""
   m = config.model
+  words = text.NUM_PROMPT_WORDS if config.input.prompt else 1 + config.input.history
+  first_code = text.first_code_token(config.input.prompt)
   return encoder_decoder.Config(
     V=vocab_size,
-    W=1 + config.input.history if m.whole_word else 0,
+    W=words if m.whole_word else 0,
     D=m.d_model,
     N=m.num_layers,
     num_decoder_layers=m.num_decoder_layers,
@@ -148,48 +172,26 @@ def model_config(
     A=m.d_kv,
     F=m.d_ff,
     dropout_rate=m.dropout_rate,
+    embedding_init=functools.partial(
+      init_embedding, first_code=first_code, id_range=m.id_range
+    ),
     dtype=jnp.dtype(m.dtype),
   )
 
 
-def shift(code: np.ndarray) -> np.ndarray:
-  """Code tokens → the model's tokens, behind the specials; padding stays -1."""
-  return np.where(code >= 0, code + NUM_SPECIALS, -1).astype(np.int32)
+def init_embedding(rng, shape, dtype=jnp.float32, *, first_code: int, id_range: float):
+  """[V, D]: normal, std 1; the ids' rows uniform in ±`id_range` if it is not 0."""
+  table_VD = nn.initializers.normal(1.0)(rng, shape, dtype)
+  if not id_range:
+    return table_VD
+  ids_VD = jax.random.uniform(rng, shape, dtype, -id_range, id_range)
+  return jnp.where(jnp.arange(shape[0])[:, None] < first_code, table_VD, ids_VD)
 
 
 def shift_right(target_BL: jax.Array) -> jax.Array:
   """The decoder's input: the start token, then the target without its last."""
-  start_B1 = jnp.full((len(target_BL), 1), START, jnp.int32)
-  return jnp.concatenate([start_B1, jnp.maximum(target_BL[:, :-1], PAD)], axis=1)
-
-
-def write_source(tables: Tables, batch: Batch, *, with_user: bool) -> Source:
-  """The codes of the user and of the history, holes closed, newest item last."""
-  B, H = batch.history_BH.shape
-  item_L = tables.item_code_IL.shape[1]
-  known_BH1 = batch.history_BH[..., None] >= 0
-  code_BHL = jnp.where(
-    known_BH1, tables.item_code_IL[jnp.maximum(batch.history_BH, 0)], -1
-  )
-  token_BS = code_BHL.reshape(B, H * item_L)
-  word_S = jnp.repeat(jnp.arange(H, 0, -1), item_L)
-  segment_BS = jnp.repeat(batch.segment_BH, item_L, axis=1)
-  if with_user:
-    known_B1 = batch.user_B[:, None] >= 0
-    user_BL = tables.user_code_UL[jnp.maximum(batch.user_B, 0)]
-    user_BL = jnp.where(known_B1, user_BL, -1)
-    token_BS = jnp.concatenate([user_BL, token_BS], axis=1)
-    word_S = jnp.concatenate([jnp.zeros(user_BL.shape[1], jnp.int32), word_S])
-    segment_BS = jnp.concatenate([jnp.ones_like(user_BL), segment_BS], axis=1)
-  real_BS = token_BS >= 0
-  order_BS = jnp.argsort(real_BS, axis=1, stable=True)
-  word_BS = jnp.broadcast_to(word_S[None], token_BS.shape)
-  return Source(
-    *(
-      jnp.take_along_axis(jnp.where(real_BS, value_BS, 0), order_BS, axis=1)
-      for value_BS in (token_BS, word_BS, segment_BS)
-    )
-  )
+  start_B1 = jnp.full((len(target_BL), 1), text.START, jnp.int32)
+  return jnp.concatenate([start_B1, jnp.maximum(target_BL[:, :-1], text.PAD)], axis=1)
 
 
 def token_cross_entropy(logits_BLV, target_BL, label_smoothing: float) -> jax.Array:
@@ -200,3 +202,16 @@ def token_cross_entropy(logits_BLV, target_BL, label_smoothing: float) -> jax.Ar
     return loss_BL
   uniform_BL = -jax.nn.log_softmax(logits_BLV).mean(axis=-1)
   return (1 - label_smoothing) * loss_BL + label_smoothing * uniform_BL
+
+
+def _check_input(config: ml_collections.ConfigDict) -> None:
+  if not config.history and not config.user:
+    raise UserError(
+      "config.input.history is 0 and config.input.user false: there is nothing to "
+      "read; set one of them"
+    )
+  if config.prompt and (config.history or not config.user):
+    raise UserError(
+      "config.input.prompt writes the paper's sentence about a user; it wants "
+      "config.input.history=0 and config.input.user=True"
+    )

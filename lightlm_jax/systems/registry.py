@@ -2,12 +2,13 @@
 
 import ml_collections
 
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import ease, item_knn, lightlm, popularity
+from lightlm_jax.systems import bpr_mf, ease, item_knn, lightlm, popularity
 from lightlm_jax.systems.base import System
 
-NAMES = ("lightlm", "pop", "item_knn", "ease")
+NAMES = ("lightlm", "pop", "item_knn", "ease", "bpr_mf")
 WRITE_IDS = ("lightlm",)
 BASELINES = ("pop", "item_knn", "ease")
 
@@ -15,16 +16,21 @@ BASELINES = ("pop", "item_knn", "ease")
 def build(
   name: str,
   config: ml_collections.ConfigDict,
-  num_items: int,
+  train: Interactions,
   book: CodeBook | None,
 ) -> System:
-  """The system `name`; only those of WRITE_IDS look into the book."""
+  """The system `name` for the users and the catalogue of `train`.
+
+  Nothing is learned here, only counted. Those of WRITE_IDS alone look into the book.
+  """
   if name == "lightlm":
     return lightlm.build(config, book)
   if name == "pop":
-    return popularity.build(num_items)
+    return popularity.build(train.num_items)
   if name == "item_knn":
-    return item_knn.build(num_items)
+    return item_knn.build(train.num_items)
   if name == "ease":
-    return ease.build(num_items)
+    return ease.build(train.num_items)
+  if name == "bpr_mf":
+    return bpr_mf.build(config, train.num_users, train.num_items)
   raise UserError(f"there is no system {name!r}; choose one of {', '.join(NAMES)}")

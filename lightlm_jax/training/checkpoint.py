@@ -25,7 +25,7 @@ class _LatestAndBest:
 class Checkpoints:
   """The checkpoints of one workdir."""
 
-  def __init__(self, workdir: epath.Path):
+  def __init__(self, workdir: epath.Path, *, read_only: bool = False):
     self.directory = workdir / "checkpoints"
     policies = ocp.training.save_decision_policies
     with _one_line("open", self.directory):
@@ -33,7 +33,8 @@ class Checkpoints:
         self.directory,
         save_decision_policy=policies.FixedIntervalPolicy(1),
         preservation_policy=_LatestAndBest(),
-        cleanup_tmp_directories=True,
+        # A reader must not sweep away what the run is about to finish writing.
+        cleanup_tmp_directories=not read_only,
       )
 
   @property

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
@@ -63,13 +64,7 @@ def train(
   """
   t = config.train
   tx = state_lib.optimiser(config)
-  widths = (*(w for w in t.history_buckets if w < system.max_history),)
-  feed, plan = feed_lib.positions(
-    split.train,
-    seed=config.seed,
-    batch_size=t.batch_size,
-    widths=(*widths, system.max_history),
-  )
+  feed, plan = make_feed(system, split.train, config)
   feed = jax.device_put(feed, mesh_lib.replicated(mesh))
   step_fn = make_step(system, tx, plan, mesh, config.seed)
   asked = sample(split.validation, t.eval_users, config.seed)
@@ -119,10 +114,34 @@ def train(
       _log(step, losses, clock.rate(), journal, bar)
       losses = []
 
-  best_step = progress.best_step if progress.best_score is not None else step
-  if best_step != step:
-    state = checkpoints.restore(best_step, state_lib.abstract(system.init, tx, mesh))
+  if progress.best_score is not None and progress.best_step != step:
+    return restore_best(system, config, mesh, checkpoints)
   return state.params, progress
+
+
+def restore_best(
+  system: System, config: ml_collections.ConfigDict, mesh: Mesh, checkpoints
+) -> tuple[Any, Progress]:
+  """What `train` returned, or would return now, from its checkpoints alone."""
+  progress = Progress(**checkpoints.progress())
+  has_best = progress.best_score is not None
+  step = progress.best_step if has_best else checkpoints.latest_step
+  abstract = state_lib.abstract(system.init, state_lib.optimiser(config), mesh)
+  return checkpoints.restore(step, abstract).params, progress
+
+
+def make_feed(
+  system: System, log: Interactions, config: ml_collections.ConfigDict
+) -> tuple[feed_lib.Positions, feed_lib.Plan]:
+  """The training examples that a system wants, and the batches they come in."""
+  narrower = (w for w in config.train.history_buckets if w < system.max_history)
+  return feed_lib.positions(
+    log,
+    seed=config.seed,
+    batch_size=config.train.batch_size,
+    widths=(*narrower, system.max_history),
+    drawn=system.example == "drawn",
+  )
 
 
 def make_step(

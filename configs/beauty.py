@@ -1,0 +1,27 @@
+"""LightLM on Amazon Beauty, 5-core: as configs/toys.py, but for what stands below.
+
+  LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/beauty.py:small \
+    --workdir=runs/beauty
+
+`DATA/beauty/sequences.txt` holds a line `user item item …` for each user, in time
+order. Presets: none, `paper`, `small`, `tiny`, as there.
+"""
+
+import ml_collections
+
+from lightlm_jax import config as config_lib
+
+PRESETS = ("paper", "small", "tiny")
+
+
+def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; every field can be set by --config.field=value."""
+  config = config_lib.load("toys", preset)
+  config.data.name = "beauty"
+  if preset == "paper":
+    config.train.steps = 24_030  # 10 epochs
+    config.train.warmup_steps = 1_201  # 5 %
+    config.train.eval_every = 2_403
+  if preset == "small":
+    config.train.steps = 14_400  # 12 epochs
+  return config

@@ -1,0 +1,145 @@
+"""Judges a trained run again: another decoding, another split, without training.
+
+python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=exact
+
+Writes results-SPLIT-DECODING.json into the workdir.
+"""
+
+import functools
+import json
+import sys
+
+from absl import flags
+from etils import epath
+import jax
+import rich.console
+
+from lightlm_jax import command_line, devices, limits
+from lightlm_jax import results as results_lib
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import judge
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.systems import registry
+from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import mesh as mesh_lib
+
+_WORKDIR = command_line.define_workdir("a run that `train` left")
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "whom to ask")
+_DECODING = flags.DEFINE_string(
+  "decoding", None, "as config.decoding.kind; default: the run's own"
+)
+_USERS = flags.DEFINE_integer(
+  "users", 0, "ask so many users, drawn by the run's seed; 0 = all", lower_bound=0
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
+)
+_REPORT = flags.DEFINE_string("report", None, "also write the JSON to this file")
+_PLATFORM = command_line.define_platform()
+
+
+def main(argv) -> None:
+  del argv
+  if _WORKDIR.value is None:
+    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  devices.select(_PLATFORM.value)
+  devices.enable_compilation_cache()
+  devices.check(_PLATFORM.value)
+  given = {
+    "decoding.kind": _DECODING.value,
+    "train.eval_batch_size": _BATCH_SIZE.value,
+  }
+  overrides = {field: value for field, value in given.items() if value}
+  results = evaluate(
+    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=_USERS.value
+  )
+  if _REPORT.value:
+    workdir_lib.write_json(epath.Path(_REPORT.value), results)
+
+
+def evaluate(
+  workdir: epath.PathLike,
+  *,
+  split_name: str = "test",
+  overrides: dict | None = None,
+  users: int = 0,
+) -> dict:
+  """Asks the best parameters of a run, and writes and returns the results.
+
+  Args:
+    workdir: of a run, finished or not.
+    split_name: "test" or "validation".
+    overrides: values by dotted field in place of the run's own.
+    users: requests, drawn by the run's seed; 0 = all.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  workdir, config = workdir_lib.read(workdir, overrides or {})
+  limits.check(config)
+  console = rich.console.Console()
+  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  say(devices.describe())
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  limits.check_batches(config, mesh.shape["data"])
+  split = splits.SPLITS[config.split.kind](datasets.load(config).log)
+  requests = getattr(split, split_name)
+  if requests is None:
+    raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
+  _check_same_log(workdir, split)
+  requests = loop.sample(requests, users, config.seed)
+
+  book = None
+  if config.system in registry.WRITE_IDS:
+    book = _read_ids(workdir, split)
+  system = registry.build(config.system, config, split.train, book)
+  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
+  system = system._replace(tables=tables)
+  if system.loss is None:
+    params, progress = system.fit(split.train), None
+  else:
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    if checkpoints.latest_step is None:
+      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+    params, progress = loop.restore_best(system, config, mesh, checkpoints)
+
+  say(f"{split_name}, {len(requests):,} users, both rules …")
+  results = results_lib.describe(config, split, system, book, params, progress)
+  results |= judge.judge(
+    system,
+    params,
+    split,
+    requests,
+    batch_size=config.train.eval_batch_size,
+    mesh=mesh,
+  )
+  results |= {"split": split_name, "num_users": len(requests)}
+  name = f"results-{split_name}-{results['decoding'] or 'scores'}.json"
+  workdir_lib.write_json(workdir / name, results)
+  results_lib.show(results, say)
+  say(f"written to {workdir / name}")
+  return results
+
+
+def _check_same_log(workdir: epath.Path, split: splits.Split) -> None:
+  path = workdir / "results.json"
+  if path.exists() and json.loads(path.read_text())["split_sha256"] != split.sha256:
+    raise UserError(workdir_lib.other_log(workdir))
+
+
+def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
+  book = codes_lib.load(workdir / "codes")
+  if book is None:
+    raise UserError(f"{workdir / 'codes'} holds no ids yet; `train` writes them")
+  if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
+    raise UserError(workdir_lib.other_log(workdir))
+  return book
+
+
+if __name__ == "__main__":
+  jax.config.update("jax_numpy_rank_promotion", "raise")
+  sys.exit(command_line.main(main))

@@ -1,0 +1,100 @@
+"""BPR-MF: matrix factorisation trained on pairs (Rendle et al. 2009, arXiv 1205.2618).
+
+The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i; training
+raises it above that of items drawn at random, by -ln σ(x_ui - x_uj). The user's
+history is never read: what is known of a user lies in the learned vector.
+
+The paper draws j among the items that the user has not bought. Here j is any item:
+with a dozen purchases among thousands of items a wrong pair is one in about a
+thousand, and one whose negative is the target itself has no gradient.
+
+Letters: U users, I items, D width, B batch, M negatives of an example.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.systems import item_scores
+from lightlm_jax.systems.base import System
+
+NUM_NEGATIVES = 2  # of each positive, drawn anew at every step
+# Standard deviation of the vectors' entries. Small, because the noise that users and
+# items with few interactions start with is hardly trained away: on Toys, with D = 64
+# and 40 epochs, .1 instead of .01 cost a third of validation NDCG@10.
+INIT_SCALE = 0.01
+
+
+def build(config: ml_collections.ConfigDict, num_users: int, num_items: int) -> System:
+  """The system `bpr_mf` over U users and I items, D = `config.model.d_model`."""
+  D = config.model.d_model
+
+  def init(rng: jax.Array) -> dict[str, jax.Array]:
+    """float32: "user" [U, D], "item" [I, D], "item_bias" [I]."""
+    user_rng, item_rng = jax.random.split(rng)
+    return {
+      "user": INIT_SCALE * jax.random.normal(user_rng, (num_users, D)),
+      "item": INIT_SCALE * jax.random.normal(item_rng, (num_items, D)),
+      "item_bias": jnp.zeros(num_items),
+    }
+
+  return System(
+    name="bpr_mf",
+    example="target",
+    max_history=0,
+    tables=(),
+    rank_I=np.arange(num_items, dtype=np.int32),
+    init=init,
+    loss=loss,
+    scores=scores,
+    recommend=recommend,
+  )
+
+
+def loss(
+  params: dict[str, jax.Array], tables: Any, batch: Batch, rng: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """-ln σ(x_ui - x_uj), averaged over the M negatives, then over the batch."""
+  del tables
+  negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
+  user_BD = user_vectors(params, batch.user_B)
+  positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
+  margin_BM = positive_B1 - pair_scores(params, user_BD, negative_BM)
+  per_target_B = jax.nn.softplus(-margin_BM).mean(axis=1)
+  value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
+  return value, {"loss": value}
+
+
+def scores(params: dict[str, jax.Array], tables: Any, batch: Batch) -> jax.Array:
+  """[B, I] float32: ⟨user, item⟩ + bias; an unknown user gets the bias alone."""
+  del tables
+  user_BD = user_vectors(params, batch.user_B)
+  # A rounded product would make ties that an accelerator breaks and a CPU does not.
+  product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
+  return product_BI + params["item_bias"][None]
+
+
+recommend = item_scores.recommender(scores)
+
+
+def draw_negatives(rng: jax.Array, batch_size: int, num_items: int) -> jax.Array:
+  """[B, M] int32, uniform over the catalogue."""
+  return jax.random.randint(rng, (batch_size, NUM_NEGATIVES), 0, num_items)
+
+
+def user_vectors(params: dict[str, jax.Array], user_B: jax.Array) -> jax.Array:
+  """[B, D] float32; zero for -1, the unknown user."""
+  user_BD = params["user"][jnp.maximum(user_B, 0)]
+  return jnp.where(user_B[:, None] >= 0, user_BD, 0)
+
+
+def pair_scores(
+  params: dict[str, jax.Array], user_BD: jax.Array, item_BM: jax.Array
+) -> jax.Array:
+  """[B, M] float32: x of each user and M items of its own."""
+  product_BM = jnp.einsum("bd,bmd->bm", user_BD, params["item"][item_BM])
+  return product_BM + params["item_bias"][item_BM]

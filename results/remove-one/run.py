@@ -1,0 +1,85 @@
+"""LightLM with one thing changed at a time: d_ff × ids × the trie, two logs, two seeds.
+
+  LIGHTLM_DATA_DIR=DATA python results/remove-one/run.py --workdir=runs/remove-one
+  python results/remove-one/table.py runs/remove-one > results/remove-one/README.md
+
+The paper's task (the user alone in, an item out) with the paper's kind of ids, at the
+shape of the preset `small`, one epoch. Several processes may share the work: an arm
+whose folder is there is somebody's, done or not; remove the folder to do it again.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+
+import ml_collections
+import rich.console
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import devices, evaluate, train
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.training import mesh as mesh_lib
+
+EPOCHS = 1
+BATCH = 128
+USERS = 5_000  # test users asked, the same for every arm
+# Data, kind of ids, d_ff, seed. Yelp is there for its rate of hallucination.
+ARMS = [("yelp", kind, 16, 0) for kind in ("sci", "rid")] + [
+  (data, kind, d_ff, seed)
+  for seed in (0, 1)
+  for data in ("toys", "beauty")
+  for d_ff in (16, 2048, 64, 512)
+  for kind in ("sci", "rid")
+]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--workdir", type=pathlib.Path, required=True)
+  workdir = parser.parse_args().workdir
+  devices.enable_compilation_cache()
+  workdir.mkdir(parents=True, exist_ok=True)
+  for data, kind, d_ff, seed in ARMS:
+    folder = workdir / f"{data}-{kind}-{d_ff}-{seed}"
+    with contextlib.suppress(FileExistsError):
+      folder.mkdir()
+      run(folder, data, kind, d_ff, seed)
+
+
+def run(folder: pathlib.Path, data: str, kind: str, d_ff: int, seed: int) -> None:
+  """Trains one arm and asks it with the trie and without."""
+  split = splits.leave_one_out(datasets.load(config_lib.load(data, "small")).log)
+  steps = EPOCHS * -(-len(split.train.item_E) // BATCH)
+  overrides = {
+    "seed": seed,
+    "input.history": 0,
+    "input.user_dropout": 0.0,
+    "ids.kind": kind,
+    "ids.branching": 50,
+    "ids.leaf_size": 100,
+    "ids.levels": 10,
+    "ids.tokens": "level",
+    "model.d_ff": d_ff,
+    "train.batch_size": BATCH,
+    "train.steps": steps,
+    "train.warmup_steps": steps // 20,
+    "train.eval_every": steps,
+    "train.eval_users": 64,
+    "decoding.length_penalty": 1.0,
+  }
+  config = ml_collections.FrozenConfigDict(config_lib.load(data, "small", overrides))
+  workdir = workdir_lib.claim(folder, config)
+  train.learn(config, split, workdir, mesh_lib.make(1, 1), rich.console.Console())
+  found = {
+    decoding: evaluate.evaluate(
+      workdir, overrides={"decoding.kind": decoding}, users=USERS
+    )
+    for decoding in ("beam", "unconstrained")
+  }
+  (folder / "arm.json").write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+  main()

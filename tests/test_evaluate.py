@@ -1,0 +1,83 @@
+"""A trained run judged again, by the command, without training."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lightlm_jax import evaluate
+from lightlm_jax.errors import UserError
+
+
+@pytest.fixture
+def run(demo_run, tmp_path):
+  """A copy of a finished run, to write into."""
+  return shutil.copytree(demo_run[0], tmp_path / "run")
+
+
+def test_the_command_gives_the_runs_own_figures_again(run, tmp_path):
+  report = tmp_path / "report.json"
+  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
+  done = subprocess.run(
+    [*command, f"--workdir={run}", f"--report={report}"],
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads((run / "results-test-beam.json").read_text())
+  trained = json.loads((run / "results.json").read_text())
+  same = ("system", "ids", "params", "metrics", "exposure", "best_step", "split_sha256")
+  assert {name: found[name] for name in same} == {name: trained[name] for name in same}
+  assert json.loads(report.read_text()) == found
+  assert "lightlm" in done.stdout
+  assert "results-test-beam.json" in done.stdout
+
+
+def test_validation_is_asked_and_named(run, capsys):
+  found = evaluate.evaluate(run, split_name="validation")
+  trained = json.loads((run / "results.json").read_text())
+  assert found["metrics"] == trained["validation"]
+  assert found["split"] == "validation"
+  assert (run / "results-validation-beam.json").exists()
+  assert "validation" in capsys.readouterr().out
+
+
+def test_decodings_differ_where_they_must(run):
+  def ask(kind):
+    return evaluate.evaluate(run, overrides={"decoding.kind": kind}, users=100)
+
+  exact, free = ask("exact"), ask("unconstrained")
+  assert exact["num_users"] == 100
+  assert exact["decoding"] == "exact"
+  assert exact["exposure"]["seen_allowed"]["invalid@10"] == 0
+  # A model of 40 steps knows few ids by heart.
+  assert free["exposure"]["seen_allowed"]["invalid@10"] > 0
+  wide = evaluate.evaluate(
+    run, overrides={"decoding.kind": "beam", "decoding.beam_size": 80}, users=100
+  )
+  assert exact["metrics"] == wide["metrics"]
+
+
+def test_no_run_and_other_data_are_one_line(run, tmp_path):
+  with pytest.raises(UserError, match=r"config\.json does not exist"):
+    evaluate.evaluate(tmp_path / "nothing")
+  with pytest.raises(UserError, match=r"decoding\.kind is 'guess'"):
+    evaluate.evaluate(run, overrides={"decoding.kind": "guess"})
+  with pytest.raises(UserError, match="another log"):
+    evaluate.evaluate(run, overrides={"data.shop.seed": 1})
+  (run / "results.json").unlink()
+  with pytest.raises(UserError, match="another log"):
+    evaluate.evaluate(run, overrides={"data.shop.seed": 1})
+  shutil.rmtree(run / "codes")
+  with pytest.raises(UserError, match="holds no ids"):
+    evaluate.evaluate(run)
+
+
+def test_a_run_without_a_checkpoint_is_one_line(run):
+  shutil.rmtree(run / "checkpoints")
+  with pytest.raises(UserError, match="no checkpoint yet"):
+    evaluate.evaluate(run)
+  assert not (run / "results-test-beam.json").exists()
