@@ -32,6 +32,11 @@ def available() -> list[str]:
   return sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
 
 
+def presets(name: str) -> tuple[str, ...]:
+  """The presets of a config file or bare name, none left out."""
+  return _presets(_module(resolve(name)))
+
+
 def resolve(name: str) -> pathlib.Path:
   """The file of a path (`configs/toys.py`) or of a bare name (`toys`)."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
@@ -59,11 +64,11 @@ def load(
   preset = preset or given or None
   path = resolve(name)
   module = _module(path)
-  presets = tuple(getattr(module, "PRESETS", PRESETS))
-  if preset and preset not in presets:
+  known = _presets(module)
+  if preset and preset not in known:
     raise UserError(
-      f"{path} has no preset {preset!r}{_guess(preset, presets)}; "
-      f"its presets are {_listed(presets)}"
+      f"{path} has no preset {preset!r}{_guess(preset, known)}; "
+      f"its presets are {_listed(known)}"
     )
   config = module.get_config(preset) if preset else module.get_config()
   return _locked(config, overrides or {})
@@ -152,6 +157,10 @@ def _module(path: pathlib.Path) -> ModuleType:
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no get_config(preset); is it a config file?")
   return module
+
+
+def _presets(module: ModuleType) -> tuple[str, ...]:
+  return tuple(getattr(module, "PRESETS", PRESETS))
 
 
 def _locked(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -143,7 +143,7 @@ def test_recommendations_and_scores_give_the_same_ranks():
     system._replace(scores=None), params, split.test, **arguments
   )
   for rule in evaluator.RULES:
-    rank_N, ties_N = counted[rule]
+    rank_N, ties_N, _ = counted[rule]
     place_N = listed[rule].rank_N
     assert ((rank_N <= place_N) & (place_N <= rank_N + ties_N)).all()
 

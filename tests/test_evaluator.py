@@ -1,10 +1,12 @@
 """The evaluator against brute force over Python lists and sets."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lightlm_jax.data import batch as batch_lib
+from lightlm_jax.data import formats, splits
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Recommendations
@@ -234,3 +236,29 @@ def test_summaries_are_of_both_rules():
   summary = evaluator.summarise_rules(ranks)
   assert summary["seen_excluded"]["hr@5"] == 0.5
   assert summary["seen_allowed"]["mrr@10"] == 0.625
+
+
+def test_on_yelp_a_repeated_target_is_a_miss_where_seen_items_are_excluded(data_dir):
+  """The strict rule: even who knows every target cannot be shown to hit them all."""
+  log = formats.read_sequences(data_dir / "yelp" / "sequences.txt")
+  pairs = log.user_E.astype(np.int64) * log.num_items + log.item_E
+  assert len(pairs) - len(np.unique(pairs)) == 11_830
+  split = splits.leave_one_out(log)
+  test = split.test
+  target_NP = test.user_N.astype(np.int64) * log.num_items + test.target_N
+  train_E = split.train.user_E.astype(np.int64) * log.num_items + split.train.item_E
+  assert np.isin(target_NP, train_E).sum() == 1_539
+  seen_N = evaluator.target_seen(test)
+  assert seen_N.sum() == 2_027  # with those who had it as their validation item
+
+  def tell(params, tables, batch, allowed, *, k):
+    items_BK = jnp.pad(
+      batch.target_B[:, None], ((0, 0), (0, k - 1)), constant_values=-1
+    )
+    first_BK = jnp.broadcast_to(jnp.arange(k)[None] == 0, items_BK.shape)
+    return Recommendations(items_BK, first_BK.astype(jnp.float32), first_BK)
+
+  oracle = System("oracle", None, 1, (), np.arange(log.num_items), recommend=tell)
+  ranks = evaluate(oracle, (), test, num_items=log.num_items, batch_size=2_048)
+  assert ranks["seen_allowed"].rank_N.tolist() == [1] * len(test)
+  assert (ranks["seen_excluded"].rank_N == ~seen_N).all()
