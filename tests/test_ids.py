@@ -188,7 +188,7 @@ def test_tables_of_another_book_are_none(book, tmp_path):
 
 def ids_config(kind="sci", **options):
   defaults = {"branching": 4, "leaf_size": 10, "levels": 2, "base": 5}
-  defaults["tokens"] = "level"
+  defaults |= {"tokens": "level", "graph": "bipartite"}
   return ml_collections.ConfigDict({"kind": kind} | defaults | options)
 
 
@@ -327,6 +327,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds)
     (
       ids_config("sci", tokens="leaf"),
       "config.ids.tokens is 'leaf'; choose one of lev",
+    ),
+    (
+      ids_config("sci", graph="tree"),
+      "config.ids.graph is 'tree'; choose one of bip",
     ),
   ],
 )

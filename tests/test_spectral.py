@@ -16,7 +16,8 @@ from small_logs import check, make_log, strip
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.synthetic import Shop, make_shop
-from lightlm_jax.ids import codes, graph, spectral
+from lightlm_jax.ids import codes, spectral
+from lightlm_jax.ids import graph as graph_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,7 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def test_bipartite_counts_purchases():
   rows = [[2, 0, 2], [], [1]]
-  dense = graph.bipartite(make_log(rows, num_items=4)).toarray()
+  dense = graph_lib.bipartite(make_log(rows, num_items=4)).toarray()
   wanted = np.zeros((7, 7))
   for user, row in enumerate(rows):
     for item in row:
@@ -35,12 +36,42 @@ def test_bipartite_counts_purchases():
   np.testing.assert_array_equal(dense, wanted)
 
 
+def test_co_occurrence_counts_users_with_both_and_items_of_both():
+  rows = [[2, 0, 2], [], [1, 0], [0, 2]]
+  log = make_log(rows, num_items=4)
+  items_II = graph_lib.items_together(log).toarray()
+  users_UU = graph_lib.users_together(log).toarray()
+  for a, row_a in enumerate(rows):
+    for b, row_b in enumerate(rows):
+      both = len(set(row_a) & set(row_b)) if a != b else 0
+      assert users_UU[a, b] == both
+  for a in range(4):
+    for b in range(4):
+      both = sum({a, b} <= set(row) for row in rows) if a != b else 0
+      assert items_II[a, b] == both
+  whole = graph_lib.bipartite(log).toarray()
+  whole[:4, :4] += users_UU
+  whole[4:, 4:] += items_II
+  np.testing.assert_array_equal(graph_lib.all_together(log).toarray(), whole)
+  assert log.item_E.tolist() == [2, 0, 2, 1, 0, 0, 2], "the log itself was changed"
+
+
 # SCI.
 
 
-def sci(log, branching=4, leaf_size=3, levels=2, seed=0, tokens="level"):
+def sci(
+  log,
+  branching=4,
+  leaf_size=3,
+  levels=2,
+  seed=0,
+  tokens="level",
+  graph="bipartite",
+):
   return spectral.spectral_ids(
     log,
+    graph=graph,
+    base=4,
     branching=branching,
     leaf_size=leaf_size,
     levels=levels,
@@ -64,7 +95,7 @@ def planted(communities, *, strays, seed=0, num_users=40, num_items=15):
 
 def pieces(log):
   """The graph's components that hold an interaction."""
-  _, label_N = scipy.sparse.csgraph.connected_components(graph.bipartite(log))
+  _, label_N = scipy.sparse.csgraph.connected_components(graph_lib.bipartite(log))
   return int((np.bincount(label_N) > 1).sum())
 
 
@@ -91,7 +122,7 @@ def test_two_levels_follow_communities_in_communities():
     own = np.flatnonzero(community_I == community)
     near = np.flatnonzero(community_I // 3 == community // 3)
     rows.append([*rng.choice(own, 9), *rng.choice(near, 3), rng.integers(135)])
-  adjacency = graph.bipartite(make_log(rows, 135))
+  adjacency = graph_lib.bipartite(make_log(rows, 135))
   # A community has 45 members, a three of them 135: only threes are clustered again.
   three_N, path_N = (
     spectral.cluster_paths(adjacency, branching=3, leaf_size=60, levels=levels, seed=0)
@@ -152,7 +183,7 @@ def test_a_token_means_one_thing(tokens):
   log, _, _ = planted(3, strays=3)
   items, users = sci(log, branching=4, leaf_size=5, levels=3, tokens=tokens)
   paths = spectral.cluster_paths(
-    graph.bipartite(log), branching=4, leaf_size=5, levels=3, seed=0
+    graph_lib.bipartite(log), branching=4, leaf_size=5, levels=3, seed=0
   )
   U, meaning = log.num_users, collections.defaultdict(set)
   shared = collections.Counter(paths[:U]), collections.Counter(paths[U:])
@@ -179,7 +210,7 @@ def test_a_token_means_one_thing(tokens):
 @pytest.mark.parametrize("leaf_size", [1, 6, 30])
 def test_leaves_are_small_where_levels_allow(leaf_size):
   log, _, _ = planted(3, strays=3)
-  adjacency = graph.bipartite(log)
+  adjacency = graph_lib.bipartite(log)
   for levels in (1, 2, 40):
     paths = spectral.cluster_paths(
       adjacency, branching=4, leaf_size=leaf_size, levels=levels, seed=0
@@ -253,6 +284,7 @@ def watched(*args, **kwargs):
 
 spectral.cluster_paths = watched
 options = dict(branching=32, leaf_size=20, levels=2, tokens="level", seed=0)
+options |= dict(graph="bipartite", base=4)
 tables = spectral.spectral_ids(train, **options)
 print(codes.code_book(*tables, {}).sha256)
 """
@@ -275,3 +307,32 @@ def test_codes_do_not_depend_on_the_number_of_threads(demo):
     assert process.returncode == 0
     # One thread, also in the libraries that came with scikit-learn.
     assert out.split() == ["1", wanted]
+
+
+@pytest.mark.parametrize("tokens", spectral.TOKENS)
+@pytest.mark.parametrize("graph", spectral.GRAPHS)
+def test_every_graph_gives_codes_that_follow_its_communities(graph, tokens):
+  # With strays, pairs of users are so many that a cluster may be of users alone.
+  strays = 0 if graph == "all_together" else 1
+  log, community_U, community_I = planted(3, strays=strays)
+  items, users = sci(log, 3, leaf_size=20, levels=1, tokens=tokens, graph=graph)
+  check(items, users, log)
+  again = sci(log, 3, leaf_size=20, levels=1, tokens=tokens, graph=graph)
+  np.testing.assert_array_equal(items, again[0])
+  np.testing.assert_array_equal(users, again[1])
+
+  def follows(code_NL, community_N):
+    pairs = set(zip(community_N.tolist(), code_NL[:, 0].tolist()))
+    return len(pairs) == 3
+
+  assert follows(items, community_I) == (graph != "users")
+  assert follows(users, community_U) == (graph != "items")
+  shared = set(items.ravel()) & set(users.ravel()) - {-1}
+  assert len(shared) == (3 if graph in spectral.CO_INDEXED else 0)
+
+
+@pytest.mark.parametrize("graph", spectral.GRAPHS)
+@pytest.mark.parametrize("rows", [[[]], [[0]], [[0, 0], [1, 2]], [[], [0, 1, 2]]])
+def test_every_graph_takes_logs_with_hardly_an_edge(graph, rows):
+  log = make_log(rows, num_items=4)
+  check(*sci(log, graph=graph), log)

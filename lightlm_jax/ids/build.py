@@ -57,7 +57,7 @@ def _manifest(
 ) -> dict[str, Any]:
   """What the codes follow from: their kind, its options, the interactions."""
   options = {
-    "sci": ("branching", "leaf_size", "levels", "tokens"),
+    "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "rid": ("base",),
     "sid": ("base",),
     "iid": (),
@@ -71,11 +71,11 @@ def _manifest(
       raise UserError(
         f"config.ids.{name} is {config[name]}; it must be at least {smallest}"
       )
-  if config.kind == "sci" and config.tokens not in spectral.TOKENS:
-    raise UserError(
-      f"config.ids.tokens is {config.tokens!r}; choose one of "
-      f"{', '.join(spectral.TOKENS)}"
-    )
+  for name, known in (("tokens", spectral.TOKENS), ("graph", spectral.GRAPHS)):
+    if name in options[config.kind] and config[name] not in known:
+      raise UserError(
+        f"config.ids.{name} is {config[name]!r}; choose one of {', '.join(known)}"
+      )
   if not train.num_items:
     raise UserError("the catalogue is empty: there is no item to write a code for")
   return {
@@ -99,9 +99,11 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
     return plain.independent_ids(train)
   return spectral.spectral_ids(
     train,
+    graph=config.graph,
     branching=config.branching,
     leaf_size=config.leaf_size,
     levels=config.levels,
     tokens=config.tokens,
+    base=config.base,
     seed=seed,
   )

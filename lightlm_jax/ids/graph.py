@@ -16,3 +16,42 @@ def bipartite(train: Interactions) -> scipy.sparse.csr_array:
   weight_E = np.ones(len(node_E))
   forward = scipy.sparse.coo_array((weight_E, (train.user_E, node_E)), (U + I, U + I))
   return (forward + forward.T).tocsr()
+
+
+def items_together(train: Interactions) -> scipy.sparse.csr_array:
+  """[I, I] symmetric adjacency: how many users have both items."""
+  bought_UI = _distinct_purchases(train)
+  return _without_loops(bought_UI.T @ bought_UI)
+
+
+def users_together(train: Interactions) -> scipy.sparse.csr_array:
+  """[U, U] symmetric adjacency: how many items both users have."""
+  bought_UI = _distinct_purchases(train)
+  return _without_loops(bought_UI @ bought_UI.T)
+
+
+def all_together(train: Interactions) -> scipy.sparse.csr_array:
+  """[U + I, U + I]: `bipartite` with the two co-occurrence graphs in its blocks.
+
+  The paper's co-indexing. Pairs of users and pairs of items are many more than
+  purchases, and drown them: users and items end up in clusters apart.
+  """
+  blocks = [[users_together(train), None], [None, items_together(train)]]
+  return (bipartite(train) + scipy.sparse.block_array(blocks)).tocsr()
+
+
+def _distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
+  bought_UI = scipy.sparse.csr_array(
+    (np.ones(len(train.item_E)), train.item_E, train.offset_U1),
+    shape=(train.num_users, train.num_items),
+    copy=True,  # or summing duplicates would sort and shorten the log itself
+  )
+  bought_UI.sum_duplicates()
+  bought_UI.data[:] = 1
+  return bought_UI
+
+
+def _without_loops(adjacency: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+  adjacency.setdiag(0)
+  adjacency.eliminate_zeros()
+  return adjacency

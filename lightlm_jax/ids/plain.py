@@ -28,9 +28,13 @@ def random_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
   """RID: a random number for each item and for each user, written in `base`."""
   rng = np.random.default_rng(seed)
-  items_I = rng.permutation(train.num_items)
-  users_U = rng.permutation(train.num_users)
-  return _apart(numbers_in_base(items_I, base), numbers_in_base(users_U, base))
+  items_IL = random_numbers(train.num_items, base, rng)
+  return apart(items_IL, random_numbers(train.num_users, base, rng))
+
+
+def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarray:
+  """[N, L] int32: the numbers from 0 to N - 1 in random order, written in `base`."""
+  return numbers_in_base(rng.permutation(number), base)
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,16 +49,17 @@ def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarr
   cold = number_I < 0
   number_I[cold] = np.arange(len(seen), train.num_items)
   users_U = np.arange(train.num_users)
-  return _apart(numbers_in_base(number_I, base), numbers_in_base(users_U, base))
+  return apart(numbers_in_base(number_I, base), numbers_in_base(users_U, base))
 
 
 def independent_ids(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
   """IID: one token an item, one token a user."""
   items_I1 = np.arange(train.num_items, dtype=np.int32)[:, None]
   users_U1 = np.arange(train.num_users, dtype=np.int32)[:, None]
-  return _apart(items_I1, users_U1)
+  return apart(items_I1, users_U1)
 
 
-def _apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Moves the users' tokens behind the items', so that no token means two things."""
-  return items_IL, users_UL + items_IL.max(initial=0) + 1
+  first = items_IL.max(initial=0) + 1
+  return items_IL, np.where(users_UL >= 0, users_UL + first, -1).astype(np.int32)

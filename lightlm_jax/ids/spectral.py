@@ -14,10 +14,15 @@ import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.ids import graph
+from lightlm_jax.ids import graph as graph_lib
+from lightlm_jax.ids import plain
 from lightlm_jax.ids.codes import stack_codes
 
 TOKENS = ("level", "node")
+# Users and items on one graph (co-indexing); each on a graph of their own; or one of
+# them alone, while the others get random ids.
+CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
+GRAPHS = (*CO_INDEXED, "separate", "items", "users")
 # Below this many nodes a dense eigensolver is faster than Lanczos.
 _DENSE_NODES = 400
 
@@ -25,21 +30,27 @@ _DENSE_NODES = 400
 def spectral_ids(
   train: Interactions,
   *,
+  graph: str,
   branching: int,
   leaf_size: int,
   levels: int,
   tokens: str,
+  base: int,
   seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Item codes [I, L] and user codes [U, L'], int32, padded with -1.
 
   A code is the path of cluster tokens and, where a leaf holds more than one item (or
   user), a last token numbered in seeded random order. Cluster tokens are shared by
-  users and items; each level has its own range, and so have the last tokens of the
-  items and those of the users.
+  users and items of one graph; each level has its own range, and so have the last
+  tokens of the items and those of the users.
 
   Args:
     train: training interactions.
+    graph: one of `GRAPHS`. "bipartite": users and items on the purchases between
+      them. "all_together": with the edges between users and between items. "separate":
+      items by who has both, users by what both have, no token in common. "items",
+      "users": these alone; the others get random numbers, as `plain.random_ids`.
     branching: clusters at every level (the paper's N); small components, packed
       together, may add a few.
     leaf_size: a cluster of more members, users and items together, is clustered
@@ -49,30 +60,49 @@ def spectral_ids(
     tokens: "level": the numbers from 0 are used again below every cluster, a small
       vocabulary whose tokens mean something only behind their prefix. "node": every
       cluster and every item's last token has its own, and with it an embedding.
-    seed: of the clustering and of the last tokens.
+    base: of the random numbers.
+    seed: of the clustering, of the last tokens and of the random numbers.
   """
   # Clustering may not depend on how many threads the machine has. The limit reaches
   # the libraries loaded by then: scikit-learn brings one, so it is loaded before.
   import sklearn.cluster  # noqa: F401, PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  with threadpoolctl.threadpool_limits(1):
-    paths = cluster_paths(
-      graph.bipartite(train),
-      branching=branching,
-      leaf_size=leaf_size,
-      levels=levels,
-      seed=seed,
+  def paths(adjacency: scipy.sparse.csr_array) -> np.ndarray:
+    path_N = cluster_paths(
+      adjacency, branching=branching, leaf_size=leaf_size, levels=levels, seed=seed
     )
+    path_NL = stack_codes([np.array(path) for path in path_N])
+    return _name_clusters(path_NL) if tokens == "node" else _number_levels(path_NL)
+
   rng = np.random.default_rng(seed)
-  path_NL = stack_codes([np.array(path) for path in paths])
-  path_NL = _name_clusters(path_NL) if tokens == "node" else _number_levels(path_NL)
-  first_item_token = 1 + path_NL.max()
-  U = train.num_users
-  items = _with_last_token(path_NL[U:], first_item_token, rng, apart=tokens == "node")
-  first_user_token = 1 + max(path_NL.max(), items.max(initial=0))
+  with threadpoolctl.threadpool_limits(1):
+    if graph in CO_INDEXED:
+      path_NL = paths(CO_INDEXED[graph](train))
+      return _finish(*np.split(path_NL, [train.num_users]), tokens, rng)
+    path_UL = path_IL = None
+    if graph != "users":
+      path_IL = paths(graph_lib.items_together(train))
+    if graph != "items":
+      path_UL = paths(graph_lib.users_together(train))
+  if path_UL is None:
+    items = _with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
+    return plain.apart(items, plain.random_numbers(train.num_users, base, rng))
+  if path_IL is None:
+    users = _with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
+    return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
+  return _finish(*plain.apart(path_IL, path_UL)[::-1], tokens, rng)
+
+
+def _finish(
+  path_UL: np.ndarray, path_IL: np.ndarray, tokens: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Item and user codes from the paths of their clusters."""
+  first_item_token = 1 + max(path_UL.max(), path_IL.max())
+  items = _with_last_token(path_IL, first_item_token, rng, apart=tokens == "node")
+  first_user_token = max(first_item_token, 1 + items.max(initial=0))
   # A user is only read, never written: her last token needs no embedding of its own.
-  users = _with_last_token(path_NL[:U], first_user_token, rng, apart=False)
+  users = _with_last_token(path_UL, first_user_token, rng, apart=False)
   return items, users
 
 

@@ -11,17 +11,18 @@ import numpy as np
 def main(folder: pathlib.Path) -> None:
   arms = collections.defaultdict(list)
   for path in sorted(folder.glob("*/arm.json")):
-    data, kind, d_ff, _ = path.parent.name.split("-")
-    arms[data, kind, int(d_ff)].append(json.loads(path.read_text()))
+    data, kind, *rest = path.parent.name.split("-")
+    d_ff = int(rest[0]) if rest else 16
+    arms[data, kind, d_ff].append(json.loads(path.read_text()))
   print(
-    "| log | ids | d_ff | parameters outside the embeddings | seeds "
+    "| log | ids, or what differs | d_ff | parameters outside the embeddings | seeds "
     "| HR@10, trie | NDCG@10, trie | HR@10, no trie | NDCG@10, no trie "
-    "| beams that are no item, no trie |"
+    "| places without an item, no trie |"
   )
   print("| --- " * 10 + "|")
   for (data, kind, d_ff), seeds in sorted(arms.items()):
     parameters = seeds[0]["beam"]["params"]["non_embedding"]
-    cells = [f"{data} | {kind.upper()} | {d_ff} | {parameters:,} | {len(seeds)}"]
+    cells = [f"{data} | {kind} | {d_ff} | {parameters:,} | {len(seeds)}"]
     for decoding in ("beam", "unconstrained"):
       for metric in ("hr@10", "ndcg@10"):
         values = [s[decoding]["metrics"]["seen_excluded"][metric] for s in seeds]
