@@ -20,7 +20,10 @@ def main(runs: list[pathlib.Path]) -> None:
   for run in runs:
     for rule in RULES:
       for decoding in DECODINGS:
-        found = json.loads((run / f"results-test-{decoding}.json").read_text())
+        path = run / f"results-test-{decoding}.json"
+        if not path.exists():
+          continue
+        found = json.loads(path.read_text())
         metrics, spread = found["metrics"][rule], found["exposure"][rule]
         print(
           f"| {run.name} | {rule.replace('_', ' ')} | {decoding} "
