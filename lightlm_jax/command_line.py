@@ -18,28 +18,31 @@ from lightlm_jax.errors import UserError
 flags.disclaim_key_flags()
 
 
-def define_config() -> flags.FlagHolder:
-  """Defines --config=FILE[:preset] and --config.a.b=value; call it once, at import."""
-  holder = config_flags.DEFINE_config_file(
-    "config",
-    help_string="a config file or bare name, with a preset: configs/toys.py:small; "
-    "--config.train.steps=20 sets one field",
-  )
-  flags.FLAGS["config"].parser = _ConfigParser()
-  return holder
+def define_config() -> flags.Flag:
+  """Defines --config=FILE[:preset] and --config.a.b=value; call it at import."""
+  if "config" not in flags.FLAGS:
+    config_flags.DEFINE_config_file(
+      "config",
+      help_string="a config file or bare name, with a preset: configs/toys.py:small; "
+      "--config.train.steps=20 sets one field",
+    )
+    flags.FLAGS["config"].parser = _ConfigParser()
+  return flags.FLAGS["config"]
 
 
 def define_workdir(help_text: str) -> flags.Flag:
-  """Defines --workdir, unless another entry point of this process has."""
   return _define_once("workdir", help_text)
 
 
 def define_platform() -> flags.Flag:
-  """Defines --platform, unless another entry point of this process has."""
   return _define_once("platform", "cpu, gpu or tpu; default: the best that jax finds")
 
 
-def main(entry: Callable[[Sequence[str]], None]) -> int:
+def define_report() -> flags.Flag:
+  return _define_once("report", "also write what was found to FILE (JSON)")
+
+
+def main(entry: Callable[[Sequence[str]], int | None]) -> int:
   """Parses sys.argv, calls `entry([program])` and returns the exit code."""
   return errors.run(lambda argv: entry(_parse(argv)), sys.argv)
 

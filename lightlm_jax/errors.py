@@ -11,10 +11,10 @@ class UserError(Exception):
   """Something the person at the keyboard can mend: what, where, what to do."""
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-  """Calls `main(argv)`; returns 0, 2 after one line, or 130 on Ctrl-C."""
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+  """Calls `main(argv)`; returns what it does, 2 after one line, or 130 on Ctrl-C."""
   try:
-    main(argv)
+    return main(argv) or 0
   except UserError as error:
     message = " ".join(str(error).split())
     print(f"lightlm_jax: error: {message}", file=sys.stderr, flush=True)
@@ -22,4 +22,3 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print("lightlm_jax: interrupted; start again to resume", file=sys.stderr)
     return INTERRUPTED
-  return 0

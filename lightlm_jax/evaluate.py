@@ -38,7 +38,7 @@ _USERS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
 )
-_REPORT = flags.DEFINE_string("report", None, "also write the JSON to this file")
+_REPORT = command_line.define_report()
 _PLATFORM = command_line.define_platform()
 
 

@@ -1,0 +1,273 @@
+"""Does anything held out, or any number of the file, reach the ids? Tried, not asked.
+
+A manifest says what it was told. So the audit changes what must not matter and looks
+whether the ids notice (metamorphic testing): it exchanges the held-out items between
+users, and it numbers users and items anew.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import scipy.stats
+
+from lightlm_jax.data import splits
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.evaluation import metrics
+from lightlm_jax.ids import quality
+
+SPEARMAN_LIMIT = 0.05
+NOISE_SEEDS = (1, 2)  # beside the run's own: how far figures move by chance
+MARGIN = 0.02  # of an agreement or an NDCG, beyond what the seeds show
+CHUNK = 512  # requests ranked at once
+
+
+class Ids(NamedTuple):
+  """What a construction made of a log, and what it read of it.
+
+  Attributes:
+    items_IL: int32 codes, padded with -1.
+    users_UL: int32 codes, padded with -1.
+    user_E: the users of the interactions that shaped them.
+    item_E: their items.
+  """
+
+  items_IL: np.ndarray
+  users_UL: np.ndarray
+  user_E: np.ndarray
+  item_E: np.ndarray
+
+
+# (whole log, held-out items included; seed) → ids
+Build = Callable[[Interactions, int], Ids]
+
+
+def audit(build: Build, log: Interactions, *, seed: int) -> dict[str, Any]:
+  """Puts a construction to the test on a log, split by leave-one-out.
+
+  Args:
+    build: the whole way from the log to the ids; what it holds out is its business.
+    log: all interactions, validation and test included; raw item ids that are
+      numbers are taken for the file's numbering.
+    seed: of the ids and of what is exchanged.
+
+  Returns:
+    exchange {items_changed, users_changed, popularity_changed: shares;
+    vocabulary_changed}, renumber {name: {as_is, renumbered, other_seeds}},
+    spearman_last_token, held_out_edges, failures (a line each) and passed.
+  """
+  ids = build(log, seed)
+  exchanged = _compare(ids, build(exchange_held_out(log, seed), seed))
+  renumbered = _renumbered_figures(build, log, ids, seed)
+  spearman, leaf_items = last_token_order(ids.items_IL, log.item_ids)
+  held_out = held_out_edges(ids, log)
+
+  failures = []
+  if held_out:
+    failures.append(f"{held_out:,} held-out interactions shaped the ids")
+  for name, changed in exchanged.items():
+    if changed:
+      failures.append(
+        f"exchanging held-out items between users changed {name.split('_')[0]}"
+        + ("" if changed is True else f" ({100 * changed:.1f} %)")
+      )
+  for name, figures in renumbered.items():
+    seeds = [figures["as_is"], *figures["other_seeds"]]
+    middle, spread = np.mean(seeds), np.ptp(seeds)
+    if abs(figures["renumbered"] - middle) > spread + MARGIN:
+      failures.append(
+        f"numbering users and items anew moved {name} from {figures['as_is']:.3f} to "
+        f"{figures['renumbered']:.3f}; other seeds give "
+        + ", ".join(f"{value:.3f}" for value in figures["other_seeds"])
+      )
+  # Of few items, chance alone gives a large correlation.
+  limit = max(SPEARMAN_LIMIT, 4 / np.sqrt(max(leaf_items, 1)))
+  if abs(spearman) > limit:
+    failures.append(
+      f"last tokens follow the items' raw numbers (Spearman {spearman:.2f} in leaves)"
+    )
+  return {
+    "exchange": exchanged,
+    "renumber": renumbered,
+    "spearman_last_token": spearman,
+    "held_out_edges": held_out,
+    "failures": failures,
+    "passed": not failures,
+  }
+
+
+def exchange_held_out(log: Interactions, seed: int) -> Interactions:
+  """The log with validation and test items dealt out to other users; training stays."""
+  asked_N = np.flatnonzero(log.length_U >= 3)
+  end_N = log.offset_U1[asked_N + 1]
+  order_N = np.random.default_rng(seed).permutation(len(asked_N))
+  item_E = log.item_E.copy()
+  for from_end in (1, 2):
+    item_E[end_N - from_end] = log.item_E[end_N[order_N] - from_end]
+  return dataclasses.replace(log, item_E=item_E)
+
+
+def renumber(
+  log: Interactions, seed: int
+) -> tuple[Interactions, np.ndarray, np.ndarray]:
+  """The same log with users and items in another order.
+
+  Returns:
+    The log, and the new number of each old user [U] and of each old item [I].
+  """
+  rng = np.random.default_rng(seed)
+  order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
+  new_U, new_I = np.argsort(order_U), np.argsort(order_I)
+  rows = [new_I[log.row(user)] for user in order_U]
+  renumbered = Interactions(
+    offset_U1=np.concatenate([[0], np.cumsum(log.length_U[order_U])]),
+    item_E=np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32),
+    user_ids=log.user_ids[order_U],
+    item_ids=log.item_ids[order_I],
+  )
+  return renumbered, new_U, new_I
+
+
+def held_out_edges(ids: Ids, log: Interactions) -> int:
+  """How many of the (user, item) pairs read are held out, and not trained on too."""
+  split = splits.leave_one_out(log)
+
+  def pairs(user_P, item_P):
+    return np.unique(np.asarray(user_P, np.int64) * log.num_items + item_P)
+
+  held = np.concatenate(
+    [pairs(r.user_N, r.target_N) for r in (split.validation, split.test)]
+  )
+  held = np.setdiff1d(held, pairs(split.train.user_E, split.train.item_E))
+  return int(np.isin(pairs(ids.user_E, ids.item_E), held).sum())
+
+
+def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, int]:
+  """Spearman's correlation of last token and raw number within leaves.
+
+  Both are ranked within each leaf of two items or more, and the ranks, brought to mean
+  0 and one scale, are correlated over all leaves.
+
+  Returns:
+    The correlation (0 where there is no such leaf) and the number of items in leaves.
+  """
+  length_I = (items_IL >= 0).sum(axis=1)
+  row_I = np.arange(len(items_IL))
+  last_I = items_IL[row_I, length_I - 1]
+  stem_IL = items_IL.copy()
+  stem_IL[row_I, length_I - 1] = -1
+  leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
+  tokens, numbers = [], []
+  raw_I = _numbers(raw_ids)
+  order_I = np.argsort(leaf_I, kind="stable")
+  for members in np.split(order_I, np.flatnonzero(np.diff(leaf_I[order_I])) + 1):
+    if len(members) > 1:
+      tokens.append(_scaled_ranks(last_I[members]))
+      numbers.append(_scaled_ranks(raw_I[members]))
+  if not tokens:
+    return 0.0, 0
+  tokens, numbers = np.concatenate(tokens), np.concatenate(numbers)
+  return float(np.mean(tokens * numbers) / np.mean(tokens**2)), len(tokens)
+
+
+def mates_ranks(
+  label_U: np.ndarray, train: Interactions, requests: Requests
+) -> tuple[np.ndarray, np.ndarray]:
+  """Ranks with no model: items by how often users of one's own cluster bought them.
+
+  Args:
+    label_U: the cluster of each user.
+    train: what they bought.
+    requests: N questions; what their history holds is excluded.
+
+  Returns:
+    rank_N and ties_N as `metrics` wants them.
+  """
+  cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
+  shape = (cluster_U.max(initial=0) + 1, train.num_items)
+  ones = np.ones(len(train.item_E))
+  bought_CI = scipy.sparse.csr_array(
+    (ones, (cluster_U[train.user_E], train.item_E)), shape
+  )
+  rank_N = np.zeros(len(requests), np.int64)
+  ties_N = np.zeros_like(rank_N)
+  for start in range(0, len(requests), CHUNK):
+    rows_R = np.arange(start, min(start + CHUNK, len(requests)))
+    count_RI = bought_CI[cluster_U[requests.user_N[rows_R]]].toarray()
+    for r, n in enumerate(rows_R):
+      count_RI[r, requests.row(n)] = -1
+    target_R1 = np.take_along_axis(count_RI, requests.target_N[rows_R, None], axis=1)
+    rank_N[rows_R] = 1 + (count_RI > target_R1).sum(axis=1)
+    ties_N[rows_R] = (count_RI == target_R1).sum(axis=1) - 1
+    rank_N[rows_R[target_R1[:, 0] < 0]] = 0
+  return rank_N, ties_N
+
+
+def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
+  def changed(table, other_table) -> float:
+    if table.shape != other_table.shape:
+      return 1.0
+    return float((table != other_table).any(axis=1).mean())
+
+  def popularity(of: Ids):
+    return np.bincount(of.item_E, minlength=len(of.items_IL))[:, None]
+
+  return {
+    "items_changed": changed(ids.items_IL, other.items_IL),
+    "users_changed": changed(ids.users_UL, other.users_UL),
+    "popularity_changed": changed(popularity(ids), popularity(other)),
+    "vocabulary_changed": bool(
+      ids.items_IL.max() != other.items_IL.max()
+      or ids.users_UL.max() != other.users_UL.max()
+    ),
+  }
+
+
+def _renumbered_figures(build: Build, log: Interactions, ids: Ids, seed: int):
+  """Agreement at the first level and NDCG@10 with no model: as is, and otherwise."""
+  split = splits.leave_one_out(log)
+
+  def figures(items_IL, users_UL) -> dict[str, float]:
+    held = split.validation
+    pairs = {
+      "agreement with training items": (split.train.user_E, split.train.item_E),
+      "agreement with held-out items": (held.user_N, held.target_N),
+    }
+    found = {
+      name: quality.agreement(users_UL[user_P, :1], items_IL[item_P, :1])[0]
+      for name, (user_P, item_P) in pairs.items()
+    }
+    ranks = mates_ranks(users_UL[:, 0], split.train, held)
+    return found | {"NDCG@10 by cluster-mates": metrics.ndcg(*ranks, k=10).mean()}
+
+  other_log, new_U, new_I = renumber(log, seed)
+  renumbered = build(other_log, seed)
+  as_is = figures(ids.items_IL, ids.users_UL)
+  anew = figures(renumbered.items_IL[new_I], renumbered.users_UL[new_U])
+  others = [figures(*build(log, seed + offset)[:2]) for offset in NOISE_SEEDS]
+  return {
+    name: {
+      "as_is": float(as_is[name]),
+      "renumbered": float(anew[name]),
+      "other_seeds": [float(other[name]) for other in others],
+    }
+    for name in as_is
+  }
+
+
+def _numbers(raw_ids: np.ndarray) -> np.ndarray:
+  """Raw ids as the numbers they are, or their place in alphabetical order."""
+  try:
+    return raw_ids.astype(np.int64)
+  except ValueError:
+    return np.argsort(np.argsort(raw_ids, kind="stable"), kind="stable")
+
+
+def _scaled_ranks(values: np.ndarray) -> np.ndarray:
+  """Ranks with mean 0 and mean square 1."""
+  rank = scipy.stats.rankdata(values)
+  rank -= rank.mean()
+  return rank / np.sqrt(np.mean(rank**2)) if np.ptp(rank) else rank

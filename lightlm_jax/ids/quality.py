@@ -1,0 +1,124 @@
+"""What codes are worth before anything is trained on them: shape and agreement.
+
+A *level* is a place in the code, counted from 0. Two codes *agree* down to a level if
+their tokens are equal from the first to that one.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.splits import Split
+from lightlm_jax.ids import graph
+from lightlm_jax.ids.codes import CodeBook
+
+QUANTILES = (0.1, 0.5, 0.9, 1.0)
+
+
+def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
+  """All that `index` says of a book over a split that holds items out.
+
+  Returns:
+    num_items, num_users, vocab_size, length {tokens: items}, collisions, largest_leaf,
+    tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles a level),
+    agreement {training, held_out, random: a share a level, None where nothing is held
+    out} of users with items, neighbours {nearest, random: a share a level} of items
+    with items.
+  """
+  items_IL, users_UL = book.items_IL, book.users_UL
+  rng = np.random.default_rng(seed)
+  length_I = (items_IL >= 0).sum(axis=1)
+  count = np.bincount(length_I)
+  return {
+    "num_items": len(items_IL),
+    "num_users": len(users_UL),
+    "vocab_size": book.vocab_size,
+    "length": {str(n): int(count[n]) for n in np.flatnonzero(count)},
+    "collisions": len(items_IL) - len(np.unique(items_IL, axis=0)),
+    "largest_leaf": largest_leaf(items_IL),
+    "tokens_per_level": [len(np.unique(t[t >= 0])) for t in items_IL.T],
+    "entropy_per_level": [_entropy(t[t >= 0]) for t in items_IL.T],
+    "cluster_sizes": [
+      np.quantile(size_C, QUANTILES).tolist() for size_C in cluster_sizes(items_IL)
+    ],
+    "agreement": _agreement_with_users(items_IL, users_UL, split, rng),
+    "neighbours": _agreement_of_neighbours(items_IL, split.train, rng),
+  }
+
+
+def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float]:
+  """Down to each level, the share of P pairs of codes that agree.
+
+  A code that has ended agrees with nothing further down. Codes are padded with -1 at
+  the end, and may be of different widths.
+  """
+  width = min(code_PL.shape[1], other_PL.shape[1])
+  code_PL, other_PL = code_PL[:, :width], other_PL[:, :width]
+  equal_PL = (code_PL == other_PL) & (code_PL >= 0)
+  return np.logical_and.accumulate(equal_PL, axis=1).mean(axis=0).tolist()
+
+
+def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
+  """How many items share each prefix that more than a whole code has, by level."""
+  sizes = []
+  for level in range(items_IL.shape[1] - 1):
+    inner_NL = items_IL[items_IL[:, level + 1] >= 0, : level + 1]
+    sizes.append(np.unique(inner_NL, axis=0, return_counts=True)[1])
+  return [size_C for size_C in sizes if len(size_C)]
+
+
+def largest_leaf(items_IL: np.ndarray) -> int:
+  """The most items that differ in nothing but their last token."""
+  length_I = (items_IL >= 0).sum(axis=1)
+  stem_IL = items_IL.copy()
+  stem_IL[np.arange(len(stem_IL)), length_I - 1] = -1
+  return int(np.unique(stem_IL, axis=0, return_counts=True)[1].max())
+
+
+def nearest_neighbours(train: Interactions) -> np.ndarray:
+  """[I] int64: the item that shares most buyers by cosine, -1 where there is none.
+
+  Of items equally near the one with the lower index.
+  """
+  together_II = graph.items_together(train).tocoo()
+  buyers_I = np.maximum(np.bincount(train.item_E, minlength=train.num_items), 1)
+  row_P, column_P = together_II.coords
+  cosine_P = together_II.data / np.sqrt(buyers_I[row_P] * buyers_I[column_P])
+  order_P = np.lexsort((column_P, -cosine_P, row_P))
+  row_P, column_P = row_P[order_P], column_P[order_P]
+  first_P = np.append(True, row_P[1:] != row_P[:-1]) if len(row_P) else row_P > 0
+  nearest_I = np.full(train.num_items, -1)
+  nearest_I[row_P[first_P]] = column_P[first_P]
+  return nearest_I
+
+
+def _agreement_with_users(items_IL, users_UL, split: Split, rng) -> dict[str, Any]:
+  train = split.train
+  pairs = {"training": (train.user_E, train.item_E), "held_out": None}
+  if split.test is not None:
+    held = (split.validation, split.test)
+    pairs["held_out"] = (
+      np.concatenate([requests.user_N for requests in held]),
+      np.concatenate([requests.target_N for requests in held]),
+    )
+  pairs["random"] = (train.user_E, rng.integers(len(items_IL), size=len(train.item_E)))
+  return {
+    name: pair and agreement(users_UL[pair[0]], items_IL[pair[1]])
+    for name, pair in pairs.items()
+  }
+
+
+def _agreement_of_neighbours(items_IL, train: Interactions, rng) -> dict[str, Any]:
+  nearest_I = nearest_neighbours(train)
+  has_I = np.flatnonzero(nearest_I >= 0)
+  others_N = rng.integers(len(items_IL), size=len(has_I))
+  return {
+    "nearest": agreement(items_IL[has_I], items_IL[nearest_I[has_I]]),
+    "random": agreement(items_IL[has_I], items_IL[others_N]),
+  }
+
+
+def _entropy(token_N: np.ndarray) -> float:
+  share_V = np.unique(token_N, return_counts=True)[1] / len(token_N)
+  return float(-(share_V * np.log2(share_V)).sum())

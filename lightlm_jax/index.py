@@ -1,0 +1,169 @@
+"""Builds the ids of a configuration and says what they are worth, training nothing.
+
+python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
+"""
+
+from collections.abc import Callable
+import functools
+import sys
+import time
+from typing import Any
+
+from absl import flags
+from etils import epath
+import ml_collections
+import numpy as np
+import rich.console
+
+from lightlm_jax import cache, command_line, limits
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import quality
+from lightlm_jax.ids.codes import CodeBook
+
+_CONFIG = command_line.define_config()
+_EXPORT = flags.DEFINE_string(
+  "export",
+  None,
+  "raw ids and tokens to FILE.parquet, the users to FILE.users.parquet",
+)
+_FIGURE = flags.DEFINE_string("figure", None, "draw cluster sizes and agreement, PNG")
+_REPORT = command_line.define_report()
+
+
+def main(argv) -> None:
+  del argv
+  config = ml_collections.FrozenConfigDict(_CONFIG.value)
+  report, book, log = index(config)
+  if _REPORT.value:
+    workdir_lib.write_json(epath.Path(_REPORT.value), report)
+  if _EXPORT.value:
+    export(book, log, epath.Path(_EXPORT.value))
+  if _FIGURE.value:
+    draw(report, book, epath.Path(_FIGURE.value))
+
+
+def index(
+  config: ml_collections.FrozenConfigDict,
+) -> tuple[dict[str, Any], CodeBook, Interactions]:
+  """Builds or finds the ids, prints their report and returns it, them and the log.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  limits.check(config)
+  console = rich.console.Console()
+  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  log = datasets.load(config).log
+  split = splits.SPLITS[config.split.kind](log)
+  say(f"{config.data.name}: {datasets.describe(log)}")
+  began = time.monotonic()
+  root = cache.cache_root() / "codes"
+  book = ids_build.code_book(config.ids, split.train, config.seed, root)
+  seconds = time.monotonic() - began
+  report = {
+    "dataset": config.data.name,
+    "kind": config.ids.kind,
+    "options": book.manifest["options"],
+    "seed": config.seed,
+    "sha256": book.sha256,
+    "seconds": seconds,
+    "interactions": book.manifest["interactions"],
+    "split_sha256": split.sha256,
+  } | quality.report(book, split, seed=config.seed)
+  show(report, say)
+  return report, book, log
+
+
+def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
+  """Says the report, a line at a time."""
+  options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
+  say(f"ids: {report['kind']} ({options}), seed {report['seed']}")
+  say(f"  made or found in {report['seconds']:.1f} s, SHA-256 {report['sha256'][:16]}…")
+  lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())
+  say(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")
+  say(f"  collisions {report['collisions']}, largest leaf {report['largest_leaf']}")
+  say(f"  {'level':26}" + "".join(f"{n:>8}" for n in range(len(_levels(report)))))
+  rows = {
+    "tokens": [f"{n:,}" for n in report["tokens_per_level"]],
+    "entropy, bits": [f"{h:.2f}" for h in report["entropy_per_level"]],
+  }
+  for place, name in enumerate(("10 %", "median", "90 %", "largest")):
+    sizes = [f"{quantiles[place]:.0f}" for quantiles in report["cluster_sizes"]]
+    rows[f"items a cluster, {name}"] = sizes
+  for name, shares in report["agreement"].items():
+    rows[f"user with item, {name.replace('_', ' ')}"] = _percent(shares)
+  for name, shares in report["neighbours"].items():
+    rows[f"item with item, {name}"] = _percent(shares)
+  for name, cells in rows.items():
+    say(f"  {name:26}" + "".join(f"{cell:>8}" for cell in cells))
+
+
+def export(book: CodeBook, log: Interactions, path: epath.Path) -> None:
+  """Writes `id` (raw) and `tokens` of every item, and of every user beside it."""
+  # Slow to import, and needed here alone.
+  import pyarrow  # noqa: PLC0415
+  import pyarrow.parquet  # noqa: PLC0415
+
+  tables = (
+    (path, log.item_ids, book.items_IL),
+    (path.with_name(path.stem + ".users" + path.suffix), log.user_ids, book.users_UL),
+  )
+  for target, raw_N, code_NL in tables:
+    tokens = [code_L[code_L >= 0].tolist() for code_L in code_NL]
+    table = pyarrow.table(
+      {
+        "id": raw_N.tolist(),
+        "tokens": pyarrow.array(tokens, pyarrow.list_(pyarrow.int32())),
+      }
+    )
+    try:
+      with target.open("wb") as file:
+        pyarrow.parquet.write_table(table, file)
+    except OSError as error:
+      raise UserError(f"cannot write {target}: {error.strerror or error}")
+
+
+def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
+  """Draws how many items the clusters hold and how well users agree with items."""
+  try:
+    import matplotlib.figure  # noqa: PLC0415, of the extra `figures`
+  except ImportError:
+    raise UserError("--figure wants matplotlib: pip install -e '.[figures]'")
+  figure = matplotlib.figure.Figure(figsize=(9, 3.4), layout="constrained")
+  left, right = figure.subplots(1, 2)
+  for level, size_C in enumerate(quality.cluster_sizes(book.items_IL)):
+    ordered = np.sort(size_C)[::-1]
+    left.plot(np.arange(1, len(ordered) + 1), ordered, label=f"level {level}")
+  left.set(
+    xlabel="cluster, largest first", ylabel="items", xscale="log", title="cluster sizes"
+  )
+  left.legend()
+  for name, shares in report["agreement"].items():
+    if shares:
+      right.plot(range(len(shares)), shares, marker="o", label=name.replace("_", " "))
+  right.set(
+    xlabel="level", ylabel="share", ylim=(0, None), title="user's code and item's agree"
+  )
+  right.set_xticks(range(len(_levels(report))))
+  right.legend()
+  try:
+    with path.open("wb") as file:
+      figure.savefig(file, dpi=120, format="png")
+  except OSError as error:
+    raise UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def _levels(report: dict[str, Any]) -> list:
+  return report["tokens_per_level"]
+
+
+def _percent(shares: list[float] | None) -> list[str]:
+  return [f"{100 * share:.1f} %" for share in shares or ()]
+
+
+if __name__ == "__main__":
+  sys.exit(command_line.main(main))
