@@ -74,9 +74,15 @@ def load(
   return _locked(config, overrides or {})
 
 
-def from_json(text: str, overrides: Mapping[str, Any]) -> ConfigDict:
-  """The locked config of a workdir's config.json, as `load` would give it."""
-  return _locked(ConfigDict(json.loads(text)), overrides)
+def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigDict:
+  """The locked config of what a config.json holds, as `load` would give it."""
+  return _locked(ConfigDict(tree), overrides)
+
+
+def missing_fields(tree: Any) -> list[str]:
+  """What every config has and this one, read back from JSON, has not."""
+  every = set(_flatten(json.loads(load("toys").to_json()))) - {"data.dir"}
+  return sorted(every - set(_flatten(tree if isinstance(tree, Mapping) else {})))
 
 
 def to_json(config: ConfigDict) -> str:

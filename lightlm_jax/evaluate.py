@@ -2,9 +2,11 @@
 
 python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=exact
 
-Writes results-SPLIT-DECODING.json into the workdir.
+Writes results-SPLIT-DECODING.json into the workdir (with the number of users where
+only some were asked). Choose by --split=validation: a test that is looked at chooses.
 """
 
+import contextlib
 import functools
 import json
 import sys
@@ -24,6 +26,7 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import registry
+from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, loop
 from lightlm_jax.training import mesh as mesh_lib
 
@@ -38,6 +41,7 @@ _USERS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
 )
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "in place of the run's data.dir")
 _REPORT = command_line.define_report()
 _PLATFORM = command_line.define_platform()
 
@@ -50,6 +54,7 @@ def main(argv) -> None:
   devices.enable_compilation_cache()
   devices.check(_PLATFORM.value)
   given = {
+    "data.dir": _DATA_DIR.value,
     "decoding.kind": _DECODING.value,
     "train.eval_batch_size": _BATCH_SIZE.value,
   }
@@ -79,13 +84,15 @@ def evaluate(
   Raises:
     UserError: in one line, what a person can mend.
   """
-  workdir, config = workdir_lib.read(workdir, overrides or {})
+  overrides = overrides or {}
+  workdir, config = workdir_lib.read(workdir, overrides)
   limits.check(config)
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
-  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
-  limits.check_batches(config, mesh.shape["data"])
+  # The devices of the run are not those of today; restoring cuts the state anew.
+  mesh = mesh_lib.make(-1, 1)
+  limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
   split = splits.SPLITS[config.split.kind](datasets.load(config).log)
   requests = getattr(split, split_name)
   if requests is None:
@@ -99,13 +106,17 @@ def evaluate(
   system = registry.build(config.system, config, split.train, book)
   tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
+  if system.scores is not None and "decoding.kind" in overrides:
+    raise UserError(
+      f"{system.name} scores every item, so there is nothing to decode; leave out "
+      "--decoding"
+    )
   if system.loss is None:
     params, progress = system.fit(split.train), None
   else:
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    if checkpoints.latest_step is None:
-      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-    params, progress = loop.restore_best(system, config, mesh, checkpoints)
+    params, progress, step = _restore(system, config, mesh, workdir)
+    if step < config.train.steps:
+      say(f"this run stands at step {step:,} of {config.train.steps:,}")
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
   results = results_lib.describe(config, split, system, book, params, progress)
@@ -118,7 +129,8 @@ def evaluate(
     mesh=mesh,
   )
   results |= {"split": split_name, "num_users": len(requests)}
-  name = f"results-{split_name}-{results['decoding'] or 'scores'}.json"
+  name = f"results-{split_name}-{results['decoding'] or 'scores'}"
+  name += f"-{len(requests)}users.json" if users else ".json"
   workdir_lib.write_json(workdir / name, results)
   results_lib.show(results, say)
   say(f"written to {workdir / name}")
@@ -127,14 +139,33 @@ def evaluate(
 
 def _check_same_log(workdir: epath.Path, split: splits.Split) -> None:
   path = workdir / "results.json"
-  if path.exists() and json.loads(path.read_text())["split_sha256"] != split.sha256:
+  if not path.exists():
+    return
+  try:
+    sha256 = json.loads(path.read_text())["split_sha256"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
+  if sha256 != split.sha256:
     raise UserError(workdir_lib.other_log(workdir))
+
+
+def _restore(system: System, config, mesh, workdir: epath.Path):
+  """The parameters to judge, the progress, and the step that the run came to."""
+  if not (workdir / "checkpoints").exists():
+    raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+  with contextlib.closing(
+    checkpoint.Checkpoints(workdir, read_only=True)
+  ) as checkpoints:
+    step = checkpoints.latest_step
+    if step is None:
+      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+    return *loop.restore_best(system, config, mesh, checkpoints), step
 
 
 def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
   book = codes_lib.load(workdir / "codes")
   if book is None:
-    raise UserError(f"{workdir / 'codes'} holds no ids yet; `train` writes them")
+    raise UserError(f"{workdir / 'codes'} holds no whole ids; `train` writes them")
   if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
     raise UserError(workdir_lib.other_log(workdir))
   return book

@@ -1,5 +1,6 @@
 """What no run can do anything with: refused before anything is read or written."""
 
+from collections.abc import Sequence
 import math
 
 import ml_collections
@@ -7,12 +8,15 @@ import ml_collections
 from lightlm_jax.data import splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import spectral
 from lightlm_jax.systems import lightlm, registry
 
 CHOICES = {
   "system": registry.NAMES,
   "split.kind": tuple(splits.SPLITS),
   "ids.kind": ids_build.KINDS,
+  "ids.graph": spectral.GRAPHS,
+  "ids.tokens": spectral.TOKENS,
   "model.dtype": ("float32", "bfloat16"),
   "train.schedule": ("cosine", "linear"),
   "decoding.kind": lightlm.DECODINGS,
@@ -81,6 +85,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UserError(
         f"config.baselines names {name!r}; choose from {', '.join(registry.BASELINES)}"
       )
+  if config.get("system") == "lightlm":
+    lightlm.check_input(config.input)
   for wanted, holds, fields in RULES:
     for field in fields:
       value = _value(config, field)
@@ -88,9 +94,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.{field} is {value}; it must be {wanted}")
 
 
-def check_batches(config: ml_collections.ConfigDict, devices: int) -> None:
+def check_batches(
+  config: ml_collections.ConfigDict,
+  devices: int,
+  fields: Sequence[str] = ("train.batch_size", "train.eval_batch_size"),
+) -> None:
   """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
-  for field in ("train.batch_size", "train.eval_batch_size"):
+  for field in fields:
     if _value(config, field) % devices:
       raise UserError(
         f"config.{field} {_value(config, field)} does not divide over the {devices} "

@@ -58,7 +58,7 @@ def describe(
     "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
     "decoding": config.decoding.kind if writes_ids else None,
-    "beam_size": max(config.decoding.beam_size, evaluator.K) if writes_ids else None,
+    "beam_size": _beam_size(config) if writes_ids else None,
     "protocol": config.split.kind,
     "split": "test",
     "split_sha256": split.sha256,
@@ -109,7 +109,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
   if results["hallucination_rate"] is not None:
     lines.append(
       f"without the trie {100 * results['hallucination_rate']:.1f} % of the beams "
-      "would be no item; with it none"
+      "are no item; with it none"
     )
   if results["repeated_targets"]:
     lines.append(
@@ -137,6 +137,13 @@ def show(results: dict[str, Any], say: Callable[[str], None]) -> None:
   """Says the table and the sentences, a line at a time."""
   for line in [*(table(results) if results["metrics"] else []), *sentences(results)]:
     say(line)
+
+
+def _beam_size(config: ml_collections.ConfigDict) -> int | None:
+  """None for a search that is as wide as it must be."""
+  if config.decoding.kind == "exact":
+    return None
+  return max(config.decoding.beam_size, evaluator.K)
 
 
 def _cells(metrics: dict[str, float]) -> str:

@@ -49,7 +49,8 @@ def main(argv) -> None:
   devices.select(_PLATFORM.value)
   devices.enable_compilation_cache()
   devices.check(_PLATFORM.value)
-  default = f"runs/{config.data.name}-{config.preset}"
+  system = "" if config.system == "lightlm" else f"-{config.system}"
+  default = f"runs/{config.data.name}{system}-{config.preset}"
   config = ml_collections.FrozenConfigDict(config)
   if _DRY_RUN.value:
     print(json.dumps(describe(config), indent=2))
@@ -213,7 +214,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
 
 
 def _judge(system: System, params, config, split: splits.Split, mesh) -> dict:
-  """Validation and test by both rules; test is read here and nowhere else."""
+  """Validation and test by both rules; test is read once, when all is chosen."""
   batch_size = config.train.eval_batch_size
   ask = functools.partial(
     judge.judge, system, params, split, batch_size=batch_size, mesh=mesh

@@ -55,9 +55,16 @@ def read(
   if not path.exists():
     raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
   try:
-    config = config_lib.from_json(path.read_text(), overrides)
+    old = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read {path}: {error}")
+  missing = config_lib.missing_fields(old)
+  if missing:
+    raise UserError(
+      f"{path} was written by another version, it has no {', '.join(missing[:3])}; "
+      "ask the run with that version, or train it anew"
+    )
+  config = config_lib.with_overrides(old, overrides)
   return workdir, ml_collections.FrozenConfigDict(config)
 
 

@@ -152,6 +152,9 @@ def test_user_with_one_item_is_trained_on_and_asked_nothing(
   [
     ("system", "lightml", "choose one of lightlm, pop"),
     ("ids.kind", "sgi", "choose one of sci"),
+    ("ids.graph", "tree", "choose one of bipartite"),
+    ("ids.tokens", "leaf", "choose one of level"),
+    ("input.prompt", True, "input.history=0"),
     ("split.kind", "leave_two_out", "choose one of leave_one_out"),
     ("train.schedule", "constant", "choose one of cosine, linear"),
     ("model.dtype", "float8", "choose one of float32, bfloat16"),

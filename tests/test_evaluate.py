@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import ml_collections
 import pytest
 
-from lightlm_jax import evaluate
+from lightlm_jax import evaluate, train
 from lightlm_jax.errors import UserError
 
 
@@ -36,6 +37,43 @@ def test_the_command_gives_the_runs_own_figures_again(run, tmp_path):
   assert "results-test-beam.json" in done.stdout
 
 
+def test_every_flag_reaches_its_field(run):
+  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
+  flags = ["--split=validation", "--decoding=exact", "--users=50", "--batch_size=25"]
+  done = subprocess.run(
+    [*command, f"--workdir={run}", *flags], capture_output=True, text=True, timeout=600
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads((run / "results-validation-exact-50users.json").read_text())
+  assert (found["split"], found["decoding"]) == ("validation", "exact")
+  assert (found["num_users"], found["beam_size"]) == (50, None)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"seed": 0}'])
+def test_a_config_of_another_kind_is_one_line(run, text):
+  (run / "config.json").write_text(text)
+  with pytest.raises(UserError, match=r"config\.json") as error:
+    evaluate.evaluate(run)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_results_that_cannot_be_read_are_one_line(run, text):
+  (run / "results.json").write_text(text)
+  with pytest.raises(UserError, match=r"cannot read .*results\.json"):
+    evaluate.evaluate(run)
+
+
+def test_a_system_that_scores_every_item_has_no_decoding(small_config, tmp_path):
+  config = small_config(system="pop", split__kind="leave_one_out")
+  train.train(ml_collections.FrozenConfigDict(config), tmp_path / "pop")
+  with pytest.raises(UserError, match="nothing to decode"):
+    evaluate.evaluate(tmp_path / "pop", overrides={"decoding.kind": "exact"})
+  found = evaluate.evaluate(tmp_path / "pop")
+  trained = json.loads((tmp_path / "pop" / "results.json").read_text())
+  assert found["metrics"] == trained["metrics"]
+
+
 def test_validation_is_asked_and_named(run, capsys):
   found = evaluate.evaluate(run, split_name="validation")
   trained = json.loads((run / "results.json").read_text())
@@ -59,6 +97,9 @@ def test_decodings_differ_where_they_must(run):
     run, overrides={"decoding.kind": "beam", "decoding.beam_size": 80}, users=100
   )
   assert exact["metrics"] == wide["metrics"]
+  renormalised = ask("beam_renormalised")
+  assert renormalised["decoding"] == "beam_renormalised"
+  assert renormalised["exposure"]["seen_allowed"]["invalid@10"] == 0
 
 
 def test_no_run_and_other_data_are_one_line(run, tmp_path):
@@ -72,7 +113,7 @@ def test_no_run_and_other_data_are_one_line(run, tmp_path):
   with pytest.raises(UserError, match="another log"):
     evaluate.evaluate(run, overrides={"data.shop.seed": 1})
   shutil.rmtree(run / "codes")
-  with pytest.raises(UserError, match="holds no ids"):
+  with pytest.raises(UserError, match="holds no whole ids"):
     evaluate.evaluate(run)
 
 

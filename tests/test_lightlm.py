@@ -428,3 +428,42 @@ def test_an_unconstrained_search_drops_what_is_excluded_and_keeps_what_is_no_ite
     rest = [item for item in free.items_BK[row].tolist() if item not in gone]
     assert less.items_BK[row].tolist() == rest + [-1] * len(gone)
     assert (less.valid_BK[row] == (less.items_BK[row] >= 0)).all()
+
+
+def test_renormalised_decoding_gives_open_children_all_probability(params):
+  """Twelve items, all of them found: their probabilities are the whole."""
+  number = len(ITEM_CODES)
+  system, tables, _ = build(
+    decoding__kind="beam_renormalised", decoding__beam_size=number
+  )
+  found = everything(system, tables, params, make_batch(ROWS))
+  np.testing.assert_allclose(np.exp(found.scores_BK).sum(axis=1), 1, rtol=1e-5)
+
+
+def everything(system, tables, params, batch):
+  """All items, best first; nothing is excluded."""
+  number = len(ITEM_CODES)
+  excluded_BE = np.full((len(ROWS), 0), number, np.int32)
+  allowed = Allowed(everything_open(number), np.zeros(len(ROWS), np.int32), excluded_BE)
+  arguments = jax.device_put((params, tables, batch, allowed))
+  return jax.jit(system.recommend, static_argnames="k")(*arguments, k=number)
+
+
+def test_another_catalogues_tables_serve_the_same_search(params):
+  """What a search knows of the items comes with the tables, not with the program."""
+  config = config_lib.load("demo", "tiny", {"input.history": H})
+  users_UL = codes_lib.stack_codes(USER_CODES)
+  longer = [(*code, 6) if len(code) == 1 else code for code in ITEM_CODES]
+  system, *_ = build()
+  book = codes_lib.code_book(codes_lib.stack_codes(longer), users_UL, {})
+  other = lightlm.build(config, book)
+  batch = make_batch([(user, [], *rest) for user, _, *rest in ROWS])
+  found = everything(system, other.tables, params, batch)
+  for items_K in np.asarray(found.items_BK):
+    assert sorted(items_K.tolist()) == list(range(len(ITEM_CODES)))
+
+
+def test_an_exact_search_that_does_not_fit_is_refused(monkeypatch):
+  monkeypatch.setattr(lightlm, "EXACT_BYTES", 10_000)
+  with pytest.raises(UserError, match=r"decoding\.kind=exact searches"):
+    build(decoding__kind="exact")

@@ -28,6 +28,7 @@ def search(
   B: int,
   beam_sizes: Sequence[int],
   start_token: int,
+  end_token: int | None = None,
   length_penalty: float,
   renormalise: bool = False,
 ) -> Beams:
@@ -45,6 +46,7 @@ def search(
     allowed: which items each row may get; None = the trie alone decides.
     beam_sizes: K after each step, as many as the longest code has tokens.
     start_token: what the first step reads.
+    end_token: ends a beam even where the trie knows no such item; None = leaves do.
     length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
     renormalise: log-probabilities over the open children alone, not the vocabulary;
       a row's own exclusions do not count as closed there.
@@ -65,6 +67,8 @@ def search(
     V = logits_BKV.shape[-1]
     row_BK = trie.row(beams.state_BK)
     finished_BK = trie.is_leaf(beams.state_BK)
+    if end_token is not None:
+      finished_BK |= beams.token_BK == end_token
     if allowed is None:
       open_BKV = trie.mask_TV[row_BK]
     else:
@@ -112,7 +116,9 @@ def search(
       state_BK=jnp.where(key_BK > -jnp.inf, of_best(state_BJ), trie.nowhere),
       log_prob_BK=key_BK * _norm(length_BK, length_penalty),
       length_BK=length_BK,
-      token_BK=of_best(token_BJ),
+      token_BK=of_best(
+        jnp.where(of_parent(finished_BK), of_parent(beams.token_BK), token_BJ)
+      ),
     )
     parent_BK = of_best(parent_BJ)
     if level + 1 < len(beam_sizes):

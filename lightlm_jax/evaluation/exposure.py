@@ -43,7 +43,7 @@ def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   Items bought equally often at its border share what they are shown, so that no item
   number decides who belongs to it.
   """
-  size = round(HEAD * len(bought_I))
+  size = max(1, round(HEAD * len(bought_I)))
   border = np.sort(bought_I)[::-1][size - 1]
   above_I, level_I = bought_I > border, bought_I == border
   part = (size - above_I.sum()) / level_I.sum()

@@ -24,6 +24,8 @@ from lightlm_jax.models import encoder_decoder
 from lightlm_jax.systems import text
 from lightlm_jax.systems.base import System
 
+# What an exact search may keep of its beams: keys and values of every decoder layer.
+EXACT_BYTES = 8 * 2**30
 DECODINGS = ("beam", "beam_renormalised", "exact", "unconstrained")
 
 
@@ -42,7 +44,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
   Raises:
     UserError: the source would be empty, or the prompt has no place for a history.
   """
-  _check_input(config.input)
+  check_input(config.input)
   prompt = config.input.prompt
   vocab_size = text.first_code_token(prompt) + codes.vocab_size
   item_code_IL = text.shift(codes.items_IL, prompt)
@@ -55,7 +57,11 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
-  level_widths = trie.level_widths(target_IL)
+  depth = target_IL.shape[1]
+  exact_widths = ()
+  if config.decoding.kind == "exact":
+    exact_widths = trie.level_widths(target_IL)
+    _check_exact(config, exact_widths)
 
   def write_source(tables: Tables, batch: Batch) -> text.Source:
     if prompt:
@@ -112,13 +118,14 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       B=B,
       beam_sizes=beam_sizes,
       start_token=text.START,
+      end_token=text.END if prompt else None,
       length_penalty=config.decoding.length_penalty,
       renormalise=config.decoding.kind == "beam_renormalised",
     )
 
   def search_freely(params, tables: Tables, batch: Batch, beam_size: int):
     free = beam.unconstrained(tables.trie)
-    beam_sizes = (beam_size,) * target_IL.shape[1]
+    beam_sizes = (beam_size,) * depth
     return find(params, tables, batch, free, None, beam_sizes)
 
   def recommend(
@@ -129,8 +136,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       beams = search_freely(params, tables, batch, beam_size)
       beams = beam.without_closed(beams, tables.trie, allowed)
     else:
-      most = max(level_widths) if config.decoding.kind == "exact" else beam_size
-      inner = [min(most, width) for width in level_widths[:-1]]
+      inner = exact_widths[:-1] or (beam_size,) * (depth - 1)
       beam_sizes = (*inner, beam_size)
       beams = find(params, tables, batch, tables.trie, allowed, beam_sizes)
     return beam.recommendations(
@@ -204,7 +210,12 @@ def token_cross_entropy(logits_BLV, target_BL, label_smoothing: float) -> jax.Ar
   return (1 - label_smoothing) * loss_BL + label_smoothing * uniform_BL
 
 
-def _check_input(config: ml_collections.ConfigDict) -> None:
+def check_input(config: ml_collections.ConfigDict) -> None:
+  """Refuses a source that would be empty, and a prompt with no place for a history.
+
+  Args:
+    config: the group `config.input`.
+  """
   if not config.history and not config.user:
     raise UserError(
       "config.input.history is 0 and config.input.user false: there is nothing to "
@@ -214,4 +225,19 @@ def _check_input(config: ml_collections.ConfigDict) -> None:
     raise UserError(
       "config.input.prompt writes the paper's sentence about a user; it wants "
       "config.input.history=0 and config.input.user=True"
+    )
+
+
+def _check_exact(config: ml_collections.ConfigDict, widths: tuple[int, ...]) -> None:
+  m = config.model
+  kept = m.num_heads * m.d_kv * jnp.dtype(m.dtype).itemsize * 2 * m.num_decoder_layers
+  beams = max(widths[:-1], default=1)
+  a_user = beams * len(widths) * kept
+  if a_user * config.train.eval_batch_size > EXACT_BYTES:
+    fits = EXACT_BYTES // a_user
+    raise UserError(
+      f"decoding.kind=exact searches {beams:,} beams a user with these ids, and "
+      f"{config.train.eval_batch_size} users at once do not fit "
+      f"{EXACT_BYTES / 2**30:.0f} GiB; "
+      + (f"ask at most {fits} (train.eval_batch_size)" if fits else "choose beam")
     )

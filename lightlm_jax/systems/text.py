@@ -32,8 +32,9 @@ _SENTENCE = (
   ("the",),
   ("user", "?"),
 )
-_ITEM, _END = "item_", "</s>"
-_VOCABULARY = sorted({t for word in _SENTENCE for t in word if t} | {_ITEM, _END})
+_ITEM, _CLOSING = "item_", "</s>"
+_VOCABULARY = sorted({t for word in _SENTENCE for t in word if t} | {_ITEM, _CLOSING})
+END = NUM_SPECIALS + _VOCABULARY.index(_CLOSING)  # closes sentence and answer
 NUM_PROMPT_WORDS = 1 + len(_SENTENCE)  # the end of the sentence is word 0
 
 
@@ -60,7 +61,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
   framed = np.pad(code_IL, ((0, 0), (1, 1)), constant_values=-1)
   framed[:, 0] = _token(_ITEM)
   length_I = (code_IL >= 0).sum(axis=1)
-  framed[np.arange(len(framed)), 1 + length_I] = _token(_END)
+  framed[np.arange(len(framed)), 1 + length_I] = END
   return framed
 
 
@@ -73,7 +74,7 @@ def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
     for token in word:
       parts.append(user_BL if token is None else jnp.full((B, 1), _token(token)))
       words += [number] * (L if token is None else 1)
-  token_BS = jnp.concatenate([*parts, jnp.full((B, 1), _token(_END))], axis=1)
+  token_BS = jnp.concatenate([*parts, jnp.full((B, 1), END)], axis=1)
   return _close_holes(token_BS, jnp.array([*words, 0]), jnp.ones_like(token_BS))
 
 

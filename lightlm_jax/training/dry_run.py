@@ -18,7 +18,9 @@ from lightlm_jax.training import state as state_lib
 def describe(
   system: System, split: Split, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> dict[str, Any]:
-  """Parameters, bytes on a device and FLOPs a step; null for systems that are fitted.
+  """Parameters, bytes and FLOPs a step; null for systems that are fitted.
+
+  Bytes are of one whole copy, whatever the mesh does with it.
 
   `flops_per_step` counts the matrix products of the loss and its gradient, a
   multiplication and an addition as two, dropout's cost and the optimiser's left out;

@@ -20,7 +20,7 @@ def main(runs: list[pathlib.Path]) -> None:
   for run in runs:
     for rule in RULES:
       for decoding in DECODINGS:
-        path = run / f"results-test-{decoding}.json"
+        path = run / f"results-test-{decoding}-4000users.json"
         if not path.exists():
           continue
         found = json.loads(path.read_text())
