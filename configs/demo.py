@@ -40,12 +40,25 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
-  config.ids.kind = "sci"  # sci, rid, sid, iid
+  config.ids.kind = "sci"  # sci, gci, rid, sid, iid
   config.ids.graph = "bipartite"  # sci: or all_together, separate, items, users
   config.ids.branching = 24  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
   config.ids.levels = 1  # sci: at most so many clusterings
   config.ids.tokens = "node"  # sci: a token for every cluster and item, or "level"
+  config.ids.quantiser = "product"  # gci: or residual
+  config.ids.gci_levels = 3  # gci: tokens of a code before a last one
+  config.ids.centres = 64  # gci: tokens a level
+  config.ids.gcn = ml_collections.ConfigDict()  # gci: see ids/gcn.py
+  config.ids.gcn.dim = 64
+  config.ids.gcn.layers = 3
+  config.ids.gcn.learning_rate = 0.02
+  config.ids.gcn.epochs = 60  # at most
+  config.ids.gcn.batch_size = 32_768  # edges a step
+  config.ids.gcn.negatives = 4
+  config.ids.gcn.patience = 10  # epochs without a better one
+  config.ids.gcn.held_back = 0.05  # share of the training edges to stop by
+  config.ids.gcn.weighted = False
   config.ids.base = 32  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()

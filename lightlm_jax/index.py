@@ -74,6 +74,8 @@ def index(
     "interactions": book.manifest["interactions"],
     "split_sha256": split.sha256,
   } | quality.report(book, split, seed=config.seed)
+  if config.ids.kind in ids_build.WARNINGS:
+    say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
   show(report, say)
   return report, book, log
 

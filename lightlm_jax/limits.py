@@ -8,7 +8,7 @@ import ml_collections
 from lightlm_jax.data import splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
-from lightlm_jax.ids import spectral
+from lightlm_jax.ids import quantise, spectral
 from lightlm_jax.systems import lightlm, registry
 
 CHOICES = {
@@ -16,6 +16,7 @@ CHOICES = {
   "split.kind": tuple(splits.SPLITS),
   "ids.kind": ids_build.KINDS,
   "ids.graph": spectral.GRAPHS,
+  "ids.quantiser": tuple(quantise.QUANTISERS),
   "ids.tokens": spectral.TOKENS,
   "model.dtype": ("float32", "bfloat16"),
   "train.schedule": ("cosine", "linear"),
@@ -32,7 +33,9 @@ RULES = (
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
       "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
       "train.eval_every train.eval_batch_size train.log_every decoding.beam_size "
-      "decoding.trie_bytes mesh.model ids.leaf_size ids.levels"
+      "decoding.trie_bytes mesh.model ids.leaf_size ids.levels ids.gci_levels "
+      "ids.centres ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
+      "ids.gcn.negatives ids.gcn.patience"
     ).split(),
   ),
   ("at least 2", lambda value: value >= 2, ("ids.branching", "ids.base")),
@@ -47,12 +50,14 @@ RULES = (
   (
     "above 0 and finite",
     lambda value: 0 < value < math.inf,
-    ("train.learning_rate", "train.embedding_rate", "train.clip_norm"),
+    (
+      "train.learning_rate train.embedding_rate train.clip_norm ids.gcn.learning_rate"
+    ).split(),
   ),
   (
     "0 or more and below 1",
     lambda value: 0 <= value < 1,
-    ("model.dropout_rate", "train.label_smoothing"),
+    ("model.dropout_rate", "train.label_smoothing", "ids.gcn.held_back"),
   ),
   ("from 0 to 1", lambda value: 0 <= value <= 1, ("input.user_dropout",)),
   (

@@ -176,6 +176,8 @@ def _write_ids(config, split: splits.Split, workdir: epath.Path, console) -> Cod
   except OSError as error:
     raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
   length_I = (book.items_IL >= 0).sum(axis=1)
+  if config.ids.kind in ids_build.WARNINGS:
+    console.print(f"warning: {ids_build.WARNINGS[config.ids.kind]}", highlight=False)
   console.print(
     f"ids: {config.ids.kind}, {book.vocab_size:,} tokens, {length_I.mean():.2f} an "
     f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s",

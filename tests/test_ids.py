@@ -189,6 +189,8 @@ def test_tables_of_another_book_are_none(book, tmp_path):
 def ids_config(kind="sci", **options):
   defaults = {"branching": 4, "leaf_size": 10, "levels": 2, "base": 5}
   defaults |= {"tokens": "level", "graph": "bipartite"}
+  defaults |= {"quantiser": "product", "gci_levels": 2, "centres": 6}
+  defaults["gcn"] = {"dim": 8, "layers": 1, "epochs": 2}
   return ml_collections.ConfigDict({"kind": kind} | defaults | options)
 
 
@@ -239,7 +241,7 @@ def test_held_out_items_reach_no_code(small_log, tmp_path, kind):
     assert book.users_UL.tobytes() == original.users_UL.tobytes()
     assert book.manifest == original.manifest
   # The same exchange among training items is seen by those kinds that look.
-  assert (train_exchanged.sha256 != original.sha256) == (kind in ("sci", "sid"))
+  assert (train_exchanged.sha256 != original.sha256) == (kind in ("sci", "gci", "sid"))
 
 
 @pytest.mark.parametrize("kind", build.KINDS)
@@ -318,7 +320,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds)
 @pytest.mark.parametrize(
   ("config", "complaint"),
   [
-    (ids_config("tiger"), "config.ids.kind is 'tiger'; choose one of sci, rid, sid"),
+    (ids_config("tiger"), "config.ids.kind is 'tiger'; choose one of sci, gci, rid"),
     (ids_config("rid", base=1), "config.ids.base is 1; it must be at least 2"),
     (ids_config("sid", base=0), "config.ids.base is 0"),
     (ids_config("sci", branching=1), "config.ids.branching is 1"),
@@ -328,6 +330,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds)
       ids_config("sci", tokens="leaf"),
       "config.ids.tokens is 'leaf'; choose one of lev",
     ),
+    (ids_config("gci", centres=0), "config.ids.centres is 0"),
+    (ids_config("gci", quantiser="rq"), "config.ids.quantiser is 'rq'; choose one of"),
     (
       ids_config("sci", graph="tree"),
       "config.ids.graph is 'tree'; choose one of bip",

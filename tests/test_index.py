@@ -44,6 +44,12 @@ def test_index_reports_exports_and_draws(tmp_path):
   assert (tmp_path / "ids.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_index_warns_of_numbers_in_the_order_of_time():
+  done = run("index", "--config=demo:tiny", "--config.ids.kind=sid")
+  assert done.returncode == 0, done.stderr
+  assert "warning: sid gives neighbours in time" in done.stdout
+
+
 def test_audit_finds_nothing_in_the_demo_and_says_what_it_tried(tmp_path):
   done = run("audit", "--config=demo:tiny", f"--report={tmp_path / 'audit.json'}")
   assert done.returncode == 0, done.stdout + done.stderr

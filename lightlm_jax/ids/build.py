@@ -9,12 +9,24 @@ import ml_collections
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import codes, plain, spectral
+from lightlm_jax.ids import codes, gcn, plain, quantise, spectral
 
-KINDS = ("sci", "rid", "sid", "iid")
+KINDS = ("sci", "gci", "rid", "sid", "iid")
+# What a person who chooses a kind should hear.
+WARNINGS = {
+  "sid": "sid gives neighbours in time neighbouring numbers, which tell the next item; "
+  "compare with it, do not rely on it"
+}
 # Part of every key: a change of the construction makes kept books stale.
 _VERSION = 1
-_SMALLEST = {"base": 2, "branching": 2, "leaf_size": 1, "levels": 1}
+_SMALLEST = {
+  "base": 2,
+  "branching": 2,
+  "leaf_size": 1,
+  "levels": 1,
+  "gci_levels": 1,
+  "centres": 1,
+}
 
 
 def code_book(
@@ -58,6 +70,7 @@ def _manifest(
   """What the codes follow from: their kind, its options, the interactions."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
+    "gci": ("quantiser", "gci_levels", "centres", "gcn"),
     "rid": ("base",),
     "sid": ("base",),
     "iid": (),
@@ -71,7 +84,11 @@ def _manifest(
       raise UserError(
         f"config.ids.{name} is {config[name]}; it must be at least {smallest}"
       )
-  for name, known in (("tokens", spectral.TOKENS), ("graph", spectral.GRAPHS)):
+  for name, known in (
+    ("tokens", spectral.TOKENS),
+    ("graph", spectral.GRAPHS),
+    ("quantiser", tuple(quantise.QUANTISERS)),
+  ):
     if name in options[config.kind] and config[name] not in known:
       raise UserError(
         f"config.ids.{name} is {config[name]!r}; choose one of {', '.join(known)}"
@@ -80,7 +97,7 @@ def _manifest(
     raise UserError("the catalogue is empty: there is no item to write a code for")
   return {
     "kind": config.kind,
-    "options": {name: config[name] for name in options[config.kind]},
+    "options": {name: _plain(config[name]) for name in options[config.kind]},
     "seed": seed,
     "num_users": train.num_users,
     "num_items": train.num_items,
@@ -90,6 +107,10 @@ def _manifest(
   }
 
 
+def _plain(value: Any) -> Any:
+  return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+
+
 def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
   if config.kind == "rid":
     return plain.random_ids(train, config.base, seed)
@@ -97,6 +118,15 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
     return plain.sequential_ids(train, config.base)
   if config.kind == "iid":
     return plain.independent_ids(train)
+  if config.kind == "gci":
+    return quantise.gci_ids(
+      train,
+      gcn.Options(**config.gcn),
+      quantiser=config.quantiser,
+      levels=config.gci_levels,
+      centres=config.centres,
+      seed=seed,
+    )
   return spectral.spectral_ids(
     train,
     graph=config.graph,

@@ -80,6 +80,31 @@ def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
   return table
 
 
+def with_last_token(
+  path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
+) -> np.ndarray:
+  """Appends a token to the paths that several members share.
+
+  The number within the leaf is seeded random: an order by raw number leaks. `apart`
+  numbers on from leaf to leaf, so that no two members share a last token.
+  """
+  _, leaf_N, count_C = np.unique(
+    path_NL, axis=0, return_inverse=True, return_counts=True
+  )
+  order = np.lexsort((rng.random(len(leaf_N)), leaf_N))
+  start_C = np.cumsum(count_C) - count_C
+  number_N = np.empty(len(leaf_N), dtype=np.int64)
+  number_N[order] = np.arange(len(leaf_N))
+  if not apart:
+    number_N -= start_C[leaf_N]
+  code_NL = np.pad(path_NL, ((0, 0), (0, 1)), constant_values=-1)
+  shared_N = count_C[leaf_N] > 1
+  length_N = (path_NL >= 0).sum(axis=1)
+  code_NL[shared_N, length_N[shared_N]] = first_token + number_N[shared_N]
+  longest = (code_NL >= 0).sum(axis=1).max(initial=1)
+  return code_NL[:, :longest].astype(np.int32)
+
+
 def save(book: CodeBook, directory: epath.PathLike) -> None:
   """Writes `codes.npz` and, last, the manifest that makes it valid."""
   directory = epath.Path(directory)

@@ -16,7 +16,7 @@ import scipy.sparse.linalg
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import graph as graph_lib
 from lightlm_jax.ids import plain
-from lightlm_jax.ids.codes import stack_codes
+from lightlm_jax.ids.codes import stack_codes, with_last_token
 
 TOKENS = ("level", "node")
 # Users and items on one graph (co-indexing); each on a graph of their own; or one of
@@ -86,10 +86,10 @@ def spectral_ids(
     if graph != "items":
       path_UL = paths(graph_lib.users_together(train))
   if path_UL is None:
-    items = _with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
+    items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
     return plain.apart(items, plain.random_numbers(train.num_users, base, rng))
   if path_IL is None:
-    users = _with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
+    users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
     return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
   return _finish(*plain.apart(path_IL, path_UL)[::-1], tokens, rng)
 
@@ -99,10 +99,10 @@ def _finish(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Item and user codes from the paths of their clusters."""
   first_item_token = 1 + max(path_UL.max(), path_IL.max())
-  items = _with_last_token(path_IL, first_item_token, rng, apart=tokens == "node")
+  items = with_last_token(path_IL, first_item_token, rng, apart=tokens == "node")
   first_user_token = max(first_item_token, 1 + items.max(initial=0))
   # A user is only read, never written: her last token needs no embedding of its own.
-  users = _with_last_token(path_UL, first_user_token, rng, apart=False)
+  users = with_last_token(path_UL, first_user_token, rng, apart=False)
   return items, users
 
 
@@ -232,28 +232,3 @@ def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
     named_NL[deep, level] = first + cluster
     first += cluster.max() + 1
   return named_NL
-
-
-def _with_last_token(
-  path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
-) -> np.ndarray:
-  """Appends a token to the paths that several members share.
-
-  The number within the leaf is seeded random: an order by raw number leaks. `apart`
-  numbers on from leaf to leaf, so that no two members share a last token.
-  """
-  _, leaf_N, count_C = np.unique(
-    path_NL, axis=0, return_inverse=True, return_counts=True
-  )
-  order = np.lexsort((rng.random(len(leaf_N)), leaf_N))
-  start_C = np.cumsum(count_C) - count_C
-  number_N = np.empty(len(leaf_N), dtype=np.int64)
-  number_N[order] = np.arange(len(leaf_N))
-  if not apart:
-    number_N -= start_C[leaf_N]
-  code_NL = np.pad(path_NL, ((0, 0), (0, 1)), constant_values=-1)
-  shared_N = count_C[leaf_N] > 1
-  length_N = (path_NL >= 0).sum(axis=1)
-  code_NL[shared_N, length_N[shared_N]] = first_token + number_N[shared_N]
-  longest = (code_NL >= 0).sum(axis=1).max(initial=1)
-  return code_NL[:, :longest].astype(np.int32)
