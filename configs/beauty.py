@@ -4,7 +4,8 @@
     --workdir=runs/beauty
 
 `DATA/beauty/sequences.txt` holds a line `user item item …` for each user, in time
-order. Presets: none, `paper`, `small`, `tiny`, as there.
+order. Presets: none, `paper`, `small`, `tiny`, as there; no preset was
+measured on this log yet.
 """
 
 import ml_collections

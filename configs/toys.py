@@ -5,7 +5,11 @@
 
 `DATA/toys/sequences.txt` holds a line `user item item …` for each user, in time order.
 
-Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests).
+Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests), `paper`:
+LightLM's own task and recipe, the user alone in the published sentence. It is trained
+from scratch, where the reference starts from pretrained T5-small, and its ids are from
+training interactions only; docs/reference.md has the rest. Two of its ten epochs take
+an hour on 2 CPU cores and teach it little (results/toys-paper).
 
 `small` on 2 CPU cores (AMD EPYC, jax 0.10.2): 39 minutes on a shared machine; test,
 seen excluded: HR@10 .0741, NDCG@10 .0415 (EASE .0703, .0409). See results/toys-small.
