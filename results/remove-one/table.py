@@ -17,9 +17,9 @@ def main(folder: pathlib.Path) -> None:
   print(
     "| log | ids, or what differs | d_ff | parameters outside the embeddings | seeds "
     "| HR@10, trie | NDCG@10, trie | HR@10, no trie | NDCG@10, no trie "
-    "| places without an item, no trie |"
+    "| NDCG@10, trie, seen allowed | places without an item, no trie |"
   )
-  print("| --- " * 10 + "|")
+  print("| --- " * 11 + "|")
   for (data, kind, d_ff), seeds in sorted(arms.items()):
     parameters = seeds[0]["beam"]["params"]["non_embedding"]
     cells = [f"{data} | {kind} | {d_ff} | {parameters:,} | {len(seeds)}"]
@@ -27,6 +27,8 @@ def main(folder: pathlib.Path) -> None:
       for metric in ("hr@10", "ndcg@10"):
         values = [s[decoding]["metrics"]["seen_excluded"][metric] for s in seeds]
         cells.append(mean_and_each(values))
+    allowed = [s["beam"]["metrics"]["seen_allowed"]["ndcg@10"] for s in seeds]
+    cells.append(mean_and_each(allowed))
     invalid = [
       s["unconstrained"]["exposure"]["seen_allowed"]["invalid@10"] for s in seeds
     ]
