@@ -88,7 +88,10 @@ def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
   lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())
   say(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")
   say(f"  collisions {report['collisions']}, largest leaf {report['largest_leaf']}")
-  say(f"  {'level':26}" + "".join(f"{n:>8}" for n in range(len(_levels(report)))))
+  say(
+    f"  {'level':26}"
+    + "".join(f"{n:>8}" for n in range(len(report["tokens_per_level"])))
+  )
   rows = {
     "tokens": [f"{n:,}" for n in report["tokens_per_level"]],
     "entropy, bits": [f"{h:.2f}" for h in report["entropy_per_level"]],
@@ -150,17 +153,13 @@ def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
   right.set(
     xlabel="level", ylabel="share", ylim=(0, None), title="user's code and item's agree"
   )
-  right.set_xticks(range(len(_levels(report))))
+  right.set_xticks(range(len(report["tokens_per_level"])))
   right.legend()
   try:
     with path.open("wb") as file:
       figure.savefig(file, dpi=120, format="png")
   except OSError as error:
     raise UserError(f"cannot write {path}: {error.strerror or error}")
-
-
-def _levels(report: dict[str, Any]) -> list:
-  return report["tokens_per_level"]
 
 
 def _percent(shares: list[float] | None) -> list[str]:

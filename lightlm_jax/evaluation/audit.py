@@ -18,6 +18,7 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import quality
+from lightlm_jax.ids.codes import split_last
 
 SPEARMAN_LIMIT = 0.05
 NOISE_SEEDS = (1, 2)  # beside the run's own: how far figures move by chance
@@ -154,11 +155,7 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
   Returns:
     The correlation (0 where there is no such leaf) and the number of items in leaves.
   """
-  length_I = (items_IL >= 0).sum(axis=1)
-  row_I = np.arange(len(items_IL))
-  last_I = items_IL[row_I, length_I - 1]
-  stem_IL = items_IL.copy()
-  stem_IL[row_I, length_I - 1] = -1
+  stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
   tokens, numbers = [], []
   raw_I = _numbers(raw_ids)

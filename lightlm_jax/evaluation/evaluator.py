@@ -90,7 +90,9 @@ def evaluate(
   catalogue = _place(catalogue, everywhere)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
-  items_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
+  lists = [None] * len(rules)
+  if system.scores is None:
+    lists = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
   in_flight = collections.deque()
 
   def collect():
@@ -99,7 +101,7 @@ def evaluate(
     _refuse_nan(system, requests.user_N[index], nan_B[: len(index)])
     result_R2N[..., index] = result_R2B[..., : len(index)]
     if items_RBK:
-      items_RNK[:, index] = items_RBK[0][:, : len(index)]
+      lists[:, index] = items_RBK[0][:, : len(index)]
 
   for index, batch, excluded_BE in _host_batches(
     requests, batch_size, system.max_history, rank_I
@@ -113,7 +115,6 @@ def evaluate(
 
   if "seen_excluded" in rules:
     result_R2N[rules.index("seen_excluded"), :, target_seen(requests)] = 0
-  lists = items_RNK if system.scores is None else [None] * len(rules)
   return {
     rule: Ranks(*result_2N, items_NK)
     for rule, result_2N, items_NK in zip(rules, result_R2N, lists)

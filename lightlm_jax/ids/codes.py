@@ -80,6 +80,15 @@ def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
   return table
 
 
+def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Codes without their last token [N, L], padded with -1, and that token [N]."""
+  row_N = np.arange(len(code_NL))
+  place_N = (code_NL >= 0).sum(axis=1) - 1
+  stem_NL = code_NL.copy()
+  stem_NL[row_N, place_N] = -1
+  return stem_NL, code_NL[row_N, place_N]
+
+
 def with_last_token(
   path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:

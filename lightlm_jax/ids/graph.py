@@ -20,13 +20,13 @@ def bipartite(train: Interactions) -> scipy.sparse.csr_array:
 
 def items_together(train: Interactions) -> scipy.sparse.csr_array:
   """[I, I] symmetric adjacency: how many users have both items."""
-  bought_UI = _distinct_purchases(train)
+  bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI.T @ bought_UI)
 
 
 def users_together(train: Interactions) -> scipy.sparse.csr_array:
   """[U, U] symmetric adjacency: how many items both users have."""
-  bought_UI = _distinct_purchases(train)
+  bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI @ bought_UI.T)
 
 
@@ -40,7 +40,8 @@ def all_together(train: Interactions) -> scipy.sparse.csr_array:
   return (bipartite(train) + scipy.sparse.block_array(blocks)).tocsr()
 
 
-def _distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
+def distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
+  """[U, I]: 1 where the user bought the item, however often."""
   bought_UI = scipy.sparse.csr_array(
     (np.ones(len(train.item_E)), train.item_E, train.offset_U1),
     shape=(train.num_users, train.num_items),

@@ -11,7 +11,7 @@ import numpy as np
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Split
 from lightlm_jax.ids import graph
-from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.ids.codes import CodeBook, split_last
 
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
 
@@ -70,9 +70,7 @@ def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
 
 def largest_leaf(items_IL: np.ndarray) -> int:
   """The most items that differ in nothing but their last token."""
-  length_I = (items_IL >= 0).sum(axis=1)
-  stem_IL = items_IL.copy()
-  stem_IL[np.arange(len(stem_IL)), length_I - 1] = -1
+  stem_IL, _ = split_last(items_IL)
   return int(np.unique(stem_IL, axis=0, return_counts=True)[1].max())
 
 

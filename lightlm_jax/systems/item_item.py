@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
+from lightlm_jax.ids import graph
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
 
@@ -68,13 +68,7 @@ recommend = item_scores.recommender(scores)
 
 def co_occurrence(train: Interactions) -> np.ndarray:
   """How many users have both items, each user counted once: [I, I] float32."""
-  users_UI = scipy.sparse.csr_array(
-    (np.ones(len(train.item_E), np.float32), train.item_E, train.offset_U1),
-    shape=(train.num_users, train.num_items),
-    copy=True,  # or summing duplicates would sort and shorten the log itself
-  )
-  users_UI.sum_duplicates()
-  users_UI.data[:] = 1
+  users_UI = graph.distinct_purchases(train).astype(np.float32)
   items_IU = users_UI.T.tocsr()
   count_II = np.empty((train.num_items, train.num_items), np.float32)
   for start in range(0, train.num_items, ROWS_AT_ONCE):

@@ -1,6 +1,6 @@
 """What the reference's untrained table costs: added to the encoder's input when asked.
 
-python results/remove-one/untrained_table.py runs/remove-one/toys-sci-16-0
+python results/remove-one/untrained_table.py runs/remove-one/toys-prompt
 
 The table is one more whole-word embedding, normal, std 1, as it was never trained.
 """
