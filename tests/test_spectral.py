@@ -1,6 +1,7 @@
 """SCI follows the graph's communities, and the same seed gives the same codes."""
 
 import collections
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ from small_logs import check, make_log, strip
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.synthetic import Shop, make_shop
+from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes, spectral
 from lightlm_jax.ids import graph as graph_lib
 
@@ -336,3 +338,16 @@ def test_every_graph_gives_codes_that_follow_its_communities(graph, tokens):
 def test_every_graph_takes_logs_with_hardly_an_edge(graph, rows):
   log = make_log(rows, num_items=4)
   check(*sci(log, graph=graph), log)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_more_than_a_million_are_told_where_to_go(side):
+  log = make_log([[0, 1], [1]], 2)
+  many = {f"{side}_ids": np.zeros(1_000_001, "U1")}
+  if side == "user":
+    many["offset_U1"] = np.pad(log.offset_U1, (0, 999_999), mode="edge")
+  with pytest.raises(
+    UserError, match=f"1,000,001 {side}s .* --config.ids.kind=gci"
+  ) as e:
+    sci(dataclasses.replace(log, **many))
+  assert "\n" not in str(e.value)
