@@ -59,6 +59,7 @@ RULES = (
     lambda value: 0 <= value < 1,
     ("model.dropout_rate", "train.label_smoothing", "ids.gcn.held_back"),
   ),
+  ("-1 (all) or at least 1", lambda value: value == -1 or value >= 1, ("ids.devices",)),
   ("from 0 to 1", lambda value: 0 <= value <= 1, ("input.user_dropout",)),
   (
     "from 0 to 2**31 - 1",

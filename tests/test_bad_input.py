@@ -203,6 +203,7 @@ def test_every_number_has_its_limit(refused, tmp_path, field, value):
     ("decoding.beam_size", 0, "at least 1"),
     ("ids.branching", 1, "at least 2"),
     ("ids.base", 1, "at least 2"),
+    ("ids.devices", 0, r"-1 \(all\) or at least 1"),
     ("train.learning_rate", 0.0, "above 0"),
     ("train.learning_rate", float("nan"), "above 0"),
     ("train.learning_rate", float("inf"), "above 0"),

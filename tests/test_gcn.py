@@ -78,7 +78,7 @@ def test_arcs_are_normalised_and_ordered_by_receiver():
 def test_propagation_is_the_dense_formula(layers, weighted):
   params = make_params(layers, weighted)
   graph = gcn.bipartite(*gcn.distinct_edges(LOG), U, I)
-  node_ND = gcn.propagate(params, graph, layers)
+  node_ND = gcn.propagate(params, gcn.stacked(graph), layers)
   assert (node_ND.dtype, node_ND.shape) == (jnp.float32, (N, D))
   wanted_ND = dense_vectors(params, all_pairs(), layers)
   np.testing.assert_allclose(node_ND, wanted_ND, rtol=1e-5, atol=1e-6)
@@ -94,7 +94,7 @@ def test_one_layer_is_what_jraph_makes_of_the_same_arcs():
   graph = gcn.bipartite(*gcn.distinct_edges(LOG), U, I)
   layer = jraph.GraphConvolution(lambda node_ND: node_ND)
   wanted_ND = layer(graph._replace(nodes=params["start"])).nodes
-  node_ND = 2 * gcn.propagate(params, graph, 1) - params["start"]
+  node_ND = 2 * gcn.propagate(params, gcn.stacked(graph), 1) - params["start"]
   np.testing.assert_allclose(node_ND, wanted_ND, rtol=1e-4, atol=1e-6)
 
 
@@ -109,11 +109,53 @@ def test_edges_held_back_have_no_part_in_the_graph(weighted):
   params = make_params(3, weighted)
   pairs = list(zip(user_E[kept_E], item_E[kept_E]))
   np.testing.assert_allclose(
-    gcn.propagate(params, graph, 3),
+    gcn.propagate(params, gcn.stacked(graph), 3),
     dense_vectors(params, pairs, 3),
     rtol=1e-5,
     atol=1e-6,
   )
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+@pytest.mark.parametrize("stack", [1, 4, 6, 18, 100])
+def test_stacks_hold_every_arc_once_and_fill_up_with_nothing(
+  monkeypatch, stack, devices
+):
+  monkeypatch.setattr(gcn, "STACK", stack)
+  graph = gcn.bipartite(*gcn.distinct_edges(LOG), U, I)
+  stacked = gcn.stacked(graph, devices)
+  stacks, arcs = stacked.senders.shape
+  assert stacks % devices == 0
+  assert arcs <= stack
+  assert stacked.receivers.shape == (stacks, arcs)
+  assert stacked.edges.shape == (stacks, arcs, 1)
+  for name in ("senders", "receivers", "edges"):
+    arc_A, filled_A = getattr(graph, name), getattr(stacked, name).reshape(-1)
+    np.testing.assert_array_equal(filled_A[:18], arc_A.reshape(-1))
+  # Fewer than one for each stack, without weight, and receivers are still in order.
+  assert stacks * arcs - 18 < stacks
+  assert not stacked.edges.reshape(-1)[18:].any()
+  assert (np.diff(stacked.receivers, axis=1) >= 0).all()
+  assert stacked.receivers.max() < N
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_stacks_are_the_dense_formula_too(monkeypatch, weighted):
+  monkeypatch.setattr(gcn, "STACK", 4)
+  params = make_params(2, weighted)
+  graph = gcn.stacked(gcn.bipartite(*gcn.distinct_edges(LOG), U, I))
+  assert graph.senders.shape == (5, 4), "two arcs are filled up"
+  node_ND = gcn.propagate(params, graph, 2)
+  wanted_ND = dense_vectors(params, all_pairs(), 2)
+  np.testing.assert_allclose(node_ND, wanted_ND, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_without_arcs_spreads_nothing():
+  params, nothing_E = make_params(2, weighted=False), np.zeros(0, np.int32)
+  graph = gcn.stacked(gcn.bipartite(nothing_E, nothing_E, U, I), devices=2)
+  assert graph.senders.shape == (2, 0)
+  node_ND = gcn.propagate(params, graph, 2)
+  np.testing.assert_allclose(node_ND, params["start"] / 3, rtol=1e-6)
 
 
 # The loss.
@@ -138,13 +180,15 @@ def numpy_loss(node_ND):
   return loss, grad_ND
 
 
-def test_loss_and_gradient_equal_numpy():
+@pytest.mark.parametrize("stack", [gcn.STACK, 4])
+def test_loss_and_gradient_equal_numpy(monkeypatch, stack):
   """Through the propagation: the dense operator is symmetric, its own transpose."""
+  monkeypatch.setattr(gcn, "STACK", stack)
   params, layers = make_params(2, weighted=False), 2
   graph = gcn.bipartite(*gcn.distinct_edges(LOG), U, I)
 
   def loss(params):
-    node_ND = gcn.propagate(params, graph, layers)
+    node_ND = gcn.propagate(params, gcn.stacked(graph), layers)
     return gcn.bpr_loss(node_ND, USERS, ITEMS, NEGATIVES)
 
   value, grads = jax.value_and_grad(loss)(params)
@@ -160,7 +204,7 @@ def test_a_weighted_gcn_learns_its_matrices():
   graph = gcn.bipartite(*gcn.distinct_edges(LOG), U, I)
 
   def loss(params):
-    node_ND = gcn.propagate(params, graph, 2)
+    node_ND = gcn.propagate(params, gcn.stacked(graph), 2)
     return gcn.bpr_loss(node_ND, USERS, ITEMS, NEGATIVES)
 
   grads = jax.grad(loss)(params)

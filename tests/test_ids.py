@@ -189,7 +189,7 @@ def test_tables_of_another_book_are_none(book, tmp_path):
 def ids_config(kind="sci", **options):
   defaults = {"branching": 4, "leaf_size": 10, "levels": 2, "base": 5}
   defaults |= {"tokens": "level", "graph": "bipartite"}
-  defaults |= {"quantiser": "product", "gci_levels": 2, "centres": 6}
+  defaults |= {"quantiser": "product", "gci_levels": 2, "centres": 6, "devices": 1}
   defaults["gcn"] = {"dim": 8, "layers": 1, "epochs": 2}
   return ml_collections.ConfigDict({"kind": kind} | defaults | options)
 

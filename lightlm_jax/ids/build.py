@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 from etils import epath
+import jax
+from jax.sharding import AxisType, Mesh
 import ml_collections
 
 from lightlm_jax.data.interactions import Interactions
@@ -18,7 +20,7 @@ WARNINGS = {
   "compare with it, do not rely on it"
 }
 # Part of every key: a change of the construction makes kept books stale.
-_VERSION = 1
+_VERSION = 2
 _SMALLEST = {
   "base": 2,
   "branching": 2,
@@ -70,7 +72,7 @@ def _manifest(
   """What the codes follow from: their kind, its options, the interactions."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
-    "gci": ("quantiser", "gci_levels", "centres", "gcn"),
+    "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),
     "rid": ("base",),
     "sid": ("base",),
     "iid": (),
@@ -126,6 +128,7 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
       levels=config.gci_levels,
       centres=config.centres,
       seed=seed,
+      mesh=_mesh(config.devices),
     )
   return spectral.spectral_ids(
     train,
@@ -136,4 +139,21 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
     tokens=config.tokens,
     base=config.base,
     seed=seed,
+  )
+
+
+def _mesh(devices: int) -> Mesh | None:
+  """So many devices of this process, -1 for all of them; None for its CPU alone."""
+  if devices == 1:
+    return None
+  available = jax.local_devices()
+  number = len(available) if devices == -1 else devices
+  if not 1 <= number <= len(available):
+    raise UserError(
+      f"config.ids.devices is {devices}; this process has {len(available)}, -1 takes "
+      "all of them"
+    )
+  axis_types = (AxisType.Auto,)
+  return jax.make_mesh(
+    (number,), ("share",), axis_types=axis_types, devices=available[:number]
   )

@@ -10,10 +10,12 @@ arXiv 1905.08108, and Kipf & Welling 2017, arXiv 1609.02907).
 A step spreads over the whole graph whatever its batch is, so batches are large and
 an example has several negatives: both cost little beside the spreading.
 
+On a mesh every device has all vectors and a share of the arcs and of the batch. What
+the arcs bring together is added up over the devices once a layer.
+
 Letters: U users, I items, N = U + I nodes, users first; E edges, each between a user
-and an item; A = 2 E arcs, an edge's two directions; D width, B batch, M negatives of
-an example, H edges held back,
-K kept.
+and an item; A = 2 E arcs, an edge's two directions, in S stacks of T; D width, B
+batch, M negatives of an example, H edges held back, K kept.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jraph
 import numpy as np
 import optax
@@ -37,8 +40,11 @@ NEGATIVE_SLOPE = 0.2
 JUDGE_K = 100
 # More held-back edges say little more and take time from the training.
 MAX_JUDGED = 2000
-# An epoch has at least so many steps, or a small log would hardly be trained.
-MIN_STEPS = 4
+# An epoch has at least so many steps, or a small log would hardly be trained; and at
+# most so many, or a large one would spread over its graph for hours.
+MIN_STEPS, MAX_STEPS = 4, 32
+# Arcs whose messages are in memory at once: 32 MiB of 64 columns, which a cache holds.
+STACK = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Options:
   layers: int = 3
   learning_rate: float = 0.02
   epochs: int = 60  # at most
-  batch_size: int = 32_768  # edges a step, at most
+  batch_size: int = 32_768  # edges a step, within an epoch's fewest and most steps
   negatives: int = 4  # of each edge, drawn anew in every epoch
   patience: int = 10  # epochs without a better ndcg, then training ends
   held_back: float = 0.05  # share of the training edges that is held back to stop by
@@ -57,7 +63,11 @@ class Options:
 
 
 def embeddings(
-  train: Interactions, options: Options = Options(), *, seed: int
+  train: Interactions,
+  options: Options = Options(),
+  *,
+  seed: int,
+  mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Trains on the interactions: users' vectors [U, D] and items' [I, D], float32.
 
@@ -70,7 +80,8 @@ def embeddings(
 
   The same seed gives the same bytes, with any number of threads unless `weighted`
   (XLA cuts a product of matrices into as many sums as there are threads). For that it
-  runs on the CPU where jax has one: an accelerator adds up arcs in any order.
+  runs on the CPU where jax has one: an accelerator adds up arcs in any order. On a
+  `mesh`, all of whose axes share the work, vectors are equal within float32's rounding.
 
   Raises:
     UserError: the learning rate is so large that the vectors are no numbers.
@@ -78,8 +89,9 @@ def embeddings(
   # Scores that judge an epoch may not depend on how many threads the machine has.
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  with threadpoolctl.threadpool_limits(1), jax.default_device(_cpu()):
-    node_ND = _train(train, options, seed)
+  device = _cpu() if mesh is None else None
+  with threadpoolctl.threadpool_limits(1), jax.default_device(device):
+    node_ND = _train(train, options, seed, mesh)
   if not np.isfinite(node_ND).all():
     raise UserError(
       f"the GCN's vectors grew beyond all numbers at learning rate "
@@ -153,30 +165,88 @@ def init(rng: jax.Array, num_nodes: int, options: Options) -> dict[str, jax.Arra
   return params
 
 
+def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
+  """The graph with its arcs in stacks, [S, T], equally many for each device.
+
+  The arcs that fill the last one up weigh nothing.
+  """
+  A, last_node = len(graph.senders), int(graph.n_node.sum()) - 1
+  stacks = devices * max(1, -(-A // (devices * STACK)))
+  fill = (0, -A % stacks)
+  receiver_A = np.pad(graph.receivers, fill, constant_values=last_node)
+  return graph._replace(
+    edges=np.pad(graph.edges, (fill, (0, 0))).reshape(stacks, -1, 1),
+    senders=np.pad(graph.senders, fill).reshape(stacks, -1),
+    receivers=receiver_A.reshape(stacks, -1),
+  )
+
+
 def propagate(
-  params: dict[str, jax.Array], graph: jraph.GraphsTuple, layers: int
+  params: dict[str, jax.Array],
+  graph: jraph.GraphsTuple,
+  layers: int,
+  mesh: Mesh | None = None,
 ) -> jax.Array:
-  """[N, D] float32: the mean of the start vectors and of every layer's output."""
+  """[N, D] float32: the mean of the start vectors and of every layer's output.
 
-  def aggregate(message_AD, receiver_A, num_nodes):
-    return jraph.segment_sum(
-      message_AD * graph.edges, receiver_A, num_nodes, indices_are_sorted=True
-    )
+  Args:
+    params: as `init` makes them, on every device.
+    graph: as `stacked` makes it; on a mesh its stacks are divided over the devices.
+    layers: of the GCN.
+    mesh: None for one device.
+  """
 
-  def convolve(node_ND, update):
-    # jraph's own normalisation would count the degrees anew in every layer and step.
-    layer = jraph.GraphConvolution(update, aggregate, symmetric_normalization=False)
-    return layer(graph._replace(nodes=node_ND)).nodes
+  def spread(node_ND):
+    arcs = graph.edges, graph.senders, graph.receivers
+    if mesh is None:
+      return _spread(node_ND, *arcs)
+    axes = mesh.axis_names
+    return jax.shard_map(
+      lambda *arguments: jax.lax.psum(_spread(*arguments), axes),
+      mesh=mesh,
+      in_specs=(PartitionSpec(), *[PartitionSpec(axes)] * 3),
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    )(node_ND, *arcs)
 
   node_ND = total_ND = params["start"]
   for layer in range(layers):
     if "matrix" in params:
-      multiply = functools.partial(_times, params["matrix"][layer])
-      node_ND = jax.nn.leaky_relu(convolve(node_ND, multiply), NEGATIVE_SLOPE)
+      node_ND = spread(_times(params["matrix"][layer], node_ND))
+      node_ND = jax.nn.leaky_relu(node_ND, NEGATIVE_SLOPE)
     else:
-      node_ND = convolve(node_ND, lambda node_ND: node_ND)
+      node_ND = spread(node_ND)
     total_ND += node_ND
   return total_ND / (layers + 1)
+
+
+def _spread(node_ND, edge_ST1, sender_ST, receiver_ST):
+  """[N, D]: what these arcs bring to every node, one stack of them after another."""
+
+  def add_stack(total_ND, arcs):
+    edge_T1, sender_T, receiver_T = arcs
+
+    def aggregate(message_TD, receiver_T, num_nodes):
+      del num_nodes
+      return total_ND.at[receiver_T].add(message_TD * edge_T1, indices_are_sorted=True)
+
+    # jraph's own normalisation would count the degrees anew in every layer and step.
+    layer = jraph.GraphConvolution(
+      lambda node_ND: node_ND, aggregate, symmetric_normalization=False
+    )
+    graph = jraph.GraphsTuple(
+      nodes=node_ND,
+      edges=edge_T1,
+      senders=sender_T,
+      receivers=receiver_T,
+      n_node=None,
+      n_edge=None,
+      globals=None,
+    )
+    return layer(graph).nodes, None
+
+  arcs = edge_ST1, sender_ST, receiver_ST
+  return jax.lax.scan(add_stack, jnp.zeros_like(node_ND), arcs)[0]
 
 
 def _times(matrix_DD: jax.Array, node_ND: jax.Array) -> jax.Array:
@@ -213,8 +283,9 @@ def ndcg(
   num_users = known.shape[0]
   user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
   gain = 0.0
-  for start in range(0, len(user_H), 256):
-    user_B, item_B = user_H[start : start + 256], item_H[start : start + 256]
+  at_once = max(1, min(256, 2**26 // len(item_ID)))
+  for start in range(0, len(user_H), at_once):
+    user_B, item_B = user_H[start : start + at_once], item_H[start : start + at_once]
     score_BI = user_UD[user_B] @ item_ID.T
     own_B1 = np.take_along_axis(score_BI, item_B[:, None], axis=1)
     score_BI[known[user_B].nonzero()] = -np.inf
@@ -223,7 +294,9 @@ def ndcg(
   return float(gain / len(user_H))
 
 
-def _train(train: Interactions, options: Options, seed: int) -> np.ndarray:
+def _train(
+  train: Interactions, options: Options, seed: int, mesh: Mesh | None
+) -> np.ndarray:
   """[N, D] float32: every node's vector, spread over all edges."""
   U, I = train.num_users, train.num_items
   user_E, item_E = distinct_edges(train)
@@ -235,48 +308,68 @@ def _train(train: Interactions, options: Options, seed: int) -> np.ndarray:
   known = scipy.sparse.csr_array((np.ones(len(user_K)), (user_K, item_K)), (U, I))
   judged_H = held_H[:MAX_JUDGED]
 
+  def placed(graph):
+    """With the weights and arcs divided over the mesh."""
+    graph = stacked(graph, 1 if mesh is None else mesh.size)
+    return jax.tree.map(lambda a: _put(a, mesh, divided=a.ndim > 1), graph)
+
   init_key, epoch_key = jax.random.split(jax.random.key(seed))
-  params = init(init_key, U + I, options)
-  state = params, optax.adam(options.learning_rate).init(params)
+  best = init(init_key, U + I, options)
+  state = best, optax.adam(options.learning_rate).init(best)
+  # Copied: the steps give the memory of their own away.
+  state = jax.tree.map(lambda a: _put(jnp.copy(a), mesh), state)
   # As arguments of compiled functions: XLA would fold a constant graph for minutes.
-  arguments = (
-    jax.device_put(bipartite(user_E, item_E, U, I, kept_E)),
-    jnp.asarray(user_K),
-    jnp.asarray(U + item_K),
-  )
+  graph = placed(bipartite(user_E, item_E, U, I, kept_E))
+  edges = _put(user_K, mesh), _put(U + item_K, mesh)
+  spread = jax.jit(functools.partial(propagate, layers=options.layers, mesh=mesh))
   best_ndcg, waited = -1.0, 0
   for epoch in range(options.epochs if len(user_K) else 0):
-    key = jax.random.fold_in(epoch_key, epoch)
     state, _ = _epoch(
       state,
-      key,
+      jax.random.fold_in(epoch_key, epoch),
       options.learning_rate,
-      *arguments,
+      graph,
+      *edges,
       first_item=U,
       layers=options.layers,
-      batch_size=min(options.batch_size, -(-len(user_K) // MIN_STEPS)),
+      batch_size=_batch_size(len(user_K), options.batch_size),
       negatives=options.negatives,
+      mesh=mesh,
     )
-    if not len(judged_H):
-      params = state[0]
-      continue
-    node_ND = np.asarray(_spread(state[0], arguments[0], layers=options.layers))
-    reached = ndcg(node_ND, known, user_E[judged_H], item_E[judged_H])
-    if reached > best_ndcg:
-      best_ndcg, waited, params = reached, 0, state[0]
-    else:
+    if len(judged_H):
+      node_ND = np.asarray(spread(state[0], graph))
+      reached = ndcg(node_ND, known, user_E[judged_H], item_E[judged_H])
       waited += 1
-      if waited >= options.patience:
-        break
-  graph = jax.device_put(bipartite(user_E, item_E, U, I))
-  return np.asarray(_spread(params, graph, layers=options.layers))
+      if reached <= best_ndcg:
+        if waited >= options.patience:
+          break
+        continue
+      best_ndcg, waited = reached, 0
+    best = jax.tree.map(np.array, state[0])
+  best = jax.tree.map(lambda a: _put(a, mesh), best)
+  return np.asarray(spread(best, placed(bipartite(user_E, item_E, U, I))))
 
 
-_spread = jax.jit(propagate, static_argnames="layers")
+def _batch_size(edges: int, wanted: int) -> int:
+  """Edges of a step: as wanted, but for an epoch of very few or very many steps."""
+  fewest_B = -(-edges // MAX_STEPS)
+  # Even shares for any usual number of devices: all of them make the same batches.
+  fewest_B = -(-fewest_B // 1024) * 1024
+  return min(max(wanted, fewest_B), -(-edges // MIN_STEPS))
+
+
+def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
+  """On the device, or on the mesh: a copy for each, or rows divided."""
+  if mesh is None:
+    return jnp.asarray(array)
+  spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()
+  return jax.device_put(array, NamedSharding(mesh, spec))
 
 
 @functools.partial(
-  jax.jit, static_argnames=("first_item", "layers", "batch_size", "negatives")
+  jax.jit,
+  static_argnames=("first_item", "layers", "batch_size", "negatives", "mesh"),
+  donate_argnames="state",
 )
 def _epoch(
   state,
@@ -290,6 +383,7 @@ def _epoch(
   layers,
   batch_size,
   negatives,
+  mesh,
 ):
   """Every edge once, in drawn order; the last batch is filled up from the first.
 
@@ -297,13 +391,14 @@ def _epoch(
     state: (parameters, state of the optimiser).
     key: of the order and of the negatives.
     learning_rate: of Adam.
-    graph: what the vectors are spread over.
+    graph: what the vectors are spread over, as `stacked` makes it.
     user_K: int32 nodes of the edges that are trained on.
     item_K: int32 nodes.
     first_item: U.
     layers: of the GCN.
-    batch_size: B, at most K.
+    batch_size: B.
     negatives: M.
+    mesh: whose devices share the arcs and the batch, or None.
 
   Returns:
     The new state and the losses of all steps.
@@ -318,9 +413,15 @@ def _epoch(
     params, adam_state = state
     shape, N = (batch_size, negatives), len(params["start"])
     negative_BM = jax.random.randint(key, shape, first_item, N)
+    # A batch that does not divide, of a small log, is every device's whole.
+    if mesh is not None and batch_size % mesh.size == 0:
+      rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+      edge_B, negative_BM = jax.lax.with_sharding_constraint(
+        (edge_B, negative_BM), (rows, rows)
+      )
 
     def loss(params):
-      node_ND = propagate(params, graph, layers)
+      node_ND = propagate(params, graph, layers, mesh)
       return bpr_loss(node_ND, user_K[edge_B], item_K[edge_B], negative_BM)
 
     value, grads = jax.value_and_grad(loss)(params)

@@ -7,18 +7,27 @@ the first is not: K-Means of the whole vectors, then of what its centres leave o
 (Chen et al. 2010; the semantic ids of TIGER, arXiv 2305.05065, are of this kind).
 Users and items are quantised together, by one codebook a level.
 
+Nodes without a training edge have no place among the vectors. Their first token is one
+that no other node has, the cold branch, and the digits of a number drawn for each
+follow it.
+
 Letters: U users, I items, N = U + I vectors, users first; D width, L levels, K
 centres.
 """
 
+from jax.sharding import Mesh
 import numpy as np
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import gcn
+from lightlm_jax.ids import gcn, lloyd
 from lightlm_jax.ids.codes import with_last_token
 
 _MOST_ITERATIONS = 100
+# Of more, scikit-learn's K-Means and a GCN on one CPU take many hours.
+MOST_ON_ONE_CPU = 1_000_000
+# On a mesh, K-Means begins with centres chosen among so many points for each.
+_SAMPLE = 256
 
 
 def gci_ids(
@@ -29,10 +38,11 @@ def gci_ids(
   levels: int,
   centres: int,
   seed: int,
+  mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  One column fewer where nothing needed a last token. See `codes`.
+  One column fewer where nothing needed a last token. See `codes` and `with_cold`.
 
   Args:
     train: training interactions.
@@ -41,16 +51,54 @@ def gci_ids(
     levels: tokens of a code, but for the last token (L).
     centres: different tokens at each level (K).
     seed: of everything that is drawn.
+    mesh: devices to share vectors' training and K-Means; None for one CPU, and with
+      it the same bytes everywhere.
 
   Raises:
-    UserError: vectors cannot be cut into so many levels.
+    UserError: vectors cannot be cut into so many levels, or there are so many users or
+      items that one CPU would take hours.
   """
-  node_ND = np.concatenate(gcn.embeddings(train, options, seed=seed))
-  label_NL = QUANTISERS[quantiser](node_ND, levels, centres, seed)
+  if mesh is None and max(train.num_users, train.num_items) > MOST_ON_ONE_CPU:
+    raise UserError(
+      f"gci ids of {train.num_users:,} users and {train.num_items:,} items would take "
+      "one CPU many hours; share the work by --config.ids.devices=-1 (all devices)"
+    )
+  node_ND = np.concatenate(gcn.embeddings(train, options, seed=seed, mesh=mesh))
+  warm_U = train.length_U > 0
+  warm_I = np.bincount(train.item_E, minlength=train.num_items) > 0
+  warm_N = np.concatenate([warm_U, warm_I])
+  label_WL = np.zeros((0, levels), np.int64)
+  if warm_N.any():
+    label_WL = QUANTISERS[quantiser](node_ND[warm_N], levels, centres, seed, mesh)
+  label_NL = np.concatenate(
+    [
+      with_cold(part_WL, warm_M, centres, seed)
+      for part_WL, warm_M in zip(np.split(label_WL, [warm_U.sum()]), (warm_U, warm_I))
+    ]
+  )
   return codes(label_NL, train.num_users, centres, seed)
 
 
-def product(z_ND: np.ndarray, levels: int, centres: int, seed: int) -> np.ndarray:
+def with_cold(
+  label_WL: np.ndarray, warm_M: np.ndarray, centres: int, seed: int
+) -> np.ndarray:
+  """[M, L] int64: labels of all nodes, from those of the ones that have an edge.
+
+  The first label of the others is K; the digits of a number in base K follow, drawn
+  for each, of which two are equal only where L - 1 digits do not suffice.
+  """
+  label_ML = np.empty((len(warm_M), label_WL.shape[1]), np.int64)
+  label_ML[warm_M] = label_WL
+  label_ML[~warm_M, 0] = centres
+  number_C = np.random.default_rng(seed).permutation(np.count_nonzero(~warm_M))
+  for level in range(1, label_ML.shape[1]):
+    number_C, label_ML[~warm_M, level] = np.divmod(number_C, centres)
+  return label_ML
+
+
+def product(
+  z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
+) -> np.ndarray:
   """Product quantisation: K-Means of each of L pieces of the z-scored vectors.
 
   Args:
@@ -58,6 +106,7 @@ def product(z_ND: np.ndarray, levels: int, centres: int, seed: int) -> np.ndarra
     levels: L, at most D.
     centres: K; a piece with fewer different values has a label for each of them.
     seed: of K-Means.
+    mesh: whose devices share K-Means; None for scikit-learn's.
 
   Returns:
     [N, L] int64 labels below K. They do not depend on the number of threads.
@@ -71,10 +120,13 @@ def product(z_ND: np.ndarray, levels: int, centres: int, seed: int) -> np.ndarra
       "for fewer levels or for wider vectors"
     )
   pieces = np.array_split(standardised(z_ND), levels, axis=1)
-  return np.stack([_cluster(piece, centres, seed)[0] for piece in pieces], axis=1)
+  labels = [_cluster(piece, centres, seed, mesh)[0] for piece in pieces]
+  return np.stack(labels, axis=1)
 
 
-def residual(z_ND: np.ndarray, levels: int, centres: int, seed: int) -> np.ndarray:
+def residual(
+  z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
+) -> np.ndarray:
   """Residual quantisation: K-Means, then K-Means of what its centres leave over.
 
   Args and result as of `product`; any number of levels. The first label is the
@@ -82,7 +134,7 @@ def residual(z_ND: np.ndarray, levels: int, centres: int, seed: int) -> np.ndarr
   """
   rest_ND, labels = standardised(z_ND), []
   for _ in range(levels):
-    label_N, centre_KD = _cluster(rest_ND, centres, seed)
+    label_N, centre_KD = _cluster(rest_ND, centres, seed, mesh)
     rest_ND = rest_ND - centre_KD[label_N]
     labels.append(label_N)
   return np.stack(labels, axis=1)
@@ -96,14 +148,17 @@ def codes(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Labels → item codes and user codes, int32, padded with -1.
 
-  Level l writes with tokens l * K to l * K + K - 1, the same for users and items.
-  Items whose labels are all equal get a last token, numbered in seeded random order
-  within each such leaf, users likewise with a range of their own. All others have
-  exactly L tokens, so that no code begins another.
+  The first level writes with the tokens from 0 to K, where K is the cold branch, and
+  each further one with the next K, the same for users and items. Items whose labels
+  are all equal get a last token, numbered in seeded random order within each such
+  leaf, users likewise with a range of their own. All others have exactly L tokens, so
+  that no code begins another.
   """
   rng = np.random.default_rng(seed)
-  token_NL = label_NL + centres * np.arange(label_NL.shape[1])[None]
-  first_item_token = centres * label_NL.shape[1]
+  levels = label_NL.shape[1]
+  first_L = centres * np.arange(levels) + (np.arange(levels) > 0)
+  token_NL = label_NL + first_L[None, :]
+  first_item_token = 1 + centres * levels
   items = with_last_token(token_NL[num_users:], first_item_token, rng, apart=False)
   first_user_token = max(first_item_token, 1 + items.max(initial=0))
   users = with_last_token(token_NL[:num_users], first_user_token, rng, apart=False)
@@ -118,20 +173,31 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 
 
 def _cluster(
-  value_ND: np.ndarray, centres: int, seed: int
+  value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Labels [N] int64 below K and the members' mean of each label, [≤ K, D]."""
   # The limit reaches the libraries loaded by then: scikit-learn brings one, so it is
   # loaded before. Clusters may not depend on how many threads the machine has.
-  from sklearn.cluster import KMeans  # noqa: PLC0415, slow to import
+  import sklearn.cluster  # noqa: PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  distinct, label_N = np.unique(value_ND, axis=0, return_inverse=True)
-  if len(distinct) <= centres:
-    return label_N.reshape(-1), distinct
-  means = KMeans(centres, n_init=1, max_iter=_MOST_ITERATIONS, random_state=seed)
+  # Sorting a million rows takes longer than seeing that a few differ.
+  if len(np.unique(value_ND[: 10 * centres], axis=0)) <= centres:
+    distinct, label_N = np.unique(value_ND, axis=0, return_inverse=True)
+    if len(distinct) <= centres:
+      return label_N.reshape(-1), distinct
   with threadpoolctl.threadpool_limits(1):
-    label_N = means.fit(value_ND).labels_
+    if mesh is None:
+      means = sklearn.cluster.KMeans(
+        centres, n_init=1, max_iter=_MOST_ITERATIONS, random_state=seed
+      )
+      label_N = means.fit(value_ND).labels_
+    else:
+      order_N = np.random.default_rng(seed).permutation(len(value_ND))
+      start_KD, _ = sklearn.cluster.kmeans_plusplus(
+        value_ND[order_N[: _SAMPLE * centres]], centres, random_state=seed
+      )
+      label_N = lloyd.assign(value_ND, start_KD, mesh, iterations=_MOST_ITERATIONS)
   # A cluster may be left empty where values differ by less than K-Means can tell.
   label_N = np.unique(label_N, return_inverse=True)[1].reshape(-1)
   size_K = np.bincount(label_N)
