@@ -1,0 +1,95 @@
+"""New items get codes, all others keep theirs: no token, no inner node is added."""
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
+
+
+def add_items(
+  book: CodeBook,
+  neighbours: Sequence[np.ndarray],
+  cold_I: np.ndarray,
+  *,
+  capacity: int,
+  seed: int,
+) -> CodeBook:
+  """The book with further items behind its own; a model trained on it goes on.
+
+  A new item joins the leaf that most of its neighbours are in (of equals the smallest,
+  then the first): it takes all their tokens but the last, and a last one that none of
+  this leaf has, drawn from those that end codes of this length. (One that was given to
+  a single item, or names a cluster elsewhere, is said of a second thing by that.) If
+  the leaf is full, the next one of its neighbours counts. An item without neighbours,
+  or all of whose neighbours' leaves are full, is put to the items that have no training
+  interactions; where there are none, or no room beside them, into the leaf with the
+  most free tokens.
+
+  Args:
+    book: I items.
+    neighbours: of each new item the old items it is like (bought by the same users, of
+      the same brand), catalogue indices; none, if nothing is known of it.
+    cold_I: bool, the old items without training interactions.
+    capacity: the most items that the trie's tables hold.
+    seed: of the last tokens.
+
+  Raises:
+    UserError: there is no room for all of them.
+  """
+  num_items = len(book.items_IL)
+  if num_items + len(neighbours) > capacity:
+    raise UserError(
+      f"{num_items:,} items and {len(neighbours):,} new ones are more than the "
+      f"{capacity:,} that there is room for; build the ids anew"
+    )
+  stem_IL, _ = split_last(book.items_IL)
+  stem_CL, leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)
+  leaf_I = leaf_I.reshape(-1)
+  stems = [tuple(stem_L[stem_L >= 0].tolist()) for stem_L in stem_CL]
+  size_C = np.bincount(leaf_I)
+  cold_leaves = np.unique(leaf_I[cold_I]).tolist()
+  ends, following = _tokens(book.items_IL)
+
+  def free_tokens(leaf: int) -> list[int]:
+    return sorted(ends[len(stems[leaf])] - following[stems[leaf]])
+
+  def number_free(leaf: int) -> int:
+    end = ends[len(stems[leaf])]
+    return len(end) - sum(token in end for token in following[stems[leaf]])
+
+  rng = np.random.default_rng(seed)
+  codes = [code_L[code_L >= 0] for code_L in book.items_IL]
+  for number, old_items in enumerate(neighbours):
+    votes = collections.Counter(leaf_I[np.asarray(old_items, int)].tolist())
+    wanted = sorted(votes, key=lambda leaf: (-votes[leaf], size_C[leaf], leaf))
+    with_room = (leaf for leaf in (*wanted, *cold_leaves) if free_tokens(leaf))
+    leaf = next(with_room, None)
+    if leaf is None:
+      leaf = max(range(len(stems)), key=number_free)
+    free = free_tokens(leaf)
+    if not free:
+      raise UserError(
+        f"there is no free code for {len(neighbours) - number:,} of "
+        f"{len(neighbours):,} new items; build the ids anew"
+      )
+    token = free[rng.integers(len(free))]
+    following[stems[leaf]].add(token)
+    size_C[leaf] += 1
+    codes.append(np.array([*stems[leaf], token]))
+  added = book.manifest.get("added", 0) + len(neighbours)
+  return code_book(stack_codes(codes), book.users_UL, {**book.manifest, "added": added})
+
+
+def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
+  """The tokens that end a code, by their depth; those that follow a prefix, by it."""
+  ends, following = collections.defaultdict(set), collections.defaultdict(set)
+  for code_L in items_IL:
+    code = code_L[code_L >= 0].tolist()
+    ends[len(code) - 1].add(code[-1])
+    # Not only the last: a token that leads on after this prefix ends nothing there.
+    for depth, token in enumerate(code):
+      following[tuple(code[:depth])].add(token)
+  return ends, following

@@ -1,0 +1,227 @@
+"""New items: everything old stays as it is, and a new code stands with its like."""
+
+import collections
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from small_logs import check, make_log, strip
+
+from lightlm_jax.decoding import trie as trie_lib
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import codes, grow, plain, quantise, spectral
+
+PLENTY = 2**24
+
+
+def add(book, neighbours, cold=(), *, capacity=1000, seed=0):
+  cold_I = np.isin(np.arange(len(book.items_IL)), cold)
+  neighbours = [np.array(near, np.int64) for near in neighbours]
+  return grow.add_items(book, neighbours, cold_I, capacity=capacity, seed=seed)
+
+
+def added(book, neighbours, cold=(), **options):
+  """The new items' codes alone, as tuples."""
+  return strip(add(book, neighbours, cold, **options).items_IL)[len(book.items_IL) :]
+
+
+# Any book.
+
+
+def random_book(log, draw, seed):
+  return plain.random_ids(log, draw(st.integers(2, 6)), seed)
+
+
+def clustered_book(tokens):
+  def make(log, draw, seed):
+    return spectral.spectral_ids(
+      log,
+      graph="bipartite",
+      branching=draw(st.integers(2, 5)),
+      leaf_size=draw(st.integers(1, 9)),
+      levels=draw(st.integers(1, 3)),
+      tokens=tokens,
+      base=4,
+      seed=seed,
+    )
+
+  return make
+
+
+def quantised_book(log, draw, seed):
+  centres, levels = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+  size = log.num_users + log.num_items, levels
+  label_NL = np.random.default_rng(seed).integers(centres, size=size)
+  return quantise.codes(label_NL, log.num_users, centres, seed)
+
+
+BOOKS = {
+  "rid": random_book,
+  "iid": lambda log, draw, seed: plain.independent_ids(log),
+  "sci, tokens by level": clustered_book("level"),
+  "sci, tokens by node": clustered_book("node"),
+  "gci": quantised_book,
+}
+
+
+def grown(draw, make_book):
+  """A book, what its new items are like, and which of the old ones are cold."""
+  num_items = draw(st.integers(1, 24))
+  item = st.integers(0, num_items - 1)
+  rows = draw(st.lists(st.lists(item, max_size=5), min_size=1, max_size=8))
+  seed = draw(st.integers(0, 99))
+  tables = make_book(make_log(rows, num_items), draw, seed)
+  neighbours = draw(st.lists(st.lists(item, max_size=6), max_size=12))
+  return codes.code_book(*tables, {}), neighbours, draw(st.sets(item)), seed
+
+
+def free_tokens(old, now):
+  """{stem: tokens that end an old code of its depth and never follow it}, by search."""
+  ends = collections.defaultdict(set)
+  for code in old:
+    ends[len(code)].add(code[-1])
+  return {
+    stem: {
+      token
+      for token in ends[len(stem) + 1]
+      if not any(code[: len(stem) + 1] == (*stem, token) for code in now)
+    }
+    for stem in {code[:-1] for code in old}
+  }
+
+
+@pytest.mark.parametrize("kind", BOOKS)
+@given(data=st.data())
+def test_what_is_old_stays_and_new_codes_follow_the_rule(kind, data):
+  book, neighbours, cold, seed = grown(data.draw, BOOKS[kind])
+  old = strip(book.items_IL)
+  room = sum(map(len, free_tokens(old, old).values()))
+  if room < len(neighbours):
+    left = f"no free code for {len(neighbours) - room} of {len(neighbours)} new items"
+    with pytest.raises(UserError, match=left) as error:
+      add(book, neighbours, sorted(cold), seed=seed)
+    assert "\n" not in str(error.value)
+    return
+  larger = add(book, neighbours, sorted(cold), seed=seed)
+
+  users, items = len(book.users_UL), len(old) + len(neighbours)
+  check(larger.items_IL, larger.users_UL, make_log([[]] * users, items))
+  new = strip(larger.items_IL)
+  assert new[: len(old)] == old
+  np.testing.assert_array_equal(larger.users_UL, book.users_UL)
+  assert larger.vocab_size == book.vocab_size
+  # No row of the decoder's tables is new.
+  before, after = (
+    trie_lib.build_dense(b.items_IL, b.vocab_size, PLENTY)[0] for b in (book, larger)
+  )
+  assert after.mask_TV.shape == before.mask_TV.shape
+
+  cold_stems = sorted({old[item][:-1] for item in cold})
+  for place, near in enumerate(neighbours, start=len(old)):
+    votes = collections.Counter(old[item][:-1] for item in near)
+    size = collections.Counter(code[:-1] for code in new[:place])
+    wanted = sorted(votes, key=lambda stem: (-votes[stem], size[stem], stem))
+    free = free_tokens(old, new[:place])
+    stem, token = new[place][:-1], new[place][-1]
+    assert token in free[stem]
+    with_room = [stem for stem in wanted + cold_stems if free[stem]]
+    if with_room:
+      assert stem == with_room[0]
+    else:
+      assert len(free[stem]) == max(map(len, free.values()))
+
+
+# One book, whose leaves are to be seen: (0,), (1,) and that of the cold item, (2,).
+
+OLD = [(0, 3), (0, 4), (0, 5), (1, 3), (1, 6), (2, 7)]
+COLD = (5,)
+
+
+@pytest.fixture
+def book():
+  return codes.code_book(np.array(OLD), np.array([[8], [9]]), {"kind": "x"})
+
+
+@pytest.mark.parametrize(
+  ("near", "leaf", "free"),
+  [([0, 2], 0, {6, 7}), ([4], 1, {4, 5, 7}), ([5], 2, {3, 4, 5, 6})],
+)
+def test_a_new_item_joins_its_neighbours_leaf(book, near, leaf, free):
+  drawn = [added(book, [near], COLD, seed=seed)[0] for seed in range(30)]
+  assert set(drawn) == {(leaf, token) for token in free}
+
+
+@pytest.mark.parametrize(
+  ("near", "leaf"),
+  [
+    ([0, 3, 4], 1),
+    ([3, 0, 1], 0),
+    ([3, 3, 0], 1),  # a neighbour named twice counts twice
+    ([0, 3], 1),  # of equals the smaller
+    ([0, 1, 3, 4, 5], 1),
+  ],
+)
+def test_most_neighbours_win(book, near, leaf):
+  ((stem, _),) = added(book, [near], COLD)
+  assert stem == leaf
+
+
+def test_of_leaves_equal_in_size_too_the_first_counts(book):
+  # Once an item has joined it, (1,) has three as (0,) has.
+  first, second = added(book, [[4], [3, 0]], COLD)
+  assert (first[0], second[0]) == (1, 0)
+
+
+def test_a_full_leaf_passes_on_to_the_next_neighbours(book):
+  stems = [code[0] for code in added(book, [[0, 1, 3]] * 7, COLD)]
+  # Two are free in (0,), three in (1,); what neither takes goes to the cold item.
+  assert stems == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_items_nothing_is_known_of_join_the_cold_ones(book):
+  assert [code[0] for code in added(book, [[], []], COLD)] == [2, 2]
+  # Beside them there is room for four; then the most free tokens count, three in (1,).
+  stems = [code[0] for code in added(book, [[]] * 5, COLD)]
+  assert stems == [2, 2, 2, 2, 1]
+
+
+def test_without_cold_items_they_go_where_most_is_free(book):
+  assert [code[0] for code in added(book, [[]])] == [2]
+
+
+def test_the_seed_decides_the_tokens_and_nothing_else(book):
+  near = [[0], [4], [4], [], []]
+  books = [add(book, near, COLD, seed=seed) for seed in (0, 0, 1, 2, 3)]
+  assert books[0].sha256 == books[1].sha256
+  assert len({book.sha256 for book in books}) > 2
+  assert len({tuple(book.items_IL[:, 0]) for book in books}) == 1
+
+
+def test_a_book_may_grow_again(book):
+  larger = add(add(book, [[0], []], COLD), [[4], [6]], COLD, seed=1)
+  assert strip(larger.items_IL)[: len(OLD)] == OLD
+  assert [code[0] for code in strip(larger.items_IL)[len(OLD) :]] == [0, 2, 1, 0]
+  assert larger.manifest == {"kind": "x", "added": 4}
+  assert add(book, [], COLD).sha256 == book.sha256
+
+
+def test_no_more_items_than_the_tables_hold(book):
+  assert len(add(book, [[0], [4]], COLD, capacity=8).items_IL) == 8
+  with pytest.raises(UserError, match=r"6 items and 3 new ones .* the 8 that") as error:
+    add(book, [[0], [4], [4]], COLD, capacity=8)
+  assert "\n" not in str(error.value)
+
+
+def test_a_full_book_says_how_many_found_no_code(book):
+  # There are 9 free codes: 2, 3 and 4.
+  assert len(added(book, [[0]] * 9, COLD)) == 9
+  with pytest.raises(UserError, match="no free code for 2 of 11 new items; build"):
+    add(book, [[0]] * 11, COLD)
+
+
+def test_a_book_of_one_token_an_item_has_no_free_code():
+  book = codes.code_book(*plain.independent_ids(make_log([[0, 1]], 3)), {})
+  with pytest.raises(UserError, match="no free code for 1 of 1 new items") as error:
+    add(book, [[1]])
+  assert "\n" not in str(error.value)
