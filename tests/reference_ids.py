@@ -3,11 +3,14 @@
 import dataclasses
 
 import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.evaluation.audit import Ids
-from lightlm_jax.ids import graph, spectral
+from lightlm_jax.ids import graph
 from lightlm_jax.ids.codes import stack_codes
 
 
@@ -32,11 +35,53 @@ def reference_ids(
   """SCI of users on the leaking graph, of items on the training interactions."""
   leaking = leaking_log(log)
   train = splits.leave_one_out(log).train
-  options = {"branching": branching, "leaf_size": leaf_size, "levels": 2, "seed": seed}
-  codes = []
-  for adjacency in (graph.items_together(train), graph.users_together(leaking)):
-    path_NL = stack_codes(
-      [np.array(path) for path in spectral.cluster_paths(adjacency, **options)]
-    )
-    codes.append(path_NL)
-  return Ids(*codes, leaking.user_E, leaking.item_E)
+  options = {"branching": branching, "leaf_size": leaf_size, "seed": seed}
+  path_IL = cluster_paths(graph.items_together(train), **options)
+  path_UL = cluster_paths(graph.users_together(leaking), **options)
+  return Ids(path_IL, path_UL, leaking.user_E, leaking.item_E)
+
+
+def cluster_paths(
+  adjacency: scipy.sparse.csr_array, *, branching: int, leaf_size: int, seed: int
+) -> np.ndarray:
+  """[N, L] cluster numbers, padded with -1, by the reference's spectral clustering.
+
+  The eigenvectors of a random walk, of the edges inside a cluster alone, cut by a
+  pivoted QR (Damle, Minden & Ying 2019), as scikit-learn's `cluster_qr` does.
+  """
+  paths = [()] * adjacency.shape[0]
+  waiting = [np.arange(adjacency.shape[0])]
+  while waiting:
+    nodes = waiting.pop()
+    inside = adjacency[nodes][:, nodes].tocsr()
+    label_N = _by_pivots(_eigenvectors(inside, min(branching, len(nodes) - 1), seed))
+    for label in np.unique(label_N):
+      members = nodes[label_N == label]
+      for node in members:
+        paths[node] += (label,)
+      if leaf_size < len(members) < len(nodes):
+        waiting.append(members)
+  return stack_codes([np.array(path) for path in paths])
+
+
+def _eigenvectors(adjacency, number, seed) -> np.ndarray:
+  N = adjacency.shape[0]
+  root_N = np.sqrt(np.maximum(adjacency.sum(axis=1), 1))
+  scale = scipy.sparse.diags_array(1 / root_N)
+  laplacian = scale @ adjacency @ scale
+  if N <= 400:
+    range_2 = (N - number, N - 1)
+    vector_NK = scipy.linalg.eigh(laplacian.toarray(), subset_by_index=range_2)[1]
+  else:
+    start_N = np.random.default_rng(seed).standard_normal(N)
+    vector_NK = scipy.sparse.linalg.eigsh(
+      laplacian, k=number, which="LA", v0=start_N, tol=1e-4
+    )[1]
+  return vector_NK / root_N[:, None]
+
+
+def _by_pivots(vector_NK: np.ndarray) -> np.ndarray:
+  pivots_K = scipy.linalg.qr(vector_NK.T, mode="r", pivoting=True)[1]
+  pivots_K = pivots_K[: vector_NK.shape[1]]
+  left, _, right = np.linalg.svd(vector_NK[pivots_K].T)
+  return np.abs(vector_NK @ (left @ right)).argmax(axis=1)

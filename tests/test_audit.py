@@ -156,16 +156,18 @@ def test_ranks_by_cluster_mates_equal_counting_by_hand(log):
   split = splits.leave_one_out(log)
   requests = split.test.take(np.arange(40))
   rank_N, ties_N = audit.mates_ranks(label_U, split.train, requests)
+  bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
   for n in range(40):
     mates = np.flatnonzero(label_U == label_U[requests.user_N[n]])
     bought = np.concatenate([split.train.row(user) for user in mates])
     count_I = np.bincount(bought, minlength=log.num_items)
+    key_I = list(zip(count_I.tolist(), bought_I.tolist()))
     gone = set(requests.row(n).tolist())
     target = requests.target_N[n]
     others = [i for i in range(log.num_items) if i not in gone | {target}]
     if target in gone:
       assert rank_N[n] == 0
       continue
-    assert rank_N[n] == 1 + sum(count_I[i] > count_I[target] for i in others)
-    assert ties_N[n] == sum(count_I[i] == count_I[target] for i in others)
+    assert rank_N[n] == 1 + sum(key_I[i] > key_I[target] for i in others)
+    assert ties_N[n] == sum(key_I[i] == key_I[target] for i in others)
   assert 0 < metrics.ndcg(rank_N, ties_N, k=10).mean() < 1

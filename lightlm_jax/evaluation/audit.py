@@ -175,6 +175,8 @@ def mates_ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ranks with no model: items by how often users of one's own cluster bought them.
 
+  Of items bought equally often there, those go first that all users bought more often.
+
   Args:
     label_U: the cluster of each user.
     train: what they bought.
@@ -189,11 +191,13 @@ def mates_ranks(
   bought_CI = scipy.sparse.csr_array(
     (ones, (cluster_U[train.user_E], train.item_E)), shape
   )
+  bought_I = np.bincount(train.item_E, minlength=train.num_items)
   rank_N = np.zeros(len(requests), np.int64)
   ties_N = np.zeros_like(rank_N)
   for start in range(0, len(requests), CHUNK):
     rows_R = np.arange(start, min(start + CHUNK, len(requests)))
     count_RI = bought_CI[cluster_U[requests.user_N[rows_R]]].toarray()
+    count_RI += bought_I[None, :] / (1 + len(train.item_E))
     for r, n in enumerate(rows_R):
       count_RI[r, requests.row(n)] = -1
     target_R1 = np.take_along_axis(count_RI, requests.target_N[rows_R, None], axis=1)
