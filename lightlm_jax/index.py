@@ -20,6 +20,7 @@ from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import audit
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import CodeBook
@@ -73,7 +74,12 @@ def index(
     "seconds": seconds,
     "interactions": book.manifest["interactions"],
     "split_sha256": split.sha256,
+    "held_out_edges": None,
   } | quality.report(book, split, seed=config.seed)
+  if split.test is not None:
+    train = split.train
+    ids = audit.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
+    report["held_out_edges"] = audit.held_out_edges(ids, log)
   if config.ids.kind in ids_build.WARNINGS:
     say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
   show(report, say)
@@ -88,10 +94,10 @@ def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
   lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())
   say(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")
   say(f"  collisions {report['collisions']}, largest leaf {report['largest_leaf']}")
-  say(
-    f"  {'level':26}"
-    + "".join(f"{n:>8}" for n in range(len(report["tokens_per_level"])))
-  )
+  if report["held_out_edges"] is not None:
+    say(f"  held-out interactions read: {report['held_out_edges']}")
+  levels = range(1, 1 + len(report["tokens_per_level"]))
+  say(f"  {'level':26}" + "".join(f"{level:>8}" for level in levels))
   rows = {
     "tokens": [f"{n:,}" for n in report["tokens_per_level"]],
     "entropy, bits": [f"{h:.2f}" for h in report["entropy_per_level"]],
@@ -140,20 +146,20 @@ def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
     raise UserError("--figure wants matplotlib: pip install -e '.[figures]'")
   figure = matplotlib.figure.Figure(figsize=(9, 3.4), layout="constrained")
   left, right = figure.subplots(1, 2)
-  for level, size_C in enumerate(quality.cluster_sizes(book.items_IL)):
+  for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):
     ordered = np.sort(size_C)[::-1]
     left.plot(np.arange(1, len(ordered) + 1), ordered, label=f"level {level}")
-  left.set(
-    xlabel="cluster, largest first", ylabel="items", xscale="log", title="cluster sizes"
-  )
+  left.set(xlabel="cluster, largest first", ylabel="items", title="cluster sizes")
+  left.loglog()
   left.legend()
   for name, shares in report["agreement"].items():
     if shares:
-      right.plot(range(len(shares)), shares, marker="o", label=name.replace("_", " "))
+      levels = range(1, 1 + len(shares))
+      right.plot(levels, shares, marker="o", label=name.replace("_", " "))
   right.set(
     xlabel="level", ylabel="share", ylim=(0, None), title="user's code and item's agree"
   )
-  right.set_xticks(range(len(report["tokens_per_level"])))
+  right.set_xticks(range(1, 1 + len(report["tokens_per_level"])))
   right.legend()
   try:
     with path.open("wb") as file:

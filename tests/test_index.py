@@ -109,7 +109,11 @@ def test_nearest_neighbours_equal_brute_force():
   rng = np.random.default_rng(0)
   rows = [rng.integers(12, size=rng.integers(0, 6)).tolist() for _ in range(30)]
   log = make_log(rows, num_items=14)  # two of them bought by nobody
-  nearest_I = quality.nearest_neighbours(log)
+  asked_A = np.array([3, 13, 0, 7, 11, 4])
+  nearest_I = quality.nearest_neighbours(log, np.arange(14))
+  np.testing.assert_array_equal(
+    quality.nearest_neighbours(log, asked_A), nearest_I[asked_A]
+  )
   buyers = [{u for u, row in enumerate(rows) if i in row} for i in range(14)]
   bought = np.bincount(log.item_E, minlength=14)
   for item in range(14):

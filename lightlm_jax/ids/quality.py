@@ -1,7 +1,7 @@
 """What codes are worth before anything is trained on them: shape and agreement.
 
-A *level* is a place in the code, counted from 0. Two codes *agree* down to a level if
-their tokens are equal from the first to that one.
+A *level* is a place in the code; what is said of each is a list. Two codes *agree* down
+to a level if their tokens are equal from the first to that one.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from lightlm_jax.ids import graph
 from lightlm_jax.ids.codes import CodeBook, split_last
 
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
+# Items whose nearest one is looked for: pairs of a million items fill no memory.
+MOST_NEIGHBOURS = 50_000
 
 
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
@@ -74,21 +76,25 @@ def largest_leaf(items_IL: np.ndarray) -> int:
   return int(np.unique(stem_IL, axis=0, return_counts=True)[1].max())
 
 
-def nearest_neighbours(train: Interactions) -> np.ndarray:
-  """[I] int64: the item that shares most buyers by cosine, -1 where there is none.
+def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
+  """[A] int64: the items that share most buyers with these, by cosine; -1 for none.
 
   Of items equally near the one with the lower index.
   """
-  together_II = graph.items_together(train).tocoo()
+  bought_UI = graph.distinct_purchases(train)
+  together_AI = (bought_UI.T.tocsr()[item_A] @ bought_UI).tocoo()
+  row_P, column_P = together_AI.coords
+  other_P = column_P != item_A[row_P]
+  row_P, column_P = row_P[other_P], column_P[other_P]
   buyers_I = np.maximum(np.bincount(train.item_E, minlength=train.num_items), 1)
-  row_P, column_P = together_II.coords
-  cosine_P = together_II.data / np.sqrt(buyers_I[row_P] * buyers_I[column_P])
+  product_P = buyers_I[item_A[row_P]] * buyers_I[column_P]
+  cosine_P = together_AI.data[other_P] / np.sqrt(product_P)
   order_P = np.lexsort((column_P, -cosine_P, row_P))
   row_P, column_P = row_P[order_P], column_P[order_P]
   first_P = np.append(True, row_P[1:] != row_P[:-1]) if len(row_P) else row_P > 0
-  nearest_I = np.full(train.num_items, -1)
-  nearest_I[row_P[first_P]] = column_P[first_P]
-  return nearest_I
+  nearest_A = np.full(len(item_A), -1)
+  nearest_A[row_P[first_P]] = column_P[first_P]
+  return nearest_A
 
 
 def _agreement_with_users(items_IL, users_UL, split: Split, rng) -> dict[str, Any]:
@@ -108,12 +114,15 @@ def _agreement_with_users(items_IL, users_UL, split: Split, rng) -> dict[str, An
 
 
 def _agreement_of_neighbours(items_IL, train: Interactions, rng) -> dict[str, Any]:
-  nearest_I = nearest_neighbours(train)
-  has_I = np.flatnonzero(nearest_I >= 0)
-  others_N = rng.integers(len(items_IL), size=len(has_I))
+  item_A = np.arange(len(items_IL))
+  if len(item_A) > MOST_NEIGHBOURS:
+    item_A = rng.choice(item_A, MOST_NEIGHBOURS, replace=False)
+  nearest_A = nearest_neighbours(train, item_A)
+  code_NL = items_IL[item_A[nearest_A >= 0]]
+  others_N = rng.integers(len(items_IL), size=len(code_NL))
   return {
-    "nearest": agreement(items_IL[has_I], items_IL[nearest_I[has_I]]),
-    "random": agreement(items_IL[has_I], items_IL[others_N]),
+    "nearest": agreement(code_NL, items_IL[nearest_A[nearest_A >= 0]]),
+    "random": agreement(code_NL, items_IL[others_N]),
   }
 
 
