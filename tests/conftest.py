@@ -1,5 +1,7 @@
 """What every test runs under: strict ranks, and no writing outside pytest's folders."""
 
+import functools
+import json
 import os
 import pathlib
 import subprocess
@@ -47,6 +49,31 @@ def train_command():
       [sys.executable, "-m", "lightlm_jax.train", "--platform=cpu", *arguments],
       **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600} | options,
     )
+
+  return call
+
+
+@pytest.fixture(scope="session")
+def eight_devices():
+  """Runs a script on a CPU made into eight devices; what its last line says as JSON."""
+  flags = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0"  # compiling is nearly all of the time
+  )
+  environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+  @functools.cache
+  def call(script, *arguments):
+    done = subprocess.run(
+      [sys.executable, "-c", script, *arguments],
+      env=os.environ | environment,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
   return call
 

@@ -3,20 +3,12 @@
 Eight devices are made of one CPU, in one process for all the tests.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 SCRIPT = """
 import json
@@ -171,22 +163,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-  flags = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0"  # compiling is nearly all of the time
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("books"))],
-    env=os.environ
-    | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+def found(eight_devices, tmp_path_factory):
+  return eight_devices(SCRIPT, str(tmp_path_factory.mktemp("books")))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -1,10 +1,6 @@
 """How a run is divided over devices changes nothing but its speed."""
 
-import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -77,28 +73,10 @@ print(json.dumps([losses, kernels, refusal, all_data]))
 """
 
 
-@functools.cache
-def train(meshes):
-  flags = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0"  # compiling is nearly all of the time
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", TRAIN, json.dumps(meshes)],
-    env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("meshes", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
-def test_every_mesh_trains_the_same_model(meshes):
+def test_every_mesh_trains_the_same_model(eight_devices, meshes):
   """Three steps with dropout, so that its bits are the same too."""
-  losses, kernels, _, _ = train(meshes)
+  losses, kernels, _, _ = eight_devices(TRAIN, json.dumps(meshes))
   for mesh, on_mesh in zip(meshes[1:], losses[1:], strict=True):
     np.testing.assert_allclose(on_mesh, losses[0], rtol=1e-5, err_msg=str(mesh))
   # The steps moved the weights, or the later losses would prove little.
@@ -107,8 +85,8 @@ def test_every_mesh_trains_the_same_model(meshes):
   assert kernels == [[[1, 16, 8], [1, 16, 8 // model]] for _, model in meshes]
 
 
-def test_a_mesh_that_does_not_fit_names_the_three_numbers():
-  _, _, refusal, all_data = train(FAST)
+def test_a_mesh_that_does_not_fit_names_the_three_numbers(eight_devices):
+  _, _, refusal, all_data = eight_devices(TRAIN, json.dumps(FAST))
   for part in ("mesh.data 3", "mesh.model 3", "8 devices"):
     assert part in refusal
   assert "\n" not in refusal
