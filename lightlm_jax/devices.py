@@ -23,9 +23,10 @@ def select(platform: str | None) -> None:
   Works only before jax has touched a device.
   """
   if platform:
-    # To jax "gpu" means CUDA and ROCm, and it fails where one of them is missing.
-    name = "cuda" if platform == "gpu" else platform
-    jax.config.update("jax_platforms", name)
+    # To jax "gpu" means CUDA and ROCm, and it fails where one of them is missing. The
+    # CPU stays beside an accelerator: ids are built there, the same bytes everywhere.
+    names = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+    jax.config.update("jax_platforms", names.get(platform, platform))
 
 
 def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
@@ -56,10 +57,13 @@ def check(
     not platform and any("accel" in os.path.basename(path) for path in accelerators)
   )
   install = f"pip install 'lightlm_jax[{'tpu' if is_tpu else 'cuda'}]'"
+  why = "this jax is built without it"
   try:
     backend = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # jax without CUDA only asserts
-    why = str(error).strip() or "this jax is built without it"
+    backend, why = None, str(error).strip() or why
+  # With the CPU to fall back on, jax says nothing of a platform that it does not have.
+  if backend is None or (backend == "cpu" and platform not in (None, "cpu")):
     asked = f"--platform={platform}" if platform else "its platform"
     raise UserError(
       f"jax cannot start {asked}: {why}; install with {install} or give --platform=cpu"

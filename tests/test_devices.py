@@ -57,8 +57,14 @@ def test_platform_that_does_not_start_is_one_line(monkeypatch, error):
     devices.check("tpu", nodes=())
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_falling_back_on_the_cpu_is_no_start(on_cpu, platform):
+  with pytest.raises(UserError, match=f"cannot start --platform={platform}: "):
+    devices.check(platform, nodes=())
+
+
 @pytest.mark.parametrize(
-  ("platform", "known"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")]
+  ("platform", "known"), [("cpu", "cpu"), ("gpu", "cuda,cpu"), ("tpu", "tpu,cpu")]
 )
 def test_select_speaks_to_jax(monkeypatch, platform, known):
   updates = {}
