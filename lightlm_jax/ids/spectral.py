@@ -140,11 +140,14 @@ def cluster_paths(
   Any graph will do: in pieces, with nodes that have no edge, with one node. A
   cluster that does not split stays a leaf, however large.
   """
+  degree_A = np.maximum(adjacency.sum(axis=0), 1)
   paths: list[tuple[int, ...]] = [()] * adjacency.shape[0]
   waiting = [np.arange(adjacency.shape[0])]
   while waiting:
     nodes = waiting.pop()
-    inside = adjacency if len(nodes) == len(paths) else _within(adjacency, nodes)
+    inside = adjacency
+    if len(nodes) < len(paths):
+      inside = _within(adjacency[nodes], nodes, degree_A)
     label_N = _split(inside, branching, leaf_size, seed)
     level = len(paths[nodes[0]]) + 1
     if label_N.max() == 0 and level > 1:
@@ -159,17 +162,16 @@ def cluster_paths(
 
 
 def _within(
-  adjacency: scipy.sparse.csr_array, nodes_N: np.ndarray
+  out_NA: scipy.sparse.csr_array, nodes_N: np.ndarray, degree_A: np.ndarray
 ) -> scipy.sparse.csr_array:
   """[N, N] weights between the nodes of one cluster: one step, or two by any node.
 
   Deeper in the tree most edges lead out of the cluster, and what remains falls to
   pieces; walks of two steps, through users and items anywhere, hold it together.
   """
-  out_NA = adjacency[nodes_N]
-  degree_A = np.maximum(adjacency.sum(axis=0), 1)
-  two_steps = out_NA @ scipy.sparse.diags_array(1 / degree_A) @ out_NA.T
-  return (out_NA[:, nodes_N] + two_steps).tocsr()
+  onward_NA = out_NA.copy()
+  onward_NA.data /= degree_A[out_NA.indices]
+  return (out_NA[:, nodes_N] + onward_NA @ out_NA.T).tocsr()
 
 
 def _split(
