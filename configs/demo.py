@@ -59,7 +59,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.ids.gcn.patience = 10  # epochs without a better one
   config.ids.gcn.held_back = 0.05  # share of the training edges to stop by
   config.ids.gcn.weighted = False
-  config.ids.devices = 1  # gci: one CPU, the same bytes everywhere; -1 = all devices
+  config.ids.devices = 1  # gci: one CPU, whatever its threads; -1 = all devices
   config.ids.base = 32  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()

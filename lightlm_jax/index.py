@@ -5,6 +5,7 @@ python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
 
 from collections.abc import Callable
 import functools
+import io
 import sys
 import time
 from typing import Any
@@ -105,10 +106,12 @@ def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
   for place, name in enumerate(("10 %", "median", "90 %", "largest")):
     sizes = [f"{quantiles[place]:.0f}" for quantiles in report["cluster_sizes"]]
     rows[f"items a cluster, {name}"] = sizes
-  for name, shares in report["agreement"].items():
-    rows[f"user with item, {name.replace('_', ' ')}"] = _percent(shares)
-  for name, shares in report["neighbours"].items():
-    rows[f"item with item, {name}"] = _percent(shares)
+  pairs = {"user": report["agreement"], "item": report["neighbours"]}
+  for side, found in pairs.items():
+    for name, shares in found.items():
+      if shares:
+        cells = [f"{100 * share:.1f} %" for share in shares]
+        rows[f"{side} with item, {name.replace('_', ' ')}"] = cells
   for name, cells in rows.items():
     say(f"  {name:26}" + "".join(f"{cell:>8}" for cell in cells))
 
@@ -131,11 +134,9 @@ def export(book: CodeBook, log: Interactions, path: epath.Path) -> None:
         "tokens": pyarrow.array(tokens, pyarrow.list_(pyarrow.int32())),
       }
     )
-    try:
-      with target.open("wb") as file:
-        pyarrow.parquet.write_table(table, file)
-    except OSError as error:
-      raise UserError(f"cannot write {target}: {error.strerror or error}")
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content)
+    workdir_lib.write_whole(target, content.getvalue())
 
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
@@ -161,15 +162,9 @@ def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
   )
   right.set_xticks(range(1, 1 + len(report["tokens_per_level"])))
   right.legend()
-  try:
-    with path.open("wb") as file:
-      figure.savefig(file, dpi=120, format="png")
-  except OSError as error:
-    raise UserError(f"cannot write {path}: {error.strerror or error}")
-
-
-def _percent(shares: list[float] | None) -> list[str]:
-  return [f"{100 * share:.1f} %" for share in shares or ()]
+  content = io.BytesIO()
+  figure.savefig(content, dpi=120, format="png")
+  workdir_lib.write_whole(path, content.getvalue())
 
 
 if __name__ == "__main__":

@@ -34,11 +34,16 @@ RULES = (
       "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
       "train.eval_every train.eval_batch_size train.log_every decoding.beam_size "
       "decoding.trie_bytes mesh.model ids.leaf_size ids.levels ids.gci_levels "
-      "ids.centres ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
+      "ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
       "ids.gcn.negatives ids.gcn.patience"
     ).split(),
   ),
-  ("at least 2", lambda value: value >= 2, ("ids.branching", "ids.base")),
+  (
+    "from 2 to a million",
+    lambda value: 2 <= value <= 10**6,
+    ("ids.branching", "ids.base"),
+  ),
+  ("from 1 to a million", lambda value: 1 <= value <= 10**6, ("ids.centres",)),
   (
     "0 or more",
     lambda value: 0 <= value < math.inf,

@@ -81,15 +81,15 @@ def write_json(path: epath.Path, value: Any) -> None:
   write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-  """Writes a text file that is never seen half-written.
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+  """Writes a file that is never seen half-written.
 
   Raises:
     UserError: the file system refuses.
   """
   part = path.with_name(path.name + ".part")
   try:
-    part.write_text(text)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
   except OSError as error:
     part.unlink(missing_ok=True)

@@ -225,3 +225,12 @@ def test_a_book_of_one_token_an_item_has_no_free_code():
   with pytest.raises(UserError, match="no free code for 1 of 1 new items") as error:
     add(book, [[1]])
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("neighbour", [-1, 6])
+def test_a_neighbour_that_is_no_item_is_one_line(neighbour):
+  items_IL = np.arange(12).reshape(6, 2) % 4
+  items_IL[:, 0] = np.arange(6) // 2
+  book = codes.code_book(items_IL, np.array([[0]]), {})
+  with pytest.raises(UserError, match=f"neighbour outside .* 6 items: .*{neighbour}"):
+    grow.add_items(book, [[0, neighbour]], np.zeros(6, bool), capacity=9, seed=0)

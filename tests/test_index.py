@@ -6,12 +6,17 @@ import subprocess
 import sys
 
 from conftest import ROOT
+import ml_collections
 import numpy as np
 import pyarrow.parquet
 import pytest
 from small_logs import make_log
 
+from lightlm_jax import audit
+from lightlm_jax import config as config_lib
 from lightlm_jax.data import splits
+from lightlm_jax.evaluation import audit as audit_lib
+from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes, quality
 
 
@@ -69,6 +74,17 @@ def test_audit_finds_nothing_in_the_demo_and_says_what_it_tried(tmp_path):
   assert found["held_out_edges"] == 0
 
 
+def test_every_trial_of_the_audit_builds_its_ids(monkeypatch):
+  """A kept book would answer for one that reads what it should not."""
+  built, build = [], ids_build._build
+  monkeypatch.setattr(
+    ids_build, "_build", lambda *args: built.append(args) or build(*args)
+  )
+  config = config_lib.load("demo", "tiny", {"ids.kind": "rid"})
+  audit.audit(ml_collections.FrozenConfigDict(config))
+  assert len(built) == 3 + len(audit_lib.NOISE_SEEDS)
+
+
 def test_audit_of_a_split_that_holds_nothing_out_is_one_line():
   done = run("audit", "--config=demo:tiny", "--config.split.kind=none")
   assert done.returncode == 2
@@ -115,7 +131,7 @@ def test_nearest_neighbours_equal_brute_force():
     quality.nearest_neighbours(log, asked_A), nearest_I[asked_A]
   )
   buyers = [{u for u, row in enumerate(rows) if i in row} for i in range(14)]
-  bought = np.bincount(log.item_E, minlength=14)
+  bought = [len(users) for users in buyers]
   for item in range(14):
     cosine = [
       len(buyers[item] & buyers[other]) / np.sqrt(max(bought[item] * bought[other], 1))

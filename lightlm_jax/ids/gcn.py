@@ -3,7 +3,8 @@
 LightGCN (He et al. 2020, arXiv 2002.02126): vectors are spread over the bipartite
 graph, x' = D^-1/2 A D^-1/2 x, a few times, and the mean over the start and all
 layers is what is used (equations 3-8). Training by BPR (Rendle et al. 2009, arXiv
-1205.2618) on start vectors only. `weighted` puts a matrix and a non-linearity into
+1205.2618) on start vectors only, without the paper's L2 term: training stops by what
+was held back instead. `weighted` puts a matrix and a non-linearity into
 every layer, as the GCNs did that LightGCN takes them out of (NGCF, Wang et al. 2019,
 arXiv 1905.08108, and Kipf & Welling 2017, arXiv 1609.02907).
 
@@ -78,7 +79,8 @@ def embeddings(
   A node without edges keeps its start vector (scaled by 1 / (layers + 1)); so do all
   of them where there is no edge at all.
 
-  The same seed gives the same bytes, with any number of threads unless `weighted`
+  The same seed gives the same bytes, on one kind of processor and with one version of
+  jax, with any number of threads unless `weighted`
   (XLA cuts a product of matrices into as many sums as there are threads). For that it
   runs on the CPU where jax has one: an accelerator adds up arcs in any order. On a
   `mesh`, all of whose axes share the work, vectors are equal within float32's rounding.

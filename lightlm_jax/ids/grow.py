@@ -37,7 +37,7 @@ def add_items(
     seed: of the last tokens.
 
   Raises:
-    UserError: there is no room for all of them.
+    UserError: there is no room for all of them, or a neighbour is no item.
   """
   num_items = len(book.items_IL)
   if num_items + len(neighbours) > capacity:
@@ -63,7 +63,13 @@ def add_items(
   rng = np.random.default_rng(seed)
   codes = [code_L[code_L >= 0] for code_L in book.items_IL]
   for number, old_items in enumerate(neighbours):
-    votes = collections.Counter(leaf_I[np.asarray(old_items, int)].tolist())
+    old_items = np.asarray(old_items, int)
+    if ((old_items < 0) | (old_items >= num_items)).any():
+      raise UserError(
+        f"new item {number} has a neighbour outside the catalogue of {num_items:,} "
+        f"items: {old_items.tolist()}"
+      )
+    votes = collections.Counter(leaf_I[old_items].tolist())
     wanted = sorted(votes, key=lambda leaf: (-votes[leaf], size_C[leaf], leaf))
     with_room = (leaf for leaf in (*wanted, *cold_leaves) if free_tokens(leaf))
     leaf = next(with_room, None)

@@ -49,12 +49,14 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   }
 
 
-def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float]:
-  """Down to each level, the share of P pairs of codes that agree.
+def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
+  """Down to each level, the share of P pairs of codes that agree; None of no pairs.
 
   A code that has ended agrees with nothing further down. Codes are padded with -1 at
   the end, and may be of different widths.
   """
+  if not len(code_PL):
+    return None
   width = min(code_PL.shape[1], other_PL.shape[1])
   code_PL, other_PL = code_PL[:, :width], other_PL[:, :width]
   equal_PL = (code_PL == other_PL) & (code_PL >= 0)
@@ -62,7 +64,7 @@ def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float]:
 
 
 def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
-  """How many items share each prefix that more than a whole code has, by level."""
+  """By level, the items of each cluster; a prefix that is a whole code is none."""
   sizes = []
   for level in range(items_IL.shape[1] - 1):
     inner_NL = items_IL[items_IL[:, level + 1] >= 0, : level + 1]
@@ -86,7 +88,7 @@ def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
   row_P, column_P = together_AI.coords
   other_P = column_P != item_A[row_P]
   row_P, column_P = row_P[other_P], column_P[other_P]
-  buyers_I = np.maximum(np.bincount(train.item_E, minlength=train.num_items), 1)
+  buyers_I = np.bincount(bought_UI.indices, minlength=train.num_items)
   product_P = buyers_I[item_A[row_P]] * buyers_I[column_P]
   cosine_P = together_AI.data[other_P] / np.sqrt(product_P)
   order_P = np.lexsort((column_P, -cosine_P, row_P))

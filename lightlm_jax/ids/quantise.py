@@ -51,8 +51,8 @@ def gci_ids(
     levels: tokens of a code, but for the last token (L).
     centres: different tokens at each level (K).
     seed: of everything that is drawn.
-    mesh: devices to share vectors' training and K-Means; None for one CPU, and with
-      it the same bytes everywhere.
+    mesh: devices to share the vectors' training and K-Means, which begins with other
+      centres there: another book than one CPU's (None).
 
   Raises:
     UserError: vectors cannot be cut into so many levels, or there are so many users or

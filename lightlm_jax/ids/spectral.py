@@ -65,7 +65,7 @@ def spectral_ids(
       items by who has both, users by what both have, no token in common. "items",
       "users": these alone; the others get random numbers, as `plain.random_ids`.
     branching: clusters at every level (the paper's N); small components, packed
-      together, may add a few.
+      together, may add as many again.
     leaf_size: a cluster of more members, users and items together, is clustered
       again (the paper's M).
     levels: the most clusterings one inside the other; a cluster of the last level

@@ -1,0 +1,106 @@
+"""Time and memory of the ids against the size of the log: SCI, and GCI's two halves.
+
+  python results/ids-growth/run.py --output=growth.jsonl
+
+Made logs, as many users as items, 20 interactions a user, each step in a process of its
+own. `gci-epoch` is one epoch of the GCN (at most 32 steps; training takes up to 60) and
+the judging after it; `gci-quantise` is K-Means of its vectors and the codes. A line of
+JSON each.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.ids import codes, gcn, quantise, spectral
+
+SIZES = (10_000, 31_623, 100_000, 316_228, 1_000_000)
+STEPS = ("sci", "gci-epoch", "gci-quantise")
+PER_USER = 20
+PER_COMMUNITY = 200  # users, and items
+LOYALTY = 0.7  # share of a user's items that are her community's
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--output", type=pathlib.Path, required=True)
+  parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
+  parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS)
+  parser.add_argument("--one", action="store_true", help="in this process")
+  flags = parser.parse_args()
+  for size in flags.sizes:
+    for step in flags.steps:
+      if flags.one:
+        line = json.dumps(measure(step, size))
+        print(line, flush=True)
+        with flags.output.open("a") as file:
+          file.write(line + "\n")
+      else:
+        command = [sys.executable, __file__, f"--output={flags.output}", "--one"]
+        subprocess.run([*command, f"--sizes={size}", f"--steps={step}"], check=True)
+
+
+def measure(step: str, size: int) -> dict:
+  """Seconds, CPU-seconds and the most memory, made log included."""
+  log = made_log(size, seed=0)
+  wall, cpu = time.monotonic(), time.process_time()
+  if step == "sci":
+    ids = spectral.spectral_ids(
+      log,
+      graph="bipartite",
+      branching=50,
+      leaf_size=100,
+      levels=10,
+      tokens="level",
+      base=64,
+      seed=0,
+    )
+  elif step == "gci-epoch":
+    gcn.embeddings(log, gcn.Options(epochs=1), seed=0)
+    ids = None
+  else:
+    vector_ND = np.random.default_rng(0).standard_normal((2 * size, 64), np.float32)
+    label_NL = quantise.product(vector_ND, 4, 256, seed=0)
+    ids = quantise.codes(label_NL, size, 256, seed=0)
+  seconds = time.monotonic() - wall
+  found = {
+    "step": step,
+    "items": size,
+    "users": size,
+    "interactions": len(log.item_E),
+    "seconds": round(seconds, 1),
+    "cpu_seconds": round(time.process_time() - cpu, 1),
+    "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+  }
+  if ids is not None:
+    book = codes.code_book(*ids, {})
+    found |= {"longest": book.items_IL.shape[1], "vocab_size": book.vocab_size}
+  return found
+
+
+def made_log(size: int, seed: int) -> Interactions:
+  """Users of hidden communities who mostly buy their own items, popular ones more."""
+  rng = np.random.default_rng(seed)
+  communities = max(1, size // PER_COMMUNITY)
+  home_E = np.repeat(rng.integers(communities, size=size), PER_USER)
+  away_E = rng.integers(communities, size=len(home_E))
+  community_E = np.where(rng.random(len(home_E)) < LOYALTY, home_E, away_E)
+  # The square of a uniform number: a few items of each community are in most baskets.
+  place_E = (PER_COMMUNITY * rng.random(len(home_E)) ** 2).astype(np.int64)
+  return Interactions(
+    offset_U1=np.arange(size + 1, dtype=np.int64) * PER_USER,
+    item_E=((community_E * PER_COMMUNITY + place_E) % size).astype(np.int32),
+    user_ids=np.arange(size).astype(str),
+    item_ids=np.arange(size).astype(str),
+  )
+
+
+if __name__ == "__main__":
+  main()
