@@ -392,11 +392,11 @@ def test_write_whole_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
   path = epath.Path(tmp_path) / "results.json"
   workdir.write_json(path, {"a": 1})
 
-  def fail(self, text):
-    (tmp_path / self.name).write_bytes(text[:3].encode())
+  def fail(self, content):
+    (tmp_path / self.name).write_bytes(content[:3])
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(type(path), "write_text", fail)
+  monkeypatch.setattr(type(path), "write_bytes", fail)
   with pytest.raises(UserError, match=r"cannot write .*results.json: No space left"):
     workdir.write_json(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}
