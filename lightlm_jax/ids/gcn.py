@@ -32,6 +32,7 @@ import scipy.sparse
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
+from lightlm_jax.ids import graph as graph_lib
 
 # Standard deviation of the start vectors' entries.
 INIT_SCALE = 0.01
@@ -80,10 +81,10 @@ def embeddings(
   of them where there is no edge at all.
 
   The same seed gives the same bytes, on one kind of processor and with one version of
-  jax, with any number of threads unless `weighted`
-  (XLA cuts a product of matrices into as many sums as there are threads). For that it
-  runs on the CPU where jax has one: an accelerator adds up arcs in any order. On a
-  `mesh`, all of whose axes share the work, vectors are equal within float32's rounding.
+  jax, with any number of threads unless `weighted` (XLA cuts a product of matrices into
+  as many sums as there are threads). For that it runs on the CPU where jax has one: an
+  accelerator adds up arcs in any order. On a `mesh`, all of whose axes share the work,
+  vectors are equal within float32's rounding.
 
   Raises:
     UserError: the learning rate is so large that the vectors are no numbers.
@@ -108,8 +109,7 @@ def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
   LightGCN's graph has no counts. And of a pair that was bought twice, one could be
   held back while the other gave it away.
   """
-  code_E = train.user_E.astype(np.int64) * train.num_items + train.item_E
-  user_E, item_E = np.divmod(np.unique(code_E), max(train.num_items, 1))
+  user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
 
 
@@ -316,14 +316,14 @@ def _train(
     return jax.tree.map(lambda a: _put(a, mesh, divided=a.ndim > 1), graph)
 
   init_key, epoch_key = jax.random.split(jax.random.key(seed))
-  best = init(init_key, U + I, options)
+  best = jax.tree.map(lambda a: _put(a, mesh), init(init_key, U + I, options))
   state = best, optax.adam(options.learning_rate).init(best)
   # Copied: the steps give the memory of their own away.
   state = jax.tree.map(lambda a: _put(jnp.copy(a), mesh), state)
   # As arguments of compiled functions: XLA would fold a constant graph for minutes.
   graph = placed(bipartite(user_E, item_E, U, I, kept_E))
   edges = _put(user_K, mesh), _put(U + item_K, mesh)
-  spread = jax.jit(functools.partial(propagate, layers=options.layers, mesh=mesh))
+  spread = functools.partial(_propagate, layers=options.layers, mesh=mesh)
   best_ndcg, waited = -1.0, 0
   for epoch in range(options.epochs if len(user_K) else 0):
     state, _ = _epoch(
@@ -347,9 +347,11 @@ def _train(
           break
         continue
       best_ndcg, waited = reached, 0
-    best = jax.tree.map(np.array, state[0])
-  best = jax.tree.map(lambda a: _put(a, mesh), best)
+    best = jax.tree.map(jnp.copy, state[0])
   return np.asarray(spread(best, placed(bipartite(user_E, item_E, U, I))))
+
+
+_propagate = jax.jit(propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:

@@ -71,7 +71,7 @@ def add_items(
       )
     votes = collections.Counter(leaf_I[old_items].tolist())
     wanted = sorted(votes, key=lambda leaf: (-votes[leaf], size_C[leaf], leaf))
-    with_room = (leaf for leaf in (*wanted, *cold_leaves) if free_tokens(leaf))
+    with_room = (leaf for leaf in (*wanted, *cold_leaves) if number_free(leaf))
     leaf = next(with_room, None)
     if leaf is None:
       leaf = max(range(len(stems)), key=number_free)

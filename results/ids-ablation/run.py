@@ -28,7 +28,7 @@ KINDS = {
   "gci-residual": {"ids.kind": "gci", "ids.quantiser": "residual"},
 }
 SEEDS = (0, 1, 2)
-# `small` has 12 epochs; with two of them 15 arms take three hours of one core.
+# `small` has 12 epochs; with two of them an arm takes ten minutes of one core or more.
 STEPS = {"train.steps": 2_000, "train.warmup_steps": 100, "baselines": ()}
 
 

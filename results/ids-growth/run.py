@@ -3,8 +3,8 @@
   python results/ids-growth/run.py --output=growth.jsonl
 
 Made logs, as many users as items, 20 interactions a user, each step in a process of its
-own. `gci-epoch` is one epoch of the GCN (at most 32 steps; training takes up to 60) and
-the judging after it; `gci-quantise` is K-Means of its vectors and the codes. A line of
+own. `gci-epoch` is one epoch of the GCN (of up to 60; at most 32 steps) and the judging
+after it; `gci-quantise` is K-Means of its vectors and the codes. A line of
 JSON each.
 """
 
