@@ -106,7 +106,7 @@ def evaluate(
   system = registry.build(config.system, config, split.train, book)
   tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
-  if system.scores is not None and "decoding.kind" in overrides:
+  if book is None and "decoding.kind" in overrides:
     raise UserError(
       f"{system.name} scores every item, so there is nothing to decode; leave out "
       "--decoding"

@@ -222,12 +222,6 @@ def test_buckets_hold_what_they_are_asked_for():
   assert widths == [8, 8, 32, 512, 2048, 8192]
 
 
-def test_one_open_mask_counts_every_item():
-  prefix_MI1 = allowed_lib.everything_open(4)
-  assert prefix_MI1.dtype == np.int32
-  assert prefix_MI1.tolist() == [[0, 1, 2, 3, 4]]
-
-
 def test_summaries_are_of_both_rules():
   ranks = {
     "seen_excluded": evaluator.Ranks(np.array([0, 1]), np.array([0, 0])),

@@ -9,7 +9,7 @@ import pytest
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.decoding.allowed import Allowed, everything_open
+from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.models import encoder_decoder
@@ -246,7 +246,7 @@ def test_scores_are_teacher_forced_log_probabilities(params, length_penalty, bea
   excluded_BE = np.full((B, 8), num_items, np.int32)
   for row, items in zip(excluded_BE, excluded):
     row[: len(items)] = np.sort(system.rank_I[items])
-  allowed = Allowed(everything_open(num_items), np.zeros(B, np.int32), excluded_BE)
+  allowed = Allowed(no_shared_mask(), np.zeros(B, np.int32), excluded_BE)
   recommend = jax.jit(system.recommend, static_argnames="k")
   arguments = jax.device_put((params, tables, batch, allowed))
   with jax.transfer_guard("disallow"):
@@ -340,9 +340,7 @@ def test_the_prompt_is_searched_like_any_id():
   batch = no_history(ROWS)
   num_items = len(ITEM_CODES)
   excluded_BE = np.full((len(ROWS), 0), num_items, np.int32)
-  allowed = Allowed(
-    everything_open(num_items), np.zeros(len(ROWS), np.int32), excluded_BE
-  )
+  allowed = Allowed(no_shared_mask(), np.zeros(len(ROWS), np.int32), excluded_BE)
   found = jax.jit(system.recommend, static_argnames="k")(
     params, tables, batch, jax.device_put(allowed), k=num_items
   )
@@ -389,9 +387,7 @@ def ask(kind, params, excluded, **overrides):
   excluded_BE = np.full((len(ROWS), 8), num_items, np.int32)
   for row, items in zip(excluded_BE, excluded):
     row[: len(items)] = np.sort(system.rank_I[items])
-  allowed = Allowed(
-    everything_open(num_items), np.zeros(len(ROWS), np.int32), excluded_BE
-  )
+  allowed = Allowed(no_shared_mask(), np.zeros(len(ROWS), np.int32), excluded_BE)
   recommend = jax.jit(system.recommend, static_argnames="k")
   arguments = jax.device_put((params, tables, make_batch(ROWS), allowed))
   return jax.device_get(recommend(*arguments, k=4))
@@ -406,9 +402,7 @@ def test_exact_decoding_is_a_beam_as_wide_as_the_catalogue(params):
   excluded_BE = np.full((len(ROWS), 8), len(ITEM_CODES), np.int32)
   for row, items in zip(excluded_BE, excluded):
     row[: len(items)] = np.sort(system.rank_I[items])
-  allowed = Allowed(
-    everything_open(len(ITEM_CODES)), np.zeros(len(ROWS), np.int32), excluded_BE
-  )
+  allowed = Allowed(no_shared_mask(), np.zeros(len(ROWS), np.int32), excluded_BE)
   everything = jax.jit(system.recommend, static_argnames="k")(
     params, tables, make_batch(ROWS), jax.device_put(allowed), k=len(ITEM_CODES)
   )
@@ -444,7 +438,7 @@ def everything(system, tables, params, batch):
   """All items, best first; nothing is excluded."""
   number = len(ITEM_CODES)
   excluded_BE = np.full((len(ROWS), 0), number, np.int32)
-  allowed = Allowed(everything_open(number), np.zeros(len(ROWS), np.int32), excluded_BE)
+  allowed = Allowed(no_shared_mask(), np.zeros(len(ROWS), np.int32), excluded_BE)
   arguments = jax.device_put((params, tables, batch, allowed))
   return jax.jit(system.recommend, static_argnames="k")(*arguments, k=number)
 
@@ -463,7 +457,21 @@ def test_another_catalogues_tables_serve_the_same_search(params):
     assert sorted(items_K.tolist()) == list(range(len(ITEM_CODES)))
 
 
-def test_an_exact_search_that_does_not_fit_is_refused(monkeypatch):
-  monkeypatch.setattr(lightlm, "EXACT_BYTES", 10_000)
-  with pytest.raises(UserError, match=r"decoding\.kind=exact searches"):
-    build(decoding__kind="exact")
+@pytest.mark.parametrize("limit", [1, 10**9])
+def test_exact_scores_do_not_depend_on_how_many_prefixes_fit(
+  params, monkeypatch, limit
+):
+  """A prefix at a time, or all at once: the order in which the evaluator ranks."""
+  monkeypatch.setattr(lightlm, "EXACT_BYTES", limit)
+  system, tables, net = build(decoding__kind="exact", decoding__length_penalty=1.0)
+  assert (tables.chunks.prefix_XQL.shape[1] == 1) == (limit == 1)
+  batch = make_batch(ROWS)
+  score_BI = jax.jit(system.scores)(params, tables, batch)
+  expected_BI = np.stack(
+    [
+      log_probs(net, params, batch, item)[0].mean(axis=1)
+      for item in range(len(ITEM_CODES))
+    ],
+    axis=1,
+  )
+  np.testing.assert_allclose(score_BI, expected_BI, rtol=1e-4)

@@ -124,8 +124,7 @@ def read(net, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
   """The encoded source beside the logits, in one program."""
   encoded_BSD = net.encode(token_BS, word_BS, segment_BS)
   memory = net.remember(encoded_BSD, segment_BS)
-  cache = net.no_cache(*segment_BK.shape)
-  return encoded_BSD, net.decode(token_BKL, memory, segment_BK, cache)[0]
+  return encoded_BSD, net.decode(token_BKL, memory, segment_BK)
 
 
 def remember(net, token_BS, word_BS, segment_BS):
@@ -150,10 +149,7 @@ class Model:
     self.forward = compiled(None)
     self.read = compiled(read)
     self.remember = compiled(remember)
-    self.decode = compiled("decode")
-
-  def no_cache(self, B, K):
-    return self.net.apply(self.params, B, K, method="no_cache")
+    self.extend = compiled("extend")
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +248,31 @@ def test_step_by_step_equals_teacher_forcing(model):
     model.read(*source_BS, token_BKL, segment_BK)[1], expected, **TOLERANCE
   )
   memory = model.remember(*source_BS)
-  cache, logits = model.no_cache(B, K), []
-  for piece in np.split(token_BKL, [1, 2, 4], axis=2):  # one, one, two, one
-    part, cache = model.decode(piece, memory, segment_BK, cache)
+  cache, logits = encoder_decoder.Cache(), []
+  stay_BK = np.tile(np.arange(K, dtype=np.int32), (B, 1))
+  for token_BK in np.moveaxis(token_BKL, 2, 0):
+    part, cache = model.extend(token_BK, stay_BK, memory, segment_BK, cache)
     logits.append(part)
-  assert cache.key_NBKMHA.shape == (2, B, K, L, 2, 8)
-  np.testing.assert_allclose(np.concatenate(logits, axis=2), expected, **TOLERANCE)
+  assert [key.shape for key in cache.key] == [(2, B, 2, 8, K)] * L
+  np.testing.assert_allclose(np.stack(logits, axis=2), expected, **TOLERANCE)
+
+
+def test_beams_that_change_places_keep_their_own_past(model):
+  """Each beam's logits are those of its whole path, whichever slots it came through."""
+  rng = np.random.default_rng(0)
+  source_BS = source(0)
+  B = len(source_BS[0])
+  memory = model.remember(*source_BS)
+  cache, path_BKL = encoder_decoder.Cache(), np.zeros((B, 1, 0), np.int32)
+  for K in (1, 3, 5, 5, 2):
+    parent_BK = rng.integers(path_BKL.shape[1], size=(B, K), dtype=np.int32)
+    token_BK = rng.integers(V, size=(B, K), dtype=np.int32)
+    segment_BK = np.ones((B, K), np.int32)
+    logits, cache = model.extend(token_BK, parent_BK, memory, segment_BK, cache)
+    past_BKL = np.take_along_axis(path_BKL, parent_BK[..., None], axis=1)
+    path_BKL = np.concatenate([past_BKL, token_BK[..., None]], axis=2)
+    expected = model.forward(*source_BS, path_BKL, segment_BK)[:, :, -1]
+    np.testing.assert_allclose(logits, expected, **TOLERANCE)
 
 
 def test_beams_that_share_a_source_do_not_meet(model):

@@ -46,10 +46,10 @@ def outputs(net, params, inputs: Inputs) -> dict[str, jax.Array]:
 
   def loss(params):
     apply = functools.partial(net.apply, {"params": params})
-    encoded_BSD, memory, cache = _begin(apply, inputs)
+    encoded_BSD, memory = _begin(apply, inputs)
     told_BKL = lightlm.shift_right(target_BL)[:, None]
     segment_BK = jnp.ones((len(target_BL), 1), jnp.int32)
-    logits_BKLV, _ = apply(told_BKL, memory, segment_BK, cache, method="decode")
+    logits_BKLV = apply(told_BKL, memory, segment_BK, method="decode")
     logits_BLV = logits_BKLV[:, 0]
     real_BL = target_BL >= 0
     cross_entropy_BL = lightlm.token_cross_entropy(logits_BLV, target_BL, 0.0)
@@ -67,30 +67,27 @@ def outputs(net, params, inputs: Inputs) -> dict[str, jax.Array]:
 
 
 def _begin(apply, inputs: Inputs):
-  """The encoder's states, the memory of them, and the cache of one target a row."""
+  """The encoder's states and the memory of them."""
   encoded_BSD = apply(*inputs[:3], method="encode")
-  memory = apply(encoded_BSD, inputs.segment_BS, method="remember")
-  return encoded_BSD, memory, apply(len(encoded_BSD), 1, method="no_cache")
+  return encoded_BSD, apply(encoded_BSD, inputs.segment_BS, method="remember")
 
 
-@functools.partial(jax.jit, static_argnames=("net", "depth"))
-def _find(net, params, inputs: Inputs, item_trie, depth):
+@functools.partial(jax.jit, static_argnames="net")
+def _find(net, params, inputs: Inputs, item_trie):
   apply = functools.partial(net.apply, {"params": params})
-  _, memory, cache = _begin(apply, inputs)
+  _, memory = _begin(apply, inputs)
 
-  def step(token_BK, cache):
-    logits_BK1V, cache = apply(
-      token_BK[..., None], memory, jnp.ones_like(token_BK), cache, method="decode"
-    )
-    return logits_BK1V[:, :, 0], cache
+  def step(token_BK, parent_BK, cache):
+    segment_BK = jnp.ones_like(token_BK)
+    return apply(token_BK, parent_BK, memory, segment_BK, cache, method="extend")
 
   beams = beam.search(
     step,
-    cache,
+    encoder_decoder.Cache(),
     item_trie,
     None,
     B=len(inputs.token_BS),
-    beam_sizes=(BEAM_SIZE,) * depth,
+    beam_size=BEAM_SIZE,
     start_token=text.START,
     length_penalty=LENGTH_PENALTY,
   )
@@ -101,9 +98,9 @@ def _find(net, params, inputs: Inputs, item_trie, depth):
 
 def search(net, params, inputs: Inputs, code_IL: np.ndarray):
   """The best codes [B, K, L] of each row's source, best first, and scores [B, K]."""
-  item_trie, _ = trie.build_dense(code_IL, net.config.V, 2**24)
+  item_trie, _ = trie.build(code_IL, net.config.V, 2**24)
   with jax.default_matmul_precision("highest"):
-    found = _find(net, params, inputs, jax.device_put(item_trie), code_IL.shape[1])
+    found = _find(net, params, inputs, jax.device_put(item_trie))
   assert np.asarray(found.valid_BK).all()
   return code_IL[np.asarray(found.items_BK)], np.asarray(found.scores_BK)
 

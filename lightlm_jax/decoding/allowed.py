@@ -19,7 +19,8 @@ class Allowed(NamedTuple):
 
   Attributes:
     prefix_MI1: int32 [M, I + 1], M shared masks as running counts of open items:
-      items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones.
+      items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones. M = 0:
+      there is no shared mask, and looking for none costs nothing.
     mask_B: int32, the shared mask that each request uses.
     excluded_BE: int32 ranks in code order that the request itself excludes: sorted,
       unique, only items open in its mask, padded with I. E = 0 excludes nothing.
@@ -92,6 +93,6 @@ def exclusions(
   return excluded_BE
 
 
-def everything_open(num_items: int) -> np.ndarray:
-  """`Allowed.prefix_MI1` of one shared mask that closes no item: [1, I + 1] int32."""
-  return np.arange(num_items + 1, dtype=np.int32)[None]
+def no_shared_mask() -> np.ndarray:
+  """`Allowed.prefix_MI1` of requests that use no shared mask."""
+  return np.zeros((0, 1), dtype=np.int32)

@@ -1,154 +1,291 @@
-"""The trie of all item codes as dense tables on the device.
+"""The trie of all item codes, on the device.
 
-Every state is an internal node; row `state` says which tokens may follow and where
-they lead. The decoder never leaves the device to ask what is allowed.
+A trie of depth L has levels 0 to L; a state is a node's number within its level, the
+root is state 0 of level 0. The nodes of a level stand in code order (the order of the
+sorted codes), so the children of a node are consecutive: a child is its parent's first
+child plus an offset, and all that a node needs is where its children begin and a token
+for each of them. A code that is shorter than L ends in a chain of nodes without a
+choice down to level L, where node r is the item of rank r. So the items below any node
+are a range of ranks.
+
+Where a node may have most of the vocabulary as children, its level also keeps a dense
+transition mask, a bit for each token: faster to apply than a list is to gather.
 """
 
-from typing import NamedTuple
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.errors import UserError
 
+_WORD = 32  # bits of a mask's word
+# A level is masked densely where its fullest node has at least this share of the
+# vocabulary as children: results/decode has the times of both forms.
+DENSE_SHARE = 0.5
 
-class DenseTrie(NamedTuple):
-  """Transition tables of T states over V tokens, and the leaves they lead to.
 
-  State 0 is the root. Items are counted in code order (the order of the sorted
-  codes), so that the items below any state are a range: `low` to `high - 1`. States
-  `0 … T - 1` are internal nodes, `T + r` is the leaf of the item with rank r. All
-  leaves share the last row of the tables, which allows nothing.
+@flax.struct.dataclass
+class Level:
+  """The N nodes of a level, padding included, and the way to the M of the next.
 
   Attributes:
-    mask_TV: bool [T + 1, V], may this token follow? The precomputed mask.
-    next_TV: int32 [T + 1, V], the child it leads to; where the mask is false, the
-      state that stands for no item.
-    low_S: int32 [T + I + 1], first rank below each state, leaves included.
-    high_S: int32 [T + I + 1], one past the last rank; the last state holds nothing.
-    item_R: int32 [I], the catalogue index of each rank.
+    first_N1: int32 [N + 1], node n's children are nodes `first[n]` to
+      `first[n + 1] - 1` of the next level; padding has none.
+    token_M: what leads to each node of the next level, V = the code has ended, in the
+      narrowest integers; `width` more of them, so that a slice never runs over.
+    mask_NW: uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a
+      code has ended.) None where children are only listed.
+    width: the most children of a node, rounded up; static.
   """
 
-  mask_TV: jax.Array
-  next_TV: jax.Array
-  low_S: jax.Array
-  high_S: jax.Array
+  first_N1: jax.Array
+  token_M: jax.Array
+  mask_NW: jax.Array | None
+  width: int = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Trie:
+  """`levels` 0 to L - 1, and the catalogue index of the item of each rank.
+
+  Every size is rounded up by `capacity`, so that a changed catalogue of about the
+  same size fits what was compiled.
+
+  Attributes:
+    levels: see `Level`.
+    item_R: int32, -1 where the capacity exceeds the catalogue.
+    vocab_size: V; static.
+  """
+
+  levels: tuple[Level, ...]
   item_R: jax.Array
+  vocab_size: int = flax.struct.field(pytree_node=False)
 
   @property
-  def num_internal(self) -> int:
-    """T, the number of states that have children."""
-    return self.mask_TV.shape[0] - 1
+  def depth(self) -> int:
+    """L, the tokens of the longest code."""
+    return len(self.levels)
 
-  @property
-  def num_items(self) -> int:
-    return self.item_R.shape[0]
+  def nowhere(self, level: int) -> int:
+    """The state of a sequence that begins no item: a padding node."""
+    nodes = self.levels[level].first_N1 if level < self.depth else self.item_R
+    return nodes.shape[0] - (2 if level < self.depth else 1)
 
-  @property
-  def nowhere(self) -> int:
-    """The state of a sequence that is no prefix of any item."""
-    return self.num_internal + self.num_items
+  def by_mask(self, level: int, dense: bool = True) -> bool:
+    """Whether a level's children are asked for by the token, not listed."""
+    return dense and self.levels[level].mask_NW is not None
 
-  def row(self, state: jax.Array) -> jax.Array:
-    """The table row of any state: its own, or the one that all leaves share."""
-    return jnp.minimum(state, self.num_internal)
+  def ended(self, state: jax.Array, level: int) -> jax.Array:
+    """True where a state of a level below L is a whole item already."""
+    here = self.levels[level]
+    first = here.first_N1[state]
+    return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
-  def is_leaf(self, state: jax.Array) -> jax.Array:
-    """True where a state is a whole item."""
-    return (state >= self.num_internal) & (state < self.nowhere)
+  def children(self, state_BK: jax.Array, level: int, dense: bool = True):
+    """What may follow each state of a level.
 
-  def leaf_rank(self, state: jax.Array) -> jax.Array:
-    """The item's rank in code order of a leaf state; 0 elsewhere."""
-    return jnp.where(self.is_leaf(state), state - self.num_internal, 0)
+    Args:
+      state_BK: int32 states of `level`.
+      level: below L.
+      dense: use the level's mask, if it has one.
+
+    Returns:
+      token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)
+      and open_BKC bool. C is `width`, or V by the mask, where column v is token v. An
+      ended state has one open child, in column 0: itself.
+    """
+    here = self.levels[level]
+    first_BK1 = here.first_N1[state_BK][..., None]
+    if self.by_mask(level, dense):
+      bit_X = jnp.arange(_WORD, dtype=jnp.uint32)[None, None, None]
+      bits_BKWX = here.mask_NW[state_BK][..., None] >> bit_X
+      open_BKC = (bits_BKWX & 1).reshape(*state_BK.shape, -1) > 0
+      open_BKC = open_BKC[..., : self.vocab_size]
+      token_BKC = jnp.arange(self.vocab_size)[None, None]
+      offset_BKC = jnp.cumsum(open_BKC, axis=-1) - 1
+    else:
+      offset_BKC = jnp.arange(here.width)[None, None]
+      open_BKC = offset_BKC < here.first_N1[state_BK + 1][..., None] - first_BK1
+      token_BKC = _slices(here.token_M, first_BK1, here.width).astype(jnp.int32)
+    next_BKC = jnp.where(open_BKC, first_BK1 + offset_BKC, self.nowhere(level + 1))
+    return jnp.broadcast_to(token_BKC, open_BKC.shape), next_BKC, open_BKC
+
+  def child(
+    self, state_BK: jax.Array, column_BK: jax.Array, level: int, dense: bool = True
+  ) -> jax.Array:
+    """`next` of `children` in one open column of each state: no row is written."""
+    here = self.levels[level]
+    if not self.by_mask(level, dense):
+      return here.first_N1[state_BK] + column_BK
+    word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
+    word_BK1, bit_BK1 = column_BK[..., None] // _WORD, column_BK[..., None] % _WORD
+    below_BK1 = (jnp.uint32(1) << bit_BK1.astype(jnp.uint32)) - 1
+    before_BKW = jnp.where(word_W == word_BK1, below_BK1, jnp.uint32(0))
+    before_BKW = jnp.where(word_W < word_BK1, jnp.uint32(2**_WORD - 1), before_BKW)
+    ones_BKW = jax.lax.population_count(here.mask_NW[state_BK] & before_BKW)
+    return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
+
+  def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
+    """Where any token leads; `nowhere` if it begins no item. An ended state stays."""
+    token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
+    token_BKC, next_BKC, open_BKC = self.children(state_BK, level, dense=False)
+    is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])
+    return jnp.where(is_it_BKC, next_BKC, self.nowhere(level + 1)).min(axis=-1)
+
+  def column(
+    self, child: jax.Array, parent: jax.Array, level: int, dense: bool = True
+  ) -> jax.Array:
+    """Where `children` of each parent, a state of `level`, has the child."""
+    here = self.levels[level]
+    if not self.by_mask(level, dense):
+      return child - here.first_N1[parent]
+    token = here.token_M[child].astype(jnp.int32)
+    return jnp.where(token == self.vocab_size, 0, token)
+
+  def parent(self, state: jax.Array, level: int) -> jax.Array:
+    """The state above, by binary search."""
+    first_N1 = self.levels[level - 1].first_N1
+    return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
+
+  def rank(self, state: jax.Array, level: int) -> jax.Array:
+    """The first rank at or below a node: `rank(n)` to `rank(n + 1) - 1` are its items.
+
+    Args:
+      state: nodes of `level`, or one past the last.
+      level: 0 to L.
+    """
+    for here in self.levels[level:]:
+      state = here.first_N1[state]
+    return state
 
 
-def build_dense(
+def build(
   code_IL: np.ndarray, vocab_size: int, byte_budget: int
-) -> tuple[DenseTrie, np.ndarray]:
-  """Builds the tables from codes in any order, and each item's rank in code order.
+) -> tuple[Trie, np.ndarray]:
+  """Builds the trie of codes in any order, and each item's rank in code order.
 
   Args:
     code_IL: int32 [I, L] tokens, padded with -1 at the end. No code may be a proper
       prefix of another (end such codes with a terminator).
     vocab_size: V, at least one more than the largest token.
-    byte_budget: the most that the two dense tables may take.
+    byte_budget: the most that all dense masks may take together; levels nearer to the
+      root, which every search passes, go first.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
 
   Raises:
-    UserError: a code is empty, two codes are equal, one is a prefix of another, or
-      the tables would not fit the budget.
+    UserError: a code is empty, two codes are equal, or one is a prefix of another.
   """
   num_items, depth = code_IL.shape
-  order_R = np.lexsort(code_IL.T[::-1])
+  order_R = _code_order(code_IL, vocab_size)
   code_RL = code_IL[order_R]
   _refuse_ambiguous(code_RL, order_R)
+  code_RL[code_RL < 0] = vocab_size
 
-  # A node starts wherever the prefix differs from the one of the rank before.
-  differs_RL = np.ones((num_items, depth), dtype=bool)
-  differs_RL[1:] = np.logical_or.accumulate(code_RL[1:] != code_RL[:-1], axis=1)
-  length_R = (code_RL >= 0).sum(axis=1)
-
-  parent_R = np.zeros(num_items, dtype=np.int64)  # the root, one level up
-  low, high = [np.zeros(1, np.int64)], [np.full(1, num_items)]
-  edges = []
-  num_internal = 1
+  levels = []
+  start_N = np.zeros(1, dtype=np.int64)  # the first rank below each node of a level
+  differs_R = np.zeros(num_items, dtype=bool)
+  differs_R[0] = True
   for level in range(depth):
-    real_R = length_R > level
-    inner_R = length_R > level + 1
-    starts = np.flatnonzero(differs_RL[:, level] & inner_R)
-    # Ranks of one inner node stand together, so counting its starts numbers it.
-    node_R = num_internal - 1 + np.cumsum(differs_RL[:, level] & inner_R)
-    child_R = np.where(inner_R, node_R, -1 - np.arange(num_items))
-    first_R = differs_RL[:, level] & real_R
-    edges.append((parent_R[first_R], code_RL[first_R, level], child_R[first_R]))
-    low.append(starts)
-    ends = np.flatnonzero(inner_R & np.append(differs_RL[1:, level], True)) + 1
-    high.append(ends)
-    num_internal += len(starts)
-    parent_R = np.where(inner_R, node_R, 0)
-  parent, token, child = (np.concatenate(column) for column in zip(*edges, strict=True))
-
-  table_bytes = (num_internal + 1) * vocab_size * 5
-  if table_bytes > byte_budget:
-    raise UserError(
-      f"a dense trie of {num_internal} states and {vocab_size} tokens takes "
-      f"{table_bytes:,} bytes, decoding.trie_bytes allows {byte_budget:,}; raise it "
-      "or choose ids with fewer tokens"
-    )
-  nowhere = num_internal + num_items
-  mask_TV = np.zeros((num_internal + 1, vocab_size), dtype=bool)
-  next_TV = np.full((num_internal + 1, vocab_size), nowhere, dtype=np.int32)
-  mask_TV[parent, token] = True
-  next_TV[parent, token] = np.where(child >= 0, child, num_internal - 1 - child)
-  rank_R = np.arange(num_items)
-  trie = DenseTrie(
-    mask_TV=mask_TV,
-    next_TV=next_TV,
-    low_S=np.concatenate([*low, rank_R, [0]]).astype(np.int32),
-    high_S=np.concatenate([*high, rank_R + 1, [0]]).astype(np.int32),
-    item_R=order_R.astype(np.int32),
-  )
+    # A node starts wherever the prefix differs from the one of the rank before.
+    differs_R[1:] |= code_RL[1:, level] != code_RL[:-1, level]
+    start_M = np.flatnonzero(differs_R)
+    first_N1 = np.append(np.searchsorted(start_M, start_N), len(start_M))
+    token_M = code_RL[start_M, level]
+    made = _level(level, first_N1, token_M, vocab_size, byte_budget)
+    byte_budget -= 0 if made.mask_NW is None else made.mask_NW.nbytes
+    levels.append(made)
+    start_N = start_M
+  item_R = np.full(capacity(num_items + 1), -1, dtype=np.int32)
+  item_R[:num_items] = order_R
   rank_I = np.empty(num_items, dtype=np.int32)
-  rank_I[order_R] = rank_R
-  return trie, rank_I
+  rank_I[order_R] = np.arange(num_items, dtype=np.int32)
+  return Trie(tuple(levels), item_R, vocab_size), rank_I
 
 
-def level_widths(code_IL: np.ndarray) -> tuple[int, ...]:
-  """How many different beams there can be after each step, whole codes included."""
-  return tuple(
-    len(np.unique(code_IL[:, : level + 1], axis=0)) for level in range(code_IL.shape[1])
+def capacity(size: int) -> int:
+  """`size` rounded up to four significant bits: at most an eighth more."""
+  step = 1 << max(size.bit_length() - 4, 0)
+  return -(-size // step) * step
+
+
+def describe(trie: Trie) -> str:
+  """One line: how many items, and the form and the width of every level."""
+  form = ", ".join(
+    f"{'mask' if level.mask_NW is not None else 'list'} of {level.width:,}"
+    for level in trie.levels
   )
+  items = int((np.asarray(trie.item_R) >= 0).sum())
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(trie))
+  return f"trie: {items:,} items, {form}; {size / 2**20:.1f} MiB"
+
+
+def _level(
+  level: int,
+  first_N1: np.ndarray,
+  token_M: np.ndarray,
+  vocab_size: int,
+  byte_budget: int,
+) -> Level:
+  """One level with room for more nodes, and at least one for `nowhere`."""
+  N, M = len(first_N1) - 1, len(token_M)
+  count_N = np.diff(first_N1)
+  width = min(capacity(int(count_N.max())), vocab_size)
+  rows = capacity(N + 1) if level else 1
+  padded_N1 = np.full(rows + 1, M, dtype=np.int32)
+  padded_N1[: N + 1] = first_N1
+  narrow = np.min_scalar_type(vocab_size)
+  padded_M = np.full(capacity(M + 1) + width, vocab_size, dtype=narrow)
+  padded_M[:M] = token_M
+  words = -(-vocab_size // _WORD)
+  mask_NW = None
+  if width >= DENSE_SHARE * vocab_size and rows * words * 4 <= byte_budget:
+    row_M = np.repeat(np.arange(N), count_N)
+    bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
+    # Tokens of a node differ, so that adding its bits is joining them.
+    value_M = np.exp2(bit_M % _WORD)
+    word_M = row_M * words + bit_M // _WORD
+    mask = np.bincount(word_M, value_M, minlength=rows * words)
+    mask_NW = mask.astype(np.uint32).reshape(rows, words)
+  return Level(padded_N1, padded_M, mask_NW, width)
+
+
+def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
+  """[B, K, width]: `value_M[first : first + width]` of every `first`."""
+  return jax.lax.gather(
+    value_M,
+    first_BK1,
+    jax.lax.GatherDimensionNumbers(
+      offset_dims=(2,), collapsed_slice_dims=(), start_index_map=(0,)
+    ),
+    slice_sizes=(width,),
+    mode="promise_in_bounds",
+  )
+
+
+def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
+  """Items by code: many tokens are compared as one integer."""
+  bits = int(vocab_size).bit_length()
+  per_key = 63 // bits
+  keys = []
+  for start in range(0, code_IL.shape[1], per_key):
+    key_I = np.zeros(len(code_IL), dtype=np.int64)
+    for token_I in code_IL[:, start : start + per_key].T:
+      key_I = (key_I << bits) | (token_I + 1)
+    keys.append(key_I)
+  return np.lexsort(keys[::-1])
 
 
 def _refuse_ambiguous(code_RL: np.ndarray, order_R: np.ndarray) -> None:
   """Raises if sorted codes hold an empty one, a pair of equals or a prefix."""
   if (code_RL[:, 0] < 0).any():
     raise UserError(f"item {order_R[np.argmax(code_RL[:, 0] < 0)]} has an empty code")
-  agree_RL = (code_RL[1:] == code_RL[:-1]) | (code_RL[:-1] < 0)
-  clash = np.flatnonzero(agree_RL.all(axis=1))
+  agree_R = np.ones(len(code_RL) - 1, dtype=bool)
+  for token_R in code_RL.T:
+    agree_R &= (token_R[1:] == token_R[:-1]) | (token_R[:-1] < 0)
+  clash = np.flatnonzero(agree_R)
   if len(clash):
     a, b = order_R[clash[0]], order_R[clash[0] + 1]
     raise UserError(

@@ -85,7 +85,7 @@ def evaluate(
     catalogue = np.argsort(rank_I).astype(np.int32)
     count = _counter(system.scores, rules, everywhere)
   else:
-    catalogue = allowed_lib.everything_open(num_items)
+    catalogue = allowed_lib.no_shared_mask()
     count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
   catalogue = _place(catalogue, everywhere)
 

@@ -30,7 +30,7 @@ def recommended(
   batch = batch_lib.request_batch(requests, index, batch_size=len(index), width=width)
   row_P, item_P = allowed_lib.seen_items(requests, index)
   allowed = allowed_lib.Allowed(
-    allowed_lib.everything_open(log.num_items),
+    allowed_lib.no_shared_mask(),
     np.zeros(len(index), np.int32),
     allowed_lib.exclusions(row_P, item_P, rank_I=system.rank_I, batch_size=len(index)),
   )

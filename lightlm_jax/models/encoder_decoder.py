@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lightlm_jax.models.layers import (
   Dropout,
@@ -27,8 +28,8 @@ _NORMAL = nn.initializers.normal(1.0)
 class Config:
   """LightLM's shape. The field comments are the legend of the shape letters.
 
-  B batch, S source length, L target length, M earlier target positions and L, K
-  beams (or targets that share one source).
+  B batch, S source length, L target length, M earlier target positions, K beams (or
+  targets that share one source), P slots of all positions that a beam may have come by.
   """
 
   V: int  # tokens of the vocabulary
@@ -49,16 +50,27 @@ class Config:
 class Memory(NamedTuple):
   """What every decoder layer reads of the source: once a row, shared by its beams."""
 
-  key_NBSHA: jax.Array
-  value_NBSHA: jax.Array
+  key_NBHAS: jax.Array
+  value_NBHSA: jax.Array
   segment_BS: jax.Array
 
 
 class Cache(NamedTuple):
-  """Keys and values of the target positions decoded so far (M may be 0)."""
+  """The target positions decoded so far: a piece for each, which never moves.
 
-  key_NBKMHA: jax.Array
-  value_NBKMHA: jax.Array
+  Beams move instead: `ancestor[m]` says for every beam of the last position which slot
+  of piece m is its own past. (Copying the keys and values of the chosen beams would
+  cost as much traffic as the attention itself.)
+
+  Attributes:
+    key: a [N, B, K, H, A] for each position; K may differ.
+    value: likewise.
+    ancestor: int32 [B, K] for each position, K that of the last.
+  """
+
+  key: tuple[jax.Array, ...] = ()
+  value: tuple[jax.Array, ...] = ()
+  ancestor: tuple[jax.Array, ...] = ()
 
 
 class _EncoderLayer(nn.Module):
@@ -84,36 +96,49 @@ class _DecoderLayer(nn.Module):
   config: Config
 
   @nn.compact
-  def __call__(self, x_BKLD, cache, source, bias_HLM, mask_LM, mask_BKS):
+  def __call__(self, x_BKLD, past, source, bias, mask, mask_BKS):
     c = self.config
     h_BKLD = RMSNorm(name="self_norm")(x_BKLD)
     query, key, value = _query_key_value(c, h_BKLD)
-    key = jnp.concatenate([cache.key_NBKMHA, key], axis=2)
-    value = jnp.concatenate([cache.value_NBKMHA, value], axis=2)
-    logits = jnp.einsum("bnqha,bnkha->bnhqk", query, key).astype(jnp.float32)
-    logits += bias_HLM[None, None]
-    weight = _softmax(logits, mask_LM[None, None, None]).astype(c.dtype)
-    weight = Dropout(c.dropout_rate)(weight)
-    mixed = jnp.einsum("bnhqk,bnkha->bnqha", weight, value)
+    piece = None
+    if past is None:
+      logits = jnp.einsum("bnqha,bnkha->bnhqk", query, key).astype(jnp.float32)
+      weight = _softmax(logits + bias[None, None], mask[None, None, None])
+      weight = Dropout(c.dropout_rate)(weight.astype(c.dtype))
+      mixed = jnp.einsum("bnhqk,bnkha->bnqha", weight, value)
+    else:
+      query_BHKA = query[:, :, 0].swapaxes(1, 2)
+      piece = (key[:, :, 0].transpose(0, 2, 3, 1), value[:, :, 0].swapaxes(1, 2))
+      pieces = [*zip(*past), piece]
+      logits = [jnp.einsum("bhka,bhap->bhkp", query_BHKA, k) for k, _ in pieces]
+      logits_BHKP = jnp.concatenate(logits, axis=-1).astype(jnp.float32)
+      weight_BHKP = _softmax(logits_BHKP + bias[None], mask[:, None]).astype(c.dtype)
+      ends = np.cumsum([k.shape[-1] for k, _ in pieces])[:-1]
+      weights = jnp.split(weight_BHKP, ends, axis=-1)
+      mixed = [
+        jnp.einsum("bhkp,bhpa->bhka", weight_BHKP, v)
+        for weight_BHKP, (_, v) in zip(weights, pieces)
+      ]
+      mixed = sum(mixed).swapaxes(1, 2)[:, :, None]
     x_BKLD += Dropout(c.dropout_rate)(_output(c, mixed, "self_output"))
 
     h_BKLD = RMSNorm(name="cross_norm")(x_BKLD)
     query = Projection(c.H, c.A, (c.D * c.A) ** -0.5, c.dtype, name="cross_query")
-    source_key_BSHA, source_value_BSHA = source
+    source_key_BHAS, source_value_BHSA = source
     # All beams of a row read the same keys: one matrix product with K * L queries.
     B, K, L, _ = x_BKLD.shape
-    query_BQHA = query(h_BKLD).reshape(B, K * L, c.H, c.A)
-    logits = jnp.einsum("bqha,bsha->bhqs", query_BQHA, source_key_BSHA)
+    query_BHQA = query(h_BKLD).reshape(B, K * L, c.H, c.A).swapaxes(1, 2)
+    logits = jnp.einsum("bhqa,bhas->bhqs", query_BHQA, source_key_BHAS)
     mask_BQS = jnp.repeat(mask_BKS, L, axis=1)
     weight = _softmax(logits.astype(jnp.float32), mask_BQS[:, None]).astype(c.dtype)
     weight = Dropout(c.dropout_rate)(weight)
-    mixed = jnp.einsum("bhqs,bsha->bqha", weight, source_value_BSHA)
-    mixed = mixed.reshape(B, K, L, c.H, c.A)
+    mixed = jnp.einsum("bhqs,bhsa->bhqa", weight, source_value_BHSA)
+    mixed = mixed.swapaxes(1, 2).reshape(B, K, L, c.H, c.A)
     x_BKLD += Dropout(c.dropout_rate)(_output(c, mixed, "cross_output"))
 
     h_BKLD = RMSNorm(name="feed_forward_norm")(x_BKLD)
     h_BKLD = FeedForward(c.F, c.dropout_rate, c.dtype, name="feed_forward")(h_BKLD)
-    return x_BKLD + Dropout(c.dropout_rate)(h_BKLD), Cache(key, value)
+    return x_BKLD + Dropout(c.dropout_rate)(h_BKLD), piece
 
 
 class _MemoryLayer(nn.Module):
@@ -127,11 +152,11 @@ class _MemoryLayer(nn.Module):
     init = c.D**-0.5
     key = Projection(c.H, c.A, init, c.dtype, name="cross_key")(encoded_BSD)
     value = Projection(c.H, c.A, init, c.dtype, name="cross_value")(encoded_BSD)
-    return carry, (key, value)
+    return carry, (key.transpose(0, 2, 3, 1), value.swapaxes(1, 2))
 
 
 class EncoderDecoder(nn.Module):
-  """The transformer as three pure functions: `encode`, `remember`, `decode`.
+  """The transformer as pure functions: `encode`, `remember`, `decode` and `extend`.
 
   Dropout is on where a "dropout" rng is given.
   """
@@ -186,36 +211,59 @@ class EncoderDecoder(nn.Module):
     _, (key, value) = self.memory((), encoded_BSD)
     return Memory(key, value, segment_BS)
 
-  def no_cache(self, B: int, K: int) -> Cache:
-    """The cache before the first target position."""
-    c = self.config
-    empty = jnp.zeros((c.num_decoder_layers, B, K, 0, c.H, c.A), c.dtype)
-    return Cache(empty, empty)
-
-  def decode(
-    self, token_BKL, memory: Memory, segment_BK, cache: Cache
-  ) -> tuple[jax.Array, Cache]:
-    """Continues K targets a row by L tokens: all at once, or one at a time.
+  def decode(self, token_BKL, memory: Memory, segment_BK) -> jax.Array:
+    """Teacher forcing: K targets a row, all of their tokens at once.
 
     Args:
-      token_BKL: int32 tokens, position M is the first of them.
+      token_BKL: int32 tokens.
       memory: from `remember`.
       segment_BK: int32, the segment of the source that each target reads.
-      cache: of the M positions before.
 
     Returns:
-      logits_BKLV float32 of the tokens that follow, and the cache of M + L positions.
+      logits_BKLV float32 of the tokens that follow.
     """
+    position_L = jnp.arange(token_BKL.shape[2])
+    mask_LL = position_L[:, None] >= position_L[None, :]
+    bias_HLL = self.decoder_bias(position_L, position_L)
+    return self._decoder(token_BKL, None, memory, bias_HLL, mask_LL, segment_BK)[0]
+
+  def extend(
+    self, token_BK, parent_BK, memory: Memory, segment_BK, cache: Cache
+  ) -> tuple[jax.Array, Cache]:
+    """Continues K targets a row by one token.
+
+    Args:
+      token_BK: int32 tokens, of position len(cache.key).
+      parent_BK: int32, the slot of the position before that each target continues;
+        nothing at position 0.
+      memory: from `remember`.
+      segment_BK: int32, the segment of the source that each target reads.
+      cache: of the positions before, `Cache()` at first.
+
+    Returns:
+      logits_BKV float32 of the tokens that follow, and the cache with this position.
+    """
+    K, M = token_BK.shape[1], len(cache.key)
+    ancestor = [jnp.take_along_axis(a, parent_BK, axis=1) for a in cache.ancestor]
+    ancestor.append(jnp.broadcast_to(jnp.arange(K)[None], token_BK.shape))
+    slots = [piece.shape[-1] for piece in cache.key] + [K]
+    mask = [a[..., None] == jnp.arange(P)[None, None] for a, P in zip(ancestor, slots)]
+    mask_BKP = jnp.concatenate(mask, axis=-1)
+    bias_H1M = self.decoder_bias(jnp.array([M]), jnp.arange(M + 1))
+    bias_H1P = jnp.repeat(bias_H1M, np.array(slots), axis=-1)
+    past = (cache.key, cache.value)
+    logits_BK1V, (key, value) = self._decoder(
+      token_BK[..., None], past, memory, bias_H1P, mask_BKP, segment_BK
+    )
+    cache = Cache((*cache.key, key), (*cache.value, value), tuple(ancestor))
+    return logits_BK1V[:, :, 0], cache
+
+  def _decoder(self, token_BKL, past, memory: Memory, bias, mask, segment_BK):
     c = self.config
-    L = token_BKL.shape[2]
-    M = cache.key_NBKMHA.shape[3] + L
-    position_L = jnp.arange(M - L, M)
-    mask_LM = position_L[:, None] >= jnp.arange(M)[None, :]
-    bias_HLM = self.decoder_bias(position_L, jnp.arange(M))
     mask_BKS = segment_BK[:, :, None] == memory.segment_BS[:, None, :]
     x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
-    source = (memory.key_NBSHA, memory.value_NBSHA)
-    x_BKLD, cache = self.decoder(x_BKLD, cache, source, bias_HLM, mask_LM, mask_BKS)
+    source = (memory.key_NBHAS, memory.value_NBHSA)
+    x_BKLD, piece = self.decoder(x_BKLD, past, source, bias, mask, mask_BKS)
     x_BKLD = self.dropout(self.decoder_norm(x_BKLD)) * c.D**-0.5
     # Accumulated in float32 and kept so: rounded logits would tie their items.
     logits_BKLV = jnp.einsum(
@@ -224,14 +272,13 @@ class EncoderDecoder(nn.Module):
       self.embedding.astype(c.dtype),
       preferred_element_type=jnp.float32,
     )
-    return logits_BKLV, cache
+    return logits_BKLV, piece
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Teacher forcing: the logits [B, K, L, V] of K targets a row."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
     memory = self.remember(encoded_BSD, segment_BS)
-    cache = self.no_cache(*segment_BK.shape)
-    return self.decode(token_BKL, memory, segment_BK, cache)[0]
+    return self.decode(token_BKL, memory, segment_BK)
 
 
 def _stack(layer: type[nn.Module], num_layers: int, in_axes: tuple):

@@ -16,15 +16,18 @@ def recommender(scores: Callable) -> Callable:
   def recommend(
     params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    return top_items(scores(params, tables, batch), open_items(allowed), k)
+    scores_BI = scores(params, tables, batch)
+    return top_items(scores_BI, open_items(allowed, scores_BI.shape[1]), k)
 
   return recommend
 
 
-def open_items(allowed: Allowed) -> jax.Array:
+def open_items(allowed: Allowed, num_items: int) -> jax.Array:
   """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
-  open_MI = jnp.diff(allowed.prefix_MI1, axis=1) > 0
-  open_BI = open_MI[allowed.mask_B]
+  open_BI = jnp.ones((len(allowed.mask_B), num_items), bool)
+  if allowed.prefix_MI1.shape[0]:
+    open_MI = jnp.diff(allowed.prefix_MI1, axis=1) > 0
+    open_BI = open_MI[allowed.mask_B, :num_items]
   row_B1 = jnp.arange(open_BI.shape[0])[:, None]
   # The padding I lies outside the row: dropped, where a clip would close item I - 1.
   return open_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")

@@ -13,29 +13,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.decoding import beam, trie
+from lightlm_jax.decoding import beam, exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import text
+from lightlm_jax.systems import item_scores, text
 from lightlm_jax.systems.base import System
 
-# What an exact search may keep of its beams: keys and values of every decoder layer.
-EXACT_BYTES = 8 * 2**30
+# What the logits of a chunk of forced prefixes may take, all users of a batch together.
+EXACT_BYTES = 2**28
 DECODINGS = ("beam", "beam_renormalised", "exact", "unconstrained")
 
 
 class Tables(NamedTuple):
-  """Codes in the model's vocabulary (-1 = padding) and the trie of the targets."""
+  """Codes in the model's vocabulary (-1 = padding) and the trie of the targets.
+
+  All are padded to the trie's capacity (users likewise): see `trie.capacity`.
+  """
 
   target_IL: jax.Array
   item_code_IL: jax.Array
   user_code_UL: jax.Array
-  trie: trie.DenseTrie
+  trie: trie.Trie
+  chunks: exact.Chunks | None  # of `decoding.kind = "exact"`
 
 
 def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
@@ -49,19 +54,23 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
   vocab_size = text.first_code_token(prompt) + codes.vocab_size
   item_code_IL = text.shift(codes.items_IL, prompt)
   target_IL = text.answer(item_code_IL) if prompt else item_code_IL
-  item_trie, rank_I = trie.build_dense(
-    target_IL, vocab_size, config.decoding.trie_bytes
+  item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
+  chunks = None
+  if config.decoding.kind == "exact":
+    a_prefix = config.train.eval_batch_size * target_IL.shape[1] * vocab_size * 4
+    in_order_RL = target_IL[item_trie.item_R[: len(target_IL)]]
+    chunks = exact.chunks(in_order_RL, max(1, EXACT_BYTES // a_prefix))
+  tables = Tables(
+    *(_with_room(code) for code in (target_IL, item_code_IL)),
+    _with_room(text.shift(codes.users_UL, prompt)),
+    item_trie,
+    chunks,
   )
-  user_code_UL = text.shift(codes.users_UL, prompt)
-  tables = Tables(target_IL, item_code_IL, user_code_UL, item_trie)
+  num_items = len(target_IL)
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
-  depth = target_IL.shape[1]
-  exact_widths = ()
-  if config.decoding.kind == "exact":
-    exact_widths = trie.level_widths(target_IL)
-    _check_exact(config, exact_widths)
+  length_penalty = config.decoding.length_penalty
 
   def write_source(tables: Tables, batch: Batch) -> text.Source:
     if prompt:
@@ -96,57 +105,80 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
     return value, {"loss": value}
 
-  def find(params, tables: Tables, batch: Batch, item_trie, allowed, beam_sizes):
-    B = len(batch.user_B)
+  def read(params, tables: Tables, batch: Batch):
+    """The model as functions of tokens alone, with what it remembers of the source."""
     source = write_source(tables, batch)
     apply = functools.partial(net.apply, {"params": params})
-    encoded_BSD = apply(*source, method="encode")
-    memory = apply(encoded_BSD, source.segment_BS, method="remember")
+    memory = apply(
+      apply(*source, method="encode"), source.segment_BS, method="remember"
+    )
+    return apply, memory
 
-    def step(token_BK, cache):
+  def search(params, tables: Tables, batch: Batch, allowed, beam_size, constrained):
+    apply, memory = read(params, tables, batch)
+
+    def step(token_BK, parent_BK, cache):
       segment_BK = jnp.ones_like(token_BK)
-      logits_BK1V, cache = apply(
-        token_BK[..., None], memory, segment_BK, cache, method="decode"
-      )
-      return logits_BK1V[:, :, 0], cache
+      return apply(token_BK, parent_BK, memory, segment_BK, cache, method="extend")
 
     return beam.search(
       step,
-      apply(B, 1, method="no_cache"),
-      item_trie,
+      encoder_decoder.Cache(),
+      tables.trie,
       allowed,
-      B=B,
-      beam_sizes=beam_sizes,
+      B=len(batch.user_B),
+      beam_size=beam_size,
       start_token=text.START,
       end_token=text.END if prompt else None,
-      length_penalty=config.decoding.length_penalty,
+      length_penalty=length_penalty,
       renormalise=config.decoding.kind == "beam_renormalised",
+      constrained=constrained,
     )
-
-  def search_freely(params, tables: Tables, batch: Batch, beam_size: int):
-    free = beam.unconstrained(tables.trie)
-    beam_sizes = (beam_size,) * depth
-    return find(params, tables, batch, free, None, beam_sizes)
 
   def recommend(
     params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
     beam_size = max(k, config.decoding.beam_size)
-    if config.decoding.kind == "unconstrained":
-      beams = search_freely(params, tables, batch, beam_size)
+    constrained = config.decoding.kind != "unconstrained"
+    beams = search(params, tables, batch, allowed, beam_size, constrained)
+    if not constrained:
       beams = beam.without_closed(beams, tables.trie, allowed)
-    else:
-      inner = exact_widths[:-1] or (beam_size,) * (depth - 1)
-      beam_sizes = (*inner, beam_size)
-      beams = find(params, tables, batch, tables.trie, allowed, beam_sizes)
-    return beam.recommendations(
-      beams, tables.trie, k=k, length_penalty=config.decoding.length_penalty
-    )
+    return beam.recommendations(beams, tables.trie, k=k, length_penalty=length_penalty)
 
   def hallucinated(params, tables: Tables, batch: Batch) -> jax.Array:
     """[B, K] bool: the beams of a search without the trie that are no item."""
-    beams = search_freely(params, tables, batch, config.decoding.beam_size)
+    beam_size = config.decoding.beam_size
+    beams = search(params, tables, batch, None, beam_size, constrained=False)
     return beam.hallucinated(beams, tables.trie)
+
+  def scores_in_code_order(params, tables: Tables, batch: Batch) -> jax.Array:
+    apply, memory = read(params, tables, batch)
+    B = len(batch.user_B)
+
+    def force(told_QL):
+      told_BQL = jnp.broadcast_to(told_QL[None], (B, *told_QL.shape))
+      return apply(told_BQL, memory, jnp.ones_like(told_BQL[..., 0]), method="decode")
+
+    return exact.scores(
+      force,
+      tables.chunks,
+      num_items=num_items,
+      start_token=text.START,
+      length_penalty=length_penalty,
+    )
+
+  def scores(params, tables: Tables, batch: Batch) -> jax.Array:
+    rank_I = jnp.argsort(tables.trie.item_R[:num_items])
+    return scores_in_code_order(params, tables, batch)[:, rank_I]
+
+  def recommend_exactly(
+    params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
+  ) -> Recommendations:
+    score_BR = scores_in_code_order(params, tables, batch)
+    open_BR = item_scores.open_items(allowed, num_items)
+    best = item_scores.top_items(score_BR, open_BR, k)
+    items_BK = jnp.where(best.valid_BK, tables.trie.item_R[best.items_BK], -1)
+    return best._replace(items_BK=items_BK)
 
   return System(
     name="lightlm",
@@ -156,7 +188,8 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     rank_I=rank_I,
     init=init,
     loss=loss,
-    recommend=recommend,
+    recommend=recommend if chunks is None else recommend_exactly,
+    scores=None if chunks is None else scores,
     hallucinated=hallucinated,
   )
 
@@ -228,16 +261,7 @@ def check_input(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_exact(config: ml_collections.ConfigDict, widths: tuple[int, ...]) -> None:
-  m = config.model
-  kept = m.num_heads * m.d_kv * jnp.dtype(m.dtype).itemsize * 2 * m.num_decoder_layers
-  beams = max(widths[:-1], default=1)
-  a_user = beams * len(widths) * kept
-  if a_user * config.train.eval_batch_size > EXACT_BYTES:
-    fits = EXACT_BYTES // a_user
-    raise UserError(
-      f"decoding.kind=exact searches {beams:,} beams a user with these ids, and "
-      f"{config.train.eval_batch_size} users at once do not fit "
-      f"{EXACT_BYTES / 2**30:.0f} GiB; "
-      + (f"ask at most {fits} (train.eval_batch_size)" if fits else "choose beam")
-    )
+def _with_room(code_NL: np.ndarray) -> np.ndarray:
+  """`code_NL` with rows of padding up to its capacity."""
+  room = trie.capacity(len(code_NL) + 1) - len(code_NL)
+  return np.pad(code_NL, ((0, room), (0, 0)), constant_values=-1)

@@ -78,7 +78,7 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   )
   num_items = split.train.num_items
   allowed = allowed_lib.Allowed(
-    allowed_lib.everything_open(num_items),
+    allowed_lib.no_shared_mask(),
     np.zeros(USERS, np.int32),
     np.full((USERS, 0), num_items, np.int32),
   )

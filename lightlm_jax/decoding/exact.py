@@ -1,0 +1,99 @@
+"""Scores every item of the catalogue by teacher forcing: no beam and no trie.
+
+It is what a beam search approximates, and its oracle. Items that differ only in their
+last token share one forced prefix, so that short ids cost little.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Chunks(NamedTuple):
+  """Codes in code order, cut into X chunks of G items with at most Q prefixes.
+
+  Attributes:
+    prefix_XQL: int32 [X, Q, L - 1], codes without their last token, padded with -1.
+    row_XG: int32, which prefix of its chunk each item has; 0 for padding.
+    token_XG: int32, each item's last token; 0 for padding.
+  """
+
+  prefix_XQL: jax.Array
+  row_XG: jax.Array
+  token_XG: jax.Array
+
+
+def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
+  """Cuts codes that stand in code order, so that equal prefixes are neighbours.
+
+  Args:
+    code_RL: int32 [I, L] tokens, padded with -1; none is empty.
+    most_prefixes: the most that a chunk may have to force; at least 1.
+  """
+  num_items, depth = code_RL.shape
+  place_R = np.arange(num_items)
+  last_R = (code_RL >= 0).sum(axis=1) - 1
+  prefix_RL = np.where(np.arange(depth) < last_R[:, None], code_RL, -1)[:, :-1]
+  new_R = np.append(True, (prefix_RL[1:] != prefix_RL[:-1]).any(axis=1))
+
+  G = num_items
+  while True:
+    first_R = new_R | (place_R % G == 0)
+    most = np.bincount(place_R // G, first_R).max()
+    if most <= most_prefixes or G == 1:
+      break
+    G = -(-G // 2)
+  chunk_R = place_R // G
+  number_R = np.cumsum(first_R) - 1
+  row_R = number_R - number_R[chunk_R * G]
+  X = chunk_R[-1] + 1
+  prefix_XQL = np.full((X, int(most), depth - 1), -1, np.int32)
+  prefix_XQL[chunk_R, row_R] = prefix_RL
+
+  def padded(value_R):
+    return np.pad(value_R, (0, X * G - num_items)).reshape(X, G).astype(np.int32)
+
+  return Chunks(prefix_XQL, padded(row_R), padded(code_RL[place_R, last_R]))
+
+
+def scores(
+  force: Callable[[jax.Array], jax.Array],
+  cut: Chunks,
+  *,
+  num_items: int,
+  start_token: int,
+  length_penalty: float,
+) -> jax.Array:
+  """What a beam of each item would score, for every row.
+
+  Args:
+    force: told_QL → logits_BQLV float32: what follows each position of Q targets.
+    cut: from `chunks`.
+    num_items: I.
+    start_token: what stands before a code.
+    length_penalty: as in `beam.search`.
+
+  Returns:
+    [B, I] float32 in code order.
+  """
+
+  def of_chunk(chunk: Chunks) -> jax.Array:
+    prefix_QL, row_G, token_G = chunk
+    start_Q1 = jnp.full((len(prefix_QL), 1), start_token, jnp.int32)
+    told_QL = jnp.concatenate([start_Q1, jnp.maximum(prefix_QL, 0)], axis=1)
+    log_prob_BQLV = jax.nn.log_softmax(force(told_QL))
+    is_told_QL = prefix_QL >= 0
+    length_Q = is_told_QL.sum(axis=1)
+    told_1QL1 = jnp.maximum(prefix_QL, 0)[None, :, :, None]
+    path_BQL1 = jnp.take_along_axis(log_prob_BQLV[:, :, :-1], told_1QL1, axis=3)
+    path_BQ = jnp.where(is_told_QL[None], path_BQL1[..., 0], 0).sum(axis=2)
+    last_BG = log_prob_BQLV[:, row_G, length_Q[row_G], token_G]
+    length_G = (length_Q[row_G] + 1).astype(jnp.float32)
+    return (path_BQ[:, row_G] + last_BG) / length_G[None] ** length_penalty
+
+  score_XBG = jax.lax.map(of_chunk, cut)
+  score_BXG = score_XBG.swapaxes(0, 1)
+  return score_BXG.reshape(score_BXG.shape[0], -1)[:, :num_items]

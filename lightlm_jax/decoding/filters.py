@@ -1,0 +1,113 @@
+"""Live filters in the trie: which branches still hold an item that a request may get.
+
+The items below a node are a range of ranks. A branch is open while its range holds an
+item that is open in the request's shared mask and is not one of its own exclusions: a
+difference of running counts, less the exclusions in the range, counted by binary
+search. Nothing is rebuilt, and nothing as long as the catalogue is touched.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.decoding.trie import Trie
+
+# Up to so many exclusions, comparing with all of them is faster than a binary search.
+_FEW = 128
+
+
+class Path(NamedTuple):
+  """The nodes above a request's exclusions, from one level to the next.
+
+  Attributes:
+    parent_BE: int32 states of the upper level.
+    child_BE: int32 states of the lower one.
+    closed_BE: bool, true where the child holds no item that is still open.
+  """
+
+  parent_BE: jax.Array
+  child_BE: jax.Array
+  closed_BE: jax.Array
+
+
+def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
+  """The way from the root to each exclusion, a `Path` for every level but the last.
+
+  Only these nodes can be closed by the request's own exclusions. One that is listed
+  twice, or that the shared mask closes already, counts once.
+  """
+  rank_BE = allowed.excluded_BE
+  counts_BE = jnp.diff(rank_BE, axis=1, prepend=-1) > 0
+  counts_BE &= _open_between(allowed, rank_BE, rank_BE + 1) > 0
+  count_BE1 = jnp.pad(jnp.cumsum(counts_BE, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
+  method = "compare_all" if rank_BE.shape[1] <= _FEW else "scan"
+
+  def excluded_below(limit_BE):
+    place_BE = jax.vmap(lambda row_E, x_E: jnp.searchsorted(row_E, x_E, method=method))(
+      rank_BE, limit_BE
+    )
+    return jnp.take_along_axis(count_BE1, place_BE, axis=1)
+
+  found = []
+  # Padding leads to nodes that no beam is ever in.
+  child_BE = jnp.minimum(rank_BE, trie.nowhere(trie.depth))
+  for level in range(trie.depth - 1, -1, -1):
+    low_BE = trie.rank(child_BE, level + 1)
+    high_BE = trie.rank(child_BE + 1, level + 1)
+    excluded_BE = excluded_below(high_BE) - excluded_below(low_BE)
+    closed_BE = _open_between(allowed, low_BE, high_BE) <= excluded_BE
+    parent_BE = trie.parent(child_BE, level + 1)
+    found.append(Path(parent_BE, child_BE, closed_BE))
+    child_BE = parent_BE
+  return tuple(found[::-1])
+
+
+def open_in_mask(
+  trie: Trie, allowed: Allowed, state_BK: jax.Array, level: int
+) -> jax.Array:
+  """[B, K, width] bool: which listed children hold an item open in the shared mask.
+
+  What lies behind a node's last child is for `Trie.children` to close.
+  """
+  here = trie.levels[level]
+  column_C1 = jnp.arange(here.width + 1)[None, None]
+  child_BKC1 = here.first_N1[state_BK][..., None] + column_C1
+  child_BKC1 = jnp.minimum(child_BKC1, trie.nowhere(level + 1))
+  rank_BKC1 = trie.rank(child_BKC1, level + 1)
+  mask_B11 = allowed.mask_B[:, None, None]
+  return jnp.diff(allowed.prefix_MI1[mask_B11, rank_BKC1], axis=-1) > 0
+
+
+def without(
+  open_BKC: jax.Array,
+  trie: Trie,
+  path: Path,
+  state_BK: jax.Array,
+  level: int,
+  dense: bool,
+) -> jax.Array:
+  """`open_BKC` of the states' children, less those that the exclusions close."""
+  B, K, C = open_BKC.shape
+  is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
+  hit_BE = path.closed_BE & is_it_BEK.any(axis=2)
+  column_BE = trie.column(path.child_BE, path.parent_BE, level, dense)
+  place_BE = jnp.argmax(is_it_BEK, axis=2) * C + column_BE
+  place_BE = jnp.where(hit_BE, place_BE, K * C)  # outside: dropped
+  close = jax.vmap(lambda row_J, place_E: row_J.at[place_E].set(False, mode="drop"))
+  return close(open_BKC.reshape(B, K * C), place_BE).reshape(B, K, C)
+
+
+def is_open(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:
+  """[B, K] bool: whether each row may get the items of these ranks."""
+  open_BK = _open_between(allowed, rank_BK, rank_BK + 1) > 0
+  return open_BK & (rank_BK[:, :, None] != allowed.excluded_BE[:, None]).all(axis=2)
+
+
+def _open_between(allowed: Allowed, low_BE: jax.Array, high_BE: jax.Array) -> jax.Array:
+  """How many items of ranks `low` to `high - 1` the shared mask opens."""
+  if not allowed.prefix_MI1.shape[0]:
+    return high_BE - low_BE
+  mask_B1 = allowed.mask_B[:, None]
+  return allowed.prefix_MI1[mask_B1, high_BE] - allowed.prefix_MI1[mask_B1, low_BE]
