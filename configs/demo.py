@@ -96,7 +96,9 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
-  config.decoding.trie_bytes = 256 * 2**20  # the most the dense trie may take
+  config.decoding.trie_bytes = (
+    256 * 2**20
+  )  # the most that dense masks may take; 0 = lists
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that share a batch; -1 = all that are left

@@ -33,7 +33,7 @@ RULES = (
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
       "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
       "train.eval_every train.eval_batch_size train.log_every decoding.beam_size "
-      "decoding.trie_bytes mesh.model ids.leaf_size ids.levels ids.gci_levels "
+      "mesh.model ids.leaf_size ids.levels ids.gci_levels "
       "ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
       "ids.gcn.negatives ids.gcn.patience"
     ).split(),
@@ -49,7 +49,8 @@ RULES = (
     lambda value: 0 <= value < math.inf,
     (
       "data.min_len input.history model.id_range train.warmup_steps "
-      "train.weight_decay train.eval_users train.patience decoding.length_penalty"
+      "train.weight_decay train.eval_users train.patience decoding.length_penalty "
+      "decoding.trie_bytes"
     ).split(),
   ),
   (

@@ -22,6 +22,7 @@ from lightlm_jax import STARTED, cache, command_line, devices, limits
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
+from lightlm_jax.decoding import trie
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, judge, samples, yardsticks
 from lightlm_jax.ids import build as ids_build
@@ -135,6 +136,8 @@ def learn(
   if config.system in registry.WRITE_IDS:
     book = _write_ids(config, split, workdir, console)
   system = registry.build(config.system, config, split.train, book)
+  if book is not None:
+    console.print(trie.describe(system.tables.trie), highlight=False, soft_wrap=True)
   tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
   if system.loss is None:

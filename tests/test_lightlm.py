@@ -444,17 +444,23 @@ def everything(system, tables, params, batch):
 
 
 def test_another_catalogues_tables_serve_the_same_search(params):
-  """What a search knows of the items comes with the tables, not with the program."""
+  """More items, fewer users, other codes: only data, nothing is compiled anew."""
   config = config_lib.load("demo", "tiny", {"input.history": H})
-  users_UL = codes_lib.stack_codes(USER_CODES)
   longer = [(*code, 6) if len(code) == 1 else code for code in ITEM_CODES]
-  system, *_ = build()
-  book = codes_lib.code_book(codes_lib.stack_codes(longer), users_UL, {})
+  longer += [(4, 2, 6), (8,)]
+  book = codes_lib.code_book(*map(codes_lib.stack_codes, (longer, USER_CODES[:2])), {})
   other = lightlm.build(config, book)
-  batch = make_batch([(user, [], *rest) for user, _, *rest in ROWS])
-  found = everything(system, other.tables, params, batch)
-  for items_K in np.asarray(found.items_BK):
-    assert sorted(items_K.tolist()) == list(range(len(ITEM_CODES)))
+  system, tables, _ = build(decoding__beam_size=16)
+  recommend = jax.jit(system.recommend, static_argnames="k")
+  batch = make_batch([(-1, [], *rest) for _, _, *rest in ROWS])
+  catalogues = (ITEM_CODES, tables), (longer, jax.device_put(other.tables))
+  for codes, these in catalogues:
+    excluded_BE = np.full((len(ROWS), 8), len(codes), np.int32)
+    allowed = Allowed(no_shared_mask(), np.zeros(len(ROWS), np.int32), excluded_BE)
+    found = recommend(params, these, batch, jax.device_put(allowed), k=16)
+    for items_K, valid_K in zip(np.asarray(found.items_BK), found.valid_BK):
+      assert sorted(items_K[valid_K].tolist()) == list(range(len(codes)))
+  assert recommend._cache_size() == 1
 
 
 @pytest.mark.parametrize("limit", [1, 10**9])

@@ -206,8 +206,11 @@ def build(
 
 
 def capacity(size: int) -> int:
-  """`size` rounded up to four significant bits: at most an eighth more."""
-  step = 1 << max(size.bit_length() - 4, 0)
+  """`size` rounded up: to four significant bits, at most an eighth more, or by eights.
+
+  Anything of a catalogue may grow so far before a program has to be compiled anew.
+  """
+  step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step
 
 
@@ -219,7 +222,7 @@ def describe(trie: Trie) -> str:
   )
   items = int((np.asarray(trie.item_R) >= 0).sum())
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(trie))
-  return f"trie: {items:,} items, {form}; {size / 2**20:.1f} MiB"
+  return f"trie: {items:,} items, {form}; {size:,} bytes"
 
 
 def _level(
