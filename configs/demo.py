@@ -96,6 +96,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
+  config.decoding.length_offset = 0.0  # 5 = T5's and GNMT's form of the penalty
   config.decoding.trie_bytes = (
     256 * 2**20
   )  # the most that dense masks may take; 0 = lists

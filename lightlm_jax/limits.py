@@ -50,7 +50,7 @@ RULES = (
     (
       "data.min_len input.history model.id_range train.warmup_steps "
       "train.weight_decay train.eval_users train.patience decoding.length_penalty "
-      "decoding.trie_bytes"
+      "decoding.length_offset decoding.trie_bytes"
     ).split(),
   ),
   (

@@ -93,6 +93,79 @@ def test_a_mesh_that_does_not_fit_names_the_three_numbers(eight_devices):
   assert all_data == {"data": 4, "model": 2}
 
 
+# Asks a tiny model on one device and on eight, by both forms of the trie's levels, with
+# and without a shared mask; prints the items, and what the devices told each other.
+ASK = """
+import json
+import re
+
+import jax
+import numpy as np
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.ids import codes
+from lightlm_jax.systems import lightlm
+from lightlm_jax.training import mesh as mesh_lib
+
+B, I, H = 16, 30, 5
+rng = np.random.default_rng(0)
+item = np.arange(I)
+book = codes.code_book(
+  np.stack([item // 5, 6 + item % 5], axis=1), 11 + np.arange(B)[:, None], {}
+)
+open_I = rng.random(I) < 0.7
+excluded_BE = np.full((B, 8), I, np.int32)
+for row in excluded_BE:
+  row[:3] = np.sort(rng.choice(np.flatnonzero(open_I), 3, replace=False))
+prefix_MI1 = np.pad(np.cumsum(open_I), (1, 0)).astype(np.int32)[None]
+batch = Batch(
+  user_B=np.arange(B, dtype=np.int32),
+  history_BH=rng.integers(I, size=(B, H), dtype=np.int32),
+  segment_BH=np.ones((B, H), np.int32),
+  target_B=np.zeros(B, np.int32),
+  weight_B=np.ones(B, np.float32),
+)
+found = []
+for trie_bytes, prefix in ((2**20, allowed_lib.no_shared_mask()), (0, prefix_MI1)):
+  config = config_lib.load("demo", "tiny", {
+    "input.history": H,
+    "model.d_model": 16,
+    "model.d_kv": 4,
+    "decoding.beam_size": 6,
+    "decoding.trie_bytes": trie_bytes,
+  })
+  system = lightlm.build(config, book)
+  params = system.init(jax.random.key(0))
+  for devices in (1, 8):
+    mesh = mesh_lib.make(devices, 1)
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    everywhere = mesh_lib.replicated(mesh)
+    allowed = allowed_lib.Allowed(
+      jax.device_put(prefix, everywhere),
+      *jax.device_put((np.zeros(B, np.int32), excluded_BE), rows),
+    )
+    held = jax.device_put((params, system.tables), everywhere)
+    ask = jax.jit(system.recommend, static_argnames="k")
+    arguments = (*held, jax.device_put(batch, rows), allowed)
+    program = ask.lower(*arguments, k=6).compile()
+    told = re.findall("all-gather|all-reduce|all-to-all|permute", program.as_text())
+    best = program(*arguments)
+    found.append([best.items_BK.tolist(), sorted(set(told))])
+print(json.dumps(found))
+"""
+
+
+def test_users_are_searched_on_their_own_device(eight_devices):
+  """The same lists on eight devices as on one, and nothing sent between them."""
+  found = eight_devices(ASK)
+  for (on_one, _), (on_eight, told) in zip(found[::2], found[1::2], strict=True):
+    assert on_eight == on_one
+    assert told == []
+  assert found[0][0] != found[2][0], "the mask did not matter"
+
+
 @pytest.mark.parametrize(("data", "model"), [(0, 1), (1, 0), (-2, 1)])
 def test_a_mesh_of_nothing_is_refused(data, model):
   with pytest.raises(UserError, match=rf"mesh.data {data} × mesh.model {model}"):

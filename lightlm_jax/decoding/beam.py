@@ -33,13 +33,14 @@ def search(
   start_token: int,
   end_token: int | None = None,
   length_penalty: float,
+  length_offset: float = 0.0,
   renormalise: bool = False,
   constrained: bool = True,
 ) -> Beams:
   """Finds the best codes of each of B rows.
 
   Every step expands all open children of all beams and keeps the best by the same
-  score that ranks the result: summed log-probability over length**length_penalty.
+  score that ranks the result: summed log-probability over `length_norm`.
   Finished beams keep their slot. The first step expands one row, not K. With as many
   beams as the trie has nodes at any level the search is exact.
 
@@ -53,6 +54,7 @@ def search(
     start_token: what the first step reads.
     end_token: ends a beam even where the trie knows no such item; None = leaves do.
     length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
+    length_offset: see `length_norm`.
     renormalise: log-probabilities over the open children alone, not the vocabulary.
     constrained: false = any token may follow, the trie only keeps the books and
       `allowed` is not looked at.
@@ -101,7 +103,7 @@ def search(
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     length_BK1 = jnp.where(finished_BK1, beams.length_BK[..., None], level + 1)
     log_prob_BKC = beams.log_prob_BK[..., None] + gain_BKC
-    key_BKC = log_prob_BKC / _norm(length_BK1, length_penalty)
+    key_BKC = log_prob_BKC / length_norm(length_BK1, length_penalty, length_offset)
     key_BKC = jnp.where(open_BKC, key_BKC, -jnp.inf)
     _, K, C = key_BKC.shape
     key_BK, flat_BK = top_k(key_BKC.reshape(B, K * C), min(beam_size, K * C))
@@ -119,7 +121,7 @@ def search(
     length_BK = of_parent(length_BK1[..., 0])
     beams = Beams(
       state_BK=jnp.where(key_BK > -jnp.inf, state_BK, trie.nowhere(level + 1)),
-      log_prob_BK=key_BK * _norm(length_BK, length_penalty),
+      log_prob_BK=key_BK * length_norm(length_BK, length_penalty, length_offset),
       length_BK=length_BK,
       token_BK=jnp.where(finished_BK, of_parent(beams.token_BK), token_BK),
       parent_BK=parent_BK,
@@ -128,10 +130,11 @@ def search(
 
 
 def recommendations(
-  beams: Beams, trie: Trie, *, k: int, length_penalty: float
+  beams: Beams, trie: Trie, *, k: int, length_penalty: float, length_offset: float = 0.0
 ) -> Recommendations:
   """The first k beams as catalogue items; -1 where there is none."""
-  score_BK = beams.log_prob_BK / _norm(beams.length_BK, length_penalty)
+  norm_BK = length_norm(beams.length_BK, length_penalty, length_offset)
+  score_BK = beams.log_prob_BK / norm_BK
   item_BK = trie.item_R[beams.state_BK]
   valid_BK = (item_BK >= 0) & (score_BK > -jnp.inf)
   missing = max(0, k - score_BK.shape[1])
@@ -164,5 +167,11 @@ def without_closed(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
   return Beams(*(jnp.take_along_axis(value, order_BK, axis=1) for value in beams))
 
 
-def _norm(length: jax.Array, length_penalty: float) -> jax.Array:
-  return jnp.maximum(length, 1).astype(jnp.float32) ** length_penalty
+def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
+  """What sums are divided by: ((offset + n) / (offset + 1))**penalty.
+
+  Without an offset it is n**penalty: 1 for 0, the number of tokens for 1 (Hugging
+  Face's). T5's own search has the offset 5 (Wu et al. 2016, equation 14).
+  """
+  length = jnp.maximum(length, 1).astype(jnp.float32)
+  return ((offset + length) / (offset + 1)) ** penalty

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lightlm_jax.decoding.beam import length_norm
+
 
 class Chunks(NamedTuple):
   """Codes in code order, cut into X chunks of G items with at most Q prefixes.
@@ -66,6 +68,7 @@ def scores(
   num_items: int,
   start_token: int,
   length_penalty: float,
+  length_offset: float = 0.0,
 ) -> jax.Array:
   """What a beam of each item would score, for every row.
 
@@ -75,6 +78,7 @@ def scores(
     num_items: I.
     start_token: what stands before a code.
     length_penalty: as in `beam.search`.
+    length_offset: likewise.
 
   Returns:
     [B, I] float32 in code order.
@@ -91,8 +95,8 @@ def scores(
     path_BQL1 = jnp.take_along_axis(log_prob_BQLV[:, :, :-1], told_1QL1, axis=3)
     path_BQ = jnp.where(is_told_QL[None], path_BQL1[..., 0], 0).sum(axis=2)
     last_BG = log_prob_BQLV[:, row_G, length_Q[row_G], token_G]
-    length_G = (length_Q[row_G] + 1).astype(jnp.float32)
-    return (path_BQ[:, row_G] + last_BG) / length_G[None] ** length_penalty
+    norm_G = length_norm(length_Q[row_G] + 1, length_penalty, length_offset)
+    return (path_BQ[:, row_G] + last_BG) / norm_G[None]
 
   score_XBG = jax.lax.map(of_chunk, cut)
   score_BXG = score_XBG.swapaxes(0, 1)

@@ -1,10 +1,14 @@
-"""The k largest of many numbers, exactly, by the largest of each block first."""
+"""The k largest of many numbers, exactly, on each device for its own rows."""
+
+import functools
 
 import jax
+from jax.experimental.custom_partitioning import custom_partitioning
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 _BLOCK = 32
-# Below so many numbers for each that is kept, sorting them all costs no more.
+# Below so many numbers for each that is kept, looking at them all costs no more.
 _WORTH_IT = 64
 
 
@@ -23,13 +27,33 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """
   B, N = value_BN.shape
   if N < _WORTH_IT * k:
-    return jax.lax.top_k(value_BN, k)
+    return _top_k(value_BN, k)
   padding = ((0, 0), (0, -N % _BLOCK))
   block_BGX = jnp.pad(value_BN, padding, constant_values=-jnp.inf)
   block_BGX = block_BGX.reshape(B, -1, _BLOCK)
-  _, best_BK = jax.lax.top_k(block_BGX.max(axis=2), k)
+  _, best_BK = _top_k(block_BGX.max(axis=2), k)
   best_BK = jnp.sort(best_BK, axis=1)  # of equals, the first block's stay first
   kept_BKX = jnp.take_along_axis(block_BGX, best_BK[..., None], axis=1)
-  value_BK, place_BK = jax.lax.top_k(kept_BKX.reshape(B, k * _BLOCK), k)
+  value_BK, place_BK = _top_k(kept_BKX.reshape(B, k * _BLOCK), k)
   block_BK = jnp.take_along_axis(best_BK, place_BK // _BLOCK, axis=1)
   return value_BK, block_BK * _BLOCK + place_BK % _BLOCK
+
+
+# XLA does not divide its TopK over the rows: it would send every device all of them.
+@functools.partial(custom_partitioning, static_argnums=(1,))
+def _top_k(value_BN: jax.Array, k: int):
+  return tuple(jax.lax.top_k(value_BN, k))
+
+
+def _rows(mesh, shape) -> NamedSharding:
+  spec = shape.sharding.spec
+  return NamedSharding(mesh, PartitionSpec(spec[0] if spec else None))
+
+
+def _partition(k, mesh, arguments, results):
+  del results
+  rows = _rows(mesh, arguments[0])
+  return mesh, lambda value_BN: tuple(jax.lax.top_k(value_BN, k)), (rows, rows), (rows,)
+
+
+_top_k.def_partition(_partition, sharding_rule="b n -> b k, b k")

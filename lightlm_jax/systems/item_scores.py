@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
+from lightlm_jax.decoding.top_k import top_k
 
 
 def recommender(scores: Callable) -> Callable:
@@ -48,7 +49,7 @@ def top_items(scores_BI: jax.Array, open_BI: jax.Array, k: int) -> Recommendatio
   # An open item scored -inf still goes before every closed one.
   lowest = jnp.finfo(scores_BI.dtype).min
   key_BI = jnp.where(open_BI, jnp.maximum(scores_BI, lowest), -jnp.inf)
-  _, items_BK = jax.lax.top_k(key_BI, min(k, num_items))
+  _, items_BK = top_k(key_BI, min(k, num_items))
   valid_BK = jnp.take_along_axis(open_BI, items_BK, axis=1)
   scores_BK = jnp.take_along_axis(scores_BI, items_BK, axis=1)
   missing = ((0, 0), (0, max(k - num_items, 0)))

@@ -70,7 +70,11 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
-  length_penalty = config.decoding.length_penalty
+  lengths = {
+    "length_penalty": config.decoding.length_penalty,
+    # Runs from before there was an offset have none in their config.json.
+    "length_offset": config.decoding.get("length_offset", 0.0),
+  }
 
   def write_source(tables: Tables, batch: Batch) -> text.Source:
     if prompt:
@@ -130,7 +134,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       beam_size=beam_size,
       start_token=text.START,
       end_token=text.END if prompt else None,
-      length_penalty=length_penalty,
+      **lengths,
       renormalise=config.decoding.kind == "beam_renormalised",
       constrained=constrained,
     )
@@ -143,7 +147,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     beams = search(params, tables, batch, allowed, beam_size, constrained)
     if not constrained:
       beams = beam.without_closed(beams, tables.trie, allowed)
-    return beam.recommendations(beams, tables.trie, k=k, length_penalty=length_penalty)
+    return beam.recommendations(beams, tables.trie, k=k, **lengths)
 
   def hallucinated(params, tables: Tables, batch: Batch) -> jax.Array:
     """[B, K] bool: the beams of a search without the trie that are no item."""
@@ -164,7 +168,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       tables.chunks,
       num_items=num_items,
       start_token=text.START,
-      length_penalty=length_penalty,
+      **lengths,
     )
 
   def scores(params, tables: Tables, batch: Batch) -> jax.Array:
