@@ -148,7 +148,7 @@ def generative_system():
   """Spoils slots 1 and 2 of good lists with a repeat and an invalid beam."""
 
   def recommend(params, tables, batch, allowed, *, k):
-    open_BI = item_scores.open_items(allowed)[:, tables["rank"]]
+    open_BI = item_scores.open_items(allowed, len(tables["rank"]))[:, tables["rank"]]
     best = item_scores.top_items(params["user"][batch.user_B], open_BI, k)
     items_BK = best.items_BK.at[:, 1].set(best.items_BK[:, 0])
     return Recommendations(items_BK, best.scores_BK, best.valid_BK.at[:, 2].set(False))

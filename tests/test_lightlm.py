@@ -467,17 +467,13 @@ def test_another_catalogues_tables_serve_the_same_search(params):
 def test_exact_scores_do_not_depend_on_how_many_prefixes_fit(
   params, monkeypatch, limit
 ):
-  """A prefix at a time, or all at once: the order in which the evaluator ranks."""
+  """A prefix at a time, or all at once: every item has its mean log-probability."""
   monkeypatch.setattr(lightlm, "EXACT_BYTES", limit)
   system, tables, net = build(decoding__kind="exact", decoding__length_penalty=1.0)
   assert (tables.chunks.prefix_XQL.shape[1] == 1) == (limit == 1)
   batch = make_batch(ROWS)
-  score_BI = jax.jit(system.scores)(params, tables, batch)
-  expected_BI = np.stack(
-    [
-      log_probs(net, params, batch, item)[0].mean(axis=1)
-      for item in range(len(ITEM_CODES))
-    ],
-    axis=1,
-  )
-  np.testing.assert_allclose(score_BI, expected_BI, rtol=1e-4)
+  found = everything(system, tables, params, batch)
+  for item in range(len(ITEM_CODES)):
+    score_B = np.asarray(found.scores_BK)[np.asarray(found.items_BK) == item]
+    expected_B = log_probs(net, params, batch, item)[0].mean(axis=1)
+    np.testing.assert_allclose(score_B, expected_B, rtol=1e-4)

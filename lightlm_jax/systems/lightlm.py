@@ -155,7 +155,8 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     beams = search(params, tables, batch, None, beam_size, constrained=False)
     return beam.hallucinated(beams, tables.trie)
 
-  def scores_in_code_order(params, tables: Tables, batch: Batch) -> jax.Array:
+  def scores(params, tables: Tables, batch: Batch) -> jax.Array:
+    """[B, I] float32, every item's in code order."""
     apply, memory = read(params, tables, batch)
     B = len(batch.user_B)
 
@@ -171,14 +172,10 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
       **lengths,
     )
 
-  def scores(params, tables: Tables, batch: Batch) -> jax.Array:
-    rank_I = jnp.argsort(tables.trie.item_R[:num_items])
-    return scores_in_code_order(params, tables, batch)[:, rank_I]
-
   def recommend_exactly(
     params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    score_BR = scores_in_code_order(params, tables, batch)
+    score_BR = scores(params, tables, batch)
     open_BR = item_scores.open_items(allowed, num_items)
     best = item_scores.top_items(score_BR, open_BR, k)
     items_BK = jnp.where(best.valid_BK, tables.trie.item_R[best.items_BK], -1)
@@ -193,7 +190,6 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     init=init,
     loss=loss,
     recommend=recommend if chunks is None else recommend_exactly,
-    scores=None if chunks is None else scores,
     hallucinated=hallucinated,
   )
 

@@ -3,9 +3,9 @@
   python results/ids-growth/run.py --output=growth.jsonl
 
 Made logs, as many users as items, 20 interactions a user, each step in a process of its
-own. `gci-epoch` is one epoch of the GCN (of up to 60; at most 32 steps) and the judging
-after it; `gci-quantise` is K-Means of its vectors and the codes. A line of
-JSON each.
+own. `sci-hubs` is SCI of a log with items that everybody buys. `gci-epoch` is one epoch
+of the GCN (of up to 60; at most 32 steps) and the judging after it; `gci-quantise` is
+K-Means of its vectors and the codes. A line of JSON each.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes, gcn, quantise, spectral
 
 SIZES = (10_000, 31_623, 100_000, 316_228, 1_000_000)
-STEPS = ("sci", "gci-epoch", "gci-quantise")
+STEPS = ("sci", "sci-hubs", "gci-epoch", "gci-quantise")
 PER_USER = 20
 PER_COMMUNITY = 200  # users, and items
 LOYALTY = 0.7  # share of a user's items that are her community's
+HUBS = 0.2  # of `sci-hubs`: share that is drawn by Zipf's law from the whole catalogue
 
 
 def main() -> None:
@@ -49,9 +50,9 @@ def main() -> None:
 
 def measure(step: str, size: int) -> dict:
   """Seconds, CPU-seconds and the most memory, made log included."""
-  log = made_log(size, seed=0)
+  log = made_log(size, seed=0, hubs=HUBS if step == "sci-hubs" else 0)
   wall, cpu = time.monotonic(), time.process_time()
-  if step == "sci":
+  if step.startswith("sci"):
     ids = spectral.spectral_ids(
       log,
       graph="bipartite",
@@ -85,8 +86,12 @@ def measure(step: str, size: int) -> dict:
   return found
 
 
-def made_log(size: int, seed: int) -> Interactions:
-  """Users of hidden communities who mostly buy their own items, popular ones more."""
+def made_log(size: int, seed: int, hubs: float) -> Interactions:
+  """Users of hidden communities who mostly buy their own items, popular ones more.
+
+  `hubs` of the purchases are of items that everybody buys, the item of rank r in
+  proportion to 1 / r.
+  """
   rng = np.random.default_rng(seed)
   communities = max(1, size // PER_COMMUNITY)
   home_E = np.repeat(rng.integers(communities, size=size), PER_USER)
@@ -94,9 +99,13 @@ def made_log(size: int, seed: int) -> Interactions:
   community_E = np.where(rng.random(len(home_E)) < LOYALTY, home_E, away_E)
   # The square of a uniform number: a few items of each community are in most baskets.
   place_E = (PER_COMMUNITY * rng.random(len(home_E)) ** 2).astype(np.int64)
+  item_E = (community_E * PER_COMMUNITY + place_E) % size
+  rank_E = np.exp(rng.random(len(home_E)) * np.log(size)).astype(np.int64)
+  # Ranks are spread over the catalogue: a hub is no community's.
+  item_E = np.where(rng.random(len(home_E)) < hubs, rank_E * 7919 % size, item_E)
   return Interactions(
     offset_U1=np.arange(size + 1, dtype=np.int64) * PER_USER,
-    item_E=((community_E * PER_COMMUNITY + place_E) % size).astype(np.int32),
+    item_E=item_E.astype(np.int32),
     user_ids=np.arange(size).astype(str),
     item_ids=np.arange(size).astype(str),
   )
