@@ -135,6 +135,46 @@ def test_two_levels_follow_communities_in_communities():
   assert len(set(zip(community_N, path_N))) == len(set(path_N)) == 9
 
 
+def test_two_steps_need_not_be_multiplied_out(monkeypatch):
+  """A graph by its factors is the graph itself: products, parts, pieces and scale."""
+  rng = np.random.default_rng(0)
+  out_NA = scipy.sparse.random_array((30, 50), density=0.03, rng=rng).tocsr()
+  nodes_N, degree_A = np.arange(30), 1 + rng.random(50)
+  whole = spectral._within(out_NA, nodes_N, degree_A)
+  monkeypatch.setattr(spectral, "_MOST_PAIRS", 0)
+  factors = spectral._within(out_NA, nodes_N, degree_A)
+  assert (whole.out_NA.shape[1], factors.out_NA.shape[1]) == (0, 50)
+  members, scale_N = np.arange(3, 21), rng.random(30)
+  for a, b in (
+    (whole, factors),
+    (whole.of(members), factors.of(members)),
+    (whole.scaled(scale_N), factors.scaled(scale_N)),
+  ):
+    dense_NN = a.step_NN.toarray()
+    np.testing.assert_allclose(b.multiplied().toarray(), dense_NN, rtol=1e-6, atol=1e-7)
+    x_N = rng.normal(size=len(dense_NN))
+    np.testing.assert_allclose(b @ x_N, dense_NN @ x_N, rtol=1e-5, atol=1e-6)
+    symmetric = dense_NN + dense_NN.T
+    number, label_N = scipy.sparse.csgraph.connected_components(symmetric)
+    assert 1 < number < len(dense_NN)
+    assert b.components().tolist() == label_N.tolist()
+
+
+def test_communities_are_found_without_multiplying(monkeypatch):
+  """More nodes than the dense solver takes: the way of a log with hubs."""
+  monkeypatch.setattr(spectral, "_MOST_PAIRS", 0)
+  rng = np.random.default_rng(1)
+  group_N = np.arange(1500) // 500
+  pair = rng.integers(1500, size=(2, 60_000))
+  pair = pair[:, group_N[pair[0]] == group_N[pair[1]]]
+  half = scipy.sparse.coo_array((np.ones(pair.shape[1]), tuple(pair)), (1500, 1500))
+  adjacency = (half + half.T).tocsr()
+  nodes_N = np.arange(1500)
+  graph = spectral._within(adjacency, nodes_N, adjacency.sum(axis=0))
+  label_N = spectral._split(graph, branching=3, leaf_size=50, seed=0)
+  assert len(set(zip(group_N.tolist(), label_N.tolist()))) == 3
+
+
 @settings(max_examples=80)
 @given(
   st.lists(st.lists(st.integers(0, 11), max_size=4), min_size=1, max_size=14),

@@ -9,6 +9,7 @@ counts by its eigenvalue to the power of `WALK`, so that two nodes are near if r
 walks of so many steps from them end alike. Coarse structure then goes before fine.
 """
 
+from typing import NamedTuple
 import warnings
 
 import numpy as np
@@ -35,6 +36,46 @@ WALK, VECTORS = 5, 2
 MOST_NODES = 1_000_000
 # Below this many nodes a dense eigensolver is faster than Lanczos.
 _DENSE_NODES = 400
+# Of more, pairs of nodes that two steps join are not written down: an item that
+# everybody has would join everybody to everybody.
+_MOST_PAIRS = 20_000_000
+
+
+class Walks(NamedTuple):
+  """A symmetric graph of N nodes: the weights `step_NN + onward_NA @ out_NA.T`.
+
+  A, the nodes in the middle of two steps, is 0 where the weights are all in `step_NN`.
+  """
+
+  step_NN: scipy.sparse.csr_array
+  onward_NA: scipy.sparse.csr_array
+  out_NA: scipy.sparse.csr_array
+
+  def __matmul__(self, x_N: np.ndarray) -> np.ndarray:
+    return self.step_NN @ x_N + self.onward_NA @ (self.out_NA.T @ x_N)
+
+  def multiplied(self) -> scipy.sparse.csr_array:
+    return (self.step_NN + self.onward_NA @ self.out_NA.T).tocsr()
+
+  def of(self, members: np.ndarray) -> "Walks":
+    """The graph of these nodes alone; their two steps may still lead by any node."""
+    step_NN = self.step_NN[members][:, members]
+    return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
+
+  def scaled(self, scale_N: np.ndarray) -> "Walks":
+    """Rows and columns multiplied by `scale_N`, in single precision."""
+    scale = scipy.sparse.diags_array(scale_N)
+    parts = (scale @ self.step_NN @ scale, scale @ self.onward_NA, scale @ self.out_NA)
+    return Walks(*(part.tocsr().astype(np.float32) for part in parts))
+
+  def components(self) -> np.ndarray:
+    """[N] the number of each node's connected component."""
+    joined = self.step_NN
+    if self.out_NA.shape[1]:
+      joined = scipy.sparse.block_array([[joined, self.out_NA], [self.out_NA.T, None]])
+    _, label_X = scipy.sparse.csgraph.connected_components(joined, directed=False)
+    label_N = label_X[: self.step_NN.shape[0]]
+    return np.unique(label_N, return_inverse=True)[1]
 
 
 def spectral_ids(
@@ -145,7 +186,7 @@ def cluster_paths(
   waiting = [np.arange(adjacency.shape[0])]
   while waiting:
     nodes = waiting.pop()
-    inside = adjacency
+    inside = _one_step(adjacency)
     if len(nodes) < len(paths):
       inside = _within(adjacency[nodes], nodes, degree_A)
     label_N = _split(inside, branching, leaf_size, seed)
@@ -161,29 +202,34 @@ def cluster_paths(
   return paths
 
 
+def _one_step(adjacency: scipy.sparse.csr_array) -> Walks:
+  nowhere_NA = scipy.sparse.csr_array((adjacency.shape[0], 0))
+  return Walks(adjacency, nowhere_NA, nowhere_NA)
+
+
 def _within(
   out_NA: scipy.sparse.csr_array, nodes_N: np.ndarray, degree_A: np.ndarray
-) -> scipy.sparse.csr_array:
-  """[N, N] weights between the nodes of one cluster: one step, or two by any node.
+) -> Walks:
+  """The graph of one cluster's nodes: one step, or two by any node.
 
   Deeper in the tree most edges lead out of the cluster, and what remains falls to
   pieces; walks of two steps, through users and items anywhere, hold it together.
   """
   onward_NA = out_NA.copy()
   onward_NA.data /= degree_A[out_NA.indices]
-  return (out_NA[:, nodes_N] + onward_NA @ out_NA.T).tocsr()
+  walks = Walks(out_NA[:, nodes_N].tocsr(), onward_NA, out_NA)
+  pairs = (np.bincount(out_NA.indices).astype(np.float64) ** 2).sum()
+  return walks if pairs > _MOST_PAIRS else _one_step(walks.multiplied())
 
 
-def _split(
-  adjacency: scipy.sparse.csr_array, branching: int, leaf_size: int, seed: int
-) -> np.ndarray:
+def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarray:
   """[N] int64 cluster numbers from 0, none of them empty.
 
   Components that would fit into a leaf are packed together; the others share the
   `branching` clusters by size. (Left in, every small component would take one of
   the first eigenvectors, and the large ones would stay whole.)
   """
-  _, component_N = scipy.sparse.csgraph.connected_components(adjacency, directed=False)
+  component_N = graph.components()
   size_C = np.bincount(component_N)
   large_C = np.flatnonzero(size_C > leaf_size)
   label_N = np.full(len(component_N), -1)
@@ -191,7 +237,7 @@ def _split(
   for component in large_C:
     share = round(branching * size_C[component] / size_C[large_C].sum())
     members = np.flatnonzero(component_N == component)
-    part_N = _spectral_clusters(adjacency[members][:, members], max(1, share), seed)
+    part_N = _spectral_clusters(graph.of(members), max(1, share), seed)
     label_N[members] = clusters + part_N
     clusters += part_N.max() + 1
 
@@ -206,30 +252,30 @@ def _split(
   return np.unique(label_N, return_inverse=True)[1]
 
 
-def _spectral_clusters(
-  adjacency: scipy.sparse.csr_array, clusters: int, seed: int
-) -> np.ndarray:
+def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
   """[N] cluster numbers of a connected graph: normalised spectral clustering."""
   import sklearn.cluster  # noqa: PLC0415, slow to import
 
-  N = adjacency.shape[0]
+  N = graph.step_NN.shape[0]
   clusters = min(clusters, N - 1)
   if clusters < 2:
     return np.zeros(N, dtype=np.int64)
   vectors = min(VECTORS * clusters, N - 1)
-  scale = scipy.sparse.diags_array(1 / np.sqrt(adjacency.sum(axis=1)))
   # Single precision is 2.5 times faster, and finer than what is asked of the vectors.
-  laplacian = (scale @ adjacency @ scale).astype(np.float32)
+  laplacian = graph.scaled(1 / np.sqrt(graph @ np.ones(N)))
   if N <= _DENSE_NODES:
     value_K, vector_NK = scipy.linalg.eigh(
-      laplacian.toarray(), subset_by_index=(N - vectors, N - 1)
+      laplacian.multiplied().toarray(), subset_by_index=(N - vectors, N - 1)
     )
   else:
     # The leading eigenvector as a start would be left at once; a fixed random one
     # meets all of them and makes the result repeatable.
     start_N = np.random.default_rng(seed).standard_normal(N, np.float32)
+    operator = scipy.sparse.linalg.LinearOperator(
+      (N, N), matvec=laplacian.__matmul__, dtype=np.float32
+    )
     value_K, vector_NK = scipy.sparse.linalg.eigsh(
-      laplacian, k=vectors, which="LA", v0=start_N, tol=1e-4
+      operator, k=vectors, which="LA", v0=start_N, tol=1e-4
     )
   # Of few nodes, eigenvalues below 0 may be among them.
   row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** WALK
