@@ -42,9 +42,14 @@ def define_report() -> flags.Flag:
   return _define_once("report", "also write what was found to FILE (JSON)")
 
 
-def main(entry: Callable[[Sequence[str]], int | None]) -> int:
-  """Parses sys.argv, calls `entry([program])` and returns the exit code."""
-  return errors.run(lambda argv: entry(_parse(argv)), sys.argv)
+def main(
+  entry: Callable[[Sequence[str]], int | None], commands: Sequence[str] = ()
+) -> int:
+  """Parses sys.argv, calls `entry([program])` and returns the exit code.
+
+  Where there are `commands`, one of them has to be given: `entry([program, command])`.
+  """
+  return errors.run(lambda argv: entry(_parse(argv, commands)), sys.argv)
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -81,14 +86,16 @@ def _define_once(name: str, help_text: str) -> flags.Flag:
   return flags.FLAGS[name]
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  """Sets the flags; returns what is left of `argv`: the program's name."""
+def _parse(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
+  """Sets the flags; returns what is left of `argv`: the program and its command."""
   logging.use_absl_handler()
   app.define_help_flags()
   has_config = "config" in flags.FLAGS
   no_config = "no config; give --config=FILE.py[:preset] or a name: " + ", ".join(
     config.available()
   )
+  if commands:
+    flags.FLAGS.set_gnu_getopt()  # or absl reads no flag behind the command
   try:
     rest = flags.FLAGS(argv)
   except SystemExit:
@@ -99,8 +106,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
     raise UserError(f"{error}; --help lists the flags")
   except flags.Error as error:
     raise UserError(str(error))
-  if rest[1:]:
-    raise UserError(f"{rest[1]!r} is not a flag; write --flag=value")
+  if commands and not set(rest[1:2]) & set(commands):
+    given = f"no command {rest[1]!r}" if rest[1:] else "no command"
+    raise UserError(f"{given}; there is {', '.join(commands)}")
+  words = rest[2:] if commands else rest[1:]
+  if words:
+    raise UserError(f"{words[0]!r} is not a flag; write --flag=value")
   if has_config:
     flag = flags.FLAGS["config"]
     if flag.value is None:
