@@ -161,11 +161,8 @@ def build_roomy(codes, vocab_size, depth, room, *, masks):
   """
   code_IL = stack_codes(codes)
   code_IL = np.pad(code_IL, ((0, 0), (0, depth - code_IL.shape[1])), constant_values=-1)
-  with (
-    mock.patch.object(trie_lib, "capacity", lambda size: max(size, room)),
-    mock.patch.object(trie_lib, "DENSE_SHARE", 0),
-  ):
-    return trie_lib.build(code_IL, vocab_size, PLENTY * masks)
+  with mock.patch.object(trie_lib, "capacity", lambda size: max(size, room)):
+    return trie_lib.build(code_IL, vocab_size, PLENTY * masks, dense_share=0)
 
 
 class Catalogue:
@@ -173,10 +170,9 @@ class Catalogue:
 
   def __init__(self, codes, vocab_size, masks=False):
     self.codes = codes
-    with mock.patch.object(trie_lib, "DENSE_SHARE", 0):
-      trie, self.rank_I = trie_lib.build(
-        stack_codes(codes), vocab_size, PLENTY if masks else 0
-      )
+    trie, self.rank_I = trie_lib.build(
+      stack_codes(codes), vocab_size, PLENTY * masks, dense_share=0
+    )
     assert {level.mask_NW is not None for level in trie.levels} == {masks}
     self.trie = jax.device_put(trie)
     self._compiled = {}

@@ -48,7 +48,7 @@ def test_both_forms_of_the_trie_are_compared():
     for name, make in OURS.items()
   }
   assert forms["sparse"] == forms["shared mask"] == [False] * 3
-  assert forms["hybrid"] == forms["hybrid, 20 exclusions"] == [True, False, False]
+  assert forms["hybrid"] == forms["hybrid, 20 exclusions"] == [True, True, False]
   assert forms["dense"] == [True] * 3
 
 
@@ -211,9 +211,9 @@ def test_a_time_leaves_out_the_first_call():
   assert slow.repeats < 10**9
 
 
-def row(name, items, step, *, depth=4, beams=20, mask=1.0):
+def row(name, items, step, *, depth=4, beams=20):
   place = {"implementation": name, "depth": depth, "items": items, "beams": beams}
-  return place | {"mask": mask, "step": step}
+  return place | {"step": step}
 
 
 def test_growth_and_filter_ratios_compare_like_with_like():
@@ -223,17 +223,17 @@ def test_growth_and_filter_ratios_compare_like_with_like():
     row("hybrid", 10_000_000, 5.0),
     row("hybrid", 100_000, 9.0, beams=70),
     row("hybrid, 20 exclusions", 100_000, 3.0),
-    row("a peer", 100_000, 4.0, mask=None),
-    row("a peer", 10_000_000, 12.0, mask=None),
+    row("a peer", 100_000, 4.0),
+    row("a peer", 10_000_000, 12.0),
   ]
   place = {"depth": 4, "beams": 20, "from": 100_000, "to": 10_000_000}
   assert transition.growth_of(rows) == [
-    {"implementation": "hybrid", **place, "mask": 1.0, "step": 2.5},
-    {"implementation": "a peer", **place, "mask": None, "step": 3.0},
+    {"implementation": "hybrid", **place, "step": 2.5},
+    {"implementation": "a peer", **place, "step": 3.0},
   ]
   assert transition.growth_of(rows[:2])[0]["from"] == 10_000
   assert transition.filter_ratios(rows) == [
-    {"depth": 4, "items": 100_000, "beams": 20, "mask": 1.0, "step": 1.5}
+    {"depth": 4, "items": 100_000, "beams": 20, "step": 1.5}
   ]
 
 
@@ -304,13 +304,12 @@ def test_a_tiny_run_reports_and_draws_what_it_promises(tmp_path):
   assert {row["implementation"] for row in found["rows"]} == names
   for row in found["rows"]:
     assert (row["depth"], row["beams"], row["rows"]) == (2, 4, 2)
-    for part in ("mask", "step"):
-      assert len(row[f"{part}_levels"]) == 2
-      for time in row[f"{part}_levels"]:
-        assert 0 < time["best"] <= time["median"]
-        assert time["repeats"] >= 1
-      mean = np.mean([time["best"] for time in row[f"{part}_levels"]])
-      assert row[part] == pytest.approx(mean)
+    assert len(row["step_levels"]) == 2
+    for time in row["step_levels"]:
+      assert 0 < time["best"] <= time["median"]
+      assert time["repeats"] >= 1
+    mean = np.mean([time["best"] for time in row["step_levels"]])
+    assert row["step"] == pytest.approx(mean)
     assert (row["bytes"] is None) == (row["implementation"] == "dict trie")
   assert {found["implementation"] for found in found["growth"]} == names
   assert {(f["from"], f["to"]) for f in found["growth"]} == {(200, 400)}

@@ -13,6 +13,7 @@ from slow_search import begins, build_roomy, prefix_free, quick_jit, running_cou
 
 from lightlm_jax.decoding import filters
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
+from lightlm_jax.decoding.trie import bits
 
 VOCAB = 40
 TOKENS = (0, 1, 31, 32, 39)
@@ -23,21 +24,36 @@ EXCLUSIONS = 12
 ROWS = 3
 
 
-@functools.partial(quick_jit, static_argnames=("dense", "few"))
-def open_children(trie, allowed, state_LBK, dense, few):
+@functools.partial(quick_jit, static_argnames="few")
+def open_children(trie, allowed, state_LBK, few):
   """The children of all states of each level, open in the mask, and open to the row.
 
-  And whether every item is open to the row.
+  Of each level a pair, by list and by mask where it has one; a pair of what the mask
+  opens and what is left. And whether every item is open to the row.
   """
   del few  # read when a program is made
   levels = []
   for level, path in enumerate(filters.paths(trie, allowed)):
     state_BK = state_LBK[level]
-    _, next_BKC, open_BKC = trie.children(state_BK, level, dense)
+    _, open_BKC = trie.children(state_BK, level)
     if allowed.prefix_MI1.shape[0]:
       open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
-    left_BKC = filters.without(open_BKC, trie, path, state_BK, level, dense)
-    levels.append((next_BKC, open_BKC, left_BKC))
+    left_BKC = filters.without(open_BKC, trie, path, state_BK, level)
+    column_C = jnp.arange(open_BKC.shape[2])[None, None]
+    found = [(trie.child(state_BK[..., None], column_C, level), open_BKC, left_BKC)]
+    if (mask_NW := trie.levels[level].mask_NW) is not None:
+      word_BKW = mask_NW[state_BK]
+      left_BKW = filters.without_bits(word_BKW, trie, path, state_BK, level)
+      state_BKV = jnp.repeat(state_BK[..., None], VOCAB, axis=2)
+      token_BKV = jnp.broadcast_to(jnp.arange(VOCAB)[None, None], state_BKV.shape)
+      flat = (x.reshape(ROWS, -1) for x in (state_BKV, token_BKV))
+      next_BKV = trie.child_by_token(*flat, level).reshape(state_BKV.shape)
+      open_BKV, left_BKV = (
+        bits(word).reshape(*state_BK.shape, -1)[..., :VOCAB]
+        for word in (word_BKW, left_BKW)
+      )
+      found.append((next_BKV, open_BKV, left_BKV))
+    levels.append(found)
   rank_BR = jnp.broadcast_to(jnp.arange(ITEMS)[None], (ROWS, ITEMS))
   return levels, filters.is_open(allowed, rank_BR)
 
@@ -79,21 +95,23 @@ def check(codes, open_MI, mask_B, excluded_BE, *, seed=0, masks=False, few=128):
   state_LBK = random_beams(trie, below_L, np.random.default_rng(seed))
   with mock.patch.object(filters, "_FEW", few):
     found_L, is_open_BR = jax.device_get(
-      open_children(trie, allowed, state_LBK, dense=not len(prefix_MI1), few=few)
+      open_children(trie, allowed, state_LBK, few=few)
     )
   for row in range(ROWS):
     in_mask = set(np.flatnonzero(open_MI[mask_B[row]]).tolist())
     left = in_mask - set(excluded_BE[row].tolist())
     assert np.flatnonzero(is_open_BR[row]).tolist() == sorted(left)
-    for level, (next_BKC, open_BKC, left_BKC) in enumerate(found_L):
+    for level, found in enumerate(found_L):
+      assert len(found) == 1 + masks
       for beam, state in enumerate(state_LBK[level][row]):
         here = below_L[level][state] if state < len(below_L[level]) else set()
         children = [(n, b) for n, b in enumerate(below_L[level + 1]) if b <= here]
-        next_C = next_BKC[row, beam]
-        opened = next_C[open_BKC[row, beam]].tolist()
-        assert opened == [node for node, below in children if below & in_mask]
-        kept = next_C[left_BKC[row, beam]].tolist()
-        assert kept == [node for node, below in children if below & left]
+        for next_BKC, open_BKC, left_BKC in found:
+          next_C = next_BKC[row, beam]
+          opened = next_C[open_BKC[row, beam]].tolist()
+          assert opened == [node for node, below in children if below & in_mask]
+          kept = next_C[left_BKC[row, beam]].tolist()
+          assert kept == [node for node, below in children if below & left]
 
 
 @st.composite

@@ -1,7 +1,5 @@
 """The trie against a dict of prefixes."""
 
-import functools
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -23,12 +21,12 @@ ROOM = 48
 any_codes = prefix_free(TOKENS, DEPTH, MOST)
 
 
-def build(codes, vocab_size=VOCAB, byte_budget=PLENTY):
-  return trie_lib.build(stack_codes(codes), vocab_size, byte_budget)
+def build(codes, vocab_size=VOCAB, byte_budget=PLENTY, **dense_share):
+  return trie_lib.build(stack_codes(codes), vocab_size, byte_budget, **dense_share)
 
 
-@functools.partial(quick_jit, static_argnames="dense")
-def everything(trie, dense):
+@quick_jit
+def everything(trie):
   """What a trie says of all nodes of each level, of padding too.
 
   N nodes, C columns, V tokens; M nodes of the next level.
@@ -36,40 +34,41 @@ def everything(trie, dense):
   levels = []
   for level in range(trie.depth):
     node_N = jnp.arange(len(trie.levels[level].first_N1) - 1)
-    token_1NC, next_1NC, open_1NC = trie.children(node_N[None], level, dense)
-    column_CN = jnp.arange(token_1NC.shape[2])[:, None]
-    column_CN, node_CN = jnp.broadcast_arrays(column_CN, node_N[None])
+    token_1NC, open_1NC = trie.children(node_N[None], level)
+    column_C = jnp.arange(token_1NC.shape[2])[None]
     token_VN = jnp.arange(trie.vocab_size)[:, None]
     token_VN, node_VN = jnp.broadcast_arrays(token_VN, node_N[None])
     below_M = jnp.arange(trie.nowhere(level + 1) + 1)
-    parent_M = trie.parent(below_M, level + 1)
-    levels.append(
-      {
-        "token_NC": token_1NC[0],
-        "next_NC": next_1NC[0],
-        "open_NC": open_1NC[0],
-        "child_NC": trie.child(node_CN, column_CN, level, dense).T,
-        "follow_NV": trie.follow(node_VN, token_VN, level).T,
-        "ended_N": trie.ended(node_N, level),
-        "low_N": trie.rank(node_N, level),
-        "high_N": trie.rank(node_N + 1, level),
-        "parent_M": parent_M,
-        "column_M": trie.column(below_M, parent_M, level, dense),
+    of_level = {
+      "token_NC": token_1NC[0],
+      "open_NC": open_1NC[0],
+      "next_NC": trie.child(node_N[:, None], column_C, level),
+      "follow_NV": trie.follow(node_VN, token_VN, level).T,
+      "ended_N": trie.ended(node_N, level),
+      "low_N": trie.rank(node_N, level),
+      "high_N": trie.rank(node_N + 1, level),
+      "parent_M": trie.parent(below_M, level + 1),
+    }
+    if trie.levels[level].mask_NW is not None:
+      open_NV = trie_lib.bits(trie.levels[level].mask_NW)
+      of_level |= {
+        "open_NV": open_NV.reshape(len(node_N), -1),
+        "next_NV": trie.child_by_token(node_VN, token_VN, level).T,
+        "token_M": trie.token(below_M, level),
       }
-    )
+    levels.append(of_level)
   return levels
 
 
-def check(codes, trie, rank_I, dense=True):
+def check(codes, trie, rank_I):
   """A trie's whole walk from the root against a dict of the prefixes of `codes`."""
-  levels = jax.device_get(everything(jax.device_put(trie), dense=dense))
+  levels = jax.device_get(everything(jax.device_put(trie)))
   by_rank = sorted(codes)
   assert [by_rank[rank] for rank in rank_I] == codes
   tokens_after = following(codes)
   visited = set()
   prefix_of = {0: ()}
   for level, a in enumerate(levels):
-    by_mask = dense and trie.levels[level].mask_NW is not None
     nowhere, below = trie.nowhere(level), trie.nowhere(level + 1)
     if level:
       assert nowhere not in prefix_of
@@ -77,32 +76,33 @@ def check(codes, trie, rank_I, dense=True):
       assert not a["ended_N"][nowhere]
       assert (a["follow_NV"][nowhere] == below).all()
       assert a["low_N"][nowhere] == a["high_N"][nowhere]
-    assert (a["next_NC"][~a["open_NC"]] == below).all()
+      if "open_NV" in a:
+        assert not a["open_NV"][nowhere].any()
     prefix_below = {}
     for node, prefix in prefix_of.items():
       ranks = [rank for rank, code in enumerate(by_rank) if begins(prefix, code)]
       assert list(range(a["low_N"][node], a["high_N"][node])) == ranks
       tokens = tokens_after[prefix]
       visited.add(prefix)
-      assert a["ended_N"][node] == (tokens is None)
-      open_columns = np.flatnonzero(a["open_NC"][node]).tolist()
-      if tokens is None:
-        assert open_columns == [0]
-        children = [prefix]
-        assert (a["follow_NV"][node] == a["next_NC"][node, 0]).all()
+      ended = tokens is None
+      assert a["ended_N"][node] == ended
+      children = [prefix] if ended else [(*prefix, token) for token in sorted(tokens)]
+      states = a["next_NC"][node, : len(children)]
+      assert np.flatnonzero(a["open_NC"][node]).tolist() == list(range(len(children)))
+      open_tokens = [0] if ended else sorted(tokens)
+      if ended:
+        assert (a["follow_NV"][node] == states[0]).all()
       else:
-        token_C = a["token_NC"][node]
-        assert [token_C[column] for column in open_columns] == sorted(tokens)
-        assert open_columns == (sorted(tokens) if by_mask else list(range(len(tokens))))
-        children = [(*prefix, token) for token in sorted(tokens)]
+        assert a["token_NC"][node, : len(children)].tolist() == open_tokens
         expected_V = np.full(trie.vocab_size, below)
-        expected_V[sorted(tokens)] = a["next_NC"][node, open_columns]
+        expected_V[open_tokens] = states
         assert a["follow_NV"][node].tolist() == expected_V.tolist()
-      for column, child_prefix in zip(open_columns, children, strict=True):
-        child = a["next_NC"][node, column]
-        assert a["child_NC"][node, column] == child
+      if "open_NV" in a:
+        assert np.flatnonzero(a["open_NV"][node]).tolist() == open_tokens
+        assert a["next_NV"][node, open_tokens].tolist() == states.tolist()
+        assert a["token_M"][states].tolist() == open_tokens
+      for child, child_prefix in zip(states, children, strict=True):
         assert a["parent_M"][child] == node
-        assert a["column_M"][child] == column
         assert child not in prefix_below, "two prefixes share a node"
         prefix_below[child] = child_prefix
     prefix_of = prefix_below
@@ -123,7 +123,6 @@ def test_walking_the_children_visits_every_prefix_once(codes):
   masked, rank_I = build_roomy(codes, VOCAB, DEPTH, ROOM, masks=True)
   assert all(level.mask_NW is not None for level in masked.levels)
   check(codes, masked, rank_I)
-  check(codes, masked, rank_I, dense=False)
 
 
 CATALOGUES = {
@@ -137,10 +136,9 @@ CATALOGUES = {
 
 @pytest.mark.parametrize("byte_budget", [0, PLENTY])
 @pytest.mark.parametrize("name", CATALOGUES)
-def test_the_walk_of_a_real_capacity_is_right_too(name, byte_budget, monkeypatch):
-  monkeypatch.setattr(trie_lib, "DENSE_SHARE", 0)
+def test_the_walk_of_a_real_capacity_is_right_too(name, byte_budget):
   codes, vocab_size = CATALOGUES[name]
-  trie, rank_I = build(codes, vocab_size, byte_budget)
+  trie, rank_I = build(codes, vocab_size, byte_budget, dense_share=0)
   assert {level.mask_NW is None for level in trie.levels} == {byte_budget == 0}
   check(codes, trie, rank_I)
 
@@ -181,9 +179,8 @@ def random_items(seed, number, depth=3, vocab_size=30):
 
 
 @pytest.mark.parametrize("byte_budget", [0, PLENTY])
-def test_catalogues_of_one_capacity_have_one_shape(byte_budget, monkeypatch):
+def test_catalogues_of_one_capacity_have_one_shape(byte_budget):
   """Shapes differ exactly where the nodes of a level or its width need more room."""
-  monkeypatch.setattr(trie_lib, "DENSE_SHARE", 0)
 
   def room(codes):
     """What shapes may depend on: the room for all nodes, and for a node's children."""
@@ -198,7 +195,8 @@ def test_catalogues_of_one_capacity_have_one_shape(byte_budget, monkeypatch):
 
   def shape(codes):
     return jax.tree.map(
-      lambda leaf: (leaf.shape, leaf.dtype), build(codes, 30, byte_budget)[0]
+      lambda leaf: (leaf.shape, leaf.dtype),
+      build(codes, 30, byte_budget, dense_share=0)[0],
     )
 
   fitting = []
@@ -230,16 +228,16 @@ def test_tokens_are_stored_in_the_narrowest_integers(vocab_size, dtype):
   assert trie.levels[1].token_M[:2].tolist() == [vocab_size, 0]
 
 
-def test_the_masks_nearest_to_the_root_go_first(monkeypatch):
-  monkeypatch.setattr(trie_lib, "DENSE_SHARE", 0)
+def test_the_masks_nearest_to_the_root_go_first():
   codes = random_items(0, 200, depth=3, vocab_size=40)
 
-  def masked(byte_budget):
-    return [
-      level.mask_NW is not None for level in build(codes, 40, byte_budget)[0].levels
-    ]
+  def levels(byte_budget):
+    return build(codes, 40, byte_budget, dense_share=0)[0].levels
 
-  root, middle, low = (level.mask_NW.nbytes for level in build(codes, 40)[0].levels)
+  def masked(byte_budget):
+    return [level.mask_NW is not None for level in levels(byte_budget)]
+
+  root, middle, low = (level.mask_NW.nbytes for level in levels(PLENTY))
   assert root < middle < low
   for byte_budget, expected in [
     (0, [False] * 3),
@@ -261,26 +259,26 @@ def test_only_levels_that_use_most_of_the_vocabulary_have_a_mask():
   )
 
 
-def test_a_trie_takes_twenty_bytes_an_item():
+def test_a_trie_takes_twenty_bytes_an_item_and_four_a_stored_range():
   """4 + 2 for a node and its token on the three levels of about as many as items.
 
   And 2 for the last token, 4 for the item, up to an eighth more for capacity. V times
-  20 covers what does not grow with the items: the root's children, and the run-over.
+  24 covers what does not grow with the items: the root's children, and the run-over.
   """
   vocab_size, number = 2048, 10**5
   rng = np.random.default_rng(0)
   code_IL = np.unique(rng.integers(0, vocab_size, (number, 4), dtype=np.int32), axis=0)
   trie, _ = trie_lib.build(rng.permutation(code_IL), vocab_size, 0)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(trie))
-  assert 10 * number < size <= 20 * len(code_IL) + 20 * vocab_size
+  assert 10 * number < size <= 24 * len(code_IL) + 24 * vocab_size
 
 
 def test_the_description_is_a_line():
-  codes = [(a, b) for a in range(60) for b in range(20)]
+  codes = [(a, b) for a in range(60) for b in range(10)]
   trie, _ = build(codes)
   line = trie_lib.describe(trie)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(trie))
-  for part in ("1,200 items", "mask of 64", "list of 24", f"{size:,} bytes"):
+  for part in ("600 items", "mask of 64", "list of 16", f"{size:,} bytes"):
     assert part in line
   assert "\n" not in line
 

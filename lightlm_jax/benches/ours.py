@@ -5,7 +5,6 @@ program of its own, so that it can be timed alone. A test holds the two together
 """
 
 from typing import NamedTuple
-from unittest import mock
 
 import flax.struct
 import jax
@@ -14,10 +13,9 @@ import numpy as np
 
 from lightlm_jax.benches import catalogue
 from lightlm_jax.decoding import allowed as allowed_lib
-from lightlm_jax.decoding import filters
+from lightlm_jax.decoding import candidates, filters
 from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.errors import UserError
 
 TRIE_BYTES = 256 * 2**20  # for masks, as in configs/
@@ -47,10 +45,6 @@ class Ours:
   prefix_MI1: jax.Array
   exclude: bool = flax.struct.field(pytree_node=False)
 
-  @property
-  def masked(self) -> bool:
-    return self.prefix_MI1.shape[0] > 0
-
   def start(self, B: int) -> State:
     """The root of each of B rows."""
     excluded_BE = np.zeros((B, 0), np.int32)
@@ -71,50 +65,31 @@ class Ours:
     open_BI[:, item_R] = filters.is_open(allowed, jnp.asarray(rank_R))
     return open_BI
 
-  def mask(self, level: int, state: State, log_prob_BKV) -> jax.Array:
-    """Scores [B, K, C] of all candidates, -inf where closed."""
-    return self._candidates(level, state, log_prob_BKV)[1]
-
   def step(self, level: int, state: State, log_prob_BKV, width: int):
     """The best `width` of all candidates: see `transition`."""
-    token_BKC, score_BKC, paths = self._candidates(level, state, log_prob_BKV)
-    B, K, C = score_BKC.shape
-    flat_BX = score_BKC.reshape(B, K * C)
-    score_BK, flat_BK = top_k(flat_BX, min(width, K * C))
-    parent_BK, column_BK = flat_BK // C, flat_BK % C
-    token_BK = jnp.take_along_axis(token_BKC.reshape(B, K * C), flat_BK, axis=1)
-    node_BK = jnp.take_along_axis(state.node_BK, parent_BK, axis=1)
-    node_BK = self.trie.child(node_BK, column_BK, level, not self.masked)
+    allowed, paths = self._allowed(state), state.paths
+    if self.exclude and level == 0:
+      paths = filters.paths(self.trie, allowed)
+    path = paths[level] if self.exclude else None
+    node_BK = state.node_BK
+    children = candidates.children(self.trie, level, node_BK, allowed, path)
+    scale = candidates.Scale(
+      log_prob_BK=state.score_BK,
+      total_BK=jnp.zeros_like(state.score_BK),
+      norm_BK=jnp.ones_like(state.score_BK),
+      finished_BK=self.trie.ended(node_BK, level),
+    )
+    best = children.best(log_prob_BKV, scale, width)
+    node_BK = jnp.take_along_axis(node_BK, best.parent_BK, axis=1)
+    node_BK = children.child(self.trie, level, node_BK, best)
     nowhere = self.trie.nowhere(level + 1)
-    node_BK = jnp.where(score_BK > -jnp.inf, node_BK, nowhere)
-    state = State(node_BK, score_BK, state.excluded_BE, paths)
-    return score_BK, parent_BK, token_BK, state
+    node_BK = jnp.where(best.key_BK > -jnp.inf, node_BK, nowhere)
+    state = State(node_BK, best.key_BK, state.excluded_BE, paths)
+    return best.key_BK, best.parent_BK, best.token_BK, state
 
   def _allowed(self, state: State) -> Allowed:
     mask_B = jnp.zeros(len(state.excluded_BE), jnp.int32)
     return Allowed(self.prefix_MI1, mask_B, state.excluded_BE)
-
-  def _candidates(self, level: int, state: State, log_prob_BKV):
-    # The order of the calls is that of beam.search.
-    dense = not self.masked
-    paths = state.paths
-    if self.exclude and paths is None:
-      paths = filters.paths(self.trie, self._allowed(state))
-    node_BK = state.node_BK
-    token_BKC, _, open_BKC = self.trie.children(node_BK, level, dense)
-    if self.masked:
-      allowed = self._allowed(state)
-      open_BKC &= filters.open_in_mask(self.trie, allowed, node_BK, level)
-    if paths is not None:
-      open_BKC = filters.without(
-        open_BKC, self.trie, paths[level], node_BK, level, dense
-      )
-    log_prob_BKC = log_prob_BKV
-    if not self.trie.by_mask(level, dense):
-      here_BKC = jnp.minimum(token_BKC, self.trie.vocab_size - 1)
-      log_prob_BKC = jnp.take_along_axis(log_prob_BKV, here_BKC, axis=2)
-    score_BKC = state.score_BK[..., None] + log_prob_BKC
-    return token_BKC, jnp.where(open_BKC, score_BKC, -jnp.inf), paths
 
 
 def sparse(code_IL: np.ndarray, vocab_size: int) -> Ours:
@@ -150,12 +125,19 @@ def dense(code_IL: np.ndarray, vocab_size: int) -> Ours:
   needed = rows * -(-vocab_size // 32) * 4
   if needed > DENSE_BYTES:
     raise UserError(f"its masks take {needed:,} bytes of at most {DENSE_BYTES:,}")
-  with mock.patch.object(trie_lib, "DENSE_SHARE", 0):
-    return _make(code_IL, vocab_size, byte_budget=DENSE_BYTES)
+  return _make(code_IL, vocab_size, byte_budget=DENSE_BYTES, dense_share=0)
 
 
-def _make(code_IL, vocab_size, *, byte_budget, exclude=False, prefix_MI1=None) -> Ours:
-  trie, _ = trie_lib.build(code_IL, vocab_size, byte_budget)
+def _make(
+  code_IL,
+  vocab_size,
+  *,
+  byte_budget,
+  dense_share=trie_lib.DENSE_SHARE,
+  exclude=False,
+  prefix_MI1=None,
+) -> Ours:
+  trie, _ = trie_lib.build(code_IL, vocab_size, byte_budget, dense_share)
   if prefix_MI1 is None:
     prefix_MI1 = allowed_lib.no_shared_mask()
   return jax.device_put(Ours(trie, prefix_MI1, exclude))

@@ -28,22 +28,10 @@ class DictTrie:
     roots = self._roots * B if len(self._roots) == 1 else self._roots
     return [[root] for root in roots], np.zeros((B, 1), np.float32)
 
-  def mask(self, level: int, state, log_prob_BKV) -> np.ndarray:
-    """Scores [B, K, V], -inf where closed."""
-    del level
-    nodes, score_BK = state
-    log_prob_BKV = np.asarray(log_prob_BKV)
-    score_BKV = np.full(log_prob_BKV.shape, -np.inf, np.float32)
-    for row, of_row in enumerate(nodes):
-      for slot, children in enumerate(of_row):
-        tokens = list(children)
-        log_prob = log_prob_BKV[row, slot, tokens]
-        score_BKV[row, slot, tokens] = score_BK[row, slot] + log_prob
-    return score_BKV
-
   def step(self, level: int, state, log_prob_BKV, width: int):
     """The best `width` of all candidates: see `transition`."""
-    score_BKV = self.mask(level, state, log_prob_BKV)
+    del level
+    score_BKV = self._candidates(state, log_prob_BKV)
     B, K, V = score_BKV.shape
     flat_BX = score_BKV.reshape(B, K * V)
     best = min(width, K * V)
@@ -59,6 +47,18 @@ class DictTrie:
       )
     ]
     return score_BK, parent_BK, token_BK, (nodes, score_BK)
+
+  def _candidates(self, state, log_prob_BKV) -> np.ndarray:
+    """Scores [B, K, V], -inf where closed."""
+    nodes, score_BK = state
+    log_prob_BKV = np.asarray(log_prob_BKV)
+    score_BKV = np.full(log_prob_BKV.shape, -np.inf, np.float32)
+    for row, of_row in enumerate(nodes):
+      for slot, children in enumerate(of_row):
+        tokens = list(children)
+        log_prob = log_prob_BKV[row, slot, tokens]
+        score_BKV[row, slot, tokens] = score_BK[row, slot] + log_prob
+    return score_BKV
 
 
 def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
@@ -99,10 +99,6 @@ class SortedCodes:
     """All ranks, for each of B rows."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Range(zero_B1, zero_B1 + len(self.token_R[0]), zero_B1.astype(jnp.float32))
-
-  def mask(self, level: int, state: _Range, log_prob_BKV) -> jax.Array:
-    """Scores [B, K, V], -inf where closed."""
-    return self._candidates(level, state, log_prob_BKV)[0]
 
   def step(self, level: int, state: _Range, log_prob_BKV, width: int):
     """The best `width` of all candidates: see `transition`."""
@@ -158,10 +154,6 @@ class Scattered:
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Nodes(zero_B1, zero_B1.astype(jnp.float32))
 
-  def mask(self, level: int, state: _Nodes, log_prob_BKV) -> jax.Array:
-    """Scores [B, K, V], -inf where closed."""
-    return self._candidates(level, state, log_prob_BKV)[0]
-
   def step(self, level: int, state: _Nodes, log_prob_BKV, width: int):
     """The best `width` of all candidates: see `transition`."""
     score_BKV, next_BKV = self._candidates(level, state, log_prob_BKV)
@@ -171,9 +163,9 @@ class Scattered:
 
   def _candidates(self, level: int, state: _Nodes, log_prob_BKV):
     B, K, V = log_prob_BKV.shape
-    token_BKC, child_BKC, open_BKC = self.trie.children(
-      state.node_BK, level, dense=False
-    )
+    token_BKC, open_BKC = self.trie.children(state.node_BK, level)
+    column_BKC = jnp.broadcast_to(jnp.arange(token_BKC.shape[2]), token_BKC.shape)
+    child_BKC = self.trie.child(state.node_BK[..., None], column_BKC, level)
     token_BKC = jnp.where(open_BKC, token_BKC, V)  # outside: dropped
     row_BKC = jnp.arange(B)[:, None, None]
     slot_BKC = jnp.arange(K)[None, :, None]

@@ -8,7 +8,6 @@ distinct codes without padding, that returns an object with
   all continuations of all K beams that begin an item the best `width` by summed
   log-probability, best first (fewer columns, or -inf, where there are fewer); `parent`
   is the beam that each continues. K is 1 at level 0.
-- `mask(level, state, log_prob_BKV)` → the scores of all candidates, if it has one.
 
 `level` and `width` are static. The object and the state are pytrees (a NamedTuple, a
 flax.struct.dataclass): the steps are compiled with both as arguments, so that no table
@@ -92,7 +91,7 @@ def run(
         f"depth {depth}, {size:,} items: best of the calls, μs a row; all levels' mean"
       )
       levels = "".join(f"{f'level {level}':>9}" for level in range(depth))
-      say(f"  {'':22}{'beams':>6}{'rows':>6}{'mask':>9}{'step':>9}{levels}")
+      say(f"  {'':22}{'beams':>6}{'rows':>6}{'step':>9}{levels}")
       for name, make in agreeing.items():
         try:
           subject = make(code_IL, VOCAB_SIZE)
@@ -175,25 +174,20 @@ def measure(
     clock: times a call.
 
   Returns:
-    mask_levels (None without a `mask`) and step_levels, a `timing.Time` as a dict for
-    each level, and the means of their best, `mask` and `step`, in seconds a call.
+    step_levels, a `timing.Time` as a dict for each level, and `step`, the mean of their
+    best, in seconds a call.
   """
-  state = subject.start(B)
-  step = compiled(subject, "step")
-  mask = compiled(subject, "mask") if hasattr(subject, "mask") else None
-  masks, steps, K = [], [], 1
+  state, step = subject.start(B), compiled(subject, "step")
+  levels, K = [], 1
   for level in range(depth):
     log_prob_BKV = log_probs(level, (B, K, VOCAB_SIZE))
-    if mask:
-      masks.append(clock(lambda: mask(level, state, log_prob_BKV))._asdict())  # noqa: B023
-    steps.append(clock(lambda: step(level, state, log_prob_BKV, width))._asdict())  # noqa: B023
+    levels.append(clock(lambda: step(level, state, log_prob_BKV, width)))  # noqa: B023
     score_BK, _, _, state = step(level, state, log_prob_BKV, width)
     K = score_BK.shape[1]
+  # The best, because a busy machine disturbs short calls more than it slows them.
   return {
-    "mask": _mean(masks) if masks else None,
-    "step": _mean(steps),
-    "mask_levels": masks or None,
-    "step_levels": steps,
+    "step": statistics.fmean(time.best for time in levels),
+    "step_levels": [time._asdict() for time in levels],
   }
 
 
@@ -231,9 +225,9 @@ def growth_of(rows: list[dict]) -> list[dict]:
   for (name, depth, items, width), row in by_key.items():
     more = by_key.get((name, depth, many, width))
     if items == few and few < many and more:
-      ratios = {part: _ratio(more, row, part) for part in ("mask", "step")}
       place = {"implementation": name, "depth": depth, "beams": width}
-      found.append(place | {"from": few, "to": many} | ratios)
+      ratio = {"step": more["step"] / row["step"]}
+      found.append(place | {"from": few, "to": many} | ratio)
   return found
 
 
@@ -244,22 +238,13 @@ def filter_ratios(rows: list[dict]) -> list[dict]:
   for (name, *place), row in by_key.items():
     plain = by_key.get(("hybrid", *place))
     if name == "hybrid, 20 exclusions" and plain:
-      ratios = {part: _ratio(row, plain, part) for part in ("mask", "step")}
-      found.append(dict(zip(("depth", "items", "beams"), place)) | ratios)
+      ratio = {"step": row["step"] / plain["step"]}
+      found.append(dict(zip(("depth", "items", "beams"), place)) | ratio)
   return found
 
 
 def _key(row: dict) -> tuple:
   return row["implementation"], row["depth"], row["items"], row["beams"]
-
-
-def _ratio(over: dict, under: dict, part: str) -> float | None:
-  return over[part] / under[part] if over[part] and under[part] else None
-
-
-def _mean(times: list[dict]) -> float:
-  # The best, because a busy machine disturbs short calls more than it slows them.
-  return statistics.fmean(time["best"] for time in times)
 
 
 def _bytes(subject: Any) -> int | None:
@@ -278,11 +263,9 @@ def _padded(value_BK, width: int) -> np.ndarray:
 
 
 def _line(row: dict) -> str:
-  times = [row["mask"], row["step"], *(level["best"] for level in row["step_levels"])]
   cells = []
-  for time in times:
-    micros = 1e6 * time / row["rows"] if time else None
-    digits = 0 if micros and micros >= 1000 else 1
-    cells.append(f"{micros:,.{digits}f}" if micros else "")
+  for time in (row["step"], *(level["best"] for level in row["step_levels"])):
+    micros = 1e6 * time / row["rows"]
+    cells.append(f"{micros:,.{0 if micros >= 1000 else 1}f}")
   head = f"  {row['implementation']:22}{row['beams']:>6}{row['rows']:>6}"
   return head + "".join(f"{cell:>9}" for cell in cells)

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.decoding import filters
+from lightlm_jax.decoding import candidates, filters
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.decoding.trie import Trie
 
 
@@ -59,10 +58,7 @@ def search(
     constrained: false = any token may follow, the trie only keeps the books and
       `allowed` is not looked at.
   """
-  masked = allowed is not None and allowed.prefix_MI1.shape[0] > 0
-  # Shared masks count items in the order in which children are listed.
-  dense = not masked
-  paths = None
+  paths = (None,) * trie.depth
   if constrained and allowed is not None and allowed.excluded_BE.shape[1]:
     paths = filters.paths(trie, allowed)
   zero_B1 = jnp.zeros((B, 1), jnp.int32)
@@ -76,55 +72,38 @@ def search(
   for level in range(trie.depth):
     logits_BKV, cache = step(beams.token_BK, beams.parent_BK, cache)
     state_BK = beams.state_BK
-    finished_BK1 = trie.ended(state_BK, level)[..., None]
+    finished_BK = trie.ended(state_BK, level)
     if end_token is not None:
-      finished_BK1 |= (beams.token_BK == end_token)[..., None]
+      finished_BK |= beams.token_BK == end_token
     if constrained:
-      token_BKC, _, open_BKC = trie.children(state_BK, level, dense)
-      if masked:
-        open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
-      if paths is not None:
-        open_BKC = filters.without(open_BKC, trie, paths[level], state_BK, level, dense)
+      open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
     else:
-      token_BKC = jnp.arange(logits_BKV.shape[-1])[None, None]
-      token_BKC = jnp.broadcast_to(token_BKC, logits_BKV.shape)
-      open_BKC = ~finished_BK1 | (token_BKC == 0)
-    logits_BKC = logits_BKV
-    if constrained and not trie.by_mask(level, dense):
-      here_BKC = jnp.minimum(token_BKC, trie.vocab_size - 1)
-      logits_BKC = jnp.take_along_axis(logits_BKV, here_BKC, axis=2)
-    if renormalise:
-      within_BKC = jnp.where(open_BKC, logits_BKC, -jnp.inf)
-      total_BK1 = jax.nn.logsumexp(within_BKC, axis=2, keepdims=True)
-    else:
-      total_BK1 = jax.nn.logsumexp(logits_BKV, axis=2, keepdims=True)
+      open_children = candidates.every_token(finished_BK, logits_BKV.shape[-1])
+    normalised = open_children.logits(logits_BKV) if renormalise else logits_BKV
+    length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
+    scale = candidates.Scale(
+      beams.log_prob_BK,
+      jax.nn.logsumexp(normalised, axis=2),
+      length_norm(length_BK, length_penalty, length_offset),
+      finished_BK,
+    )
+    best = open_children.best(logits_BKV, scale, beam_size)
 
-    # A finished beam has one child, itself, which costs nothing.
-    gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
-    length_BK1 = jnp.where(finished_BK1, beams.length_BK[..., None], level + 1)
-    log_prob_BKC = beams.log_prob_BK[..., None] + gain_BKC
-    key_BKC = log_prob_BKC / length_norm(length_BK1, length_penalty, length_offset)
-    key_BKC = jnp.where(open_BKC, key_BKC, -jnp.inf)
-    _, K, C = key_BKC.shape
-    key_BK, flat_BK = top_k(key_BKC.reshape(B, K * C), min(beam_size, K * C))
-    parent_BK, column_BK = flat_BK // C, flat_BK % C
-
-    def of_parent(value_BK, parent_BK=parent_BK):
+    def of_parent(value_BK, parent_BK=best.parent_BK):
       return jnp.take_along_axis(value_BK, parent_BK, axis=1)
 
-    token_BK = jnp.take_along_axis(token_BKC.reshape(B, K * C), flat_BK, axis=1)
+    state_BK = of_parent(state_BK)
     if constrained:
-      state_BK = trie.child(of_parent(state_BK), column_BK, level, dense)
+      state_BK = open_children.child(trie, level, state_BK, best)
     else:
-      state_BK = trie.follow(of_parent(state_BK), token_BK, level)
-    finished_BK = of_parent(finished_BK1[..., 0])
-    length_BK = of_parent(length_BK1[..., 0])
+      state_BK = trie.follow(state_BK, best.token_BK, level)
+    stays_BK = of_parent(finished_BK)
     beams = Beams(
-      state_BK=jnp.where(key_BK > -jnp.inf, state_BK, trie.nowhere(level + 1)),
-      log_prob_BK=key_BK * length_norm(length_BK, length_penalty, length_offset),
-      length_BK=length_BK,
-      token_BK=jnp.where(finished_BK, of_parent(beams.token_BK), token_BK),
-      parent_BK=parent_BK,
+      state_BK=jnp.where(best.key_BK > -jnp.inf, state_BK, trie.nowhere(level + 1)),
+      log_prob_BK=best.key_BK * of_parent(scale.norm_BK),
+      length_BK=of_parent(length_BK),
+      token_BK=jnp.where(stays_BK, of_parent(beams.token_BK), best.token_BK),
+      parent_BK=best.parent_BK,
     )
   return beams
 

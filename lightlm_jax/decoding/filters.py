@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.decoding.trie import Trie
+from lightlm_jax.decoding.trie import WORD, Trie
 
 # Up to so many exclusions, comparing with all of them is faster than a binary search.
 _FEW = 128
@@ -81,22 +81,36 @@ def open_in_mask(
 
 
 def without(
-  open_BKC: jax.Array,
-  trie: Trie,
-  path: Path,
-  state_BK: jax.Array,
-  level: int,
-  dense: bool,
+  open_BKC: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """`open_BKC` of the states' children, less those that the exclusions close."""
+  """`open_BKC` of the states' listed children, less those that exclusions close."""
   B, K, C = open_BKC.shape
-  is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
-  hit_BE = path.closed_BE & is_it_BEK.any(axis=2)
-  column_BE = trie.column(path.child_BE, path.parent_BE, level, dense)
-  place_BE = jnp.argmax(is_it_BEK, axis=2) * C + column_BE
-  place_BE = jnp.where(hit_BE, place_BE, K * C)  # outside: dropped
+  slot_BE, hit_BE = _beam_of(path, state_BK)
+  column_BE = path.child_BE - trie.levels[level].first_N1[path.parent_BE]
+  place_BE = jnp.where(hit_BE, slot_BE * C + column_BE, K * C)  # outside: dropped
   close = jax.vmap(lambda row_J, place_E: row_J.at[place_E].set(False, mode="drop"))
   return close(open_BKC.reshape(B, K * C), place_BE).reshape(B, K, C)
+
+
+def without_bits(
+  word_BKW: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
+) -> jax.Array:
+  """`word_BKW` of the states' masks, less the bits of what exclusions close."""
+  B, K, W = word_BKW.shape
+  slot_BE, hit_BE = _beam_of(path, state_BK)
+  # A child that closes is taken away once, however many of its items are excluded.
+  hit_BE &= jnp.diff(path.child_BE, axis=1, prepend=-1) > 0
+  token_BE = trie.token(path.child_BE, level)
+  place_BE = jnp.where(hit_BE, slot_BE * W + token_BE // WORD, K * W)  # as above
+  bit_BE = jnp.uint32(1) << (token_BE % WORD).astype(jnp.uint32)
+  take = jax.vmap(lambda row_J, at_E, bit_E: row_J.at[at_E].add(-bit_E, mode="drop"))
+  return take(word_BKW.reshape(B, K * W), place_BE, bit_BE).reshape(B, K, W)
+
+
+def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The beam that is at each path's parent, and whether one is and the child closes."""
+  is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
+  return jnp.argmax(is_it_BEK, axis=2), path.closed_BE & is_it_BEK.any(axis=2)
 
 
 def is_open(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:

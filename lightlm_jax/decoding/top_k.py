@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 _BLOCK = 32
 # Below so many numbers for each that is kept, looking at them all costs no more.
-_WORTH_IT = 64
+_WORTH_IT = 128
 
 
 def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -19,10 +19,9 @@ import numpy as np
 
 from lightlm_jax.errors import UserError
 
-_WORD = 32  # bits of a mask's word
-# A level is masked densely where its fullest node has at least this share of the
-# vocabulary as children: results/decode has the times of both forms.
-DENSE_SHARE = 0.5
+WORD = 32  # bits of a mask's word
+# Where masks are faster than lists: results/decode has the times of both.
+DENSE_SHARE = 0.25
 
 
 @flax.struct.dataclass
@@ -32,6 +31,8 @@ class Level:
   Attributes:
     first_N1: int32 [N + 1], node n's children are nodes `first[n]` to
       `first[n + 1] - 1` of the next level; padding has none.
+    low_N1: int32 [N + 1], the items below node n have the ranks `low[n]` to
+      `low[n + 1] - 1`. None on the last level, where `first_N1` says so.
     token_M: what leads to each node of the next level, V = the code has ended, in the
       narrowest integers; `width` more of them, so that a slice never runs over.
     mask_NW: uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a
@@ -40,6 +41,7 @@ class Level:
   """
 
   first_N1: jax.Array
+  low_N1: jax.Array | None
   token_M: jax.Array
   mask_NW: jax.Array | None
   width: int = flax.struct.field(pytree_node=False)
@@ -69,12 +71,9 @@ class Trie:
 
   def nowhere(self, level: int) -> int:
     """The state of a sequence that begins no item: a padding node."""
-    nodes = self.levels[level].first_N1 if level < self.depth else self.item_R
-    return nodes.shape[0] - (2 if level < self.depth else 1)
-
-  def by_mask(self, level: int, dense: bool = True) -> bool:
-    """Whether a level's children are asked for by the token, not listed."""
-    return dense and self.levels[level].mask_NW is not None
+    if level == self.depth:
+      return self.item_R.shape[0] - 1
+    return self.levels[level].first_N1.shape[0] - 2
 
   def ended(self, state: jax.Array, level: int) -> jax.Array:
     """True where a state of a level below L is a whole item already."""
@@ -82,66 +81,48 @@ class Trie:
     first = here.first_N1[state]
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
-  def children(self, state_BK: jax.Array, level: int, dense: bool = True):
-    """What may follow each state of a level.
-
-    Args:
-      state_BK: int32 states of `level`.
-      level: below L.
-      dense: use the level's mask, if it has one.
+  def children(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
+    """The listed children of each state of a level below L, in code order.
 
     Returns:
-      token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)
-      and open_BKC bool. C is `width`, or V by the mask, where column v is token v. An
-      ended state has one open child, in column 0: itself.
+      token_BKC int32 and open_BKC bool, C the level's `width`: false behind the last
+      child. An ended state has one child, itself.
     """
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
-    if self.by_mask(level, dense):
-      bit_X = jnp.arange(_WORD, dtype=jnp.uint32)[None, None, None]
-      bits_BKWX = here.mask_NW[state_BK][..., None] >> bit_X
-      open_BKC = (bits_BKWX & 1).reshape(*state_BK.shape, -1) > 0
-      open_BKC = open_BKC[..., : self.vocab_size]
-      token_BKC = jnp.arange(self.vocab_size)[None, None]
-      offset_BKC = jnp.cumsum(open_BKC, axis=-1) - 1
-    else:
-      offset_BKC = jnp.arange(here.width)[None, None]
-      open_BKC = offset_BKC < here.first_N1[state_BK + 1][..., None] - first_BK1
-      token_BKC = _slices(here.token_M, first_BK1, here.width).astype(jnp.int32)
-    next_BKC = jnp.where(open_BKC, first_BK1 + offset_BKC, self.nowhere(level + 1))
-    return jnp.broadcast_to(token_BKC, open_BKC.shape), next_BKC, open_BKC
+    number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1
+    token_BKC = _slices(here.token_M, first_BK1, here.width).astype(jnp.int32)
+    return token_BKC, jnp.arange(here.width)[None, None] < number_BK1
 
-  def child(
-    self, state_BK: jax.Array, column_BK: jax.Array, level: int, dense: bool = True
+  def child(self, state: jax.Array, column: jax.Array, level: int) -> jax.Array:
+    """The state of the next level behind an open column of `children`."""
+    return self.levels[level].first_N1[state] + column
+
+  def child_by_token(
+    self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """`next` of `children` in one open column of each state: no row is written."""
+    """The state of the next level behind an open bit of each state's mask."""
     here = self.levels[level]
-    if not self.by_mask(level, dense):
-      return here.first_N1[state_BK] + column_BK
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
-    word_BK1, bit_BK1 = column_BK[..., None] // _WORD, column_BK[..., None] % _WORD
+    word_BK1, bit_BK1 = token_BK[..., None] // WORD, token_BK[..., None] % WORD
     below_BK1 = (jnp.uint32(1) << bit_BK1.astype(jnp.uint32)) - 1
     before_BKW = jnp.where(word_W == word_BK1, below_BK1, jnp.uint32(0))
-    before_BKW = jnp.where(word_W < word_BK1, jnp.uint32(2**_WORD - 1), before_BKW)
+    before_BKW = jnp.where(word_W < word_BK1, jnp.uint32(2**WORD - 1), before_BKW)
     ones_BKW = jax.lax.population_count(here.mask_NW[state_BK] & before_BKW)
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
+
+  def token(self, child: jax.Array, level: int) -> jax.Array:
+    """The bit of a mask of `level` that stands for a state of the next level."""
+    token = self.levels[level].token_M[child].astype(jnp.int32)
+    return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
     """Where any token leads; `nowhere` if it begins no item. An ended state stays."""
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
-    token_BKC, next_BKC, open_BKC = self.children(state_BK, level, dense=False)
+    token_BKC, open_BKC = self.children(state_BK, level)
     is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])
-    return jnp.where(is_it_BKC, next_BKC, self.nowhere(level + 1)).min(axis=-1)
-
-  def column(
-    self, child: jax.Array, parent: jax.Array, level: int, dense: bool = True
-  ) -> jax.Array:
-    """Where `children` of each parent, a state of `level`, has the child."""
-    here = self.levels[level]
-    if not self.by_mask(level, dense):
-      return child - here.first_N1[parent]
-    token = here.token_M[child].astype(jnp.int32)
-    return jnp.where(token == self.vocab_size, 0, token)
+    next_BK = self.child(state_BK, jnp.argmax(is_it_BKC, axis=-1), level)
+    return jnp.where(is_it_BKC.any(axis=-1), next_BK, self.nowhere(level + 1))
 
   def parent(self, state: jax.Array, level: int) -> jax.Array:
     """The state above, by binary search."""
@@ -155,13 +136,17 @@ class Trie:
       state: nodes of `level`, or one past the last.
       level: 0 to L.
     """
-    for here in self.levels[level:]:
-      state = here.first_N1[state]
-    return state
+    if level == self.depth:
+      return state
+    here = self.levels[level]
+    return (here.first_N1 if here.low_N1 is None else here.low_N1)[state]
 
 
 def build(
-  code_IL: np.ndarray, vocab_size: int, byte_budget: int
+  code_IL: np.ndarray,
+  vocab_size: int,
+  byte_budget: int,
+  dense_share: float = DENSE_SHARE,
 ) -> tuple[Trie, np.ndarray]:
   """Builds the trie of codes in any order, and each item's rank in code order.
 
@@ -171,6 +156,8 @@ def build(
     vocab_size: V, at least one more than the largest token.
     byte_budget: the most that all dense masks may take together; levels nearer to the
       root, which every search passes, go first.
+    dense_share: a level has a mask if its fullest node has at least this share of the
+      vocabulary as children.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
@@ -193,10 +180,11 @@ def build(
     differs_R[1:] |= code_RL[1:, level] != code_RL[:-1, level]
     start_M = np.flatnonzero(differs_R)
     first_N1 = np.append(np.searchsorted(start_M, start_N), len(start_M))
+    low_N1 = np.append(start_N, num_items) if level < depth - 1 else None
     token_M = code_RL[start_M, level]
-    made = _level(level, first_N1, token_M, vocab_size, byte_budget)
-    byte_budget -= 0 if made.mask_NW is None else made.mask_NW.nbytes
-    levels.append(made)
+    mask_NW = _mask(level, first_N1, token_M, vocab_size, dense_share, byte_budget)
+    byte_budget -= 0 if mask_NW is None else mask_NW.nbytes
+    levels.append(_with_room(level, first_N1, low_N1, token_M, mask_NW, vocab_size))
     start_N = start_M
   item_R = np.full(capacity(num_items + 1), -1, dtype=np.int32)
   item_R[:num_items] = order_R
@@ -225,34 +213,69 @@ def describe(trie: Trie) -> str:
   return f"trie: {items:,} items, {form}; {size:,} bytes"
 
 
-def _level(
+def _mask(
   level: int,
   first_N1: np.ndarray,
   token_M: np.ndarray,
   vocab_size: int,
+  dense_share: float,
   byte_budget: int,
-) -> Level:
-  """One level with room for more nodes, and at least one for `nowhere`."""
-  N, M = len(first_N1) - 1, len(token_M)
+) -> np.ndarray | None:
+  """`Level.mask_NW`, if the nodes are full enough and it can be paid for."""
   count_N = np.diff(first_N1)
-  width = min(capacity(int(count_N.max())), vocab_size)
-  rows = capacity(N + 1) if level else 1
-  padded_N1 = np.full(rows + 1, M, dtype=np.int32)
-  padded_N1[: N + 1] = first_N1
+  rows, words = _rows(level, len(count_N)), -(-vocab_size // WORD)
+  if _width(count_N, vocab_size) < dense_share * vocab_size:
+    return None
+  if rows * words * 4 > byte_budget:
+    return None
+  row_M = np.repeat(np.arange(len(count_N)), count_N)
+  bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
+  # Tokens of a node differ, so that adding its bits is joining them.
+  value_M = np.exp2(bit_M % WORD)
+  word_M = row_M * words + bit_M // WORD
+  mask = np.bincount(word_M, value_M, minlength=rows * words)
+  return mask.astype(np.uint32).reshape(rows, words)
+
+
+def _with_room(
+  level: int,
+  first_N1: np.ndarray,
+  low_N1: np.ndarray | None,
+  token_M: np.ndarray,
+  mask_NW: np.ndarray | None,
+  vocab_size: int,
+) -> Level:
+  """A level with room for more nodes, and for one at least: `nowhere`."""
+  width = _width(np.diff(first_N1), vocab_size)
+  room = _rows(level, len(first_N1) - 1) + 1
+
+  def padded(value_X, size, fill, dtype):
+    value = np.full(size, fill, dtype)
+    value[: len(value_X)] = value_X
+    return value
+
   narrow = np.min_scalar_type(vocab_size)
-  padded_M = np.full(capacity(M + 1) + width, vocab_size, dtype=narrow)
-  padded_M[:M] = token_M
-  words = -(-vocab_size // _WORD)
-  mask_NW = None
-  if width >= DENSE_SHARE * vocab_size and rows * words * 4 <= byte_budget:
-    row_M = np.repeat(np.arange(N), count_N)
-    bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
-    # Tokens of a node differ, so that adding its bits is joining them.
-    value_M = np.exp2(bit_M % _WORD)
-    word_M = row_M * words + bit_M // _WORD
-    mask = np.bincount(word_M, value_M, minlength=rows * words)
-    mask_NW = mask.astype(np.uint32).reshape(rows, words)
-  return Level(padded_N1, padded_M, mask_NW, width)
+  return Level(
+    padded(first_N1, room, first_N1[-1], np.int32),
+    None if low_N1 is None else padded(low_N1, room, low_N1[-1], np.int32),
+    padded(token_M, capacity(len(token_M) + 1) + width, vocab_size, narrow),
+    mask_NW,
+    width,
+  )
+
+
+def _rows(level: int, num_nodes: int) -> int:
+  return capacity(num_nodes + 1) if level else 1
+
+
+def _width(count_N: np.ndarray, vocab_size: int) -> int:
+  return min(capacity(int(count_N.max())), vocab_size)
+
+
+def bits(word: jax.Array) -> jax.Array:
+  """[..., 32] bool of uint32 [...]: bit x at place x."""
+  bit_X = jax.lax.broadcasted_iota(jnp.uint32, (*word.shape, WORD), word.ndim)
+  return (word[..., None] >> bit_X) & 1 > 0
 
 
 def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
@@ -270,13 +293,13 @@ def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
 
 def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
   """Items by code: many tokens are compared as one integer."""
-  bits = int(vocab_size).bit_length()
-  per_key = 63 // bits
+  width = int(vocab_size).bit_length()
+  per_key = 63 // width
   keys = []
   for start in range(0, code_IL.shape[1], per_key):
     key_I = np.zeros(len(code_IL), dtype=np.int64)
     for token_I in code_IL[:, start : start + per_key].T:
-      key_I = (key_I << bits) | (token_I + 1)
+      key_I = (key_I << width) | (token_I + 1)
     keys.append(key_I)
   return np.lexsort(keys[::-1])
 

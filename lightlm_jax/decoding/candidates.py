@@ -1,0 +1,204 @@
+"""The open continuations of all beams at one level, and the best of them.
+
+A level lists its nodes' children, or masks the vocabulary for each node (`Trie`). The
+two forms give the same beams: all continuations of all beams are compared, none is
+left out by a beam's own ranking.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.decoding import filters
+from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.decoding.top_k import top_k
+from lightlm_jax.decoding.trie import WORD, Trie, bits
+
+
+class Scale(NamedTuple):
+  """How a beam's logits become keys, by which continuations are ranked.
+
+  Attributes:
+    log_prob_BK: float32, the beam's own.
+    total_BK: float32, the logarithm of what its logits are normalised by.
+    norm_BK: float32, what its sums are divided by.
+    finished_BK: bool, whether its only continuation is itself, which costs nothing.
+  """
+
+  log_prob_BK: jax.Array
+  total_BK: jax.Array
+  norm_BK: jax.Array
+  finished_BK: jax.Array
+
+  def key(self, logits_BKC: jax.Array) -> jax.Array:
+    """float32, in the order of a beam's logits, whatever the rounding."""
+    log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
+    gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
+    return (log_prob_BK1 + gain_BKC) / norm_BK1
+
+
+class Best(NamedTuple):
+  """The best continuations a row, best first; -inf where there are fewer.
+
+  Attributes:
+    key_BK: float32.
+    parent_BK: int32, which beam each continues.
+    token_BK: int32.
+    column_BK: int32, its place among the parent's listed children; a mask's token.
+  """
+
+  key_BK: jax.Array
+  parent_BK: jax.Array
+  token_BK: jax.Array
+  column_BK: jax.Array
+
+
+class Listed(NamedTuple):
+  """C children of each beam: tokens, and which of them are open."""
+
+  token_BKC: jax.Array
+  open_BKC: jax.Array
+
+  def logits(self, logits_BKV: jax.Array) -> jax.Array:
+    """[B, K, C], -inf where closed."""
+    token_BKC = jnp.minimum(self.token_BKC, logits_BKV.shape[-1] - 1)
+    logits_BKC = jnp.take_along_axis(logits_BKV, token_BKC, axis=2)
+    return jnp.where(self.open_BKC, logits_BKC, -jnp.inf)
+
+  def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
+    B, K, C = self.token_BKC.shape
+    key_BKC = jnp.where(self.open_BKC, scale.key(self.logits(logits_BKV)), -jnp.inf)
+    key_BK, place_BK = top_k(key_BKC.reshape(B, K * C), min(k, K * C))
+    token_BX = self.token_BKC.reshape(B, K * C)
+    token_BK = jnp.take_along_axis(token_BX, place_BK, axis=1)
+    return Best(key_BK, place_BK // C, token_BK, place_BK % C)
+
+  def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
+    """The state of the next level that each continuation of `state_BK` leads to."""
+    return trie.child(state_BK, best.column_BK, level)
+
+
+class Masked(NamedTuple):
+  """A bit for each token, 32 to a word: bit v % 32 of word v // 32 opens token v."""
+
+  word_BKW: jax.Array
+
+  def logits(self, logits_BKV: jax.Array) -> jax.Array:
+    """[B, K, V], -inf where closed."""
+    return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
+
+  def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
+    """The k words with the best token each hold the k best tokens."""
+    B, K, V = logits_BKV.shape
+    W, X = self.word_BKW.shape[2], min(WORD, V)
+    if K * W <= k:  # that is all of them
+      key_BKV = jnp.where(self._open(V), scale.key(logits_BKV), -jnp.inf)
+      key_BK, place_BK = top_k(key_BKV.reshape(B, K * V), min(k, K * V))
+      return Best(key_BK, place_BK // V, place_BK % V, place_BK % V)
+
+    rest = ((0, 0), (0, 0), (0, W * WORD - V))
+    ordered_BKWX = _as_integers(jnp.pad(logits_BKV, rest).reshape(B, K, W, WORD))
+    lowest = jnp.iinfo(jnp.int32).min
+    most_BKW = jnp.where(bits(self.word_BKW), ordered_BKWX, lowest).max(axis=3)
+    key_BKW = scale.key(_as_floats(most_BKW))
+    key_BKW = jnp.where(self.word_BKW > 0, key_BKW, -jnp.inf)
+    _, place_BN = top_k(key_BKW.reshape(B, K * W), k)
+    place_BN = jnp.sort(place_BN, axis=1)  # of equal tokens the first stays first
+
+    parent_BN, first_BN = place_BN // W, place_BN % W * WORD
+    word_BN = jnp.take_along_axis(self.word_BKW.reshape(B, K * W), place_BN, axis=1)
+    # The last word may reach beyond the vocabulary: its slice starts earlier.
+    start_BN = jnp.minimum(first_BN, V - X)
+    open_BNX = bits(word_BN << (first_BN - start_BN).astype(jnp.uint32))[..., :X]
+    logits_BNX = _slices(logits_BKV, parent_BN, start_BN, X)
+    of_parent = Scale(*(jnp.take_along_axis(x, parent_BN, axis=1) for x in scale))
+    key_BNX = jnp.where(open_BNX, of_parent.key(logits_BNX), -jnp.inf)
+    key_BK, place_BK = top_k(key_BNX.reshape(B, k * X), k)
+    token_BK = jnp.take_along_axis(start_BN, place_BK // X, axis=1) + place_BK % X
+    parent_BK = jnp.take_along_axis(parent_BN, place_BK // X, axis=1)
+    return Best(key_BK, parent_BK, token_BK, token_BK)
+
+  def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
+    """The state of the next level that each continuation of `state_BK` leads to."""
+    return trie.child_by_token(state_BK, best.token_BK, level)
+
+  def _open(self, V: int) -> jax.Array:
+    """[B, K, V] bool."""
+    return bits(self.word_BKW).reshape(*self.word_BKW.shape[:2], -1)[..., :V]
+
+
+def children(
+  trie: Trie,
+  level: int,
+  state_BK: jax.Array,
+  allowed: Allowed | None,
+  path: filters.Path | None,
+) -> Listed | Masked:
+  """What may follow each state, in the level's faster form.
+
+  Args:
+    trie: of all items.
+    level: of the states.
+    state_BK: int32.
+    allowed: its shared masks close children; None = there is none.
+    path: the way to what the rows exclude, from `level`; None = nothing.
+  """
+  if allowed is not None and allowed.prefix_MI1.shape[0]:
+    # Shared masks count items in the order in which children are listed.
+    token_BKC, open_BKC = trie.children(state_BK, level)
+    open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
+  elif trie.levels[level].mask_NW is not None:
+    word_BKW = trie.levels[level].mask_NW[state_BK]
+    if path is not None:
+      word_BKW = filters.without_bits(word_BKW, trie, path, state_BK, level)
+    return Masked(word_BKW)
+  else:
+    token_BKC, open_BKC = trie.children(state_BK, level)
+  if path is not None:
+    open_BKC = filters.without(open_BKC, trie, path, state_BK, level)
+  return Listed(token_BKC, open_BKC)
+
+
+def every_token(finished_BK: jax.Array, V: int) -> Masked:
+  """All of a vocabulary of V; for a finished beam one, which stands for itself."""
+  number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
+  all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
+  itself_W = np.arange(len(all_W), dtype=np.uint32) == 0
+  word_BKW = jnp.where(
+    finished_BK[..., None], itself_W.astype(np.uint32)[None, None], all_W[None, None]
+  )
+  return Masked(word_BKW)
+
+
+# XLA's CPU backend writes masked floats down before it looks for their maximum; with
+# integers it does both in one pass over the logits.
+def _as_integers(value: jax.Array) -> jax.Array:
+  """int32 in the order of float32 values."""
+  pattern = jax.lax.bitcast_convert_type(value, jnp.int32)
+  return jnp.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern)
+
+
+def _as_floats(value: jax.Array) -> jax.Array:
+  """The inverse of `_as_integers`."""
+  pattern = jnp.where(value < 0, value ^ 0x7FFFFFFF, value)
+  return jax.lax.bitcast_convert_type(pattern, jnp.float32)
+
+
+def _slices(value_BKV: jax.Array, k_BN: jax.Array, v_BN: jax.Array, X: int):
+  """[B, N, X]: `value[b, k, v : v + X]` of every k and v of the row b."""
+  at_BN2 = jnp.stack([k_BN, v_BN], axis=-1)
+  return jax.lax.gather(
+    value_BKV,
+    at_BN2,
+    jax.lax.GatherDimensionNumbers(
+      offset_dims=(2,),
+      collapsed_slice_dims=(1,),
+      start_index_map=(1, 2),
+      operand_batching_dims=(0,),
+      start_indices_batching_dims=(0,),
+    ),
+    slice_sizes=(1, 1, X),
+    mode="promise_in_bounds",
+  )
