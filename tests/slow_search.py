@@ -218,9 +218,7 @@ class Catalogue:
     num_items = len(self)
     prefix_MI1 = allowed_lib.no_shared_mask()
     if len(open_MI):
-      open_MR = np.zeros((len(open_MI), num_items), np.int32)
-      open_MR[:, self.rank_I] = open_MI
-      prefix_MI1 = running_counts(open_MR)
+      prefix_MI1 = allowed_lib.shared_masks(np.asarray(open_MI), self.rank_I)
     excluded_BE = np.full((ROWS, width), num_items, np.int32)
     for row_E, items in zip(excluded_BE, excluded):
       row_E[: len(items)] = np.sort(self.rank_I[items])

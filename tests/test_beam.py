@@ -324,21 +324,26 @@ def catalogues_of_one_shape(form):
   return made
 
 
-@both_forms
-def test_a_changed_catalogue_compiles_nothing(form, compilations):
-  """Other codes, other names and more items: the trie is data."""
+@pytest.mark.parametrize(
+  ("form", "masked"), [("lists", False), ("masks", False), ("lists", True)]
+)
+def test_a_changed_catalogue_compiles_nothing(form, masked, compilations):
+  """Other codes, other names and more items: the trie and its filters are data."""
   made = catalogues_of_one_shape(form)
   search = made[0].compiled(beam_size=6)
   table, norm = random_table(6, 8), np.float32(SUM)
   programs, compiled = set(), set()
   for n, catalogue in enumerate(made):
     excluded = [list(range(row + n, 40, 4)) for row in range(ROWS)]
-    filters = jax.device_put((table, catalogue.excluding(excluded), norm))
+    open_MI = np.arange(len(catalogue))[None] % 5 != n
+    allowed = catalogue.allowed(open_MI if masked else [], [0] * ROWS, excluded)
+    filters = jax.device_put((table, allowed, norm))
     found, _ = jax.device_get(search(*filters, catalogue.trie))
     programs.add(search._cache_size())
     compiled.add(len(compilations))
+    open_items = np.flatnonzero(open_MI[0]) if masked else range(len(catalogue))
     for row in range(ROWS):
-      rest = [item for item in range(len(catalogue)) if item not in excluded[row]]
+      rest = [item for item in open_items if item not in excluded[row]]
       expect(found, row, search_slowly(table, catalogue.codes, row, rest, 6))
   assert len(programs) == len(compiled) == 1
   jax.jit(lambda x_B: -x_B)(jax.device_put(np.ones(ROWS)))
@@ -374,13 +379,22 @@ def test_edges_are_exact_too(name, form):
     expect(found, row, exhaustive(SlowModel(table), row, codes, rest))
 
 
-def test_codes_of_sixteen_tokens_are_found():
+@pytest.mark.parametrize("masked", [False, True])
+def test_codes_of_sixteen_tokens_are_found(masked):
   codes = [(2,) * n + (3,) * (16 - n) for n in range(9)] + [(4, 2)]
   table = random_table(0, 5, scale=0.5)
   catalogue = Catalogue(codes, 5)
-  found, _ = catalogue.run(table, None, beam_size=12)
-  for row in range(ROWS):
-    expect(found, row, exhaustive(SlowModel(table), row, codes, range(10)))
+  open_MI = np.arange(10)[None] % 4 > 0
+  excluded = [[], [2], [1, 5, 9], [3, 7]]
+  allowed = catalogue.allowed(open_MI if masked else [], [0] * ROWS, excluded)
+  for filters, closed in ((None, NOTHING), (allowed, excluded)):
+    open_items = range(10)
+    if masked and filters:
+      open_items = np.flatnonzero(open_MI[0]).tolist()
+    found, _ = catalogue.run(table, filters, beam_size=12)
+    for row in range(ROWS):
+      rest = [item for item in open_items if item not in closed[row]]
+      expect(found, row, exhaustive(SlowModel(table), row, codes, rest))
 
 
 @both_forms

@@ -26,6 +26,7 @@ from slow_search import (
 
 from lightlm_jax.decoding import beam, exact
 from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.decoding.trie import capacity
 from lightlm_jax.ids.codes import stack_codes
 from lightlm_jax.systems import item_scores
 
@@ -47,10 +48,10 @@ def force(table_XV, told_QL):
   return jnp.stack(logits, axis=2)
 
 
-@functools.partial(quick_jit, static_argnames="num_items")
-def all_scores(table, cut, num_items):
+@functools.partial(quick_jit, static_argnames="num_ranks")
+def all_scores(table, cut, num_ranks):
   """[3, B, I] in code order, under each of the norms."""
-  options = {"num_items": num_items, "start_token": START}
+  options = {"num_ranks": num_ranks, "start_token": START}
   return [
     exact.scores(
       functools.partial(force, table),
@@ -98,7 +99,7 @@ def test_chunks_hold_every_item_once_and_few_prefixes(codes, most_prefixes):
   X, Q, _ = cut.prefix_XQL.shape
   G = cut.row_XG.shape[1]
   assert Q <= most_prefixes
-  assert (X - 1) * G < len(codes) <= X * G
+  assert (X - 1) * G < capacity(len(codes) + 1) <= X * G
   rebuilt = [
     (*(t for t in cut.prefix_XQL[x, cut.row_XG[x, g]] if t >= 0), cut.token_XG[x, g])
     for x in range(X)
@@ -110,15 +111,17 @@ def test_chunks_hold_every_item_once_and_few_prefixes(codes, most_prefixes):
 
 
 def test_equal_prefixes_are_forced_once():
-  """300 items below one node, two others: three prefixes."""
+  """300 items below one node, two others: three prefixes and room for more."""
   codes = [(2, t) for t in range(300)] + [(3, 2), (4,)]
-  assert exact.chunks(stack_codes(codes), 10**6).prefix_XQL.shape == (1, 3, 1)
+  found = exact.chunks(stack_codes(codes), 10**6).prefix_XQL
+  assert found.tolist() == [[[2], [3], *[[-1]] * 6]]
+  assert exact.chunks(stack_codes(codes), 3).prefix_XQL.shape == (1, 3, 1)
   assert exact.chunks(stack_codes(codes[:300]), 1).prefix_XQL.shape == (1, 1, 1)
 
 
 def test_no_more_chunks_are_made_than_halving_wants():
-  codes = [(t, 0) for t in range(12)]
-  for most_prefixes, shape in ((12, (1, 12)), (11, (2, 6)), (4, (4, 3)), (2, (6, 2))):
+  codes = [(t, 0) for t in range(12)]  # of a capacity of 16
+  for most_prefixes, shape in ((12, (1, 12)), (11, (2, 8)), (4, (4, 4)), (2, (8, 2))):
     assert exact.chunks(stack_codes(codes), most_prefixes).prefix_XQL.shape[:2] == shape
 
 
@@ -172,7 +175,7 @@ def test_filtered_scores_are_what_a_wide_enough_search_finds(
   code_RL[:, : max(map(len, codes))] = stack_codes(sorted(codes))
   # Of one shape for all codes: more prefixes than any chunk has.
   cut = exact.chunks(code_RL, most_prefixes)
-  room = ((0, 0), (0, ITEMS - cut.prefix_XQL.shape[1]), (0, 0))
+  room = ((0, 0), (0, ITEMS + 2 - cut.prefix_XQL.shape[1]), (0, 0))
   cut = cut._replace(prefix_XQL=np.pad(cut.prefix_XQL, room, constant_values=-1))
   score_BR = all_scores(table, cut, ITEMS)[which]
   expected = jax.device_get(filtered(score_BR, allowed))

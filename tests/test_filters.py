@@ -35,7 +35,7 @@ def open_children(trie, allowed, state_LBK, few):
   levels = []
   for level, path in enumerate(filters.paths(trie, allowed)):
     state_BK = state_LBK[level]
-    _, open_BKC = trie.children(state_BK, level)
+    _, open_BKC = trie.listed(state_BK, level)
     if allowed.prefix_MI1.shape[0]:
       open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
     left_BKC = filters.without(open_BKC, trie, path, state_BK, level)

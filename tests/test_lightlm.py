@@ -443,14 +443,16 @@ def everything(system, tables, params, batch):
   return jax.jit(system.recommend, static_argnames="k")(*arguments, k=number)
 
 
-def test_another_catalogues_tables_serve_the_same_search(params):
+@pytest.mark.parametrize("kind", ["beam", "exact"])
+def test_another_catalogues_tables_serve_the_same_search(params, kind):
   """More items, fewer users, other codes: only data, nothing is compiled anew."""
-  config = config_lib.load("demo", "tiny", {"input.history": H})
+  overrides = {"input.history": H, "decoding.kind": kind}
+  config = config_lib.load("demo", "tiny", overrides)
   longer = [(*code, 6) if len(code) == 1 else code for code in ITEM_CODES]
   longer += [(4, 2, 6), (8,)]
   book = codes_lib.code_book(*map(codes_lib.stack_codes, (longer, USER_CODES[:2])), {})
   other = lightlm.build(config, book)
-  system, tables, _ = build(decoding__beam_size=16)
+  system, tables, _ = build(decoding__beam_size=16, decoding__kind=kind)
   recommend = jax.jit(system.recommend, static_argnames="k")
   batch = make_batch([(-1, [], *rest) for _, _, *rest in ROWS])
   catalogues = (ITEM_CODES, tables), (longer, jax.device_put(other.tables))

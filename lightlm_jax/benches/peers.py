@@ -163,9 +163,7 @@ class Scattered:
 
   def _candidates(self, level: int, state: _Nodes, log_prob_BKV):
     B, K, V = log_prob_BKV.shape
-    token_BKC, open_BKC = self.trie.children(state.node_BK, level)
-    column_BKC = jnp.broadcast_to(jnp.arange(token_BKC.shape[2]), token_BKC.shape)
-    child_BKC = self.trie.child(state.node_BK[..., None], column_BKC, level)
+    token_BKC, child_BKC, open_BKC = self.trie.children(state.node_BK, level)
     token_BKC = jnp.where(open_BKC, token_BKC, V)  # outside: dropped
     row_BKC = jnp.arange(B)[:, None, None]
     slot_BKC = jnp.arange(K)[None, :, None]

@@ -7,6 +7,7 @@ import numpy as np
 
 from lightlm_jax.data.interactions import concatenate_rows
 from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding.trie import capacity
 
 FEWEST_EXCLUSIONS = 8
 
@@ -18,9 +19,9 @@ class Allowed(NamedTuple):
   subtree of the trie is a range. Systems without codes count in catalogue order.
 
   Attributes:
-    prefix_MI1: int32 [M, I + 1], M shared masks as running counts of open items:
-      items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones. M = 0:
-      there is no shared mask, and looking for none costs nothing.
+    prefix_MI1: int32 [M, I + 1] or longer, M shared masks as running counts of open
+      items: items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones.
+      M = 0: there is no shared mask, and looking for none costs nothing.
     mask_B: int32, the shared mask that each request uses.
     excluded_BE: int32 ranks in code order that the request itself excludes: sorted,
       unique, only items open in its mask, padded with I. E = 0 excludes nothing.
@@ -91,6 +92,22 @@ def exclusions(
   excluded_BE = np.full((batch_size, width), num_items, dtype=np.int32)
   excluded_BE[row_P, place_P] = excluded_P
   return excluded_BE
+
+
+def shared_masks(open_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
+  """Masks as `Allowed.prefix_MI1`, with room for a catalogue that grows.
+
+  Args:
+    open_MI: bool [M, I], which catalogue items each mask opens.
+    rank_I: each catalogue item's place in code order.
+
+  Returns:
+    int32 [M, `capacity(I + 1)`]: behind the last item nothing is open.
+  """
+  num_masks, num_items = open_MI.shape
+  open_MR = np.zeros((num_masks, capacity(num_items + 1) - 1), bool)
+  open_MR[:, rank_I] = open_MI
+  return np.pad(np.cumsum(open_MR, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
 
 
 def no_shared_mask() -> np.ndarray:

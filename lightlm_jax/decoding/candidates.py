@@ -147,7 +147,7 @@ def children(
   """
   if allowed is not None and allowed.prefix_MI1.shape[0]:
     # Shared masks count items in the order in which children are listed.
-    token_BKC, open_BKC = trie.children(state_BK, level)
+    token_BKC, open_BKC = trie.listed(state_BK, level)
     open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
   elif trie.levels[level].mask_NW is not None:
     word_BKW = trie.levels[level].mask_NW[state_BK]
@@ -155,7 +155,7 @@ def children(
       word_BKW = filters.without_bits(word_BKW, trie, path, state_BK, level)
     return Masked(word_BKW)
   else:
-    token_BKC, open_BKC = trie.children(state_BK, level)
+    token_BKC, open_BKC = trie.listed(state_BK, level)
   if path is not None:
     open_BKC = filters.without(open_BKC, trie, path, state_BK, level)
   return Listed(token_BKC, open_BKC)

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.decoding.beam import length_norm
+from lightlm_jax.decoding.trie import capacity
 
 
 class Chunks(NamedTuple):
   """Codes in code order, cut into X chunks of G items with at most Q prefixes.
+
+  Every size has room for a catalogue that grows a little: see `trie.capacity`.
 
   Attributes:
     prefix_XQL: int32 [X, Q, L - 1], codes without their last token, padded with -1.
@@ -41,7 +44,8 @@ def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   prefix_RL = np.where(np.arange(depth) < last_R[:, None], code_RL, -1)[:, :-1]
   new_R = np.append(True, (prefix_RL[1:] != prefix_RL[:-1]).any(axis=1))
 
-  G = num_items
+  room = capacity(num_items + 1)
+  G = room
   while True:
     first_R = new_R | (place_R % G == 0)
     most = np.bincount(place_R // G, first_R).max()
@@ -51,8 +55,9 @@ def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   chunk_R = place_R // G
   number_R = np.cumsum(first_R) - 1
   row_R = number_R - number_R[chunk_R * G]
-  X = chunk_R[-1] + 1
-  prefix_XQL = np.full((X, int(most), depth - 1), -1, np.int32)
+  X = -(-room // G)
+  Q = min(capacity(int(most)), most_prefixes, G)
+  prefix_XQL = np.full((X, Q, depth - 1), -1, np.int32)
   prefix_XQL[chunk_R, row_R] = prefix_RL
 
   def padded(value_R):
@@ -65,7 +70,7 @@ def scores(
   force: Callable[[jax.Array], jax.Array],
   cut: Chunks,
   *,
-  num_items: int,
+  num_ranks: int,
   start_token: int,
   length_penalty: float,
   length_offset: float = 0.0,
@@ -75,13 +80,13 @@ def scores(
   Args:
     force: told_QL → logits_BQLV float32: what follows each position of Q targets.
     cut: from `chunks`.
-    num_items: I.
+    num_ranks: R, how many are wanted: those behind the last item mean nothing.
     start_token: what stands before a code.
     length_penalty: as in `beam.search`.
     length_offset: likewise.
 
   Returns:
-    [B, I] float32 in code order.
+    [B, R] float32 in code order.
   """
 
   def of_chunk(chunk: Chunks) -> jax.Array:
@@ -100,4 +105,4 @@ def scores(
 
   score_XBG = jax.lax.map(of_chunk, cut)
   score_BXG = score_XBG.swapaxes(0, 1)
-  return score_BXG.reshape(score_BXG.shape[0], -1)[:, :num_items]
+  return score_BXG.reshape(score_BXG.shape[0], -1)[:, :num_ranks]

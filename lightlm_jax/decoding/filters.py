@@ -69,7 +69,7 @@ def open_in_mask(
 ) -> jax.Array:
   """[B, K, width] bool: which listed children hold an item open in the shared mask.
 
-  What lies behind a node's last child is for `Trie.children` to close.
+  What lies behind a node's last child is for `Trie.listed` to close.
   """
   here = trie.levels[level]
   column_C1 = jnp.arange(here.width + 1)[None, None]

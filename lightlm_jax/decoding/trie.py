@@ -81,13 +81,28 @@ class Trie:
     first = here.first_N1[state]
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
-  def children(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """The listed children of each state of a level below L, in code order.
+  def children(self, state_BK: jax.Array, level: int):
+    """What may follow each state of a level below L, written out.
 
     Returns:
-      token_BKC int32 and open_BKC bool, C the level's `width`: false behind the last
-      child. An ended state has one child, itself.
+      token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)
+      and open_BKC bool. C is V, and column v token v, where the level has a mask; else
+      `width`. An ended state has one open child, in column 0: itself.
     """
+    here = self.levels[level]
+    if here.mask_NW is None:
+      token_BKC, open_BKC = self.listed(state_BK, level)
+      offset_BKC = jnp.arange(here.width)[None, None]
+    else:
+      open_BKC = bits(here.mask_NW[state_BK]).reshape(*state_BK.shape, -1)
+      open_BKC = open_BKC[..., : self.vocab_size]
+      token_BKC = jax.lax.broadcasted_iota(jnp.int32, open_BKC.shape, 2)
+      offset_BKC = jnp.cumsum(open_BKC, axis=2) - 1
+    next_BKC = self.child(state_BK[..., None], offset_BKC, level)
+    return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
+
+  def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
+    """token_BKC and open_BKC of `children` by the list, C = `width`, mask or not."""
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
     number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1
@@ -95,7 +110,7 @@ class Trie:
     return token_BKC, jnp.arange(here.width)[None, None] < number_BK1
 
   def child(self, state: jax.Array, column: jax.Array, level: int) -> jax.Array:
-    """The state of the next level behind an open column of `children`."""
+    """The state of the next level behind an open column of the list."""
     return self.levels[level].first_N1[state] + column
 
   def child_by_token(
@@ -119,7 +134,7 @@ class Trie:
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
     """Where any token leads; `nowhere` if it begins no item. An ended state stays."""
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
-    token_BKC, open_BKC = self.children(state_BK, level)
+    token_BKC, open_BKC = self.listed(state_BK, level)
     is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])
     next_BK = self.child(state_BK, jnp.argmax(is_it_BKC, axis=-1), level)
     return jnp.where(is_it_BKC.any(axis=-1), next_BK, self.nowhere(level + 1))

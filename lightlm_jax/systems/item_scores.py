@@ -27,8 +27,9 @@ def open_items(allowed: Allowed, num_items: int) -> jax.Array:
   """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
   open_BI = jnp.ones((len(allowed.mask_B), num_items), bool)
   if allowed.prefix_MI1.shape[0]:
-    open_MI = jnp.diff(allowed.prefix_MI1, axis=1) > 0
-    open_BI = open_MI[allowed.mask_B, :num_items]
+    open_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
+    beyond = ((0, 0), (0, num_items - open_MI.shape[1]))
+    open_BI = jnp.pad(open_MI, beyond)[allowed.mask_B]
   row_B1 = jnp.arange(open_BI.shape[0])[:, None]
   # The padding I lies outside the row: dropped, where a clip would close item I - 1.
   return open_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")

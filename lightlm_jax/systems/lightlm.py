@@ -66,7 +66,6 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     item_trie,
     chunks,
   )
-  num_items = len(target_IL)
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
@@ -156,7 +155,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     return beam.hallucinated(beams, tables.trie)
 
   def scores(params, tables: Tables, batch: Batch) -> jax.Array:
-    """[B, I] float32, every item's in code order."""
+    """[B, R] float32 by rank; what stands behind the last item means nothing."""
     apply, memory = read(params, tables, batch)
     B = len(batch.user_B)
 
@@ -167,7 +166,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     return exact.scores(
       force,
       tables.chunks,
-      num_items=num_items,
+      num_ranks=len(tables.trie.item_R) - 1,
       start_token=text.START,
       **lengths,
     )
@@ -176,7 +175,8 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
     score_BR = scores(params, tables, batch)
-    open_BR = item_scores.open_items(allowed, num_items)
+    open_BR = item_scores.open_items(allowed, score_BR.shape[1])
+    open_BR &= (tables.trie.item_R[:-1] >= 0)[None]
     best = item_scores.top_items(score_BR, open_BR, k)
     items_BK = jnp.where(best.valid_BK, tables.trie.item_R[best.items_BK], -1)
     return best._replace(items_BK=items_BK)
