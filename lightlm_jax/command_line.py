@@ -42,6 +42,10 @@ def define_report() -> flags.Flag:
   return _define_once("report", "also write what was found to FILE (JSON)")
 
 
+def define_figure() -> flags.Flag:
+  return _define_once("figure", "draw what was found, PNG")
+
+
 def main(
   entry: Callable[[Sequence[str]], int | None], commands: Sequence[str] = ()
 ) -> int:

@@ -16,11 +16,10 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from lightlm_jax import cache, command_line, limits
+from lightlm_jax import cache, command_line, figures, limits
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import audit
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quality
@@ -32,13 +31,15 @@ _EXPORT = flags.DEFINE_string(
   None,
   "raw ids and tokens to FILE.parquet, the users to FILE.users.parquet",
 )
-_FIGURE = flags.DEFINE_string("figure", None, "draw cluster sizes and agreement, PNG")
+_FIGURE = command_line.define_figure()
 _REPORT = command_line.define_report()
 
 
 def main(argv) -> None:
   del argv
   config = ml_collections.FrozenConfigDict(_CONFIG.value)
+  if _FIGURE.value:
+    figures.new(1, 1)  # what cannot be drawn is no surprise for the end
   report, book, log = index(config)
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), report)
@@ -141,11 +142,7 @@ def export(book: CodeBook, log: Interactions, path: epath.Path) -> None:
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
   """Draws how many items the clusters hold and how well users agree with items."""
-  try:
-    import matplotlib.figure  # noqa: PLC0415, of the extra `figures`
-  except ImportError:
-    raise UserError("--figure wants matplotlib: pip install -e '.[figures]'")
-  figure = matplotlib.figure.Figure(figsize=(9, 3.4), layout="constrained")
+  figure = figures.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):
     ordered = np.sort(size_C)[::-1]
@@ -162,9 +159,7 @@ def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
   )
   right.set_xticks(range(1, 1 + len(report["tokens_per_level"])))
   right.legend()
-  content = io.BytesIO()
-  figure.savefig(content, dpi=120, format="png")
-  workdir_lib.write_whole(path, content.getvalue())
+  figures.write(figure, path)
 
 
 if __name__ == "__main__":

@@ -461,3 +461,8 @@ def test_filters_after_an_unconstrained_search_keep_the_order_of_the_rest():
     assert found.items_BK[row].tolist() == kept + gone
     flags = plain_flag_BK[row][~closed_K].tolist()
     assert flag_BK[row].tolist() == flags + [False] * len(gone)
+
+
+def test_a_start_that_ends_is_refused():
+  with pytest.raises(ValueError, match=f"token {START} starts every beam and ends it"):
+    forty_items("lists").run(random_table(0, 8), None, beam_size=2, end_token=START)

@@ -18,7 +18,6 @@ from lightlm_jax.benches import (
   end_to_end,
   ours,
   peers,
-  plot,
   timing,
   transition,
 )
@@ -341,12 +340,6 @@ def test_a_slip_is_one_line(arguments, message):
   assert done.returncode == 2
   assert message in done.stderr
   assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_figure_without_matplotlib_is_one_line(monkeypatch):
-  monkeypatch.setitem(sys.modules, "matplotlib", None)
-  with pytest.raises(UserError, match="wants matplotlib: pip install"):
-    plot.check()
 
 
 def tiny():

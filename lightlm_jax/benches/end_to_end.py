@@ -107,7 +107,7 @@ def run(
   repeats: int,
   say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-  """Times a workload at every batch size, and says the table; filters at the last.
+  """Times a workload at every batch size, and says the table.
 
   Raises:
     UserError: its data are not here.
@@ -118,16 +118,16 @@ def run(
   say("  " + "".join(f"{head:>10}" for head in heads))
   rows = []
   for B in batches:
-    row = {"workload": work.name} | measure(work, B, repeats, B == batches[-1])
+    row = {"workload": work.name} | measure(work, B, repeats)
     rows.append(row)
     parts = row["ms_a_user"], *row["breakdown"].values()
     cells = [f"{B}", f"{row['users_per_second']:,.1f}", *(f"{ms:,.3f}" for ms in parts)]
-    cells.append(f"x {row['filter_ratio']:.2f}" if row["filter_ratio"] else "")
+    cells.append(f"x {row['filter_ratio']:.2f}")
     say("  " + "".join(f"{cell:>10}" for cell in cells))
   return rows
 
 
-def measure(work: Workload, B: int, repeats: int, with_filter: bool) -> dict[str, Any]:
+def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
   """One batch size.
 
   Returns:
@@ -142,9 +142,7 @@ def measure(work: Workload, B: int, repeats: int, with_filter: bool) -> dict[str
   everything, excluding = (jax.device_put(allowed) for allowed in filters(work.trie, B))
   find, encode, choose = recommender(work), _encoder(work), _chooser(work)
   whole = clock(lambda: find(work.params, work.trie, source, everything))
-  filtered = None
-  if with_filter:
-    filtered = clock(lambda: find(work.params, work.trie, source, excluding))
+  filtered = clock(lambda: find(work.params, work.trie, source, excluding))
   encoder = clock(lambda: encode(work.params, source))
   logits = _random_logits(work, B)
   choice = clock(lambda: choose(work.trie, logits, everything))
@@ -159,9 +157,9 @@ def measure(work: Workload, B: int, repeats: int, with_filter: bool) -> dict[str
       "steps": ms * (whole.median - encoder.median - choice.median),
       "choice": ms * choice.median,
     },
-    "filter_ratio": filtered.best / whole.best if filtered else None,
+    "filter_ratio": filtered.best / whole.best,
     "seconds": whole._asdict(),
-    "seconds_with_exclusions": filtered._asdict() if filtered else None,
+    "seconds_with_exclusions": filtered._asdict(),
     "encoder_seconds": encoder._asdict(),
     "choice_seconds": choice._asdict(),
   }

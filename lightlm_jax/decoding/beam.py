@@ -57,7 +57,12 @@ def search(
     renormalise: log-probabilities over the open children alone, not the vocabulary.
     constrained: false = any token may follow, the trie only keeps the books and
       `allowed` is not looked at.
+
+  Raises:
+    ValueError: the start would end every beam.
   """
+  if start_token == end_token:
+    raise ValueError(f"token {start_token} starts every beam and ends it")
   paths = (None,) * trie.depth
   if constrained and allowed is not None and allowed.excluded_BE.shape[1]:
     paths = filters.paths(trie, allowed)
