@@ -31,7 +31,10 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.data.shop.num_shelves = 80
   config.data.shop.seed = 0
   config.split = ml_collections.ConfigDict()
-  config.split.kind = "leave_one_out"
+  config.split.kind = "leave_one_out"  # or ratio, temporal, none; see data/splits.py
+  config.split.validation_share = 0.1  # ratio, temporal: of the interactions
+  config.split.test_share = 0.1  # ratio, temporal: of the interactions
+  config.split.gap = 0  # temporal: seconds before a window that are left out
 
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source

@@ -33,7 +33,10 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.data.dir = ""  # empty: the environment's LIGHTLM_DATA_DIR
   config.data.min_len = 1  # users with fewer interactions are left out
   config.split = ml_collections.ConfigDict()
-  config.split.kind = "leave_one_out"
+  config.split.kind = "leave_one_out"  # or ratio, temporal, none; see data/splits.py
+  config.split.validation_share = 0.1  # ratio, temporal: of the interactions
+  config.split.test_share = 0.1  # ratio, temporal: of the interactions
+  config.split.gap = 0  # temporal: seconds before a window that are left out
 
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source

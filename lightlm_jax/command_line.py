@@ -47,13 +47,16 @@ def define_figure() -> flags.Flag:
 
 
 def main(
-  entry: Callable[[Sequence[str]], int | None], commands: Sequence[str] = ()
+  entry: Callable[[Sequence[str]], int | None],
+  commands: Sequence[str] = (),
+  after: str | None = None,
 ) -> int:
   """Parses sys.argv, calls `entry([program])` and returns the exit code.
 
   Where there are `commands`, one of them has to be given: `entry([program, command])`.
+  With the flag `after` further words may follow its first: they come behind.
   """
-  return errors.run(lambda argv: entry(_parse(argv, commands)), sys.argv)
+  return errors.run(lambda argv: entry(_parse(argv, commands, after)), sys.argv)
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -90,16 +93,18 @@ def _define_once(name: str, help_text: str) -> flags.Flag:
   return flags.FLAGS[name]
 
 
-def _parse(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
-  """Sets the flags; returns what is left of `argv`: the program and its command."""
+def _parse(
+  argv: Sequence[str], commands: Sequence[str], after: str | None
+) -> list[str]:
+  """Sets the flags; returns what is left of `argv`: the program, then other words."""
   logging.use_absl_handler()
   app.define_help_flags()
   has_config = "config" in flags.FLAGS
   no_config = "no config; give --config=FILE.py[:preset] or a name: " + ", ".join(
     config.available()
   )
-  if commands:
-    flags.FLAGS.set_gnu_getopt()  # or absl reads no flag behind the command
+  if commands or after:
+    flags.FLAGS.set_gnu_getopt()  # or absl reads no flag behind a word
   try:
     rest = flags.FLAGS(argv)
   except SystemExit:
@@ -114,7 +119,7 @@ def _parse(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
     given = f"no command {rest[1]!r}" if rest[1:] else "no command"
     raise UserError(f"{given}; there is {', '.join(commands)}")
   words = rest[2:] if commands else rest[1:]
-  if words:
+  if words and not (after and flags.FLAGS[after].value):
     raise UserError(f"{words[0]!r} is not a flag; write --flag=value")
   if has_config:
     flag = flags.FLAGS["config"]

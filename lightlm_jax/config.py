@@ -18,6 +18,8 @@ from lightlm_jax.errors import UserError
 
 PRESETS = ("paper", "small", "tiny")
 SETTABLE = (bool, int, float, str, tuple)
+# Fields younger than some runs, which mean nothing to what could be run without them.
+LATER = ("split.validation_share", "split.test_share", "split.gap")
 
 
 def folder() -> pathlib.Path:
@@ -81,7 +83,7 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> Con
 
 def missing_fields(tree: Any) -> list[str]:
   """What every config has and this one, read back from JSON, has not."""
-  every = set(_flatten(json.loads(load("toys").to_json()))) - {"data.dir"}
+  every = set(_flatten(json.loads(load("toys").to_json()))) - {"data.dir", *LATER}
   return sorted(every - set(_flatten(tree if isinstance(tree, Mapping) else {})))
 
 
@@ -95,6 +97,8 @@ def differences(
 ) -> list[str]:
   """What changed, as "field: old → new", by field.
 
+  Fields of LATER that the old config lacks are no change.
+
   Args:
     old: a config as read back from JSON.
     new: a config.
@@ -107,6 +111,7 @@ def differences(
     f"{field}: {before.get(field, 'absent')} → {after.get(field, 'absent')}"
     for field in sorted(before.keys() | after.keys())
     if before.get(field) != after.get(field)
+    and (field in before or field not in LATER)
     and not any(field == name or field.startswith(f"{name}.") for name in ignore)
   ]
 

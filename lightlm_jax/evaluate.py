@@ -2,10 +2,17 @@
 
 python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=exact
 
-Writes results-SPLIT-DECODING.json into the workdir (with the number of users where
-only some were asked). Choose by --split=validation: a test that is looked at chooses.
+Writes results-SPLIT-DECODING.json and users-SPLIT-DECODING.parquet into the workdir
+(with the number of users where only some were asked). Choose by --split=validation: a
+test that is looked at chooses.
+
+python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec runs/ease
+
+asks nobody again: it reads the tables of users that the runs have left, and says which
+differences chance explains.
 """
 
+from collections.abc import Sequence
 import contextlib
 import functools
 import json
@@ -21,7 +28,9 @@ from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import judge
+from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
@@ -42,14 +51,26 @@ _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "in place of the run's data.dir")
+_COMPARE = flags.DEFINE_string(
+  "compare", None, "other runs to set beside this one: --compare RUN [RUN …]"
+)
 _REPORT = command_line.define_report()
 _PLATFORM = command_line.define_platform()
 
 
 def main(argv) -> None:
-  del argv
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  if _COMPARE.value:
+    results = compare(
+      [_WORKDIR.value, _COMPARE.value, *argv[1:]],
+      split_name=_SPLIT.value,
+      decoding=_DECODING.value,
+      users=_USERS.value,
+    )
+    if _REPORT.value:
+      workdir_lib.write_json(epath.Path(_REPORT.value), results)
+    return
   devices.select(_PLATFORM.value)
   devices.enable_compilation_cache()
   devices.check(_PLATFORM.value)
@@ -93,7 +114,7 @@ def evaluate(
   # The devices of the run are not those of today; restoring cuts the state anew.
   mesh = mesh_lib.make(-1, 1)
   limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  split = splits.SPLITS[config.split.kind](datasets.load(config).log)
+  split = splits.make(config.split, datasets.load(config).log)
   requests = getattr(split, split_name)
   if requests is None:
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
@@ -120,21 +141,64 @@ def evaluate(
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
   results = results_lib.describe(config, split, system, book, params, progress)
-  results |= judge.judge(
+  found, ranks = judge.judge(
     system,
     params,
     split,
     requests,
     batch_size=config.train.eval_batch_size,
     mesh=mesh,
+    code_IL=None if book is None else book.items_IL,
   )
-  results |= {"split": split_name, "num_users": len(requests)}
-  name = f"results-{split_name}-{results['decoding'] or 'scores'}"
-  name += f"-{len(requests)}users.json" if users else ".json"
+  results |= found | {"split": split_name, "num_users": len(requests)}
+  asked = len(requests) if users else 0
+  name = results_lib.file_name("users", results, asked) + ".parquet"
+  table = users_lib.table(requests, ranks, split.train, results_lib.about(results))
+  users_lib.write(workdir / name, table)
+  name = results_lib.file_name("results", results, asked) + ".json"
   workdir_lib.write_json(workdir / name, results)
   results_lib.show(results, say)
   say(f"written to {workdir / name}")
   return results
+
+
+def compare(
+  workdirs: Sequence[epath.PathLike],
+  *,
+  split_name: str = "test",
+  decoding: str | None = None,
+  users: int = 0,
+) -> dict:
+  """Sets runs beside each other by the tables of users that they left.
+
+  Args:
+    workdirs: two runs or more, finished.
+    split_name: "test" or "validation".
+    decoding: of the runs that write ids; None = each run's own.
+    users: as many as were asked, if not all.
+
+  Raises:
+    UserError: a run has no such table, or the runs were asked other questions.
+  """
+  tables = {}
+  for workdir in workdirs:
+    workdir, config = workdir_lib.read(workdir, {})
+    kind = None
+    if config.system in registry.WRITE_IDS:
+      kind = decoding or config.decoding.kind
+    results = {"split": split_name, "decoding": kind}
+    name = results_lib.file_name("users", results, users) + ".parquet"
+    if workdir.name in tables:
+      raise UserError(f"two runs are called {workdir.name}; give folders of two names")
+    tables[workdir.name] = users_lib.read(workdir / name)
+  report = compare_lib.compare(tables)
+  console = rich.console.Console()
+  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  _, about = next(iter(tables.values()))
+  asked = len(next(iter(tables.values()))[0])
+  say(f"{about['dataset']}: {split_name}, {asked:,} users, {len(tables)} runs")
+  compare_lib.show(report, say)
+  return report
 
 
 def _check_same_log(workdir: epath.Path, split: splits.Split) -> None:
@@ -173,4 +237,4 @@ def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
 
 if __name__ == "__main__":
   jax.config.update("jax_numpy_rank_promotion", "raise")
-  sys.exit(command_line.main(main))
+  sys.exit(command_line.main(main, after="compare"))

@@ -61,7 +61,7 @@ def index(
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   log = datasets.load(config).log
-  split = splits.SPLITS[config.split.kind](log)
+  split = splits.make(config.split, log)
   say(f"{config.data.name}: {datasets.describe(log)}")
   began = time.monotonic()
   root = cache.cache_root() / "codes"

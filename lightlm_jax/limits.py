@@ -9,7 +9,7 @@ from lightlm_jax.data import splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quantise, spectral
-from lightlm_jax.systems import lightlm, registry
+from lightlm_jax.systems import lightlm, registry, sasrec
 
 CHOICES = {
   "system": registry.NAMES,
@@ -20,6 +20,7 @@ CHOICES = {
   "ids.tokens": spectral.TOKENS,
   "model.dtype": ("float32", "bfloat16"),
   "train.schedule": ("cosine", "linear"),
+  "train.loss": sasrec.LOSSES,
   "decoding.kind": lightlm.DECODINGS,
 }
 
@@ -50,8 +51,13 @@ RULES = (
     (
       "data.min_len input.history model.id_range train.warmup_steps "
       "train.weight_decay train.eval_users train.patience decoding.length_penalty "
-      "decoding.length_offset decoding.trie_bytes"
+      "decoding.length_offset decoding.trie_bytes model.low_frequencies split.gap"
     ).split(),
+  ),
+  (
+    "above 0 and below 1",
+    lambda value: 0 < value < 1,
+    ("split.validation_share", "split.test_share"),
   ),
   (
     "above 0 and finite",
@@ -66,7 +72,11 @@ RULES = (
     ("model.dropout_rate", "train.label_smoothing", "ids.gcn.held_back"),
   ),
   ("-1 (all) or at least 1", lambda value: value == -1 or value >= 1, ("ids.devices",)),
-  ("from 0 to 1", lambda value: 0 <= value <= 1, ("input.user_dropout",)),
+  (
+    "from 0 to 1",
+    lambda value: 0 <= value <= 1,
+    ("input.user_dropout", "model.mix"),
+  ),
   (
     "from 0 to 2**31 - 1",
     lambda value: 0 <= value < 2**31,
@@ -99,6 +109,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   if config.get("system") == "lightlm":
     lightlm.check_input(config.input)
+  if config.get("system") in sasrec.NAMES:
+    sasrec.check(config)
   for wanted, holds, fields in RULES:
     for field in fields:
       value = _value(config, field)

@@ -65,6 +65,8 @@ def describe(
     "best_step": (progress.best_step or config.train.steps) if trained else None,
     "validation": None,
     "metrics": None,
+    "intervals": None,
+    "slices": None,
     "hallucination_rate": None,
     "repeated_targets": None,
     "exposure": None,
@@ -116,6 +118,11 @@ def sentences(results: dict[str, Any]) -> list[str]:
       f"{results['repeated_targets']:,} users' item is one they had before: a miss "
       "where seen items are excluded"
     )
+  if results["intervals"]:
+    low, high = results["intervals"]["seen_excluded"]["ndcg@10"]
+    lines.append(
+      f"NDCG@10, seen excluded: other users would give {low:.4f} to {high:.4f} (95 %)"
+    )
   if results["exposure"]:
     spread = results["exposure"]["seen_excluded"]
     lines.append(
@@ -137,6 +144,24 @@ def show(results: dict[str, Any], say: Callable[[str], None]) -> None:
   """Says the table and the sentences, a line at a time."""
   for line in [*(table(results) if results["metrics"] else []), *sentences(results)]:
     say(line)
+
+
+def about(results: dict[str, Any]) -> dict[str, Any]:
+  """What a table of users says of where it is from: see evaluation/users.py."""
+  names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
+  return {name: results[name] for name in names.split()}
+
+
+def file_name(kind: str, results: dict[str, Any], users: int = 0) -> str:
+  """The name, without its ending, of what a run leaves of one way to ask it.
+
+  Args:
+    kind: "results" or "users".
+    results: as written.
+    users: how many were asked, if not all.
+  """
+  name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
+  return f"{name}-{users}users" if users else name
 
 
 def _beam_size(config: ml_collections.ConfigDict) -> int | None:

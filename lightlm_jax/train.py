@@ -25,6 +25,7 @@ from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import trie
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, judge, samples, yardsticks
+from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
@@ -64,7 +65,7 @@ def describe(config: ml_collections.FrozenConfigDict) -> dict:
   limits.check(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   limits.check_batches(config, mesh.shape["data"])
-  split = splits.SPLITS[config.split.kind](datasets.load(config).log)
+  split = splits.make(config.split, datasets.load(config).log)
   book = None
   if config.system in registry.WRITE_IDS:
     book = ids_build.code_book(
@@ -91,13 +92,16 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   limits.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
-  split = splits.SPLITS[config.split.kind](dataset.log)
+  split = splits.make(config.split, dataset.log)
   _check_asked(split, config)
   workdir = workdir_lib.claim(workdir, config)
   say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
   unasked = 0 if split.test is None else dataset.log.num_users - len(split.test)
   if unasked:
-    say(f"{unasked:,} users have fewer than 3 interactions: trained on, asked nothing")
+    known = (
+      "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
+    )
+    say(f"{unasked:,} users {known}: trained on, asked nothing at test")
   if (earlier := _finished(workdir, split, config)) is not None:
     say(f"finished before; {workdir / 'results.json'}:")
     results_lib.show(earlier, say)
@@ -107,7 +111,11 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   results = results_lib.describe(config, split, system, book, params, progress)
   if split.test is not None:
     say("validation and test, all users, both rules …")
-    results |= _judge(system, params, config, split, mesh)
+    found, ranks = _judge(system, params, config, split, mesh, book)
+    results |= found
+    name = results_lib.file_name("users", results) + ".parquet"
+    table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
+    users_lib.write(workdir / name, table)
     results |= _stand_beside(config, split, dataset, mesh, say)
   workdir_lib.write_json(workdir / "results.json", results)
   results_lib.show(results, say)
@@ -218,13 +226,25 @@ def _optimise(system: System, split, config, workdir, mesh, console):
     )
 
 
-def _judge(system: System, params, config, split: splits.Split, mesh) -> dict:
-  """Validation and test by both rules; test is read once, when all is chosen."""
+def _judge(system: System, params, config, split: splits.Split, mesh, book):
+  """Validation and test by both rules; test is read once, when all is chosen.
+
+  Returns:
+    What goes into the results, and where test's targets came.
+  """
   batch_size = config.train.eval_batch_size
   ask = functools.partial(
-    judge.judge, system, params, split, batch_size=batch_size, mesh=mesh
+    judge.judge,
+    system,
+    params,
+    split,
+    batch_size=batch_size,
+    mesh=mesh,
+    code_IL=None if book is None else book.items_IL,
   )
-  judged = {"validation": ask(split.validation)["metrics"]} | ask(split.test)
+  validation, _ = ask(split.validation)
+  judged, ranks = ask(split.test)
+  judged |= {"validation": validation["metrics"]}
   if system.hallucinated is not None:
     judged["hallucination_rate"] = evaluator.hallucination_rate(
       system,
@@ -233,7 +253,7 @@ def _judge(system: System, params, config, split: splits.Split, mesh) -> dict:
       batch_size=batch_size,
       mesh=mesh,
     )
-  return judged
+  return judged, ranks
 
 
 def _stand_beside(config, split: splits.Split, dataset, mesh, say) -> dict:

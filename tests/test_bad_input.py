@@ -110,6 +110,37 @@ def test_log_that_cannot_be_trained_on(toys, refused, tmp_path, log, message):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+  ("ratings", "message"),
+  [
+    ("", "u.data is empty"),
+    ("u1 a 3 5\n", "u.data, line 1: 'u1 a 3 5' is not `user item rating seconds`"),
+    ("u\ta\t3\t5\nu\ta\t3\tx\n", "u.data, line 2: rating '3' and time 'x' must be"),
+    ("u\ta\t3\t5\nu\tb\t3\t6\n", "no user of toys has 3 interactions or more"),
+  ],
+)
+def test_ratings_that_cannot_be_trained_on(toys, refused, tmp_path, ratings, message):
+  config = toys(log=None)
+  (tmp_path / "data" / "toys" / "u.data").write_text(ratings)
+  assert message in refused(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"split__kind": "temporal"}, "this log has no times, only an order"),
+    (
+      {"split__kind": "ratio", "split__test_share": 0.95},
+      "validation_share (0.1) and test_share (0.95) must be",
+    ),
+  ],
+)
+def test_split_that_the_log_does_not_allow(toys, refused, tmp_path, fields, message):
+  assert message in refused(toys(**fields), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_no_data_folder_says_what_to_put_where(toys, refused, tmp_path):
   line = refused(toys(data__dir=""), tmp_path / "run")
   for part in ("toys/sequences.txt", "LIGHTLM_DATA_DIR", "configs/demo.py needs no"):
@@ -217,6 +248,10 @@ def test_every_number_has_its_limit(refused, tmp_path, field, value):
     ("mesh.data", 0, "does not fit"),
     ("mesh.model", 0, "at least 1"),
     ("mesh.data", 1000, "does not fit"),
+    ("split.validation_share", 0.0, "above 0 and below 1"),
+    ("split.test_share", 1.0, "above 0 and below 1"),
+    ("split.test_share", float("nan"), "above 0 and below 1"),
+    ("split.gap", -1, "0 or more"),
     ("data.shop.num_users", 0, "at least 1"),
     ("data.shop.num_items", 3, "num_items"),
     ("data.shop.num_categories", 0, "num_categories"),

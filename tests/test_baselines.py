@@ -1,5 +1,7 @@
 """Baselines against brute force, and against known figures on the real logs."""
 
+import dataclasses
+import math
 import os
 import pathlib
 
@@ -100,6 +102,46 @@ def test_popularity_counts_training_interactions():
   assert scores_BI.tolist() == [count_I, count_I]
 
 
+def recent_counts(log):
+  return popularity.build_recent(NUM_ITEMS).fit(log).tolist()
+
+
+def test_recent_popularity_counts_the_last_interactions_of_users():
+  log = small_log()
+  assert recent_counts(log) == [
+    sum(log.row(u)[-popularity.RECENT_PLACES :].tolist().count(item) for u in range(40))
+    for item in range(NUM_ITEMS)
+  ]
+  system = popularity.build_recent(NUM_ITEMS)
+  assert system.name == "recent_pop"
+  scores_BI = system.scores(system.fit(log), (), make_batch([[1], []], width=5))
+  assert scores_BI.tolist() == [recent_counts(log)] * 2
+
+
+@pytest.mark.parametrize("latest", [5, 1_000])
+def test_recent_popularity_counts_the_last_tenth_by_time(latest):
+  """A time that lies in part within it counts as a whole: 5 times, or all different."""
+  log = small_log()
+  E = len(log.item_E)
+  time_E = np.random.default_rng(1).integers(latest, size=E)
+  time_E = time_E[np.lexsort((time_E, log.user_E))]
+  log = dataclasses.replace(log, time_E=time_E)
+  newest_first = sorted(time_E.tolist(), reverse=True)
+  oldest = newest_first[math.ceil(popularity.RECENT_SHARE * E) - 1]
+  counted = [i for i, time in zip(log.item_E.tolist(), time_E) if time >= oldest]
+  assert len(counted) >= popularity.RECENT_SHARE * E
+  assert recent_counts(log) == [counted.count(item) for item in range(NUM_ITEMS)]
+  assert (0.15 if latest == 5 else 0) < len(counted) / E < (1 if latest == 5 else 0.15)
+
+
+def test_recent_popularity_reads_training_interactions_alone():
+  log = small_log()
+  log = dataclasses.replace(log, time_E=np.arange(len(log.item_E)))
+  split = splits.leave_one_out(log)
+  counts = recent_counts(split.train)
+  assert sum(counts) == math.ceil(popularity.RECENT_SHARE * len(split.train.item_E))
+
+
 @pytest.mark.parametrize("k", [4, NUM_ITEMS + 3])
 def test_closed_items_are_never_recommended(k):
   rng = np.random.default_rng(3)
@@ -181,6 +223,17 @@ def check(summary, hr5, ndcg5, hr10, ndcg10):
 def test_item_knn_on_toys():
   summaries = real_metrics("toys", item_knn.build)
   check(summaries["seen_excluded"], 0.0492, 0.0335, 0.0666, 0.0391)
+
+
+@pytest.mark.slow
+def test_popularity_on_toys():
+  """Where nothing but the order is known, what sold of late sells better."""
+  ever = real_metrics("toys", popularity.build)
+  recent = real_metrics("toys", popularity.build_recent)
+  for rule in evaluator.RULES:
+    assert ever[rule]["ndcg@10"] == pytest.approx(0.0049, abs=5e-5)
+  assert recent["seen_excluded"]["ndcg@10"] == pytest.approx(0.0059, abs=5e-5)
+  assert recent["seen_allowed"]["ndcg@10"] == pytest.approx(0.0057, abs=5e-5)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from lightlm_jax.data import datasets, formats, interactions, splits
 from lightlm_jax.data.batch import history_width, request_batch
 from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import audit
 
 # Numbers that look alike, and letters of one, two and four bytes.
 RAW = st.sampled_from("7 07 007 70 a A ä 𝄞 u-1".split()) | st.text("01x", min_size=1)
@@ -27,9 +28,18 @@ def raw_rows(log):
 
 def same(a, b):
   return all(
-    x.dtype == y.dtype and np.array_equal(x, y)
+    x is y if x is None or y is None else x.dtype == y.dtype and np.array_equal(x, y)
     for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
   )
+
+
+def timed_rows(log):
+  """Raw user → (seconds, raw item), oldest first."""
+  items, times = log.item_ids[log.item_E].tolist(), log.time_E.tolist()
+  return {
+    str(user): list(zip(times, items))[log.offset_U1[u] : log.offset_U1[u + 1]]
+    for u, user in enumerate(log.user_ids)
+  }
 
 
 def random_rows(num_users=50, num_items=40, longest=7, seed=0):
@@ -109,6 +119,36 @@ def test_keep_rows_drops_users_and_no_item(rows, data):
   np.testing.assert_array_equal(kept.item_ids, log.item_ids)
 
 
+@given(LOGS, st.data())
+def test_times_go_where_their_items_go(rows, data):
+  timed = {
+    user: [(data.draw(st.integers(0, 9)), item) for item in items]
+    for user, items in rows.items()
+  }
+  times = [[time for time, _ in row] for row in timed.values()]
+  log = interactions.from_sequences(rows.items(), times=times)
+  assert log.time_E.dtype == np.int64
+  assert timed_rows(log) == timed
+  assert same(
+    dataclasses.replace(log, time_E=None), interactions.from_sequences(rows.items())
+  )
+
+  keep_U = np.array([data.draw(st.booleans()) for _ in rows])
+  kept = timed_rows(interactions.keep_rows(log, keep_U))
+  assert kept == {user: timed[user] for user in log.user_ids[keep_U].tolist()}
+
+  length_U = np.array([data.draw(st.integers(0, n)) for n in log.length_U])
+  first = interactions.first_of_rows(log, length_U)
+  assert timed_rows(first) == {
+    user: timed[user][:length]
+    for user, length in zip(log.user_ids.tolist(), length_U.tolist())
+  }
+
+  other, new_U, _ = audit.renumber(log, seed=1)
+  assert (other.user_ids[new_U] == log.user_ids).all()
+  assert timed_rows(other) == timed
+
+
 # Files.
 
 
@@ -180,6 +220,85 @@ def test_item_titles_follow_the_catalogue(tmp_path):
   path.write_bytes(b"item_id\ttext\nb\t\xe4 bear\n")
   with pytest.raises(UserError, match=r"items\.tsv: byte 15 is not UTF-8"):
     formats.read_item_titles(path, item_ids)
+
+
+HEADER = "user-id\titem-id\trating\ttimestamp\n"
+RATED = "u2\tc\t1\t30\nu1\ta\t3\t20\nu1\tb\t2.5\t10\nu1\tA\t5\t20\n"
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    RATED,
+    HEADER + RATED,
+    "a\tb\tc\td\n" + RATED,
+    RATED.rstrip(),
+    RATED.replace("\n", "\r\n"),
+    "\ufeff" + HEADER + RATED,
+    "\n" + RATED + " \n",
+    # Lines of different times may stand in any order; of equal times, the first goes
+    # before.
+    "u1\tb\t1\t10\nu1\ta\t3\t020\nu1\tA\t1e0\t 20\nu2\tc\t1\t30",
+  ],
+  ids="plain header other-header no-end dos mark blank order".split(),
+)
+def test_read_ratings(write, content):
+  log = formats.read_ratings(write(content))
+  assert timed_rows(log) == {"u1": [(10, "b"), (20, "a"), (20, "A")], "u2": [(30, "c")]}
+  rows = [("u1", ["b", "a", "A"]), ("u2", ["c"])]
+  assert same(log, interactions.from_sequences(rows, times=[[10, 20, 20], [30]]))
+
+
+def test_equal_times_stand_as_the_lines_do(write):
+  """Not as the items' names do, and however many of them there are."""
+  lines = [f"u\t{item}\t1\t5" for item in np.random.default_rng(0).permutation(500)]
+  log = formats.read_ratings(write("\n".join(lines)))
+  assert raw_rows(log)["u"] == [line.split("\t")[1] for line in lines]
+
+
+@pytest.mark.parametrize(
+  ("content", "complaint"),
+  [
+    ("", "is empty"),
+    (HEADER, "is empty"),
+    ("u\ta\t3\t5\nu a 3 5\n", "line 2: 'u a 3 5' is not"),
+    ("u\ta\t3\n", "line 1: .* four fields"),
+    (HEADER + "u\ta\t3\t5\t7\n", "line 2: .* four fields"),
+    ("u\t\t3\t5\n", "line 1: .* four fields"),
+    ("u\ta\0\t3\t5\n", "line 1: .* four fields"),
+    (HEADER + RATED + HEADER, "line 6: rating 'rating' and time 'timestamp'"),
+    ("u\ta\t3\tx\n", "line 1: rating '3' and time 'x'"),
+    ("u\ta\tx\t3\n", "line 1: rating 'x' and time '3'"),
+    ("u\ta\tnan\t3\n", "line 1: rating 'nan'"),
+    ("u\ta\t3\t5.5\n", "time '5.5' must be"),
+    ("u\ta\t3\t-5\n", "time '-5' must be"),
+    ("u\ta\t3\t881250949000\n", "time '881250949000' must be .*whole seconds"),
+    (f"u\ta\t3\t{'9' * 5000}\n", "whole seconds"),
+    ("u\ta\t3\t٣\n", "whole seconds"),
+    (b"u\t\xe4\t3\t5\n", "byte 2 is not UTF-8"),
+  ],
+)
+def test_read_ratings_complains(write, content, complaint):
+  path = write(content)
+  with pytest.raises(UserError, match=complaint) as error:
+    formats.read_ratings(path)
+  assert str(error.value).startswith(str(path))
+  assert "\n" not in str(error.value)
+
+
+def test_read_ratings_without_a_file(tmp_path):
+  with pytest.raises(UserError, match=r"u\.data does not exist"):
+    formats.read_ratings(tmp_path / "u.data")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
+def test_film_titles_follow_the_catalogue(tmp_path, encoding):
+  path, item_ids = tmp_path / "u.item", np.array(["2", "543", "9"])
+  assert formats.read_film_titles(path, item_ids) is None
+  text = "movie id | movie title | date\n543|Misérables, Les (1995)|1995|x\n7|Z|\n2|A"
+  path.write_bytes(text.encode(encoding))
+  titles = formats.read_film_titles(path, item_ids)
+  assert titles == ["A", "Misérables, Les (1995)", ""]
 
 
 # Splits.
@@ -268,7 +387,8 @@ def test_the_digest_names_data_and_kind():
   digests = [
     split(interactions.from_sequences(data.items())).sha256
     for data in [rows, *others]
-    for split in splits.SPLITS.values()
+    for kind, split in splits.SPLITS.items()
+    if kind != "temporal"  # wants times; tests/test_splits.py
   ]
   assert len(set(digests)) == len(digests)
 
@@ -402,6 +522,42 @@ def test_the_demo_needs_no_data(monkeypatch):
   mean = len(log.item_E) / 50
   assert datasets.describe(log).startswith("50 users, 80 items, ")
   assert datasets.describe(log).endswith(f"{mean:.2f} a user")
+
+
+def test_ratings_are_read_where_there_are_no_sequences(folder):
+  shop = folder / "shop"
+  shop.mkdir()
+  (shop / "u.data").write_text(HEADER + RATED)
+  (shop / "u.item").write_bytes("a|ä|\nc|See|".encode("latin-1"))
+  log, titles, tastes = datasets.load(data_config("shop", folder=folder, min_len=2))
+  assert timed_rows(log) == {"u1": [(10, "b"), (20, "a"), (20, "A")]}
+  assert sorted(zip(log.item_ids.tolist(), titles)) == [
+    ("A", ""),
+    ("a", "ä"),
+    ("b", ""),
+    ("c", "See"),
+  ]
+  assert tastes is None
+  (shop / "sequences.txt").write_text("u1 a b\n")
+  log = datasets.load(data_config("shop", folder=folder)).log
+  assert log.time_E is None
+  assert raw_rows(log) == {"u1": ["a", "b"]}
+
+
+def test_movielens_100k_is_the_published_log(data_dir):
+  log, titles, _ = datasets.load(data_config("ml-100k", folder=data_dir))
+  assert (log.num_users, log.num_items, len(log.item_E)) == (943, 1_682, 100_000)
+  assert log.length_U.min() == 20
+  assert all(titles)
+  assert "Misérables, Les (1995)" in titles
+  rows = collections.defaultdict(list)
+  for line in (data_dir / "ml-100k" / "u.data").read_text().splitlines()[1:]:
+    user, item, _, time = line.split()
+    rows[user].append((int(time), item))
+  # Python's sort is stable: equal times stay as the lines have them.
+  assert timed_rows(log) == {
+    user: sorted(row, key=lambda rated: rated[0]) for user, row in rows.items()
+  }
 
 
 def test_toys_is_the_published_log(data_dir):

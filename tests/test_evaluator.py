@@ -115,6 +115,25 @@ def test_counts_equal_brute_force(batch_size):
     assert ranks[rule].rank_N.dtype == ranks[rule].ties_N.dtype == np.int32
 
 
+def test_lists_hold_the_best_open_items():
+  system, params, host_params, bonus = scoring_system(seed=0)
+  rows = random_rows(seed=1)
+  ranks = evaluate(system, params, make_requests(rows), k=NUM_ITEMS + 3)
+  for rule, found in ranks.items():
+    assert found.items_NK.shape == (len(rows), NUM_ITEMS + 3)
+    for items_K, (user, history, _) in zip(found.items_NK, rows):
+      score_I = oracle_scores(host_params, bonus, user, history)
+      closed = set(history) if rule == "seen_excluded" else set()
+      best = sorted(set(range(NUM_ITEMS)) - closed, key=lambda i: (-score_I[i], i))
+      assert items_K.tolist() == best + [-1] * (NUM_ITEMS + 3 - len(best))
+  short = evaluate(system, params, make_requests(rows), k=4)
+  without = evaluate(system, params, make_requests(rows), lists=False)
+  for rule, found in ranks.items():
+    assert (short[rule].items_NK == found.items_NK[:, :4]).all()
+    assert without[rule].items_NK is None
+    assert as_pairs(without[rule]) == as_pairs(found)
+
+
 def test_a_mesh_changes_nothing():
   system, params, *_ = scoring_system(seed=0)
   requests = make_requests(random_rows(seed=1))
@@ -125,6 +144,7 @@ def test_a_mesh_changes_nothing():
   shared = evaluate(system, params, requests, mesh=mesh, batch_size=2 * devices)
   for rule in evaluator.RULES:
     assert as_pairs(alone[rule]) == as_pairs(shared[rule])
+    assert (alone[rule].items_NK == shared[rule].items_NK).all()
   one_rule = evaluate(system, params, requests, rules=["seen_allowed"])
   assert list(one_rule) == ["seen_allowed"]
   assert as_pairs(one_rule["seen_allowed"]) == as_pairs(alone["seen_allowed"])
@@ -242,7 +262,7 @@ def test_on_yelp_a_repeated_target_is_a_miss_where_seen_items_are_excluded(data_
   target_NP = test.user_N.astype(np.int64) * log.num_items + test.target_N
   train_E = split.train.user_E.astype(np.int64) * log.num_items + split.train.item_E
   assert np.isin(target_NP, train_E).sum() == 1_539
-  seen_N = evaluator.target_seen(test)
+  seen_N = test.repeated_N
   assert seen_N.sum() == 2_027  # with those who had it as their validation item
 
   def tell(params, tables, batch, allowed, *, k):

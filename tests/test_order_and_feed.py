@@ -16,6 +16,7 @@ import scipy.stats
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
+from lightlm_jax.errors import UserError
 
 KEYS = st.integers(0, 2**32 - 1)
 
@@ -136,9 +137,9 @@ LOG = make_log(LENGTHS)
 gather = jax.jit(feed_lib.gather, static_argnames=("plan", "bucket"))
 
 
-def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, drawn=False):
+def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, example="target"):
   return feed_lib.positions(
-    log, seed=seed, batch_size=batch_size, widths=widths, drawn=drawn
+    log, seed=seed, batch_size=batch_size, widths=widths, example=example
   )
 
 
@@ -257,7 +258,7 @@ def test_users_with_one_item():
 def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
   """As many examples a user as interactions; each item as likely as the others."""
   log = make_log([1, 4, 6])
-  feed, plan = make(log, widths=(0,), drawn=True, batch_size=4)
+  feed, plan = make(log, widths=(0,), example="drawn", batch_size=4)
   number = collections.Counter()
   epochs = 400
   for epoch in range(epochs):
@@ -272,5 +273,21 @@ def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
     deviation = (epochs * (1 - 1 / length)) ** 0.5
     for item in log.row(user).tolist():
       assert abs(number[user, item] - epochs) <= 4.5 * deviation
-  again = batch_at(*make(log, widths=(0,), drawn=True, batch_size=4), 7)
+  again = batch_at(*make(log, widths=(0,), example="drawn", batch_size=4), 7)
   np.testing.assert_array_equal(again.target_B, batch_at(feed, plan, 7).target_B)
+
+
+def test_a_sequence_is_an_example_by_its_last_position():
+  feed, plan = make(example="sequence")
+  found = [example for batch in epoch_of(feed, plan) for example in examples(batch)]
+  last = {}
+  for user, history, target in oracle(LOG, WIDTHS):
+    if history[-1] >= 0:
+      last[user] = (user, history, target)
+  assert sorted(found) == sorted(last.values())
+  assert len(found) == sum(length > 1 for length in LENGTHS)
+
+
+def test_a_log_without_an_example_is_refused():
+  with pytest.raises(UserError, match="a history wants two training interactions"):
+    make(make_log((1, 1)), example="sequence")

@@ -96,6 +96,8 @@ def test_results_hold_every_promised_field(demo_run):
     "best_step": int,
     "validation": dict,
     "metrics": dict,
+    "intervals": dict,
+    "slices": dict,
     "hallucination_rate": float,
     "exposure": dict,
     "baselines": dict,

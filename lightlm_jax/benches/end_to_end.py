@@ -59,7 +59,7 @@ def toys() -> Workload:
     UserError: there is no such log here.
   """
   config = config_lib.load("toys:paper")
-  split = splits.SPLITS[config.split.kind](datasets.load(config).log)
+  split = splits.make(config.split, datasets.load(config).log)
   folder = cache.cache_root() / "codes"
   book = ids_build.code_book(config.ids, split.train, config.seed, folder)
   system = lightlm.build(config, book)

@@ -32,10 +32,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     log, tastes = synthetic.make_shop(shop)
     dataset = Dataset(log, synthetic.item_titles(log), tastes)
   else:
-    folder = _folder(config.data)
-    log = formats.read_sequences(folder / "sequences.txt")
-    titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
-    dataset = Dataset(log, titles, None)
+    dataset = _read(_folder(config.data))
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(
@@ -54,16 +51,26 @@ def describe(log: Interactions) -> str:
   )
 
 
+def _read(folder: epath.Path) -> Dataset:
+  if (folder / "sequences.txt").exists():
+    log = formats.read_sequences(folder / "sequences.txt")
+    titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
+  else:
+    log = formats.read_ratings(folder / "u.data")
+    titles = formats.read_film_titles(folder / "u.item", log.item_ids)
+  return Dataset(log, titles, None)
+
+
 def _folder(data: ml_collections.ConfigDict) -> epath.Path:
   root = data.dir or os.environ.get("LIGHTLM_DATA_DIR", "")
   wanted = (
-    f"put {data.name}/sequences.txt (a line `user item item …` for each user) into a "
-    "folder and name it by LIGHTLM_DATA_DIR or --config.data.dir; configs/demo.py "
-    "needs no data"
+    f"put {data.name}/sequences.txt (a line `user item item …` for each user), or "
+    "MovieLens' u.data in its place, into a folder and name it by LIGHTLM_DATA_DIR or "
+    "--config.data.dir; configs/demo.py needs no data"
   )
   if not root:
     raise UserError(f"no data for {data.name!r}: {wanted}")
   folder = epath.Path(root) / data.name
-  if not (folder / "sequences.txt").exists():
+  if not any((folder / name).exists() for name in ("sequences.txt", "u.data")):
     raise UserError(f"{folder / 'sequences.txt'} does not exist: {wanted}")
   return folder

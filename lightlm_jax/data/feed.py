@@ -1,10 +1,11 @@
 """Training batches: the log on the device, and which examples step s is made of.
 
 One example a position: the items before it are the history, the item on it is the
-target (or, drawn, any item of the row is). Examples of similar length share a batch
-(a bucket), because the shape of a batch is that of its longest example. Everything
-here is a pure function of (seed, step): the same batches on one device or eight,
-after a restart or without.
+target (or, drawn, any item of the row is). For models that learn at every position of
+a history at once, the last position of a row is an example and no other is. Examples
+of similar length share a batch (a bucket), because the shape of a batch is that of its
+longest example. Everything here is a pure function of (seed, step): the same batches
+on one device or eight, after a restart or without.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import numpy as np
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
+from lightlm_jax.errors import UserError
 
 
 class Positions(NamedTuple):
@@ -68,7 +70,7 @@ def positions(
   seed: int,
   batch_size: int,
   widths: tuple[int, ...],
-  drawn: bool = False,
+  example: str = "target",
 ) -> tuple[Positions, Plan]:
   """Sorts every position of the log into its bucket by the length of its history.
 
@@ -78,12 +80,27 @@ def positions(
     batch_size: examples a step.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Buckets without examples are left out.
-    drawn: see `Plan`; for sources that do not tell one position from another.
+    example: as in `System`: "target" = every position; "drawn" = likewise, see `Plan`,
+      for sources that do not tell one position from another; "sequence" = the last
+      position of every row of two or more.
+
+  Raises:
+    UserError: no row is long enough for an example.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
   bucket_E = np.searchsorted(widths, length_E)
-  examples = [np.flatnonzero(bucket_E == b) for b in range(len(widths))]
+  is_example_E = np.ones(len(start_E), bool)
+  if example == "sequence":
+    is_example_E[:] = False
+    is_example_E[train.offset_U1[1:][train.length_U >= 2] - 1] = True
+  if not is_example_E.any():
+    raise UserError(
+      "there is no example to train on: a history wants two training interactions"
+    )
+  examples = [
+    np.flatnonzero(is_example_E & (bucket_E == b)) for b in range(len(widths))
+  ]
   used = [b for b, example in enumerate(examples) if len(example)]
   feed = Positions(
     item_E=jnp.asarray(train.item_E),
@@ -97,7 +114,7 @@ def positions(
     batch_size=batch_size,
     widths=tuple(widths[b] for b in used),
     sizes=tuple(len(examples[b]) for b in used),
-    drawn=drawn,
+    drawn=example == "drawn",
   )
   return feed, plan
 

@@ -1,12 +1,15 @@
 """Readers of log files. Each gives the one in-memory form or one line of complaint."""
 
 import io
+import math
 
 from etils import epath
 import numpy as np
 
 from lightlm_jax.data import interactions
 from lightlm_jax.errors import UserError
+
+MOST_DIGITS = 11  # of seconds since 1970: with more they are milliseconds
 
 
 def read_sequences(path: epath.PathLike) -> interactions.Interactions:
@@ -44,6 +47,55 @@ def read_sequences(path: epath.PathLike) -> interactions.Interactions:
   return interactions.from_sequences(rows)
 
 
+def read_ratings(path: epath.PathLike) -> interactions.Interactions:
+  """Reads `user, item, rating, seconds`, by tabs: MovieLens-100k's `u.data`.
+
+  A first line of names is passed over. Every rating counts as an interaction, a low one
+  too: what was rated was seen. Users' rows are in the order of time, and of the lines
+  where times are equal (which they often are: people rate many films in one second).
+
+  Returns:
+    The log, with times.
+
+  Raises:
+    UserError: the file is missing, empty, or a line is not of that form; the line
+      is named by its number.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    raise UserError(
+      f"{path} does not exist; give a file of lines `user item rating seconds`, by tabs"
+    )
+  rows = {}
+  for number, line in enumerate(_lines(path), start=1):
+    if not line.strip():
+      continue
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) != 4 or not all(fields) or "\0" in line:
+      raise UserError(
+        f"{path}, line {number}: {line[:60]!r} is not `user item rating seconds`, four "
+        "fields with tabs between them"
+      )
+    user, item, rating, seconds = fields
+    is_time = seconds.isascii() and seconds.isdecimal() and len(seconds) <= MOST_DIGITS
+    if number == 1 and not is_time and not _is_number(rating):
+      continue
+    if not is_time or not _is_number(rating):
+      raise UserError(
+        f"{path}, line {number}: rating {rating!r} and time {seconds!r} must be a "
+        "number and whole seconds since 1970"
+      )
+    rows.setdefault(user, []).append((int(seconds), item))
+  if not rows:
+    raise UserError(f"{path} is empty; give lines `user item rating seconds`, by tabs")
+  for row in rows.values():
+    row.sort(key=lambda rated: rated[0])  # stable: equal times as the lines have them
+  return interactions.from_sequences(
+    ((user, [item for _, item in row]) for user, row in rows.items()),
+    times=([seconds for seconds, _ in row] for row in rows.values()),
+  )
+
+
 def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
   """Texts of `item_ids` from a tab-separated `item_id … text` file, None without it."""
   path = epath.Path(path)
@@ -57,16 +109,45 @@ def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | 
   return [text[item] for item in item_ids.tolist()]
 
 
-def _lines(path: epath.Path) -> list[str]:
+def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
+  """Texts of `item_ids` from MovieLens-100k's `u.item`, None without it.
+
+  Lines of `id | title | …`; in the original file in Latin-1.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    return None
+  text = dict.fromkeys(item_ids.tolist(), "")
+  for line in _lines(path, or_latin_1=True):
+    item, _, rest = line.partition("|")
+    if item.strip() in text:
+      text[item.strip()] = rest.partition("|")[0].strip()
+  return [text[item] for item in item_ids.tolist()]
+
+
+def _is_number(field: str) -> bool:
+  try:
+    return math.isfinite(float(field))
+  except ValueError:
+    return False
+
+
+def _lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
   """The lines of a UTF-8 file, with or without a byte order mark.
 
-  Only what an editor counts as an end of line is one: `str.splitlines` would cut a
-  row at a form feed, and the rest of it would pass for another user.
+  With `or_latin_1`, what is not UTF-8 is read as Latin-1. Only what an editor counts
+  as an end of line is one: `str.splitlines` would cut a row at a form feed, and the
+  rest of it would pass for another user.
   """
   try:
-    text = path.read_bytes().decode("utf-8-sig")
+    content = path.read_bytes()
+    text = content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8")
+    if not or_latin_1:
+      raise UserError(
+        f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8"
+      )
+    text = content.decode("latin-1")
   except OSError as error:
     raise UserError(f"cannot read {path}: {error.strerror or error}")
   return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

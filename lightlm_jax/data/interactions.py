@@ -18,6 +18,8 @@ class Interactions:
   item_E: np.ndarray  # [E] int32 catalogue indices, oldest first in each row
   user_ids: np.ndarray  # [U] raw user ids, as strings
   item_ids: np.ndarray  # [I] raw item ids, as strings: the catalogue
+  # [E] int64 seconds since 1970, ascending in each row; None: order alone is known
+  time_E: np.ndarray | None = None
 
   @property
   def num_users(self) -> int:
@@ -43,7 +45,10 @@ class Interactions:
 
 
 def from_sequences(
-  rows: Iterable[tuple[str, Sequence[str]]], *, seed: int = 0
+  rows: Iterable[tuple[str, Sequence[str]]],
+  *,
+  times: Iterable[Sequence[int]] | None = None,
+  seed: int = 0,
 ) -> Interactions:
   """Builds the log from (raw user id, raw item ids in time order).
 
@@ -53,6 +58,7 @@ def from_sequences(
 
   Args:
     rows: each user once.
+    times: seconds of the items of each row, ascending; None where they are not known.
     seed: key of the hash. The default is part of what makes two runs comparable.
   """
   users, sequences = [], []
@@ -69,12 +75,20 @@ def from_sequences(
   start = np.cumsum(length) - length
   item_in_file_E = item_rank_I[inverse_E].astype(np.int32)
   offset_U1 = np.concatenate([[0], np.cumsum(length[user_order_U])])
-  item_E = concatenate_rows(item_in_file_E, start[user_order_U], length[user_order_U])
+
+  def in_user_order(values_E):
+    return concatenate_rows(values_E, start[user_order_U], length[user_order_U])
+
+  time_E = None
+  if times is not None:
+    flat_times = [time for row in times for time in row]
+    time_E = in_user_order(np.array(flat_times, dtype=np.int64))
   return Interactions(
     offset_U1=offset_U1,
-    item_E=item_E,
+    item_E=in_user_order(item_in_file_E),
     user_ids=raw_users[user_order_U],
     item_ids=raw_items[item_order_I],
+    time_E=time_E,
   )
 
 
@@ -89,12 +103,23 @@ def concatenate_rows(
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
   """The log of the users with `keep_U` true; the catalogue stays as it is."""
-  length = log.length_U[keep_U]
+  kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
+  return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
+
+
+def first_of_rows(log: Interactions, length_U: np.ndarray) -> Interactions:
+  """The log of the first `length_U[u]` interactions of every user u, none left out."""
+  return _rows(log, log.offset_U1[:-1], length_U)
+
+
+def _rows(log: Interactions, start_R, length_R) -> Interactions:
+  """The log with other rows, cut out of its own; the ids are not touched."""
+  time_E = log.time_E
   return dataclasses.replace(
     log,
-    offset_U1=np.concatenate([[0], np.cumsum(length)]),
-    item_E=concatenate_rows(log.item_E, log.offset_U1[:-1][keep_U], length),
-    user_ids=log.user_ids[keep_U],
+    offset_U1=np.concatenate([[0], np.cumsum(length_R)]),
+    item_E=concatenate_rows(log.item_E, start_R, length_R),
+    time_E=None if time_E is None else concatenate_rows(time_E, start_R, length_R),
   )
 
 

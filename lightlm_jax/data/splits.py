@@ -1,11 +1,26 @@
-"""What is trained on and what is held out, with a digest that names the split."""
+"""What is trained on and what is held out, with a digest that names the split.
 
+Every split trains on the beginnings of the users' rows, of some users perhaps on
+nothing, and keeps the whole catalogue. It asks a user at most once for validation and
+once at test, each time for one item, after everything of this user that came before.
+"""
+
+from collections.abc import Callable
 import dataclasses
+import datetime
 import hashlib
+import json
+from typing import Any
 
+import ml_collections
 import numpy as np
 
-from lightlm_jax.data.interactions import Interactions, concatenate_rows
+from lightlm_jax.data.interactions import (
+  Interactions,
+  concatenate_rows,
+  first_of_rows,
+)
+from lightlm_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +42,13 @@ class Requests:
   def length_N(self) -> np.ndarray:
     """[N] int64: the length of each history."""
     return np.diff(self.offset_N1)
+
+  @property
+  def repeated_N(self) -> np.ndarray:
+    """[N] bool: whether the target is in the request's own history."""
+    row_E = np.repeat(np.arange(len(self)), self.length_N)
+    repeated_E = self.item_E == self.target_N[row_E]
+    return np.bincount(row_E[repeated_E], minlength=len(self)) > 0
 
   def row(self, n: int) -> np.ndarray:
     """The history of one request, oldest first."""
@@ -52,6 +74,19 @@ class Split:
   validation: Requests | None
   test: Requests | None
   sha256: str
+  parameters: dict[str, float] = dataclasses.field(default_factory=dict)
+  cut_times: dict[str, int] | None = None  # seconds; of splits by time: see `temporal`
+
+
+def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
+  """The split that `config.split` asks for; fields that it lacks have their defaults.
+
+  Raises:
+    UserError: this log cannot be split like that.
+  """
+  names = PARAMETERS.get(config.kind, ())
+  given = {name: config[name] for name in names if name in config}
+  return SPLITS[config.kind](log, **given)
 
 
 def leave_one_out(log: Interactions) -> Split:
@@ -62,30 +97,139 @@ def leave_one_out(log: Interactions) -> Split:
   """
   length_U = log.length_U
   asked_U = length_U >= 3
-  keep_U = np.where(asked_U, length_U - 2, length_U)
-  start_U = log.offset_U1[:-1]
-  train = dataclasses.replace(
-    log,
-    offset_U1=np.concatenate([[0], np.cumsum(keep_U)]),
-    item_E=concatenate_rows(log.item_E, start_U, keep_U),
-  )
-  user_N = np.flatnonzero(asked_U).astype(np.int32)
-
-  def held_out(from_end: int) -> Requests:
-    history_length = length_U[user_N] - from_end
-    return Requests(
-      user_N=user_N,
-      offset_N1=np.concatenate([[0], np.cumsum(history_length)]),
-      item_E=concatenate_rows(log.item_E, start_U[user_N], history_length),
-      target_N=log.item_E[start_U[user_N] + history_length],
-    )
-
+  user_N = np.flatnonzero(asked_U)
   return Split(
     kind="leave_one_out",
-    train=train,
-    validation=held_out(2),
-    test=held_out(1),
+    train=first_of_rows(log, np.where(asked_U, length_U - 2, length_U)),
+    validation=_requests(log, user_N, length_U[user_N] - 2),
+    test=_requests(log, user_N, length_U[user_N] - 1),
     sha256=_digest("leave_one_out", log),
+  )
+
+
+def ratio(
+  log: Interactions, *, validation_share: float = 0.1, test_share: float = 0.1
+) -> Split:
+  """Each user's row in three parts: the first is trained on, the others ask once each.
+
+  The last two parts have their shares of the row's length, rounded down and at least
+  one item; training has the rest. The first item of a part is asked for, after all
+  that came before it: at test the whole validation part joins the input. What follows
+  it in the part is neither trained on nor asked for. Users with fewer than three
+  interactions are trained on and asked nothing.
+
+  Raises:
+    UserError: the shares leave nothing to train on.
+  """
+  _check_shares(validation_share, test_share)
+  length_U = log.length_U
+  asked_U = length_U >= 3
+
+  def part_U(share, most_U):
+    # A product such as .29 * 100 comes out a little below the whole number.
+    size_U = np.floor(share * length_U + 1e-9).astype(np.int64)
+    return np.where(asked_U, np.clip(size_U, 1, most_U), 0)
+
+  test_U = part_U(test_share, length_U - 2)
+  validation_U = part_U(validation_share, length_U - 1 - test_U)
+  keep_U = length_U - test_U - validation_U
+  user_N = np.flatnonzero(asked_U)
+  parameters = {"validation_share": validation_share, "test_share": test_share}
+  return Split(
+    kind="ratio",
+    train=first_of_rows(log, keep_U),
+    validation=_requests(log, user_N, keep_U[user_N]),
+    test=_requests(log, user_N, (keep_U + validation_U)[user_N]),
+    sha256=_digest("ratio", log, parameters),
+    parameters=parameters,
+  )
+
+
+def temporal(
+  log: Interactions,
+  *,
+  validation_share: float = 0.1,
+  test_share: float = 0.1,
+  gap: int = 0,
+) -> Split:
+  """One clock for everybody: train on what came before, ask about two windows after.
+
+  The windows open at quantiles of the log's times: the test's so that it holds
+  `test_share` of all interactions, the validation's so that it holds
+  `validation_share` of them before that (more where several have the very time of the
+  cut). The last `gap` seconds before each window are in neither training nor the
+  validation window. With the names of `Split.cut_times`:
+
+    train          time < train_end = validation_start - gap
+    validation     validation_start <= time < validation_end = test_start - gap
+    test           test_start <= time
+
+  A request is a user's first interaction in the window, after everything of this user
+  before the window: items of the gap too, and at test those of the validation window,
+  are known by then. It wants at least one earlier interaction: who is not known at all
+  yet is asked nothing. Who is known from the gap or the validation window alone is
+  asked, and has an empty row in training (evaluation/slices.py tells them apart). Of
+  items of a user at the very same time the log's order decides which is first.
+
+  Raises:
+    UserError: the log has no times, or nothing to train on or nobody to ask in one of
+      the windows.
+  """
+  _check_shares(validation_share, test_share)
+  if log.time_E is None:
+    raise UserError(
+      "config.split.kind is 'temporal', but this log has no times, only an order; "
+      "times come with u.data (data.name=ml-100k), otherwise choose ratio or "
+      "leave_one_out"
+    )
+  time_E = np.sort(log.time_E)
+  last = len(time_E) - 1
+  validation_start, test_start = (
+    int(time_E[min(round(share * len(time_E)), last)])
+    for share in (1 - validation_share - test_share, 1 - test_share)
+  )
+  cut_times = {
+    "train_end": validation_start - gap,
+    "validation_start": validation_start,
+    "validation_end": test_start - gap,
+    "test_start": test_start,
+  }
+  user_E = log.user_E
+  before = {
+    name: np.bincount(user_E[log.time_E < cut], minlength=log.num_users)
+    for name, cut in cut_times.items()
+  }
+
+  def first_of_window(start_U, end_U):
+    user_N = np.flatnonzero((start_U >= 1) & (start_U < end_U))
+    return _requests(log, user_N, start_U[user_N])
+
+  validation = first_of_window(before["validation_start"], before["validation_end"])
+  test = first_of_window(before["test_start"], log.length_U)
+  parameters = {
+    "validation_share": validation_share,
+    "test_share": test_share,
+    "gap": gap,
+  }
+  for name, number in (
+    ("nothing to train on", before["train_end"].sum()),
+    ("nobody to ask in the validation window", len(validation)),
+    ("nobody to ask in the test window", len(test)),
+  ):
+    if not number:
+      given = ", ".join(f"{name}={value}" for name, value in parameters.items())
+      raise UserError(
+        f"config.split of kind temporal with {given} leaves {name}: who is asked wants "
+        "an interaction in the window and one before it; change the shares or the gap"
+      )
+  return Split(
+    kind="temporal",
+    train=first_of_rows(log, before["train_end"]),
+    validation=validation,
+    test=test,
+    sha256=_digest("temporal", log, parameters),
+    parameters=parameters,
+    cut_times=cut_times,
   )
 
 
@@ -94,14 +238,112 @@ def everything(log: Interactions) -> Split:
   return Split("none", log, None, None, _digest("none", log))
 
 
-SPLITS = {"leave_one_out": leave_one_out, "none": everything}
+SPLITS: dict[str, Callable[..., Split]] = {
+  "leave_one_out": leave_one_out,
+  "ratio": ratio,
+  "temporal": temporal,
+  "none": everything,
+}
+# The fields of config.split that a kind reads.
+PARAMETERS = {
+  "ratio": ("validation_share", "test_share"),
+  "temporal": ("validation_share", "test_share", "gap"),
+}
 
 
-def _digest(kind: str, log: Interactions) -> str:
-  """SHA-256 of the kind and of the log by raw ids: what makes two runs comparable."""
+def manifest(split: Split, log: Interactions) -> dict[str, Any]:
+  """What a split is, for people and programs: JSON, counts and no ids.
+
+  Args:
+    split: of `log`.
+    log: all interactions, held-out ones included.
+
+  Returns:
+    kind, parameters, sha256; users, items and interactions of the log; cut_times and
+    log_times {first, last}, ISO 8601 in UTC, None where they are not known or not
+    used; train {users, items, interactions}: those that training sees; validation and
+    test, None where nothing is held out: {requests, repeated_targets (in the
+    request's own history), cold_targets (never in training), untrained_users (no
+    interaction in training)}.
+  """
+  bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
+  length_U = split.train.length_U
+
+  def asked(requests: Requests | None):
+    # A set without requests is false, and not the same as none.
+    return (
+      None
+      if requests is None
+      else {
+        "requests": len(requests),
+        "repeated_targets": int(requests.repeated_N.sum()),
+        "cold_targets": int((bought_I[requests.target_N] == 0).sum()),
+        "untrained_users": int((length_U[requests.user_N] == 0).sum()),
+      }
+    )
+
+  def iso(seconds: dict[str, int] | None):
+    return seconds and {name: _iso(second) for name, second in seconds.items()}
+
+  times = log.time_E
+  known = times is not None and len(times)
+  return {
+    "kind": split.kind,
+    "parameters": dict(split.parameters),
+    "sha256": split.sha256,
+    "users": log.num_users,
+    "items": log.num_items,
+    "interactions": len(log.item_E),
+    "log_times": iso({"first": times.min(), "last": times.max()} if known else None),
+    "cut_times": iso(split.cut_times),
+    "train": {
+      "users": int((length_U > 0).sum()),
+      "items": int((bought_I > 0).sum()),
+      "interactions": len(split.train.item_E),
+    },
+    "validation": asked(split.validation),
+    "test": asked(split.test),
+  }
+
+
+def _requests(log: Interactions, user_N: np.ndarray, place_N: np.ndarray) -> Requests:
+  """Asks for the item at a place of each user's row, after those before it."""
+  start_N = log.offset_U1[user_N]
+  return Requests(
+    user_N=user_N.astype(np.int32),
+    offset_N1=np.concatenate([[0], np.cumsum(place_N)]),
+    item_E=concatenate_rows(log.item_E, start_N, place_N),
+    target_N=log.item_E[start_N + place_N],
+  )
+
+
+def _check_shares(validation_share: float, test_share: float) -> None:
+  low, total = min(validation_share, test_share), validation_share + test_share
+  if not (low > 0 and total < 1):
+    raise UserError(
+      f"config.split.validation_share ({validation_share}) and test_share "
+      f"({test_share}) must be above 0 and together below 1: training has the rest"
+    )
+
+
+def _digest(
+  kind: str, log: Interactions, parameters: dict[str, float] | None = None
+) -> str:
+  """SHA-256 of the kind and of the log by raw ids: what makes two runs comparable.
+
+  Times are part of a log that has them.
+  """
   digest = hashlib.sha256(kind.encode())
+  if parameters:
+    digest.update(json.dumps(parameters, sort_keys=True).encode())
   for ids in (log.user_ids, log.item_ids):
     digest.update("\n".join(ids).encode() + b"\n\n")
   digest.update(log.offset_U1.astype("<i8").tobytes())
   digest.update(log.item_E.astype("<i4").tobytes())
+  if log.time_E is not None:
+    digest.update(log.time_E.astype("<i8").tobytes())
   return digest.hexdigest()
+
+
+def _iso(seconds: int) -> str:
+  return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).isoformat()

@@ -14,7 +14,7 @@ import scipy.sparse
 import scipy.stats
 
 from lightlm_jax.data import splits
-from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.interactions import Interactions, concatenate_rows
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import quality
@@ -101,7 +101,10 @@ def audit(build: Build, log: Interactions, *, seed: int) -> dict[str, Any]:
 
 
 def exchange_held_out(log: Interactions, seed: int) -> Interactions:
-  """The log with validation and test items dealt out to other users; training stays."""
+  """The log with validation and test items dealt out to other users; training stays.
+
+  Times stay where they are: the items go to other places of the same log.
+  """
   asked_N = np.flatnonzero(log.length_U >= 3)
   end_N = log.offset_U1[asked_N + 1]
   order_N = np.random.default_rng(seed).permutation(len(asked_N))
@@ -123,11 +126,16 @@ def renumber(
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
   new_U, new_I = np.argsort(order_U), np.argsort(order_I)
   rows = [new_I[log.row(user)] for user in order_U]
+  time_E = log.time_E
+  if time_E is not None:
+    start_U, length_U = log.offset_U1[:-1][order_U], log.length_U[order_U]
+    time_E = concatenate_rows(time_E, start_U, length_U)
   renumbered = Interactions(
     offset_U1=np.concatenate([[0], np.cumsum(log.length_U[order_U])]),
     item_E=np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32),
     user_ids=log.user_ids[order_U],
     item_ids=log.item_ids[order_I],
+    time_E=time_E,
   )
   return renumbered, new_U, new_I
 

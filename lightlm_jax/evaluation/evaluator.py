@@ -21,6 +21,7 @@ from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation.metrics import summarise
+from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
 
 RULES = ("seen_excluded", "seen_allowed")
@@ -34,7 +35,8 @@ class Ranks(NamedTuple):
   Attributes:
     rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
     ties_N: int32, the number of other items exactly level with the target.
-    items_NK: int32, what was recommended, -1 = none; None for systems with `scores`.
+    items_NK: int32, what was recommended, -1 = none; of equal scores the lower index
+      first (which no metric reads). None where no lists were wanted.
   """
 
   rank_N: np.ndarray
@@ -52,6 +54,7 @@ def evaluate(
   k: int = K,
   mesh: Mesh | None = None,
   rules: Sequence[str] = RULES,
+  lists: bool = True,
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items.
 
@@ -65,9 +68,12 @@ def evaluate(
     requests: N questions, N > 0, each with its target.
     num_items: I, the size of the catalogue.
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
-    k: items to ask `recommend` for; systems with `scores` rank the whole catalogue.
+    k: the most recommendations that are asked for; systems with `scores` rank the
+      whole catalogue all the same.
     mesh: devices that share each batch along the axis "data".
     rules: which of `RULES`.
+    lists: whether `items_NK` is wanted of systems with `scores` too, whose ranks do not
+      need it.
 
   Returns:
     rule → `Ranks`.
@@ -83,16 +89,17 @@ def evaluate(
   params, tables = _on_mesh((params, system.tables), everywhere)
   if system.scores is not None:
     catalogue = np.argsort(rank_I).astype(np.int32)
-    count = _counter(system.scores, rules, everywhere)
+    shown = min(k, num_items) if lists else 0
+    count = _counter(system.scores, rules, shown, everywhere)
   else:
     catalogue = allowed_lib.no_shared_mask()
     count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
   catalogue = _place(catalogue, everywhere)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
-  lists = [None] * len(rules)
-  if system.scores is None:
-    lists = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
+  lists_RNK = [None] * len(rules)
+  if lists or system.scores is None:
+    lists_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
   in_flight = collections.deque()
 
   def collect():
@@ -101,7 +108,8 @@ def evaluate(
     _refuse_nan(system, requests.user_N[index], nan_B[: len(index)])
     result_R2N[..., index] = result_R2B[..., : len(index)]
     if items_RBK:
-      lists[:, index] = items_RBK[0][:, : len(index)]
+      shown_RBK = items_RBK[0][:, : len(index)]
+      lists_RNK[:, index, : shown_RBK.shape[2]] = shown_RBK
 
   for index, batch, excluded_BE in _host_batches(
     requests, batch_size, system.max_history, rank_I
@@ -114,10 +122,10 @@ def evaluate(
     collect()
 
   if "seen_excluded" in rules:
-    result_R2N[rules.index("seen_excluded"), :, target_seen(requests)] = 0
+    result_R2N[rules.index("seen_excluded"), :, requests.repeated_N] = 0
   return {
     rule: Ranks(*result_2N, items_NK)
-    for rule, result_2N, items_NK in zip(rules, result_R2N, lists)
+    for rule, result_2N, items_NK in zip(rules, result_R2N, lists_RNK)
   }
 
 
@@ -146,9 +154,15 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 
 @functools.lru_cache(maxsize=16)
 def _counter(
-  scores: Callable, rules: tuple[str, ...], out_sharding: NamedSharding | None
+  scores: Callable,
+  rules: tuple[str, ...],
+  shown: int,
+  out_sharding: NamedSharding | None,
 ) -> Callable:
-  """The compiled count of items above and level with the target, for every rule."""
+  """The compiled count of items above and level with the target, for every rule.
+
+  And the first `shown` items, if any are wanted.
+  """
 
   def count(params, tables, batch, item_of_rank_I, excluded_BE):
     num_items = len(item_of_rank_I)
@@ -176,7 +190,21 @@ def _counter(
       "seen_allowed": (rank_B, ties_B),
     }
     result_R2B = jnp.stack([jnp.stack(by_rule[rule]) for rule in rules])
-    return result_R2B, jnp.any(jnp.isnan(scores_BI), axis=1)
+    is_nan_B = jnp.any(jnp.isnan(scores_BI), axis=1)
+    if not shown:
+      return result_R2B, is_nan_B
+
+    all_BI = jnp.ones(scores_BI.shape, bool)
+    row_B1 = jnp.arange(len(all_BI))[:, None]
+    # Padding lies outside the row: dropped.
+    unseen_BI = all_BI.at[row_B1, jnp.where(is_item_BE, seen_BE, num_items)].set(
+      False, mode="drop"
+    )
+    open_BI = {"seen_excluded": unseen_BI, "seen_allowed": all_BI}
+    lists = [
+      item_scores.top_items(scores_BI, open_BI[rule], shown).items_BK for rule in rules
+    ]
+    return result_R2B, is_nan_B, jnp.stack(lists)
 
   return jax.jit(count, out_shardings=out_sharding)
 
@@ -233,13 +261,6 @@ def _refuse_nan(system: System, user_B: np.ndarray, nan_B: np.ndarray) -> None:
       f"a batch, first for user index {user_B[nan_B][0]}; the parameters have "
       "diverged: go back to an earlier checkpoint or lower train.learning_rate"
     )
-
-
-def target_seen(requests: Requests) -> np.ndarray:
-  """[N] bool: whether the target is in the request's own history."""
-  row_E = np.repeat(np.arange(len(requests)), requests.length_N)
-  repeat_E = requests.item_E == requests.target_N[row_E]
-  return np.bincount(row_E[repeat_E], minlength=len(requests)) > 0
 
 
 def _host_batches(

@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from lightlm_jax.data.splits import Requests, Split
-from lightlm_jax.evaluation import evaluator, exposure
+from lightlm_jax.evaluation import evaluator, exposure, slices, uncertainty, users
+from lightlm_jax.evaluation.evaluator import Ranks
 from lightlm_jax.systems.base import System
 
 
@@ -19,13 +20,25 @@ def judge(
   *,
   batch_size: int,
   mesh: Mesh,
-) -> dict[str, Any]:
+  code_IL: np.ndarray | None = None,
+) -> tuple[dict[str, Any], dict[str, Ranks]]:
   """Asks `requests` by both rules.
 
+  Args:
+    system: what to judge.
+    params: its parameters, on the device.
+    split: the training log is what popularity is counted in.
+    requests: of the split.
+    batch_size: requests at once.
+    mesh: devices that share a batch.
+    code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
+
   Returns:
-    users_per_second, metrics {rule: …}, repeated_targets (requests whose target is in
-    their history, a miss where seen items are excluded) and exposure {rule: …}, None
-    for systems that score every item.
+    What goes into the results, and where each target came. In the results:
+    users_per_second, metrics {rule: …}, intervals {rule: {metric: [low, high]}} (95 %,
+    over users), slices {rule: {dimension: {slice: {users, mean}}}}, repeated_targets
+    (requests whose target is in their history, a miss where seen items are excluded),
+    exposure {rule: …}.
   """
   began = time.monotonic()
   ranks = evaluator.evaluate(
@@ -38,15 +51,26 @@ def judge(
   )
   seconds = time.monotonic() - began
   bought_I = np.bincount(split.train.item_E, minlength=split.train.num_items)
+  labels = slices.label(requests, split.train)
+  values = {rule: users.values(r.rank_N, r.ties_N) for rule, r in ranks.items()}
   # Scores of all items serve both rules at once; a search is made for each.
   passes = 1 if system.scores else len(evaluator.RULES)
-  lists = {rule: r.items_NK for rule, r in ranks.items() if r.items_NK is not None}
-  return {
+  found = {
     "users_per_second": passes * len(requests) / seconds,
     "metrics": evaluator.summarise_rules(ranks),
-    "repeated_targets": int(evaluator.target_seen(requests).sum()),
+    "intervals": {
+      rule: {
+        name: list(uncertainty.interval(value_N)) for name, value_N in metrics.items()
+      }
+      for rule, metrics in values.items()
+    },
+    "slices": {
+      rule: slices.summarise(metrics, labels) for rule, metrics in values.items()
+    },
+    "repeated_targets": int(requests.repeated_N.sum()),
     "exposure": {
-      rule: exposure.summarise(items_NK, bought_I) for rule, items_NK in lists.items()
-    }
-    or None,
+      rule: exposure.summarise(r.items_NK, bought_I, code_IL)
+      for rule, r in ranks.items()
+    },
   }
+  return found, ranks

@@ -1,9 +1,13 @@
-"""Ranking metrics in float64 on the host, from the integer ranks a device returned.
+"""Ranking metrics in float64 on the host, from the integer ranks of the targets.
 
-Every request has one target. Its rank is 1 + the number of items strictly above it;
-0 is a miss. Where other items are scored exactly level with the target, each metric is
-its expected value over a random order of the tie, so that a constant scorer gets what
-guessing gets and never what the order of the item numbers happens to give.
+A target's rank is 1 + the number of items strictly above it; 0 is a miss. Each metric
+takes one target a request, rank_N, or several, rank_NT: T is the most that a request
+has, and a request with fewer is filled up with -1. One target is the case T = 1.
+
+Where other items are scored exactly level with the only target, each metric is its
+expected value over a random order of the tie, so that a constant scorer gets what
+guessing gets and never what the order of the item numbers happens to give. Several
+targets come from lists, where every place is taken once: there are no ties.
 """
 
 import numpy as np
@@ -12,33 +16,59 @@ import numpy as np
 def hit_rate(
   rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
 ) -> np.ndarray:
-  """HR@k of each request: 1 if the target is among the first k.
+  """HR@k of each request: 1 if a target is among the first k.
 
   Args:
-    rank_N: integers, 1 + the number of items strictly above the target; 0 = miss.
+    rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
+      0 = miss, -1 = the request has no further target.
     ties_N: integers, the number of other items level with the target; None = none.
+      Only for one target a request.
     k: length of the list.
 
   Returns:
     [N] float64.
+
+  Raises:
+    ValueError: ties of several targets, two targets in one place, or no target at all.
   """
-  return _expected_gain(np.ones(k), rank_N, ties_N)
+  gain_NT, _ = _gains(np.ones(k), rank_N, ties_N)
+  return gain_NT.max(axis=1)
+
+
+def recall(
+  rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
+) -> np.ndarray:
+  """Recall@k of each request: the share of its targets among the first k.
+
+  The share is of all its targets, also where they are more than k. For one target it
+  is the hit rate. Arguments and result as in `hit_rate`.
+  """
+  gain_NT, targets_N = _gains(np.ones(k), rank_N, ties_N)
+  return gain_NT.sum(axis=1) / targets_N
 
 
 def ndcg(rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int) -> np.ndarray:
-  """NDCG@k of each request, one relevant item: 1 / log2(rank + 1) within the first k.
+  """NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets in the list.
 
+  Divided by the most that min(k, number of targets) places can give: 1 for one target.
   Järvelin & Kekäläinen 2002; over ties the average that McSherry & Najork 2008 and
   `sklearn.metrics.ndcg_score` take. Arguments and result as in `hit_rate`.
   """
-  return _expected_gain(1 / np.log2(np.arange(2, k + 2)), rank_N, ties_N)
+  gain_K = 1 / np.log2(np.arange(2, k + 2))
+  gain_NT, targets_N = _gains(gain_K, rank_N, ties_N)
+  ideal_N = np.cumsum(gain_K)[np.minimum(targets_N, k) - 1]
+  return gain_NT.sum(axis=1) / ideal_N
 
 
 def reciprocal_rank(
   rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
 ) -> np.ndarray:
-  """MRR@k before the mean: 1 / rank within the first k. As `hit_rate` otherwise."""
-  return _expected_gain(1 / np.arange(1, k + 1), rank_N, ties_N)
+  """MRR@k before the mean: 1 / rank of the first target, if within the first k.
+
+  Arguments and result as in `hit_rate`.
+  """
+  gain_NT, _ = _gains(1 / np.arange(1, k + 1), rank_N, ties_N)
+  return gain_NT.max(axis=1)
 
 
 def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str, float]:
@@ -49,25 +79,54 @@ def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str,
     ties_N: see `hit_rate`.
 
   Returns:
-    hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10.
+    hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; of rank_NT also recall@5,
+    recall@10, recall@20.
   """
   summary = {f"hr@{k}": hit_rate(rank_N, ties_N, k=k) for k in (5, 10, 20)}
   summary |= {f"ndcg@{k}": ndcg(rank_N, ties_N, k=k) for k in (5, 10, 20)}
   summary["mrr@10"] = reciprocal_rank(rank_N, ties_N, k=10)
+  if np.ndim(rank_N) == 2:
+    summary |= {f"recall@{k}": recall(rank_N, k=k) for k in (5, 10, 20)}
   return {name: float(value_N.mean()) for name, value_N in summary.items()}
 
 
-def _expected_gain(
+def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """What the place of each target gives, gain_NT, and how many there are, targets_N."""
+  rank_NT = np.asarray(rank_N, dtype=np.int64)
+  if rank_NT.ndim == 1:
+    rank_NT = rank_NT[:, None]
+    ties_N = None if ties_N is None else np.asarray(ties_N, np.int64)[:, None]
+  elif ties_N is not None:
+    raise ValueError(f"ties_N is for one target a request, ranks are {rank_NT.shape}")
+  targets_N = (rank_NT >= 0).sum(axis=1)
+  if (targets_N == 0).any():
+    raise ValueError(f"request {np.argmin(targets_N)} has no target: its ranks are -1")
+  _refuse_shared_places(rank_NT)
+  return _expected_gain(gain_K, rank_NT, ties_N), targets_N
+
+
+def _refuse_shared_places(rank_NT: np.ndarray):
+  """Two targets in one place would be a tie, and could give an NDCG above 1."""
+  sorted_NT = np.sort(rank_NT, axis=1)
+  shared_NT = (sorted_NT[:, 1:] == sorted_NT[:, :-1]) & (sorted_NT[:, 1:] > 0)
+  if shared_NT.any():
+    n = np.argmax(shared_NT.any(axis=1))
+    raise ValueError(f"request {n} has two targets in one place: {rank_NT[n].tolist()}")
+
+
+def _expected_gain(
+  gain_K: np.ndarray, rank_NT: np.ndarray, ties_NT: np.ndarray | None
 ) -> np.ndarray:
   """Mean gain over the places rank, …, rank + ties; 0 beyond K and for a miss."""
-  rank_N = np.asarray(rank_N, dtype=np.int64)
-  ties_N = np.zeros_like(rank_N) if ties_N is None else np.asarray(ties_N, np.int64)
   k = len(gain_K)
+  single_NT = np.concatenate([[0.0], gain_K, [0.0]])[np.clip(rank_NT, 0, k + 1)]
+  if ties_NT is None:
+    return single_NT
   total_K1 = np.concatenate([[0.0], np.cumsum(gain_K)])
-  above_N = np.clip(rank_N - 1, 0, k)
-  below_N = np.clip(rank_N + ties_N, 0, k)
-  expected_N = (total_K1[below_N] - total_K1[above_N]) / (ties_N + 1)
+  above_NT = np.clip(rank_NT - 1, 0, k)
+  below_NT = np.clip(rank_NT + ties_NT, 0, k)
+  expected_NT = (total_K1[below_NT] - total_K1[above_NT]) / (ties_NT + 1)
   # Where nothing is level, the difference of two sums would only add rounding.
-  single_N = np.append(gain_K, 0.0)[above_N]
-  return np.where(rank_N > 0, np.where(ties_N > 0, expected_N, single_N), 0.0)
+  return np.where((rank_NT > 0) & (ties_NT > 0), expected_NT, single_NT)

@@ -26,6 +26,7 @@ def measure(
       num_items=split.train.num_items,
       batch_size=batch_size,
       mesh=mesh,
+      lists=False,
     )
     results[system.name] = evaluator.summarise_rules(ranks)
   return results

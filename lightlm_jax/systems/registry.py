@@ -5,12 +5,21 @@ import ml_collections
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import bpr_mf, ease, item_knn, lightlm, popularity
+from lightlm_jax.systems import bpr_mf, ease, item_knn, lightlm, popularity, sasrec
 from lightlm_jax.systems.base import System
 
-NAMES = ("lightlm", "pop", "item_knn", "ease", "bpr_mf")
+NAMES = (
+  "lightlm",
+  "pop",
+  "recent_pop",
+  "item_knn",
+  "ease",
+  "bpr_mf",
+  "sasrec",
+  "bsarec",
+)
 WRITE_IDS = ("lightlm",)
-BASELINES = ("pop", "item_knn", "ease")
+BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 
 
 def build(
@@ -27,10 +36,14 @@ def build(
     return lightlm.build(config, book)
   if name == "pop":
     return popularity.build(train.num_items)
+  if name == "recent_pop":
+    return popularity.build_recent(train.num_items)
   if name == "item_knn":
     return item_knn.build(train.num_items)
   if name == "ease":
     return ease.build(train.num_items)
   if name == "bpr_mf":
     return bpr_mf.build(config, train.num_users, train.num_items)
+  if name in sasrec.NAMES:
+    return sasrec.build(config, train.num_items)
   raise UserError(f"there is no system {name!r}; choose one of {', '.join(NAMES)}")

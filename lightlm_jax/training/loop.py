@@ -140,7 +140,7 @@ def make_feed(
     seed=config.seed,
     batch_size=config.train.batch_size,
     widths=(*narrower, system.max_history),
-    drawn=system.example == "drawn",
+    example=system.example,
   )
 
 
@@ -221,6 +221,7 @@ def _validate(system, state, asked, split, config, mesh, journal, bar) -> float:
     batch_size=config.train.eval_batch_size,
     mesh=mesh,
     rules=("seen_excluded",),
+    lists=False,
   )
   metrics = evaluator.summarise_rules(ranks)["seen_excluded"]
   step = int(state.step)

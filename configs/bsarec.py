@@ -1,0 +1,27 @@
+"""BSARec (Shin et al. 2024): SASRec's attention mixed with low and high frequencies.
+
+  LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/bsarec.py \
+    --config.data.name=beauty --workdir=runs/beauty-bsarec
+
+Every beginning of a history is an example. Presets: none, `tiny` (tests).
+"""
+
+import ml_collections
+
+from lightlm_jax import config as config_lib
+
+PRESETS = ("tiny",)
+
+
+def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; every field can be set by --config.field=value."""
+  config = config_lib.load("sasrec", preset)
+  config.system = "bsarec"
+  if preset is None:
+    config.model.d_ff = 256
+    config.model.dropout_rate = 0.5
+    config.train.steps = 17_000  # 40 epochs of Beauty
+    config.train.batch_size = 256  # examples
+    config.train.learning_rate = 1e-3
+    config.train.eval_every = 1_700
+  return config

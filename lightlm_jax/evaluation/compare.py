@@ -1,0 +1,121 @@
+"""Runs beside each other, user by user: means, intervals, and what chance explains."""
+
+from collections.abc import Callable, Sequence
+import itertools
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import evaluator, uncertainty
+from lightlm_jax.evaluation import users as users_lib
+
+# One figure is tested: among many tests something is always found.
+DECIDING = "ndcg@10"
+
+
+def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
+  """Refuses runs that were not asked the same questions.
+
+  Args:
+    tables: name → what `users.read` returned.
+
+  Raises:
+    UserError: names two runs, and what they do not share.
+  """
+  (first, (users, about)), *others = tables.items()
+  for name, (other_users, other_about) in others:
+    for field in ("dataset", "protocol", "split", "split_sha256"):
+      if about[field] != other_about[field]:
+        raise UserError(
+          f"{first} and {name} cannot be compared: their {field} is "
+          f"{about[field]!r} and {other_about[field]!r}"
+        )
+    if not users["user"].equals(other_users["user"]):
+      raise UserError(
+        f"{first} and {name} cannot be compared: {len(users):,} and "
+        f"{len(other_users):,} users were asked, not the same ones; evaluate both with "
+        "the same --users"
+      )
+
+
+def compare(
+  tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]], *, seed: int = 0
+) -> dict[str, Any]:
+  """Every run's means with 95 % intervals, and every pair's difference in NDCG@10.
+
+  Returns:
+    runs {rule: {name: {metric: {mean, interval}}}} and pairs {rule: [{runs, difference,
+    interval, p, p_holm}]}, p by a paired randomisation test, p_holm corrected for the
+    number of pairs under the rule.
+
+  Raises:
+    UserError: see `check`.
+  """
+  check(tables)
+  by_rule = {
+    rule: {
+      name: users_lib.values(
+        *(table[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
+      )
+      for name, (table, _) in tables.items()
+    }
+    for rule in evaluator.RULES
+  }
+  return {
+    "runs": {
+      rule: {
+        name: {metric: _mean(value_N, seed) for metric, value_N in found.items()}
+        for name, found in runs.items()
+      }
+      for rule, runs in by_rule.items()
+    },
+    "pairs": {rule: _pairs(runs, seed) for rule, runs in by_rule.items()},
+  }
+
+
+def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
+  """Says a report in lines of at most 88 columns."""
+  for rule, runs in report["runs"].items():
+    widest = max(len(name) for name in runs)
+    say(f"{rule.replace('_', ' ')}: mean and 95 % interval")
+    say(
+      f"  {'':{widest}}"
+      + "".join(f"{m.upper():>24}" for m in next(iter(runs.values())))
+    )
+    for name, found in runs.items():
+      cells = (
+        f"{m['mean']:.4f} [{m['interval'][0]:.4f}, {m['interval'][1]:.4f}]"
+        for m in found.values()
+      )
+      say(f"  {name:{widest}}" + "".join(f"{cell:>24}" for cell in cells))
+    for pair in report["pairs"][rule]:
+      a, b = pair["runs"]
+      low, high = pair["interval"]
+      say(
+        f"  NDCG@10 of {a} less {b}: {pair['difference']:+.4f} [{low:+.4f}, "
+        f"{high:+.4f}], p {pair['p']:.4f}, by Holm {pair['p_holm']:.4f}"
+      )
+
+
+def _mean(value_N: np.ndarray, seed: int) -> dict[str, Any]:
+  interval = uncertainty.interval(value_N, seed=seed)
+  return {"mean": float(value_N.mean()), "interval": list(interval)}
+
+
+def _pairs(runs: dict[str, dict[str, np.ndarray]], seed: int) -> Sequence[dict]:
+  value = {run: found[DECIDING] for run, found in runs.items()}
+  pairs = []
+  for a, b in itertools.combinations(value, 2):
+    difference_N = value[a] - value[b]
+    pairs.append(
+      {
+        "runs": [a, b],
+        "difference": float(difference_N.mean()),
+        "interval": list(uncertainty.interval(difference_N, seed=seed)),
+        "p": uncertainty.paired_p(value[a], value[b], seed=seed),
+      }
+    )
+  adjusted = uncertainty.holm(np.array([pair["p"] for pair in pairs]))
+  return [pair | {"p_holm": float(p)} for pair, p in zip(pairs, adjusted)]

@@ -1,0 +1,108 @@
+"""What each user was asked and given, as a Parquet table: results that can be compared.
+
+A row a request, in the order of raw user ids. Every metric follows from the ranks, so
+that two runs are compared user by user without asking either again.
+
+Columns: user, target (raw ids); history_length, target_bought (training interactions
+of the target, 0 = cold), target_seen (it stands in the history); and for each rule
+`RULE_rank`, `RULE_ties` (see evaluator.Ranks) and `RULE_items`, the raw ids of the
+first `SHOWN` recommendations.
+"""
+
+import io
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from lightlm_jax import workdir
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import metrics
+from lightlm_jax.evaluation.evaluator import Ranks
+
+SHOWN = 10
+_KEY = b"lightlm_jax"
+
+
+def table(
+  requests: Requests,
+  ranks: dict[str, Ranks],
+  train: Interactions,
+  about: dict[str, Any],
+) -> pyarrow.Table:
+  """The table of one system on one set of requests.
+
+  Args:
+    requests: N questions.
+    ranks: rule → what was found, with lists.
+    train: the training log, which knows the raw ids.
+    about: what tells the run and its split from others; goes along as metadata.
+  """
+  order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
+  requests = requests.take(order_N)
+  bought_I = np.bincount(train.item_E, minlength=train.num_items)
+  columns = {
+    "user": train.user_ids[requests.user_N],
+    "target": train.item_ids[requests.target_N],
+    "history_length": requests.length_N.astype(np.int32),
+    "target_bought": bought_I[requests.target_N].astype(np.int32),
+    "target_seen": requests.repeated_N,
+  }
+  for rule, found in ranks.items():
+    columns[f"{rule}_rank"] = found.rank_N[order_N]
+    columns[f"{rule}_ties"] = found.ties_N[order_N]
+    columns[f"{rule}_items"] = _raw_lists(found.items_NK[order_N], train.item_ids)
+  arrays = {
+    name: values if isinstance(values, pyarrow.Array) else pyarrow.array(values)
+    for name, values in columns.items()
+  }
+  return pyarrow.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
+
+
+def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
+  """Each user's metrics that are told with an interval, [N] float64 by name."""
+  return {
+    f"{name}@{k}": metric(rank_N, ties_N, k=k)
+    for k in (5, 10)
+    for name, metric in (("hr", metrics.hit_rate), ("ndcg", metrics.ndcg))
+  }
+
+
+def write(path: epath.Path, users: pyarrow.Table) -> None:
+  """Writes the table, whole or not at all."""
+  content = io.BytesIO()
+  pyarrow.parquet.write_table(users, content, compression="zstd")
+  workdir.write_whole(path, content.getvalue())
+
+
+def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
+  """A table and what it is about.
+
+  Raises:
+    UserError: there is no such file, or it is of another kind.
+  """
+  if not path.exists():
+    raise UserError(
+      f"{path} does not exist; `train` and `evaluate` write it: run "
+      f"`python -m lightlm_jax.evaluate --workdir={path.parent}`"
+    )
+  try:
+    users = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes()))
+    return users, json.loads(users.schema.metadata[_KEY])
+  except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise UserError(f"{path} is no table of users ({first}); let `evaluate` write it")
+
+
+def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:
+  """Lists of raw ids, without the places that hold no item."""
+  items_NK = items_NK[:, :SHOWN]
+  real_NK = items_NK >= 0
+  offset_N1 = np.append(0, np.cumsum(real_NK.sum(axis=1))).astype(np.int32)
+  raw = pyarrow.array(item_ids[items_NK[real_NK]])
+  return pyarrow.ListArray.from_arrays(pyarrow.array(offset_N1), raw)

@@ -1,0 +1,137 @@
+"""Transformers over item sequences: SASRec, and BSARec with its frequency branch.
+
+SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; the order of its norms is
+that of the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2).
+A history is right-aligned, and a position is counted from its end, so that the width
+that it is padded to changes nothing.
+
+Letters: B batch, H history columns, P the most of them, I items, D width, N layers.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.models.layers import Dropout
+
+BLOCKS = ("sasrec", "bsarec")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  I: int  # items
+  P: int  # the most history columns
+  block: str = "sasrec"  # of BLOCKS
+  D: int = 64
+  N: int = 2
+  num_heads: int = 1
+  F: int = 64  # feed-forward width
+  dropout_rate: float = 0.5
+  mix: float = 0.7  # bsarec: the share of the frequency branch, the paper's α
+  low_frequencies: int = 5  # bsarec: the paper's c
+
+
+class ItemSequence(nn.Module):
+  """item_BH int32 (-1 = none), segment_BH int32 (0 = none) → hidden [B, H, D].
+
+  What stands at a position knows the items up to it (`bsarec`: also those behind it,
+  so that only the last position may be asked). The table `embedding` [I, D] is the
+  output layer too. Dropout is drawn where there is a rng "dropout".
+  """
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, item_BH: jax.Array, segment_BH: jax.Array) -> jax.Array:
+    c = self.config
+    normal = nn.initializers.normal(0.02)
+    table_ID = self.param("embedding", normal, (c.I, c.D))
+    place_PD = self.param("position", normal, (c.P, c.D))
+    H = item_BH.shape[1]
+    real_BH1 = (segment_BH > 0)[..., None]
+    x_BHD = table_ID[jnp.maximum(item_BH, 0)]
+    if c.block == "sasrec":
+      x_BHD *= c.D**0.5
+    x_BHD += place_PD[None, c.P - H :]
+    if c.block == "bsarec":
+      x_BHD = nn.LayerNorm(epsilon=1e-12, name="norm")(x_BHD)
+    x_BHD = jnp.where(real_BH1, Dropout(c.dropout_rate)(x_BHD), 0)
+
+    earlier_HH = jnp.tri(H, dtype=bool)[None]
+    same_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
+    mask_BHH = earlier_HH & same_BHH & (segment_BH > 0)[:, None, :]
+    block = SasrecBlock if c.block == "sasrec" else BsarecBlock
+    for n in range(c.N):
+      x_BHD = block(c, name=f"block_{n}")(x_BHD, mask_BHH)
+      x_BHD = jnp.where(real_BH1, x_BHD, 0)
+    if c.block == "sasrec":
+      x_BHD = nn.LayerNorm(epsilon=1e-8, name="norm")(x_BHD)
+    return x_BHD
+
+
+class SasrecBlock(nn.Module):
+  """Attention of normed queries over what is not normed, then a feed-forward."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BHD: jax.Array, mask_BHH: jax.Array) -> jax.Array:
+    c = self.config
+    query_BHD = nn.LayerNorm(epsilon=1e-8, name="attention_norm")(x_BHD)
+    x_BHD = query_BHD + _attention(self, c, query_BHD, x_BHD, mask_BHH)
+    x_BHD = nn.LayerNorm(epsilon=1e-8, name="forward_norm")(x_BHD)
+    inner_BHF = nn.Dense(c.F, name="inner")(x_BHD)
+    inner_BHF = nn.relu(Dropout(c.dropout_rate)(inner_BHF))
+    return x_BHD + Dropout(c.dropout_rate)(nn.Dense(c.D, name="outer")(inner_BHF))
+
+
+class BsarecBlock(nn.Module):
+  """A mixture of attention and of what the low and the high frequencies hold."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BHD: jax.Array, mask_BHH: jax.Array) -> jax.Array:
+    c = self.config
+    H = x_BHD.shape[1]
+    # What is padded is 0, so that the transform over P places is this product.
+    low_HH = low_pass(c.P, c.low_frequencies)[c.P - H :, c.P - H :]
+    low_BHD = jnp.einsum("hk,bkd->bhd", low_HH, x_BHD)
+    root_D = self.param("high_scale", nn.initializers.normal(1.0), (c.D,))
+    kept_BHD = low_BHD + root_D[None, None] ** 2 * (x_BHD - low_BHD)
+    kept_BHD = Dropout(c.dropout_rate)(kept_BHD) + x_BHD
+    kept_BHD = nn.LayerNorm(epsilon=1e-12, name="frequency_norm")(kept_BHD)
+
+    seen_BHD = _attention(self, c, x_BHD, x_BHD, mask_BHH)
+    seen_BHD = Dropout(c.dropout_rate)(seen_BHD) + x_BHD
+    seen_BHD = nn.LayerNorm(epsilon=1e-12, name="attention_norm")(seen_BHD)
+    x_BHD = c.mix * kept_BHD + (1 - c.mix) * seen_BHD
+
+    inner_BHF = nn.gelu(nn.Dense(c.F, name="inner")(x_BHD), approximate=False)
+    out_BHD = Dropout(c.dropout_rate)(nn.Dense(c.D, name="outer")(inner_BHF))
+    return nn.LayerNorm(epsilon=1e-12, name="forward_norm")(out_BHD + x_BHD)
+
+
+def low_pass(P: int, low_frequencies: int) -> np.ndarray:
+  """[P, P] float32: what a sequence's lowest frequencies make of it.
+
+  As in the authors' code, `low_frequencies // 2 + 1` of the real Fourier transform's
+  coefficients are kept.
+  """
+  spectrum = np.fft.rfft(np.eye(P), axis=0)
+  spectrum[low_frequencies // 2 + 1 :] = 0
+  return np.fft.irfft(spectrum, n=P, axis=0).astype(np.float32)
+
+
+def _attention(module, c: Config, query_BHD, x_BHD, mask_BHH):
+  attention = nn.MultiHeadDotProductAttention(
+    num_heads=c.num_heads,
+    dropout_rate=c.dropout_rate,
+    broadcast_dropout=False,
+    deterministic=not module.has_rng("dropout"),
+    name="attention",
+  )
+  return attention(query_BHD, x_BHD, mask=mask_BHH[:, None])

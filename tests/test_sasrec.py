@@ -1,0 +1,247 @@
+"""SASRec and BSARec: what reads what, the losses against plain formulas, learning."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import limits
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.errors import UserError
+from lightlm_jax.models import item_sequence
+from lightlm_jax.models.cross_entropy import linear_cross_entropy
+from lightlm_jax.systems import registry, sasrec
+
+I, H = 30, 8
+both_blocks = pytest.mark.parametrize("name", item_sequence.BLOCKS)
+
+
+def build(name, **overrides):
+  fields = {
+    "input.history": H,
+    "model.d_model": 16,
+    "model.num_layers": 2,
+    "model.num_heads": 2,
+    "model.d_ff": 24,
+    "model.dropout_rate": 0.0,
+  } | {field.replace("__", "."): value for field, value in overrides.items()}
+  system = sasrec.build(config_lib.load(name, "tiny", fields), I)
+  params = system.init(jax.random.key(0))
+  # As initialised the logits hardly differ, and nothing would show.
+  return system, jax.tree.map(lambda x: x * (5 if x.ndim > 1 else 1), params)
+
+
+def make_batch(histories, targets, width=H):
+  history_BH = np.full((len(histories), width), -1, np.int32)
+  for row_H, items in zip(history_BH, histories):
+    row_H[width - len(items) :] = items
+  return Batch(
+    user_B=np.arange(len(histories), dtype=np.int32),
+    history_BH=history_BH,
+    segment_BH=(history_BH >= 0).astype(np.int32),
+    target_B=np.array(targets, np.int32),
+    weight_B=np.ones(len(histories), np.float32),
+  )
+
+
+HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
+TARGETS = [9, 2, 0, 13]
+
+
+@both_blocks
+def test_the_width_of_a_batch_changes_no_score(name):
+  system, params = build(name)
+  whole = system.scores(params, (), make_batch(HISTORIES, TARGETS))
+  for row, items in enumerate(HISTORIES):
+    alone = system.scores(params, (), make_batch([items], [0], width=len(items)))
+    np.testing.assert_allclose(alone[0], whole[row], rtol=1e-4, atol=1e-5)
+  assert np.ptp(np.asarray(whole), axis=1).min() > 0.1, "nothing to tell apart"
+
+
+@both_blocks
+def test_who_has_no_history_gets_one_score_for_all(name):
+  system, params = build(name)
+  score_BI = np.asarray(system.scores(params, (), make_batch([[], [3]], [0, 0])))
+  assert np.ptp(score_BI[0]) == 0
+  assert np.ptp(score_BI[1]) > 0
+
+
+@both_blocks
+def test_order_matters(name):
+  system, params = build(name)
+  batch = make_batch([[1, 2, 3], [2, 1, 3]], [0, 0])
+  score_BI = np.asarray(system.scores(params, (), batch))
+  assert np.abs(score_BI[0] - score_BI[1]).max() > 1e-3
+
+
+def test_sasrec_never_looks_ahead():
+  _, params = build("sasrec")
+  net = item_sequence.ItemSequence(
+    item_sequence.Config(I=I, P=H, D=16, N=2, num_heads=2, F=24, dropout_rate=0.0)
+  )
+  a, b = make_batch([[1, 2, 3, 4], [1, 2, 7, 8]], [0, 0])[1:3]
+  hidden_BHD = np.asarray(net.apply({"params": params}, a, b))
+  np.testing.assert_allclose(hidden_BHD[0, -4:-2], hidden_BHD[1, -4:-2], rtol=1e-5)
+  assert np.abs(hidden_BHD[0, -2:] - hidden_BHD[1, -2:]).max() > 1e-2
+
+
+def test_low_and_high_frequencies_add_up():
+  x_P = np.random.default_rng(0).normal(size=50)
+  low_PP = item_sequence.low_pass(50, 5)
+  spectrum = np.fft.rfft(x_P)
+  spectrum[3:] = 0
+  np.testing.assert_allclose(low_PP @ x_P, np.fft.irfft(spectrum, n=50), atol=1e-5)
+  np.testing.assert_allclose(low_PP @ low_PP, low_PP, atol=1e-5)
+
+
+def positions_of(histories, targets):
+  """(row, beginning of the history, what followed) of every position."""
+  return [
+    (row, items[: n + 1], [*items, target][n + 1])
+    for row, (items, target) in enumerate(zip(histories, targets))
+    for n in range(len(items))
+  ]
+
+
+def test_sasrec_learns_at_every_position():
+  """The loss of a batch is the mean over beginnings, each as a history of its own.
+
+  Positions count from the end of a history, so the beginnings are told apart by
+  cutting the end off the hidden states, not by asking anew.
+  """
+  system, params = build("sasrec")
+  net = item_sequence.ItemSequence(
+    item_sequence.Config(I=I, P=H, D=16, N=2, num_heads=2, F=24, dropout_rate=0.0)
+  )
+  batch = make_batch(HISTORIES, TARGETS)
+  hidden_BHD = net.apply({"params": params}, batch.history_BH, batch.segment_BH)
+  log_prob_BHI = jax.nn.log_softmax(hidden_BHD @ params["embedding"].T)
+  losses = [
+    -log_prob_BHI[row, H - len(HISTORIES[row]) + len(begun) - 1, label]
+    for row, begun, label in positions_of(HISTORIES, TARGETS)
+  ]
+  value, _ = system.loss(params, (), batch, jax.random.key(0))
+  np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
+
+
+def test_bsarec_learns_at_the_last_position_alone():
+  system, params = build("bsarec")
+  batch = make_batch([*HISTORIES, []], [*TARGETS, 4])
+  log_prob_BI = jax.nn.log_softmax(system.scores(params, (), batch))
+  expected = -np.mean([log_prob_BI[row, item] for row, item in enumerate(TARGETS)])
+  value, _ = system.loss(params, (), batch, jax.random.key(0))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_rows_that_only_fill_a_batch_have_no_part_in_the_loss():
+  system, params = build("sasrec")
+  batch = make_batch(HISTORIES, TARGETS)
+  value, _ = system.loss(
+    params, (), batch._replace(weight_B=np.float32([1, 1, 0, 0])), jax.random.key(0)
+  )
+  alone, _ = system.loss(
+    params, (), make_batch(HISTORIES[:2], TARGETS[:2]), jax.random.key(0)
+  )
+  np.testing.assert_allclose(value, alone, rtol=1e-6)
+
+
+def test_the_binary_loss_pulls_up_the_item_and_down_another():
+  system, params = build("sasrec", train__loss="binary")
+  batch = make_batch([[1, 2]], [3])
+  losses = set()
+  for seed in range(3):
+    value, _ = system.loss(params, (), batch, jax.random.key(seed))
+    losses.add(float(value))
+    assert value > 0
+  assert len(losses) == 3, "the negatives are always the same"
+  zero = jax.tree.map(jnp.zeros_like, params)
+  value, _ = system.loss(zero, (), batch, jax.random.key(0))
+  np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-6)
+
+
+def plain_loss(hidden_ND, table_ID, label_N, weight_N):
+  log_prob_NI = jax.nn.log_softmax(hidden_ND @ table_ID.T)
+  own_N = jnp.take_along_axis(log_prob_NI, label_N[:, None], axis=1)[:, 0]
+  return -(weight_N * own_N).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 64])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
+def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(chunk, kept):
+  rng = np.random.default_rng(0)
+  N, D = 23, 5
+  hidden_ND = rng.normal(size=(N, D)).astype(np.float32)
+  table_ID = rng.normal(size=(11, D)).astype(np.float32)
+  label_N = rng.integers(11, size=N).astype(np.int32)
+  weight_N = (rng.random(N) < kept) * rng.uniform(0.5, 2, N).astype(np.float32)
+  weight_N = weight_N.astype(np.float32)
+  arguments = jax.device_put((hidden_ND, table_ID, label_N, weight_N))
+  chunked = functools.partial(linear_cross_entropy, chunk=chunk)
+
+  def both(loss):
+    # Through something more, so that the cotangent is not 1.
+    return jax.value_and_grad(lambda *a: 3 * loss(*a), argnums=(0, 1))(*arguments)
+
+  value, grads = both(lambda h, t, l, w: linear_cross_entropy(h, t, l, w, chunk))
+  expected, expected_grads = both(plain_loss)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for grad, expected_grad in zip(grads, expected_grads):
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(chunked(*arguments), plain_loss(*arguments), rtol=1e-5)
+
+
+@both_blocks
+@pytest.mark.parametrize("loss", sasrec.LOSSES)
+def test_a_rule_of_succession_is_learned(name, loss):
+  """Item i is followed by i + 1: after a few hundred steps it comes first."""
+  overrides = {"train__loss": loss, "model__dropout_rate": 0.1}
+  system, _ = build(name, **overrides)
+  params = system.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+
+  tx = optax.adam(0.01)
+  state = tx.init(params)
+
+  @jax.jit
+  def step(params, state, batch, key):
+    grads, _ = jax.grad(system.loss, has_aux=True)(params, (), batch, key)
+    updates, state = tx.update(grads, state)
+    return optax.apply_updates(params, updates), state
+
+  for n in range(150):
+    starts = rng.integers(I, size=32)
+    begun = [[(s + j) % I for j in range(4)] for s in starts]
+    batch = make_batch(begun, (starts + 4) % I)
+    params, state = step(params, state, batch, jax.random.key(n))
+  histories = [[(s + j) % I for j in range(4)] for s in range(I)]
+  score_BI = system.scores(params, (), make_batch(histories, [0] * I))
+  first_B = np.argmax(score_BI, axis=1)
+  assert np.mean(first_B == (np.arange(I) + 4) % I) > 0.8
+
+
+@both_blocks
+def test_the_registry_builds_it(name):
+  log = type("Log", (), {"num_items": I, "num_users": 3})
+  system = registry.build(name, config_lib.load(name, "tiny"), log, None)
+  assert system.name == name
+  assert system.max_history == 50
+
+
+@pytest.mark.parametrize(
+  ("name", "field", "value", "message"),
+  [
+    ("demo:tiny", "system", "sasrec", "start from --config=sasrec, with --config.data"),
+    ("sasrec:tiny", "input.history", 0, "sasrec reads the history"),
+    ("bsarec:tiny", "model.num_heads", 3, "d_model 32 does not divide over .* 3"),
+    ("sasrec:tiny", "train.loss", "bce", "choose one of full, binary"),
+    ("bsarec:tiny", "model.mix", 1.5, "from 0 to 1"),
+  ],
+)
+def test_what_cannot_be_built_is_refused_in_a_line(name, field, value, message):
+  with pytest.raises(UserError, match=message) as error:
+    limits.check(config_lib.load(name, overrides={field: value}))
+  assert "\n" not in str(error.value)
