@@ -1,0 +1,241 @@
+"""What runs left in their folders, as far as it goes.
+
+A run may be unfinished or of an older version, with fewer files and fewer fields. What
+is not there is None or empty here; what a person can do about it is for the sections.
+"""
+
+from collections.abc import Mapping
+import json
+import os
+from typing import Any, NamedTuple
+
+from etils import epath
+import ml_collections
+import numpy as np
+import pyarrow
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import results as results_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import users as users_lib
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.ids.codes import CodeBook
+
+# Fields that `evaluate` can add to what an older `train` left.
+_ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
+SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
+
+
+class Run(NamedTuple):
+  """One run.
+
+  Attributes:
+    name: of its folder.
+    workdir: the folder.
+    config: config.json, perhaps of another version.
+    results: results.json; None before the end.
+    asked_again: by name, the results-….json that `evaluate` left.
+    journal: the lines of metrics.jsonl.
+    users: the table of users that belongs to `results`.
+    book: its ids.
+    audit: audit.json, or what results.json says of it.
+  """
+
+  name: str
+  workdir: epath.Path
+  config: dict[str, Any]
+  results: dict[str, Any] | None
+  asked_again: dict[str, dict[str, Any]]
+  journal: list[dict[str, Any]]
+  users: pyarrow.Table | None
+  book: CodeBook | None
+  audit: dict[str, Any] | None
+
+
+class Log(NamedTuple):
+  """The log that runs were made on.
+
+  Attributes:
+    train: training interactions; the whole catalogue.
+    requests: those that the results are about.
+    titles: of the items, if there are texts.
+  """
+
+  train: Interactions
+  requests: Requests
+  titles: list[str] | None
+
+
+def read(workdir: epath.PathLike) -> Run:
+  """Reads what a run left.
+
+  Raises:
+    UserError: there is no run, or a file of it is damaged.
+  """
+  if "://" not in str(workdir):
+    workdir = os.path.abspath(workdir)
+  workdir = epath.Path(workdir)
+  if not (workdir / "config.json").exists():
+    raise UserError(
+      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, as `train` left it"
+    )
+  results = None
+  if (workdir / "results.json").exists():
+    results = {"split": "test"} | _read_json(workdir / "results.json")
+  asked_again = {
+    path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
+  }
+  users, audit = None, None
+  if results is not None:
+    results = _completed(results, asked_again.values())
+    path = workdir / (results_lib.file_name("users", results) + ".parquet")
+    if path.exists():
+      users, about = users_lib.read(path)
+      if about.get("split_sha256") != results.get("split_sha256"):
+        users = None  # left by another log that stood in the same folder
+    audit = results.get("audit")
+  if (workdir / "audit.json").exists():
+    audit = _read_json(workdir / "audit.json")
+  return Run(
+    name=workdir.name,
+    workdir=workdir,
+    config=_read_json(workdir / "config.json"),
+    results=results,
+    asked_again=asked_again,
+    journal=_read_lines(workdir / "metrics.jsonl"),
+    users=users,
+    book=codes_lib.load(workdir / "codes"),
+    audit=audit,
+  )
+
+
+def read_log(run: Run, data_dir: str | None = None) -> Log:
+  """Loads the log of a finished run, and splits it as the run did.
+
+  Raises:
+    UserError: the data are not here, or they are not what the run was made on.
+  """
+  config = ml_collections.ConfigDict(run.config)
+  if data_dir:
+    config.data.dir = data_dir
+  try:
+    dataset = datasets.load(config)
+    split = splits.make(config.split, dataset.log)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UserError(
+      f"the configuration of {run.name} is of another version ({error}), and its log "
+      "cannot be read by it"
+    )
+  if split.sha256 != run.results.get("split_sha256"):
+    raise UserError(
+      f"the log of {config.data.name!r} that is here is not the one of {run.name}, or "
+      "another version has split it"
+    )
+  requests = getattr(split, run.results["split"])
+  return Log(split.train, requests, dataset.titles)
+
+
+def check_together(runs: list[Run]) -> None:
+  """Refuses runs that cannot stand in one report.
+
+  Raises:
+    UserError: names two runs, and what they do not share.
+  """
+  names = [run.name for run in runs]
+  for name in names:
+    if names.count(name) > 1:
+      raise UserError(f"two runs are called {name}; give folders of two names")
+  first, *others = [run for run in runs if run.results] or [None]
+  for other in others:
+    for field in SPLIT_FIELDS:
+      ours, theirs = first.results.get(field), other.results.get(field)
+      if ours != theirs:
+        raise UserError(
+          f"{first.name} and {other.name} cannot be compared: their {field} is "
+          f"{ours!r} and {theirs!r}"
+        )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The values of a configuration by dotted field."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
+  """--config=NAME:PRESET and the fields that make of it the configuration of a run.
+
+  Args:
+    run: whose.
+    groups: only fields of these groups; none = all.
+  """
+  fields = flatten(run.config)
+  known = set(config_lib.available())
+  names = {str(fields.get("system")), str(fields.get("data.name"))} & known
+  best = None
+  for name in sorted(names or {"toys"} & known):
+    preset = fields.get("preset")
+    preset = preset if preset in config_lib.presets(name) else None
+    loaded = config_lib.load(name, preset)
+    theirs = flatten(json.loads(loaded.to_json()))
+    other = {
+      field: value
+      for field, value in fields.items()
+      if field != "preset" and field in theirs and theirs[field] != value
+      if not groups or field.split(".")[0] in groups
+    }
+    if best is None or len(other) < len(best[1]):
+      best = (f"{name}:{preset}" if preset else name, other)
+  if best is None:
+    return ["--config=CONFIG"]
+  return [
+    f"--config={best[0]}",
+    *(
+      f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
+      for field, value in best[1].items()
+    ),
+  ]
+
+
+def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
+  """Results with what an older `train` did not write, where `evaluate` found it later.
+
+  Only from an answer to the same question that has the same metrics.
+  """
+  same = (*SPLIT_FIELDS, "system", "decoding", "num_users", "metrics")
+  for other in others:
+    if all(other.get(field) == results.get(field) for field in same):
+      added = {n: other[n] for n in _ADDED if results.get(n) is None and n in other}
+      results = results | added
+  return results
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path} ({error}); remove it, and write it anew")
+  if not isinstance(value, dict):
+    raise UserError(f"{path} holds no JSON object; remove it, and write it anew")
+  return value
+
+
+def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
+  """Lines that are whole: a run that was killed, or goes on, leaves one that is not."""
+  lines = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(record, dict) and np.isfinite(record.get("step", np.nan)):
+      lines.append(record)
+  return lines
