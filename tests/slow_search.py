@@ -169,7 +169,7 @@ class Catalogue:
   """Codes, their trie, and a search over it that is compiled once a setting."""
 
   def __init__(self, codes, vocab_size, masks=False):
-    self.codes = codes
+    self.codes, self.vocab_size = codes, vocab_size
     trie, self.rank_I = trie_lib.build(
       stack_codes(codes), vocab_size, PLENTY * masks, dense_share=0
     )
@@ -228,10 +228,20 @@ class Catalogue:
     return self.allowed([], [0] * ROWS, excluded, width)
 
 
+def some_items(seed, number, form):
+  """Codes of 1 to 4 tokens, in "lists" or "masks": beams finish at different levels.
+
+  Masks are of three words, so that a search chooses among words before tokens.
+  """
+  codes = random_codes(seed, number, 8, 4)
+  if form == "lists":
+    return Catalogue(codes, 8)
+  return Catalogue([tuple(9 * t for t in code) for code in codes], 70, masks=True)
+
+
 @functools.cache
 def forty_items(form):
-  """Codes of 1 to 4 tokens, in "lists" or "masks": beams finish at different levels."""
-  made = Catalogue(random_codes(1, 40, 8, 4), 8, masks=form == "masks")
+  made = some_items(1, 40, form)
   assert {len(code) for code in made.codes} == {1, 2, 3, 4}
   return made
 

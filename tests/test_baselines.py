@@ -142,8 +142,10 @@ def test_recent_popularity_reads_training_interactions_alone():
   assert sum(counts) == math.ceil(popularity.RECENT_SHARE * len(split.train.item_E))
 
 
+@pytest.mark.parametrize("shorter", [0, 2])
+@pytest.mark.parametrize("longer", [0, 9])
 @pytest.mark.parametrize("k", [4, NUM_ITEMS + 3])
-def test_closed_items_are_never_recommended(k):
+def test_closed_items_are_never_recommended(k, longer, shorter):
   rng = np.random.default_rng(3)
   scores_BI = rng.integers(-2, 3, (6, NUM_ITEMS)).astype(np.float32)
   scores_BI[:, [0, 8]] = -np.inf
@@ -158,7 +160,11 @@ def test_closed_items_are_never_recommended(k):
     rank_I=np.arange(NUM_ITEMS),
     batch_size=6,
   )
+  # Counts with room for more items, and scores with room that no count reaches.
+  open_MI[:, NUM_ITEMS - shorter :] = False
   prefix_MI1 = np.pad(np.cumsum(open_MI, axis=1), ((0, 0), (1, 0))).astype(np.int32)
+  prefix_MI1 = prefix_MI1[:, : NUM_ITEMS + 1 - shorter]
+  prefix_MI1 = np.pad(prefix_MI1, ((0, 0), (0, longer)), mode="edge")
   recommend = jax.jit(
     item_scores.recommender(lambda params, tables, batch: params), static_argnames="k"
   )

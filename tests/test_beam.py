@@ -17,11 +17,11 @@ from slow_search import (
   exhaustive,
   forty_items,
   left_open,
-  random_codes,
   random_filters,
   random_table,
   search_slowly,
   slow_beams,
+  some_items,
   step,
 )
 
@@ -62,7 +62,8 @@ def expect_equal(found, expected):
 @all_norms
 @both_forms
 def test_as_many_beams_as_items_are_exact(form, norm):
-  catalogue, table = forty_items(form), random_table(0, 8)
+  catalogue = forty_items(form)
+  table = random_table(0, catalogue.vocab_size)
   filters = random_filters(11)
   cases = [(None, [range(40)] * ROWS)]
   if form == "lists":
@@ -79,7 +80,7 @@ def test_a_narrow_search_keeps_the_best_of_every_level(form):
   catalogue = forty_items(form)
   inexact, firsts = 0, []
   for seed in range(5):
-    table = random_table(seed, 8)
+    table = random_table(seed, catalogue.vocab_size)
     for norm in NORMS:
       found, _ = catalogue.run(table, None, norm, beam_size=6)
       for row in range(ROWS):
@@ -117,7 +118,8 @@ def test_the_first_step_reads_one_beam_and_none_reads_more_than_asked():
 
 
 def test_the_first_k_are_the_best_of_a_wider_search():
-  catalogue, table = forty_items("lists"), random_table(2, 8)
+  catalogue = forty_items("lists")
+  table = random_table(2, catalogue.vocab_size)
   wide, _ = catalogue.run(table, None, beam_size=6)
   narrow, _ = catalogue.run(table, None, beam_size=6, k=2)
   for a, b in zip(wide, narrow):
@@ -132,7 +134,8 @@ def test_renormalised_steps_share_all_probability_among_open_children(
   form, masked, norm
 ):
   """The normaliser is the smaller catalogue's, whatever it was that closed."""
-  catalogue, table = forty_items(form), random_table(3, 8)
+  catalogue = forty_items(form)
+  table = random_table(3, catalogue.vocab_size)
   open_MI, mask_B, excluded = random_filters(3)
   if not masked:
     open_MI = np.ones((2, 40), bool)
@@ -153,7 +156,7 @@ def test_renormalised_steps_share_all_probability_among_open_children(
 def test_renormalised_probabilities_sum_to_one():
   catalogue = forty_items("masks")
   options = {"beam_size": 40, "renormalise": True}
-  wide, _ = catalogue.run(random_table(3, 8), None, **options)
+  wide, _ = catalogue.run(random_table(3, catalogue.vocab_size), None, **options)
   np.testing.assert_allclose(np.exp(wide.scores_BK).sum(axis=1), 1, rtol=1e-4)
 
 
@@ -162,7 +165,7 @@ def test_filters_are_a_smaller_catalogue(form):
   catalogue = forty_items(form)
   everything = np.ones((2, 40), bool)
   for seed in range(12):
-    table = random_table(seed, 8)
+    table = random_table(seed, catalogue.vocab_size)
     open_MI, mask_B, excluded = random_filters(seed)
     for masks, opened in ((open_MI, open_MI), ([], everything)):
       allowed = catalogue.allowed(masks, mask_B, excluded)
@@ -175,10 +178,11 @@ def test_filters_are_a_smaller_catalogue(form):
 
 
 def test_filters_equal_a_trie_of_the_open_items():
-  catalogue, table = forty_items("masks"), random_table(7, 8)
+  catalogue = forty_items("masks")
+  table = random_table(7, catalogue.vocab_size)
   is_kept = np.random.default_rng(7).random(40) < 0.4
   kept, gone = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
-  smaller = Catalogue([catalogue.codes[item] for item in kept], 8)
+  smaller = Catalogue([catalogue.codes[item] for item in kept], catalogue.vocab_size)
   expected, _ = smaller.run(table, None, beam_size=6)
   assert expected.valid_BK.all()
   named = expected._replace(items_BK=kept[expected.items_BK])
@@ -196,7 +200,8 @@ def test_filters_equal_a_trie_of_the_open_items():
 @some_forms
 def test_a_mask_that_closes_nothing_is_no_mask(form, renormalise):
   """Whatever the other mask closes, that nobody uses."""
-  catalogue, table = forty_items(form), random_table(8, 8)
+  catalogue = forty_items(form)
+  table = random_table(8, catalogue.vocab_size)
   open_MI = np.stack([np.zeros(40, bool), np.ones(40, bool)])
   *_, excluded = random_filters(8)
   options = {"beam_size": 6, "renormalise": renormalise}
@@ -211,7 +216,8 @@ def test_a_mask_that_closes_nothing_is_no_mask(form, renormalise):
 @both_forms
 def test_an_exclusion_counts_once_however_often_it_is_closed(form):
   """Twice in the list, or by the mask too: as if it stood there once, or not at all."""
-  catalogue, table = forty_items(form), random_table(9, 8)
+  catalogue = forty_items(form)
+  table = random_table(9, catalogue.vocab_size)
   open_MI, mask_B, _ = random_filters(9)
   once = [[0, 5, 6], list(range(8)), [30], list(range(0, 40, 4))]
   closed = [np.flatnonzero(~open_MI[mask]).tolist() for mask in mask_B]
@@ -232,7 +238,8 @@ def test_an_exclusion_counts_once_however_often_it_is_closed(form):
 
 def test_filtering_inside_the_search_finds_what_filtering_its_result_loses():
   """16 of a user's 20 beams hold what was seen: 4 are left, or 20 others."""
-  catalogue, table = forty_items("masks"), random_table(3, 8)
+  catalogue = forty_items("masks")
+  table = random_table(3, catalogue.vocab_size)
   unfiltered, _ = catalogue.run(table, catalogue.excluding(NOTHING), beam_size=20)
   seen = [item_K[:16].tolist() for item_K in unfiltered.items_BK]
   allowed = catalogue.excluding(seen)
@@ -248,7 +255,8 @@ def test_filtering_inside_the_search_finds_what_filtering_its_result_loses():
 
 def test_the_width_of_the_exclusions_changes_nothing():
   """Up to lists so long that they are searched in another way, and down to none."""
-  catalogue, table = forty_items("lists"), random_table(4, 8)
+  catalogue = forty_items("lists")
+  table = random_table(4, catalogue.vocab_size)
   excluded = [[1, 5, 9], [], [0, 39], list(range(8))]
   narrow, _ = catalogue.run(table, catalogue.excluding(excluded), beam_size=6)
   wide, _ = catalogue.run(table, catalogue.excluding(excluded, 512), beam_size=6)
@@ -262,7 +270,8 @@ def test_the_width_of_the_exclusions_changes_nothing():
 
 @some_forms
 def test_rows_whose_items_are_all_closed_get_nothing(form, renormalise):
-  catalogue, table = forty_items(form), random_table(5, 8)
+  catalogue = forty_items(form)
+  table = random_table(5, catalogue.vocab_size)
   everything = list(range(40))
   open_MI = np.stack([np.arange(40) > 10, np.zeros(40, bool)])
   for allowed, left in (
@@ -316,10 +325,7 @@ def catalogues_of_one_shape(form):
 
   made = [forty_items(form)]
   for number in (41, 44):
-    others = (
-      Catalogue(random_codes(seed, number, 8, 4), 8, form == "masks")
-      for seed in range(100)
-    )
+    others = (some_items(seed, number, form) for seed in range(100))
     made.append(next(other for other in others if shape(other) == shape(made[0])))
   return made
 
@@ -331,7 +337,7 @@ def test_a_changed_catalogue_compiles_nothing(form, masked, compilations):
   """Other codes, other names and more items: the trie and its filters are data."""
   made = catalogues_of_one_shape(form)
   search = made[0].compiled(beam_size=6)
-  table, norm = random_table(6, 8), np.float32(SUM)
+  table, norm = random_table(6, made[0].vocab_size), np.float32(SUM)
   programs, compiled = set(), set()
   for n, catalogue in enumerate(made):
     excluded = [list(range(row + n, 40, 4)) for row in range(ROWS)]
@@ -410,9 +416,29 @@ def test_a_node_of_ten_thousand_children_and_long_exclusions(form):
     expect(found, row, search_slowly(table, codes, row, rest, 20))
 
 
+WITH_SEVEN_INSIDE = [(2, 7, 0), (2, 7, 3), (3, 4, 5), (4, 7, 6), (7,), (5, 0)]
+
+
+@both_forms
+def test_under_the_trie_leaves_end_a_beam_and_no_token_does(form):
+  catalogue = Catalogue(WITH_SEVEN_INSIDE, 8, form == "masks")
+  table = random_table(0, 8)
+  for norm in NORMS:
+    found, _ = catalogue.run(table, None, norm, beam_size=6, end_token=7)
+    for row in range(ROWS):
+      best = exhaustive(SlowModel(table), row, WITH_SEVEN_INSIDE, range(6), norm)
+      expect(found, row, best)
+
+
+@pytest.mark.parametrize("seven_inside", [False, True])
 @pytest.mark.parametrize(("beam_size", "end_token"), [(1, None), (7, None), (7, 7)])
-def test_an_unconstrained_search_says_which_beams_are_no_item(beam_size, end_token):
+def test_an_unconstrained_search_says_which_beams_are_no_item(
+  beam_size, end_token, seven_inside
+):
   catalogue = forty_items("lists")
+  if seven_inside:
+    catalogue = Catalogue(WITH_SEVEN_INSIDE, 8)
+  depth = catalogue.trie.depth
   item_of = {code: item for item, code in enumerate(catalogue.codes)}
 
   def may_follow(prefix):
@@ -425,7 +451,7 @@ def test_an_unconstrained_search_says_which_beams_are_no_item(beam_size, end_tok
     table = random_table(seed, 8)
     found, hallucinated_BK = catalogue.run(table, None, **options)
     for row in range(ROWS):
-      beams = slow_beams(SlowModel(table), row, may_follow, 4, beam_size)
+      beams = slow_beams(SlowModel(table), row, may_follow, depth, beam_size)
       items = [item_of.get(prefix, -1) for prefix, _ in beams]
       assert hallucinated_BK[row].tolist() == [item < 0 for item in items]
       assert found.items_BK[row].tolist() == items
@@ -433,8 +459,8 @@ def test_an_unconstrained_search_says_which_beams_are_no_item(beam_size, end_tok
       np.testing.assert_allclose(found.scores_BK[row], scores, **TOLERANCE)
       flags |= {item < 0 for item in items}
       lengths |= {len(prefix) for prefix, _ in beams if prefix not in item_of}
-  assert flags == {True, False}
-  assert (min(lengths) < 4) == (end_token is not None)
+  assert flags == {True, False} or beam_size == 1
+  assert (min(lengths) < depth) == (end_token is not None)
 
 
 def test_an_empty_slot_is_no_hallucination():
@@ -447,7 +473,8 @@ def test_an_empty_slot_is_no_hallucination():
 
 
 def test_filters_after_an_unconstrained_search_keep_the_order_of_the_rest():
-  catalogue, table = forty_items("lists"), random_table(2, 8)
+  catalogue = forty_items("lists")
+  table = random_table(2, catalogue.vocab_size)
   filters = random_filters(2)
   allowed = catalogue.allowed(*filters)
   options = {"beam_size": 20, "constrained": False}

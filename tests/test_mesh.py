@@ -109,17 +109,18 @@ from lightlm_jax.ids import codes
 from lightlm_jax.systems import lightlm
 from lightlm_jax.training import mesh as mesh_lib
 
-B, I, H = 16, 30, 5
+# So many children that lists go through the blocks of top_k, and masks through words.
+B, I, H, C = 16, 2000, 5, 200
 rng = np.random.default_rng(0)
 item = np.arange(I)
 book = codes.code_book(
-  np.stack([item // 5, 6 + item % 5], axis=1), 11 + np.arange(B)[:, None], {}
+  np.stack([item // C, 10 + item % C], axis=1), 10 + C + np.arange(B)[:, None], {}
 )
 open_I = rng.random(I) < 0.7
 excluded_BE = np.full((B, 8), I, np.int32)
 for row in excluded_BE:
   row[:3] = np.sort(rng.choice(np.flatnonzero(open_I), 3, replace=False))
-prefix_MI1 = np.pad(np.cumsum(open_I), (1, 0)).astype(np.int32)[None]
+prefix_MI1 = allowed_lib.shared_masks(open_I[None], item)
 batch = Batch(
   user_B=np.arange(B, dtype=np.int32),
   history_BH=rng.integers(I, size=(B, H), dtype=np.int32),
@@ -137,6 +138,8 @@ for trie_bytes, prefix in ((2**20, allowed_lib.no_shared_mask()), (0, prefix_MI1
     "decoding.trie_bytes": trie_bytes,
   })
   system = lightlm.build(config, book)
+  forms = [level.mask_NW is not None for level in system.tables.trie.levels]
+  assert forms == [False, trie_bytes > 0]
   params = system.init(jax.random.key(0))
   for devices in (1, 8):
     mesh = mesh_lib.make(devices, 1)

@@ -336,3 +336,16 @@ def test_codes_are_refused_exactly_if_one_begins_another(codes):
 def test_an_empty_code_is_refused_by_name():
   with pytest.raises(UserError, match="item 2 has an empty code"):
     build([(1,), (2, 3), (), (0,)])
+
+
+@pytest.mark.parametrize(
+  ("code_IL", "message"),
+  [
+    (np.zeros((0, 2), np.int32), "0 codes"),
+    (np.int32([[3, 5], [9, 1]]), "2 codes with tokens up to 9"),
+    (np.int32([[3, -1, 2], [4, 1, -1]]), "goes on behind its padding"),
+  ],
+)
+def test_what_is_no_table_of_codes_is_an_error(code_IL, message):
+  with pytest.raises(ValueError, match=message):
+    trie_lib.build(code_IL, 5 if len(code_IL) else 1, 0)

@@ -109,9 +109,9 @@ def hybrid_excluding(code_IL: np.ndarray, vocab_size: int) -> Ours:
 
 def shared_mask(code_IL: np.ndarray, vocab_size: int) -> Ours:
   """Half of the catalogue is open, the same half for all requests."""
-  open_R = np.random.default_rng(0).random(len(code_IL)) < 0.5
-  prefix_I1 = np.append(0, np.cumsum(open_R)).astype(np.int32)
-  return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_I1[None])
+  open_MR = np.random.default_rng(0).random((1, len(code_IL))) < 0.5
+  prefix_MI1 = allowed_lib.shared_masks(open_MR, np.arange(len(code_IL)))
+  return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_MI1)
 
 
 def dense(code_IL: np.ndarray, vocab_size: int) -> Ours:

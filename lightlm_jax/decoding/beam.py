@@ -10,6 +10,8 @@ from lightlm_jax.decoding import candidates, filters
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.trie import Trie
 
+LOWEST = float(jnp.finfo(jnp.float32).min)
+
 
 class Beams(NamedTuple):
   """K hypotheses a row, best first; empty slots score -inf."""
@@ -51,7 +53,8 @@ def search(
     allowed: which items each row may get; None = the trie alone decides.
     beam_size: the most hypotheses that a row keeps.
     start_token: what the first step reads.
-    end_token: ends a beam even where the trie knows no such item; None = leaves do.
+    end_token: ends a beam of an unconstrained search even where the trie knows no such
+      item; None = leaves do, as they always do under the trie.
     length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
     length_offset: see `length_norm`.
     renormalise: log-probabilities over the open children alone, not the vocabulary.
@@ -77,18 +80,20 @@ def search(
   for level in range(trie.depth):
     logits_BKV, cache = step(beams.token_BK, beams.parent_BK, cache)
     state_BK = beams.state_BK
-    finished_BK = trie.ended(state_BK, level)
-    if end_token is not None:
-      finished_BK |= beams.token_BK == end_token
+    ended_BK = finished_BK = trie.ended(state_BK, level)
+    if end_token is not None and not constrained:
+      finished_BK = ended_BK | (beams.token_BK == end_token)
     if constrained:
       open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
     else:
       open_children = candidates.every_token(finished_BK, logits_BKV.shape[-1])
     normalised = open_children.logits(logits_BKV) if renormalise else logits_BKV
     length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
+    # Where nothing is open the total is -inf, and keys would be no numbers.
+    total_BK = jnp.maximum(jax.nn.logsumexp(normalised, axis=2), LOWEST)
     scale = candidates.Scale(
       beams.log_prob_BK,
-      jax.nn.logsumexp(normalised, axis=2),
+      total_BK,
       length_norm(length_BK, length_penalty, length_offset),
       finished_BK,
     )
@@ -97,14 +102,14 @@ def search(
     def of_parent(value_BK, parent_BK=best.parent_BK):
       return jnp.take_along_axis(value_BK, parent_BK, axis=1)
 
-    state_BK = of_parent(state_BK)
+    stays_BK, real_BK = of_parent(finished_BK), best.key_BK > -jnp.inf
     if constrained:
-      state_BK = open_children.child(trie, level, state_BK, best)
+      state_BK = open_children.child(trie, level, of_parent(state_BK), best)
     else:
-      state_BK = trie.follow(state_BK, best.token_BK, level)
-    stays_BK = of_parent(finished_BK)
+      state_BK = trie.follow(of_parent(state_BK), best.token_BK, level)
+      real_BK &= ~stays_BK | of_parent(ended_BK)  # what ended elsewhere is no item
     beams = Beams(
-      state_BK=jnp.where(best.key_BK > -jnp.inf, state_BK, trie.nowhere(level + 1)),
+      state_BK=jnp.where(real_BK, state_BK, trie.nowhere(level + 1)),
       log_prob_BK=best.key_BK * of_parent(scale.norm_BK),
       length_BK=of_parent(length_BK),
       token_BK=jnp.where(stays_BK, of_parent(beams.token_BK), best.token_BK),

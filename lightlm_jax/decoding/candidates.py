@@ -1,8 +1,8 @@
 """The open continuations of all beams at one level, and the best of them.
 
 A level lists its nodes' children, or masks the vocabulary for each node (`Trie`). The
-two forms give the same beams: all continuations of all beams are compared, none is
-left out by a beam's own ranking.
+two forms give the same beams, but for rounding: all continuations of all beams are
+compared, none is left out by a beam's own ranking.
 """
 
 from typing import NamedTuple

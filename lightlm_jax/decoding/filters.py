@@ -33,7 +33,7 @@ class Path(NamedTuple):
 
 
 def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
-  """The way from the root to each exclusion, a `Path` for every level but the last.
+  """The way from the root to each exclusion: L `Path`s, one from each level above L.
 
   Only these nodes can be closed by the request's own exclusions. One that is listed
   twice, or that the shared mask closes already, counts once.
@@ -76,8 +76,7 @@ def open_in_mask(
   child_BKC1 = here.first_N1[state_BK][..., None] + column_C1
   child_BKC1 = jnp.minimum(child_BKC1, trie.nowhere(level + 1))
   rank_BKC1 = trie.rank(child_BKC1, level + 1)
-  mask_B11 = allowed.mask_B[:, None, None]
-  return jnp.diff(allowed.prefix_MI1[mask_B11, rank_BKC1], axis=-1) > 0
+  return jnp.diff(_open_before(allowed, rank_BKC1), axis=-1) > 0
 
 
 def without(
@@ -123,5 +122,11 @@ def _open_between(allowed: Allowed, low_BE: jax.Array, high_BE: jax.Array) -> ja
   """How many items of ranks `low` to `high - 1` the shared mask opens."""
   if not allowed.prefix_MI1.shape[0]:
     return high_BE - low_BE
-  mask_B1 = allowed.mask_B[:, None]
-  return allowed.prefix_MI1[mask_B1, high_BE] - allowed.prefix_MI1[mask_B1, low_BE]
+  return _open_before(allowed, high_BE) - _open_before(allowed, low_BE)
+
+
+def _open_before(allowed: Allowed, rank: jax.Array) -> jax.Array:
+  """How many items of lower ranks the mask of each row opens; rank [B, …]."""
+  mask_B = allowed.mask_B.reshape(-1, *[1] * (rank.ndim - 1))
+  # Padding's ranks may lie behind the last count.
+  return allowed.prefix_MI1.at[mask_B, rank].get(mode="clip")

@@ -70,7 +70,7 @@ class Trie:
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """The state of a sequence that begins no item: a padding node."""
+    """The state, below the root, of a sequence that begins no item: a padding node."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
@@ -171,16 +171,21 @@ def build(
     vocab_size: V, at least one more than the largest token.
     byte_budget: the most that all dense masks may take together; levels nearer to the
       root, which every search passes, go first.
-    dense_share: a level has a mask if its fullest node has at least this share of the
-      vocabulary as children.
+    dense_share: a level has a mask if its width, the number of children of its fullest
+      node rounded up by `capacity`, is at least this share of the vocabulary.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
 
   Raises:
     UserError: a code is empty, two codes are equal, or one is a prefix of another.
+    ValueError: there is no item, a token beyond the vocabulary or a hole in a code.
   """
   num_items, depth = code_IL.shape
+  if not num_items or code_IL.max() >= vocab_size:
+    raise ValueError(f"{num_items} codes with tokens up to {code_IL.max(initial=-1)}")
+  if ((code_IL[:, :-1] < 0) & (code_IL[:, 1:] >= 0)).any():
+    raise ValueError("a code goes on behind its padding")
   order_R = _code_order(code_IL, vocab_size)
   code_RL = code_IL[order_R]
   _refuse_ambiguous(code_RL, order_R)
