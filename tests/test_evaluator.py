@@ -206,6 +206,9 @@ def test_nan_is_an_error_that_names_the_user():
   rows = [(user, [user], 20) for user in range(NUM_USERS)]
   with pytest.raises(UserError, match=r"NaN.*user index 6"):
     evaluate(system, broken, make_requests(rows), batch_size=4)
+  user_ids = np.array([f"u{9 - user}" for user in range(NUM_USERS)])
+  with pytest.raises(UserError, match=r"NaN.*first for user u3;"):
+    evaluate(system, broken, make_requests(rows), user_ids=user_ids)
   evaluate(system, broken, make_requests(rows[:6]))
 
 

@@ -55,6 +55,7 @@ def evaluate(
   mesh: Mesh | None = None,
   rules: Sequence[str] = RULES,
   lists: bool = True,
+  user_ids: np.ndarray | None = None,
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items.
 
@@ -74,6 +75,7 @@ def evaluate(
     rules: which of `RULES`.
     lists: whether `items_NK` is wanted of systems with `scores` too, whose ranks do not
       need it.
+    user_ids: raw ids, for what is said of a user; None = users are named by index.
 
   Returns:
     rule → `Ranks`.
@@ -105,7 +107,7 @@ def evaluate(
   def collect():
     index, result = in_flight.popleft()
     result_R2B, nan_B, *items_RBK = jax.device_get(result)
-    _refuse_nan(system, requests.user_N[index], nan_B[: len(index)])
+    _refuse_nan(system, requests.user_N[index], nan_B[: len(index)], user_ids)
     result_R2N[..., index] = result_R2B[..., : len(index)]
     if items_RBK:
       shown_RBK = items_RBK[0][:, : len(index)]
@@ -254,12 +256,14 @@ def _check(
     raise ValueError(f"{system.name} ranks {len(system.rank_I)} of {num_items} items")
 
 
-def _refuse_nan(system: System, user_B: np.ndarray, nan_B: np.ndarray) -> None:
+def _refuse_nan(system: System, user_B, nan_B, user_ids) -> None:
   if nan_B.any():
+    first = user_B[nan_B][0]
+    name = f"index {first}" if user_ids is None else user_ids[first]
     raise UserError(
       f"{system.name} scores items with NaN for {nan_B.sum()} of {len(nan_B)} users of "
-      f"a batch, first for user index {user_B[nan_B][0]}; the parameters have "
-      "diverged: go back to an earlier checkpoint or lower train.learning_rate"
+      f"a batch, first for user {name}; the parameters have diverged: go back to an "
+      "earlier checkpoint or lower train.learning_rate"
     )
 
 

@@ -48,6 +48,7 @@ def judge(
     num_items=split.train.num_items,
     batch_size=batch_size,
     mesh=mesh,
+    user_ids=split.train.user_ids,
   )
   seconds = time.monotonic() - began
   bought_I = np.bincount(split.train.item_E, minlength=split.train.num_items)

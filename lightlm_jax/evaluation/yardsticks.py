@@ -27,6 +27,7 @@ def measure(
       batch_size=batch_size,
       mesh=mesh,
       lists=False,
+      user_ids=split.train.user_ids,
     )
     results[system.name] = evaluator.summarise_rules(ranks)
   return results

@@ -222,6 +222,7 @@ def _validate(system, state, asked, split, config, mesh, journal, bar) -> float:
     mesh=mesh,
     rules=("seen_excluded",),
     lists=False,
+    user_ids=split.train.user_ids,
   )
   metrics = evaluator.summarise_rules(ranks)["seen_excluded"]
   step = int(state.step)
