@@ -42,6 +42,16 @@ def define_report() -> flags.Flag:
   return _define_once("report", "also write what was found to FILE (JSON)")
 
 
+def define_compare() -> flags.Flag:
+  return _define_once(
+    "compare", "other runs to set beside this one: --compare RUN [RUN …]"
+  )
+
+
+def define_data_dir() -> flags.Flag:
+  return _define_once("data_dir", "in place of the run's data.dir")
+
+
 def define_figure() -> flags.Flag:
   return _define_once("figure", "draw what was found, PNG")
 

@@ -50,10 +50,8 @@ _USERS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "in place of the run's data.dir")
-_COMPARE = flags.DEFINE_string(
-  "compare", None, "other runs to set beside this one: --compare RUN [RUN …]"
-)
+_DATA_DIR = command_line.define_data_dir()
+_COMPARE = command_line.define_compare()
 _REPORT = command_line.define_report()
 _PLATFORM = command_line.define_platform()
 

@@ -114,8 +114,15 @@ def test_wheel_holds_modules_and_configs(wheel):
   names = set(zipfile.ZipFile(wheel).namelist())
   modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lightlm_jax").rglob("*.py")}
   configs = {f"lightlm_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
+  # The report's template and style sheet: what is no module is easily left behind.
+  data = {
+    str(p.relative_to(ROOT))
+    for p in (ROOT / "lightlm_jax" / "reporting").iterdir()
+    if p.is_file() and p.suffix != ".py"
+  }
   assert configs
-  assert modules | configs <= names
+  assert len(data) >= 2
+  assert modules | configs | data <= names
   assert not [name for name in names if name.startswith(("configs/", "tests/"))]
   assert any(name.endswith("LICENSE") for name in names)
 

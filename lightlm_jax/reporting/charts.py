@@ -71,20 +71,25 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
   for factor in (1, 2, 2.5, 5, 10, 20, 25, 50):
     step = factor * size
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    if step >= raw * (1 - 1e-9) and last - first + 1 <= most:
+    if last - first + 1 <= most:
       break
   if last == first:
     return [low, high]
   return [round(place * step, 12) for place in range(first, last + 1)]
 
 
-def number(value: float) -> str:
-  """A tick's text: with thousands separated, and no more digits than it needs."""
-  return f"{value:,.10g}" if abs(value) < 1e15 else f"{value:.3g}"
+def numbers(values: Sequence[float]) -> list[str]:
+  """Texts of an axis' ticks: thousands separated, all with the decimals they need."""
+  if max(map(abs, values)) >= 1e12:
+    return [f"{value:.2g}" for value in values]
+  decimals = next(
+    (n for n in range(9) if all(abs(v - round(v, n)) < 1e-9 for v in values)), 9
+  )
+  return [f"{value:,.{decimals}f}" for value in values]
 
 
-def percent(value: float) -> str:
-  return f"{100 * value:.10g} %"
+def percents(values: Sequence[float]) -> list[str]:
+  return [f"{text} %" for text in numbers([100 * value for value in values])]
 
 
 def lines(
@@ -95,8 +100,7 @@ def lines(
   label: str,
   x_range: tuple[float, float] | None = None,
   y_range: tuple[float, float] | None = None,
-  x_text: Callable[[float], str] = number,
-  y_text: Callable[[float], str] = number,
+  texts: Callable[[Sequence[float]], list[str]] = numbers,
   marks: bool = False,
 ) -> Markup:
   """Lines over two axes; points that are not finite are left out.
@@ -108,18 +112,18 @@ def lines(
     label: the chart in words, for who cannot see it.
     x_range: of the axis; None = of the points.
     y_range: likewise.
-    x_text: a tick's text.
-    y_text: likewise.
+    texts: of the ticks of an axis.
     marks: whether each point has a dot.
   """
   points = [(line, _thin(*_finite(line.x, line.y))) for line in series]
   all_x = np.concatenate([x_P for _, (x_P, _) in points])
   all_y = np.concatenate([y_P for _, (_, y_P) in points])
   x_low, x_high = _range(x_range, all_x)
-  y_low, y_high = _range(y_range, all_y)
-  y_ticks = ticks(y_low, y_high)
-  left = 8 + 6.6 * max(len(y_text(tick)) for tick in y_ticks)
-  right, top, bottom, height = WIDTH - 14, 22, 168, 206
+  y_low, y_high = _range(y_range, all_y, margin=0.05)
+  y_ticks, x_ticks = ticks(y_low, y_high), ticks(x_low, x_high, most=4)
+  y_texts = texts(y_ticks)
+  left = 8 + 6.6 * max(map(len, y_texts))
+  right, top, bottom, height = WIDTH - 8, 24, 168, 206
 
   def place_x(value):
     return left + (right - left) * (value - x_low) / (x_high - x_low)
@@ -128,14 +132,11 @@ def lines(
     return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
 
   parts = [_text(0, 11, y, "muted")]
-  for tick in y_ticks:
+  for tick, text in zip(y_ticks, y_texts):
     at = place_y(tick)
     parts.append(_line(left, at, right, at, "grid"))
-    parts.append(_text(left - 5, at + 4, y_text(tick), "tick", "end"))
-  for tick in ticks(x_low, x_high, most=4):
-    at = place_x(tick)
-    parts.append(_line(at, bottom, at, bottom + 4, "axis"))
-    parts.append(_text(at, bottom + 16, x_text(tick), "tick", "middle"))
+    parts.append(_text(left - 5, at + 4, text, "tick", "end"))
+  parts += _ticks_below(bottom, [place_x(tick) for tick in x_ticks], texts(x_ticks))
   parts.append(_line(left, bottom, right, bottom, "axis"))
   parts.append(_text(right, height - 4, x, "muted", "end"))
   for line, (x_P, y_P) in points:
@@ -192,11 +193,8 @@ def bars(
       y += 14
     y += 8
   parts.append(_line(0, y - 4, right, y - 4, "axis"))
-  for tick in ticks(0, high, most=4):
-    at = right * tick / high
-    parts.append(_line(at, y - 4, at, y, "axis"))
-    anchor = "middle" if at > 10 else "start"
-    parts.append(_text(at, y + 12, number(tick), "tick", anchor))
+  x_ticks = ticks(0, high, most=4)
+  parts += _ticks_below(y - 4, [right * t / high for t in x_ticks], numbers(x_ticks))
   parts.append(_text(WIDTH, y + 28, x, "muted", "end"))
   return _svg(y + 32, label, parts)
 
@@ -210,9 +208,7 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
     label: the chart in words.
   """
   ends = [end for row in rows for end in (row.mean, *(row.interval or ()))]
-  low, high = _range(None, np.array(ends))
-  margin = 0.04 * (high - low)
-  low, high = low - margin, high + margin
+  low, high = _range(None, np.array(ends), margin=0.04)
 
   def place(value):
     return 4 + (WIDTH - 8) * (value - low) / (high - low)
@@ -242,12 +238,9 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
       )
     )
   parts.append(_line(0, bottom, WIDTH, bottom, "axis"))
-  for tick in x_ticks:
-    at = place(tick)
-    anchor = "start" if at < 20 else "end" if at > WIDTH - 20 else "middle"
-    parts.append(_text(at, bottom + 14, number(tick), "tick", anchor))
-  parts.append(_text(WIDTH, bottom + 30, x, "muted", "end"))
-  return _svg(bottom + 34, label, parts)
+  parts += _ticks_below(bottom, [place(tick) for tick in x_ticks], numbers(x_ticks))
+  parts.append(_text(WIDTH, bottom + 32, x, "muted", "end"))
+  return _svg(bottom + 36, label, parts)
 
 
 def level(cells: Sequence[Cell], *, label: str) -> Markup:
@@ -299,6 +292,17 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
   )
 
 
+def _ticks_below(y: float, at: Sequence[float], texts: Sequence[str]) -> list[Markup]:
+  """Ticks of an axis at height y, their texts held within the drawing."""
+  parts = []
+  for x, text in zip(at, texts):
+    half = 3.4 * len(text)
+    anchor = "start" if x < half else "end" if x > WIDTH - half else "middle"
+    parts.append(_line(x, y, x, y + 4, "axis"))
+    parts.append(_text(x, y + 16, text, "tick", anchor))
+  return parts
+
+
 def _title(text: str) -> Markup:
   return Markup("<title>{}</title>").format(text) if text else Markup("")
 
@@ -327,12 +331,11 @@ def _thin(x_P: np.ndarray, y_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return x_P[kept], y_P[kept]
 
 
-def _range(given: tuple[float, float] | None, values: np.ndarray):
-  low, high = given or (values.min(), values.max())
-  if high > low:
-    return float(low), float(high)
-  half = abs(low) / 2 or 0.5
-  return float(low - half), float(low + half)
+def _range(given: tuple[float, float] | None, values: np.ndarray, margin: float = 0):
+  """What an axis spans: what is given, or the values and a margin on both sides."""
+  low, high = map(float, given or (values.min(), values.max()))
+  half = margin * (high - low) if high > low else abs(low) / 2 or 0.5
+  return (low, high) if given else (low - half, high + half)
 
 
 def _clip(text: str, letters: int) -> str:

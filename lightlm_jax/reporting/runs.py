@@ -14,7 +14,6 @@ import ml_collections
 import numpy as np
 import pyarrow
 
-from lightlm_jax import config as config_lib
 from lightlm_jax import results as results_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
@@ -80,7 +79,8 @@ def read(workdir: epath.PathLike) -> Run:
   workdir = epath.Path(workdir)
   if not (workdir / "config.json").exists():
     raise UserError(
-      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, as `train` left it"
+      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder that "
+      "`train` left"
     )
   results = None
   if (workdir / "results.json").exists():
@@ -168,41 +168,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[prefix + name] = value
   return flat
-
-
-def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
-  """--config=NAME:PRESET and the fields that make of it the configuration of a run.
-
-  Args:
-    run: whose.
-    groups: only fields of these groups; none = all.
-  """
-  fields = flatten(run.config)
-  known = set(config_lib.available())
-  names = {str(fields.get("system")), str(fields.get("data.name"))} & known
-  best = None
-  for name in sorted(names or {"toys"} & known):
-    preset = fields.get("preset")
-    preset = preset if preset in config_lib.presets(name) else None
-    loaded = config_lib.load(name, preset)
-    theirs = flatten(json.loads(loaded.to_json()))
-    other = {
-      field: value
-      for field, value in fields.items()
-      if field != "preset" and field in theirs and theirs[field] != value
-      if not groups or field.split(".")[0] in groups
-    }
-    if best is None or len(other) < len(best[1]):
-      best = (f"{name}:{preset}" if preset else name, other)
-  if best is None:
-    return ["--config=CONFIG"]
-  return [
-    f"--config={best[0]}",
-    *(
-      f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
-      for field, value in best[1].items()
-    ),
-  ]
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:

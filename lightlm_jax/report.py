@@ -1,0 +1,139 @@
+"""Writes what a run left, or several beside each other, as one HTML file.
+
+python -m lightlm_jax.report --workdir=runs/toys
+
+python -m lightlm_jax.report --workdir=runs/toys --compare runs/toys-sasrec runs/ease
+
+Nobody is asked again and nothing is trained: it reads the folders, and the log for the
+examples. The file needs no network and no other file.
+"""
+
+from collections.abc import Sequence
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+from etils import epath
+import jinja2
+from markupsafe import Markup, escape
+import rich.console
+
+from lightlm_jax import command_line
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.errors import UserError
+from lightlm_jax.reporting import charts, lists, provenance, runs, sections, tree
+
+_WORKDIR = command_line.define_workdir("a run that `train` left")
+_COMPARE = command_line.define_compare()
+_DATA_DIR = command_line.define_data_dir()
+_OUT = flags.DEFINE_string("out", None, "the file; default: RUN/report.html")
+
+
+def main(argv) -> None:
+  if _WORKDIR.value is None:
+    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
+  report(_WORKDIR.value, others, out=_OUT.value, data_dir=_DATA_DIR.value)
+
+
+def report(
+  workdir: epath.PathLike,
+  others: Sequence[epath.PathLike] = (),
+  *,
+  out: epath.PathLike | None = None,
+  data_dir: str | None = None,
+) -> epath.Path:
+  """Reads runs, writes their report and says where it is.
+
+  Args:
+    workdir: of a run, finished or not.
+    others: runs to set beside it.
+    out: the file; None = report.html in the workdir.
+    data_dir: where the log is, in place of the run's data.dir.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  found = [runs.read(folder) for folder in (workdir, *others)]
+  runs.check_together(found)
+  console = rich.console.Console()
+  log, no_log = None, None
+  listed = [run for run in found if run.users is not None]
+  if listed:
+    try:
+      log = runs.read_log(listed[0], data_dir)
+    except UserError as error:
+      no_log = str(error)
+  html = render(page(found, log, no_log))
+  path = epath.Path(out) if out else found[0].workdir / "report.html"
+  workdir_lib.write_whole(path, html)
+  said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
+  console.print(said, highlight=False, soft_wrap=True, markup=False)
+  return path
+
+
+def page(
+  found: Sequence[runs.Run], log: runs.Log | None, no_log: str | None
+) -> dict[str, Any]:
+  """All that the template shows, as plain data.
+
+  Args:
+    found: one run or more of one split.
+    log: theirs; None where it cannot be read.
+    no_log: why not.
+  """
+  names = [run.name for run in found]
+  first = found[0]
+  system = first.config.get("system")
+  dataset = (first.config.get("data") or {}).get("name")
+  title = f"{len(found)} runs on {dataset}" if found[1:] else f"{system} on {dataset}"
+  return {
+    "title": title,
+    "names": names,
+    "legend_pairs": list(zip(names, range(1, 1 + len(names)))),
+    "headline": sections.headline(found),
+    "comparison": sections.comparison(found),
+    "learning": sections.learning(found),
+    "slices": sections.slices(found),
+    "popularity": lists.popularity(found, log, no_log),
+    "ids": tree.ids(found),
+    "examples": lists.examples(found, log, no_log),
+    "cost": provenance.cost(found),
+    "configs": provenance.configs(found),
+    "audits": provenance.audits(found),
+  }
+
+
+def render(content: dict[str, Any]) -> str:
+  """The HTML of a page; whatever is data is escaped."""
+  folder = pathlib.Path(sections.__file__).parent
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(folder),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.globals |= {"swatch": charts.swatch, "short": _short}
+  environment.filters["in_code"] = _in_code
+  return environment.get_template("report.html.jinja").render(content)
+
+
+def _short(share: float) -> str:
+  """Three decimals and no leading zero: two of them fit beneath a figure."""
+  return f"{share:.3f}".removeprefix("0")
+
+
+def _in_code(text: str) -> Markup:
+  """What stands between `ticks` as code, and all of it escaped."""
+  parts = text.split("`")
+  shown = (
+    Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
+    for n, part in enumerate(parts)
+  )
+  return Markup("").join(shown)
+
+
+if __name__ == "__main__":
+  sys.exit(command_line.main(main, after="compare"))

@@ -1,0 +1,78 @@
+"""What a run did not leave, and the command that makes it."""
+
+import json
+import shlex
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.reporting.runs import Run, flatten
+
+
+def note(text: str, command: str | None = None) -> dict[str, str | None]:
+  """A line of a section about what is not there, and the command that makes it."""
+  return {"text": text, "command": command}
+
+
+def missing(run: Run, what: str) -> dict[str, str | None]:
+  """The line for what a finished run did not leave."""
+  older = config_lib.missing_fields(run.config)
+  if not older:
+    command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
+    return note(f"{run.name} left no {what}; this makes it", command)
+  return note(
+    f"{run.name} left no {what}, and `evaluate` refuses it: it is of an older version "
+    f"(it has no {', '.join(older[:2])}). This trains it anew",
+    train(run, anew=True),
+  )
+
+
+def unfinished(run: Run) -> dict[str, str | None]:
+  text = f"{run.name} has no results.json: it is not finished; this resumes it"
+  return note(text, train(run))
+
+
+def train(run: Run, *, anew: bool = False) -> str:
+  """The command that trains a run, or one of its configuration in another folder."""
+  workdir = quoted(run)
+  if anew:
+    workdir = shlex.quote(f"{run.workdir}-anew")
+  flags = [shlex.quote(flag) for flag in config_flags(run)]
+  return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])
+
+
+def quoted(run: Run) -> str:
+  return shlex.quote(str(run.workdir))
+
+
+def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
+  """--config=NAME:PRESET and the fields that make of it the configuration of a run.
+
+  Args:
+    run: whose.
+    groups: only fields of these groups; none = all.
+  """
+  fields = flatten(run.config)
+  known = set(config_lib.available())
+  names = {str(fields.get("system")), str(fields.get("data.name"))} & known
+  best = None
+  for name in sorted(names or {"toys"} & known):
+    preset = fields.get("preset")
+    preset = preset if preset in config_lib.presets(name) else None
+    loaded = config_lib.load(name, preset)
+    theirs = flatten(json.loads(loaded.to_json()))
+    other = {
+      field: value
+      for field, value in fields.items()
+      if field != "preset" and field in theirs and theirs[field] != value
+      if not groups or field.split(".")[0] in groups
+    }
+    if best is None or len(other) < len(best[1]):
+      best = (f"{name}:{preset}" if preset else name, other)
+  if best is None:
+    return ["--config=CONFIG"]
+  return [
+    f"--config={best[0]}",
+    *(
+      f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
+      for field, value in best[1].items()
+    ),
+  ]
