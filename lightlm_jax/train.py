@@ -102,7 +102,8 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
       "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
     )
     say(f"{unasked:,} users {known}: trained on, asked nothing at test")
-  if (earlier := _finished(workdir, split, config)) is not None:
+  _claim_split(workdir, split, dataset.log)
+  if (earlier := _finished(workdir, config)) is not None:
     say(f"finished before; {workdir / 'results.json'}:")
     results_lib.show(earlier, say)
     return earlier
@@ -162,14 +163,26 @@ def _check_asked(split: splits.Split, config) -> None:
     )
 
 
-def _finished(workdir: epath.Path, split: splits.Split, config) -> dict | None:
+def _claim_split(workdir: epath.Path, split: splits.Split, log) -> None:
+  """Leaves split.json, or checks that the workdir was begun on the same split."""
+  path = workdir / "split.json"
+  if not path.exists():
+    workdir_lib.write_json(path, splits.manifest(split, log))
+    return
+  try:
+    sha256 = json.loads(path.read_text())["sha256"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
+  if sha256 != split.sha256:
+    raise UserError(workdir_lib.other_log(workdir))
+
+
+def _finished(workdir: epath.Path, config) -> dict | None:
   """The results of this very run, if it came to its end before."""
   path = workdir / "results.json"
   if not path.exists():
     return None
   earlier = json.loads(path.read_text())
-  if earlier["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
   more = earlier["steps"] is not None and earlier["steps"] < config.train.steps
   return None if more else earlier
 

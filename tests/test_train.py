@@ -108,6 +108,10 @@ def test_results_hold_every_promised_field(demo_run):
   assert {name: type(results[name]) for name in measured} == measured
   assert results.keys() == wanted.keys() | measured.keys()
 
+  split = json.loads((demo_run[0] / "split.json").read_text())
+  assert split["sha256"] == results["split_sha256"]
+  assert split["test"]["requests"] == 300
+
   assert results["ids"].keys() == {"kind", "manifest_sha256"}
   assert results["ids"]["kind"] == "sci"
   for digest in (results["ids"]["manifest_sha256"], results["split_sha256"]):
