@@ -92,7 +92,9 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
       f"`python -m lightlm_jax.evaluate --workdir={path.parent}`"
     )
   try:
-    users = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes()))
+    content = io.BytesIO(path.read_bytes())
+    # Its threads outlive the reading, and a process that ends then may be aborted.
+    users = pyarrow.parquet.read_table(content, use_threads=False, pre_buffer=False)
     return users, json.loads(users.schema.metadata[_KEY])
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
