@@ -20,7 +20,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   if preset is None:
     config.model.d_ff = 256
     config.model.dropout_rate = 0.5
-    config.train.steps = 17_000  # 40 epochs of Beauty
+    config.train.steps = 17_000  # 28 epochs of Beauty
     config.train.batch_size = 256  # examples
     config.train.learning_rate = 1e-3
     config.train.eval_every = 1_700

@@ -186,8 +186,7 @@ def compare(
       kind = decoding or config.decoding.kind
     results = {"split": split_name, "decoding": kind}
     name = results_lib.file_name("users", results, users) + ".parquet"
-    if workdir.name in tables:
-      raise UserError(f"two runs are called {workdir.name}; give folders of two names")
+    compare_lib.check_names([*tables, workdir.name])
     tables[workdir.name] = users_lib.read(workdir / name)
   report = compare_lib.compare(tables)
   console = rich.console.Console()

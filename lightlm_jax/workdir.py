@@ -21,7 +21,7 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
   Raises:
     UserError: the folder belongs to another configuration, or cannot be written.
   """
-  workdir = _absolute(workdir)
+  workdir = absolute(workdir)
   path = workdir / "config.json"
   if path.exists():
     try:
@@ -50,7 +50,7 @@ def read(
   Raises:
     UserError: there is no run, or no such field.
   """
-  workdir = _absolute(workdir)
+  workdir = absolute(workdir)
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
@@ -99,7 +99,8 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
     )
 
 
-def _absolute(workdir: epath.PathLike) -> epath.Path:
+def absolute(workdir: epath.PathLike) -> epath.Path:
+  """The folder whatever the current one is; an address such as gs://… as it is."""
   if "://" in str(workdir):
     return epath.Path(workdir)
   return epath.Path(os.path.abspath(workdir))  # Orbax takes no other

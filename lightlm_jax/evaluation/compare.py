@@ -11,6 +11,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, uncertainty
 from lightlm_jax.evaluation import users as users_lib
 
+SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
 # One figure is tested: among many tests something is always found.
 DECIDING = "ndcg@10"
 
@@ -24,20 +25,43 @@ def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
   Raises:
     UserError: names two runs, and what they do not share.
   """
-  (first, (users, about)), *others = tables.items()
-  for name, (other_users, other_about) in others:
-    for field in ("dataset", "protocol", "split", "split_sha256"):
-      if about[field] != other_about[field]:
-        raise UserError(
-          f"{first} and {name} cannot be compared: their {field} is "
-          f"{about[field]!r} and {other_about[field]!r}"
-        )
+  check_same_split({name: about for name, (_, about) in tables.items()})
+  (first, (users, _)), *others = tables.items()
+  for name, (other_users, _) in others:
     if not users["user"].equals(other_users["user"]):
       raise UserError(
         f"{first} and {name} cannot be compared: {len(users):,} and "
         f"{len(other_users):,} users were asked, not the same ones; evaluate both with "
         "the same --users"
       )
+
+
+def check_names(names: Sequence[str]) -> None:
+  """Refuses two runs of one name: nobody could tell them apart.
+
+  Raises:
+    UserError: names it.
+  """
+  for name in names:
+    if names.count(name) > 1:
+      raise UserError(f"two runs are called {name}; give folders of two names")
+
+
+def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
+  """Refuses runs of which `SPLIT_FIELDS` differ; name → what holds the fields.
+
+  Raises:
+    UserError: names two runs, and what they do not share.
+  """
+  (first, about), *others = abouts.items()
+  for name, other in others:
+    for field in SPLIT_FIELDS:
+      ours, theirs = about.get(field), other.get(field)
+      if ours != theirs:
+        raise UserError(
+          f"{first} and {name} cannot be compared: their {field} is {ours!r} and "
+          f"{theirs!r}"
+        )
 
 
 def compare(

@@ -34,11 +34,7 @@ def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
   """How much of the showings falls to the most bought items, and the figures of it."""
-  lines = [
-    missing(run, "table of users")
-    for run in runs
-    if run.results and run.results.get("metrics") and run.users is None
-  ]
+  lines = _without_users(runs)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
   if listed and log is None:
     lines.append(note(f"How popular an item is stands in the log: {no_log}"))
@@ -86,11 +82,7 @@ def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
   """A few users: what they had, what they were recommended, what they bought."""
-  lines = [
-    missing(run, "table of users")
-    for run in runs
-    if run.results and run.results.get("metrics") and run.users is None
-  ]
+  lines = _without_users(runs)
   listed = [run for run in runs if run.users is not None]
   if not listed:
     return {"users": [], "missing": lines, "how": ""}
@@ -169,6 +161,15 @@ def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
   from_hits = min(len(hit), max(size // 2, size - len(miss)))
   rows = np.concatenate([hit[:from_hits], miss[: size - from_hits]])
   return np.sort(rows).tolist()
+
+
+def _without_users(runs: Sequence[Run]) -> list[dict[str, str | None]]:
+  """A line for each finished run that left no table of users."""
+  return [
+    missing(run, "table of users")
+    for run in runs
+    if run.results and run.results.get("metrics") and run.users is None
+  ]
 
 
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ is not there is None or empty here; what a person can do about it is for the sec
 
 from collections.abc import Mapping
 import json
-import os
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -15,17 +14,18 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax import results as results_lib
+from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import compare
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 
 # Fields that `evaluate` can add to what an older `train` left.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
-SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
 
 
 class Run(NamedTuple):
@@ -74,9 +74,7 @@ def read(workdir: epath.PathLike) -> Run:
   Raises:
     UserError: there is no run, or a file of it is damaged.
   """
-  if "://" not in str(workdir):
-    workdir = os.path.abspath(workdir)
-  workdir = epath.Path(workdir)
+  workdir = workdir_lib.absolute(workdir)
   if not (workdir / "config.json").exists():
     raise UserError(
       f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder that "
@@ -144,19 +142,10 @@ def check_together(runs: list[Run]) -> None:
   Raises:
     UserError: names two runs, and what they do not share.
   """
-  names = [run.name for run in runs]
-  for name in names:
-    if names.count(name) > 1:
-      raise UserError(f"two runs are called {name}; give folders of two names")
-  first, *others = [run for run in runs if run.results] or [None]
-  for other in others:
-    for field in SPLIT_FIELDS:
-      ours, theirs = first.results.get(field), other.results.get(field)
-      if ours != theirs:
-        raise UserError(
-          f"{first.name} and {other.name} cannot be compared: their {field} is "
-          f"{ours!r} and {theirs!r}"
-        )
+  compare.check_names([run.name for run in runs])
+  finished = {run.name: run.results for run in runs if run.results}
+  if finished:
+    compare.check_same_split(finished)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -175,7 +164,7 @@ def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
 
   Only from an answer to the same question that has the same metrics.
   """
-  same = (*SPLIT_FIELDS, "system", "decoding", "num_users", "metrics")
+  same = (*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics")
   for other in others:
     if all(other.get(field) == results.get(field) for field in same):
       added = {n: other[n] for n in _ADDED if results.get(n) is None and n in other}

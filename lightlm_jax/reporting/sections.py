@@ -14,7 +14,7 @@ from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note, train, unfinished
-from lightlm_jax.reporting.runs import SPLIT_FIELDS, Run
+from lightlm_jax.reporting.runs import Run
 
 RULES = {rule: rule.replace("_", " ") for rule in evaluator.RULES}
 DECIDING = compare_lib.DECIDING
@@ -61,7 +61,10 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
   if len(runs) < 2:
     return None
   tables = {
-    run.name: (run.users, {field: run.results.get(field) for field in SPLIT_FIELDS})
+    run.name: (
+      run.users,
+      {field: run.results.get(field) for field in compare_lib.SPLIT_FIELDS},
+    )
     for run in runs
     if run.users is not None
   }

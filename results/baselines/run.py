@@ -3,18 +3,17 @@
   LIGHTLM_DATA_DIR=DATA python results/baselines/run.py --workdir=runs/baselines
 
 A run that is finished is read, one that was stopped goes on. What is fitted has one
-seed; what learns has three, and beside its mean stands the range of the seeds.
+seed; what learns has three, and beside its mean stands the seeds' sample deviation.
 """
 
 import argparse
 import pathlib
 
 import ml_collections
-import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax import devices, train
-from lightlm_jax.evaluation import evaluator
+from lightlm_jax.evaluation import evaluator, uncertainty
 
 DATASETS = ("toys", "beauty", "yelp")
 FITTED = ("pop", "recent_pop", "item_knn", "ease")
@@ -78,8 +77,9 @@ def table(dataset: str, rows: dict[str, list[dict]]) -> str:
 
 
 def _cell(values: list[float]) -> str:
-  mean = f"{np.mean(values):.4f}"
-  return mean if len(values) == 1 else f"{mean} ± {np.ptp(values) / 2:.4f}"
+  found = uncertainty.over_seeds(values)
+  spread = "" if found["std"] is None else f" ± {found['std']:.4f}"
+  return f"{found['mean']:.4f}{spread}"
 
 
 if __name__ == "__main__":
