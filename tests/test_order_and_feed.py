@@ -16,6 +16,7 @@ import scipy.stats
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
+from lightlm_jax.data.packing import pack
 from lightlm_jax.errors import UserError
 
 KEYS = st.integers(0, 2**32 - 1)
@@ -137,9 +138,9 @@ LOG = make_log(LENGTHS)
 gather = jax.jit(feed_lib.gather, static_argnames=("plan", "bucket"))
 
 
-def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, example="target"):
+def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, drawn=False):
   return feed_lib.positions(
-    log, seed=seed, batch_size=batch_size, widths=widths, example=example
+    log, seed=seed, batch_size=batch_size, widths=widths, drawn=drawn
   )
 
 
@@ -258,7 +259,7 @@ def test_users_with_one_item():
 def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
   """As many examples a user as interactions; each item as likely as the others."""
   log = make_log([1, 4, 6])
-  feed, plan = make(log, widths=(0,), example="drawn", batch_size=4)
+  feed, plan = make(log, widths=(0,), drawn=True, batch_size=4)
   number = collections.Counter()
   epochs = 400
   for epoch in range(epochs):
@@ -273,21 +274,71 @@ def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
     deviation = (epochs * (1 - 1 / length)) ** 0.5
     for item in log.row(user).tolist():
       assert abs(number[user, item] - epochs) <= 4.5 * deviation
-  again = batch_at(*make(log, widths=(0,), example="drawn", batch_size=4), 7)
+  again = batch_at(*make(log, widths=(0,), drawn=True, batch_size=4), 7)
   np.testing.assert_array_equal(again.target_B, batch_at(feed, plan, 7).target_B)
 
 
-def test_a_sequence_is_an_example_by_its_last_position():
-  feed, plan = make(example="sequence")
-  found = [example for batch in epoch_of(feed, plan) for example in examples(batch)]
-  last = {}
-  for user, history, target in oracle(LOG, WIDTHS):
-    if history[-1] >= 0:
-      last[user] = (user, history, target)
-  assert sorted(found) == sorted(last.values())
-  assert len(found) == sum(length > 1 for length in LENGTHS)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(0, 3))
+def test_packed_sequences_neither_overlap_nor_waste_rows(lengths, seed):
+  width, length_N = 12, np.array(lengths)
+  row_N, column_N = pack(length_N, width, seed)
+  taken_RH = np.zeros((row_N.max() + 1, width), int)
+  for row, column, length in zip(row_N, column_N, lengths):
+    assert column + length <= width
+    taken_RH[row, column : column + length] += 1
+  assert taken_RH.max() == 1
+  assert (np.diff(taken_RH) <= 0).all(), "a hole before the end of a row"
+  used_R = np.sort(taken_RH.sum(axis=1))
+  assert used_R[:2].sum() > width or len(used_R) == 1, "two rows fit into one"
 
 
-def test_a_log_without_an_example_is_refused():
+def make_packs(log=LOG, *, seed=0, batch_size=3, width=10):
+  return feed_lib.packs(log, seed=seed, batch_size=batch_size, width=width)
+
+
+def sequences(batch):
+  """(items, what followed each) of every segment of the rows that weigh something."""
+  found = []
+  for item_H, segment_H, target_H, weight in zip(
+    batch.history_BH, batch.segment_BH, batch.target_B, batch.weight_B
+  ):
+    np.testing.assert_array_equal(segment_H > 0, item_H >= 0)
+    np.testing.assert_array_equal(segment_H > 0, target_H >= 0)
+    for segment in range(1, segment_H.max() + 1) if weight else ():
+      inside_H = segment_H == segment
+      found.append((tuple(item_H[inside_H]), tuple(target_H[inside_H])))
+  return found
+
+
+def test_packs_hold_every_history_once_an_epoch():
+  wanted = collections.Counter()
+  for row in (LOG.row(user).tolist()[-11:] for user in range(LOG.num_users)):
+    if len(row) > 1:
+      wanted[tuple(row[:-1]), tuple(row[1:])] += 1
+  for seed, epoch in ((0, 0), (0, 2), (5, 0)):
+    feed, plan = make_packs(seed=seed)
+    batches = epoch_of(feed, plan, epoch)
+    assert collections.Counter(s for b in batches for s in sequences(b)) == wanted
+
+
+def test_packs_change_their_order_and_with_the_seed_their_company():
+  def rows(seed, epoch):
+    log = make_log((3,) * 40)
+    batches = epoch_of(*make_packs(log, seed=seed, batch_size=1), epoch)
+    return [tuple(batch.history_BH[0]) for batch in batches]
+
+  assert rows(0, 0) != rows(0, 1)
+  assert sorted(rows(0, 0)) == sorted(rows(0, 1))
+  assert sorted(rows(0, 0)) != sorted(rows(1, 0))
+
+
+def test_the_last_batch_of_packs_is_filled_up_with_nothing():
+  feed, plan = make_packs(batch_size=4)
+  weight = sum(float(batch.weight_B.sum()) for batch in epoch_of(feed, plan))
+  assert weight == plan.sizes[0] == len(feed.position_RH)
+  assert plan.sizes[0] % 4, "nothing to fill up"
+
+
+def test_a_log_without_a_sequence_is_refused():
   with pytest.raises(UserError, match="a history wants two training interactions"):
-    make(make_log((1, 1)), example="sequence")
+    make_packs(make_log((1, 1)))

@@ -36,6 +36,7 @@ def build(name, **overrides):
 
 
 def make_batch(histories, targets, width=H):
+  """A history a row, and the target of its last position."""
   history_BH = np.full((len(histories), width), -1, np.int32)
   for row_H, items in zip(history_BH, histories):
     row_H[width - len(items) :] = items
@@ -45,6 +46,30 @@ def make_batch(histories, targets, width=H):
     segment_BH=(history_BH >= 0).astype(np.int32),
     target_B=np.array(targets, np.int32),
     weight_B=np.ones(len(histories), np.float32),
+  )
+
+
+def make_rows(histories, targets, rows):
+  """Histories side by side in rows of 2 H columns; what followed each position.
+
+  `rows` names the histories of each row.
+  """
+  item_BH, segment_BH, target_BH = np.zeros((3, len(rows), 2 * H), np.int32)
+  for b, members in enumerate(rows):
+    column = 0
+    for segment, n in enumerate(members, start=1):
+      inside = slice(column, column + len(histories[n]))
+      item_BH[b, inside] = histories[n]
+      segment_BH[b, inside] = segment
+      target_BH[b, inside] = [*histories[n][1:], targets[n]]
+      column = inside.stop
+    assert column <= 2 * H
+  return Batch(
+    user_B=np.full(len(rows), -1, np.int32),
+    history_BH=np.where(segment_BH > 0, item_BH, -1),
+    segment_BH=segment_BH,
+    target_B=np.where(segment_BH > 0, target_BH, -1),
+    weight_B=np.ones(len(rows), np.float32),
   )
 
 
@@ -98,32 +123,46 @@ def test_low_and_high_frequencies_add_up():
   np.testing.assert_allclose(low_PP @ low_PP, low_PP, atol=1e-5)
 
 
-def positions_of(histories, targets):
-  """(row, beginning of the history, what followed) of every position."""
-  return [
-    (row, items[: n + 1], [*items, target][n + 1])
-    for row, (items, target) in enumerate(zip(histories, targets))
-    for n in range(len(items))
-  ]
+def net_and_params(length=H):
+  _, params = build("sasrec", input__history=length)
+  config = item_sequence.Config(
+    I=I, P=length, D=16, N=2, num_heads=2, F=24, dropout_rate=0.0
+  )
+  return item_sequence.ItemSequence(config), params
 
 
-def test_sasrec_learns_at_every_position():
-  """The loss of a batch is the mean over beginnings, each as a history of its own.
+def test_sequences_of_one_row_know_nothing_of_each_other():
+  net, params = net_and_params(2 * H)
+  packed = make_rows(HISTORIES, TARGETS, rows=[[0, 2, 1], [3]])
+  hidden_BHD = net.apply({"params": params}, packed.history_BH, packed.segment_BH)
+  for row, segment, n in ((0, 1, 0), (0, 2, 2), (0, 3, 1), (1, 1, 3)):
+    alone = make_batch([HISTORIES[n]], [0])
+    alone_BHD = net.apply({"params": params}, alone.history_BH, alone.segment_BH)
+    np.testing.assert_allclose(
+      hidden_BHD[row][packed.segment_BH[row] == segment],
+      alone_BHD[0, H - len(HISTORIES[n]) :],
+      rtol=1e-4,
+      atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("rows", [[[0], [1], [2], [3]], [[3, 0], [2, 1]]])
+def test_sasrec_learns_at_every_position(rows):
+  """The loss is the mean over all positions, however they are packed.
 
   Positions count from the end of a history, so the beginnings are told apart by
   cutting the end off the hidden states, not by asking anew.
   """
-  system, params = build("sasrec")
-  net = item_sequence.ItemSequence(
-    item_sequence.Config(I=I, P=H, D=16, N=2, num_heads=2, F=24, dropout_rate=0.0)
-  )
-  batch = make_batch(HISTORIES, TARGETS)
-  hidden_BHD = net.apply({"params": params}, batch.history_BH, batch.segment_BH)
-  log_prob_BHI = jax.nn.log_softmax(hidden_BHD @ params["embedding"].T)
-  losses = [
-    -log_prob_BHI[row, H - len(HISTORIES[row]) + len(begun) - 1, label]
-    for row, begun, label in positions_of(HISTORIES, TARGETS)
-  ]
+  system, _ = build("sasrec", input__history=2 * H)
+  net, params = net_and_params(2 * H)
+  losses = []
+  for items, target in zip(HISTORIES, TARGETS):
+    alone = make_batch([items], [0])
+    hidden_HD = net.apply({"params": params}, alone.history_BH, alone.segment_BH)[0]
+    log_prob_HI = jax.nn.log_softmax(hidden_HD @ params["embedding"].T)
+    label_H = np.array([*items[1:], target])
+    losses += (-log_prob_HI[H - len(items) :][np.arange(len(items)), label_H]).tolist()
+  batch = make_rows(HISTORIES, TARGETS, rows)
   value, _ = system.loss(params, (), batch, jax.random.key(0))
   np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
 
@@ -138,20 +177,20 @@ def test_bsarec_learns_at_the_last_position_alone():
 
 
 def test_rows_that_only_fill_a_batch_have_no_part_in_the_loss():
-  system, params = build("sasrec")
-  batch = make_batch(HISTORIES, TARGETS)
+  system, _ = build("sasrec", input__history=2 * H)
+  _, params = net_and_params(2 * H)
+  batch = make_rows(HISTORIES, TARGETS, [[0, 1], [2, 3]])
   value, _ = system.loss(
-    params, (), batch._replace(weight_B=np.float32([1, 1, 0, 0])), jax.random.key(0)
+    params, (), batch._replace(weight_B=np.float32([1, 0])), jax.random.key(0)
   )
-  alone, _ = system.loss(
-    params, (), make_batch(HISTORIES[:2], TARGETS[:2]), jax.random.key(0)
-  )
-  np.testing.assert_allclose(value, alone, rtol=1e-6)
+  alone = make_rows(HISTORIES, TARGETS, [[0, 1]])
+  value_alone, _ = system.loss(params, (), alone, jax.random.key(0))
+  np.testing.assert_allclose(value, value_alone, rtol=1e-6)
 
 
 def test_the_binary_loss_pulls_up_the_item_and_down_another():
-  system, params = build("sasrec", train__loss="binary")
-  batch = make_batch([[1, 2]], [3])
+  system, params = build("sasrec", train__loss="binary", input__history=2 * H)
+  batch = make_rows([[1, 2]], [3], [[0]])
   losses = set()
   for seed in range(3):
     value, _ = system.loss(params, (), batch, jax.random.key(seed))
@@ -198,7 +237,11 @@ def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(chunk, kept):
 @pytest.mark.parametrize("loss", sasrec.LOSSES)
 def test_a_rule_of_succession_is_learned(name, loss):
   """Item i is followed by i + 1: after a few hundred steps it comes first."""
-  overrides = {"train__loss": loss, "model__dropout_rate": 0.1}
+  overrides = {
+    "train__loss": loss,
+    "model__dropout_rate": 0.1,
+    "input__history": 2 * H,
+  }
   system, _ = build(name, **overrides)
   params = system.init(jax.random.key(0))
   rng = np.random.default_rng(0)
@@ -215,7 +258,11 @@ def test_a_rule_of_succession_is_learned(name, loss):
   for n in range(150):
     starts = rng.integers(I, size=32)
     begun = [[(s + j) % I for j in range(4)] for s in starts]
-    batch = make_batch(begun, (starts + 4) % I)
+    targets = (starts + 4) % I
+    if system.example == "sequence":
+      batch = make_rows(begun, targets, np.arange(32).reshape(8, 4))
+    else:
+      batch = make_batch(begun, targets)
     params, state = step(params, state, batch, jax.random.key(n))
   histories = [[(s + j) % I for j in range(4)] for s in range(I)]
   score_BI = system.scores(params, (), make_batch(histories, [0] * I))

@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     user_B: int32 user indices, -1 = unknown.
     history_BH: int32 catalogue indices, right-aligned (newest last), -1 = none.
     segment_BH: int32, which example of the row an item belongs to, from 1; 0 = none.
-    target_B: int32 catalogue index that followed; -1 where it is not known.
+    target_B: int32 catalogue index that followed; -1 where it is not known. In rows of
+      sequences [B, H]: what followed each position.
     weight_B: float32, 0 for rows that only fill the batch.
   """
 

@@ -1,11 +1,12 @@
 """Training batches: the log on the device, and which examples step s is made of.
 
 One example a position: the items before it are the history, the item on it is the
-target (or, drawn, any item of the row is). For models that learn at every position of
-a history at once, the last position of a row is an example and no other is. Examples
-of similar length share a batch (a bucket), because the shape of a batch is that of its
-longest example. Everything here is a pure function of (seed, step): the same batches
-on one device or eight, after a restart or without.
+target (or, drawn, any item of the user is). Examples of similar length share a batch (a
+bucket), because the shape of a batch is that of its longest example. Models that learn
+at every position of a history at once get many histories in one row instead (a pack),
+so that short and long ones meet in every batch and hardly a column is empty. Everything
+here is a pure function of (seed, step): the same batches on one device or eight, after
+a restart or without.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
+from lightlm_jax.data.packing import pack
 from lightlm_jax.errors import UserError
 
 
@@ -31,11 +33,20 @@ class Positions(NamedTuple):
   bucket_examples: tuple[jax.Array, ...]  # int32 positions, one array a bucket
 
 
+class Packs(NamedTuple):
+  """The training log on the device, and the positions that share a row."""
+
+  item_E: jax.Array  # int32
+  user_E: jax.Array  # int32
+  position_RH: jax.Array  # int32 position e, its target at e + 1; -1 = none
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """Which batch is trained on at which step.
 
-  An epoch visits every batch of every bucket once, in a permuted order.
+  An epoch visits every batch of every bucket once, in a permuted order. Packs are one
+  bucket, and a row is an example.
   """
 
   seed: int
@@ -70,7 +81,7 @@ def positions(
   seed: int,
   batch_size: int,
   widths: tuple[int, ...],
-  example: str = "target",
+  drawn: bool = False,
 ) -> tuple[Positions, Plan]:
   """Sorts every position of the log into its bucket by the length of its history.
 
@@ -80,27 +91,12 @@ def positions(
     batch_size: examples a step.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Buckets without examples are left out.
-    example: as in `System`: "target" = every position; "drawn" = likewise, see `Plan`,
-      for sources that do not tell one position from another; "sequence" = the last
-      position of every row of two or more.
-
-  Raises:
-    UserError: no row is long enough for an example.
+    drawn: see `Plan`; for sources that do not tell one position from another.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
   bucket_E = np.searchsorted(widths, length_E)
-  is_example_E = np.ones(len(start_E), bool)
-  if example == "sequence":
-    is_example_E[:] = False
-    is_example_E[train.offset_U1[1:][train.length_U >= 2] - 1] = True
-  if not is_example_E.any():
-    raise UserError(
-      "there is no example to train on: a history wants two training interactions"
-    )
-  examples = [
-    np.flatnonzero(is_example_E & (bucket_E == b)) for b in range(len(widths))
-  ]
+  examples = [np.flatnonzero(bucket_E == b) for b in range(len(widths))]
   used = [b for b, example in enumerate(examples) if len(example)]
   feed = Positions(
     item_E=jnp.asarray(train.item_E),
@@ -114,13 +110,46 @@ def positions(
     batch_size=batch_size,
     widths=tuple(widths[b] for b in used),
     sizes=tuple(len(examples[b]) for b in used),
-    drawn=example == "drawn",
+    drawn=drawn,
   )
   return feed, plan
 
 
+def packs(
+  train: Interactions, *, seed: int, batch_size: int, width: int
+) -> tuple[Packs, Plan]:
+  """Packs every user's history into rows; each item but a user's last has a target.
+
+  Args:
+    train: users with one interaction teach nothing.
+    seed: of what is packed together, and of the order.
+    batch_size: rows a step.
+    width: columns of a row; a longer history is cut to its last items.
+
+  Raises:
+    UserError: no user has two interactions.
+  """
+  user_N = np.flatnonzero(train.length_U >= 2)
+  if not len(user_N):
+    raise UserError(
+      "there is no example to train on: a history wants two training interactions"
+    )
+  length_N = np.minimum(train.length_U[user_N] - 1, width)
+  first_N = train.offset_U1[user_N + 1] - 1 - length_N
+  row_N, column_N = pack(length_N, width, seed)
+  position_RH = np.full((row_N.max() + 1, width), -1, np.int32)
+  # The j-th of each history, for all histories at once.
+  j_E = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
+  row_E, column_E, first_E = (
+    np.repeat(x, length_N) for x in (row_N, column_N, first_N)
+  )
+  position_RH[row_E, column_E + j_E] = first_E + j_E
+  feed = Packs(*(jnp.asarray(x) for x in (train.item_E, train.user_E, position_RH)))
+  return feed, Plan(seed, batch_size, (width,), (len(position_RH),), drawn=False)
+
+
 def gather(
-  feed: Positions, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
+  feed: Positions | Packs, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
 ) -> Batch:
   """Makes a batch on the device; `key` and `batch` come from `plan.at(step)`.
 
@@ -130,6 +159,8 @@ def gather(
   place_B = batch * jnp.uint32(B) + jnp.arange(B, dtype=jnp.uint32)
   real_B = place_B < size
   place_B = permute(jnp.minimum(place_B, size - 1), size, key, jnp)
+  if isinstance(feed, Packs):
+    return _rows(feed, place_B, real_B.astype(jnp.float32))
   position_B = feed.bucket_examples[bucket][place_B]
   position_BH = position_B[:, None] + jnp.arange(-H, 0)[None, :]
   start_B = feed.start_E[position_B]
@@ -145,4 +176,19 @@ def gather(
     segment_BH=known_BH.astype(jnp.int32),
     target_B=feed.item_E[target_B],
     weight_B=real_B.astype(jnp.float32),
+  )
+
+
+def _rows(feed: Packs, row_B: jax.Array, weight_B: jax.Array) -> Batch:
+  position_BH = feed.position_RH[row_B]
+  known_BH = position_BH >= 0
+  here_BH = jnp.maximum(position_BH, 0)
+  user_BH = jnp.where(known_BH, feed.user_E[here_BH], -1)
+  begins_BH = user_BH != jnp.pad(user_BH[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  return Batch(
+    user_B=jnp.full_like(position_BH[:, 0], -1),
+    history_BH=jnp.where(known_BH, feed.item_E[here_BH], -1),
+    segment_BH=jnp.where(known_BH, jnp.cumsum(begins_BH, axis=1), 0),
+    target_B=jnp.where(known_BH, feed.item_E[here_BH + 1], -1),
+    weight_B=weight_B,
   )

@@ -2,8 +2,8 @@
 
 SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; the order of its norms is
 that of the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2).
-A history is right-aligned, and a position is counted from its end, so that the width
-that it is padded to changes nothing.
+A position is counted from the end of its history, so that neither the width that it is
+padded to nor what stands beside it in a row changes anything.
 
 Letters: B batch, H history columns, P the most of them, I items, D width, N layers.
 """
@@ -37,9 +37,11 @@ class Config:
 class ItemSequence(nn.Module):
   """item_BH int32 (-1 = none), segment_BH int32 (0 = none) → hidden [B, H, D].
 
-  What stands at a position knows the items up to it (`bsarec`: also those behind it,
-  so that only the last position may be asked). The table `embedding` [I, D] is the
-  output layer too. Dropout is drawn where there is a rng "dropout".
+  Histories of one row are told apart by their segments (`bsarec`: a row is one
+  history, right-aligned). What stands at a position knows the items of its history up
+  to it (`bsarec`: also those behind it, so that only the last position may be asked).
+  The table `embedding` [I, D] is the output layer too. Dropout is drawn where there is
+  a rng "dropout".
   """
 
   config: Config
@@ -55,7 +57,7 @@ class ItemSequence(nn.Module):
     x_BHD = table_ID[jnp.maximum(item_BH, 0)]
     if c.block == "sasrec":
       x_BHD *= c.D**0.5
-    x_BHD += place_PD[None, c.P - H :]
+    x_BHD += place_PD[c.P - _to_end(segment_BH)]
     if c.block == "bsarec":
       x_BHD = nn.LayerNorm(epsilon=1e-12, name="norm")(x_BHD)
     x_BHD = jnp.where(real_BH1, Dropout(c.dropout_rate)(x_BHD), 0)
@@ -113,6 +115,16 @@ class BsarecBlock(nn.Module):
     inner_BHF = nn.gelu(nn.Dense(c.F, name="inner")(x_BHD), approximate=False)
     out_BHD = Dropout(c.dropout_rate)(nn.Dense(c.D, name="outer")(inner_BHF))
     return nn.LayerNorm(epsilon=1e-12, name="forward_norm")(out_BHD + x_BHD)
+
+
+def _to_end(segment_BH: jax.Array) -> jax.Array:
+  """How far each position is from the end of its segment; 1 is its last."""
+  index_H = jnp.arange(segment_BH.shape[1])
+  goes_on_BH = segment_BH[:, :-1] == segment_BH[:, 1:]
+  goes_on_BH = jnp.pad(goes_on_BH, ((0, 0), (0, 1)))
+  end_BH = jnp.where(goes_on_BH, segment_BH.shape[1], index_H[None] + 1)
+  end_BH = jax.lax.cummin(end_BH, axis=1, reverse=True)
+  return end_BH - index_H[None]
 
 
 def low_pass(P: int, low_frequencies: int) -> np.ndarray:

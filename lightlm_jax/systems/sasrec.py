@@ -79,14 +79,11 @@ def build(config: ml_collections.ConfigDict, num_items: int) -> System:
       batch.segment_BH,
       rngs={"dropout": dropout_rng},
     )
-    label_BH = jnp.append(batch.history_BH[:, 1:], batch.target_B[:, None], axis=1)
     weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
     if name == "bsarec":
-      hidden_BHD, label_BH, weight_BH = (
-        x[:, -1:] for x in (hidden_BHD, label_BH, weight_BH)
-      )
+      hidden_BHD, weight_BH = hidden_BHD[:, -1:], weight_BH[:, -1:]
     hidden_ND = hidden_BHD.reshape(-1, hidden_BHD.shape[-1])
-    label_N, weight_N = label_BH.reshape(-1), weight_BH.reshape(-1)
+    label_N, weight_N = batch.target_B.reshape(-1), weight_BH.reshape(-1)
     if config.train.loss == "full":
       total = linear_cross_entropy(hidden_ND, params["embedding"], label_N, weight_N)
     else:

@@ -132,15 +132,15 @@ def restore_best(
 
 def make_feed(
   system: System, log: Interactions, config: ml_collections.ConfigDict
-) -> tuple[feed_lib.Positions, feed_lib.Plan]:
+) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
   """The training examples that a system wants, and the batches they come in."""
+  order = {"seed": config.seed, "batch_size": config.train.batch_size}
+  if system.example == "sequence":
+    return feed_lib.packs(log, width=system.max_history, **order)
   narrower = (w for w in config.train.history_buckets if w < system.max_history)
+  widths = (*narrower, system.max_history)
   return feed_lib.positions(
-    log,
-    seed=config.seed,
-    batch_size=config.train.batch_size,
-    widths=(*narrower, system.max_history),
-    example=system.example,
+    log, widths=widths, drawn=system.example == "drawn", **order
   )
 
 
