@@ -35,6 +35,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.split.validation_share = 0.1  # ratio, temporal: of the interactions
   config.split.test_share = 0.1  # ratio, temporal: of the interactions
   config.split.gap = 0  # temporal: seconds before a window that are left out
+  config.split.withheld = 0.0  # share of the items that training never sees
 
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
@@ -63,6 +64,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.ids.gcn.held_back = 0.05  # share of the training edges to stop by
   config.ids.gcn.weighted = False
   config.ids.devices = 1  # gci: one CPU, whatever its threads; -1 = all devices
+  config.ids.cold = "apart"  # items without training; or "attributes": by their like
   config.ids.base = 32  # rid, sid: digits of a number
 
   config.model = ml_collections.ConfigDict()

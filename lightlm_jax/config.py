@@ -18,8 +18,14 @@ from lightlm_jax.errors import UserError
 
 PRESETS = ("paper", "small", "tiny")
 SETTABLE = (bool, int, float, str, tuple)
-# Fields younger than some runs, which mean nothing to what could be run without them.
-LATER = ("split.validation_share", "split.test_share", "split.gap")
+# Fields younger than some runs, and what those did without them.
+LATER = {
+  "split.validation_share": 0.1,
+  "split.test_share": 0.1,
+  "split.gap": 0,
+  "split.withheld": 0.0,
+  "ids.cold": "apart",
+}
 
 
 def folder() -> pathlib.Path:
@@ -97,21 +103,21 @@ def differences(
 ) -> list[str]:
   """What changed, as "field: old → new", by field.
 
-  Fields of LATER that the old config lacks are no change.
+  A field of LATER that the old config lacks has the value that stands there.
 
   Args:
     old: a config as read back from JSON.
     new: a config.
     ignore: dotted fields that may differ, each with all that is below it.
   """
-  before = _flatten(old)
   after = _flatten(json.loads(to_json(new)))
+  later = {name: json.dumps(value) for name, value in LATER.items() if name in after}
+  before = later | _flatten(old)
   # As texts, because a NaN differs from itself.
   return [
     f"{field}: {before.get(field, 'absent')} → {after.get(field, 'absent')}"
     for field in sorted(before.keys() | after.keys())
     if before.get(field) != after.get(field)
-    and (field in before or field not in LATER)
     and not any(field == name or field.startswith(f"{name}.") for name in ignore)
   ]
 

@@ -60,17 +60,21 @@ def index(
   limits.check(config)
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  log = datasets.load(config).log
+  dataset = datasets.load(config)
+  log = dataset.log
   split = splits.make(config.split, log)
   say(f"{config.data.name}: {datasets.describe(log)}")
   began = time.monotonic()
   root = cache.cache_root() / "codes"
-  book = ids_build.code_book(config.ids, split.train, config.seed, root)
+  book = ids_build.book_of_run(
+    config.ids, split.train, dataset.attributes, config.seed, root
+  )
   seconds = time.monotonic() - began
   report = {
     "dataset": config.data.name,
     "kind": config.ids.kind,
     "options": book.manifest["options"],
+    "cold": config.ids.get("cold", "apart"),
     "seed": config.seed,
     "sha256": book.sha256,
     "seconds": seconds,
@@ -91,7 +95,8 @@ def index(
 def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
   """Says the report, a line at a time."""
   options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
-  say(f"ids: {report['kind']} ({options}), seed {report['seed']}")
+  beside = ", cold items by attributes" if report["cold"] == "attributes" else ""
+  say(f"ids: {report['kind']} ({options}{beside}), seed {report['seed']}")
   say(f"  made or found in {report['seconds']:.1f} s, SHA-256 {report['sha256'][:16]}…")
   lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())
   say(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")

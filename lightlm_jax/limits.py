@@ -15,6 +15,7 @@ CHOICES = {
   "system": registry.NAMES,
   "split.kind": tuple(splits.SPLITS),
   "ids.kind": ids_build.KINDS,
+  "ids.cold": ids_build.COLD,
   "ids.graph": spectral.GRAPHS,
   "ids.quantiser": tuple(quantise.QUANTISERS),
   "ids.tokens": spectral.TOKENS,
@@ -69,7 +70,9 @@ RULES = (
   (
     "0 or more and below 1",
     lambda value: 0 <= value < 1,
-    ("model.dropout_rate", "train.label_smoothing", "ids.gcn.held_back"),
+    (
+      "model.dropout_rate train.label_smoothing ids.gcn.held_back split.withheld"
+    ).split(),
   ),
   ("-1 (all) or at least 1", lambda value: value == -1 or value >= 1, ("ids.devices",)),
   (

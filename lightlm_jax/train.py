@@ -16,6 +16,7 @@ from absl import flags
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
 import rich.console
 
 from lightlm_jax import STARTED, cache, command_line, devices, limits
@@ -65,11 +66,13 @@ def describe(config: ml_collections.FrozenConfigDict) -> dict:
   limits.check(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   limits.check_batches(config, mesh.shape["data"])
-  split = splits.make(config.split, datasets.load(config).log)
+  dataset = datasets.load(config)
+  split = splits.make(config.split, dataset.log)
   book = None
   if config.system in registry.WRITE_IDS:
-    book = ids_build.code_book(
-      config.ids, split.train, config.seed, cache.cache_root() / "codes"
+    root = cache.cache_root() / "codes"
+    book = ids_build.book_of_run(
+      config.ids, split.train, dataset.attributes, config.seed, root
     )
   system = registry.build(config.system, config, split.train, book)
   return dry_run.describe(system, split, config, mesh)
@@ -108,7 +111,9 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     results_lib.show(earlier, say)
     return earlier
 
-  system, book, params, progress = learn(config, split, workdir, mesh, console)
+  system, book, params, progress = learn(
+    config, split, dataset.attributes, workdir, mesh, console
+  )
   results = results_lib.describe(config, split, system, book, params, progress)
   if split.test is not None:
     say("validation and test, all users, both rules …")
@@ -131,6 +136,7 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
 def learn(
   config: ml_collections.FrozenConfigDict,
   split: splits.Split,
+  attributes: list[np.ndarray] | None,
   workdir: epath.Path,
   mesh: jax.sharding.Mesh,
   console: rich.console.Console,
@@ -143,7 +149,7 @@ def learn(
   """
   book = None
   if config.system in registry.WRITE_IDS:
-    book = _write_ids(config, split, workdir, console)
+    book = _write_ids(config, split, attributes, workdir, console)
   system = registry.build(config.system, config, split.train, book)
   if book is not None:
     console.print(trie.describe(system.tables.trie), highlight=False, soft_wrap=True)
@@ -187,11 +193,13 @@ def _finished(workdir: epath.Path, config) -> dict | None:
   return None if more else earlier
 
 
-def _write_ids(config, split: splits.Split, workdir: epath.Path, console) -> CodeBook:
+def _write_ids(
+  config, split: splits.Split, attributes, workdir: epath.Path, console
+) -> CodeBook:
   """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
   began = time.monotonic()
   root = cache.cache_root() / "codes"
-  book = ids_build.code_book(config.ids, split.train, config.seed, root)
+  book = ids_build.book_of_run(config.ids, split.train, attributes, config.seed, root)
   earlier = codes_lib.load(workdir / "codes")
   if earlier is not None and earlier.sha256 != book.sha256:
     raise UserError(workdir_lib.other_log(workdir))
@@ -277,7 +285,8 @@ def _stand_beside(config, split: splits.Split, dataset, mesh, say) -> dict:
     say(f"baselines: {', '.join(names)} …")
   systems = [registry.build(name, config, split.train, None) for name in names]
   beside = {}
-  if dataset.tastes is not None:
+  # A follow-up of a withheld item stands behind another one: the generator is misread.
+  if dataset.tastes is not None and split.withheld_I is None:
     systems.append(best_possible.best_possible(dataset.tastes, num_items))
     beside["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
       dataset.tastes, split.test

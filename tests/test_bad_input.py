@@ -134,11 +134,28 @@ def test_ratings_that_cannot_be_trained_on(toys, refused, tmp_path, ratings, mes
       {"split__kind": "ratio", "split__test_share": 0.95},
       "validation_share (0.1) and test_share (0.95) must be",
     ),
+    ({"split__withheld": 0.9}, "withholds 4 of 4 items and leaves nothing to train on"),
   ],
 )
 def test_split_that_the_log_does_not_allow(toys, refused, tmp_path, fields, message):
   assert message in refused(toys(**fields), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("attributes", "message"),
+  [
+    (None, "config.ids.cold is 'attributes', which wants item_attributes.json"),
+    ("[1]", "item_attributes.json holds no JSON object"),
+    ('{"a": 1}', "item_attributes.json, item 'a': 1 is no list"),
+  ],
+)
+def test_attributes_that_cannot_be_read(toys, refused, tmp_path, attributes, message):
+  config = toys(ids__cold="attributes")
+  if attributes is not None:
+    (tmp_path / "data" / "toys" / "item_attributes.json").write_text(attributes)
+  assert message in refused(config, tmp_path / "run")
+  assert not (tmp_path / "run" / "codes").exists()
 
 
 def test_no_data_folder_says_what_to_put_where(toys, refused, tmp_path):
@@ -184,6 +201,7 @@ def test_user_with_one_item_is_trained_on_and_asked_nothing(
     ("system", "lightml", "choose one of lightlm, pop"),
     ("ids.kind", "sgi", "choose one of sci"),
     ("ids.graph", "tree", "choose one of bipartite"),
+    ("ids.cold", "beside", "choose one of apart, attributes"),
     ("ids.tokens", "leaf", "choose one of level"),
     ("input.prompt", True, "input.history=0"),
     ("split.kind", "leave_two_out", "choose one of leave_one_out"),
@@ -252,6 +270,8 @@ def test_every_number_has_its_limit(refused, tmp_path, field, value):
     ("split.test_share", 1.0, "above 0 and below 1"),
     ("split.test_share", float("nan"), "above 0 and below 1"),
     ("split.gap", -1, "0 or more"),
+    ("split.withheld", 1.0, "0 or more and below 1"),
+    ("split.withheld", float("nan"), "0 or more and below 1"),
     ("data.shop.num_users", 0, "at least 1"),
     ("data.shop.num_items", 3, "num_items"),
     ("data.shop.num_categories", 0, "num_categories"),

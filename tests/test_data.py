@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,6 +302,63 @@ def test_film_titles_follow_the_catalogue(tmp_path, encoding):
   assert titles == ["A", "Misérables, Les (1995)", ""]
 
 
+ATTRIBUTE = st.integers(-3, 12) | st.sampled_from(["3", "é", "", "a b", "\ud800"])
+
+
+@given(st.dictionaries(RAW, st.lists(ATTRIBUTE)), st.lists(RAW, unique=True))
+def test_attributes_follow_the_catalogue(tmp_path_factory, listed, items):
+  path = tmp_path_factory.mktemp("data") / "item_attributes.json"
+  path.write_text(json.dumps(listed))
+  rows = formats.read_item_attributes(path, np.array(items, np.str_))
+  wanted = [{str(a) for a in listed.get(item, ())} for item in items]
+  # One number for each name, and each name that the catalogue has is numbered.
+  names = set().union(*wanted)
+  assert {a for row in rows for a in row.tolist()} == set(range(len(names)))
+  for name in names:
+    shared = set.intersection(
+      *(set(r.tolist()) for r, w in zip(rows, wanted) if name in w)
+    )
+    assert any(
+      [a in row for row in rows] == [name in row for row in wanted] for a in shared
+    )
+  for row, names in zip(rows, wanted):
+    assert row.dtype == np.int64
+    assert len(row) == len(names)
+    assert sorted(set(row.tolist())) == row.tolist()
+
+
+def test_attributes_by_hand(tmp_path):
+  path, item_ids = tmp_path / "item_attributes.json", np.array(["2", "x", "9"])
+  assert formats.read_item_attributes(path, item_ids) is None
+  path.write_text('\ufeff{"9": [7, "ä", 7], "2": ["7"], "none": [1, 2]}', "utf-8")
+  two, x, nine = formats.read_item_attributes(path, item_ids)
+  assert (two.tolist(), x.tolist(), nine.tolist()) == ([0], [], [0, 1])
+
+
+@pytest.mark.parametrize(
+  ("content", "complaint"),
+  [
+    ("", "is not JSON"),
+    ('{"a": [1]', "is not JSON .*line 1"),
+    ("[" * 100_000, "is not JSON"),
+    ('["a"]', "holds no JSON object"),
+    ("null", "holds no JSON object"),
+    ('{"a": [1], "b": 2}', "item 'b': 2 is no list of whole numbers or texts"),
+    ('{"a": "x"}', "item 'a': \"x\" is no list"),
+    ('{"a": [1.5]}', "is no list"),
+    ('{"a": [true]}', "is no list"),
+    ('{"a\\n": [[1]]}', r"item 'a\\n': \[\[1\]\] is no list"),
+    (b'{"\xe4": []}', "byte 2 is not UTF-8"),
+  ],
+)
+def test_read_item_attributes_complains(write, content, complaint):
+  path = write(content)
+  with pytest.raises(UserError, match=complaint) as error:
+    formats.read_item_attributes(path, np.array(["a"]))
+  assert str(error.value).startswith(str(path))
+  assert "\n" not in str(error.value)
+
+
 # Splits.
 
 
@@ -490,19 +548,27 @@ def test_the_config_goes_before_the_environment(monkeypatch, folder, tmp_path):
   dataset = datasets.load(data_config(folder=folder))
   assert raw_rows(dataset.log) == {"u1": list("abc"), "u2": ["b"], "u3": ["c", "a"]}
   assert dataset.titles is None
-  assert dataset.tastes is None
+  assert dataset.tastes is dataset.attributes is None
   monkeypatch.setenv("LIGHTLM_DATA_DIR", str(folder))
   assert same(datasets.load(data_config()).log, dataset.log)
 
 
 def test_titles_come_with_the_log(folder):
   (folder / "toys" / "items.tsv").write_text("id\ttext\na\tant\nb\tbear\nc\tcat\n")
-  log, titles, _ = datasets.load(data_config(folder=folder))
+  log, titles, *_ = datasets.load(data_config(folder=folder))
   assert dict(zip(log.item_ids.tolist(), titles)) == {
     "a": "ant",
     "b": "bear",
     "c": "cat",
   }
+
+
+def test_attributes_come_with_the_log(folder):
+  (folder / "toys" / "item_attributes.json").write_text('{"c": [5], "a": ["x", 5]}')
+  dataset = datasets.load(data_config(folder=folder, min_len=2))
+  rows = dict(zip(dataset.log.item_ids.tolist(), map(set, dataset.attributes)))
+  assert rows["c"] < rows["a"] == {0, 1}
+  assert rows["b"] == set()
 
 
 def test_min_len(folder):
@@ -516,9 +582,9 @@ def test_min_len(folder):
 def test_the_demo_needs_no_data(monkeypatch):
   monkeypatch.delenv("LIGHTLM_DATA_DIR", raising=False)
   shop = dict(num_users=50, num_items=80, num_categories=5, num_shelves=15)
-  log, titles, tastes = datasets.load(data_config("demo", **shop))
+  log, titles, tastes, attributes = datasets.load(data_config("demo", **shop))
   assert (log.num_users, log.num_items, len(titles)) == (50, 80, 80)
-  assert tastes.taste_CI.shape[1] == 80
+  assert tastes.taste_CI.shape[1] == len(attributes) == 80
   mean = len(log.item_E) / 50
   assert datasets.describe(log).startswith("50 users, 80 items, ")
   assert datasets.describe(log).endswith(f"{mean:.2f} a user")
@@ -529,7 +595,9 @@ def test_ratings_are_read_where_there_are_no_sequences(folder):
   shop.mkdir()
   (shop / "u.data").write_text(HEADER + RATED)
   (shop / "u.item").write_bytes("a|ä|\nc|See|".encode("latin-1"))
-  log, titles, tastes = datasets.load(data_config("shop", folder=folder, min_len=2))
+  log, titles, tastes, attributes = datasets.load(
+    data_config("shop", folder=folder, min_len=2)
+  )
   assert timed_rows(log) == {"u1": [(10, "b"), (20, "a"), (20, "A")]}
   assert sorted(zip(log.item_ids.tolist(), titles)) == [
     ("A", ""),
@@ -537,7 +605,7 @@ def test_ratings_are_read_where_there_are_no_sequences(folder):
     ("b", ""),
     ("c", "See"),
   ]
-  assert tastes is None
+  assert tastes is attributes is None
   (shop / "sequences.txt").write_text("u1 a b\n")
   log = datasets.load(data_config("shop", folder=folder)).log
   assert log.time_E is None
@@ -545,7 +613,7 @@ def test_ratings_are_read_where_there_are_no_sequences(folder):
 
 
 def test_movielens_100k_is_the_published_log(data_dir):
-  log, titles, _ = datasets.load(data_config("ml-100k", folder=data_dir))
+  log, titles, *_ = datasets.load(data_config("ml-100k", folder=data_dir))
   assert (log.num_users, log.num_items, len(log.item_E)) == (943, 1_682, 100_000)
   assert log.length_U.min() == 20
   assert all(titles)
@@ -561,8 +629,9 @@ def test_movielens_100k_is_the_published_log(data_dir):
 
 
 def test_toys_is_the_published_log(data_dir):
-  log, titles, _ = datasets.load(data_config(folder=data_dir))
+  log, titles, _, attributes = datasets.load(data_config(folder=data_dir))
   assert (log.num_users, log.num_items, len(log.item_E)) == (19_412, 11_924, 167_597)
+  assert attributes is None or min(map(len, attributes)) >= 1
   assert log.length_U.min() == 5
   assert np.bincount(log.item_E).min() >= 5
   assert titles is None or sum(map(bool, titles)) > 11_000

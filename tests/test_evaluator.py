@@ -134,6 +134,47 @@ def test_lists_hold_the_best_open_items():
     assert as_pairs(without[rule]) == as_pairs(found)
 
 
+def test_a_shelf_is_a_catalogue_of_its_own():
+  """Closed items are neither above nor level with a target, nor in a list."""
+  system, params, host_params, bonus = scoring_system(seed=0)
+  rows = random_rows(seed=1)
+  requests = make_requests(rows)
+  open_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
+  closed = set(np.flatnonzero(~open_I).tolist())
+  found = evaluate(system, params, requests, open_I=open_I, k=NUM_ITEMS)
+  for n, (user, history, target) in enumerate(rows):
+    score_I = oracle_scores(host_params, bonus, user, history)
+    for rule, gone in (("seen_excluded", set(history)), ("seen_allowed", set())):
+      others = [score_I[i] for i in range(NUM_ITEMS) if i not in gone | closed]
+      expected = (
+        1 + sum(score > score_I[target] for score in others),
+        sum(score == score_I[target] for score in others) - 1,
+      )
+      if target in gone | closed:
+        expected = (0, 0)
+      assert as_pairs(found[rule])[n] == expected
+      items_K = found[rule].items_NK[n]
+      assert set(items_K[items_K >= 0].tolist()) == (
+        set(range(NUM_ITEMS)) - gone - closed
+      )
+
+
+def test_a_shelf_of_a_generative_system():
+  """Where no two scores are level, the place in the list is the rank."""
+  system, params, *_ = scoring_system(seed=0)
+  requests = make_requests(random_rows(seed=1))
+  open_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
+  unlike_UI = jax.device_put(np.linspace(0, 0.5, NUM_ITEMS, dtype=np.float32)[None])
+  unlike = params | {"user": params["user"] + unlike_UI}
+  in_order = system._replace(rank_I=np.arange(NUM_ITEMS))
+  finder = in_order._replace(scores=None, recommend=item_scores.recommender(scores))
+  as_scores = evaluate(in_order, unlike, requests, open_I=open_I)
+  as_lists = evaluate(finder, unlike, requests, open_I=open_I, k=NUM_ITEMS)
+  for rule in evaluator.RULES:
+    assert as_scores[rule].ties_N.max() == 0
+    assert as_scores[rule].rank_N.tolist() == as_lists[rule].rank_N.tolist()
+
+
 def test_a_mesh_changes_nothing():
   system, params, *_ = scoring_system(seed=0)
   requests = make_requests(random_rows(seed=1))

@@ -1,4 +1,7 @@
-"""New items: everything old stays as it is, and a new code stands with its like."""
+"""New items: everything old stays as it is, and a new code stands with its like.
+
+So do items that training never saw, where they are not left apart.
+"""
 
 import collections
 
@@ -8,8 +11,10 @@ import numpy as np
 import pytest
 from small_logs import check, make_log, strip
 
+from lightlm_jax import config as config_lib
+from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import codes, grow, plain, quantise, spectral
+from lightlm_jax.ids import build, codes, grow, neighbours, plain, quantise, spectral
 
 
 def add(book, neighbours, cold=(), *, capacity=1000, seed=0):
@@ -231,3 +236,99 @@ def test_a_neighbour_that_is_no_item_is_one_line(neighbour):
   book = codes.code_book(items_IL, np.array([[0]]), {})
   with pytest.raises(UserError, match=f"neighbour outside .* 6 items: .*{neighbour}"):
     grow.add_items(book, [[0, neighbour]], np.zeros(6, bool), capacity=9, seed=0)
+
+
+# Items without training interactions, beside their like.
+
+
+@pytest.mark.parametrize("kind", BOOKS)
+@given(data=st.data())
+def test_cold_items_are_placed_as_if_they_were_new(kind, data):
+  book, _, cold, seed = grown(data.draw, BOOKS[kind])
+  number = len(book.items_IL)
+  sets = st.lists(st.sets(st.integers(0, 5)), min_size=number, max_size=number)
+  attributes = [np.array(sorted(row), np.int64) for row in data.draw(sets)]
+  cold_I = np.isin(np.arange(number), sorted(cold))
+  nearest = neighbours.by_attributes(
+    attributes, np.flatnonzero(cold_I), np.flatnonzero(~cold_I), grow.NEIGHBOURS
+  )
+  like = {item: near.tolist() for item, near in zip(sorted(cold), nearest) if len(near)}
+  stay = [item for item in range(number) if item not in like]
+  others = codes.code_book(book.items_IL[stay], book.users_UL, {})
+  near = [[stay.index(item) for item in items] for items in like.values()]
+  still_cold = [stay.index(item) for item in sorted(cold - like.keys())]
+  try:
+    larger = add(others, near, still_cold, seed=seed)
+  except UserError as error:
+    with pytest.raises(UserError, match=str(error)):
+      grow.place_cold(book, cold_I, attributes, seed=seed)
+    return
+  placed = grow.place_cold(book, cold_I, attributes, seed=seed)
+  wanted = dict(zip([*stay, *like], strip(larger.items_IL)))
+  assert strip(placed.items_IL) == [wanted[item] for item in range(number)]
+  # All the others keep theirs, the users too, and the model its vocabulary.
+  before = strip(book.items_IL)
+  assert all(wanted[item] == before[item] for item in stay)
+  np.testing.assert_array_equal(placed.users_UL, book.users_UL)
+  assert placed.vocab_size == book.vocab_size
+  check(placed.items_IL, placed.users_UL, make_log([[]] * len(book.users_UL), number))
+
+
+def placed_of_old(attributes, cold):
+  """The codes after that, and the book: `OLD`, with users of other tokens' numbers."""
+  book = codes.code_book(np.array(OLD), np.array([[0], [1]]), {"kind": "x"})
+  rows = [np.array(row, np.int64) for row in attributes]
+  cold_I = np.isin(np.arange(len(OLD)), cold)
+  book = grow.place_cold(book, cold_I, rows, seed=0)
+  return strip(book.items_IL), book
+
+
+def test_a_cold_item_leaves_the_others_for_its_like():
+  found, book = placed_of_old([[0], [0], [0], [1], [1], [0]], cold=[5])
+  assert found == [*OLD[:5], (0, 6)]
+  # The token 7 stands for nothing now; the model has it all the same.
+  assert (book.vocab_size, book.items_IL.max()) == (8, 6)
+  assert book.manifest == {"kind": "x", "cold": "attributes"}
+
+
+def test_cold_items_may_stand_anywhere_in_the_catalogue():
+  found, _ = placed_of_old([[0], [1], [1], [0], [0], [1]], cold=[0, 5])
+  assert found[1:5] == OLD[1:5]
+  assert found[0] in {(1, 4), (1, 5)}
+  assert found[5] in {(0, 3), (0, 6)}
+
+
+def test_an_item_of_which_nothing_is_known_stays_where_it_is():
+  found, _ = placed_of_old([[0], [0], [0], [1], [1], []], cold=[5])
+  assert found == OLD
+  found, _ = placed_of_old([[0], [0], [0], [1], [1], [2]], cold=[5])
+  assert found == OLD
+
+
+def test_where_all_are_cold_or_none_nothing_moves(book):
+  attributes = [np.array([0])] * len(OLD)
+  none, every = np.zeros(len(OLD), bool), np.ones(len(OLD), bool)
+  assert grow.place_cold(book, none, attributes, seed=0) is book
+  assert grow.place_cold(book, every, attributes, seed=0).sha256 == book.sha256
+
+
+def test_nothing_known_of_any_item_is_one_line(book):
+  with pytest.raises(UserError, match=r"wants item_attributes\.json") as error:
+    grow.place_cold(book, np.zeros(len(OLD), bool), None, seed=0)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_on_toys_attributes_find_an_items_cluster(data_dir, tmp_path):
+  fields = {"data.dir": str(data_dir), "split.withheld": 0.02}
+  config = config_lib.load("toys:tiny", overrides=fields)
+  dataset = datasets.load(config)
+  train = splits.leave_one_out(dataset.log).train
+  book = build.code_book(config.ids, train, 0, tmp_path)
+  bought_I = np.bincount(train.item_E, minlength=train.num_items) > 0
+  cold_I = splits.make(config.split, dataset.log).withheld_I & bought_I
+  placed = grow.place_cold(book, cold_I, dataset.attributes, seed=0)
+  own, given = book.items_IL[cold_I, 0], placed.items_IL[cold_I, 0]
+  chance = (own[:, None] == book.items_IL[None, ~cold_I, 0]).mean()
+  # Measured: 51 of 237, where chance has 5.
+  assert (own == given).mean() > 5 * chance

@@ -11,9 +11,9 @@ import pytest
 from small_logs import check, make_log
 
 from lightlm_jax.data import interactions, splits
-from lightlm_jax.data.synthetic import Shop, make_shop
+from lightlm_jax.data.synthetic import Shop, item_attributes, make_shop
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import build, codes, plain
+from lightlm_jax.ids import build, codes, grow, plain
 
 SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
 
@@ -306,6 +306,32 @@ def test_a_damaged_book_is_built_anew(train, tmp_path, builds):
   assert len(builds) == 2
   assert same_book(build.code_book(ids_config("rid"), train, 0, tmp_path), first)
   assert len(builds) == 2
+
+
+def test_cold_items_are_placed_where_the_config_wants_it(train, tmp_path, builds):
+  cold_I = np.bincount(train.item_E, minlength=train.num_items) == 0
+  assert cold_I.any()
+  attributes = item_attributes(train)
+  apart = build.code_book(ids_config("rid"), train, 3, tmp_path)
+  # Configs from before there was a choice, and that choice.
+  for config in (ids_config("rid"), ids_config("rid", cold="apart")):
+    assert same_book(build.book_of_run(config, train, None, 3, tmp_path), apart)
+  config = ids_config("rid", cold="attributes")
+  placed = build.book_of_run(config, train, attributes, 3, tmp_path)
+  assert same_book(placed, grow.place_cold(apart, cold_I, attributes, seed=3))
+  assert placed.sha256 != apart.sha256
+  assert placed.manifest == apart.manifest | {"cold": "attributes"}
+  # What is kept is the book of training alone.
+  assert len(builds) == 1
+  with pytest.raises(UserError, match=r"wants item_attributes\.json"):
+    build.book_of_run(config, train, None, 3, tmp_path)
+
+
+def test_cold_items_of_one_token_stand_beside_nothing(train, tmp_path):
+  config = ids_config("iid", cold="attributes")
+  with pytest.raises(UserError, match=r"choose another config\.ids\.kind") as error:
+    build.book_of_run(config, train, item_attributes(train), 0, tmp_path)
+  assert "\n" not in str(error.value)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds):

@@ -302,10 +302,130 @@ def test_what_is_held_out_does_not_reach_training(kind, seed):
     assert (split.test.length_N >= split.train.length_U[split.test.user_N]).all()
 
 
+# Withheld items.
+
+
+@pytest.mark.parametrize("kind", splits.SPLITS)
+@given(ROWS, st.sampled_from([1e-9, 0.1, 0.25, 0.5, 0.9]))
+def test_withhold(kind, rows, share):
+  log = timed_log(rows)
+  try:
+    before = splits.SPLITS[kind](log)
+  except UserError:
+    return  # by time, in a log that has no such windows
+  number = max(1, round(share * log.num_items))
+  rng = np.random.default_rng(splits.WITHHELD_SEED)
+  gone = set(log.item_ids[rng.choice(log.num_items, number, replace=False)].tolist())
+
+  def left(items):
+    return [item for item in items if item not in gone]
+
+  train = {user: left(items) for user, items in trained_on(before).items()}
+  validation, test = (
+    requests
+    and {u: (left(row), target) for u, (row, target) in asked(requests, log).items()}
+    for requests in (before.validation, before.test)
+  )
+  if validation:
+    validation = {u: (row, t) for u, (row, t) in validation.items() if t not in gone}
+  if not any(train.values()) or (before.validation and not validation):
+    with pytest.raises(UserError, match=r"leaves (nothing to train|nobody to ask)"):
+      splits.withhold(before, share)
+    return
+  split = splits.withhold(before, share)
+  assert set(log.item_ids[split.withheld_I].tolist()) == gone
+  assert trained_on(split) == train
+  # The catalogue stays whole, and times stay with their interactions.
+  assert split.train.item_ids is log.item_ids
+  keep_E = ~split.withheld_I[before.train.item_E]
+  np.testing.assert_array_equal(split.train.time_E, before.train.time_E[keep_E])
+  if before.test is None:
+    assert split.validation is split.test is None
+  else:
+    assert asked(split.validation, log) == (validation or {})
+    assert asked(split.test, log) == (test or {})
+
+
+def test_withhold_by_hand():
+  rows = {"one": "cabgd", "two": "ccceg", "three": "abcgf", "four": "abgda"}
+  log = interactions.from_sequences((user, list(row)) for user, row in rows.items())
+  # An eighth of 7 items is one; another one would make old runs incomparable.
+  split = splits.withhold(splits.leave_one_out(log), 1 / 8)
+  assert log.item_ids[split.withheld_I].tolist() == ["c"]
+  assert trained_on(split) == {
+    "one": ["a", "b"],
+    "two": [],
+    "three": ["a", "b"],
+    "four": ["a", "b", "g"],
+  }
+  assert asked(split.validation, log) == {
+    "one": (["a", "b"], "g"),
+    "two": ([], "e"),
+    "three": (["a", "b"], "g"),
+    "four": (["a", "b", "g"], "d"),
+  }
+  assert asked(split.test, log) == {
+    "one": (["a", "b", "g"], "d"),
+    "two": (["e"], "g"),
+    "three": (["a", "b", "g"], "f"),
+    "four": (["a", "b", "g", "d"], "a"),
+  }
+
+
+@given(ROWS)
+def test_no_share_is_the_split_itself(rows):
+  split = splits.everything(timed_log(rows))
+  assert splits.withhold(split, 0.0) is split
+
+
+def test_the_digest_names_the_share():
+  log = timed_log(random_rows())
+  shares = (0.1, 0.11, 0.2)
+  for kind, make in splits.SPLITS.items():
+    before = make(log)
+    withheld = [splits.withhold(before, share) for share in shares]
+    assert len({before.sha256, *(split.sha256 for split in withheld)}) == 4
+    for split, share in zip(withheld, shares):
+      assert split.sha256 == splits.withhold(make(log), share).sha256
+      assert split.kind == kind
+      assert split.parameters == before.parameters | {"withheld": share}
+    # 30 items: 3 of them at .1 and at .11, the same ones.
+    np.testing.assert_array_equal(withheld[0].withheld_I, withheld[1].withheld_I)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
+def test_a_share_that_is_none_is_one_line(share):
+  split = splits.everything(timed_log(random_rows()))
+  with pytest.raises(UserError, match=rf"withheld is {share}; it must be") as error:
+    splits.withhold(split, share)
+  assert "\n" not in str(error.value)
+
+
+# The draw takes "b" of "ab" and "c" of "abc".
+@pytest.mark.parametrize(
+  ("rows", "what"),
+  [
+    ({"u": "bbba", "v": "bbbb"}, "nothing to train on"),
+    ({"u": "ac", "v": "aacb"}, "nobody to ask at validation"),
+  ],
+)
+def test_withheld_items_that_leave_nothing_are_one_line(rows, what):
+  log = interactions.from_sequences((user, list(row)) for user, row in rows.items())
+  split = splits.leave_one_out(log)
+  complaint = f"withholds 1 of {log.num_items} items and leaves {what}; lower it"
+  with pytest.raises(UserError, match=complaint) as error:
+    splits.withhold(split, 0.01)
+  assert "\n" not in str(error.value)
+
+
+# By configuration.
+
+
 def test_make_reads_the_config_and_knows_the_defaults():
   log = timed_log(random_rows())
   config = config_lib.load("demo:tiny", overrides={"split.kind": "temporal"}).split
   default = splits.make(config, log)
+  assert default.withheld_I is None
   assert default.sha256 == splits.temporal(log).sha256
   # A config of one's own that lacks the fields.
   bare = splits.make(ConfigDict({"kind": "temporal"}), log)
@@ -319,16 +439,27 @@ def test_make_reads_the_config_and_knows_the_defaults():
   for kind in ("leave_one_out", "none"):
     config.kind = kind
     assert splits.make(config, log).sha256 == splits.SPLITS[kind](log).sha256
+    config.withheld = 0.2
+    withheld = splits.withhold(splits.SPLITS[kind](log), 0.2)
+    assert splits.make(config, log).sha256 == withheld.sha256
+    config.withheld = 0.0
 
 
 def test_a_run_that_is_older_than_the_fields_goes_on():
   new = config_lib.load("toys:tiny")
   old = json.loads(config_lib.to_json(new))
   assert config_lib.missing_fields(old) == []
-  for name in ("validation_share", "test_share", "gap"):
+  for name in ("validation_share", "test_share", "gap", "withheld"):
     del old["split"][name]
+  del old["ids"]["cold"]
   assert config_lib.missing_fields(old) == []
   assert config_lib.differences(old, new) == []
+  # What it did without them is no other run's.
+  changes = {"split.withheld": 0.1, "ids.cold": "attributes"}
+  assert config_lib.differences(old, config_lib.load("toys:tiny", None, changes)) == [
+    'ids.cold: "apart" → "attributes"',
+    "split.withheld: 0.0 → 0.1",
+  ]
   # Other fields are missed as before.
   del old["data"]["min_len"]
   assert config_lib.missing_fields(old) == ["data.min_len"]
@@ -408,15 +539,24 @@ def test_manifest_by_hand():
       "untrained_users": 0,
     },
   }
+  withheld = splits.withhold(split, 0.25)
+  assert log.item_ids[withheld.withheld_I].tolist() == ["y"]
+  assert splits.manifest(withheld, log) == found | {
+    "parameters": {"withheld": 0.25},
+    "sha256": withheld.sha256,
+    "train": {"users": 3, "items": 2, "interactions": 4},
+    "withheld_items": 1,
+  }
   nothing = splits.manifest(splits.everything(log), log)
   assert nothing["validation"] is nothing["test"] is None
   assert nothing["train"]["interactions"] == 11
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("kind", splits.SPLITS)
-def test_manifest_counts_and_is_json(kind):
+def test_manifest_counts_and_is_json(kind, share):
   log = timed_log(random_rows())
-  split = splits.SPLITS[kind](log)
+  split = splits.withhold(splits.SPLITS[kind](log), share)
   found = json.loads(json.dumps(splits.manifest(split, log)))
   assert found["kind"] == kind
   trained = set(split.train.item_E.tolist())
@@ -439,7 +579,7 @@ def test_manifest_counts_and_is_json(kind):
       "validation_share": 0.1,
       "test_share": 0.1,
       "gap": 0,
-    }
+    } | ({"withheld": share} if share else {})
     for name, time in found["cut_times"].items():
       seconds = datetime.datetime.fromisoformat(time).timestamp()
       assert seconds == split.cut_times[name]
@@ -480,5 +620,10 @@ def test_toys_by_ratio_and_by_leave_one_out(data_dir):
   assert one_out["test"]["cold_targets"] == 279
   assert one_out["train"]["interactions"] == 167_597 - 2 * 19_412
   assert splits.manifest(splits.ratio(log), log)["test"]["requests"] == 19_412
+  cold = splits.manifest(splits.withhold(splits.leave_one_out(log), 0.02), log)
+  assert cold["withheld_items"] == 238
+  assert cold["validation"]["requests"] == 19_070
+  assert cold["test"]["requests"] == 19_412
+  assert cold["test"]["cold_targets"] == 555
   with pytest.raises(UserError, match="no times"):
     splits.temporal(log)

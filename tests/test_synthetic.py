@@ -10,7 +10,13 @@ import pytest
 from lightlm_jax import errors
 from lightlm_jax.data import splits
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.data.synthetic import Shop, item_titles, make_shop
+from lightlm_jax.data.synthetic import (
+  CATEGORIES,
+  Shop,
+  item_attributes,
+  item_titles,
+  make_shop,
+)
 from lightlm_jax.systems.best_possible import best_possible, expected_best_ndcg
 
 TINY_SHOP = Shop(
@@ -112,6 +118,11 @@ def test_the_log_keeps_the_config(config):
     assert len(set(log.row(user))) == log.length_U[user]
   assert set(log.user_ids) == {f"u{user:05d}" for user in range(config.num_users)}
   assert item_titles(log)[0] == log.item_ids[0].replace("-", " ")
+  category_I = np.concatenate(item_attributes(log))
+  assert len(category_I) == log.num_items
+  # An item's number and its category are those of its raw id, and no two share both.
+  for raw, category in zip(log.item_ids.tolist(), category_I):
+    assert raw.startswith(f"{CATEGORIES[category]}-")
   np.testing.assert_allclose(tastes.taste_CI.sum(1), 1.0)
   np.testing.assert_allclose(tastes.late_CI.sum(1), 1.0)
   np.testing.assert_allclose(tastes.follow_II.sum(1), 1.0)

@@ -13,8 +13,10 @@ import pytest
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits, train, workdir
+from lightlm_jax import evaluate, limits, train, workdir
+from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
+from lightlm_jax.ids import build, codes
 from lightlm_jax.training import checkpoint, journal
 from lightlm_jax.training import state as state_lib
 
@@ -407,6 +409,42 @@ def test_write_whole_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
     workdir.write_json(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}
   assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_cold_items_are_trained_with_the_codes_of_their_like(small_config, tmp_path):
+  config = small_config(split__withheld=0.1, ids__cold="attributes")
+  train.train(config, tmp_path / "run")
+  split = json.loads((tmp_path / "run" / "split.json").read_text())
+  assert split["withheld_items"] == 8
+  book = codes.load(tmp_path / "run" / "codes")
+  assert book.manifest["cold"] == "attributes"
+  # The items that training knows have the codes that they have without the others.
+  dataset = datasets.load(config)
+  withheld = splits.make(config.split, dataset.log)
+  apart = build.code_book(config.ids, withheld.train, config.seed, tmp_path / "cache")
+  known_I = np.bincount(withheld.train.item_E, minlength=80) > 0
+  assert known_I.sum() == split["train"]["items"] <= 72
+  same_I = (book.items_IL == apart.items_IL).all(axis=1)
+  assert same_I[known_I].all()
+  assert not same_I[~known_I].any()
+
+
+@pytest.mark.slow
+def test_items_new_at_test_are_asked_for_and_evaluated(small_config, tmp_path):
+  fields = {"split__kind": "leave_one_out", "split__withheld": 0.1}
+  config = small_config(**fields, ids__cold="attributes", train__eval_users=20)
+  results = train.train(config, tmp_path / "run")
+  split = json.loads((tmp_path / "run" / "split.json").read_text())
+  assert split["withheld_items"] == 8
+  assert split["test"]["requests"] == results["num_users"] == 300
+  cold = results["slices"]["seen_excluded"]["target"]["cold"]
+  assert cold["users"] == split["test"]["cold_targets"] > 8
+  # What the generator expects follows histories that nothing is taken from.
+  assert "best_possible" not in results["baselines"]
+  # `evaluate` reads the codes that training wrote.
+  again = evaluate.evaluate(tmp_path / "run")
+  assert again["metrics"] == results["metrics"]
+  assert again["ids"] == results["ids"]
 
 
 def test_every_preset_is_within_the_limits():

@@ -18,6 +18,7 @@ class Dataset(NamedTuple):
   log: Interactions
   titles: list[str] | None  # of the catalogue's items
   tastes: synthetic.Tastes | None  # the generator's own, of the embedded shop
+  attributes: list[np.ndarray] | None  # of the catalogue's items, numbered from 0
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
@@ -30,7 +31,8 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
   if config.data.name == "demo":
     shop = synthetic.Shop(**config.data.shop)
     log, tastes = synthetic.make_shop(shop)
-    dataset = Dataset(log, synthetic.item_titles(log), tastes)
+    titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
+    dataset = Dataset(log, titles, tastes, attributes)
   else:
     dataset = _read(_folder(config.data))
   kept_U = dataset.log.length_U >= config.data.min_len
@@ -55,10 +57,14 @@ def _read(folder: epath.Path) -> Dataset:
   if (folder / "sequences.txt").exists():
     log = formats.read_sequences(folder / "sequences.txt")
     titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
+    attributes = formats.read_item_attributes(
+      folder / "item_attributes.json", log.item_ids
+    )
   else:
     log = formats.read_ratings(folder / "u.data")
     titles = formats.read_film_titles(folder / "u.item", log.item_ids)
-  return Dataset(log, titles, None)
+    attributes = None
+  return Dataset(log, titles, None, attributes)
 
 
 def _folder(data: ml_collections.ConfigDict) -> epath.Path:

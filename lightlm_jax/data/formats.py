@@ -1,6 +1,7 @@
 """Readers of log files. Each gives the one in-memory form or one line of complaint."""
 
 import io
+import json
 import math
 
 from etils import epath
@@ -125,6 +126,42 @@ def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | 
   return [text[item] for item in item_ids.tolist()]
 
 
+def read_item_attributes(
+  path: epath.PathLike, item_ids: np.ndarray
+) -> list[np.ndarray] | None:
+  """Attributes (brand, category) of `item_ids` from a JSON object, None without it.
+
+  The object maps raw item ids to lists of attribute ids, which are whole numbers or
+  texts (3 and "3" are one). Items that it lacks have none; items that the catalogue
+  lacks are passed over.
+
+  Returns:
+    [I] int64 arrays, ascending: the attributes of the catalogue, numbered from 0.
+
+  Raises:
+    UserError: the file is no such object; the line names the item.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    return None
+  form = 'an object {"item": [attribute, …], …}'
+  try:
+    listed = json.loads(_text(path))
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{path} is not JSON ({error}); write {form}, or remove it")
+  if not isinstance(listed, dict):
+    raise UserError(f"{path} holds no JSON object; write {form}, or remove it")
+  for item, raw in listed.items():
+    if not isinstance(raw, list) or any(type(a) not in (int, str) for a in raw):
+      raise UserError(
+        f"{path}, item {item!r}: {json.dumps(raw)[:60]} is no list of whole numbers or "
+        f"texts; write {form}, or remove it"
+      )
+  sets = [set(map(str, listed.get(item, ()))) for item in item_ids.tolist()]
+  number = {name: place for place, name in enumerate(sorted(set().union(*sets)))}
+  return [np.array(sorted(number[name] for name in names), np.int64) for names in sets]
+
+
 def _is_number(field: str) -> bool:
   try:
     return math.isfinite(float(field))
@@ -133,21 +170,28 @@ def _is_number(field: str) -> bool:
 
 
 def _lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """The lines of a UTF-8 file, with or without a byte order mark.
+  """The lines of a file, see `_text`.
 
-  With `or_latin_1`, what is not UTF-8 is read as Latin-1. Only what an editor counts
-  as an end of line is one: `str.splitlines` would cut a row at a form feed, and the
-  rest of it would pass for another user.
+  Only what an editor counts as an end of line is one: `str.splitlines` would cut a row
+  at a form feed, and the rest of it would pass for another user.
+  """
+  text = _text(path, or_latin_1=or_latin_1)
+  return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+
+
+def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
+  """The text of a UTF-8 file, with or without a byte order mark.
+
+  With `or_latin_1`, what is not UTF-8 is read as Latin-1.
   """
   try:
     content = path.read_bytes()
-    text = content.decode("utf-8-sig")
+    return content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
     if not or_latin_1:
       raise UserError(
         f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8"
       )
-    text = content.decode("latin-1")
+    return content.decode("latin-1")
   except OSError as error:
     raise UserError(f"cannot read {path}: {error.strerror or error}")
-  return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

@@ -112,6 +112,27 @@ def first_of_rows(log: Interactions, length_U: np.ndarray) -> Interactions:
   return _rows(log, log.offset_U1[:-1], length_U)
 
 
+def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
+  """The log without the interactions with some items; users and catalogue stay.
+
+  Args:
+    log: U users, I items.
+    out_I: bool, the items to leave out.
+  """
+  keep_E = ~out_I[log.item_E]
+  return dataclasses.replace(
+    log,
+    offset_U1=offsets_of_kept(log.offset_U1, keep_E),
+    item_E=log.item_E[keep_E],
+    time_E=None if log.time_E is None else log.time_E[keep_E],
+  )
+
+
+def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
+  """[R + 1] int64: where rows start once only the elements of `keep_E` are left."""
+  return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
+
+
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
   """The log with other rows, cut out of its own; the ids are not touched."""
   time_E = log.time_E

@@ -3,6 +3,7 @@
 Every split trains on the beginnings of the users' rows, of some users perhaps on
 nothing, and keeps the whole catalogue. It asks a user at most once for validation and
 once at test, each time for one item, after everything of this user that came before.
+`withhold` makes some items of a split new on the day of the test.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,13 @@ from lightlm_jax.data.interactions import (
   Interactions,
   concatenate_rows,
   first_of_rows,
+  offsets_of_kept,
+  without_items,
 )
 from lightlm_jax.errors import UserError
+
+# Of the draw of `withhold`: one share means the same items in every run.
+WITHHELD_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,15 @@ class Requests:
       target_N=self.target_N[index],
     )
 
+  def without_items(self, out_I: np.ndarray) -> "Requests":
+    """The same questions, the items of `out_I` (bool) left out of the histories."""
+    keep_E = ~out_I[self.item_E]
+    return dataclasses.replace(
+      self,
+      offset_N1=offsets_of_kept(self.offset_N1, keep_E),
+      item_E=self.item_E[keep_E],
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -76,6 +91,7 @@ class Split:
   sha256: str
   parameters: dict[str, float] = dataclasses.field(default_factory=dict)
   cut_times: dict[str, int] | None = None  # seconds; of splits by time: see `temporal`
+  withheld_I: np.ndarray | None = None  # [I] bool, items new at test: see `withhold`
 
 
 def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
@@ -86,7 +102,8 @@ def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
   """
   names = PARAMETERS.get(config.kind, ())
   given = {name: config[name] for name in names if name in config}
-  return SPLITS[config.kind](log, **given)
+  split = SPLITS[config.kind](log, **given)
+  return withhold(split, config.get("withheld", 0.0))
 
 
 def leave_one_out(log: Interactions) -> Split:
@@ -238,6 +255,61 @@ def everything(log: Interactions) -> Split:
   return Split("none", log, None, None, _digest("none", log))
 
 
+def withhold(split: Split, share: float) -> Split:
+  """A split in which some items of the catalogue are new on the day of the test.
+
+  So many items are drawn, popular or not, at least one. They are taken out of the
+  training rows and out of the histories of validation and test, and validation does
+  not ask for them. Test asks all that it asked, also those whose history is empty now:
+  its requests for these items are those of a cold start.
+
+  Args:
+    split: of any kind.
+    share: of the catalogue's items, rounded to whole ones; 0 leaves the split as it is.
+
+  Raises:
+    UserError: there is no such share, or it leaves nothing to train on or nobody to
+      ask at validation.
+  """
+  if not 0 <= share < 1:
+    raise UserError(
+      f"config.split.withheld is {share}; it must be 0 or more and below 1: the share "
+      "of the items that training never sees"
+    )
+  if not share:
+    return split
+  rng = np.random.default_rng(WITHHELD_SEED)
+  num_items = split.train.num_items
+  drawn = rng.choice(num_items, max(1, round(share * num_items)), replace=False)
+  withheld_I = np.zeros(num_items, dtype=bool)
+  withheld_I[drawn] = True
+  train = without_items(split.train, withheld_I)
+  validation, test = split.validation, split.test
+  if validation is not None:
+    known = np.flatnonzero(~withheld_I[validation.target_N])
+    validation = validation.take(known).without_items(withheld_I)
+  for lost, what in (
+    (not len(train.item_E), "nothing to train on"),
+    (split.validation and not validation, "nobody to ask at validation"),
+  ):
+    if lost:
+      raise UserError(
+        f"config.split.withheld={share} withholds {len(drawn):,} of {num_items:,} "
+        f"items and leaves {what}; lower it"
+      )
+  parameters = {"withheld": share, "seed": WITHHELD_SEED}
+  named = f"{split.sha256} {json.dumps(parameters, sort_keys=True)}"
+  return dataclasses.replace(
+    split,
+    train=train,
+    validation=validation,
+    test=None if test is None else test.without_items(withheld_I),
+    sha256=hashlib.sha256(named.encode()).hexdigest(),
+    parameters={**split.parameters, "withheld": share},
+    withheld_I=withheld_I,
+  )
+
+
 SPLITS: dict[str, Callable[..., Split]] = {
   "leave_one_out": leave_one_out,
   "ratio": ratio,
@@ -264,7 +336,7 @@ def manifest(split: Split, log: Interactions) -> dict[str, Any]:
     used; train {users, items, interactions}: those that training sees; validation and
     test, None where nothing is held out: {requests, repeated_targets (in the
     request's own history), cold_targets (never in training), untrained_users (no
-    interaction in training)}.
+    interaction in training)}. Of a split that withholds items also withheld_items.
   """
   bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
   length_U = split.train.length_U
@@ -287,6 +359,9 @@ def manifest(split: Split, log: Interactions) -> dict[str, Any]:
 
   times = log.time_E
   known = times is not None and len(times)
+  withheld = {}
+  if split.withheld_I is not None:
+    withheld["withheld_items"] = int(split.withheld_I.sum())
   return {
     "kind": split.kind,
     "parameters": dict(split.parameters),
@@ -303,7 +378,7 @@ def manifest(split: Split, log: Interactions) -> dict[str, Any]:
     },
     "validation": asked(split.validation),
     "test": asked(split.test),
-  }
+  } | withheld
 
 
 def _requests(log: Interactions, user_N: np.ndarray, place_N: np.ndarray) -> Requests:

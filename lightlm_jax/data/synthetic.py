@@ -94,6 +94,13 @@ def item_titles(log: Interactions) -> list[str]:
   return [str(raw).replace("-", " ") for raw in log.item_ids]
 
 
+def item_attributes(log: Interactions) -> list[np.ndarray]:
+  """[1] int64 for each catalogue item: its category, which a shop would show."""
+  return [
+    np.array([CATEGORIES.index(str(raw).partition("-")[0])]) for raw in log.item_ids
+  ]
+
+
 def _check(config: Shop) -> None:
   I, G, S = config.num_items, config.num_categories, config.num_shelves
   on_sale = I - round(config.late_items * I)

@@ -55,9 +55,10 @@ def evaluate(
   mesh: Mesh | None = None,
   rules: Sequence[str] = RULES,
   lists: bool = True,
+  open_I: np.ndarray | None = None,
   user_ids: np.ndarray | None = None,
 ) -> dict[str, Ranks]:
-  """Ranks every request's target among all items.
+  """Ranks every request's target among all items, or among those of a shelf.
 
   A system with `scores` is ranked by counting items above and level with the target;
   any other by the place of the target in the K slots of `recommend`, where an invalid
@@ -75,6 +76,8 @@ def evaluate(
     rules: which of `RULES`.
     lists: whether `items_NK` is wanted of systems with `scores` too, whose ranks do not
       need it.
+    open_I: bool, the only items that can be recommended; a target that is none of them
+      is a miss. None = all.
     user_ids: raw ids, for what is said of a user; None = users are named by index.
 
   Returns:
@@ -90,13 +93,16 @@ def evaluate(
   everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
   params, tables = _on_mesh((params, system.tables), everywhere)
   if system.scores is not None:
-    catalogue = np.argsort(rank_I).astype(np.int32)
+    item_of_rank_I = np.argsort(rank_I).astype(np.int32)
+    catalogue = item_of_rank_I, np.ones(num_items, bool) if open_I is None else open_I
     shown = min(k, num_items) if lists else 0
     count = _counter(system.scores, rules, shown, everywhere)
   else:
     catalogue = allowed_lib.no_shared_mask()
+    if open_I is not None:
+      catalogue = allowed_lib.shared_masks(open_I[None], rank_I)
     count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
-  catalogue = _place(catalogue, everywhere)
+  catalogue = jax.tree.map(lambda x: _place(x, everywhere), catalogue)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
   lists_RNK = [None] * len(rules)
@@ -125,6 +131,8 @@ def evaluate(
 
   if "seen_excluded" in rules:
     result_R2N[rules.index("seen_excluded"), :, requests.repeated_N] = 0
+  if open_I is not None:
+    result_R2N[..., ~open_I[requests.target_N]] = 0
   return {
     rule: Ranks(*result_2N, items_NK)
     for rule, result_2N, items_NK in zip(rules, result_R2N, lists_RNK)
@@ -166,7 +174,8 @@ def _counter(
   And the first `shown` items, if any are wanted.
   """
 
-  def count(params, tables, batch, item_of_rank_I, excluded_BE):
+  def count(params, tables, batch, catalogue, excluded_BE):
+    item_of_rank_I, open_I = catalogue
     num_items = len(item_of_rank_I)
     # One copy of the scores for all that is compared below: fused into each reader,
     # the same sum may be rounded in two ways and an item lie above itself.
@@ -175,12 +184,13 @@ def _counter(
       raise ValueError(f"scores of {scores_BI.shape[1]} items, not {num_items}")
     target_B1 = jnp.maximum(batch.target_B, 0)[:, None]
     score_B1 = jnp.take_along_axis(scores_BI, target_B1, axis=1)
-    other_BI = jnp.arange(num_items)[None] != target_B1
+    other_BI = (jnp.arange(num_items)[None] != target_B1) & open_I[None]
     rank_B = 1 + jnp.sum(other_BI & (scores_BI > score_B1), axis=1, dtype=jnp.int32)
     ties_B = jnp.sum(other_BI & (scores_BI == score_B1), axis=1, dtype=jnp.int32)
 
     is_item_BE = excluded_BE < num_items
     seen_BE = item_of_rank_I[jnp.minimum(excluded_BE, num_items - 1)]
+    is_item_BE &= open_I[seen_BE]
     seen_score_BE = jnp.take_along_axis(scores_BI, seen_BE, axis=1)
     seen_above_BE = is_item_BE & (seen_score_BE > score_B1)
     seen_level_BE = is_item_BE & (seen_score_BE == score_B1)
@@ -196,7 +206,7 @@ def _counter(
     if not shown:
       return result_R2B, is_nan_B
 
-    all_BI = jnp.ones(scores_BI.shape, bool)
+    all_BI = jnp.broadcast_to(open_I[None], scores_BI.shape)
     row_B1 = jnp.arange(len(all_BI))[:, None]
     # Padding lies outside the row: dropped.
     unseen_BI = all_BI.at[row_B1, jnp.where(is_item_BE, seen_BE, num_items)].set(

@@ -1,5 +1,6 @@
 """Code books by configuration, built once and kept."""
 
+from collections.abc import Sequence
 import hashlib
 import json
 from typing import Any
@@ -8,12 +9,14 @@ from etils import epath
 import jax
 from jax.sharding import AxisType, Mesh
 import ml_collections
+import numpy as np
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import codes, gcn, plain, quantise, spectral
+from lightlm_jax.ids import codes, gcn, grow, plain, quantise, spectral
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
+COLD = ("apart", "attributes")
 # What a person who chooses a kind should hear.
 WARNINGS = {
   "sid": "sid gives neighbours in time neighbouring numbers, which tell the next item; "
@@ -56,6 +59,35 @@ def code_book(
     except OSError:
       pass  # a cache that cannot be written costs time, nothing else
   return book
+
+
+def book_of_run(
+  config: ml_collections.ConfigDict,
+  train: Interactions,
+  attributes: Sequence[np.ndarray] | None,
+  seed: int,
+  cache: epath.Path,
+) -> codes.CodeBook:
+  """`code_book`, with items without training where `config.cold` wants them.
+
+  Args:
+    attributes: of the catalogue's items, None where nothing is known of them; read if
+      `config.cold` is "attributes".
+
+  Raises:
+    UserError: attributes are wanted and not there, or have no room for all items.
+  """
+  # Runs from before there was a choice have none in their config.json.
+  if config.get("cold", "apart") == "apart":
+    return code_book(config, train, seed, cache)
+  if config.kind == "iid":
+    raise UserError(
+      "config.ids.cold is 'attributes', but an iid id is one token and stands beside "
+      "nothing; choose another config.ids.kind, or set it to 'apart'"
+    )
+  book = code_book(config, train, seed, cache)
+  cold_I = np.bincount(train.item_E, minlength=train.num_items) == 0
+  return grow.place_cold(book, cold_I, attributes, seed=seed)
 
 
 def digest(train: Interactions) -> str:

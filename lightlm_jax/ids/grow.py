@@ -2,11 +2,16 @@
 
 import collections
 from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
+from lightlm_jax.ids.neighbours import by_attributes
+
+# Items of training, most like it, that say where an item without training belongs.
+NEIGHBOURS = 10
 
 
 def add_items(
@@ -87,6 +92,54 @@ def add_items(
     codes.append(np.array([*stems[leaf], token]))
   added = book.manifest.get("added", 0) + len(neighbours)
   return code_book(stack_codes(codes), book.users_UL, {**book.manifest, "added": added})
+
+
+def place_cold(
+  book: CodeBook,
+  cold_I: np.ndarray,
+  attributes: Sequence[np.ndarray] | None,
+  *,
+  seed: int,
+) -> CodeBook:
+  """The book with items that training never saw beside their like, not apart.
+
+  As if they had come later: their codes are taken back, and `add_items` gives them new
+  ones by the trained items that are nearest in attributes. All other codes stay, and
+  so does the vocabulary. An item that is like no trained one keeps the code it has.
+
+  Args:
+    book: I items.
+    cold_I: bool, the items without training interactions; where there are none, the
+      book itself is returned.
+    attributes: of each item, see `neighbours.by_attributes`.
+    seed: of the last tokens.
+
+  Raises:
+    UserError: nothing is known of the items, or there is no room for all of them.
+  """
+  if attributes is None:
+    raise UserError(
+      "config.ids.cold is 'attributes', which wants item_attributes.json (raw item id "
+      "→ list of attributes) beside the log; put it there, or set it to 'apart'"
+    )
+  if not cold_I.any():
+    return book
+  cold_N = np.flatnonzero(cold_I)
+  near = by_attributes(attributes, cold_N, np.flatnonzero(~cold_I), NEIGHBOURS)
+  stays_I = ~cold_I
+  stays_I[cold_N] = [not len(items) for items in near]
+  place_I = np.cumsum(stays_I) - 1
+  grown = add_items(
+    dataclasses.replace(book, items_IL=book.items_IL[stays_I]),
+    [place_I[items] for items in near if len(items)],
+    cold_I[stays_I],
+    capacity=len(book.items_IL),
+    seed=seed,
+  )
+  items_IL = np.empty_like(grown.items_IL)
+  items_IL[stays_I], items_IL[~stays_I] = np.split(grown.items_IL, [stays_I.sum()])
+  manifest = {**book.manifest, "cold": "attributes"}
+  return dataclasses.replace(book, items_IL=items_IL, manifest=manifest)
 
 
 def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:

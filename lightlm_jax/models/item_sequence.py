@@ -18,6 +18,9 @@ import numpy as np
 from lightlm_jax.models.layers import Dropout
 
 BLOCKS = ("sasrec", "bsarec")
+# Tables, and all of BSARec as in the authors' code: on Beauty its validation NDCG@10
+# after three epochs is .040 so, and .028 with products that start at a variance of 1.
+NARROW = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +52,8 @@ class ItemSequence(nn.Module):
   @nn.compact
   def __call__(self, item_BH: jax.Array, segment_BH: jax.Array) -> jax.Array:
     c = self.config
-    normal = nn.initializers.normal(0.02)
-    table_ID = self.param("embedding", normal, (c.I, c.D))
-    place_PD = self.param("position", normal, (c.P, c.D))
+    table_ID = self.param("embedding", NARROW, (c.I, c.D))
+    place_PD = self.param("position", NARROW, (c.P, c.D))
     H = item_BH.shape[1]
     real_BH1 = (segment_BH > 0)[..., None]
     x_BHD = table_ID[jnp.maximum(item_BH, 0)]
@@ -107,13 +109,15 @@ class BsarecBlock(nn.Module):
     kept_BHD = Dropout(c.dropout_rate)(kept_BHD) + x_BHD
     kept_BHD = nn.LayerNorm(epsilon=1e-12, name="frequency_norm")(kept_BHD)
 
-    seen_BHD = _attention(self, c, x_BHD, x_BHD, mask_BHH)
+    seen_BHD = _attention(self, c, x_BHD, x_BHD, mask_BHH, kernel_init=NARROW)
     seen_BHD = Dropout(c.dropout_rate)(seen_BHD) + x_BHD
     seen_BHD = nn.LayerNorm(epsilon=1e-12, name="attention_norm")(seen_BHD)
     x_BHD = c.mix * kept_BHD + (1 - c.mix) * seen_BHD
 
-    inner_BHF = nn.gelu(nn.Dense(c.F, name="inner")(x_BHD), approximate=False)
-    out_BHD = Dropout(c.dropout_rate)(nn.Dense(c.D, name="outer")(inner_BHF))
+    inner_BHF = nn.Dense(c.F, kernel_init=NARROW, name="inner")(x_BHD)
+    inner_BHF = nn.gelu(inner_BHF, approximate=False)
+    out_BHD = nn.Dense(c.D, kernel_init=NARROW, name="outer")(inner_BHF)
+    out_BHD = Dropout(c.dropout_rate)(out_BHD)
     return nn.LayerNorm(epsilon=1e-12, name="forward_norm")(out_BHD + x_BHD)
 
 
@@ -138,12 +142,13 @@ def low_pass(P: int, low_frequencies: int) -> np.ndarray:
   return np.fft.irfft(spectrum, n=P, axis=0).astype(np.float32)
 
 
-def _attention(module, c: Config, query_BHD, x_BHD, mask_BHH):
+def _attention(module, c: Config, query_BHD, x_BHD, mask_BHH, **options):
   attention = nn.MultiHeadDotProductAttention(
     num_heads=c.num_heads,
     dropout_rate=c.dropout_rate,
     broadcast_dropout=False,
     deterministic=not module.has_rng("dropout"),
     name="attention",
+    **options,
   )
   return attention(query_BHD, x_BHD, mask=mask_BHH[:, None])

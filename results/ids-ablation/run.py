@@ -54,9 +54,12 @@ def run(folder: pathlib.Path, overrides: dict) -> None:
   """Trains one arm and asks all test users, by both rules."""
   config = config_lib.load("toys", "small", overrides)
   config = ml_collections.FrozenConfigDict(config)
-  split = splits.leave_one_out(datasets.load(config).log)
+  dataset = datasets.load(config)
+  split = splits.leave_one_out(dataset.log)
   workdir = workdir_lib.claim(folder, config)
-  train.learn(config, split, workdir, mesh_lib.make(1, 1), rich.console.Console())
+  console = rich.console.Console()
+  mesh = mesh_lib.make(1, 1)
+  train.learn(config, split, dataset.attributes, workdir, mesh, console)
   found = evaluate.evaluate(workdir)
   (folder / "arm.json").write_text(json.dumps(found, indent=2))
 

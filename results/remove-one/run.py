@@ -69,7 +69,8 @@ def main() -> None:
 
 def run(folder: pathlib.Path, data: str, change: dict) -> None:
   """Trains one arm and asks it with the trie and without."""
-  split = splits.leave_one_out(datasets.load(config_lib.load(data, "small")).log)
+  dataset = datasets.load(config_lib.load(data, "small"))
+  split = splits.leave_one_out(dataset.log)
   steps = -(-len(split.train.item_E) // BATCH)
   overrides = {
     "input.history": 0,
@@ -88,7 +89,9 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
   config = config_lib.load(data, "small", overrides | change)
   config = ml_collections.FrozenConfigDict(config)
   workdir = workdir_lib.claim(folder, config)
-  train.learn(config, split, workdir, mesh_lib.make(1, 1), rich.console.Console())
+  console = rich.console.Console()
+  mesh = mesh_lib.make(1, 1)
+  train.learn(config, split, dataset.attributes, workdir, mesh, console)
   found = {
     decoding: evaluate.evaluate(
       workdir, overrides={"decoding.kind": decoding}, users=USERS
