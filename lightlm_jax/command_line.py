@@ -42,6 +42,13 @@ def define_report() -> flags.Flag:
   return _define_once("report", "also write what was found to FILE (JSON)")
 
 
+def define_split() -> flags.Flag:
+  if "split" not in flags.FLAGS:
+    choices = ["test", "validation"]
+    flags.DEFINE_enum("split", "test", choices, "whose answers")
+  return flags.FLAGS["split"]
+
+
 def define_compare() -> flags.Flag:
   return _define_once(
     "compare", "other runs to set beside this one: --compare RUN [RUN …]"
@@ -60,13 +67,17 @@ def main(
   entry: Callable[[Sequence[str]], int | None],
   commands: Sequence[str] = (),
   after: str | None = None,
+  instead: str | None = None,
 ) -> int:
   """Parses sys.argv, calls `entry([program])` and returns the exit code.
 
   Where there are `commands`, one of them has to be given: `entry([program, command])`.
-  With the flag `after` further words may follow its first: they come behind.
+  With the flag `after` further words may follow its first: they come behind. Either
+  --config or the flag `instead`, whose run has a config, is to be given, not both.
   """
-  return errors.run(lambda argv: entry(_parse(argv, commands, after)), sys.argv)
+  return errors.run(
+    lambda argv: entry(_parse(argv, commands, after, instead)), sys.argv
+  )
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -104,7 +115,10 @@ def _define_once(name: str, help_text: str) -> flags.Flag:
 
 
 def _parse(
-  argv: Sequence[str], commands: Sequence[str], after: str | None
+  argv: Sequence[str],
+  commands: Sequence[str],
+  after: str | None,
+  instead: str | None,
 ) -> list[str]:
   """Sets the flags; returns what is left of `argv`: the program, then other words."""
   logging.use_absl_handler()
@@ -113,6 +127,8 @@ def _parse(
   no_config = "no config; give --config=FILE.py[:preset] or a name: " + ", ".join(
     config.available()
   )
+  if instead:
+    no_config += f"; or --{instead}=RUN for a run's own, without any --config"
   if commands or after:
     flags.FLAGS.set_gnu_getopt()  # or absl reads no flag behind a word
   try:
@@ -133,8 +149,12 @@ def _parse(
     raise UserError(f"{words[0]!r} is not a flag; write --flag=value")
   if has_config:
     flag = flags.FLAGS["config"]
-    if flag.value is None:
+    other = flags.FLAGS[instead].value if instead else None
+    if flag.value is None and other is None:
       raise UserError(no_config)
-    for field, value in config_flags.get_override_values(flag).items():
+    if flag.value is not None and other is not None:
+      raise UserError(f"--config and --{instead} are two configurations; give one")
+    fields = {} if flag.value is None else config_flags.get_override_values(flag)
+    for field, value in fields.items():
       config.check_value(field, type(value), flag.parser.defaults[field], value)
   return rest

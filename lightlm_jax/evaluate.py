@@ -3,8 +3,13 @@
 python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=exact
 
 Writes results-SPLIT-DECODING.json and users-SPLIT-DECODING.parquet into the workdir
-(with the number of users where only some were asked). Choose by --split=validation: a
-test that is looked at chooses.
+(with the width of a beam that is not the run's own, and the number of users where only
+some were asked). Choose by --split=validation: a test that is looked at chooses.
+
+python -m lightlm_jax.evaluate --workdir=runs/toys --beam_size=10
+
+asks for as many items as the beam is wide, 20 at most, so that one of 10 finds what it
+would find at work; its metrics at 20 are those of a list of 10.
 
 python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec runs/ease
 
@@ -15,12 +20,12 @@ differences chance explains.
 from collections.abc import Sequence
 import contextlib
 import functools
-import json
 import sys
 
 from absl import flags
 from etils import epath
 import jax
+import ml_collections
 import rich.console
 
 from lightlm_jax import command_line, devices, limits
@@ -29,7 +34,7 @@ from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare as compare_lib
-from lightlm_jax.evaluation import judge
+from lightlm_jax.evaluation import evaluator, judge
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
@@ -40,9 +45,12 @@ from lightlm_jax.training import checkpoint, loop
 from lightlm_jax.training import mesh as mesh_lib
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
-_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "whom to ask")
+_SPLIT = command_line.define_split()
 _DECODING = flags.DEFINE_string(
   "decoding", None, "as config.decoding.kind; default: the run's own"
+)
+_BEAM_SIZE = flags.DEFINE_integer(
+  "beam_size", 0, "beams of a search; 0 = the run's own", lower_bound=0
 )
 _USERS = flags.DEFINE_integer(
   "users", 0, "ask so many users, drawn by the run's seed; 0 = all", lower_bound=0
@@ -60,6 +68,11 @@ def main(argv) -> None:
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   if _COMPARE.value:
+    if _BEAM_SIZE.value:
+      raise UserError(
+        "--compare reads the tables of the runs' own widths; leave out --beam_size "
+        "(`report` sets the widths of a run beside each other)"
+      )
     results = compare(
       [_WORKDIR.value, _COMPARE.value, *argv[1:]],
       split_name=_SPLIT.value,
@@ -75,6 +88,7 @@ def main(argv) -> None:
   given = {
     "data.dir": _DATA_DIR.value,
     "decoding.kind": _DECODING.value,
+    "decoding.beam_size": _BEAM_SIZE.value,
     "train.eval_batch_size": _BATCH_SIZE.value,
   }
   overrides = {field: value for field, value in given.items() if value}
@@ -97,15 +111,20 @@ def evaluate(
   Args:
     workdir: of a run, finished or not.
     split_name: "test" or "validation".
-    overrides: values by dotted field in place of the run's own.
+    overrides: values by dotted field in place of the run's own. A
+      decoding.beam_size below 20 asks for so many items alone: metrics at a larger k
+      keep their names, and are those of the shorter list.
     users: requests, drawn by the run's seed; 0 = all.
 
   Raises:
     UserError: in one line, what a person can mend.
   """
   overrides = overrides or {}
-  workdir, config = workdir_lib.read(workdir, overrides)
+  workdir, own = workdir_lib.read(workdir, {})
+  _check_decoding(own, overrides)
+  _, config = workdir_lib.read(workdir, overrides)
   limits.check(config)
+  k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
@@ -116,7 +135,9 @@ def evaluate(
   requests = getattr(split, split_name)
   if requests is None:
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
-  _check_same_log(workdir, split)
+  earlier = workdir_lib.read_results(workdir)
+  if earlier and earlier["split_sha256"] != split.sha256:
+    raise UserError(workdir_lib.other_log(workdir))
   requests = loop.sample(requests, users, config.seed)
 
   book = None
@@ -125,11 +146,6 @@ def evaluate(
   system = registry.build(config.system, config, split.train, book)
   tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
-  if book is None and "decoding.kind" in overrides:
-    raise UserError(
-      f"{system.name} scores every item, so there is nothing to decode; leave out "
-      "--decoding"
-    )
   if system.loss is None:
     params, progress = system.fit(split.train), None
   else:
@@ -138,7 +154,7 @@ def evaluate(
       say(f"this run stands at step {step:,} of {config.train.steps:,}")
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(config, split, system, book, params, progress)
+  results = results_lib.describe(config, split, system, book, params, progress, k)
   found, ranks = judge.judge(
     system,
     params,
@@ -147,13 +163,17 @@ def evaluate(
     batch_size=config.train.eval_batch_size,
     mesh=mesh,
     code_IL=None if book is None else book.items_IL,
+    k=k,
   )
   results |= found | {"split": split_name, "num_users": len(requests)}
   asked = len(requests) if users else 0
-  name = results_lib.file_name("users", results, asked) + ".parquet"
+  width = results["beam_size"] if "decoding.beam_size" in overrides else None
+  if width == max(own.decoding.beam_size, evaluator.K):
+    width = None  # the table that `compare` looks for
+  name = results_lib.file_name("users", results, asked, width) + ".parquet"
   table = users_lib.table(requests, ranks, split.train, results_lib.about(results))
   users_lib.write(workdir / name, table)
-  name = results_lib.file_name("results", results, asked) + ".json"
+  name = results_lib.file_name("results", results, asked, width) + ".json"
   workdir_lib.write_json(workdir / name, results)
   results_lib.show(results, say)
   say(f"written to {workdir / name}")
@@ -198,16 +218,21 @@ def compare(
   return report
 
 
-def _check_same_log(workdir: epath.Path, split: splits.Split) -> None:
-  path = workdir / "results.json"
-  if not path.exists():
-    return
-  try:
-    sha256 = json.loads(path.read_text())["split_sha256"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
-  if sha256 != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
+def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> None:
+  """Refuses to decode where nothing is, and a width where it means nothing."""
+  flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
+  given = [flag for field, flag in flags_of.items() if field in overrides]
+  if given and own.system not in registry.WRITE_IDS:
+    raise UserError(
+      f"{own.system} scores every item, so there is nothing to decode; leave out "
+      f"{' and '.join(given)}"
+    )
+  kind = overrides.get("decoding.kind", own.decoding.kind)
+  if kind == "exact" and "decoding.beam_size" in overrides:
+    raise UserError(
+      "decoding exact scores every item and has no beams; leave out --beam_size, or "
+      "give --decoding=beam"
+    )
 
 
 def _restore(system: System, config, mesh, workdir: epath.Path):

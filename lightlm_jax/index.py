@@ -82,10 +82,10 @@ def index(
     "split_sha256": split.sha256,
     "held_out_edges": None,
   } | quality.report(book, split, seed=config.seed)
-  if split.test is not None:
+  if split.test is not None and split.withheld_I is None:
     train = split.train
     ids = audit.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
-    report["held_out_edges"] = audit.held_out_edges(ids, log)
+    report["held_out_edges"] = audit.held_out_edges(ids, log, lambda log: split)
   if config.ids.kind in ids_build.WARNINGS:
     say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
   show(report, say)

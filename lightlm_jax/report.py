@@ -4,6 +4,10 @@ python -m lightlm_jax.report --workdir=runs/toys
 
 python -m lightlm_jax.report --workdir=runs/toys --compare runs/toys-sasrec runs/ease
 
+python -m lightlm_jax.report --workdir=runs/toys --split=validation
+
+shows what `evaluate --split=validation` left, and nothing of the test, to choose by.
+
 Nobody is asked again and nothing is trained: it reads the folders, and the log for the
 examples. The file needs no network and no other file.
 """
@@ -22,25 +26,45 @@ import rich.console
 from lightlm_jax import command_line
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import UserError
-from lightlm_jax.reporting import charts, lists, provenance, runs, sections, tree
+from lightlm_jax.reporting import (
+  beams,
+  charts,
+  lists,
+  provenance,
+  runs,
+  sections,
+  tree,
+)
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
+_SPLIT = command_line.define_split()
 _COMPARE = command_line.define_compare()
 _DATA_DIR = command_line.define_data_dir()
-_OUT = flags.DEFINE_string("out", None, "the file; default: RUN/report.html")
+_OUT = flags.DEFINE_string(
+  "out",
+  None,
+  "the file; default: RUN/report.html, of validation report-validation.html",
+)
 
 
 def main(argv) -> None:
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
-  report(_WORKDIR.value, others, out=_OUT.value, data_dir=_DATA_DIR.value)
+  report(
+    _WORKDIR.value,
+    others,
+    split_name=_SPLIT.value,
+    out=_OUT.value,
+    data_dir=_DATA_DIR.value,
+  )
 
 
 def report(
   workdir: epath.PathLike,
   others: Sequence[epath.PathLike] = (),
   *,
+  split_name: str = "test",
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> epath.Path:
@@ -49,13 +73,14 @@ def report(
   Args:
     workdir: of a run, finished or not.
     others: runs to set beside it.
-    out: the file; None = report.html in the workdir.
+    split_name: "test" or "validation".
+    out: the file; None = report.html, or report-validation.html, in the workdir.
     data_dir: where the log is, in place of the run's data.dir.
 
   Raises:
     UserError: in one line, what a person can mend.
   """
-  found = [runs.read(folder) for folder in (workdir, *others)]
+  found = [runs.read(folder, split_name) for folder in (workdir, *others)]
   runs.check_together(found)
   console = rich.console.Console()
   log, no_log = None, None
@@ -65,8 +90,9 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
-  html = render(page(found, log, no_log))
-  path = epath.Path(out) if out else found[0].workdir / "report.html"
+  html = render(page(found, split_name, log, no_log))
+  name = "report.html" if split_name == "test" else f"report-{split_name}.html"
+  path = epath.Path(out) if out else found[0].workdir / name
   workdir_lib.write_whole(path, html)
   said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
   console.print(said, highlight=False, soft_wrap=True, markup=False)
@@ -74,12 +100,16 @@ def report(
 
 
 def page(
-  found: Sequence[runs.Run], log: runs.Log | None, no_log: str | None
+  found: Sequence[runs.Run],
+  split_name: str,
+  log: runs.Log | None,
+  no_log: str | None,
 ) -> dict[str, Any]:
   """All that the template shows, as plain data.
 
   Args:
     found: one run or more of one split.
+    split_name: whose answers they are.
     log: theirs; None where it cannot be read.
     no_log: why not.
   """
@@ -88,12 +118,16 @@ def page(
   system = first.config.get("system")
   dataset = (first.config.get("data") or {}).get("name")
   title = f"{len(found)} runs on {dataset}" if found[1:] else f"{system} on {dataset}"
+  if split_name != "test":
+    title += f": {split_name}"
   return {
     "title": title,
+    "split": split_name,
     "names": names,
     "legend_pairs": list(zip(names, range(1, 1 + len(names)))),
     "headline": sections.headline(found),
     "comparison": sections.comparison(found),
+    "beams": beams.beams(found),
     "learning": sections.learning(found),
     "slices": sections.slices(found),
     "popularity": lists.popularity(found, log, no_log),

@@ -37,8 +37,12 @@ def describe(
   book: CodeBook | None,
   params: Any,
   progress: Progress | None,
+  k: int = evaluator.K,
 ) -> dict[str, Any]:
-  """What is known of a run before it is judged; null where a thing does not apply."""
+  """What is known of a run before it is judged; null where a thing does not apply.
+
+  Of `k` items that are asked for a beam is at least as wide.
+  """
   writes_ids = book is not None
   trained = progress is not None
   return {
@@ -58,7 +62,7 @@ def describe(
     "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
     "decoding": config.decoding.kind if writes_ids else None,
-    "beam_size": _beam_size(config) if writes_ids else None,
+    "beam_size": _beam_size(config, k) if writes_ids else None,
     "protocol": config.split.kind,
     "split": "test",
     "split_sha256": split.sha256,
@@ -152,23 +156,27 @@ def about(results: dict[str, Any]) -> dict[str, Any]:
   return {name: results[name] for name in names.split()}
 
 
-def file_name(kind: str, results: dict[str, Any], users: int = 0) -> str:
+def file_name(
+  kind: str, results: dict[str, Any], users: int = 0, width: int | None = None
+) -> str:
   """The name, without its ending, of what a run leaves of one way to ask it.
 
   Args:
     kind: "results" or "users".
     results: as written.
     users: how many were asked, if not all.
+    width: of the beam, if not the run's own.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
+  name += f"-{width}" if width else ""
   return f"{name}-{users}users" if users else name
 
 
-def _beam_size(config: ml_collections.ConfigDict) -> int | None:
+def _beam_size(config: ml_collections.ConfigDict, k: int) -> int | None:
   """None for a search that is as wide as it must be."""
   if config.decoding.kind == "exact":
     return None
-  return max(config.decoding.beam_size, evaluator.K)
+  return max(config.decoding.beam_size, k)
 
 
 def _cells(metrics: dict[str, float]) -> str:

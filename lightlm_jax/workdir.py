@@ -68,6 +68,23 @@ def read(
   return workdir, ml_collections.FrozenConfigDict(config)
 
 
+def read_results(workdir: epath.Path) -> dict[str, Any] | None:
+  """results.json as `train` left it, None before the end.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  path = workdir / "results.json"
+  if not path.exists():
+    return None
+  try:
+    results = json.loads(path.read_text())
+    results["split_sha256"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
+  return results
+
+
 def other_log(workdir: epath.Path) -> str:
   """The line for a folder that was begun on other data."""
   return (

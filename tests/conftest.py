@@ -119,3 +119,14 @@ def small_config(_compiled_once):
     return config.load(name, overrides=small | fields)
 
   return make
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+  """A folder with the data of a shop and one finished run, called one."""
+  from report_pages import make_data, make_run  # noqa: PLC0415
+
+  monkeypatch.delenv("LIGHTLM_DATA_DIR", raising=False)
+  make_data(tmp_path / "data")
+  make_run(tmp_path / "one", tmp_path / "data")
+  return tmp_path

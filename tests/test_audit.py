@@ -1,6 +1,7 @@
 """The audit passes what is clean and catches what is not, each leak by its name."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import scipy.stats
 from small_logs import make_log
 
 from lightlm_jax.data import splits
+from lightlm_jax.data.interactions import first_of_rows
 from lightlm_jax.data.synthetic import Shop, make_shop
 from lightlm_jax.evaluation import audit, metrics
 from lightlm_jax.ids import plain, spectral
@@ -36,7 +38,7 @@ def clean(log, seed):
 
 
 def test_ids_from_training_interactions_pass(log):
-  found = audit.audit(clean, log, seed=0)
+  found = audit.audit(clean, log, splits.leave_one_out, seed=0)
   assert found["failures"] == []
   assert found["passed"]
   assert found["held_out_edges"] == 0
@@ -57,7 +59,7 @@ def test_the_reference_construction_is_caught(log):
   def leaking(log, seed):
     return reference_ids.reference_ids(log, seed, branching=8, leaf_size=40)
 
-  found = audit.audit(leaking, log, seed=0)
+  found = audit.audit(leaking, log, splits.leave_one_out, seed=0)
   assert not found["passed"]
   assert found["exchange"]["users_changed"] > 0.5
   assert found["exchange"]["items_changed"] == 0
@@ -65,6 +67,86 @@ def test_the_reference_construction_is_caught(log):
   assert found["held_out_edges"] > 0.8 * held
   assert any("held-out interactions shaped" in line for line in found["failures"])
   assert any("changed users" in line for line in found["failures"])
+
+
+SPLITS = {
+  "ratio": functools.partial(splits.ratio, validation_share=0.2, test_share=0.2),
+  "temporal": functools.partial(splits.temporal, validation_share=0.2, gap=50),
+}
+
+
+@pytest.fixture(scope="module")
+def timed_log():
+  """A small log with times; who buys is chance, and many have bought an item twice."""
+  rng = np.random.default_rng(0)
+  rows = [rng.integers(30, size=rng.integers(1, 15)).tolist() for _ in range(120)]
+  log = make_log(rows, num_items=30)
+  times = [np.sort(rng.integers(1000, size=len(row))) for row in rows]
+  return dataclasses.replace(log, time_E=np.concatenate(times))
+
+
+def held_pairs(log, train):
+  """Pairs of the log behind the training rows that no training row holds, by hand."""
+  trained = {(u, i) for u in range(log.num_users) for i in train.row(u).tolist()}
+  rows = ((u, log.row(u)[len(train.row(u)) :].tolist()) for u in range(log.num_users))
+  return {(u, i) for u, row in rows for i in row} - trained
+
+
+def reading(split_of, more):
+  """A construction on the training rows and `more` of what stands behind each."""
+
+  def build(log, seed):
+    length_U = split_of(log).train.length_U
+    read = first_of_rows(log, np.minimum(length_U + more, log.length_U))
+    ids = spectral.spectral_ids(read, **OPTIONS, seed=seed)
+    return audit.Ids(*ids, read.user_E, read.item_E)
+
+  return build
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_other_splits_are_audited_as_well(timed_log, kind):
+  split_of = SPLITS[kind]
+  found = audit.audit(reading(split_of, 0), timed_log, split_of, seed=0)
+  assert found["held_out_edges"] == 0
+  assert not any(found["exchange"].values())
+  # Items of a window that nobody is asked for are held out as the others are.
+  for more in (1, 100):
+    found = audit.audit(reading(split_of, more), timed_log, split_of, seed=0)
+    train = split_of(timed_log).train
+    rows = first_of_rows(
+      timed_log, np.minimum(train.length_U + more, timed_log.length_U)
+    )
+    assert found["held_out_edges"] == len(held_pairs(rows, train)) > 50
+    assert found["exchange"]["items_changed"] > 0
+    assert not found["passed"]
+    assert any("held-out interactions shaped" in line for line in found["failures"])
+    assert any("exchanging held-out items" in line for line in found["failures"])
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_an_exchange_of_other_splits_keeps_training_and_times(timed_log, kind):
+  split_of = SPLITS[kind]
+  other_log = audit.exchange_held_out(timed_log, 3, split_of)
+  mine, theirs = split_of(timed_log), split_of(other_log)
+  np.testing.assert_array_equal(mine.train.item_E, theirs.train.item_E)
+  np.testing.assert_array_equal(mine.train.offset_U1, theirs.train.offset_U1)
+  np.testing.assert_array_equal(timed_log.time_E, other_log.time_E)
+  changed_E = timed_log.item_E != other_log.item_E
+  held = len(timed_log.item_E) - len(mine.train.item_E)
+  assert 0.8 * held < changed_E.sum() <= held
+  assert sorted(timed_log.item_E) == sorted(other_log.item_E)
+
+
+def test_training_rows_that_are_no_beginnings_are_no_split_to_audit(timed_log):
+  def reversed_rows(log):
+    split = splits.leave_one_out(log)
+    return dataclasses.replace(
+      split, train=dataclasses.replace(split.train, item_E=split.train.item_E[::-1])
+    )
+
+  with pytest.raises(ValueError, match="not the beginnings"):
+    audit.exchange_held_out(timed_log, 0, reversed_rows)
 
 
 def by_first_appearance(log):
@@ -92,10 +174,11 @@ def test_numbers_by_first_appearance_are_caught(log):
       items_IL[members[order], length_I[members[order]] - 1] = tokens
     return ids._replace(items_IL=items_IL)
 
-  found = audit.audit(numbered, by_first_appearance(log), seed=0)
+  split_of = splits.leave_one_out
+  found = audit.audit(numbered, by_first_appearance(log), split_of, seed=0)
   assert found["spearman_last_token"] > 0.99
   assert any("raw numbers" in line for line in found["failures"])
-  assert audit.audit(clean, by_first_appearance(log), seed=0)["passed"]
+  assert audit.audit(clean, by_first_appearance(log), split_of, seed=0)["passed"]
 
 
 def test_ids_that_hang_on_the_numbering_are_caught(log):
@@ -114,7 +197,7 @@ def test_ids_that_hang_on_the_numbering_are_caught(log):
   sorted_log = dataclasses.replace(
     log, item_E=np.argsort(order_I)[log.item_E].astype(np.int32)
   )
-  found = audit.audit(by_number, sorted_log, seed=0)
+  found = audit.audit(by_number, sorted_log, splits.leave_one_out, seed=0)
   assert any("numbering users and items anew" in line for line in found["failures"])
 
 

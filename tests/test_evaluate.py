@@ -69,6 +69,8 @@ def test_a_system_that_scores_every_item_has_no_decoding(small_config, tmp_path)
   train.train(ml_collections.FrozenConfigDict(config), tmp_path / "pop")
   with pytest.raises(UserError, match="nothing to decode"):
     evaluate.evaluate(tmp_path / "pop", overrides={"decoding.kind": "exact"})
+  with pytest.raises(UserError, match="leave out --beam_size"):
+    evaluate.evaluate(tmp_path / "pop", overrides={"decoding.beam_size": 10})
   found = evaluate.evaluate(tmp_path / "pop")
   trained = json.loads((tmp_path / "pop" / "results.json").read_text())
   assert found["metrics"] == trained["metrics"]
@@ -81,6 +83,78 @@ def test_validation_is_asked_and_named(run, capsys):
   assert found["split"] == "validation"
   assert (run / "results-validation-beam.json").exists()
   assert "validation" in capsys.readouterr().out
+
+
+def files(run):
+  return {path.name for path in run.glob("*-test-*")}
+
+
+def test_a_narrow_beam_is_asked_for_what_it_can_find(run):
+  own = json.loads((run / "results.json").read_text())
+  own_table = (run / "users-test-beam.parquet").read_bytes()
+  found = evaluate.evaluate(run, overrides={"decoding.beam_size": 10})
+  assert files(run) == {
+    "users-test-beam.parquet",
+    "users-test-beam-10.parquet",
+    "results-test-beam-10.json",
+  }
+  assert json.loads((run / "results-test-beam-10.json").read_text()) == found
+  assert (found["beam_size"], own["beam_size"]) == (10, 20)
+  for metrics in found["metrics"].values():
+    assert metrics["hr@20"] == metrics["hr@10"] > 0
+    assert metrics["ndcg@20"] == metrics["ndcg@10"]
+  assert found["metrics"] != own["metrics"]
+  # What `--compare` reads is still the run's own.
+  assert (run / "users-test-beam.parquet").read_bytes() == own_table
+  shutil.copytree(run, run.with_name("other"))
+  compared = evaluate.compare([run, run.with_name("other")])
+  for rule, runs in compared["runs"].items():
+    mean = own["metrics"][rule]["ndcg@10"]
+    assert runs["run"]["ndcg@10"]["mean"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_the_runs_own_width_has_the_runs_own_files(run):
+  """A run of 10 beams was asked for 20 items: its own search is 20 wide."""
+  config = json.loads((run / "config.json").read_text())
+  config["decoding"]["beam_size"] = 10
+  (run / "config.json").write_text(json.dumps(config))
+  trained = json.loads((run / "results.json").read_text())
+  for overrides in ({}, {"decoding.beam_size": 20}):
+    found = evaluate.evaluate(run, overrides=overrides)
+    assert files(run) == {"users-test-beam.parquet", "results-test-beam.json"}
+    assert found["beam_size"] == 20
+    assert found["metrics"] == trained["metrics"]
+  found = evaluate.evaluate(run, overrides={"decoding.beam_size": 10}, users=50)
+  assert found["beam_size"] == 10
+  assert (run / "results-test-beam-10-50users.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--beam_size=10", "--decoding=exact"], "has no beams; leave out --beam_size"),
+    (["--beam_size=-1"], "not a non-negative integer"),
+    (["--beam_size=10", "--compare", "RUN"], "leave out --beam_size"),
+  ],
+)
+def test_a_width_that_means_nothing_is_one_line(run, flags, message):
+  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
+  flags = [flag.replace("RUN", str(run)) for flag in flags]
+  done = subprocess.run(
+    [*command, f"--workdir={run}", *flags], capture_output=True, text=True, timeout=600
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert message in line
+  assert files(run) == {"users-test-beam.parquet"}
+
+
+def test_no_width_of_a_run_whose_own_decoding_is_exact(run):
+  config = json.loads((run / "config.json").read_text())
+  config["decoding"]["kind"] = "exact"
+  (run / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="has no beams"):
+    evaluate.evaluate(run, overrides={"decoding.beam_size": 10})
 
 
 def test_decodings_differ_where_they_must(run):

@@ -15,7 +15,7 @@ import scipy.stats
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import Interactions, concatenate_rows
-from lightlm_jax.data.splits import Requests
+from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import split_last
@@ -44,15 +44,20 @@ class Ids(NamedTuple):
 
 # (whole log, held-out items included; seed) → ids
 Build = Callable[[Interactions, int], Ids]
+SplitOf = Callable[[Interactions], Split]
 
 
-def audit(build: Build, log: Interactions, *, seed: int) -> dict[str, Any]:
-  """Puts a construction to the test on a log, split by leave-one-out.
+def audit(
+  build: Build, log: Interactions, split_of: SplitOf, *, seed: int
+) -> dict[str, Any]:
+  """Puts a construction to the test on a log.
 
   Args:
     build: the whole way from the log to the ids; what it holds out is its business.
     log: all interactions, validation and test included; raw item ids that are
       numbers are taken for the file's numbering.
+    split_of: the split of a log, which trains on the beginnings of its rows. All that
+      stands behind them is held out, asked for or not.
     seed: of the ids and of what is exchanged.
 
   Returns:
@@ -61,10 +66,10 @@ def audit(build: Build, log: Interactions, *, seed: int) -> dict[str, Any]:
     spearman_last_token, held_out_edges, failures (a line each) and passed.
   """
   ids = build(log, seed)
-  exchanged = _compare(ids, build(exchange_held_out(log, seed), seed))
-  renumbered = _renumbered_figures(build, log, ids, seed)
+  exchanged = _compare(ids, build(exchange_held_out(log, seed, split_of), seed))
+  renumbered = _renumbered_figures(build, log, split_of(log), ids, seed)
   spearman, leaf_items = last_token_order(ids.items_IL, log.item_ids)
-  held_out = held_out_edges(ids, log)
+  held_out = held_out_edges(ids, log, split_of)
 
   failures = []
   if held_out:
@@ -100,17 +105,23 @@ def audit(build: Build, log: Interactions, *, seed: int) -> dict[str, Any]:
   }
 
 
-def exchange_held_out(log: Interactions, seed: int) -> Interactions:
-  """The log with validation and test items dealt out to other users; training stays.
+def exchange_held_out(
+  log: Interactions, seed: int, split_of: SplitOf = splits.leave_one_out
+) -> Interactions:
+  """The log with held-out items dealt out to other users; training stays.
 
-  Times stay where they are: the items go to other places of the same log.
+  An item goes to the same place from the end of another user's row, so that a last
+  item stays one. Times stay where they are.
   """
-  asked_N = np.flatnonzero(log.length_U >= 3)
-  end_N = log.offset_U1[asked_N + 1]
-  order_N = np.random.default_rng(seed).permutation(len(asked_N))
+  held_H = np.flatnonzero(_held_out(log, split_of(log).train))
+  user_H = log.user_E[held_H]
+  from_end_H = log.offset_U1[user_H + 1] - held_H
+  of_user_N, user_H = np.unique(user_H, return_inverse=True)
+  order_N = np.random.default_rng(seed).permutation(len(of_user_N))
+  taker_H = held_H[np.lexsort((user_H, from_end_H))]
+  giver_H = held_H[np.lexsort((np.argsort(order_N)[user_H], from_end_H))]
   item_E = log.item_E.copy()
-  for from_end in (1, 2):
-    item_E[end_N - from_end] = log.item_E[end_N[order_N] - from_end]
+  item_E[taker_H] = log.item_E[giver_H]
   return dataclasses.replace(log, item_E=item_E)
 
 
@@ -140,17 +151,17 @@ def renumber(
   return renumbered, new_U, new_I
 
 
-def held_out_edges(ids: Ids, log: Interactions) -> int:
+def held_out_edges(
+  ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
+) -> int:
   """How many of the (user, item) pairs read are held out, and not trained on too."""
-  split = splits.leave_one_out(log)
+  held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
     return np.unique(np.asarray(user_P, np.int64) * log.num_items + item_P)
 
-  held = np.concatenate(
-    [pairs(r.user_N, r.target_N) for r in (split.validation, split.test)]
-  )
-  held = np.setdiff1d(held, pairs(split.train.user_E, split.train.item_E))
+  held = pairs(log.user_E[held_E], log.item_E[held_E])
+  held = np.setdiff1d(held, pairs(log.user_E[~held_E], log.item_E[~held_E]))
   return int(np.isin(pairs(ids.user_E, ids.item_E), held).sum())
 
 
@@ -215,6 +226,15 @@ def mates_ranks(
   return rank_N, ties_N
 
 
+def _held_out(log: Interactions, train: Interactions) -> np.ndarray:
+  """[E] bool: what stands in the rows of a log behind those that are trained on."""
+  place_E = np.arange(len(log.item_E)) - np.repeat(log.offset_U1[:-1], log.length_U)
+  held_E = place_E >= np.repeat(train.length_U, log.length_U)
+  if not np.array_equal(log.item_E[~held_E], train.item_E):
+    raise ValueError("training rows are not the beginnings of the log's rows")
+  return held_E
+
+
 def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
   def changed(table, other_table) -> float:
     if table.shape != other_table.shape:
@@ -235,9 +255,10 @@ def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
   }
 
 
-def _renumbered_figures(build: Build, log: Interactions, ids: Ids, seed: int):
+def _renumbered_figures(
+  build: Build, log: Interactions, split: Split, ids: Ids, seed: int
+):
   """Agreement at the first level and NDCG@10 with no model: as is, and otherwise."""
-  split = splits.leave_one_out(log)
 
   def figures(items_IL, users_UL) -> dict[str, float]:
     held = split.validation

@@ -21,6 +21,7 @@ def judge(
   batch_size: int,
   mesh: Mesh,
   code_IL: np.ndarray | None = None,
+  k: int = evaluator.K,
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
   """Asks `requests` by both rules.
 
@@ -32,6 +33,7 @@ def judge(
     batch_size: requests at once.
     mesh: devices that share a batch.
     code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
+    k: recommendations asked for; metrics at more are those of a list of k.
 
   Returns:
     What goes into the results, and where each target came. In the results:
@@ -47,6 +49,7 @@ def judge(
     requests,
     num_items=split.train.num_items,
     batch_size=batch_size,
+    k=k,
     mesh=mesh,
     user_ids=split.train.user_ids,
   )

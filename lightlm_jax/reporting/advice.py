@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from typing import Any
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.reporting.runs import Run, flatten
@@ -17,12 +18,26 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
   older = config_lib.missing_fields(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
+    if run.results["split"] == "validation":
+      command += " --split=validation"
     return note(f"{run.name} left no {what}; this makes it", command)
   return note(
     f"{run.name} left no {what}, and `evaluate` refuses it: it is of an older version "
     f"(it has no {', '.join(older[:2])}). This trains it anew",
     train(run, anew=True),
   )
+
+
+def asks(run: Run, results: dict[str, Any]) -> str:
+  """The command that asks a run what `results` of a beam or of exact are about."""
+  flags = [f"--workdir={quoted(run)}", f"--decoding={results['decoding']}"]
+  if results["split"] == "validation":
+    flags.append("--split=validation")
+  if results["decoding"] == "beam":
+    flags.append(f"--beam_size={results['beam_size']}")
+  if not run.results or results["num_users"] != run.results.get("num_users"):
+    flags.append(f"--users={results['num_users']}")
+  return " ".join(["python -m lightlm_jax.evaluate", *flags])
 
 
 def unfinished(run: Run) -> dict[str, str | None]:

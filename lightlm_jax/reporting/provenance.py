@@ -9,6 +9,7 @@ import json
 import shlex
 from typing import Any
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.reporting.advice import config_flags, quoted
 from lightlm_jax.reporting.runs import Run, flatten
 
@@ -75,31 +76,55 @@ def audits(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _audit(run: Run) -> dict[str, Any]:
-  flags = config_flags(run, ("data", "ids", "split", "seed"))
-  command = " ".join(
-    [
-      "python -m lightlm_jax.audit",
-      *map(shlex.quote, flags),
-      f"--report={quoted(run)}/audit.json",
-    ]
-  )
   found = {"run": run.name, "lines": [], "figures": [], "command": None}
-  if run.audit is not None:
-    passed = run.audit.get("passed") is True
-    lines = [str(line) for line in run.audit.get("failures") or ()]
-    if not passed and not lines:
-      lines = ["the audit did not pass, and says no more"]
-    figures = _audit_figures(run.audit)
-    state = "passed" if passed else "failed"
-    return found | {"state": state, "lines": lines, "figures": figures}
-  kind = (run.config.get("split") or {}).get("kind")
+  split = run.config.get("split") or {}
+  why, command = None, None
   if run.book is None and run.results and not run.results.get("ids"):
-    why = "This system writes no ids; the audit tries ids alone."
-  elif kind != "leave_one_out":
-    why = f"The audit knows what leave_one_out holds out; this split is {kind}."
-  else:
-    return found | {"state": "not audited", "command": command, "why": "This does it:"}
-  return found | {"state": "not audited", "why": why}
+    why = "this system writes no ids; the audit tries ids alone"
+  elif split.get("kind") == "none":
+    why = "nothing is held out that could reach the ids"
+  elif split.get("withheld"):
+    why = "the audit does not know items that are withheld from training"
+  elif run.audit is None or (other := _other_audit(run)):
+    why, command = "this does it:", _audit_command(run)
+    if run.audit is not None:
+      why = f"{other}; this audits the run's:"
+  if why:
+    return found | {"state": "not audited", "why": why, "command": command}
+  passed = run.audit.get("passed") is True
+  lines = [str(line) for line in run.audit.get("failures") or ()]
+  if not passed and not lines:
+    lines = ["the audit did not pass, and says no more"]
+  return found | {
+    "state": "passed" if passed else "failed",
+    "lines": lines,
+    "figures": _audit_figures(run.audit),
+  }
+
+
+def _other_audit(run: Run) -> str | None:
+  """What of an audit makes it no verdict on this run; None where it is one."""
+  results = run.results or {}
+  ids = results.get("ids") or {}
+  of_run = ids.get("manifest_sha256") or (run.book and run.book.sha256)
+  said = run.audit.get("ids")
+  audited = said.get("manifest_sha256") if isinstance(said, dict) else None
+  if audited is None:
+    return "the audit does not say which ids it is of"
+  if audited != of_run:
+    return f"the audit is of other ids ({str(audited)[:16]}…)"
+  if results and run.audit.get("split_sha256") != results.get("split_sha256"):
+    return "the audit is of another split than the run's"
+  return None
+
+
+def _audit_command(run: Run) -> str:
+  if not config_lib.missing_fields(run.config):
+    return f"python -m lightlm_jax.audit --workdir={quoted(run)}"
+  # `audit` does not read the config.json of an older version.
+  flags = config_flags(run, ("data", "ids", "split", "seed"))
+  report = f"--report={quoted(run)}/audit.json"
+  return " ".join(["python -m lightlm_jax.audit", *map(shlex.quote, flags), report])
 
 
 def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:

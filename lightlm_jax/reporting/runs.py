@@ -6,6 +6,7 @@ is not there is None or empty here; what a person can do about it is for the sec
 
 from collections.abc import Mapping
 import json
+import shlex
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -23,9 +24,22 @@ from lightlm_jax.evaluation import compare
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.systems import registry
 
 # Fields that `evaluate` can add to what an older `train` left.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
+
+
+class Search(NamedTuple):
+  """What a run answered when it was decoded in one way.
+
+  Attributes:
+    results: results.json, or one of `evaluate`.
+    users: the table of users that belongs to it, if there is one.
+  """
+
+  results: dict[str, Any]
+  users: pyarrow.Table | None
 
 
 class Run(NamedTuple):
@@ -35,10 +49,11 @@ class Run(NamedTuple):
     name: of its folder.
     workdir: the folder.
     config: config.json, perhaps of another version.
-    results: results.json; None before the end.
+    results: results.json, None before the end; of validation what `evaluate` left.
     asked_again: by name, the results-….json that `evaluate` left.
     journal: the lines of metrics.jsonl.
     users: the table of users that belongs to `results`.
+    searches: answers of a beam and of an exact search, if there is an exact one.
     book: its ids.
     audit: audit.json, or what results.json says of it.
   """
@@ -50,6 +65,7 @@ class Run(NamedTuple):
   asked_again: dict[str, dict[str, Any]]
   journal: list[dict[str, Any]]
   users: pyarrow.Table | None
+  searches: list[Search]
   book: CodeBook | None
   audit: dict[str, Any] | None
 
@@ -68,11 +84,17 @@ class Log(NamedTuple):
   titles: list[str] | None
 
 
-def read(workdir: epath.PathLike) -> Run:
+def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
   """Reads what a run left.
 
+  Args:
+    workdir: of the run.
+    split_name: whose answers; of "validation" those are read that `evaluate` left, and
+      none of the test.
+
   Raises:
-    UserError: there is no run, or a file of it is damaged.
+    UserError: there is no run, a file of it is damaged, or nobody was asked on
+      validation.
   """
   workdir = workdir_lib.absolute(workdir)
   if not (workdir / "config.json").exists():
@@ -80,31 +102,32 @@ def read(workdir: epath.PathLike) -> Run:
       f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder that "
       "`train` left"
     )
-  results = None
-  if (workdir / "results.json").exists():
-    results = {"split": "test"} | _read_json(workdir / "results.json")
+  config = _read_json(workdir / "config.json")
   asked_again = {
     path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
   }
-  users, audit = None, None
+  results, users, audit = None, None, None
+  if split_name == "validation":
+    results, asked_again = _of_validation(workdir, config, asked_again)
+  elif (workdir / "results.json").exists():
+    results = {"split": "test"} | _read_json(workdir / "results.json")
   if results is not None:
     results = _completed(results, asked_again.values())
-    path = workdir / (results_lib.file_name("users", results) + ".parquet")
-    if path.exists():
-      users, about = users_lib.read(path)
-      if about.get("split_sha256") != results.get("split_sha256"):
-        users = None  # left by another log that stood in the same folder
-    audit = results.get("audit")
+    users = _read_users(workdir, results_lib.file_name("users", results), results)
+    if results.get("audit"):
+      its_own = {"split_sha256": results.get("split_sha256"), "ids": results.get("ids")}
+      audit = its_own | results["audit"]
   if (workdir / "audit.json").exists():
     audit = _read_json(workdir / "audit.json")
   return Run(
     name=workdir.name,
     workdir=workdir,
-    config=_read_json(workdir / "config.json"),
+    config=config,
     results=results,
     asked_again=asked_again,
     journal=_read_lines(workdir / "metrics.jsonl"),
     users=users,
+    searches=_searches(workdir, results, asked_again),
     book=codes_lib.load(workdir / "codes"),
     audit=audit,
   )
@@ -159,12 +182,74 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+def _of_validation(
+  workdir: epath.Path, config: dict[str, Any], asked_again: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+  """What validation answered to the run's own decoding, and to others."""
+  decoding = None
+  if config.get("system") in registry.WRITE_IDS:
+    decoding = (config.get("decoding") or {}).get("kind")
+  asked = {"split": "validation", "decoding": decoding}
+  own = results_lib.file_name("results", asked) + ".json"
+  others = {
+    name: results
+    for name, results in asked_again.items()
+    if results.get("split") == "validation" and name != own
+  }
+  if own not in asked_again:
+    command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
+    raise UserError(
+      f"{workdir.name} left no {own}; this makes it: {command} --split=validation"
+    )
+  return asked_again[own], others
+
+
+def _searches(
+  workdir: epath.Path,
+  results: dict[str, Any] | None,
+  asked_again: dict[str, dict[str, Any]],
+) -> list[Search]:
+  """What the run itself answered and what was asked again, of beams and exact."""
+  answers = {}
+  if results is not None:
+    answers[results_lib.file_name("users", results)] = results
+  for name, again in asked_again.items():
+    answers[name.removesuffix(".json").replace("results", "users", 1)] = again
+  answers = {
+    name: found
+    for name, found in answers.items()
+    if found.get("metrics")
+    if found.get("decoding") == "exact" or _is_beam(found)
+  }
+  if all(map(_is_beam, answers.values())):
+    return []
+  return [
+    Search(found, _read_users(workdir, name, found)) for name, found in answers.items()
+  ]
+
+
+def _is_beam(results: dict[str, Any]) -> bool:
+  return results.get("decoding") == "beam" and bool(results.get("beam_size"))
+
+
+def _read_users(
+  workdir: epath.Path, name: str, results: dict[str, Any]
+) -> pyarrow.Table | None:
+  """A table of users; None where it is not there, or is of another log."""
+  path = workdir / f"{name}.parquet"
+  if not path.exists():
+    return None
+  users, about = users_lib.read(path)
+  return users if about.get("split_sha256") == results.get("split_sha256") else None
+
+
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
   """Results with what an older `train` did not write, where `evaluate` found it later.
 
   Only from an answer to the same question that has the same metrics.
   """
-  same = (*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics")
+  same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
+  same += ["beam_size"] if "beam_size" in results else []
   for other in others:
     if all(other.get(field) == results.get(field) for field in same):
       added = {n: other[n] for n in _ADDED if results.get(n) is None and n in other}

@@ -42,10 +42,13 @@ def headline(runs: Sequence[Run]) -> dict[str, Any]:
     {"rule": rule, "name": name, "rows": _rows(measured, rule, len(runs) > 1)}
     for rule, name in RULES.items()
   ]
+  rows = [row for table in tables for row in table["rows"]]
+  shown = any(cell["interval"] for row in rows for cell in row["cells"])
   return {
     "missing": lines,
     "facts": _facts(finished),
     "tables": tables if measured else [],
+    "bare_baselines": shown and any(row["kind"] == "baseline" for row in rows),
     "heads": [name.upper() for name in results_lib.COLUMNS],
     "tiles": _tiles(measured[0].results) if len(runs) == 1 and measured else [],
     "asked_again": _asked_again(runs),
@@ -309,6 +312,7 @@ def _asked_again(runs: Sequence[Run]) -> list[dict[str, Any]]:
           "name": name,
           "split": results.get("split", "test"),
           "decoding": results.get("decoding") or "scores",
+          "beam_size": results.get("beam_size"),
           "users": results.get("num_users"),
           "values": [_at(results, "metrics", rule, DECIDING) for rule in RULES],
         }
