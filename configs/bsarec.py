@@ -20,9 +20,9 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   if preset is None:
     config.model.d_ff = 256
     config.model.dropout_rate = 0.5
-    config.train.steps = 17_000  # 28 epochs of Beauty
+    config.train.steps = 24_000  # 40 epochs of Beauty
     config.train.batch_size = 256  # examples
     config.train.history_buckets = (5, 10, 20)  # and input.history: columns of a batch
     config.train.learning_rate = 1e-3
-    config.train.eval_every = 1_700
+    config.train.eval_every = 2_400
   return config

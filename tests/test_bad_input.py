@@ -401,6 +401,7 @@ runpy.run_module("lightlm_jax.train", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_no_room_for_a_checkpoint_then_room_again(small_config, demo_run, tmp_path):
   del demo_run  # leaves compiled programs: there is no room for them either
   config = small_config()
