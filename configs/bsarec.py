@@ -4,6 +4,9 @@
     --config.data.name=beauty --workdir=runs/beauty-bsarec
 
 Every beginning of a history is an example. Presets: none, `tiny` (tests).
+
+Beauty, test, seen excluded, with 17,000 of the steps: HR@10 .0991, NDCG@10 .0590
+(validation .1226, .0744); the authors' log has .1008, .0611.
 """
 
 import ml_collections

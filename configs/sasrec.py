@@ -5,6 +5,10 @@
 
 `--config.train.loss=binary` is the loss of 2018: each item against one drawn at random.
 Presets: none, `tiny` (tests).
+
+2 CPU cores (AMD EPYC, jax 0.10.2), Beauty: 9 minutes; test, seen excluded: HR@10 .0972,
+NDCG@10 .0583 (validation .1172, .0710); published with this loss: .0986, .0597. Rows
+hold histories of all lengths: in batches of similar length it came to .0891, .0536.
 """
 
 import ml_collections
