@@ -23,7 +23,7 @@ WARNINGS = {
   "compare with it, do not rely on it"
 }
 # Part of every key: a change of the construction makes kept books stale.
-_VERSION = 3
+_VERSION = 4
 _SMALLEST = {
   "base": 2,
   "branching": 2,
