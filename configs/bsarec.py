@@ -5,7 +5,7 @@
 
 Every beginning of a history is an example. Presets: none, `tiny` (tests).
 
-Beauty, test, seen excluded, with 17,000 of the steps: HR@10 .0991, NDCG@10 .0590
+Beauty, test, seen excluded, a run of 17,000 steps: HR@10 .0991, NDCG@10 .0590
 (validation .1226, .0744); the authors' log has .1008, .0611.
 """
 

@@ -7,8 +7,9 @@
 Presets: none, `tiny` (tests).
 
 2 CPU cores (AMD EPYC, jax 0.10.2), Beauty: 9 minutes; test, seen excluded: HR@10 .0972,
-NDCG@10 .0583 (validation .1172, .0710); published with this loss: .0986, .0597. Rows
-hold histories of all lengths: in batches of similar length it came to .0891, .0536.
+NDCG@10 .0583 (validation .1172, .0710); published with this loss: .0986, .0597. Batches
+hold histories of all lengths (packs, which read no train.history_buckets): in batches
+of similar length it came to .0891, .0536.
 """
 
 import ml_collections

@@ -166,6 +166,10 @@ def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
   kept = codes_lib.load(workdir / "codes")
   of_run = [] if kept is None else [kept.sha256]
   of_run += [ids["manifest_sha256"]] if (ids := results.get("ids")) else []
+  if not of_run:
+    raise UserError(
+      f"{workdir / 'codes'} holds no whole ids; let `train` write them, then audit them"
+    )
   for sha256 in of_run:
     if sha256 != book.sha256:
       raise UserError(

@@ -74,7 +74,7 @@ def index(
     "dataset": config.data.name,
     "kind": config.ids.kind,
     "options": book.manifest["options"],
-    "cold": config.ids.get("cold", "apart"),
+    "cold_placed": book.manifest.get("cold_placed"),  # and of how many
     "seed": config.seed,
     "sha256": book.sha256,
     "seconds": seconds,
@@ -85,7 +85,7 @@ def index(
   if split.test is not None and split.withheld_I is None:
     train = split.train
     ids = audit.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
-    report["held_out_edges"] = audit.held_out_edges(ids, log, lambda log: split)
+    report["held_out_edges"] = audit.held_out_edges(ids, log, lambda _: split)
   if config.ids.kind in ids_build.WARNINGS:
     say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
   show(report, say)
@@ -95,7 +95,10 @@ def index(
 def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
   """Says the report, a line at a time."""
   options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
-  beside = ", cold items by attributes" if report["cold"] == "attributes" else ""
+  beside = ""
+  if report["cold_placed"]:
+    placed, cold = report["cold_placed"]
+    beside = f", {placed:,} of {cold:,} cold items by attributes"
   say(f"ids: {report['kind']} ({options}{beside}), seed {report['seed']}")
   say(f"  made or found in {report['seconds']:.1f} s, SHA-256 {report['sha256'][:16]}…")
   lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())

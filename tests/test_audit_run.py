@@ -82,6 +82,14 @@ def test_a_run_of_other_ids_is_refused_and_nothing_is_written(run, where):
   assert not (run / "audit.json").exists()
 
 
+def test_a_run_that_has_no_ids_yet_gets_no_verdict(run):
+  (run / "codes" / "manifest.json").unlink()
+  (run / "results.json").unlink()
+  with pytest.raises(UserError, match="codes holds no whole ids; let `train` write"):
+    audit.audit_run(run)
+  assert not (run / "audit.json").exists()
+
+
 def test_a_run_of_another_log_is_refused(run):
   change(run / "results.json", split_sha256="0" * 64)
   with pytest.raises(UserError, match="was begun on another log"):

@@ -169,6 +169,7 @@ def test_longest_history_below_min_len(toys, refused, tmp_path):
   assert "no user of toys has 5 interactions; lower config.data.min_len" in line
 
 
+@pytest.mark.slow
 def test_user_with_one_item_is_trained_on_and_asked_nothing(
   toys, small_config, tmp_path, capsys
 ):

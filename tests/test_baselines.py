@@ -226,6 +226,7 @@ def check(summary, hr5, ndcg5, hr10, ndcg10):
   assert measured == pytest.approx(known, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_item_knn_on_toys():
   summaries = real_metrics("toys", item_knn.build)
   check(summaries["seen_excluded"], 0.0492, 0.0335, 0.0666, 0.0391)

@@ -11,9 +11,9 @@ from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
 
 
-def data_config(name="toys", folder="", min_len=1, **shop):
+def data_config(name="toys", folder="", min_len=1, cold="apart", **shop):
   data = {"name": name, "dir": str(folder), "min_len": min_len, "shop": shop}
-  return ml_collections.ConfigDict({"data": data})
+  return ml_collections.ConfigDict({"data": data, "ids": {"cold": cold}})
 
 
 @pytest.fixture
@@ -67,10 +67,15 @@ def test_titles_come_with_the_log(folder):
 
 def test_attributes_come_with_the_log(folder):
   (folder / "toys" / "item_attributes.json").write_text('{"c": [5], "a": ["x", 5]}')
-  dataset = datasets.load(data_config(folder=folder, min_len=2))
+  dataset = datasets.load(data_config(folder=folder, min_len=2, cold="attributes"))
   rows = dict(zip(dataset.log.item_ids.tolist(), map(set, dataset.attributes)))
   assert rows["c"] < rows["a"] == {0, 1}
   assert rows["b"] == set()
+
+
+def test_attributes_that_no_run_reads_stop_none(folder):
+  (folder / "toys" / "item_attributes.json").write_text("no JSON")
+  assert datasets.load(data_config(folder=folder)).attributes is None
 
 
 def test_min_len(folder):
@@ -131,7 +136,8 @@ def test_movielens_100k_is_the_published_log(data_dir):
 
 
 def test_toys_is_the_published_log(data_dir):
-  log, titles, _, attributes = datasets.load(data_config(folder=data_dir))
+  config = data_config(folder=data_dir, cold="attributes")
+  log, titles, _, attributes = datasets.load(config)
   assert (log.num_users, log.num_items, len(log.item_E)) == (19_412, 11_924, 167_597)
   assert attributes is None or min(map(len, attributes)) >= 1
   assert log.length_U.min() == 5

@@ -164,6 +164,10 @@ ATTRIBUTE = st.integers(-3, 12) | st.sampled_from(["3", "é", "", "a b", "\ud800
 def test_attributes_follow_the_catalogue(tmp_path_factory, listed, items):
   path = tmp_path_factory.mktemp("data") / "item_attributes.json"
   path.write_text(json.dumps(listed))
+  if not listed.keys() & set(items):
+    with pytest.raises(UserError, match=f"names none of the log's {len(items)} items"):
+      formats.read_item_attributes(path, np.array(items, np.str_))
+    return
   rows = formats.read_item_attributes(path, np.array(items, np.str_))
   wanted = [{str(a) for a in listed.get(item, ())} for item in items]
   # One number for each name, and each name that the catalogue has is numbered.

@@ -288,7 +288,7 @@ def test_a_cold_item_leaves_the_others_for_its_like():
   assert found == [*OLD[:5], (0, 6)]
   # The token 7 stands for nothing now; the model has it all the same.
   assert (book.vocab_size, book.items_IL.max()) == (8, 6)
-  assert book.manifest == {"kind": "x", "cold": "attributes"}
+  assert book.manifest == {"kind": "x", "cold_placed": [1, 1]}
 
 
 def test_cold_items_may_stand_anywhere_in_the_catalogue():

@@ -320,7 +320,7 @@ def test_cold_items_are_placed_where_the_config_wants_it(train, tmp_path, builds
   placed = build.book_of_run(config, train, attributes, 3, tmp_path)
   assert same_book(placed, grow.place_cold(apart, cold_I, attributes, seed=3))
   assert placed.sha256 != apart.sha256
-  assert placed.manifest == apart.manifest | {"cold": "attributes"}
+  assert placed.manifest == apart.manifest | {"cold_placed": [cold_I.sum()] * 2}
   # What is kept is the book of training alone.
   assert len(builds) == 1
   with pytest.raises(UserError, match=r"wants item_attributes\.json"):

@@ -24,15 +24,16 @@ import jax
 import numpy as np
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import interactions
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes
-from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import registry
 from lightlm_jax.training import loop, mesh, state
 
-config = config_lib.load("demo", "tiny", {
-  "input.history": 5,
+# Of sasrec two histories share a row.
+name = sys.argv[2]
+config = config_lib.load({"lightlm": "demo"}.get(name, name), "tiny", {
+  "input.history": {"lightlm": 5, "sasrec": 13}[name],
   "model.d_model": 16,
   "model.d_kv": 4,
   "model.dropout_rate": 0.3,
@@ -48,9 +49,9 @@ item, user = np.arange(log.num_items), np.arange(log.num_users)
 book = codes.code_book(
   np.stack([item // 5, 5 + item % 5], axis=1), 10 + user[:, None], {}
 )
-system = lightlm.build(config, book)
+system = registry.build(name, config, log, book)
 tx = state.optimiser(config)
-feed, plan = feed_lib.positions(log, seed=0, batch_size=8, widths=(5,))
+feed, plan = loop.make_feed(system, log, config)
 losses, kernels = [], []
 for data, model in json.loads(sys.argv[1]):
   devices = mesh.make(data, model)
@@ -62,8 +63,9 @@ for data, model in json.loads(sys.argv[1]):
     bucket, key, batch = plan.at(number)
     current, metrics = step(current, system.tables, held, key, batch, bucket=bucket)
     losses[-1].append(float(metrics["loss"]))
-  query = current.params["encoder"]["query"]["kernel"]["kernel"]
-  kernels.append([list(query.shape), list(query.addressable_shards[0].data.shape)])
+  if name == "lightlm":
+    query = current.params["encoder"]["query"]["kernel"]["kernel"]
+    kernels.append([list(query.shape), list(query.addressable_shards[0].data.shape)])
 try:
   refusal = mesh.make(3, 3)
 except UserError as error:
@@ -76,7 +78,7 @@ print(json.dumps([losses, kernels, refusal, all_data]))
 @pytest.mark.parametrize("meshes", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_every_mesh_trains_the_same_model(eight_devices, meshes):
   """Three steps with dropout, so that its bits are the same too."""
-  losses, kernels, _, _ = eight_devices(TRAIN, json.dumps(meshes))
+  losses, kernels, _, _ = eight_devices(TRAIN, json.dumps(meshes), "lightlm")
   for mesh, on_mesh in zip(meshes[1:], losses[1:], strict=True):
     np.testing.assert_allclose(on_mesh, losses[0], rtol=1e-5, err_msg=str(mesh))
   # The steps moved the weights, or the later losses would prove little.
@@ -85,8 +87,14 @@ def test_every_mesh_trains_the_same_model(eight_devices, meshes):
   assert kernels == [[[1, 16, 8], [1, 16, 8 // model]] for _, model in meshes]
 
 
+def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices):
+  losses, *_ = eight_devices(TRAIN, json.dumps(((1, 1), (8, 1))), "sasrec")
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  assert len(set(losses[0])) == 3
+
+
 def test_a_mesh_that_does_not_fit_names_the_three_numbers(eight_devices):
-  _, _, refusal, all_data = eight_devices(TRAIN, json.dumps(FAST))
+  _, _, refusal, all_data = eight_devices(TRAIN, json.dumps(FAST), "lightlm")
   for part in ("mesh.data 3", "mesh.model 3", "8 devices"):
     assert part in refusal
   assert "\n" not in refusal

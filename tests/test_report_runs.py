@@ -208,6 +208,14 @@ def test_validation_is_reported_and_nothing_of_the_test(shop):
   assert "judged on the test, once" in written(path).said("comparison")
 
 
+@pytest.mark.parametrize("field", ["best_step", "split_sha256"])
+def test_validation_of_a_state_that_was_trained_on_is_refused(shop, field):
+  ask_again(shop / "one", 5, split_name="validation")
+  change(shop / "one/results-validation-beam.json", **{field: 3})
+  with pytest.raises(UserError, match=f"another state .*{field} 3, now .*ask again"):
+    report.report(shop / "one", split_name="validation")
+
+
 def test_validation_that_nobody_asked_is_one_line(shop):
   ask_again(shop / "one", 6, split_name="validation", decoding="exact")
   done = command(f"--workdir={shop / 'one'}", "--split=validation")

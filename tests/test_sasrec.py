@@ -2,19 +2,22 @@
 
 import functools
 
+from etils import epath
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
+from lightlm_jax import limits, train
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.errors import UserError
 from lightlm_jax.models import item_sequence
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import registry, sasrec
+from lightlm_jax.training import checkpoint
 
 I, H = 30, 8
 both_blocks = pytest.mark.parametrize("name", item_sequence.BLOCKS)
@@ -269,6 +272,38 @@ def test_a_rule_of_succession_is_learned(name, loss):
   score_BI = system.scores(params, (), make_batch(histories, [0] * I))
   first_B = np.argmax(score_BI, axis=1)
   assert np.mean(first_B == (np.arange(I) + 4) % I) > 0.8
+
+
+@pytest.mark.usefixtures("_compiled_once")
+@both_blocks
+def test_the_trainer_trains_and_judges_it(name, tmp_path):
+  rng = np.random.default_rng(0)
+  rows = [
+    " ".join([f"u{u}", *(f"i{i}" for i in rng.integers(I, size=5))]) for u in range(8)
+  ]
+  (tmp_path / "toys").mkdir()
+  (tmp_path / "toys" / "sequences.txt").write_text("\n".join(rows))
+  overrides = {
+    "data.dir": str(tmp_path),
+    "baselines": (),
+    "input.history": 5,
+    "train.history_buckets": (),
+    "train.batch_size": 3,
+    "train.steps": 4,
+    "train.eval_every": 4,
+  }
+  config = ml_collections.FrozenConfigDict(config_lib.load(name, "tiny", overrides))
+  results = train.train(config, tmp_path / "run")
+  assert results["num_users"] == 8
+  assert results["params"]["total"] > 0
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path / "run"))
+  examples = checkpoints.progress()["examples"]
+  checkpoints.close()
+  # Three of five items are trained on: 8 sequences of 2, in rows of 5, are 4 rows; or
+  # 24 positions, an example each.
+  per_epoch = {"sasrec": [3, 1], "bsarec": [3] * 8}[name]
+  assert examples == sum((per_epoch * 4)[:4])
+  assert train.describe(config)["flops_per_step"] > 0
 
 
 @both_blocks

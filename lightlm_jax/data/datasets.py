@@ -34,7 +34,9 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
     dataset = Dataset(log, titles, tastes, attributes)
   else:
-    dataset = _read(_folder(config.data))
+    # What no run reads, no run stumbles over.
+    wanted = "ids" in config and config.ids.get("cold") == "attributes"
+    dataset = _read(_folder(config.data), wanted)
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(
@@ -53,17 +55,17 @@ def describe(log: Interactions) -> str:
   )
 
 
-def _read(folder: epath.Path) -> Dataset:
+def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
+  attributes = None
   if (folder / "sequences.txt").exists():
     log = formats.read_sequences(folder / "sequences.txt")
     titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
-    attributes = formats.read_item_attributes(
-      folder / "item_attributes.json", log.item_ids
-    )
+    if with_attributes:
+      path = folder / "item_attributes.json"
+      attributes = formats.read_item_attributes(path, log.item_ids)
   else:
     log = formats.read_ratings(folder / "u.data")
     titles = formats.read_film_titles(folder / "u.item", log.item_ids)
-    attributes = None
   return Dataset(log, titles, None, attributes)
 
 

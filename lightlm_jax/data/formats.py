@@ -139,7 +139,8 @@ def read_item_attributes(
     [I] int64 arrays, ascending: the attributes of the catalogue, numbered from 0.
 
   Raises:
-    UserError: the file is no such object; the line names the item.
+    UserError: the file is no such object; the line names the item. Or it has none of
+      these items.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -157,6 +158,11 @@ def read_item_attributes(
         f"{path}, item {item!r}: {json.dumps(raw)[:60]} is no list of whole numbers or "
         f"texts; write {form}, or remove it"
       )
+  if listed.keys().isdisjoint(item_ids.tolist()):
+    raise UserError(
+      f"{path} names none of the log's {len(item_ids):,} items; its keys have to be "
+      "the raw item ids of the log"
+    )
   sets = [set(map(str, listed.get(item, ()))) for item in item_ids.tolist()]
   number = {name: place for place, name in enumerate(sorted(set().union(*sets)))}
   return [np.array(sorted(number[name] for name in names), np.int64) for names in sets]

@@ -1,4 +1,8 @@
-"""Many short histories in one row: next to no padding, and all lengths in a batch."""
+"""Many short histories in one row: next to no padding, and all lengths in a batch.
+
+A row is nearly of one length (a row of 50 holds 25 twos, or ten fives) and the same in
+every epoch; it is a batch of many rows, drawn anew, that mixes them.
+"""
 
 import numpy as np
 

@@ -138,7 +138,8 @@ def place_cold(
   )
   items_IL = np.empty_like(grown.items_IL)
   items_IL[stays_I], items_IL[~stays_I] = np.split(grown.items_IL, [stays_I.sum()])
-  manifest = {**book.manifest, "cold": "attributes"}
+  placed = [int((~stays_I).sum()), len(cold_N)]
+  manifest = {**book.manifest, "cold_placed": placed}  # of so many
   return dataclasses.replace(book, items_IL=items_IL, manifest=manifest)
 
 

@@ -51,8 +51,8 @@ def cost(runs: Sequence[Run]) -> dict[str, Any]:
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
   """Every configuration as fields, and where the runs differ."""
   flat = [
-    {name: json.dumps(value) for name, value in sorted(flatten(run.config).items())}
-    for run in runs
+    {name: json.dumps(value) for name, value in sorted(fields.items())}
+    for fields in (config_lib.LATER | flatten(run.config) for run in runs)
   ]
   names = sorted(set().union(*flat))
   different = [

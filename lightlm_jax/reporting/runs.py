@@ -109,6 +109,8 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
   results, users, audit = None, None, None
   if split_name == "validation":
     results, asked_again = _of_validation(workdir, config, asked_again)
+    if (workdir / "results.json").exists():
+      _check_same_state(workdir, results, _read_json(workdir / "results.json"))
   elif (workdir / "results.json").exists():
     results = {"split": "test"} | _read_json(workdir / "results.json")
   if results is not None:
@@ -202,6 +204,20 @@ def _of_validation(
       f"{workdir.name} left no {own}; this makes it: {command} --split=validation"
     )
   return asked_again[own], others
+
+
+def _check_same_state(
+  workdir: epath.Path, validation: dict[str, Any], finished: dict[str, Any]
+) -> None:
+  """Refuses an answer of parameters that the run has since trained on from."""
+  for field in ("best_step", "split_sha256"):
+    if validation.get(field) != finished.get(field):
+      command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
+      raise UserError(
+        f"{workdir.name} was asked on validation at another state than it came to "
+        f"({field} {validation.get(field)}, now {finished.get(field)}); ask again: "
+        f"{command} --split=validation"
+      )
 
 
 def _searches(

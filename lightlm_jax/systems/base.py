@@ -14,8 +14,8 @@ class System(NamedTuple):
   Attributes:
     name: as in `config.system`.
     example: "target" (one example a position), "drawn" (as many, the target any
-      item of the user), "sequence" (one a user, every position trained), or None for
-      systems that are fitted.
+      item of the user), "sequence" (a row of packed histories, every position trained),
+      or None for systems that are fitted.
     max_history: how many of the last items it reads, 0 = the user alone; None = all.
     tables: see above.
     rank_I: [I] int32 numpy, each catalogue item's place in code order.

@@ -5,8 +5,8 @@
 A share of the items is withheld from training; LightLM gives them ids beside the
 trained items that they are like (`config.ids.cold = attributes`). Asked are the test
 users who bought a withheld item, among all items and among the withheld ones alone
-(a shelf of new items), and all test users as strangers: no id, and of their history
-only the last two items. Seen items excluded. A run that is finished is read.
+(a shelf of new items), and the other test users as strangers: no id, and of their
+history only the last two items. Seen items excluded. A run that is finished is read.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
   flags = parser.parse_args()
   devices.enable_compilation_cache()
   heads = "| data | withheld | system | asked | R@1 | R@10 | on the shelf | R@1 | R@10 "
-  print(heads + "| strangers | HR@1 | HR@10 | known users, HR@10 |")
+  print(heads + "| strangers | HR@1 | HR@10 | as they are, HR@10 |")
   print("| --- " * 13 + "|", flush=True)
   for dataset in flags.datasets:
     for share in flags.shares:
@@ -81,15 +81,15 @@ def row(flags, dataset: str, share: float, system: str) -> str:
     lists=False,
   )
   new = split.test.take(np.flatnonzero(split.withheld_I[split.test.target_N]))
-  known = split.test.take(np.flatnonzero(~split.withheld_I[split.test.target_N]))
+  others = split.test.take(np.flatnonzero(~split.withheld_I[split.test.target_N]))
   cells = [
     f"{len(new):,}",
     *hit_rates(ask(new)),
     f"{split.withheld_I.sum():,} items",
     *hit_rates(ask(new, open_I=split.withheld_I)),
-    f"{len(known):,}",
-    *hit_rates(ask(strangers(known))),
-    hit_rates(ask(known))[1],
+    f"{len(others):,}",
+    *hit_rates(ask(strangers(others))),
+    hit_rates(ask(others))[1],
   ]
   return f"| {dataset} | {100 * share:.0f} % | {config.system} | {' | '.join(cells)} |"
 
