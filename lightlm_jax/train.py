@@ -185,10 +185,9 @@ def _claim_split(workdir: epath.Path, split: splits.Split, log) -> None:
 
 def _finished(workdir: epath.Path, config) -> dict | None:
   """The results of this very run, if it came to its end before."""
-  path = workdir / "results.json"
-  if not path.exists():
+  earlier = workdir_lib.read_results(workdir)
+  if earlier is None:
     return None
-  earlier = json.loads(path.read_text())
   more = earlier["steps"] is not None and earlier["steps"] < config.train.steps
   return None if more else earlier
 

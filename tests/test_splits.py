@@ -10,57 +10,13 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_log
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, formats, interactions, splits
 from lightlm_jax.errors import UserError
 
-# Few times and few items, so that many are equal.
-ROWS = st.dictionaries(
-  st.text("uvw", min_size=1, max_size=4),
-  st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcdefg")), min_size=1),
-  min_size=1,
-).map(lambda rows: {u: sorted(row, key=lambda p: p[0]) for u, row in rows.items()})
 SHARES = st.sampled_from([0.05, 0.1, 0.2, 0.29, 0.45])
-
-
-def timed_log(rows):
-  return interactions.from_sequences(
-    ((user, [item for _, item in row]) for user, row in rows.items()),
-    times=[[time for time, _ in row] for row in rows.values()],
-  )
-
-
-def random_rows(num_users=60, longest=20, seed=0):
-  rng = np.random.default_rng(seed)
-  return {
-    f"u{u}": sorted(
-      ((int(rng.integers(1_000)), f"i{rng.integers(30)}") for _ in range(length)),
-      key=lambda pair: pair[0],
-    )
-    for u, length in enumerate(rng.integers(1, longest, size=num_users))
-  }
-
-
-def trained_on(split):
-  train = split.train
-  return {
-    str(user): train.item_ids[train.row(u)].tolist()
-    for u, user in enumerate(train.user_ids)
-  }
-
-
-def asked(requests, log):
-  """Raw user → (raw history, raw target); nobody is asked twice."""
-  assert len(set(requests.user_N.tolist())) == len(requests)
-  assert requests.user_N.dtype == requests.target_N.dtype == np.int32
-  return {
-    str(log.user_ids[user]): (
-      log.item_ids[requests.row(n)].tolist(),
-      str(log.item_ids[requests.target_N[n]]),
-    )
-    for n, user in enumerate(requests.user_N)
-  }
 
 
 def temporal_by_hand(rows, validation_share, test_share, gap):
@@ -86,7 +42,7 @@ def temporal_by_hand(rows, validation_share, test_share, gap):
 # By time.
 
 
-@given(ROWS, SHARES, SHARES, st.integers(0, 9))
+@given(TIMED_ROWS, SHARES, SHARES, st.integers(0, 9))
 def test_temporal(rows, validation_share, test_share, gap):
   log = timed_log(rows)
   train, validation, test = temporal_by_hand(rows, validation_share, test_share, gap)
@@ -96,9 +52,9 @@ def test_temporal(rows, validation_share, test_share, gap):
       splits.temporal(log, **shares, gap=gap)
     return
   split = splits.temporal(log, **shares, gap=gap)
-  assert trained_on(split) == train
-  assert asked(split.validation, log) == validation
-  assert asked(split.test, log) == test
+  assert raw_rows(split.train) == train
+  assert question(split.validation, log) == validation
+  assert question(split.test, log) == test
   np.testing.assert_array_equal(split.train.user_ids, log.user_ids)
   np.testing.assert_array_equal(split.train.item_ids, log.item_ids)
 
@@ -120,7 +76,7 @@ def test_temporal_by_hand():
     "validation_end": 27,
     "test_start": 30,
   }
-  assert trained_on(split) == {
+  assert raw_rows(split.train) == {
     "early": list("abcdefg"),
     "gap": [],
     "all": ["a"],
@@ -130,8 +86,8 @@ def test_temporal_by_hand():
   }
   log = timed_log(rows)
   # "just" comes in the gap before the test window, "new" and "later" are not known.
-  assert asked(split.validation, log) == {"all": (["a"], "c")}
-  assert asked(split.test, log) == {
+  assert question(split.validation, log) == {"all": (["a"], "c")}
+  assert question(split.test, log) == {
     "gap": (["a"], "b"),
     "all": (list("acde"), "f"),
     "later": (["a"], "b"),
@@ -154,7 +110,7 @@ def test_windows_have_their_shares_where_times_differ(times, share):
 
 @pytest.mark.parametrize("gap", [0, 1, 40])
 def test_training_ends_before_every_window(gap):
-  log = timed_log(random_rows())
+  log = timed_log(random_timed_rows())
   split = splits.temporal(log, validation_share=0.15, gap=gap)
   cuts = split.cut_times
   assert cuts["train_end"] + gap == cuts["validation_start"]
@@ -209,7 +165,7 @@ def test_a_split_that_leaves_nothing_is_one_line(wrong, complaint):
 # By ratio.
 
 
-@given(ROWS, SHARES, SHARES)
+@given(TIMED_ROWS, SHARES, SHARES)
 def test_ratio(rows, validation_share, test_share):
   log = timed_log(rows)
   split = splits.ratio(log, validation_share=validation_share, test_share=test_share)
@@ -227,9 +183,9 @@ def test_ratio(rows, validation_share, test_share):
     train[user] = items[:middle]
     validation[user] = (items[:middle], items[middle])
     test[user] = (items[:last], items[last])
-  assert trained_on(split) == train
-  assert asked(split.validation, log) == validation
-  assert asked(split.test, log) == test
+  assert raw_rows(split.train) == train
+  assert question(split.validation, log) == validation
+  assert question(split.test, log) == test
 
 
 def test_ratio_by_hand():
@@ -237,9 +193,9 @@ def test_ratio_by_hand():
   rows |= {"two": "ab", "nineteen": "abcdefghijklmnopqrs"}
   log = interactions.from_sequences((user, list(row)) for user, row in rows.items())
   split = splits.ratio(log)
-  lengths = {user: len(row) for user, row in trained_on(split).items()}
+  lengths = {user: len(row) for user, row in raw_rows(split.train).items()}
   assert lengths == {"ten": 8, "twenty": 16, "three": 1, "two": 2, "nineteen": 17}
-  validation, test = asked(split.validation, log), asked(split.test, log)
+  validation, test = question(split.validation, log), question(split.test, log)
   assert {user: target for user, (_, target) in validation.items()} == {
     "ten": "i",
     "twenty": "q",
@@ -281,7 +237,7 @@ def test_ratio_always_leaves_something_to_train_on(shares):
 @pytest.mark.parametrize("kind", splits.SPLITS)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_held_out_does_not_reach_training(kind, seed):
-  log = timed_log(random_rows(seed=seed))
+  log = timed_log(random_timed_rows(seed=seed))
   split = splits.SPLITS[kind](log)
   within_E = np.arange(len(log.item_E)) - log.offset_U1[log.user_E]
   held_E = np.flatnonzero(within_E >= split.train.length_U[log.user_E])
@@ -302,127 +258,11 @@ def test_what_is_held_out_does_not_reach_training(kind, seed):
     assert (split.test.length_N >= split.train.length_U[split.test.user_N]).all()
 
 
-# Withheld items.
-
-
-@pytest.mark.parametrize("kind", splits.SPLITS)
-@given(ROWS, st.sampled_from([1e-9, 0.1, 0.25, 0.5, 0.9]))
-def test_withhold(kind, rows, share):
-  log = timed_log(rows)
-  try:
-    before = splits.SPLITS[kind](log)
-  except UserError:
-    return  # by time, in a log that has no such windows
-  number = max(1, round(share * log.num_items))
-  rng = np.random.default_rng(splits.WITHHELD_SEED)
-  gone = set(log.item_ids[rng.choice(log.num_items, number, replace=False)].tolist())
-
-  def left(items):
-    return [item for item in items if item not in gone]
-
-  train = {user: left(items) for user, items in trained_on(before).items()}
-  validation, test = (
-    requests
-    and {u: (left(row), target) for u, (row, target) in asked(requests, log).items()}
-    for requests in (before.validation, before.test)
-  )
-  if validation:
-    validation = {u: (row, t) for u, (row, t) in validation.items() if t not in gone}
-  if not any(train.values()) or (before.validation and not validation):
-    with pytest.raises(UserError, match=r"leaves (nothing to train|nobody to ask)"):
-      splits.withhold(before, share)
-    return
-  split = splits.withhold(before, share)
-  assert set(log.item_ids[split.withheld_I].tolist()) == gone
-  assert trained_on(split) == train
-  # The catalogue stays whole, and times stay with their interactions.
-  assert split.train.item_ids is log.item_ids
-  keep_E = ~split.withheld_I[before.train.item_E]
-  np.testing.assert_array_equal(split.train.time_E, before.train.time_E[keep_E])
-  if before.test is None:
-    assert split.validation is split.test is None
-  else:
-    assert asked(split.validation, log) == (validation or {})
-    assert asked(split.test, log) == (test or {})
-
-
-def test_withhold_by_hand():
-  rows = {"one": "cabgd", "two": "ccceg", "three": "abcgf", "four": "abgda"}
-  log = interactions.from_sequences((user, list(row)) for user, row in rows.items())
-  # An eighth of 7 items is one; another one would make old runs incomparable.
-  split = splits.withhold(splits.leave_one_out(log), 1 / 8)
-  assert log.item_ids[split.withheld_I].tolist() == ["c"]
-  assert trained_on(split) == {
-    "one": ["a", "b"],
-    "two": [],
-    "three": ["a", "b"],
-    "four": ["a", "b", "g"],
-  }
-  assert asked(split.validation, log) == {
-    "one": (["a", "b"], "g"),
-    "two": ([], "e"),
-    "three": (["a", "b"], "g"),
-    "four": (["a", "b", "g"], "d"),
-  }
-  assert asked(split.test, log) == {
-    "one": (["a", "b", "g"], "d"),
-    "two": (["e"], "g"),
-    "three": (["a", "b", "g"], "f"),
-    "four": (["a", "b", "g", "d"], "a"),
-  }
-
-
-@given(ROWS)
-def test_no_share_is_the_split_itself(rows):
-  split = splits.everything(timed_log(rows))
-  assert splits.withhold(split, 0.0) is split
-
-
-def test_the_digest_names_the_share():
-  log = timed_log(random_rows())
-  shares = (0.1, 0.11, 0.2)
-  for kind, make in splits.SPLITS.items():
-    before = make(log)
-    withheld = [splits.withhold(before, share) for share in shares]
-    assert len({before.sha256, *(split.sha256 for split in withheld)}) == 4
-    for split, share in zip(withheld, shares):
-      assert split.sha256 == splits.withhold(make(log), share).sha256
-      assert split.kind == kind
-      assert split.parameters == before.parameters | {"withheld": share}
-    # 30 items: 3 of them at .1 and at .11, the same ones.
-    np.testing.assert_array_equal(withheld[0].withheld_I, withheld[1].withheld_I)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
-def test_a_share_that_is_none_is_one_line(share):
-  split = splits.everything(timed_log(random_rows()))
-  with pytest.raises(UserError, match=rf"withheld is {share}; it must be") as error:
-    splits.withhold(split, share)
-  assert "\n" not in str(error.value)
-
-
-# The draw takes "b" of "ab" and "c" of "abc".
-@pytest.mark.parametrize(
-  ("rows", "what"),
-  [
-    ({"u": "bbba", "v": "bbbb"}, "nothing to train on"),
-    ({"u": "ac", "v": "aacb"}, "nobody to ask at validation"),
-  ],
-)
-def test_withheld_items_that_leave_nothing_are_one_line(rows, what):
-  log = interactions.from_sequences((user, list(row)) for user, row in rows.items())
-  split = splits.leave_one_out(log)
-  complaint = f"withholds 1 of {log.num_items} items and leaves {what}; lower it"
-  with pytest.raises(UserError, match=complaint) as error:
-    splits.withhold(split, 0.01)
-  assert "\n" not in str(error.value)
-
-
 # By configuration.
 
 
 def test_make_reads_the_config_and_knows_the_defaults():
-  log = timed_log(random_rows())
+  log = timed_log(random_timed_rows())
   config = config_lib.load("demo:tiny", overrides={"split.kind": "temporal"}).split
   default = splits.make(config, log)
   assert default.withheld_I is None
@@ -471,7 +311,7 @@ def test_a_run_that_is_older_than_the_fields_goes_on():
 
 
 def test_the_digest_names_parameters_and_times():
-  rows = random_rows()
+  rows = random_timed_rows()
   log = timed_log(rows)
   later = dataclasses.replace(log, time_E=log.time_E + 1)
   unknown = dataclasses.replace(log, time_E=None)
@@ -555,7 +395,7 @@ def test_manifest_by_hand():
 @pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("kind", splits.SPLITS)
 def test_manifest_counts_and_is_json(kind, share):
-  log = timed_log(random_rows())
+  log = timed_log(random_timed_rows())
   split = splits.withhold(splits.SPLITS[kind](log), share)
   found = json.loads(json.dumps(splits.manifest(split, log)))
   assert found["kind"] == kind
@@ -585,7 +425,7 @@ def test_manifest_counts_and_is_json(kind, share):
       assert seconds == split.cut_times[name]
 
 
-def test_manifest_of_nobody_asked():
+def test_manifest_of_nobody_question():
   log = interactions.from_sequences([("u", ["a", "b"])])
   found = splits.manifest(splits.leave_one_out(log), log)
   assert found["test"]["requests"] == 0
