@@ -98,6 +98,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.eval_batch_size = 256
   config.train.patience = 5  # validations without a new best; 0 = never stop early
   config.train.log_every = 100  # steps
+  config.train.steps_per_dispatch = 10  # that the device takes in one go
 
   config.decoding = ml_collections.ConfigDict()
   config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained

@@ -25,6 +25,7 @@ LATER = {
   "split.gap": 0,
   "split.withheld": 0.0,
   "ids.cold": "apart",
+  "train.steps_per_dispatch": 1,
 }
 
 

@@ -12,7 +12,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.errors import UserError
 
 # What may change between two starts in one workdir.
-MAY_DIFFER = ("train.steps", "train.log_every")
+MAY_DIFFER = ("train.steps", "train.log_every", "train.steps_per_dispatch")
 
 
 def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:

@@ -28,7 +28,7 @@ from lightlm_jax.data import interactions
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes
 from lightlm_jax.systems import registry
-from lightlm_jax.training import loop, mesh, state
+from lightlm_jax.training import loop, mesh, state, step
 
 # Of sasrec two histories share a row.
 name = sys.argv[2]
@@ -56,13 +56,11 @@ losses, kernels = [], []
 for data, model in json.loads(sys.argv[1]):
   devices = mesh.make(data, model)
   current = state.create(system.init, tx, 3, devices)
-  step = loop.make_step(system, tx, plan, devices, 3)
+  steps = step.make_steps(system, tx, plan, devices, 3)
   held = jax.device_put(feed, mesh.replicated(devices))
-  losses.append([])
-  for number in range(3):
-    bucket, key, batch = plan.at(number)
-    current, metrics = step(current, system.tables, held, key, batch, bucket=bucket)
-    losses[-1].append(float(metrics["loss"]))
+  three = step.dispatch(plan, 0, 3, 3)
+  current, report = steps(current, system.tables, held, three)
+  losses.append(report.loss_K.tolist())
   if name == "lightlm":
     query = current.params["encoder"]["query"]["kernel"]["kernel"]
     kernels.append([list(query.shape), list(query.addressable_shards[0].data.shape)])

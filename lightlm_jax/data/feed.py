@@ -64,15 +64,28 @@ class Plan:
     """Batches of each bucket in an epoch."""
     return [-(-size // self.batch_size) for size in self.sizes]
 
-  def at(self, step: int) -> tuple[int, np.uint32, np.uint32]:
-    """Step → (bucket, key of the bucket's order in this epoch, batch in the bucket)."""
-    epoch, place = divmod(step, self.steps_per_epoch)
+  def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps → bucket int32, key of its order in this epoch, batch in it, both uint32.
+
+    Args:
+      step: int, of any shape; so are the answers.
+    """
+    epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
-    batch = int(permute(place, self.steps_per_epoch, key))
+    batch = permute(place, self.steps_per_epoch, key).astype(np.int64)
     ends = np.cumsum(self.batches)
-    bucket = int(np.searchsorted(ends, batch, side="right"))
-    first = int(ends[bucket - 1]) if bucket else 0
-    return bucket, fold(key, bucket + 1), np.uint32(batch - first)
+    bucket = np.searchsorted(ends, batch, side="right")
+    first = ends[bucket] - np.array(self.batches)[bucket]
+    return (
+      bucket.astype(np.int32),
+      fold(key, bucket + 1),
+      (batch - first).astype(np.uint32),
+    )
+
+  def examples(self, bucket: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """How many examples such batches hold; the last of a bucket holds fewer."""
+    left = np.array(self.sizes)[bucket] - batch.astype(np.int64) * self.batch_size
+    return np.minimum(left, self.batch_size)
 
 
 def positions(

@@ -3,7 +3,6 @@
 import collections
 from collections.abc import Callable
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -11,7 +10,6 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
-import optax
 
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
@@ -21,11 +19,12 @@ from lightlm_jax.evaluation import evaluator
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
+from lightlm_jax.training import step as step_lib
 from lightlm_jax.training.checkpoint import Checkpoints
 from lightlm_jax.training.journal import Bar, Journal
 
-# More steps in flight hide nothing, and with collectives they deadlock CPU devices.
-STEPS_IN_FLIGHT = 2
+# More in flight hide nothing, and with collectives they deadlock CPU devices.
+DISPATCHES_IN_FLIGHT = 2
 
 
 @dataclasses.dataclass
@@ -66,7 +65,7 @@ def train(
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(system, split.train, config)
   feed = jax.device_put(feed, mesh_lib.replicated(mesh))
-  step_fn = make_step(system, tx, plan, mesh, config.seed)
+  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed)
   asked = sample(split.validation, t.eval_users, config.seed)
 
   if checkpoints.latest_step is None:
@@ -79,7 +78,7 @@ def train(
   start = step = int(state.step)
 
   clock = _Clock(progress)
-  waiting = collections.deque()
+  waiting = collections.deque()  # dispatches: step, end, report
   losses = []
   while True:
     at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
@@ -96,22 +95,24 @@ def train(
     ):
       break
 
-    bucket, key, batch = plan.at(step)
-    state, metrics = step_fn(state, system.tables, feed, key, batch, bucket=bucket)
-    step += 1
-    waiting.append(metrics["loss"])
-    examples = min(plan.batch_size, plan.sizes[bucket] - int(batch) * plan.batch_size)
-    clock.count(examples)
-    if len(waiting) == STEPS_IN_FLIGHT or step == start + 1:
-      losses.append(float(waiting.popleft()))
-    if step == start + 1:
+    # The first step alone, so that a run says early that it runs.
+    end = step + 1 if step == start else _next_stop(step, t)
+    dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
+    state, report = steps_fn(state, system.tables, feed, dispatch)
+    waiting.append((step, end, report))
+    examples_K = plan.examples(dispatch.bucket_K, dispatch.batch_K)
+    clock.count(int(examples_K[: end - step].sum()))
+    if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
+      losses.append(_read(*waiting.popleft()))
+    if step == start:
       on_first_step()
+    step = end
     bar.advance(step)
     # Before every pause too, so that no checkpoint holds what has diverged.
     if step % t.log_every == 0 or step % t.eval_every == 0 or step == t.steps:
-      losses.extend(float(loss) for loss in waiting)
+      losses.extend(_read(*sent) for sent in waiting)
       waiting.clear()
-      _log(step, losses, clock.rate(), journal, bar)
+      _log(step, np.concatenate(losses), clock.rate(), journal, bar)
       losses = []
 
   if progress.best_score is not None and progress.best_step != step:
@@ -142,33 +143,6 @@ def make_feed(
   return feed_lib.positions(
     log, widths=widths, drawn=system.example == "drawn", **order
   )
-
-
-def make_step(
-  system: System,
-  tx: optax.GradientTransformation,
-  plan: feed_lib.Plan,
-  mesh: Mesh,
-  seed: int,
-):
-  """The compiled step: (state, tables, feed, key, batch, *, bucket) → state, metrics.
-
-  One program for each bucket; the state is donated.
-  """
-  rows = mesh_lib.by_rows(mesh)
-
-  @functools.partial(jax.jit, static_argnames="bucket", donate_argnames="state")
-  def step(state, tables, feed, key, batch, *, bucket):
-    examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
-    examples = jax.lax.with_sharding_constraint(examples, rows)
-    rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradient = jax.grad(system.loss, has_aux=True)
-    grads, metrics = gradient(state.params, tables, examples, rng)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return state_lib.TrainState(state.step + 1, params, opt_state), metrics
-
-  return step
 
 
 def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
@@ -242,12 +216,30 @@ def _judge(progress: Progress, score: float, step: int) -> None:
     progress.validations_since_best += 1
 
 
-def _log(step, losses, rate, journal, bar) -> None:
-  loss = float(np.mean(losses))
-  if not np.isfinite(loss):
+def _next_stop(step: int, t: ml_collections.ConfigDict) -> int:
+  """Where the dispatch that starts at `step` ends: by length, or at a pause."""
+  pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
+  return min(step + t.steps_per_dispatch, t.steps, *pauses)
+
+
+def _read(step: int, end: int, report: step_lib.Report) -> np.ndarray:
+  """Waits for a dispatch of the steps from `step` to `end`; returns their losses.
+
+  Raises:
+    UserError: one of them had a loss or a gradient that is not finite.
+  """
+  loss_K, taken, sound = jax.device_get(report)
+  if not sound:
+    loss = loss_K[taken]
+    what = "a gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
     raise UserError(
-      f"the loss is {loss} at step {step}; lower train.learning_rate or train.clip_norm"
-      " and start again in another --workdir"
+      f"{what} at step {step + taken + 1}; lower train.learning_rate or "
+      "train.clip_norm and start again in another --workdir"
     )
+  return loss_K[: end - step]
+
+
+def _log(step, loss_S, rate, journal, bar) -> None:
+  loss = float(np.mean(loss_S, dtype=np.float64))
   journal.write(step, {"loss": loss, "examples_per_second": rate})
   bar.log(step, loss, rate)

@@ -11,6 +11,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax import devices
@@ -23,6 +24,7 @@ from lightlm_jax.systems import registry
 from lightlm_jax.training import loop
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
+from lightlm_jax.training import step as step_lib
 
 D_FF = (16, 64, 512, 2048)
 ROUNDS, STEPS = 6, 4
@@ -63,15 +65,15 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   tables = jax.device_put(system.tables)
   tx = state_lib.optimiser(config)
   feed, plan = loop.make_feed(system, split.train, config)
-  step_fn = loop.make_step(system, tx, plan, mesh, config.seed)
+  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed)
   held = {"state": state_lib.create(system.init, tx, config.seed, mesh)}
-  bucket, key, batch = plan.at(0)
+  first = step_lib.dispatch(plan, 0, 1, 1)
 
   def step():
-    held["state"], metrics = step_fn(
-      held["state"], tables, feed, key, batch, bucket=bucket
-    )
-    jax.block_until_ready(metrics)
+    # The same batch every time, whatever the state has seen.
+    state = held["state"]._replace(step=jnp.zeros((), jnp.int32))
+    held["state"], report = steps_fn(state, tables, feed, first)
+    jax.block_until_ready(report)
 
   requests = batch_lib.request_batch(
     split.test, np.arange(USERS), batch_size=USERS, width=0

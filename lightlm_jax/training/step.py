@@ -1,0 +1,122 @@
+"""Training steps, many to a dispatch: one program that loops on the device.
+
+The host only says which batches come next, so that a step costs it next to nothing,
+and how many of them: the number is data, and no number compiles anything anew.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import state as state_lib
+from lightlm_jax.training.state import TrainState
+
+
+class Dispatch(NamedTuple):
+  """Which steps the device takes, and what each is made of.
+
+  Attributes:
+    first: int32, the step that the state has to stand at.
+    end: int32, one past the last step; at most `first` + K.
+    bucket_K, key_K, batch_K: see `feed.Plan.at`; what lies behind `end` is not read.
+  """
+
+  first: np.int32
+  end: np.int32
+  bucket_K: np.ndarray
+  key_K: np.ndarray
+  batch_K: np.ndarray
+
+
+class Report(NamedTuple):
+  """What a dispatch leaves beside the state.
+
+  Attributes:
+    loss_K: float32, of each step taken, the one that was not sound included.
+    taken: int32, steps that moved the state.
+    sound: bool, whether the loss and all gradients were finite.
+  """
+
+  loss_K: jax.Array
+  taken: jax.Array
+  sound: jax.Array
+
+
+def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
+  """The steps from `first` to `end` (excluded), at most K of them."""
+  order = plan.at(np.arange(first, first + K))
+  return Dispatch(np.int32(first), np.int32(end), *order)
+
+
+def make_steps(
+  system: System,
+  tx: optax.GradientTransformation,
+  plan: feed_lib.Plan,
+  mesh: Mesh,
+  seed: int,
+):
+  """The compiled steps: (state, tables, feed, dispatch) → (state, Report).
+
+  A step whose loss or gradient is not finite leaves the state as it was before, and
+  ends the dispatch. One whose `first` is not where the state stands does nothing: what
+  was sent after such a step, before its report was read, is lost without harm. The
+  state is donated.
+  """
+  rows = mesh_lib.by_rows(mesh)
+  abstract = state_lib.abstract(system.init, tx, mesh)
+  # As the state came, or the next dispatch would be another program.
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+  def learn(params, tables, feed, key, batch, rng, *, bucket):
+    examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
+    examples = jax.lax.with_sharding_constraint(examples, rows)
+    gradient = jax.value_and_grad(system.loss, has_aux=True)
+    (loss, _), grads = gradient(params, tables, examples, rng)
+    return loss, grads
+
+  # One shape of batch a bucket.
+  buckets = [
+    functools.partial(learn, bucket=bucket) for bucket in range(len(plan.widths))
+  ]
+
+  @functools.partial(
+    jax.jit, donate_argnums=0, out_shardings=(shardings, mesh_lib.replicated(mesh))
+  )
+  def steps(state: TrainState, tables, feed, what: Dispatch):
+    def goes_on(carry):
+      state, report = carry
+      return report.sound & (state.step < what.end)
+
+    def step(carry):
+      state, report = carry
+      k = report.taken
+      rng = jax.random.fold_in(jax.random.key(seed), state.step)
+      operands = (state.params, tables, feed, what.key_K[k], what.batch_K[k], rng)
+      loss, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+      sound = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+      state = jax.tree.map(
+        lambda new, old: jnp.where(sound, new, old),
+        TrainState(state.step + 1, params, opt_state),
+        state,
+      )
+      taken = report.taken + sound.astype(jnp.int32)
+      return state, Report(report.loss_K.at[k].set(loss), taken, sound)
+
+    report = Report(
+      jnp.zeros(what.key_K.shape, jnp.float32),
+      jnp.zeros((), jnp.int32),
+      state.step == what.first,
+    )
+    return jax.lax.while_loop(goes_on, step, (state, report))
+
+  return steps

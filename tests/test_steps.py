@@ -1,0 +1,141 @@
+"""Many steps to a dispatch are those steps one by one, and nan moves nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data import interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.systems import registry
+from lightlm_jax.training import loop, mesh, state, step
+
+K = 8
+
+
+class Run:
+  """A small BSARec, for its buckets: batches of two shapes and of three lengths."""
+
+  def __init__(self, change_loss=lambda loss: loss):
+    config = config_lib.load("bsarec", "tiny", {"input.history": 9, "seed": 5})
+    config.model.d_model = 8
+    config.train.batch_size = 4
+    config.train.history_buckets = (3,)
+    config.train.warmup_steps = 1
+    rng = np.random.default_rng(0)
+    log = interactions.from_sequences(
+      (f"user {u}", [f"item {i}" for i in rng.integers(12, size=length)])
+      for u, length in enumerate((2, 9, 4, 6, 3))
+    )
+    config = ml_collections.FrozenConfigDict(config)
+    self.system = registry.build("bsarec", config, log, None)
+    self.system = self.system._replace(loss=change_loss(self.system.loss))
+    self.tx = state.optimiser(config)
+    self.devices = mesh.make(1, 1)
+    self.feed, self.plan = loop.make_feed(self.system, log, config)
+    assert len(self.plan.widths) == 2
+    self.steps = step.make_steps(self.system, self.tx, self.plan, self.devices, 5)
+
+  def start(self):
+    return state.create(self.system.init, self.tx, 5, self.devices)
+
+  def go(self, current, first, end, tables=()):
+    what = step.dispatch(self.plan, first, end, K)
+    return self.steps(current, tables, self.feed, what)
+
+
+def equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_dispatch_is_its_steps_one_by_one():
+  """Bit for bit, over more than an epoch; and no number of steps compiles anything."""
+  run = Run()
+  alone, losses = run.start(), []
+  for s in range(2 * K):
+    alone, report = run.go(alone, s, s + 1)
+    assert (report.taken, report.sound) == (1, True)
+    losses.append(report.loss_K[0])
+  together, found = run.start(), []
+  for first, end in ((0, 5), (5, 6), (6, 14), (14, 16)):
+    together, report = run.go(together, first, end)
+    assert (report.taken, report.sound) == (end - first, True)
+    found.extend(report.loss_K[: end - first])
+  equal(together, alone)
+  np.testing.assert_array_equal(found, losses)
+  assert len(set(map(float, losses))) == 2 * K > run.plan.steps_per_epoch
+  assert run.steps._cache_size() == 1
+
+
+def test_it_is_plain_gradient_descent():
+  """The steps against the optimiser called by hand, batch by batch."""
+  run = Run()
+  found, _ = run.go(run.start(), 0, 3)
+  current = run.start()
+  params, opt_state = current.params, current.opt_state
+  for s in range(3):
+    bucket, key, batch = run.plan.at(np.array(s))
+    examples = feed_lib.gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
+    rng = jax.random.fold_in(jax.random.key(5), s)
+    grads, _ = jax.grad(run.system.loss, has_aux=True)(params, (), examples, rng)
+    updates, opt_state = run.tx.update(grads, opt_state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    found.params,
+    params,
+  )
+  assert int(found.step) == 3
+
+
+def poison(loss, spoil):
+  """`loss`, spoiled for batches with a target of which `tables` says so."""
+
+  def spoiled(params, bad_I, batch, rng):
+    value, metrics = loss(params, (), batch, rng)
+    fine = 1.0 - bad_I[batch.target_B].max()
+    weight = jax.tree.leaves(params)[0].sum()
+    return value + spoil(fine, weight), metrics
+
+  return spoiled
+
+
+SPOILS = {
+  "nan": lambda fine, weight: jnp.where(fine, 0.0, jnp.nan),
+  "inf": lambda fine, weight: jnp.where(fine, 0.0, jnp.inf),
+  # Its value is 1 or 0, its slope at 0 is none.
+  "gradient": lambda fine, weight: jnp.sqrt(weight * 0 + fine),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILS)
+def test_what_is_not_finite_moves_nothing_and_ends_the_dispatch(kind):
+  run = Run(functools.partial(poison, spoil=SPOILS[kind]))
+  targets = [set(targets_of(run, s)) for s in range(6)]
+  bad = next(i for i in targets[5] if not any(i in earlier for earlier in targets[:5]))
+  bad_I = np.zeros(12, np.float32)
+  good, _ = run.go(run.start(), 0, 5, bad_I)
+  good = jax.device_get(good)  # donated by the next dispatch
+  bad_I[bad] = 1
+  current, report = run.go(run.start(), 0, 8, bad_I)
+  assert (report.taken, report.sound) == (5, False)
+  equal(current, good)
+  # What was sent before anybody looked does nothing, though its batches are fine.
+  current, later = run.go(current, 8, 12, np.zeros_like(bad_I))
+  assert (later.taken, later.sound) == (0, False)
+  equal(current, good)
+  says = {"nan": "the loss is nan", "inf": "the loss is inf"}
+  says = says.get(kind, "a gradient is not finite")
+  with pytest.raises(UserError, match=f"{says} at step 6; lower train.learning_rate"):
+    loop._read(0, 8, report)
+
+
+def targets_of(run, s):
+  bucket, key, batch = run.plan.at(np.array(s))
+  found = feed_lib.gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
+  return found.target_B[found.weight_B > 0].tolist()
