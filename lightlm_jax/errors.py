@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 import sys
 
+from lightlm_jax.signals import Stopped
+
 EXIT_CODE = 2
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
@@ -12,13 +14,18 @@ class UserError(Exception):
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
-  """Calls `main(argv)`; returns what it does, 2 after one line, or 130 on Ctrl-C."""
+  """Calls `main(argv)`; returns what it does, 2 after one line, or a signal's code.
+
+  130 after Ctrl-C, as in a shell; where the command saves before it ends, 143 after
+  SIGTERM.
+  """
   try:
     return main(argv) or 0
   except UserError as error:
     message = " ".join(str(error).split())
     print(f"lightlm_jax: error: {message}", file=sys.stderr, flush=True)
     return EXIT_CODE
-  except KeyboardInterrupt:
-    print("lightlm_jax: interrupted; start again to resume", file=sys.stderr)
-    return INTERRUPTED
+  except (KeyboardInterrupt, Stopped) as stop:
+    name = str(stop) or "Ctrl-C"
+    print(f"lightlm_jax: stopped by {name}; start again to resume", file=sys.stderr)
+    return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED

@@ -21,6 +21,7 @@ import rich.console
 
 from lightlm_jax import STARTED, cache, command_line, devices, limits
 from lightlm_jax import results as results_lib
+from lightlm_jax import signals as signals_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import trie
@@ -105,6 +106,12 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
       "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
     )
     say(f"{unasked:,} users {known}: trained on, asked nothing at test")
+  with workdir_lib.locked(workdir):
+    return _run(config, dataset, split, workdir, mesh, console, say)
+
+
+def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> dict:
+  """Trains and judges in a workdir that is this process's alone."""
   _claim_split(workdir, split, dataset.log)
   if (earlier := _finished(workdir, config)) is not None:
     say(f"finished before; {workdir / 'results.json'}:")
@@ -221,8 +228,12 @@ def _write_ids(
 def _optimise(system: System, split, config, workdir, mesh, console):
   """Trains by gradient, with everything a restart needs on disk."""
   with contextlib.ExitStack() as stack:
+    signals = stack.enter_context(signals_lib.heard())
+    stack.enter_context(signals.held())
     checkpoints = checkpoint.Checkpoints(workdir)
     stack.enter_context(contextlib.closing(checkpoints))
+    for line in checkpoints.damaged:
+      console.print(f"warning: {line}; passed over", highlight=False, soft_wrap=True)
     start = checkpoints.latest_step or 0
     if start:
       console.print(f"resuming at step {start}", highlight=False)
@@ -242,6 +253,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
       checkpoints=checkpoints,
       journal=journal,
       bar=bar,
+      signals=signals,
       on_first_step=first_step,
     )
 

@@ -1,6 +1,8 @@
 """A run's folder: whose it is, and files that are whole or not there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
+import fcntl
 import json
 import os
 from typing import Any
@@ -40,6 +42,29 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
     raise UserError(f"cannot make {workdir}: {error.strerror or error}")
   write_whole(path, config_lib.to_json(config))
   return workdir
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.Path) -> Iterator[None]:
+  """Keeps other processes from training in the folder; a death unlocks it.
+
+  An address such as gs://… cannot be locked.
+
+  Raises:
+    UserError: another process trains there.
+  """
+  if "://" in str(workdir):
+    yield
+    return
+  with open(workdir / ".lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(
+        f"another process trains in {workdir}; wait for its end, or give another "
+        "--workdir"
+      )
+    yield
 
 
 def read(

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.training import checkpoint
+from lightlm_jax import signals, train
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.errors import UserError
+from lightlm_jax.training import checkpoint, loop
 
 # A checkpoint is read here as it was written, onto whatever device there is.
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -82,6 +85,12 @@ def latest(workdir):
   return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def whole(workdir):
+  """The steps whose checkpoints were written to their end, ascending."""
+  manifests = (workdir / "checkpoints").glob("*/sha256.json")
+  return sorted(int(manifest.parent.name) for manifest in manifests)
+
+
 def assert_same_end(one, other):
   step, leaves = latest(one)
   other_step, other_leaves = latest(other)
@@ -124,7 +133,7 @@ def killed(tmp_path_factory, unbroken):
   """A workdir as a kill between two checkpoints leaves it."""
   del unbroken
   workdir = tmp_path_factory.mktemp("runs") / "killed"
-  kill_after(workdir, EVERY)
+  kill_after(workdir, 3 * EVERY + 5)  # two checkpoints at least are whole then
   assert not (workdir / "results.json").exists()
   return workdir
 
@@ -134,7 +143,7 @@ def test_killed_run_ends_with_the_same_bits(unbroken, killed, tmp_path):
   shutil.copytree(killed, workdir)
   reached = max(steps_logged(workdir))
   saved = latest(workdir)[0]
-  assert EVERY <= saved <= reached < STEPS
+  assert 2 * EVERY <= saved <= reached < STEPS
   out = finish(workdir)
   assert f"resuming at step {saved}" in out
   first = next(line for line in out.splitlines() if line.startswith("step "))
@@ -162,11 +171,138 @@ def test_checkpoint_cut_off_by_a_kill_is_passed_over(unbroken, killed, tmp_path)
   assert_same_end(unbroken, workdir)
 
 
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_damaged_checkpoint_is_passed_over(killed, tmp_path, harm):
+  """A bit in a file of numbers: Orbax alone would read it without a word."""
+  shutil.copytree(killed, tmp_path / "run")
+  checkpoints = tmp_path / "run" / "checkpoints"
+  *_, before, newest = whole(tmp_path / "run")
+  file = max((checkpoints / str(newest)).rglob("*"), key=lambda p: p.stat().st_size)
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  if harm == "gone":
+    file.unlink()
+  else:
+    file.write_bytes(content[: len(content) // 2] if harm == "cut" else content)
+  reader = checkpoint.Checkpoints(epath.Path(tmp_path / "run"), read_only=True)
+  assert reader.latest_step == before
+  assert reader.progress()["judged_step"] == before
+  (line,) = reader.damaged
+  assert f"step {newest} is damaged" in line
+  assert str(file.relative_to(checkpoints / str(newest))) in line
+  with pytest.raises(UserError, match=f"the checkpoint of step {newest} in"):
+    reader.restore(newest, None)
+  reader.close()
+  assert (checkpoints / str(newest)).exists()
+
+
+def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+  unbroken, killed, tmp_path
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(killed, workdir)
+  *_, before, newest = whole(workdir)
+  os.truncate(workdir / "checkpoints" / str(newest) / "_CHECKPOINT_METADATA", 5)
+  out = finish(workdir)
+  assert f"warning: the checkpoint of step {newest} is damaged" in out
+  assert f"resuming at step {before}" in out
+  assert_same_end(unbroken, workdir)
+
+
+def test_no_whole_checkpoint_is_an_error_and_an_unfinished_one_none(killed, tmp_path):
+  shutil.copytree(killed, tmp_path / "run")
+  manifests = sorted((tmp_path / "run" / "checkpoints").glob("*/sha256.json"))
+  for manifest in manifests:
+    manifest.unlink()  # as a kill before it leaves it
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path / "run"), read_only=True)
+  assert (checkpoints.latest_step, checkpoints.damaged) == (None, [])
+  checkpoints.close()
+  for manifest in manifests:
+    manifest.write_text(json.dumps({"state/lost": "0"}))
+  with pytest.raises(UserError, match=r"no checkpoint in .* is whole .*another --work"):
+    checkpoint.Checkpoints(epath.Path(tmp_path / "run"), read_only=True)
+
+
+def test_a_write_that_fails_behind_the_run_is_not_missed(tmp_path, monkeypatch):
+  def fails(folder):
+    raise OSError(f"no space left for {folder.name}")
+
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
+  monkeypatch.setattr(checkpoint, "_digests", fails)
+  state = {"weight": np.ones(3)}
+  checkpoints.save(1, state, {}, None)
+  with pytest.raises(UserError, match=r"cannot write checkpoints in .*no space left"):
+    checkpoints.save(2, state, {}, None)
+  checkpoints.close()
+
+
+def test_told_to_end_a_run_saves_and_says_so(unbroken, tmp_path):
+  workdir = tmp_path / "run"
+  process = start(workdir)
+  deadline = time.monotonic() + 600
+  while max(steps_logged(workdir), default=0) <= EVERY + 5:
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=60)
+  assert process.returncode == 128 + signal.SIGTERM
+  assert out.splitlines()[-1] == (
+    "lightlm_jax: stopped by SIGTERM; start again to resume"
+  )
+  saved = latest(workdir)[0]
+  # Where it stood, not the checkpoint before (unless it stood just there).
+  assert saved == max(steps_logged(workdir))
+  assert f"resuming at step {saved}" in finish(workdir)
+  assert_same_end(unbroken, workdir)
+
+
+def test_told_to_end_while_validating_a_run_validates_again(
+  small_config, tmp_path, monkeypatch
+):
+  """Or the best checkpoint would be another one than without the signal."""
+  config = small_config(
+    split__kind="leave_one_out", train__eval_users=16, train__eval_batch_size=16
+  )
+  wanted = train.train(config, tmp_path / "whole")
+  validate, calls = loop._validate, []
+
+  def told(*arguments):
+    calls.append(arguments)
+    if len(calls) == 2:
+      signal.raise_signal(signal.SIGTERM)
+    return validate(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "_validate", told)
+    with pytest.raises(signals.Stopped, match="SIGTERM"):
+      train.train(config, tmp_path / "run")
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  found = train.train(config, tmp_path / "run")
+  for field in ("best_step", "validation", "metrics"):
+    assert found[field] == wanted[field], field
+  validated = [
+    line["step"] for line in losses(tmp_path / "run") if "validation" in line
+  ]
+  assert validated == [2, 4, 6]
+
+
+def test_two_processes_do_not_train_in_one_folder(small_config, tmp_path):
+  config = small_config()
+  with (
+    workdir_lib.locked(workdir_lib.claim(tmp_path / "run", config)),
+    pytest.raises(UserError, match=r"another process trains in .*another --workdir"),
+  ):
+    train.train(config, tmp_path / "run")
+  assert not (tmp_path / "run" / "split.json").exists()
+  train.train(config, tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_many_kills_at_random_moments_end_with_the_same_bits(unbroken, tmp_path):
   workdir = tmp_path / "run"
   rng = random.Random(time.time_ns())
-  for _ in range(8):
+  for _ in range(20):
     process = start(workdir)
     logged = len(steps_logged(workdir))
     deadline = time.monotonic() + 600

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
+from lightlm_jax.signals import Signals, Stopped
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
@@ -33,6 +35,7 @@ class Progress:
 
   best_score: float | None = None
   best_step: int = 0
+  judged_step: int = 0  # the last that was validated, or passed where nobody is asked
   validations_since_best: int = 0
   examples: int = 0
   train_seconds: float = 0.0
@@ -47,6 +50,7 @@ def train(
   checkpoints: Checkpoints,
   journal: Journal,
   bar: Bar,
+  signals: Signals,
   on_first_step: Callable[[], None],
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
@@ -55,11 +59,16 @@ def train(
   was killed ends with the same bits as one that was not.
 
   Args:
+    signals: looked at between dispatches, and let through while validating.
     on_first_step: called when the first step's result is there.
 
   Returns:
     The parameters of the best validation (of the last step without validation), and
     the progress.
+
+  Raises:
+    Stopped: a signal came; where the run stands is saved.
+    UserError: the loss or a gradient is not finite, or the disk refuses.
   """
   t = config.train
   tx = state_lib.optimiser(config)
@@ -82,28 +91,43 @@ def train(
   losses = []
   while True:
     at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
-    if at_pause and step != checkpoints.latest_step:
+    if at_pause and step != progress.judged_step:
       clock.pause()
       score = None
       if asked is not None:
-        score = _validate(system, state, asked, split, config, mesh, journal, bar)
+        try:
+          with signals.let_through():
+            score = _validate(system, state, asked, split, config, mesh, journal, bar)
+        except Stopped:
+          _save(checkpoints, step, state, progress)
+          raise
         _judge(progress, score, step)
-      checkpoints.save(step, state, dataclasses.asdict(progress), score)
+      progress.judged_step = step
+      _save(checkpoints, step, state, progress, score)
       clock.go_on()
     if step >= t.steps or (
       t.patience and progress.validations_since_best >= t.patience
     ):
       break
+    if signals.received is not None:
+      for sent in waiting:
+        _read(*sent)
+      clock.pause()
+      if step != checkpoints.latest_step:
+        _save(checkpoints, step, state, progress)
+      raise Stopped(signals.received)
 
     # The first step alone, so that a run says early that it runs.
     end = step + 1 if step == start else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
-    state, report = steps_fn(state, system.tables, feed, dispatch)
-    waiting.append((step, end, report))
+    # It compiles, which may take a minute, and there is nothing new to save yet.
+    with signals.let_through() if step == start else contextlib.nullcontext():
+      state, report = steps_fn(state, system.tables, feed, dispatch)
+      waiting.append((step, end, report))
+      if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
+        losses.append(_read(*waiting.popleft()))
     examples_K = plan.examples(dispatch.bucket_K, dispatch.batch_K)
     clock.count(int(examples_K[: end - step].sum()))
-    if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
-      losses.append(_read(*waiting.popleft()))
     if step == start:
       on_first_step()
     step = end
@@ -115,6 +139,7 @@ def train(
       _log(step, np.concatenate(losses), clock.rate(), journal, bar)
       losses = []
 
+  checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
     return restore_best(system, config, mesh, checkpoints)
   return state.params, progress
@@ -214,6 +239,10 @@ def _judge(progress: Progress, score: float, step: int) -> None:
     progress.validations_since_best = 0
   else:
     progress.validations_since_best += 1
+
+
+def _save(checkpoints, step, state, progress: Progress, score=None) -> None:
+  checkpoints.save(step, state, dataclasses.asdict(progress), score)
 
 
 def _next_stop(step: int, t: ml_collections.ConfigDict) -> int:
