@@ -38,6 +38,14 @@ def define_platform() -> flags.Flag:
   return _define_once("platform", "cpu, gpu or tpu; default: the best that jax finds")
 
 
+def define_distributed() -> flags.Flag:
+  return _define_once(
+    "distributed",
+    "several processes as one run: auto (Slurm, Open MPI, GKE, Cloud TPU), "
+    "host:port,N,rank, or off; see launch/README.md",
+  )
+
+
 def define_report() -> flags.Flag:
   return _define_once("report", "also write what was found to FILE (JSON)")
 

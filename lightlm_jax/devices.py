@@ -73,6 +73,12 @@ def check(
       f"{accelerators[0]} is an accelerator, but jax {jax.__version__} runs on the "
       f"CPU; install with {install} or give --platform=cpu"
     )
+  # A Cloud TPU's hosts know of each other without anybody's saying so.
+  if jax.process_count() > 1 and not jax.distributed.is_initialized():
+    raise UserError(
+      f"this is one of {jax.process_count()} processes; give --distributed=auto to "
+      "make them one run"
+    )
 
 
 def describe() -> str:

@@ -1,9 +1,8 @@
 """A person's mistakes: one line on stderr, exit code 2. A traceback is for our bugs."""
 
 from collections.abc import Callable, Sequence
+import signal
 import sys
-
-from lightlm_jax.signals import Stopped
 
 EXIT_CODE = 2
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -11,6 +10,17 @@ INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 class UserError(Exception):
   """Something the person at the keyboard can mend: what, where, what to do."""
+
+
+class Stopped(BaseException):
+  """Somebody told this process to end. Its exit code is 128 and the signal's number.
+
+  Not an Exception, so that nothing takes it for a failure of its own.
+  """
+
+  def __init__(self, number: int):
+    super().__init__(signal.Signals(number).name)
+    self.exit_code = 128 + number
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:

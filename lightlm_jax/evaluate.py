@@ -28,7 +28,7 @@ import jax
 import ml_collections
 import rich.console
 
-from lightlm_jax import command_line, devices, limits
+from lightlm_jax import command_line, devices, limits, processes
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
@@ -62,6 +62,7 @@ _DATA_DIR = command_line.define_data_dir()
 _COMPARE = command_line.define_compare()
 _REPORT = command_line.define_report()
 _PLATFORM = command_line.define_platform()
+_DISTRIBUTED = command_line.define_distributed()
 
 
 def main(argv) -> None:
@@ -84,6 +85,7 @@ def main(argv) -> None:
     return
   devices.select(_PLATFORM.value)
   devices.enable_compilation_cache()
+  processes.join(_DISTRIBUTED.value)
   devices.check(_PLATFORM.value)
   given = {
     "data.dir": _DATA_DIR.value,
@@ -125,7 +127,7 @@ def evaluate(
   _, config = workdir_lib.read(workdir, overrides)
   limits.check(config)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
-  console = rich.console.Console()
+  console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
   # The devices of the run are not those of today; restoring cuts the state anew.
@@ -144,7 +146,7 @@ def evaluate(
   if config.system in registry.WRITE_IDS:
     book = _read_ids(workdir, split)
   system = registry.build(config.system, config, split.train, book)
-  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
+  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
   if system.loss is None:
     params, progress = system.fit(split.train), None

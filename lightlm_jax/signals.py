@@ -5,18 +5,10 @@ import contextlib
 import signal
 import threading
 
+from lightlm_jax import processes
+from lightlm_jax.errors import Stopped
+
 HEARD = (signal.SIGTERM, signal.SIGINT)
-
-
-class Stopped(BaseException):
-  """Somebody told this process to end. Its exit code is 128 and the signal's number.
-
-  Not an Exception, so that nothing takes it for a failure of its own.
-  """
-
-  def __init__(self, number: int):
-    super().__init__(signal.Signals(number).name)
-    self.exit_code = 128 + number
 
 
 class Signals:
@@ -60,9 +52,13 @@ class Signals:
 
 @contextlib.contextmanager
 def heard() -> Iterator[Signals]:
-  """Listens until it is left; off the main thread, as in a notebook's, to nothing."""
+  """Listens until it is left; where that is not its business, to nothing.
+
+  Off the main thread, as a notebook's may be, Python hears no signal. Of several
+  processes jax.distributed hears SIGTERM, and `processes.all_are_told_to_end` asks it.
+  """
   found = Signals()
-  if threading.current_thread() is not threading.main_thread():
+  if threading.current_thread() is not threading.main_thread() or processes.several():
     yield found
     return
   before = {number: signal.signal(number, found.hear) for number in HEARD}

@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from lightlm_jax import STARTED, cache, command_line, devices, limits
+from lightlm_jax import STARTED, cache, command_line, devices, limits, processes
 from lightlm_jax import results as results_lib
 from lightlm_jax import signals as signals_lib
 from lightlm_jax import workdir as workdir_lib
@@ -42,6 +42,7 @@ _WORKDIR = command_line.define_workdir(
   "where the run writes and resumes; default runs/<data>-<preset>"
 )
 _PLATFORM = command_line.define_platform()
+_DISTRIBUTED = command_line.define_distributed()
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print sizes and FLOPs as one JSON object, and train nothing"
 )
@@ -52,6 +53,7 @@ def main(argv) -> None:
   config = _CONFIG.value
   devices.select(_PLATFORM.value)
   devices.enable_compilation_cache()
+  processes.join(_DISTRIBUTED.value)
   devices.check(_PLATFORM.value)
   system = "" if config.system == "lightlm" else f"-{config.system}"
   default = f"runs/{config.data.name}{system}-{config.preset}"
@@ -90,7 +92,7 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
     UserError: in one line, what a person can mend.
   """
   limits.check(config)
-  console = rich.console.Console()
+  console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
@@ -118,6 +120,7 @@ def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> d
     results_lib.show(earlier, say)
     return earlier
 
+  processes.check_agreement({"the split": split.sha256})
   system, book, params, progress = learn(
     config, split, dataset.attributes, workdir, mesh, console
   )
@@ -160,7 +163,7 @@ def learn(
   system = registry.build(config.system, config, split.train, book)
   if book is not None:
     console.print(trie.describe(system.tables.trie), highlight=False, soft_wrap=True)
-  tables = jax.device_put(system.tables, mesh_lib.replicated(mesh))
+  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
   if system.loss is None:
     return system, book, system.fit(split.train), None
@@ -209,8 +212,10 @@ def _write_ids(
   earlier = codes_lib.load(workdir / "codes")
   if earlier is not None and earlier.sha256 != book.sha256:
     raise UserError(workdir_lib.other_log(workdir))
+  processes.check_agreement({"the ids": book.sha256})
   try:
-    codes_lib.save(book, workdir / "codes")
+    if processes.is_first():
+      codes_lib.save(book, workdir / "codes")
   except OSError as error:
     raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
   length_I = (book.items_IL >= 0).sum(axis=1)

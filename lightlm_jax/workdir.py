@@ -11,6 +11,7 @@ from etils import epath
 import ml_collections
 
 from lightlm_jax import config as config_lib
+from lightlm_jax import processes
 from lightlm_jax.errors import UserError
 
 # What may change between two starts in one workdir.
@@ -53,7 +54,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
   Raises:
     UserError: another process trains there.
   """
-  if "://" in str(workdir):
+  if "://" in str(workdir) or not processes.is_first():
     yield
     return
   with open(workdir / ".lock", "w") as file:
@@ -124,11 +125,13 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-  """Writes a file that is never seen half-written.
+  """Writes a file that is never seen half-written; of several processes one does.
 
   Raises:
     UserError: the file system refuses.
   """
+  if not processes.is_first():
+    return
   part = path.with_name(path.name + ".part")
   try:
     part.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import signals, train
+from lightlm_jax import train
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import UserError
+from lightlm_jax.errors import Stopped, UserError
 from lightlm_jax.training import checkpoint, loop
 
 # A checkpoint is read here as it was written, onto whatever device there is.
@@ -275,7 +275,7 @@ def test_told_to_end_while_validating_a_run_validates_again(
 
   with monkeypatch.context() as patch:
     patch.setattr(loop, "_validate", told)
-    with pytest.raises(signals.Stopped, match="SIGTERM"):
+    with pytest.raises(Stopped, match="SIGTERM"):
       train.train(config, tmp_path / "run")
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
   found = train.train(config, tmp_path / "run")

@@ -23,6 +23,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation.metrics import summarise
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
+from lightlm_jax.training import mesh as mesh_lib
 
 RULES = ("seen_excluded", "seen_allowed")
 K = 20  # recommendations asked for: the largest cut-off of the metrics
@@ -102,7 +103,7 @@ def evaluate(
     if open_I is not None:
       catalogue = allowed_lib.shared_masks(open_I[None], rank_I)
     count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
-  catalogue = jax.tree.map(lambda x: _place(x, everywhere), catalogue)
+  catalogue = _put(catalogue, everywhere)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
   lists_RNK = [None] * len(rules)
@@ -124,7 +125,7 @@ def evaluate(
   ):
     if len(in_flight) == BATCHES_IN_FLIGHT:
       collect()
-    batch, excluded_BE = jax.tree.map(lambda x: _place(x, rows), (batch, excluded_BE))
+    batch, excluded_BE = _put((batch, excluded_BE), rows)
     in_flight.append((index, count(params, tables, batch, catalogue, excluded_BE)))
   while in_flight:
     collect()
@@ -144,13 +145,14 @@ def hallucination_rate(
 ) -> float:
   """The share of the beams of a search without the trie that are no item."""
   rows = NamedSharding(mesh, PartitionSpec("data"))
-  tables = jax.device_put(system.tables, NamedSharding(mesh, PartitionSpec()))
-  hallucinated = jax.jit(system.hallucinated)
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  tables = _on_mesh(system.tables, everywhere)
+  hallucinated = jax.jit(system.hallucinated, out_shardings=everywhere)
   count = total = 0
   for index, batch, _ in _host_batches(
     requests, batch_size, system.max_history, system.rank_I
   ):
-    batch = jax.tree.map(lambda x: _place(x, rows), batch)
+    batch = mesh_lib.put(batch, rows)
     miss_BK = jax.device_get(hallucinated(params, tables, batch))[: len(index)]
     count += int(miss_BK.sum())
     total += miss_BK.size
@@ -300,7 +302,7 @@ def _on_mesh(tree: Any, everywhere: NamedSharding | None) -> Any:
     return tree
   size = everywhere.num_devices
   return jax.tree.map(
-    lambda x: x if _on_devices(x) == size else _place(x, everywhere), tree
+    lambda x: x if _on_devices(x) == size else mesh_lib.put(x, everywhere), tree
   )
 
 
@@ -308,12 +310,5 @@ def _on_devices(x: Any) -> int:
   return x.sharding.num_devices if isinstance(x, jax.Array) else 0
 
 
-def _place(x: Any, sharding: NamedSharding | None) -> jax.Array:
-  """`x` on the devices; of several processes each hands over its own devices' part."""
-  if sharding is None:
-    return jax.device_put(x)
-  parts = [
-    jax.device_put(x[index], device)
-    for device, index in sharding.addressable_devices_indices_map(x.shape).items()
-  ]
-  return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+def _put(tree: Any, sharding: NamedSharding | None) -> Any:
+  return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)

@@ -13,9 +13,9 @@ import logging
 from typing import Any
 
 from etils import epath
-import jax
 from orbax.checkpoint import v1 as ocp
 
+from lightlm_jax import processes
 from lightlm_jax.errors import UserError
 from lightlm_jax.training.state import TrainState
 from lightlm_jax.workdir import write_json
@@ -101,6 +101,7 @@ class Checkpoints:
     if writing is not None:
       with _one_line("write", self.directory):
         writing.result()
+        processes.wait_for_all("checkpoint")
 
   def restore(self, step: int, abstract_state: TrainState) -> TrainState:
     """Reads one step onto the shardings of `abstract_state`.
@@ -144,7 +145,7 @@ class Checkpoints:
 
   def _finish(self, step: int, saved) -> None:
     saved.result()
-    if jax.process_index() == 0:
+    if processes.is_first():
       folder = self.directory / str(step)
       write_json(folder / _MANIFEST, _digests(folder))
 

@@ -10,6 +10,7 @@ from etils import epath
 import rich.console
 import rich.progress
 
+from lightlm_jax import processes
 from lightlm_jax.errors import UserError
 from lightlm_jax.workdir import write_whole
 
@@ -19,10 +20,14 @@ _FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
 class Journal:
   """Writes one JSON object a line to `metrics.jsonl`, the numbers to TensorBoard too.
 
-  A run that resumes drops the lines behind the step it resumes from.
+  A run that resumes drops the lines behind the step it resumes from. Of several
+  processes the first one writes.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):
+    self._silent = not processes.is_first()
+    if self._silent:
+      return
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= resume_step]
@@ -34,12 +39,16 @@ class Journal:
 
   def write(self, step: int, record: dict[str, Any]) -> None:
     """One line: the step and what is known at it; nested groups become tags a/b."""
+    if self._silent:
+      return
     with self._one_line():
       self._file.write(json.dumps({"step": step, **record}) + "\n")
       self._file.flush()
       self._events.write(step, _scalars(record))
 
   def close(self) -> None:
+    if self._silent:
+      return
     with self._one_line():
       try:
         self._file.close()

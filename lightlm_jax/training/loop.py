@@ -4,6 +4,8 @@ import collections
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import itertools
+import signal
 import time
 from typing import Any
 
@@ -12,12 +14,13 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
+from lightlm_jax import processes
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
-from lightlm_jax.errors import UserError
+from lightlm_jax.errors import Stopped, UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.signals import Signals, Stopped
+from lightlm_jax.signals import Signals
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
@@ -73,7 +76,7 @@ def train(
   t = config.train
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(system, split.train, config)
-  feed = jax.device_put(feed, mesh_lib.replicated(mesh))
+  feed = mesh_lib.put(feed, mesh_lib.replicated(mesh))
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed)
   asked = sample(split.validation, t.eval_users, config.seed)
 
@@ -89,7 +92,7 @@ def train(
   clock = _Clock(progress)
   waiting = collections.deque()  # dispatches: step, end, report
   losses = []
-  while True:
+  for turn in itertools.count():
     at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
     if at_pause and step != progress.judged_step:
       clock.pause()
@@ -109,13 +112,13 @@ def train(
       t.patience and progress.validations_since_best >= t.patience
     ):
       break
-    if signals.received is not None:
+    if signals.received is not None or processes.all_are_told_to_end(turn):
       for sent in waiting:
         _read(*sent)
       clock.pause()
       if step != checkpoints.latest_step:
         _save(checkpoints, step, state, progress)
-      raise Stopped(signals.received)
+      raise Stopped(signals.received or signal.SIGTERM)
 
     # The first step alone, so that a run says early that it runs.
     end = step + 1 if step == start else _next_stop(step, t)

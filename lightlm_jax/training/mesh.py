@@ -1,6 +1,7 @@
 """Devices as a mesh of `data` × `model`, and the axes along which weights are cut."""
 
 import re
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -57,6 +58,23 @@ def shardings(tree, mesh: Mesh):
 def replicated(mesh: Mesh) -> NamedSharding:
   """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+  """Host arrays (or those of one device) on the devices of a mesh.
+
+  Of several processes, all of which hold the same arrays, each hands over its own
+  devices' part.
+  """
+
+  def place(x) -> jax.Array:
+    parts = [
+      jax.device_put(x[index], device)
+      for device, index in sharding.addressable_devices_indices_map(x.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+  return jax.tree.map(place, tree)
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
