@@ -11,8 +11,9 @@ import pytest
 from lightlm_jax.errors import UserError
 from lightlm_jax.training import mesh as mesh_lib
 
-FAST = ((1, 1), (4, 2))
-SLOW = ((1, 1), (8, 1), (2, 2))
+# data, model, whether devices along `data` share what the optimiser keeps.
+FAST = ((1, 1, False), (2, 4, True))
+SLOW = ((1, 1, False), (8, 1, False), (8, 1, True), (4, 2, False), (2, 4, False))
 
 # Trains a tiny model with dropout for three steps on every mesh; prints the losses,
 # the shapes that the devices hold, and what too large a mesh is told.
@@ -35,7 +36,8 @@ name = sys.argv[2]
 config = config_lib.load({"lightlm": "demo"}.get(name, name), "tiny", {
   "input.history": {"lightlm": 5, "sasrec": 13}[name],
   "model.d_model": 16,
-  "model.d_kv": 4,
+  "model.num_heads": 4,
+  "model.d_kv": 2,
   "model.dropout_rate": 0.3,
   "train.batch_size": 8,
   "train.warmup_steps": 1,
@@ -52,41 +54,52 @@ book = codes.code_book(
 system = registry.build(name, config, log, book)
 tx = state.optimiser(config)
 feed, plan = loop.make_feed(system, log, config)
-losses, kernels = [], []
-for data, model in json.loads(sys.argv[1]):
+losses, held_by_one = [], []
+for data, model, shard_optimiser in json.loads(sys.argv[1]):
   devices = mesh.make(data, model)
-  current = state.create(system.init, tx, 3, devices)
-  steps = step.make_steps(system, tx, plan, devices, 3)
+  abstract = state.abstract(system.init, tx, devices, shard_optimiser=shard_optimiser)
+  current = state.create(system.init, tx, 3, abstract)
+  steps = step.make_steps(system, tx, plan, devices, 3, abstract)
   held = jax.device_put(feed, mesh.replicated(devices))
   three = step.dispatch(plan, 0, 3, 3)
   current, report = steps(current, system.tables, held, three)
   losses.append(report.loss_K.tolist())
-  if name == "lightlm":
-    query = current.params["encoder"]["query"]["kernel"]["kernel"]
-    kernels.append([list(query.shape), list(query.addressable_shards[0].data.shape)])
+  held_by_one.append({})
+  for part, tree in (("params", current.params), ("moments", current.opt_state)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      path = part + jax.tree_util.keystr(path, simple=True, separator="/")
+      held_by_one[-1][path] = list(leaf.addressable_shards[0].data.shape)
 try:
   refusal = mesh.make(3, 3)
 except UserError as error:
   refusal = str(error)
 all_data = dict(mesh.make(-1, 2).shape)
-print(json.dumps([losses, kernels, refusal, all_data]))
+print(json.dumps([losses, held_by_one, refusal, all_data]))
 """
 
 
 @pytest.mark.parametrize("meshes", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_every_mesh_trains_the_same_model(eight_devices, meshes):
   """Three steps with dropout, so that its bits are the same too."""
-  losses, kernels, _, _ = eight_devices(TRAIN, json.dumps(meshes), "lightlm")
+  losses, held_by_one, _, _ = eight_devices(TRAIN, json.dumps(meshes), "lightlm")
   for mesh, on_mesh in zip(meshes[1:], losses[1:], strict=True):
     np.testing.assert_allclose(on_mesh, losses[0], rtol=1e-5, err_msg=str(mesh))
   # The steps moved the weights, or the later losses would prove little.
   assert len(set(losses[0])) == 3
-  # Heads are divided over `model`, copied over `data`.
-  assert kernels == [[[1, 16, 8], [1, 16, 8 // model]] for _, model in meshes]
+  for (data, model, shard_optimiser), held in zip(meshes, held_by_one, strict=True):
+    query = "encoder/query/kernel/kernel"
+    # Heads are divided over `model`, copied over `data`; moments over both if wanted.
+    assert held[f"params{query}"] == [1, 16, 8 // model]
+    (mu,) = (path for path in held if path.endswith(f"mu/{query}"))
+    assert held[mu] == [1, 16 // (data if shard_optimiser else 1), 8 // model]
+    tokens, width = held_by_one[0]["paramsembedding"]
+    assert tokens % 4 == 0, "or nobody shares the table's rows"
+    assert held["paramsembedding"] == [tokens // model, width]
 
 
 def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices):
-  losses, *_ = eight_devices(TRAIN, json.dumps(((1, 1), (8, 1))), "sasrec")
+  meshes = ((1, 1, False), (8, 1, True))
+  losses, *_ = eight_devices(TRAIN, json.dumps(meshes), "sasrec")
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
   assert len(set(losses[0])) == 3
 
@@ -197,10 +210,10 @@ def test_the_optimiser_follows_its_parameters():
   expected = {
     "decoder": {
       "cross_query": {"kernel": {"kernel": PartitionSpec(None, None, "model")}},
-      "self_output": {"kernel": PartitionSpec(None, "model", None)},
+      "self_output": {"kernel": PartitionSpec(None, "model")},
       "feed_forward": {"inner": {"kernel": PartitionSpec()}},
     },
-    "embedding": PartitionSpec(),
+    "embedding": PartitionSpec("model"),
   }
   assert spec["params"] == spec["opt_state"]["mu"] == expected
   assert spec["opt_state"]["count"] == PartitionSpec()

@@ -39,10 +39,13 @@ class Run:
     self.devices = mesh.make(1, 1)
     self.feed, self.plan = loop.make_feed(self.system, log, config)
     assert len(self.plan.widths) == 2
-    self.steps = step.make_steps(self.system, self.tx, self.plan, self.devices, 5)
+    self.abstract = state.abstract(self.system.init, self.tx, self.devices)
+    self.steps = step.make_steps(
+      self.system, self.tx, self.plan, self.devices, 5, self.abstract
+    )
 
   def start(self):
-    return state.create(self.system.init, self.tx, 5, self.devices)
+    return state.create(self.system.init, self.tx, 5, self.abstract)
 
   def go(self, current, first, end, tables=()):
     what = step.dispatch(self.plan, first, end, K)

@@ -77,15 +77,15 @@ def train(
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(system, split.train, config)
   feed = mesh_lib.put(feed, mesh_lib.replicated(mesh))
-  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed)
+  abstract = _abstract(system, tx, config, mesh)
+  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   asked = sample(split.validation, t.eval_users, config.seed)
 
   if checkpoints.latest_step is None:
     progress = Progress()
-    state = state_lib.create(system.init, tx, config.seed, mesh)
+    state = state_lib.create(system.init, tx, config.seed, abstract)
   else:
     progress = Progress(**checkpoints.progress())
-    abstract = state_lib.abstract(system.init, tx, mesh)
     state = checkpoints.restore(checkpoints.latest_step, abstract)
   start = step = int(state.step)
 
@@ -155,8 +155,14 @@ def restore_best(
   progress = Progress(**checkpoints.progress())
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
-  abstract = state_lib.abstract(system.init, state_lib.optimiser(config), mesh)
+  abstract = _abstract(system, state_lib.optimiser(config), config, mesh)
   return checkpoints.restore(step, abstract).params, progress
+
+
+def _abstract(system: System, tx, config, mesh: Mesh) -> state_lib.TrainState:
+  # Runs from before there was a choice have none in their config.json.
+  shard_optimiser = config.mesh.get("shard_optimiser", False)
+  return state_lib.abstract(system.init, tx, mesh, shard_optimiser=shard_optimiser)
 
 
 def make_feed(

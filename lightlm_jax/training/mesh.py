@@ -1,4 +1,9 @@
-"""Devices as a mesh of `data` × `model`, and the axes along which weights are cut."""
+"""Devices as a mesh of `data` × `model`, and the axes along which arrays are cut.
+
+`model` divides heads and the rows of embedding tables; `data` divides batches, and if
+wanted what the optimiser keeps of each weight (its moments, twice the weights' bytes),
+as ZeRO's first stage does (Rajbhandari et al. 2020).
+"""
 
 import re
 from typing import Any
@@ -9,10 +14,11 @@ import numpy as np
 
 from lightlm_jax.errors import UserError
 
-# Parameter path → axes. Heads are divided over `model`; the first axis of the stacked
-# layers is never cut. The first rule that matches counts, what none matches is copied
-# to every device.
+# Parameter path → axes; the first axis of the stacked layers is never cut. The first
+# rule that matches counts; what none matches, and what an axis does not divide, is
+# copied to every device.
 RULES = (
+  (r"(^|/)embedding$", ("model", None)),
   (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),
   (r"(output|self_output|cross_output)/", (None, "model", None)),
 )
@@ -39,18 +45,37 @@ def make(data: int, model: int) -> Mesh:
   )
 
 
-def shardings(tree, mesh: Mesh):
+def shardings(tree, mesh: Mesh, *, over_data: bool = False):
   """The sharding of each leaf of a (possibly abstract) pytree of parameters.
 
   The optimiser's moments have their parameters' names in their paths, and follow them.
+
+  Args:
+    over_data: also cut each leaf over `data`, along its longest axis that this divides
+      and no rule has cut.
   """
 
   def place(path, leaf) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    for pattern, axes in RULES:
-      if re.search(pattern, name) and len(axes) == leaf.ndim:
-        return NamedSharding(mesh, PartitionSpec(*axes))
-    return NamedSharding(mesh, PartitionSpec())
+    axes = [None] * leaf.ndim
+    for pattern, wanted in RULES:
+      if re.search(pattern, name) and len(wanted) == leaf.ndim:
+        axes = [
+          axis if axis and size % mesh.shape[axis] == 0 else None
+          for axis, size in zip(wanted, leaf.shape)
+        ]
+        break
+    if over_data:
+      free = [
+        (size, -n)
+        for n, (axis, size) in enumerate(zip(axes, leaf.shape))
+        if axis is None and size % mesh.shape["data"] == 0
+      ]
+      if free:
+        axes[-max(free)[1]] = "data"
+    while axes and axes[-1] is None:
+      axes.pop()
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
   return jax.tree_util.tree_map_with_path(place, tree)
 

@@ -52,22 +52,44 @@ def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation
   return chain
 
 
-def create(init, tx: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-  """The state at step 0, made where it will live: abstract first, then in place."""
-  make, shardings = _maker(init, tx, mesh)
-  return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+def abstract(
+  init,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  shard_optimiser: bool = False,
+) -> TrainState:
+  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into.
 
-
-def abstract(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
-  make, shardings = _maker(init, tx, mesh)
+  Args:
+    shard_optimiser: whether devices along `data` share what the optimiser keeps.
+  """
+  shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
+  shardings = TrainState(
+    mesh_lib.replicated(mesh),
+    mesh_lib.shardings(shapes.params, mesh),
+    mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser),
+  )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
     ),
-    jax.eval_shape(make, jax.random.key(0)),
+    shapes,
     shardings,
   )
+
+
+def create(
+  init, tx: optax.GradientTransformation, seed: int, abstract: TrainState
+) -> TrainState:
+  """The state at step 0, made where `abstract` says that it lives."""
+  make = jax.jit(_maker(init, tx), out_shardings=shardings_of(abstract))
+  return make(jax.random.key(seed))
+
+
+def shardings_of(abstract: TrainState) -> TrainState:
+  """Where each leaf of an abstract state lives."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def count_parameters(params) -> dict[str, int]:
@@ -80,12 +102,12 @@ def count_parameters(params) -> dict[str, int]:
   return {"total": total, "non_embedding": non_embedding}
 
 
-def _maker(init, tx, mesh):
+def _maker(init, tx):
   def make(rng):
     params = init(rng)
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
-  return make, mesh_lib.shardings(jax.eval_shape(make, jax.random.key(0)), mesh)
+  return make
 
 
 def _path_mask(params, chosen):

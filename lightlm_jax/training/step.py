@@ -62,18 +62,18 @@ def make_steps(
   plan: feed_lib.Plan,
   mesh: Mesh,
   seed: int,
+  abstract: TrainState,
 ):
   """The compiled steps: (state, tables, feed, dispatch) → (state, Report).
 
   A step whose loss or gradient is not finite leaves the state as it was before, and
   ends the dispatch. One whose `first` is not where the state stands does nothing: what
   was sent after such a step, before its report was read, is lost without harm. The
-  state is donated.
+  state is donated, and lives where `abstract` says.
   """
   rows = mesh_lib.by_rows(mesh)
-  abstract = state_lib.abstract(system.init, tx, mesh)
   # As the state came, or the next dispatch would be another program.
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  shardings = state_lib.shardings_of(abstract)
 
   def learn(params, tables, feed, key, batch, rng, *, bucket):
     examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)

@@ -65,8 +65,9 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   tables = jax.device_put(system.tables)
   tx = state_lib.optimiser(config)
   feed, plan = loop.make_feed(system, split.train, config)
-  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed)
-  held = {"state": state_lib.create(system.init, tx, config.seed, mesh)}
+  abstract = state_lib.abstract(system.init, tx, mesh)
+  steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
+  held = {"state": state_lib.create(system.init, tx, config.seed, abstract)}
   first = step_lib.dispatch(plan, 0, 1, 1)
 
   def step():
