@@ -26,6 +26,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.system = "lightlm"
   config.preset = preset or "default"
   config.seed = 0
+  config.profile = False  # leave a trace of some steps in the workdir
   config.baselines = ("pop", "item_knn", "ease")  # printed beside the result
 
   config.data = ml_collections.ConfigDict()

@@ -63,19 +63,28 @@ fi
 # One that is told to end tells the others: they save the same step together.
 trap 'kill -TERM "${running[@]}" 2> /dev/null || true' TERM INT
 
+# The first that fails decides; the others, which wait for it, have a minute to end.
 code=0
-for process in "${running[@]}"; do
-  status=0
-  wait "$process" || status=$?
-  # The trap ends `wait` before the process, which is saving, has ended.
-  while kill -0 "$process" 2> /dev/null; do
+deadline=0
+while ((${#running[@]})); do
+  left=()
+  for process in "${running[@]}"; do
+    if kill -0 "$process" 2> /dev/null; then
+      left+=("$process")
+      continue
+    fi
     status=0
     wait "$process" || status=$?
+    if ((status != 0 && code == 0)); then
+      code=$status
+      deadline=$((SECONDS + 60))
+      kill -TERM "${running[@]}" 2> /dev/null || true
+    fi
   done
-  if ((status != 0 && code == 0)); then
-    code=$status
-    # Or the others would wait for it until they give up.
-    kill -TERM "${running[@]}" 2> /dev/null || true
+  running=(${left[@]+"${left[@]}"})
+  if ((deadline > 0 && SECONDS > deadline && ${#running[@]} > 0)); then
+    kill -KILL "${running[@]}" 2> /dev/null || true
   fi
+  sleep 0.2
 done
 exit "$code"

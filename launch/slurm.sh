@@ -47,7 +47,8 @@ fi
 cd $checkout || exit
 export LIGHTLM_DATA_DIR=$data
 # Slurm sends SIGTERM two minutes before the time is up: the run saves and ends with 143.
-srun --kill-on-bad-exit=0 $python -m lightlm_jax.train --distributed=auto \\
+# (srun does not inherit the CPUs of a task.)
+srun --kill-on-bad-exit=0 --cpus-per-task=$cpus_per_gpu $python -m lightlm_jax.train --distributed=auto \\
   --config=$config --workdir=$workdir$overrides
 code=\$?
 if ((code == 143)); then

@@ -13,6 +13,7 @@ project=PROJECT
 zone=us-west4-a
 type=v5litepod-16
 runtime=v2-alpha-tpuv5-lite
+python=3.12
 repository=https://github.com/OWNER/lightlm_jax.git
 config=configs/toys.py
 workdir=gs://BUCKET/runs/toys
@@ -39,9 +40,13 @@ case $action in
       "--accelerator-type=$type" "--version=$runtime"
     ;;
   install)
-    on_all_hosts "git clone -q $repository lightlm_jax && cd lightlm_jax &&
-      python3 -m venv .venv &&
-      .venv/bin/pip install -q -c constraints.txt -e '.[tpu,gcs]' &&
+    # The image's own Python is older than 3.11: uv brings one along.
+    on_all_hosts "(test -d lightlm_jax || git clone -q $repository lightlm_jax) &&
+      cd lightlm_jax && git pull -q &&
+      python3 -m pip install -q --user uv &&
+      python3 -m uv venv -q --allow-existing --python $python .venv &&
+      python3 -m uv pip install -q --python .venv/bin/python -c constraints.txt \
+        -e '.[tpu,gcs]' &&
       gcloud storage cp -r $data ."
     ;;
   train)
@@ -49,8 +54,8 @@ case $action in
     if (($#)); then
       overrides=$(printf ' %q' "$@")
     fi
-    # Behind nohup, so that it outlives this connection.
-    on_all_hosts "cd lightlm_jax && LIGHTLM_DATA_DIR=\$PWD/data nohup \
+    # In the background without a hold on this connection, which it outlives.
+    on_all_hosts "cd lightlm_jax || exit; LIGHTLM_DATA_DIR=\$PWD/data nohup \
 .venv/bin/python -m lightlm_jax.train --distributed=auto --platform=tpu \
 --config=$config --workdir=$workdir$overrides > train.log 2>&1 < /dev/null &"
     ;;
@@ -59,7 +64,8 @@ case $action in
     ;;
   stop)
     # Whichever host hears it first, all save the same step and end with 143.
-    on_all_hosts "pkill -TERM -f lightlm_jax.train || true"
+    # (The brackets keep pkill from finding the shell that runs it.)
+    on_all_hosts "pkill -TERM -f '[l]ightlm_jax.train' || true"
     ;;
   delete)
     "${gcloud[@]}" compute tpus tpu-vm delete "$name" "${where[@]}" --quiet

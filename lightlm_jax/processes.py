@@ -4,6 +4,8 @@ Every process runs the whole program on its own devices' part of the arrays, the
 one writes. Until `join` there is one process, and nothing here asks jax for devices.
 """
 
+from collections.abc import Iterator
+import contextlib
 import os
 
 import jax
@@ -58,6 +60,8 @@ def join(how: str | None) -> None:
       "num_processes": count,
       "process_id": rank,
     }
+  # It would take SIGTERM away from Python for good, and Orbax would count with it.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(initialization_timeout=PATIENCE_SECONDS, **arguments)
   except (RuntimeError, ValueError) as error:
@@ -76,10 +80,39 @@ def several() -> bool:
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def wait_for_all(where: str) -> None:
-  """Returns when every process has come to this place."""
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+  """What may fail in one process alone: then all of them end, and none waits for it.
+
+  Args:
+    what: that cannot be done, for those in which it could.
+
+  Raises:
+    UserError: this process's own, or that another has one.
+  """
+  error = None
+  try:
+    yield
+  except UserError as found:
+    error = found
   if several():
-    multihost_utils.sync_global_devices(where)
+    failed_P = multihost_utils.process_allgather(np.array(error is not None))
+    if error is None and failed_P.any():
+      error = UserError(
+        f"process {np.argmax(failed_P)} could not {what}; its own line says why"
+      )
+  if error is not None:
+    raise error
+
+
+def as_the_first(number: int | None) -> int | None:
+  """The first process's number, everywhere."""
+  if not several():
+    return number
+  told = multihost_utils.broadcast_one_to_all(
+    np.array(-1 if number is None else number)
+  )
+  return None if told < 0 else int(told)
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
@@ -103,12 +136,3 @@ def check_agreement(sha256: dict[str, str]) -> None:
         f"{name} of process {processes} is not that of process 0; give every process "
         "the same data, versions and kind of processor"
       )
-
-
-def all_are_told_to_end(count: int) -> bool:
-  """Whether SIGTERM has reached a process, and all have come to the same place.
-
-  Args:
-    count: how often this has been asked, from 0: consecutive, the same everywhere.
-  """
-  return several() and multihost_utils.reached_preemption_sync_point(count)

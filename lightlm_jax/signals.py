@@ -33,7 +33,13 @@ class Signals:
 
   @contextlib.contextmanager
   def let_through(self) -> Iterator[None]:
-    """Inside, a signal raises Stopped wherever the main thread is, as at first."""
+    """Inside, a signal raises Stopped wherever the main thread is, as at first.
+
+    Not of several processes: one that left alone would leave the others waiting.
+    """
+    if processes.several():
+      yield
+      return
     before, self._held = self._held, False
     try:
       if self.received is not None:
@@ -52,13 +58,13 @@ class Signals:
 
 @contextlib.contextmanager
 def heard() -> Iterator[Signals]:
-  """Listens until it is left; where that is not its business, to nothing.
+  """Listens until it is left; off the main thread, as in a notebook's, to nothing.
 
-  Off the main thread, as a notebook's may be, Python hears no signal. Of several
-  processes jax.distributed hears SIGTERM, and `processes.all_are_told_to_end` asks it.
+  Raises:
+    Stopped: what was held back and never looked at.
   """
   found = Signals()
-  if threading.current_thread() is not threading.main_thread() or processes.several():
+  if threading.current_thread() is not threading.main_thread():
     yield found
     return
   before = {number: signal.signal(number, found.hear) for number in HEARD}
@@ -67,3 +73,5 @@ def heard() -> Iterator[Signals]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+  if found.received is not None:
+    raise Stopped(found.received)

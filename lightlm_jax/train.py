@@ -33,7 +33,7 @@ from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import checkpoint, dry_run, loop
+from lightlm_jax.training import checkpoint, dry_run, loop, speed
 from lightlm_jax.training import journal as journal_lib
 from lightlm_jax.training import mesh as mesh_lib
 
@@ -100,7 +100,12 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
   _check_asked(split, config)
-  workdir = workdir_lib.claim(workdir, config)
+  with workdir_lib.claimed(workdir, config) as workdir:
+    return _run(config, dataset, split, workdir, mesh, console, say)
+
+
+def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> dict:
+  """Trains and judges in a workdir that is this run's alone."""
   say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
   unasked = 0 if split.test is None else dataset.log.num_users - len(split.test)
   if unasked:
@@ -108,19 +113,13 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
       "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
     )
     say(f"{unasked:,} users {known}: trained on, asked nothing at test")
-  with workdir_lib.locked(workdir):
-    return _run(config, dataset, split, workdir, mesh, console, say)
-
-
-def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> dict:
-  """Trains and judges in a workdir that is this process's alone."""
+  processes.check_agreement({"the split": split.sha256})
   _claim_split(workdir, split, dataset.log)
   if (earlier := _finished(workdir, config)) is not None:
     say(f"finished before; {workdir / 'results.json'}:")
     results_lib.show(earlier, say)
     return earlier
 
-  processes.check_agreement({"the split": split.sha256})
   system, book, params, progress = learn(
     config, split, dataset.attributes, workdir, mesh, console
   )
@@ -137,7 +136,7 @@ def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> d
   results_lib.show(results, say)
   if split.test is not None:
     for line in samples.recommended(
-      system, params, split.test, dataset.log, dataset.titles
+      system, params, split.test, dataset.log, dataset.titles, mesh
     ):
       say(line)
   return results
@@ -209,10 +208,10 @@ def _write_ids(
   began = time.monotonic()
   root = cache.cache_root() / "codes"
   book = ids_build.book_of_run(config.ids, split.train, attributes, config.seed, root)
+  processes.check_agreement({"the ids": book.sha256})
   earlier = codes_lib.load(workdir / "codes")
   if earlier is not None and earlier.sha256 != book.sha256:
     raise UserError(workdir_lib.other_log(workdir))
-  processes.check_agreement({"the ids": book.sha256})
   try:
     if processes.is_first():
       codes_lib.save(book, workdir / "codes")
@@ -233,6 +232,7 @@ def _write_ids(
 def _optimise(system: System, split, config, workdir, mesh, console):
   """Trains by gradient, with everything a restart needs on disk."""
   with contextlib.ExitStack() as stack:
+    compilations = stack.enter_context(speed.counted())
     signals = stack.enter_context(signals_lib.heard())
     stack.enter_context(signals.held())
     checkpoints = checkpoint.Checkpoints(workdir)
@@ -259,6 +259,8 @@ def _optimise(system: System, split, config, workdir, mesh, console):
       journal=journal,
       bar=bar,
       signals=signals,
+      compilations=compilations,
+      profile_to=workdir / "profile" if config.get("profile") else None,
       on_first_step=first_step,
     )
 

@@ -15,16 +15,41 @@ from lightlm_jax import processes
 from lightlm_jax.errors import UserError
 
 # What may change between two starts in one workdir.
-MAY_DIFFER = ("train.steps", "train.log_every", "train.steps_per_dispatch")
+MAY_DIFFER = (
+  "profile",
+  "train.steps",
+  "train.log_every",
+  "train.steps_per_dispatch",
+)
 
 
-def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
-  """Makes the folder this run's, or checks that it is already.
+@contextlib.contextmanager
+def claimed(
+  workdir: epath.PathLike, config: ml_collections.ConfigDict
+) -> Iterator[epath.Path]:
+  """Makes the folder this run's, or checks that it is already; keeps others out.
+
+  A death lets them in again. What has no locks (an address such as gs://…, some shared
+  disks) keeps nobody out.
 
   Raises:
-    UserError: the folder belongs to another configuration, or cannot be written.
+    UserError: the folder belongs to another configuration or process, or cannot be
+      written.
   """
   workdir = absolute(workdir)
+  with contextlib.ExitStack() as stack:
+    with processes.together("claim the workdir"):
+      _check_owner(workdir, config)
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+      except OSError as error:
+        raise UserError(f"cannot make {workdir}: {error.strerror or error}")
+      stack.enter_context(_locked(workdir))
+      write_whole(workdir / "config.json", config_lib.to_json(config))
+    yield workdir
+
+
+def _check_owner(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
   path = workdir / "config.json"
   if path.exists():
     try:
@@ -37,27 +62,18 @@ def claim(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.P
         f"{workdir} belongs to another configuration ({'; '.join(different)}); give "
         "another --workdir, or the same fields to resume"
       )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot make {workdir}: {error.strerror or error}")
-  write_whole(path, config_lib.to_json(config))
-  return workdir
 
 
 @contextlib.contextmanager
-def locked(workdir: epath.Path) -> Iterator[None]:
-  """Keeps other processes from training in the folder; a death unlocks it.
-
-  An address such as gs://… cannot be locked.
-
-  Raises:
-    UserError: another process trains there.
-  """
+def _locked(workdir: epath.Path) -> Iterator[None]:
   if "://" in str(workdir) or not processes.is_first():
     yield
     return
-  with open(workdir / ".lock", "w") as file:
+  try:
+    file = open(workdir / ".lock", "w")
+  except OSError as error:
+    raise UserError(f"cannot write into {workdir}: {error.strerror or error}")
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,6 +81,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         f"another process trains in {workdir}; wait for its end, or give another "
         "--workdir"
       )
+    except OSError:
+      pass  # a disk without locks
     yield
 
 

@@ -451,7 +451,7 @@ def losses(workdir):
 def test_run_that_diverges_saves_nothing_of_it(refused, small_config, tmp_path):
   config = small_config(train__learning_rate=1e9, train__log_every=5)
   line = refused(config, tmp_path)
-  assert "a gradient is not finite at step " in line
+  assert "the gradient is not finite at step " in line
   assert "lower train.learning_rate" in line
   assert "another --workdir" in line
   assert not (tmp_path / "results.json").exists()

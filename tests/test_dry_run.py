@@ -8,7 +8,7 @@ import pytest
 
 from lightlm_jax import config as config_lib
 from lightlm_jax import train
-from lightlm_jax.training import dry_run
+from lightlm_jax.training import speed
 
 
 def test_the_command_prints_one_json_object_and_leaves_nothing(train_command, tmp_path):
@@ -63,7 +63,7 @@ def test_flops_are_those_of_the_matrix_products():
     return jnp.einsum("bd,ed->be", x_BD, x_BD).sum()
 
   forward = 3 * (2 * 4 * 8 * 8) + 2 * 4 * 4 * 8
-  assert dry_run.matmul_flops(jax.make_jaxpr(loss)(w_NDD, x_BD)) == forward
+  assert speed.matmul_flops(jax.make_jaxpr(loss)(w_NDD, x_BD)) == forward
   # Backwards, a product costs two more, one for each of its factors.
   gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(w_NDD, x_BD)
-  assert dry_run.matmul_flops(gradient) == 3 * forward
+  assert speed.matmul_flops(gradient) == 3 * forward

@@ -62,7 +62,8 @@ for data, model, shard_optimiser in json.loads(sys.argv[1]):
   steps = step.make_steps(system, tx, plan, devices, 3, abstract)
   held = jax.device_put(feed, mesh.replicated(devices))
   three = step.dispatch(plan, 0, 3, 3)
-  current, report = steps(current, system.tables, held, three)
+  told_D = step.told_to_end(False, devices)
+  current, report = steps(current, system.tables, held, three, told_D)
   losses.append(report.loss_K.tolist())
   held_by_one.append({})
   for part, tree in (("params", current.params), ("moments", current.opt_state)):

@@ -17,12 +17,12 @@ from lightlm_jax import processes
 from lightlm_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-STEPS = 60
+STEPS = 200
 ARGUMENTS = (
   "--platform=cpu",
   "--config=configs/demo.py:tiny",
   f"--config.train.steps={STEPS}",
-  "--config.train.eval_every=20",
+  "--config.train.eval_every=50",
   "--config.train.eval_users=20",
   "--config.train.log_every=1",
   "--config.train.history_buckets=()",
@@ -31,7 +31,7 @@ ARGUMENTS = (
 )
 
 
-def start(count, workdir):
+def start(count, workdir, *more):
   """`count` processes on this machine, a device each."""
   kept = {
     name: value
@@ -43,7 +43,7 @@ def start(count, workdir):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{free.getsockname()[1]}"
-  command = [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS]
+  command = [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS, *more]
   command.append(f"--workdir={workdir}")
   together = [f"--distributed={address},{count},{rank}" for rank in range(count)]
   return [
@@ -68,8 +68,8 @@ def ends(running):
       process.kill()
 
 
-def run(count, workdir):
-  running = start(count, workdir)
+def run(count, workdir, *more):
+  running = start(count, workdir, *more)
   said = ends(running)
   assert [process.returncode for process in running] == [0] * count, said
   return said
@@ -77,7 +77,9 @@ def run(count, workdir):
 
 def journal(workdir):
   lines = (workdir / "metrics.jsonl").read_text().split("\n")[:-1]
-  return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+  return [
+    (line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line
+  ]
 
 
 def wait_for_step(running, workdir, step):
@@ -90,18 +92,27 @@ def wait_for_step(running, workdir, step):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-  """The journal of one process."""
+  """The workdir of one process."""
   workdir = tmp_path_factory.mktemp("runs") / "alone"
   run(1, workdir)
-  return journal(workdir)
+  return workdir
 
 
 def assert_same_run(workdir, alone):
   """The same batches in the same order: a batch apart would be another loss."""
   step_S, loss_S = zip(*journal(workdir))
   assert step_S == tuple(range(1, STEPS + 1))
-  np.testing.assert_allclose(loss_S, [loss for _, loss in alone], rtol=1e-4)
-  assert json.loads((workdir / "results.json").read_text())["steps"] == STEPS
+  np.testing.assert_allclose(loss_S, [loss for _, loss in journal(alone)], rtol=1e-4)
+  found, wanted = (
+    json.loads((path / "results.json").read_text()) for path in (workdir, alone)
+  )
+  assert len(found["devices"]) > len(wanted["devices"]) == 1
+  for field in ("steps", "num_users", "split_sha256", "ids", "params", "baselines"):
+    assert found[field] == wanted[field], field
+  for split in ("validation", "metrics"):
+    for rule, metrics in (wanted[split] or {}).items():
+      # A rounding may change the places of two items, not many.
+      assert found[split][rule] == pytest.approx(metrics, abs=0.01)
 
 
 def test_two_processes_end_together_and_go_on_as_one(alone, tmp_path):
@@ -125,19 +136,21 @@ def test_two_processes_end_together_and_go_on_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_are_killed_and_two_go_on(alone, tmp_path):
-  """From the checkpoint before the last, because that one is damaged."""
+def test_four_processes_are_killed_and_two_go_on(tmp_path):
+  """From the checkpoint before the last, because that one is damaged; judged too."""
+  judged = ("--config.split.kind=leave_one_out", '--config.baselines=("pop",)')
+  run(1, tmp_path / "alone", *judged)
   workdir = tmp_path / "run"
-  running = start(4, workdir)
-  wait_for_step(running, workdir, 45)
+  running = start(4, workdir, *judged)
+  wait_for_step(running, workdir, 120)
   for process in running:
     process.send_signal(signal.SIGKILL)
   ends(running)
-  os.truncate(workdir / "checkpoints" / "40" / "_CHECKPOINT_METADATA", 5)
-  (first, _), _ = run(2, workdir)
-  assert "the checkpoint of step 40 is damaged" in first
-  assert "resuming at step 20" in first
-  assert_same_run(workdir, alone)
+  os.truncate(workdir / "checkpoints" / "100" / "_CHECKPOINT_METADATA", 5)
+  (first, _), _ = run(2, workdir, *judged)
+  assert "the checkpoint of step 100 is damaged" in first
+  assert "resuming at step 50" in first
+  assert_same_run(workdir, tmp_path / "alone")
 
 
 @pytest.mark.parametrize(

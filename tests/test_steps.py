@@ -47,9 +47,10 @@ class Run:
   def start(self):
     return state.create(self.system.init, self.tx, 5, self.abstract)
 
-  def go(self, current, first, end, tables=()):
+  def go(self, current, first, end, tables=(), *, told=False):
     what = step.dispatch(self.plan, first, end, K)
-    return self.steps(current, tables, self.feed, what)
+    told_D = step.told_to_end(told, self.devices)
+    return self.steps(current, tables, self.feed, what, told_D)
 
 
 def equal(one, other):
@@ -64,10 +65,12 @@ def test_a_dispatch_is_its_steps_one_by_one():
     alone, report = run.go(alone, s, s + 1)
     assert (report.taken, report.sound) == (1, True)
     losses.append(report.loss_K[0])
+  _, report = run.go(run.start(), 0, 1, told=True)
+  assert report.told
   together, found = run.start(), []
   for first, end in ((0, 5), (5, 6), (6, 14), (14, 16)):
     together, report = run.go(together, first, end)
-    assert (report.taken, report.sound) == (end - first, True)
+    assert (report.taken, report.sound, report.told) == (end - first, True, False)
     found.extend(report.loss_K[: end - first])
   equal(together, alone)
   np.testing.assert_array_equal(found, losses)
@@ -133,7 +136,7 @@ def test_what_is_not_finite_moves_nothing_and_ends_the_dispatch(kind):
   assert (later.taken, later.sound) == (0, False)
   equal(current, good)
   says = {"nan": "the loss is nan", "inf": "the loss is inf"}
-  says = says.get(kind, "a gradient is not finite")
+  says = says.get(kind, "the gradient is not finite")
   with pytest.raises(UserError, match=f"{says} at step 6; lower train.learning_rate"):
     loop._read(0, 8, report)
 

@@ -1,5 +1,6 @@
 """One command from a log to a judged model: what it prints, and what it leaves."""
 
+import gzip
 import hashlib
 import json
 import math
@@ -144,7 +145,13 @@ def test_journal_holds_losses_and_validations(demo_run):
   assert [line["step"] for line in losses] == [10, 20, 30, 40]
   assert all(math.isfinite(line["loss"]) for line in losses)
   assert losses[-1]["loss"] < losses[0]["loss"]
-  assert all(line["examples_per_second"] > 0 for line in losses)
+  for line in losses:
+    assert 0 < line["tokens_per_second"] <= line["places_per_second"]
+    assert 0 < line["step_seconds"]["median"] <= line["step_seconds"]["p90"]
+    assert 0 < line["mfu"] < 1
+    assert line["examples_per_second"] > 0
+  # After the first validation nothing is compiled any more.
+  assert len({line["compilations"]["count"] for line in losses[1:]}) == 1
   others = [line for line in lines if "loss" not in line]
   validations = {line["step"]: line["validation"] for line in others}
   assert list(validations) == [10, 20, 30, 40]
@@ -152,6 +159,12 @@ def test_journal_holds_losses_and_validations(demo_run):
   # The model that is judged is the one that validation chose, the first of equals.
   scores = {step: values["ndcg@10"] for step, values in validations.items()}
   assert results_of(demo_run[0])["best_step"] == max(scores, key=scores.get)
+
+
+def test_profile_leaves_a_trace_of_some_steps(small_config, tmp_path):
+  train.train(small_config(profile=True), tmp_path / "run")
+  (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
+  assert b"while" in gzip.decompress(trace.read_bytes())  # the loop over steps
 
 
 def test_events_show_what_the_journal_holds(demo_run):
@@ -383,16 +396,29 @@ def test_bar_is_drawn_on_a_terminal(capsys):
   assert "loss 1.235" in out
 
 
+def test_lines_at_an_address_are_written_anew(tmp_path):
+  """Where "a" would be taken for "w", and what was there before be lost."""
+  path = epath.Path(tmp_path / "metrics.jsonl")
+  path.write_text("before\n")
+  lines = journal._Bucket(path)
+  lines.write("now\n")
+  lines.flush()
+  lines.close()
+  assert path.read_text() == "before\nnow\n"
+
+
 def test_claim_ignores_only_steps_and_logging(tmp_path):
-  config = config_lib.load("demo:tiny")
-  workdir.claim(tmp_path / "run", config)
-  more = {"train.steps": 50, "train.log_every": 1}
-  workdir.claim(tmp_path / "run", config_lib.load("demo:tiny", overrides=more))
+  def claim(overrides):
+    config = config_lib.load("demo:tiny", overrides=overrides)
+    with workdir.claimed(tmp_path / "run", config):
+      pass
+
+  claim({})
+  claim({"train.steps": 50, "train.log_every": 1})
   written = (tmp_path / "run" / "config.json").read_text()
   assert json.loads(written)["train"]["steps"] == 50
-  other = config_lib.load("demo:tiny", overrides={"train.batch_size": 8, "seed": 3})
   with pytest.raises(UserError, match=r"seed: 0 → 3; train.batch_size: 32 → 8"):
-    workdir.claim(tmp_path / "run", other)
+    claim({"train.batch_size": 8, "seed": 3})
   assert (tmp_path / "run" / "config.json").read_text() == written
 
 

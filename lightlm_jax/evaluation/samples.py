@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from lightlm_jax.data import batch as batch_lib
@@ -11,6 +12,7 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.systems.base import System
+from lightlm_jax.training import mesh as mesh_lib
 
 
 def recommended(
@@ -19,6 +21,7 @@ def recommended(
   requests: Requests,
   log: Interactions,
   titles: list[str] | None,
+  mesh: Mesh,
   *,
   users: int = 3,
   k: int = 3,
@@ -34,7 +37,8 @@ def recommended(
     np.zeros(len(index), np.int32),
     allowed_lib.exclusions(row_P, item_P, rank_I=system.rank_I, batch_size=len(index)),
   )
-  recommend = jax.jit(system.recommend, static_argnames="k")
+  everywhere = mesh_lib.replicated(mesh)
+  recommend = jax.jit(system.recommend, static_argnames="k", out_shardings=everywhere)
   best = jax.device_get(recommend(params, system.tables, batch, allowed, k=k))
 
   def name(item: int) -> str:

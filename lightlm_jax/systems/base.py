@@ -20,7 +20,8 @@ class System(NamedTuple):
     tables: see above.
     rank_I: [I] int32 numpy, each catalogue item's place in code order.
     init: rng → params.
-    loss: (params, tables, batch, rng) → (scalar, metrics).
+    loss: (params, tables, batch, rng) → (scalar, metrics): "tokens" that the batch
+      really holds (items, where an item is one), and "places" that it has for them.
     fit: train interactions → params, for systems without gradients.
     recommend: (params, tables, batch, allowed, *, k) → Recommendations.
     scores: (params, tables, batch) → [B, I] float32, for systems that score every

@@ -106,7 +106,9 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     cross_entropy_BL = token_cross_entropy(logits_BLV, target_BL, label_smoothing)
     per_target_B = (cross_entropy_BL * real_BL).sum(1) / real_BL.sum(1)
     value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
-    return value, {"loss": value}
+    token_B = (source.segment_BS > 0).sum(axis=1) + real_BL.sum(axis=1)
+    places = source.token_BS.size + target_BL.size
+    return value, {"tokens": (token_B * batch.weight_B).sum(), "places": places}
 
   def read(params, tables: Tables, batch: Batch):
     """The model as functions of tokens alone, with what it remembers of the source."""

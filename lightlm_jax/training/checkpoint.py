@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: the latest two and the best, each whole or passed over.
 
-Beside what Orbax writes, a checkpoint's folder has the SHA-256 of every file in it,
-written last: one without is not finished, one with another digest is damaged.
+Orbax gives a folder its name when it is written to its end. Beside what it writes lie
+the SHA-256 of every file, so that a file that has changed since is noticed.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,19 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.training.state import TrainState
 from lightlm_jax.workdir import write_json
 
-_NOT_YET = -1.0  # ranks below every metric
 _MANIFEST = "sha256.json"
+_JUDGED = "progress.json"  # in place of what was saved with the state
+_DAMAGED = "damaged-"  # before a step's number: nothing reads it any more
 
 
 class _LatestAndBest:
-  """Keeps what a restart needs, what it falls back on, and what will be judged."""
+  """Keeps what a restart needs, what it falls back on, and the best of either."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
-    best = max(checkpoints, key=lambda c: (c.metrics["score"], -c.step))
-    return [c is best or c in checkpoints[-2:] for c in checkpoints]
+    kept = checkpoints[-2:]
+    best = {c.metrics["progress"]["best_step"] for c in kept}
+    return [c in kept or c.step in best for c in checkpoints]
 
 
 class Checkpoints:
@@ -59,37 +61,46 @@ class Checkpoints:
     self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
     self._writing = None  # what the writer is at
     self.damaged = []
-    self.latest_step, passed_over = self._newest_whole()
+    whole = None
+    with (
+      processes.together("read the checkpoints"),
+      _one_line("read", self.directory),
+    ):
+      if processes.is_first():
+        whole = self._newest_whole(set_aside=not read_only)
+    self.latest_step = processes.as_the_first(whole)
     if not read_only:
-      with _one_line("clear", self.directory):
-        for step in passed_over:
-          self._checkpointer.delete(step)
+      self._checkpointer.reload()  # without what was set aside
 
   def progress(self) -> dict[str, Any]:
-    """What `save` was given beside the latest state."""
+    """What `save` or `judge` was given beside the latest state."""
+    judged = self.directory / str(self.latest_step) / _JUDGED
+    if judged.exists():
+      return json.loads(judged.read_text())
     metrics = {c.step: c.metrics for c in self._checkpointer.checkpoints}
     return metrics[self.latest_step]["progress"]
 
-  def save(self, step: int, state: TrainState, progress: dict, score: float | None):
+  def save(self, step: int, state: TrainState, progress: dict) -> None:
     """Copies the state and writes it while the caller goes on.
 
     Args:
-      step: batches seen.
+      step: batches seen; not saved before.
       state: to save; may be donated as soon as this returns.
-      progress: JSON beside it, given back by `progress`.
-      score: of this state on validation, larger is better; None without one.
+      progress: JSON beside it, given back by `progress`; its `best_step` is kept.
 
     Raises:
       UserError: this write cannot begin, or the one before it failed.
     """
     self.wait()
-    metrics = {"score": _NOT_YET if score is None else score, "progress": progress}
     with _one_line("write", self.directory):
-      saved = self._checkpointer.save_async(
-        step, state, metrics=metrics, overwrite=True
-      )
+      saved = self._checkpointer.save_async(step, state, metrics={"progress": progress})
       self._writing = self._writer.submit(self._finish, step, saved)
     self.latest_step = step
+
+  def judge(self, progress: dict) -> None:
+    """What was learned of the latest checkpoint since it was saved."""
+    self.wait()
+    write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
 
   def wait(self) -> None:
     """Returns when what was saved is whole on disk.
@@ -99,9 +110,11 @@ class Checkpoints:
     """
     writing, self._writing = self._writing, None
     if writing is not None:
-      with _one_line("write", self.directory):
+      with (
+        processes.together("write a checkpoint"),
+        _one_line("write", self.directory),
+      ):
         writing.result()
-        processes.wait_for_all("checkpoint")
 
   def restore(self, step: int, abstract_state: TrainState) -> TrainState:
     """Reads one step onto the shardings of `abstract_state`.
@@ -110,13 +123,14 @@ class Checkpoints:
       UserError: it is damaged, or cannot be read.
     """
     self.wait()
-    if why := _damage(self.directory / str(step)):
-      raise UserError(
-        f"the checkpoint of step {step} in {self.directory} is damaged: {why}; give "
-        "a copy of it, or train anew in another --workdir"
-      )
     with _one_line("read", self.directory):
-      return self._checkpointer.load(step, abstract_state)
+      why = _damage(self.directory / str(step))
+      if not why:
+        return self._checkpointer.load(step, abstract_state)
+    raise UserError(
+      f"the checkpoint of step {step} in {self.directory} is damaged: {why}; give a "
+      "copy of it, or train anew in another --workdir"
+    )
 
   def close(self) -> None:
     try:
@@ -126,22 +140,32 @@ class Checkpoints:
       with _one_line("write", self.directory):
         self._checkpointer.close()
 
-  def _newest_whole(self) -> tuple[int | None, list[int]]:
-    """The newest whole step, and the steps behind it; the damaged ones are noted."""
-    passed_over = []
-    for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
-      folder = self.directory / str(step)
-      if not (why := _damage(folder)):
-        return step, passed_over
-      if (folder / _MANIFEST).exists():
-        self.damaged.append(f"the checkpoint of step {step} is damaged: {why}")
-      passed_over.append(step)
-    if self.damaged:
+  def _newest_whole(self, *, set_aside: bool) -> int | None:
+    """The newest whole step, None without a checkpoint.
+
+    Args:
+      set_aside: whether damaged ones get another name, which nothing reads.
+    """
+    folders = [
+      self.directory / str(step)
+      for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
+    ]
+    whole = None
+    for folder in folders:
+      why = _damage(folder)
+      if not why:
+        whole = int(folder.name)
+        break
+      self.damaged.append(f"the checkpoint of step {folder.name} is damaged: {why}")
+    if self.damaged and whole is None:
       raise UserError(
-        f"no checkpoint in {self.directory} is whole ({'; '.join(self.damaged)}); give "
-        "copies of them, or train anew in another --workdir"
+        f"no checkpoint in {self.directory} is whole ({'; '.join(self.damaged)}); "
+        "give copies of them, or train anew in another --workdir"
       )
-    return None, passed_over
+    if set_aside:
+      for folder in folders[: len(self.damaged)]:
+        folder.rename(folder.with_name(_DAMAGED + folder.name))
+    return whole
 
   def _finish(self, step: int, saved) -> None:
     saved.result()
@@ -151,11 +175,11 @@ class Checkpoints:
 
 
 def _digests(folder: epath.Path) -> dict[str, str]:
-  """The SHA-256 of every file below, by path, but the manifest's own."""
+  """The SHA-256 of every file below, by path."""
   return {
     str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
     for path in _files(folder)
-    if not path.name.startswith(_MANIFEST)
+    if not path.name.startswith((_MANIFEST, _JUDGED))
   }
 
 
@@ -169,14 +193,18 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _damage(folder: epath.Path) -> str | None:
-  """What is wrong with a checkpoint's folder, None if nothing is."""
+  """What has changed in a checkpoint's folder since it was written, None = nothing.
+
+  Where a kill came before the digests there is nothing to compare with.
+  """
+  manifest = folder / _MANIFEST
+  if not manifest.exists():
+    return None
   try:
-    wanted = json.loads((folder / _MANIFEST).read_text())
-    found = _digests(folder)
-  except FileNotFoundError:
-    return "it was not written to its end"
-  except (OSError, ValueError) as error:
-    return str(error)
+    wanted = json.loads(manifest.read_text())
+  except ValueError as error:
+    return f"{_MANIFEST} is no JSON ({error})"
+  found = _digests(folder)
   for name, digest in wanted.items():
     if name not in found:
       return f"{name} is gone"

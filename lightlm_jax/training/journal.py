@@ -34,7 +34,7 @@ class Journal:
     write_whole(path, "".join(line + "\n" for line in kept))
     self._path = path
     with self._one_line():
-      self._file = path.open("a")
+      self._file = _open_to_append(path)
       self._events = _Events(workdir, purge_step=resume_step + 1)
 
   def write(self, step: int, record: dict[str, Any]) -> None:
@@ -65,6 +65,29 @@ class Journal:
         f"{error.strerror or error}; check free space, limits and permissions, then "
         "start again to resume"
       )
+
+
+class _Bucket:
+  """A file of lines at an address, where nothing can be appended: written anew."""
+
+  def __init__(self, path: epath.Path):
+    self._path, self._content = path, path.read_text()
+    self._flushed = time.monotonic()
+
+  def write(self, text: str) -> None:
+    self._content += text
+
+  def flush(self) -> None:
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self.close()
+
+  def close(self) -> None:
+    write_whole(self._path, self._content)
+    self._flushed = time.monotonic()
+
+
+def _open_to_append(path: epath.Path):
+  return _Bucket(path) if "://" in str(path) else path.open("a")
 
 
 class _Events:

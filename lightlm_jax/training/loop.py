@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 import itertools
 import signal
-import time
 from typing import Any
 
+from etils import epath
 import jax
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from lightlm_jax import processes
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
@@ -23,6 +22,7 @@ from lightlm_jax.evaluation import evaluator
 from lightlm_jax.signals import Signals
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 from lightlm_jax.training.checkpoint import Checkpoints
@@ -54,6 +54,8 @@ def train(
   journal: Journal,
   bar: Bar,
   signals: Signals,
+  compilations: speed.Compilations,
+  profile_to: epath.Path | None,
   on_first_step: Callable[[], None],
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
@@ -63,6 +65,9 @@ def train(
 
   Args:
     signals: looked at between dispatches, and let through while validating.
+    compilations: counted since the run began.
+    profile_to: where a trace is left of the steps from the second dispatch to the next
+      log; None = no trace.
     on_first_step: called when the first step's result is there.
 
   Returns:
@@ -85,62 +90,83 @@ def train(
     progress = Progress()
     state = state_lib.create(system.init, tx, config.seed, abstract)
   else:
-    progress = Progress(**checkpoints.progress())
+    saved = checkpoints.progress()
+    # Older checkpoints were saved when they had been judged, and do not say so.
+    progress = Progress(**{"judged_step": checkpoints.latest_step} | saved)
     state = checkpoints.restore(checkpoints.latest_step, abstract)
   start = step = int(state.step)
 
-  clock = _Clock(progress)
-  waiting = collections.deque()  # dispatches: step, end, report
-  losses = []
+  clock = speed.Clock()
+  waiting = collections.deque()  # dispatches: first step, end, examples, report
+  window = []  # examples, losses, tokens and places of each since the last log
+  step_flops = peak = None  # found when there is time
+
+  def collect():
+    first, end, examples, report = waiting.popleft()
+    report = _read(first, end, report)
+    progress.train_seconds += clock.lap(end - first)
+    progress.examples += examples
+    window.append((examples, *(number_K[: end - first] for number_K in report[:3])))
+    return bool(report.told)
+
+  told = False  # to end; of several processes all know it at the same dispatch
   for turn in itertools.count():
     at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
     if at_pause and step != progress.judged_step:
-      clock.pause()
-      score = None
       if asked is not None:
         try:
           with signals.let_through():
-            score = _validate(system, state, asked, split, config, mesh, journal, bar)
+            found = _validate(system, state, asked, split, config, mesh)
         except Stopped:
           _save(checkpoints, step, state, progress)
           raise
-        _judge(progress, score, step)
+        _tell(step, found, asked, journal, bar)
+        _judge(progress, found["ndcg@10"], step)
       progress.judged_step = step
-      _save(checkpoints, step, state, progress, score)
-      clock.go_on()
+      _save(checkpoints, step, state, progress)
+      clock.restart()
+    if told:
+      while waiting:
+        collect()
+      _save(checkpoints, step, state, progress)
+      raise Stopped(signals.received or signal.SIGTERM)
     if step >= t.steps or (
       t.patience and progress.validations_since_best >= t.patience
     ):
       break
-    if signals.received is not None or processes.all_are_told_to_end(turn):
-      for sent in waiting:
-        _read(*sent)
-      clock.pause()
-      if step != checkpoints.latest_step:
-        _save(checkpoints, step, state, progress)
-      raise Stopped(signals.received or signal.SIGTERM)
 
     # The first step alone, so that a run says early that it runs.
     end = step + 1 if step == start else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
+    examples_K = plan.examples(dispatch.bucket_K, dispatch.batch_K)
+    if profile_to is not None and turn == 1:
+      jax.profiler.start_trace(str(profile_to))
     # It compiles, which may take a minute, and there is nothing new to save yet.
     with signals.let_through() if step == start else contextlib.nullcontext():
-      state, report = steps_fn(state, system.tables, feed, dispatch)
-      waiting.append((step, end, report))
+      told_D = step_lib.told_to_end(signals.received is not None, mesh)
+      state, report = steps_fn(state, system.tables, feed, dispatch, told_D)
+      waiting.append((step, end, int(examples_K[: end - step].sum()), report))
       if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
-        losses.append(_read(*waiting.popleft()))
-    examples_K = plan.examples(dispatch.bucket_K, dispatch.batch_K)
-    clock.count(int(examples_K[: end - step].sum()))
+        told |= collect()
     if step == start:
       on_first_step()
     step = end
     bar.advance(step)
     # Before every pause too, so that no checkpoint holds what has diverged.
     if step % t.log_every == 0 or step % t.eval_every == 0 or step == t.steps:
-      losses.extend(_read(*sent) for sent in waiting)
-      waiting.clear()
-      _log(step, np.concatenate(losses), clock.rate(), journal, bar)
-      losses = []
+      while waiting:
+        told |= collect()
+      if profile_to is not None and turn >= 1:
+        jax.profiler.stop_trace()
+        profile_to = None
+      if step_flops is None:
+        step_flops = speed.flops_per_step(system, abstract.params, feed, plan)
+        peak = speed.peak_of_run()
+      record = _summary(window, clock.window(), step_flops, peak, compilations)
+      clock.restart()
+      journal.write(step, record)
+      bar.log(step, record["loss"], record["examples_per_second"])
+      window = []
 
   checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
@@ -189,38 +215,8 @@ def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
   return requests.take(np.sort(rng.choice(len(requests), most, replace=False)))
 
 
-class _Clock:
-  """Seconds and examples of training, validations and checkpoints left out."""
-
-  def __init__(self, progress: Progress):
-    self._progress = progress
-    self._last = self._window_start = time.monotonic()
-    self._window_examples = 0
-
-  def count(self, examples: int) -> None:
-    self._progress.examples += examples
-    self._window_examples += examples
-
-  def pause(self) -> None:
-    now = time.monotonic()
-    self._progress.train_seconds += now - self._last
-    self._last = now
-
-  def go_on(self) -> None:
-    paused = time.monotonic() - self._last
-    self._last += paused
-    self._window_start += paused
-
-  def rate(self) -> float:
-    """Examples a second since the last call."""
-    now = time.monotonic()
-    rate = self._window_examples / max(now - self._window_start, 1e-9)
-    self._window_start, self._window_examples = now, 0
-    return rate
-
-
-def _validate(system, state, asked, split, config, mesh, journal, bar) -> float:
-  """NDCG@10 with seen items excluded, on the validation requests asked."""
+def _validate(system, state, asked, split, config, mesh) -> dict[str, float]:
+  """The metrics with seen items excluded, on the validation requests asked."""
   ranks = evaluator.evaluate(
     system,
     state.params,
@@ -232,14 +228,15 @@ def _validate(system, state, asked, split, config, mesh, journal, bar) -> float:
     lists=False,
     user_ids=split.train.user_ids,
   )
-  metrics = evaluator.summarise_rules(ranks)["seen_excluded"]
-  step = int(state.step)
+  return evaluator.summarise_rules(ranks)["seen_excluded"]
+
+
+def _tell(step, metrics, asked, journal, bar) -> None:
   journal.write(step, {"validation": metrics})
   bar.say(
     f"step {step}  validation, {len(asked):,} users, seen excluded: "
     f"HR@10 {metrics['hr@10']:.4f}  NDCG@10 {metrics['ndcg@10']:.4f}"
   )
-  return metrics["ndcg@10"]
 
 
 def _judge(progress: Progress, score: float, step: int) -> None:
@@ -250,8 +247,37 @@ def _judge(progress: Progress, score: float, step: int) -> None:
     progress.validations_since_best += 1
 
 
-def _save(checkpoints, step, state, progress: Progress, score=None) -> None:
-  checkpoints.save(step, state, dataclasses.asdict(progress), score)
+def _save(checkpoints, step, state, progress: Progress) -> None:
+  """Where this very state is there, only what is known of it has changed."""
+  if step == checkpoints.latest_step:
+    checkpoints.judge(dataclasses.asdict(progress))
+  else:
+    checkpoints.save(step, state, dataclasses.asdict(progress))
+
+
+def _summary(
+  window: list[tuple],
+  times: speed.Times,
+  step_flops: int,
+  peak: float | None,
+  compilations: speed.Compilations,
+) -> dict[str, Any]:
+  """What the journal says of the steps of a window."""
+  examples, *told = zip(*window)
+  loss_S, token_S, place_S = (np.concatenate(each, dtype=np.float64) for each in told)
+  flops = step_flops * len(loss_S) / times.seconds
+  memory = speed.memory_peak()
+  return {
+    "loss": float(loss_S.mean()),
+    "examples_per_second": sum(examples) / times.seconds,
+    "tokens_per_second": float(token_S.sum()) / times.seconds,
+    "places_per_second": float(place_S.sum()) / times.seconds,
+    "step_seconds": {"median": times.median, "p90": times.p90},
+    "flops_per_second": flops,
+    **({} if peak is None else {"mfu": flops / peak}),
+    "compilations": {"count": compilations.count, "seconds": compilations.seconds},
+    **({} if memory is None else {"memory_peak_bytes": memory}),
+  }
 
 
 def _next_stop(step: int, t: ml_collections.ConfigDict) -> int:
@@ -260,24 +286,18 @@ def _next_stop(step: int, t: ml_collections.ConfigDict) -> int:
   return min(step + t.steps_per_dispatch, t.steps, *pauses)
 
 
-def _read(step: int, end: int, report: step_lib.Report) -> np.ndarray:
-  """Waits for a dispatch of the steps from `step` to `end`; returns their losses.
+def _read(first: int, end: int, report: step_lib.Report) -> step_lib.Report:
+  """Waits for a dispatch of the steps from `first` to `end`; returns what it told.
 
   Raises:
     UserError: one of them had a loss or a gradient that is not finite.
   """
-  loss_K, taken, sound = jax.device_get(report)
-  if not sound:
-    loss = loss_K[taken]
-    what = "a gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+  report = jax.device_get(report)
+  if not report.sound:
+    loss = report.loss_K[report.taken]
+    what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
     raise UserError(
-      f"{what} at step {step + taken + 1}; lower train.learning_rate or "
+      f"{what} at step {first + report.taken + 1}; lower train.learning_rate or "
       "train.clip_norm and start again in another --workdir"
     )
-  return loss_K[: end - step]
-
-
-def _log(step, loss_S, rate, journal, bar) -> None:
-  loss = float(np.mean(loss_S, dtype=np.float64))
-  journal.write(step, {"loss": loss, "examples_per_second": rate})
-  bar.log(step, loss, rate)
+  return report

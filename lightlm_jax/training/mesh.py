@@ -14,9 +14,8 @@ import numpy as np
 
 from lightlm_jax.errors import UserError
 
-# Parameter path → axes; the first axis of the stacked layers is never cut. The first
-# rule that matches counts; what none matches, and what an axis does not divide, is
-# copied to every device.
+# Parameter path → axes. The first rule that matches counts; what none matches, and
+# what an axis does not divide, is copied to every device.
 RULES = (
   (r"(^|/)embedding$", ("model", None)),
   (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),

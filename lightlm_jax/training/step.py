@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
@@ -41,19 +41,31 @@ class Report(NamedTuple):
 
   Attributes:
     loss_K: float32, of each step taken, the one that was not sound included.
+    tokens_K: float32, what the step's batch really held; see `System.loss`.
+    places_K: float32, what there was room for.
     taken: int32, steps that moved the state.
-    sound: bool, whether the loss and all gradients were finite.
+    sound: bool, whether the loss and the gradient's norm were finite.
+    told: bool, whether any process had been told to end when it sent this.
   """
 
   loss_K: jax.Array
+  tokens_K: jax.Array
+  places_K: jax.Array
   taken: jax.Array
   sound: jax.Array
+  told: jax.Array
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
   """The steps from `first` to `end` (excluded), at most K of them."""
   order = plan.at(np.arange(first, first + K))
   return Dispatch(np.int32(first), np.int32(end), *order)
+
+
+def told_to_end(told: bool, mesh: Mesh) -> jax.Array:
+  """What this process says to the others in its next dispatch."""
+  every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  return mesh_lib.put(np.full(mesh.size, told), every_device)
 
 
 def make_steps(
@@ -64,9 +76,10 @@ def make_steps(
   seed: int,
   abstract: TrainState,
 ):
-  """The compiled steps: (state, tables, feed, dispatch) → (state, Report).
+  """The compiled steps: (state, tables, feed, dispatch, told_D) → (state, Report).
 
-  A step whose loss or gradient is not finite leaves the state as it was before, and
+  `told_D` is a bool for each device, its process's: see `told_to_end`. A step whose
+  loss or gradient's norm is not finite leaves the state as it was before, and
   ends the dispatch. One whose `first` is not where the state stands does nothing: what
   was sent after such a step, before its report was read, is lost without harm. The
   state is donated, and lives where `abstract` says.
@@ -79,8 +92,9 @@ def make_steps(
     examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
     examples = jax.lax.with_sharding_constraint(examples, rows)
     gradient = jax.value_and_grad(system.loss, has_aux=True)
-    (loss, _), grads = gradient(params, tables, examples, rng)
-    return loss, grads
+    (loss, metrics), grads = gradient(params, tables, examples, rng)
+    numbers = loss, metrics["tokens"], metrics["places"]
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]), grads
 
   # One shape of batch a bucket.
   buckets = [
@@ -90,7 +104,7 @@ def make_steps(
   @functools.partial(
     jax.jit, donate_argnums=0, out_shardings=(shardings, mesh_lib.replicated(mesh))
   )
-  def steps(state: TrainState, tables, feed, what: Dispatch):
+  def steps(state: TrainState, tables, feed, what: Dispatch, told_D):
     def goes_on(carry):
       state, report = carry
       return report.sound & (state.step < what.end)
@@ -100,22 +114,25 @@ def make_steps(
       k = report.taken
       rng = jax.random.fold_in(jax.random.key(seed), state.step)
       operands = (state.params, tables, feed, what.key_K[k], what.batch_K[k], rng)
-      loss, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
+      numbers, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      sound = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+      sound = jnp.isfinite(numbers[0]) & jnp.isfinite(optax.tree.norm(grads))
       state = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
         TrainState(state.step + 1, params, opt_state),
         state,
       )
+      numbers_K = [so_far.at[k].set(x) for so_far, x in zip(report[:3], numbers)]
       taken = report.taken + sound.astype(jnp.int32)
-      return state, Report(report.loss_K.at[k].set(loss), taken, sound)
+      return state, Report(*numbers_K, taken, sound, report.told)
 
+    nothing_K = jnp.zeros(what.key_K.shape, jnp.float32)
     report = Report(
-      jnp.zeros(what.key_K.shape, jnp.float32),
-      jnp.zeros((), jnp.int32),
-      state.step == what.first,
+      *(nothing_K,) * 3,
+      taken=jnp.zeros((), jnp.int32),
+      sound=state.step == what.first,
+      told=told_D.any(),
     )
     return jax.lax.while_loop(goes_on, step, (state, report))
 

@@ -66,11 +66,11 @@ def row(flags, dataset: str, share: float, system: str) -> str:
   split = splits.make(config.split, loaded.log)
   mesh = mesh_lib.make(1, 1)
   workdir = epath.Path(flags.workdir) / f"{dataset}-{share}-{system}"
-  workdir = workdir_lib.claim(workdir, config)
   console = rich.console.Console(stderr=True)
-  system, _, params, _ = train.learn(
-    config, split, loaded.attributes, workdir, mesh, console
-  )
+  with workdir_lib.claimed(workdir, config) as workdir:
+    system, _, params, _ = train.learn(
+      config, split, loaded.attributes, workdir, mesh, console
+    )
   ask = functools.partial(
     evaluator.evaluate,
     system,

@@ -56,10 +56,10 @@ def run(folder: pathlib.Path, overrides: dict) -> None:
   config = ml_collections.FrozenConfigDict(config)
   dataset = datasets.load(config)
   split = splits.leave_one_out(dataset.log)
-  workdir = workdir_lib.claim(folder, config)
   console = rich.console.Console()
   mesh = mesh_lib.make(1, 1)
-  train.learn(config, split, dataset.attributes, workdir, mesh, console)
+  with workdir_lib.claimed(folder, config) as workdir:
+    train.learn(config, split, dataset.attributes, workdir, mesh, console)
   found = evaluate.evaluate(workdir)
   (folder / "arm.json").write_text(json.dumps(found, indent=2))
 

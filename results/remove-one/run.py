@@ -88,10 +88,10 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
   }
   config = config_lib.load(data, "small", overrides | change)
   config = ml_collections.FrozenConfigDict(config)
-  workdir = workdir_lib.claim(folder, config)
   console = rich.console.Console()
   mesh = mesh_lib.make(1, 1)
-  train.learn(config, split, dataset.attributes, workdir, mesh, console)
+  with workdir_lib.claimed(folder, config) as workdir:
+    train.learn(config, split, dataset.attributes, workdir, mesh, console)
   found = {
     decoding: evaluate.evaluate(
       workdir, overrides={"decoding.kind": decoding}, users=USERS

@@ -69,11 +69,12 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   held = {"state": state_lib.create(system.init, tx, config.seed, abstract)}
   first = step_lib.dispatch(plan, 0, 1, 1)
+  nobody = step_lib.told_to_end(False, mesh)
 
   def step():
     # The same batch every time, whatever the state has seen.
     state = held["state"]._replace(step=jnp.zeros((), jnp.int32))
-    held["state"], report = steps_fn(state, tables, feed, first)
+    held["state"], report = steps_fn(state, tables, feed, first, nobody)
     jax.block_until_ready(report)
 
   requests = batch_lib.request_batch(
