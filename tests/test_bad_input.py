@@ -351,7 +351,7 @@ def test_no_room_for_the_first_file(tmp_path):
   with files_of_at_most(100), pytest.raises(UserError) as caught:
     train.train(config, tmp_path / "run")
   assert f"cannot write {tmp_path / 'run' / 'config.json'}" in str(caught.value)
-  assert files(tmp_path) == {}
+  assert files(tmp_path) == {tmp_path / "run" / ".lock": b""}
 
 
 def test_no_room_for_the_ids(tmp_path, monkeypatch):

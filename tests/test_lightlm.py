@@ -66,9 +66,7 @@ def loss_of(**overrides):
   loss = jax.jit(system.loss)
 
   def value(params, batch, seed=0):
-    value, metrics = loss(params, tables, batch, jax.random.key(seed))
-    assert metrics["loss"] == value
-    return float(value)
+    return float(loss(params, tables, batch, jax.random.key(seed))[0])
 
   return value
 
@@ -189,6 +187,20 @@ def test_rows_of_weight_0_teach_nothing(params):
   assert loss(params, make_batch(other)) == loss(params, make_batch(ROWS))
   other[4] = (*other[4][:3], 1.0)
   assert loss(params, make_batch(other)) != loss(params, make_batch(ROWS))
+
+
+def test_tokens_are_counted_in_rows_that_weigh(params):
+  system, tables, _ = build()
+  rows = [*ROWS[:4], (0, [2, 3, 4, 5], 9, 0.0)]
+  _, metrics = system.loss(params, tables, make_batch(rows), jax.random.key(0))
+  told = 0
+  for user, history, target, weight in rows:
+    tokens = [*USER_CODES[user]] if user >= 0 else []
+    for item in [*history[-H:], target]:
+      tokens += ITEM_CODES[item]
+    told += len(tokens) * (weight > 0)
+  assert metrics["tokens"] == told
+  assert metrics["places"] == len(rows) * (2 + 3 * H + 3)
 
 
 def test_more_padding_changes_no_loss(params):

@@ -167,8 +167,10 @@ def test_sasrec_learns_at_every_position(rows):
     label_H = np.array([*items[1:], target])
     losses += (-log_prob_HI[H - len(items) :][np.arange(len(items)), label_H]).tolist()
   batch = make_rows(HISTORIES, TARGETS, rows)
-  value, _ = system.loss(params, (), batch, jax.random.key(0))
+  value, metrics = system.loss(params, (), batch, jax.random.key(0))
   np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
+  assert metrics["tokens"] == sum(map(len, HISTORIES))
+  assert metrics["places"] == batch.history_BH.size
 
 
 def test_bsarec_learns_at_the_last_position_alone():

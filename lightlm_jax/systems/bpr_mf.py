@@ -66,7 +66,7 @@ def loss(
   margin_BM = positive_B1 - pair_scores(params, user_BD, negative_BM)
   per_target_B = jax.nn.softplus(-margin_BM).mean(axis=1)
   value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
-  return value, {"tokens": batch.weight_B.sum(), "places": len(batch.weight_B)}
+  return value, {"tokens": (batch.weight_B > 0).sum(), "places": len(batch.weight_B)}
 
 
 def scores(params: dict[str, jax.Array], tables: Any, batch: Batch) -> jax.Array:

@@ -108,7 +108,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
     token_B = (source.segment_BS > 0).sum(axis=1) + real_BL.sum(axis=1)
     places = source.token_BS.size + target_BL.size
-    return value, {"tokens": (token_B * batch.weight_B).sum(), "places": places}
+    return value, {"tokens": (token_B * (batch.weight_B > 0)).sum(), "places": places}
 
   def read(params, tables: Tables, batch: Batch):
     """The model as functions of tokens alone, with what it remembers of the source."""

@@ -95,7 +95,7 @@ def build(config: ml_collections.ConfigDict, num_items: int) -> System:
       loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
       total = (weight_N * loss_N).sum()
     value = total / jnp.maximum(weight_N.sum(), 1)
-    real_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
+    real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
     return value, {"tokens": real_BH.sum(), "places": real_BH.size}
 
   def scores(params, tables: Any, batch: Batch) -> jax.Array:
