@@ -65,9 +65,11 @@ def join(how: str | None) -> None:
   try:
     jax.distributed.initialize(initialization_timeout=PATIENCE_SECONDS, **arguments)
   except (RuntimeError, ValueError) as error:
-    why = str(error).strip().splitlines() or [type(error).__name__]
+    why, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    if "coordinator_address" in why:
+      why = "jax finds neither Slurm nor Open MPI, Kubernetes or a Cloud TPU"
     raise UserError(
-      f"--distributed={how}: {why[0]}; see launch/README.md, or give --distributed=off"
+      f"--distributed={how}: {why}; see launch/README.md, or give --distributed=off"
     )
 
 

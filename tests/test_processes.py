@@ -183,3 +183,11 @@ def test_one_of_several_processes_is_not_taken_for_a_run(
   processes.join(None)
   assert processes.is_first()
   assert not processes.several()
+
+
+def test_nobody_to_join_is_said(monkeypatch):
+  for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+    monkeypatch.delenv(name, raising=False)
+  with pytest.raises(UserError, match=r"--distributed=auto: jax finds neither Slurm"):
+    processes.join("auto")
+  assert processes.is_first()
