@@ -99,7 +99,8 @@ def train(
   clock = speed.Clock()
   waiting = collections.deque()  # dispatches: first step, end, examples, report
   window = []  # examples, losses, tokens and places of each since the last log
-  step_flops = peak = None  # found when there is time
+  # Made once: between two dispatches the host has nothing to send but their names.
+  told_D = {flag: step_lib.told_to_end(flag, mesh) for flag in (False, True)}
 
   def collect():
     first, end, examples, report = waiting.popleft()
@@ -143,13 +144,16 @@ def train(
       jax.profiler.start_trace(str(profile_to))
     # It compiles, which may take a minute, and there is nothing new to save yet.
     with signals.let_through() if step == start else contextlib.nullcontext():
-      told_D = step_lib.told_to_end(signals.received is not None, mesh)
-      state, report = steps_fn(state, system.tables, feed, dispatch, told_D)
+      say = told_D[signals.received is not None]
+      state, report = steps_fn(state, system.tables, feed, dispatch, say)
       waiting.append((step, end, int(examples_K[: end - step].sum()), report))
       if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
         told |= collect()
     if step == start:
       on_first_step()
+      step_flops = speed.flops_per_step(system, abstract.params, feed, plan)
+      peak = speed.peak_of_run()
+      clock.restart()
     step = end
     bar.advance(step)
     # Before every pause too, so that no checkpoint holds what has diverged.
@@ -159,11 +163,7 @@ def train(
       if profile_to is not None and turn >= 1:
         jax.profiler.stop_trace()
         profile_to = None
-      if step_flops is None:
-        step_flops = speed.flops_per_step(system, abstract.params, feed, plan)
-        peak = speed.peak_of_run()
       record = _summary(window, clock.window(), step_flops, peak, compilations)
-      clock.restart()
       journal.write(step, record)
       bar.log(step, record["loss"], record["examples_per_second"])
       window = []
