@@ -185,9 +185,14 @@ def test_one_of_several_processes_is_not_taken_for_a_run(
   assert not processes.several()
 
 
-def test_nobody_to_join_is_said(monkeypatch):
-  for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
-    monkeypatch.delenv(name, raising=False)
-  with pytest.raises(UserError, match=r"--distributed=auto: jax finds neither Slurm"):
-    processes.join("auto")
-  assert processes.is_first()
+def test_nobody_to_join_is_said():
+  """In a process of its own: jax asks first whether a device was touched."""
+  launchers = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
+  said = subprocess.run(
+    [sys.executable, "-c", "from lightlm_jax import processes as p; p.join('auto')"],
+    env={name: value for name, value in os.environ.items() if name not in launchers},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  ).stderr
+  assert "UserError: --distributed=auto: jax finds neither Slurm" in said
