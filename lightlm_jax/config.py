@@ -26,6 +26,7 @@ LATER = {
   "split.withheld": 0.0,
   "ids.cold": "apart",
   "train.steps_per_dispatch": 1,
+  "train.pack": 1,
   "mesh.shard_optimiser": False,
   "profile": False,
 }

@@ -35,7 +35,7 @@ RULES = (
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
       "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
       "train.eval_every train.eval_batch_size train.log_every "
-      "train.steps_per_dispatch decoding.beam_size "
+      "train.steps_per_dispatch train.pack decoding.beam_size "
       "mesh.model ids.leaf_size ids.levels ids.gci_levels "
       "ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
       "ids.gcn.negatives ids.gcn.patience"
@@ -112,7 +112,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         f"config.baselines names {name!r}; choose from {', '.join(registry.BASELINES)}"
       )
   if config.get("system") == "lightlm":
-    lightlm.check_input(config.input)
+    lightlm.check(config)
+  elif (_value(config, "train.pack") or 1) > 1:
+    raise UserError(
+      f"config.train.pack is {config.train.pack}, which is for lightlm alone; set it "
+      "to 1"
+    )
   if config.get("system") in sasrec.NAMES:
     sasrec.check(config)
   for wanted, holds, fields in RULES:
@@ -129,10 +134,13 @@ def check_batches(
 ) -> None:
   """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
   for field in fields:
-    if _value(config, field) % devices:
+    # Runs from before there was a choice have none in their config.json.
+    pack = config.train.get("pack", 1) if field == "train.batch_size" else 1
+    if _value(config, field) % (devices * pack):
+      rows = f" in rows of config.train.pack {pack} examples" if pack > 1 else ""
       raise UserError(
-        f"config.{field} {_value(config, field)} does not divide over the {devices} "
-        "devices of mesh.data; choose a multiple"
+        f"config.{field} {_value(config, field)}{rows} does not divide over the "
+        f"{devices} devices of mesh.data; choose a multiple of {devices * pack}"
       )
 
 

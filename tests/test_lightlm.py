@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
+from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
@@ -41,7 +43,7 @@ def exact():
     yield
 
 
-def build(**overrides):
+def build(log=None, **overrides):
   overrides = {
     "input.history": H,
     "input.user_dropout": 0.0,
@@ -53,7 +55,7 @@ def build(**overrides):
   } | {name.replace("__", "."): value for name, value in overrides.items()}
   config = config_lib.load("demo", "tiny", overrides)
   items_IL, users_UL = map(codes_lib.stack_codes, (ITEM_CODES, USER_CODES))
-  system = lightlm.build(config, codes_lib.code_book(items_IL, users_UL, {}))
+  system = lightlm.build(config, codes_lib.code_book(items_IL, users_UL, {}), log)
   tables = jax.device_put(system.tables)
   net = encoder_decoder.EncoderDecoder(lightlm.model_config(config, VOCAB))
   return system, tables, net
@@ -208,6 +210,44 @@ def test_more_padding_changes_no_loss(params):
   loss = loss_of(train__label_smoothing=0.0)
   narrow, wide = (loss(params, make_batch(rows, width)) for width in (3, H))
   np.testing.assert_allclose(narrow, wide, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_user", [True, False])
+def test_examples_that_share_a_row_learn_as_alone(params, with_user):
+  """The same loss and gradient an epoch, from rows of one and of three examples."""
+  rng = np.random.default_rng(0)
+  lengths = (9, 1, 4, 7)
+  log = Interactions(
+    offset_U1=np.cumsum([0, *lengths]),
+    item_E=rng.integers(len(ITEM_CODES), size=sum(lengths)).astype(np.int32),
+    user_ids=np.arange(4).astype(str),
+    item_ids=np.arange(len(ITEM_CODES)).astype(str),
+  )
+  learned = []
+  for pack in (1, 3):
+    system, tables, _ = build(train__pack=pack, input__user=with_user, log=log)
+    feed, plan = feed_lib.positions(
+      log, seed=0, batch_size=6, widths=(2, H), rows=system.rows
+    )
+    gradient = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
+    total, examples, tokens = None, 0, 0
+    for step in range(plan.steps_per_epoch):
+      bucket, key, number = plan.at(np.array(step))
+      batch = feed_lib.gather(feed, key, number, plan=plan, bucket=int(bucket))
+      (loss, metrics), grads = gradient(params, tables, batch, jax.random.key(0))
+      weight = float(batch.weight_B.sum())
+      found = jax.tree.map(lambda x, w=weight: w * x, (loss, grads))
+      total = found if total is None else jax.tree.map(jnp.add, total, found)
+      examples += weight
+      tokens += int(metrics["tokens"])
+    assert examples == sum(lengths)
+    learned.append((total, tokens))
+  assert plan.batch_size == 2, "the last ones shared"
+  (alone, tokens), (shared, shared_tokens) = learned
+  assert tokens == shared_tokens
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), alone, shared
+  )
 
 
 def hide_users(batch):
@@ -386,6 +426,7 @@ def test_ids_start_uniform_and_words_normal():
     ({"input__history": 0, "input__user": False}, "nothing to read"),
     ({"input__prompt": True}, "input.history=0"),
     ({"input__prompt": True, "input__history": 0, "input__user": False}, "nothing"),
+    ({"train__pack": 4, "input__history": 0}, "train.pack=1"),
   ],
 )
 def test_a_source_that_cannot_be_written_is_refused(overrides, named):

@@ -64,7 +64,7 @@ for data, model, shard_optimiser in json.loads(sys.argv[1]):
   three = step.dispatch(plan, 0, 3, 3)
   told_D = step.told_to_end(False, devices)
   current, report = steps(current, system.tables, held, three, told_D)
-  losses.append(report.loss_K.tolist())
+  losses.append(report.numbers.loss.tolist())
   held_by_one.append({})
   for part, tree in (("params", current.params), ("moments", current.opt_state)):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

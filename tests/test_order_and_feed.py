@@ -14,9 +14,9 @@ import pytest
 import scipy.stats
 
 from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data import packing
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
-from lightlm_jax.data.packing import pack
 from lightlm_jax.errors import UserError
 
 KEYS = st.integers(0, 2**32 - 1)
@@ -281,7 +281,7 @@ def test_drawn_targets_are_any_item_of_the_user_in_every_epoch_anew():
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(0, 3))
 def test_packed_sequences_neither_overlap_nor_waste_rows(lengths, seed):
   width, length_N = 12, np.array(lengths)
-  row_N, column_N = pack(length_N, width, seed)
+  row_N, column_N = packing.pack(length_N, width, seed)
   taken_RH = np.zeros((row_N.max() + 1, width), int)
   for row, column, length in zip(row_N, column_N, lengths):
     assert column + length <= width
@@ -290,6 +290,76 @@ def test_packed_sequences_neither_overlap_nor_waste_rows(lengths, seed):
   assert (np.diff(taken_RH) <= 0).all(), "a hole before the end of a row"
   used_R = np.sort(taken_RH.sum(axis=1))
   assert used_R[:2].sum() > width or len(used_R) == 1, "two rows fit into one"
+
+
+@given(
+  st.lists(st.integers(1, 12), min_size=1, max_size=60),
+  st.integers(1, 5),
+  st.integers(0, 3),
+)
+def test_rows_hold_as_many_examples_as_they_may(lengths, most, seed):
+  length_N = np.array(lengths)
+  shared = packing.rows(length_N, most)
+  row_N, column_N = packing.pack(length_N, shared.width, seed, most)
+  assert np.bincount(row_N).max() <= most
+  assert row_N.max() + 1 <= 1.01 * -(-len(lengths) // most)
+  taken_RH = np.zeros((row_N.max() + 1, shared.width), int)
+  for row, column, length in zip(row_N, column_N, lengths):
+    taken_RH[row, column : column + length] += 1
+  assert taken_RH.sum() == sum(lengths)
+  assert taken_RH.max() == 1
+  assert shared.width % 8 == 0
+  if (narrower := shared.width - 8) >= max(lengths):
+    row_N, _ = packing.pack(length_N, narrower, seed, most)
+    fewest = -(-len(lengths) // most)
+    assert narrower * fewest < sum(lengths) or row_N.max() + 1 > 1.01 * fewest
+
+
+def test_rows_of_real_lengths_are_nearly_full():
+  """Geometric lengths with a window, as histories have."""
+  length_N = np.minimum(np.random.default_rng(0).geometric(0.15, 20_000) + 2, 42)
+  for most in (8, 16):
+    shared = packing.rows(length_N, most)
+    row_N, _ = packing.pack(length_N, shared.width, 0, most)
+    places = (row_N.max() + 1) * shared.width
+    assert length_N.sum() > 0.9 * places
+    assert len(length_N) > 0.99 * (row_N.max() + 1) * most
+
+
+@pytest.mark.parametrize(("most", "batch_size"), [(2, 4), (4, 4), (3, 12)])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_shared_rows_hold_every_position_once_an_epoch(most, batch_size, drawn):
+  log, window = LOG, 10
+  start_E = np.repeat(log.offset_U1[:-1], log.length_U)
+  # A token for the user and two for each item.
+  length_E = 1 + 2 * np.minimum(np.arange(len(start_E)) - start_E, window)
+  shared = packing.rows(length_E, most)
+  feed, plan = feed_lib.positions(
+    log, seed=1, batch_size=batch_size, widths=(2, window), drawn=drawn, rows=shared
+  )
+  assert plan.batch_size == batch_size // most
+  wanted = collections.Counter(
+    (user, tuple(i for i in items if i >= 0), None if drawn else target)
+    for user, items, target in oracle(log, (window,))
+  )
+  for epoch in (0, 2):
+    found = collections.Counter()
+    for batch in epoch_of(feed, plan, epoch):
+      for row in zip(*batch):
+        user_K, item_H, segment_H, target_K, weight_K = row
+        assert (np.diff(segment_H) >= 0).all(), "a hole, or out of turn"
+        assert len(user_K) == most
+        read = 0
+        for k in np.flatnonzero(weight_K):
+          items = tuple(item_H[segment_H == k + 1].tolist())
+          user, target = int(user_K[k]), int(target_K[k])
+          assert not drawn or target in log.row(user)
+          found[user, items, None if drawn else target] += 1
+          read += 1 + 2 * len(items)
+        assert read <= shared.width
+        unused = np.flatnonzero(weight_K == 0)
+        assert not np.isin(segment_H, unused + 1).any()
+    assert found == wanted
 
 
 def make_packs(log=LOG, *, seed=0, batch_size=3, width=10):

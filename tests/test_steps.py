@@ -64,14 +64,14 @@ def test_a_dispatch_is_its_steps_one_by_one():
   for s in range(2 * K):
     alone, report = run.go(alone, s, s + 1)
     assert (report.taken, report.sound) == (1, True)
-    losses.append(report.loss_K[0])
+    losses.append(report.numbers.loss[0])
   _, report = run.go(run.start(), 0, 1, told=True)
   assert report.told
   together, found = run.start(), []
   for first, end in ((0, 5), (5, 6), (6, 14), (14, 16)):
     together, report = run.go(together, first, end)
     assert (report.taken, report.sound, report.told) == (end - first, True, False)
-    found.extend(report.loss_K[: end - first])
+    found.extend(report.numbers.loss[: end - first])
   equal(together, alone)
   np.testing.assert_array_equal(found, losses)
   assert len(set(map(float, losses))) == 2 * K > run.plan.steps_per_epoch

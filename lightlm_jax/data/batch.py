@@ -14,12 +14,13 @@ class Batch(NamedTuple):
   """Requests on the device, or examples with the items that answer them.
 
   Attributes:
-    user_B: int32 user indices, -1 = unknown.
+    user_B: int32 user indices, -1 = unknown. In rows of K examples [B, K], as the
+      targets and the weights.
     history_BH: int32 catalogue indices, right-aligned (newest last), -1 = none.
     segment_BH: int32, which example of the row an item belongs to, from 1; 0 = none.
     target_B: int32 catalogue index that followed; -1 where it is not known. In rows of
       sequences [B, H]: what followed each position.
-    weight_B: float32, 0 for rows that only fill the batch.
+    weight_B: float32, 0 for what only fills the batch.
   """
 
   user_B: jax.Array

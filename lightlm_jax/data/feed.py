@@ -1,15 +1,16 @@
 """Training batches: the log on the device, and which examples step s is made of.
 
 One example a position: the items before it are the history, the item on it is the
-target (or, drawn, any item of the user is). Examples of similar length share a batch (a
-bucket), because the shape of a batch is that of its longest example. Models that learn
-at every position of a history at once get many histories in one row instead (a pack),
-so that short and long ones meet in every batch and hardly a column is empty. Everything
-here is a pure function of (seed, step): the same batches on one device or eight, after
-a restart or without.
+target (or, drawn, any item of the user is). The shape of a batch is that of its longest
+row, so either examples of similar length share a batch (a bucket), or several of them
+share a row, so that short and long ones meet in every batch and hardly a column is
+empty. Models that learn at every position of a history at once get whole histories in
+a row (a pack). Everything here is a pure function of (seed, step): the same batches on
+one device or eight, after a restart or without.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,10 @@ import numpy as np
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
-from lightlm_jax.data.packing import pack
+from lightlm_jax.data.packing import Rows, pack
 from lightlm_jax.errors import UserError
+
+_OF_TARGETS = ("user_B", "target_B", "weight_B")  # of a Batch
 
 
 class Positions(NamedTuple):
@@ -30,7 +33,8 @@ class Positions(NamedTuple):
   user_E: jax.Array  # int32
   start_E: jax.Array  # int32, where the row of the position's user starts
   end_E: jax.Array  # int32, one past its end
-  bucket_examples: tuple[jax.Array, ...]  # int32 positions, one array a bucket
+  # int32 positions, an array for each bucket: K to a row, -1 = none
+  example_RK: tuple[jax.Array, ...]
 
 
 class Packs(NamedTuple):
@@ -45,15 +49,16 @@ class Packs(NamedTuple):
 class Plan:
   """Which batch is trained on at which step.
 
-  An epoch visits every batch of every bucket once, in a permuted order. Packs are one
-  bucket, and a row is an example.
+  An epoch visits every batch of every bucket once, in a permuted order. Rows that are
+  shared are one bucket.
   """
 
   seed: int
-  batch_size: int
+  batch_size: int  # rows
   widths: tuple[int, ...]  # history columns of each bucket
-  sizes: tuple[int, ...]  # examples in each bucket
-  drawn: bool  # the target is any item of the user, drawn anew in every epoch
+  sizes: tuple[int, ...]  # rows in each bucket
+  window: int  # the last items of a history that are read
+  drawn: bool = False  # the target is any item of the user, anew in every epoch
 
   @property
   def steps_per_epoch(self) -> int:
@@ -82,11 +87,6 @@ class Plan:
       (batch - first).astype(np.uint32),
     )
 
-  def examples(self, bucket: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """How many examples such batches hold; the last of a bucket holds fewer."""
-    left = np.array(self.sizes)[bucket] - batch.astype(np.int64) * self.batch_size
-    return np.minimum(left, self.batch_size)
-
 
 def positions(
   train: Interactions,
@@ -95,37 +95,41 @@ def positions(
   batch_size: int,
   widths: tuple[int, ...],
   drawn: bool = False,
+  rows: Rows | None = None,
 ) -> tuple[Positions, Plan]:
   """Sorts every position of the log into its bucket by the length of its history.
 
   Args:
     train: at least one interaction.
-    seed: of the order.
-    batch_size: examples a step.
+    seed: of what shares a row, and of the order.
+    batch_size: examples a step; a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Buckets without examples are left out.
     drawn: see `Plan`; for sources that do not tell one position from another.
+    rows: how examples share rows, all of them one bucket; None = each has its own.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
-  bucket_E = np.searchsorted(widths, length_E)
-  examples = [np.flatnonzero(bucket_E == b) for b in range(len(widths))]
-  used = [b for b, example in enumerate(examples) if len(example)]
+  window = widths[-1]
+  if rows is None:
+    bucket_E = np.searchsorted(widths, length_E)
+    examples = [np.flatnonzero(bucket_E == b)[:, None] for b in range(len(widths))]
+    widths = tuple(w for w, example in zip(widths, examples) if len(example))
+    examples = [example for example in examples if len(example)]
+  else:
+    row_E, column_E = pack(rows.length_E, rows.width, seed, rows.most)
+    widths = (int(np.bincount(row_E, weights=length_E).max()),)
+    examples = [_by_row(row_E, column_E, rows.most)]
+    batch_size //= rows.most
   feed = Positions(
     item_E=jnp.asarray(train.item_E),
     user_E=jnp.asarray(train.user_E),
     start_E=jnp.asarray(start_E.astype(np.int32)),
     end_E=jnp.asarray((start_E + train.length_U[train.user_E]).astype(np.int32)),
-    bucket_examples=tuple(jnp.asarray(examples[b].astype(np.int32)) for b in used),
+    example_RK=tuple(jnp.asarray(example.astype(np.int32)) for example in examples),
   )
-  plan = Plan(
-    seed=seed,
-    batch_size=batch_size,
-    widths=tuple(widths[b] for b in used),
-    sizes=tuple(len(examples[b]) for b in used),
-    drawn=drawn,
-  )
-  return feed, plan
+  sizes = tuple(len(example) for example in examples)
+  return feed, Plan(seed, batch_size, widths, sizes, window, drawn)
 
 
 def packs(
@@ -158,7 +162,7 @@ def packs(
   )
   position_RH[row_E, column_E + j_E] = first_E + j_E
   feed = Packs(*(jnp.asarray(x) for x in (train.item_E, train.user_E, position_RH)))
-  return feed, Plan(seed, batch_size, (width,), (len(position_RH),), drawn=False)
+  return feed, Plan(seed, batch_size, (width,), (len(position_RH),), width)
 
 
 def gather(
@@ -166,33 +170,56 @@ def gather(
 ) -> Batch:
   """Makes a batch on the device; `key` and `batch` come from `plan.at(step)`.
 
-  The last batch of a bucket is filled up with examples of weight 0.
+  The last batch of a bucket is filled up with rows of weight 0.
   """
   B, H, size = plan.batch_size, plan.widths[bucket], plan.sizes[bucket]
   place_B = batch * jnp.uint32(B) + jnp.arange(B, dtype=jnp.uint32)
   real_B = place_B < size
   place_B = permute(jnp.minimum(place_B, size - 1), size, key, jnp)
   if isinstance(feed, Packs):
-    return _rows(feed, place_B, real_B.astype(jnp.float32))
-  position_B = feed.bucket_examples[bucket][place_B]
-  position_BH = position_B[:, None] + jnp.arange(-H, 0)[None, :]
-  start_B = feed.start_E[position_B]
-  known_BH = position_BH >= start_B[:, None]
-  target_B = position_B
+    return _sequences(feed, place_B, real_B.astype(jnp.float32))
+  example_BK = feed.example_RK[bucket][place_B]
+  real_BK = (example_BK >= 0) & real_B[:, None]
+  example_BK = jnp.maximum(example_BK, 0)
+  start_BK = feed.start_E[example_BK]
+  length_BK = jnp.where(real_BK, jnp.minimum(example_BK - start_BK, plan.window), 0)
+  # Histories stand one behind the other, the last of them ends with the row.
+  end_BK = H - length_BK.sum(axis=1, keepdims=True) + jnp.cumsum(length_BK, axis=1)
+  column_H = jnp.arange(H)
+  owner_BH = (column_H[None, None] >= end_BK[:, :, None]).sum(axis=1)
+  owners_BH = functools.partial(jnp.take_along_axis, indices=owner_BH, axis=1)
+  back_BH = owners_BH(end_BK) - column_H[None]  # 1 = the newest item
+  known_BH = back_BH <= owners_BH(length_BK)
+  item_BH = feed.item_E[jnp.maximum(owners_BH(example_BK) - back_BH, 0)]
+  target_BK = example_BK
   if plan.drawn:
-    length_B = (feed.end_E[position_B] - start_B).astype(jnp.uint32)
-    draw_B = fold(fold(key, 0, jnp), position_B, jnp) % length_B
-    target_B = start_B + draw_B.astype(jnp.int32)
-  return Batch(
-    user_B=feed.user_E[position_B],
-    history_BH=jnp.where(known_BH, feed.item_E[jnp.maximum(position_BH, 0)], -1),
-    segment_BH=known_BH.astype(jnp.int32),
-    target_B=feed.item_E[target_B],
-    weight_B=real_B.astype(jnp.float32),
+    number_BK = (feed.end_E[example_BK] - start_BK).astype(jnp.uint32)
+    draw_BK = fold(fold(key, 0, jnp), example_BK, jnp) % number_BK
+    target_BK = start_BK + draw_BK.astype(jnp.int32)
+  found = Batch(
+    user_B=jnp.where(real_BK, feed.user_E[example_BK], -1),
+    history_BH=jnp.where(known_BH, item_BH, -1),
+    segment_BH=jnp.where(known_BH, owner_BH + 1, 0),
+    target_B=jnp.where(real_BK, feed.item_E[target_BK], -1),
+    weight_B=real_BK.astype(jnp.float32),
   )
+  if example_BK.shape[1] > 1:
+    return found
+  one_each = {name: getattr(found, name)[:, 0] for name in _OF_TARGETS}
+  return found._replace(**one_each)
 
 
-def _rows(feed: Packs, row_B: jax.Array, weight_B: jax.Array) -> Batch:
+def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
+  """[R, most]: the examples of each row, by column; -1 = none."""
+  order_E = np.lexsort((column_E, row_E))
+  row_E = row_E[order_E]
+  slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
+  example_RK = np.full((row_E[-1] + 1, most), -1, np.int32)
+  example_RK[row_E, slot_E] = order_E
+  return example_RK
+
+
+def _sequences(feed: Packs, row_B: jax.Array, weight_B: jax.Array) -> Batch:
   position_BH = feed.position_RH[row_B]
   known_BH = position_BH >= 0
   here_BH = jnp.maximum(position_BH, 0)

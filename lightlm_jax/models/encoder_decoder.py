@@ -131,6 +131,8 @@ class _DecoderLayer(nn.Module):
     logits = jnp.einsum("bhqa,bhas->bhqs", query_BHQA, source_key_BHAS)
     mask_BQS = jnp.repeat(mask_BKS, L, axis=1)
     weight = _softmax(logits.astype(jnp.float32), mask_BQS[:, None]).astype(c.dtype)
+    # Who has no source reads nothing, whoever else is in the row.
+    weight = jnp.where(mask_BQS.any(axis=-1)[:, None, :, None], weight, 0)
     weight = Dropout(c.dropout_rate)(weight)
     mixed = jnp.einsum("bhqs,bhsa->bhqa", weight, source_value_BHSA)
     mixed = mixed.swapaxes(1, 2).reshape(B, K, L, c.H, c.A)

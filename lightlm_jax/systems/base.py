@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lightlm_jax.data.packing import Rows
+
 
 class System(NamedTuple):
   """A recommender as pure functions; what does not apply is None.
@@ -17,6 +19,7 @@ class System(NamedTuple):
       item of the user), "sequence" (a row of packed histories, every position trained),
       or None for systems that are fitted.
     max_history: how many of the last items it reads, 0 = the user alone; None = all.
+    rows: how examples share rows in training; None = each has its own.
     tables: see above.
     rank_I: [I] int32 numpy, each catalogue item's place in code order.
     init: rng → params.
@@ -35,6 +38,7 @@ class System(NamedTuple):
   max_history: int | None
   tables: Any
   rank_I: Any
+  rows: Rows | None = None
   init: Callable | None = None
   loss: Callable | None = None
   fit: Callable | None = None

@@ -16,7 +16,9 @@ import ml_collections
 import numpy as np
 import optax
 
+from lightlm_jax.data import packing
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import beam, exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.errors import UserError
@@ -43,13 +45,21 @@ class Tables(NamedTuple):
   chunks: exact.Chunks | None  # of `decoding.kind = "exact"`
 
 
-def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
+def build(
+  config: ml_collections.ConfigDict, codes: CodeBook, train: Interactions | None = None
+) -> System:
   """The system of one configuration over one code book.
 
+  Args:
+    config: of a run.
+    codes: of the users and the catalogue of `train`.
+    train: what is learned from; where examples share rows (`train.pack`) it says how
+      wide rows are. None = each has its own.
+
   Raises:
-    UserError: the source would be empty, or the prompt has no place for a history.
+    UserError: see `check`.
   """
-  check_input(config.input)
+  check(config)
   prompt = config.input.prompt
   vocab_size = text.first_code_token(prompt) + codes.vocab_size
   item_code_IL = text.shift(codes.items_IL, prompt)
@@ -67,6 +77,11 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     chunks,
   )
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
+  rows = None
+  # Runs from before there was a choice have none in their config.json.
+  if train is not None and config.train.get("pack", 1) > 1:
+    length_E = source_lengths(config.input, codes, train)
+    rows = packing.rows(length_E, config.train.pack)
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
   lengths = {
@@ -75,11 +90,15 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     "length_offset": config.decoding.get("length_offset", 0.0),
   }
 
-  def write_source(tables: Tables, batch: Batch) -> text.Source:
+  def write_source(tables: Tables, batch: Batch, width: int | None = None):
     if prompt:
       return text.write_prompt(tables.user_code_UL, batch)
     return text.write_history(
-      tables.user_code_UL, tables.item_code_IL, batch, with_user=config.input.user
+      tables.user_code_UL,
+      tables.item_code_IL,
+      batch,
+      with_user=config.input.user,
+      width=width,
     )
 
   def init(rng):
@@ -90,25 +109,39 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
   def loss(params, tables: Tables, batch: Batch, rng):
     """Cross-entropy averaged over a target's tokens, then over the batch."""
     user_rng, dropout_rng = jax.random.split(rng)
-    keep_B = jax.random.bernoulli(user_rng, 1 - user_dropout, batch.user_B.shape)
-    keep_B |= (batch.history_BH < 0).all(axis=1)
-    batch = batch._replace(user_B=jnp.where(keep_B, batch.user_B, -1))
-    source = write_source(tables, batch)
-    target_BL = tables.target_IL[batch.target_B]
-    logits_BLV = net.apply(
+    user_BK, target_BK, weight_BK = (
+      x.reshape(len(x), -1) for x in (batch.user_B, batch.target_B, batch.weight_B)
+    )
+    segment_BK = jnp.broadcast_to(
+      jnp.arange(1, target_BK.shape[1] + 1)[None], target_BK.shape
+    )
+    has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
+    keep_BK = jax.random.bernoulli(user_rng, 1 - user_dropout, user_BK.shape)
+    user_BK = jnp.where(keep_BK | ~has_history_BK, user_BK, -1)
+    batch = batch._replace(user_B=user_BK.reshape(batch.user_B.shape))
+    source = write_source(tables, batch, None if rows is None else rows.width)
+    target_BKL = jnp.where(
+      target_BK[..., None] >= 0, tables.target_IL[jnp.maximum(target_BK, 0)], -1
+    )
+    logits_BKLV = net.apply(
       {"params": params},
       *source,
-      shift_right(target_BL)[:, None],
-      jnp.ones((len(target_BL), 1), jnp.int32),
+      shift_right(target_BKL),
+      segment_BK,
       rngs={"dropout": dropout_rng},
-    )[:, 0]
-    real_BL = target_BL >= 0
-    cross_entropy_BL = token_cross_entropy(logits_BLV, target_BL, label_smoothing)
-    per_target_B = (cross_entropy_BL * real_BL).sum(1) / real_BL.sum(1)
-    value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
-    token_B = (source.segment_BS > 0).sum(axis=1) + real_BL.sum(axis=1)
-    places = source.token_BS.size + target_BL.size
-    return value, {"tokens": (token_B * (batch.weight_B > 0)).sum(), "places": places}
+    )
+    real_BKL = target_BKL >= 0
+    cross_entropy_BKL = token_cross_entropy(logits_BKLV, target_BKL, label_smoothing)
+    number_BK = jnp.maximum(real_BKL.sum(axis=-1), 1)
+    per_target_BK = (cross_entropy_BKL * real_BKL).sum(axis=-1) / number_BK
+    value = (per_target_BK * weight_BK).sum() / weight_BK.sum()
+    weighs_BK = weight_BK > 0
+    read_BK = (source.segment_BS[:, None] == segment_BK[..., None]).sum(axis=-1)
+    tokens = ((read_BK + real_BKL.sum(axis=-1)) * weighs_BK).sum()
+    return value, {
+      "tokens": tokens,
+      "places": source.token_BS.size + target_BKL.size,
+    }
 
   def read(params, tables: Tables, batch: Batch):
     """The model as functions of tokens alone, with what it remembers of the source."""
@@ -187,6 +220,7 @@ def build(config: ml_collections.ConfigDict, codes: CodeBook) -> System:
     name="lightlm",
     example="target" if config.input.history else "drawn",
     max_history=config.input.history,
+    rows=rows,
     tables=tables,
     rank_I=rank_I,
     init=init,
@@ -229,37 +263,62 @@ def init_embedding(rng, shape, dtype=jnp.float32, *, first_code: int, id_range: 
   return jnp.where(jnp.arange(shape[0])[:, None] < first_code, table_VD, ids_VD)
 
 
-def shift_right(target_BL: jax.Array) -> jax.Array:
-  """The decoder's input: the start token, then the target without its last."""
-  start_B1 = jnp.full((len(target_BL), 1), text.START, jnp.int32)
-  return jnp.concatenate([start_B1, jnp.maximum(target_BL[:, :-1], text.PAD)], axis=1)
+def shift_right(target: jax.Array) -> jax.Array:
+  """The decoder's input [..., L]: the start token, then the target without its last."""
+  start = jnp.full_like(target[..., :1], text.START)
+  return jnp.concatenate([start, jnp.maximum(target[..., :-1], text.PAD)], axis=-1)
 
 
-def token_cross_entropy(logits_BLV, target_BL, label_smoothing: float) -> jax.Array:
-  """[B, L] float32; where the target is padding the value means nothing."""
-  label_BL = jnp.maximum(target_BL, 0)
-  loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, label_BL)
+def token_cross_entropy(logits, target, label_smoothing: float) -> jax.Array:
+  """[…, L] float32 of [..., L, V]; where the target is padding it means nothing."""
+  label = jnp.maximum(target, 0)
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
   if not label_smoothing:
-    return loss_BL
-  uniform_BL = -jax.nn.log_softmax(logits_BLV).mean(axis=-1)
-  return (1 - label_smoothing) * loss_BL + label_smoothing * uniform_BL
+    return loss
+  uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
+  return (1 - label_smoothing) * loss + label_smoothing * uniform
 
 
-def check_input(config: ml_collections.ConfigDict) -> None:
-  """Refuses a source that would be empty, and a prompt with no place for a history.
+def source_lengths(
+  config: ml_collections.ConfigDict, codes: CodeBook, train: Interactions
+) -> np.ndarray:
+  """[E] int64: tokens of the source of the example at each position, at least 1.
 
   Args:
     config: the group `config.input`.
   """
-  if not config.history and not config.user:
+  item_E = (codes.items_IL >= 0).sum(axis=1)[train.item_E]
+  before_E1 = np.concatenate([[0], np.cumsum(item_E)])
+  start_E = np.repeat(train.offset_U1[:-1], train.length_U)
+  first_E = np.maximum(np.arange(len(start_E)) - config.history, start_E)
+  length_E = before_E1[:-1] - before_E1[first_E]
+  if config.user:
+    length_E += (codes.users_UL >= 0).sum(axis=1)[train.user_E]
+  return np.maximum(length_E, 1)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a source that would be empty, and what a prompt has no place for.
+
+  Raises:
+    UserError: says what to give.
+  """
+  given = config.input
+  if not given.history and not given.user:
     raise UserError(
       "config.input.history is 0 and config.input.user false: there is nothing to "
       "read; set one of them"
     )
-  if config.prompt and (config.history or not config.user):
+  if given.prompt and (given.history or not given.user):
     raise UserError(
       "config.input.prompt writes the paper's sentence about a user; it wants "
       "config.input.history=0 and config.input.user=True"
+    )
+  pack = config.train.get("pack", 1)
+  if pack > 1 and not given.history:
+    raise UserError(
+      f"config.train.pack is {pack}, and without config.input.history all sources are "
+      "nearly of one length; set config.train.pack=1"
     )
 
 

@@ -33,7 +33,7 @@ def build(
   Nothing is learned here, only counted. Those of WRITE_IDS alone look into the book.
   """
   if name == "lightlm":
-    return lightlm.build(config, book)
+    return lightlm.build(config, book, train)
   if name == "pop":
     return popularity.build(train.num_items)
   if name == "recent_pop":

@@ -67,7 +67,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
 
 def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
   """The direct task's sentence about each user; nothing stands for an unknown one."""
-  user_BL = _user_codes(user_code_UL, batch)
+  user_BL = _user_codes(user_code_UL, batch.user_B)
   B, L = user_BL.shape
   parts, words = [], []
   for number, word in enumerate(_SENTENCE, start=1):
@@ -75,46 +75,66 @@ def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
       parts.append(user_BL if token is None else jnp.full((B, 1), _token(token)))
       words += [number] * (L if token is None else 1)
   token_BS = jnp.concatenate([*parts, jnp.full((B, 1), END)], axis=1)
-  return _close_holes(token_BS, jnp.array([*words, 0]), jnp.ones_like(token_BS))
+  word_BS = jnp.broadcast_to(jnp.array([*words, 0])[None], token_BS.shape)
+  return _close_holes(token_BS, word_BS, jnp.ones_like(token_BS))
 
 
 def write_history(
-  user_code_UL: jax.Array, item_code_IL: jax.Array, batch: Batch, *, with_user: bool
+  user_code_UL: jax.Array,
+  item_code_IL: jax.Array,
+  batch: Batch,
+  *,
+  with_user: bool,
+  width: int | None = None,
 ) -> Source:
-  """The codes of the user (word 0) and of the k-th last items (word k), newest last."""
+  """The codes of the user (word 0) and of the k-th last items (word k), newest last.
+
+  Args:
+    batch: requests, or examples; those that share a row stand one behind the other.
+    with_user: whether users are written.
+    width: S, which holds what every row has to say; None = what it might.
+  """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
   known_BH1 = batch.history_BH[..., None] >= 0
   code_BHL = jnp.where(known_BH1, item_code_IL[jnp.maximum(batch.history_BH, 0)], -1)
   token_BS = code_BHL.reshape(B, H * item_L)
-  word_S = jnp.repeat(jnp.arange(H, 0, -1), item_L)
-  segment_BS = jnp.repeat(batch.segment_BH, item_L, axis=1)
+  segment_BH = batch.segment_BH
+  alike_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
+  word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and what is newer
+  word_BS, segment_BS = (jnp.repeat(x, item_L, axis=1) for x in (word_BH, segment_BH))
   if with_user:
-    user_BL = _user_codes(user_code_UL, batch)
-    token_BS = jnp.concatenate([user_BL, token_BS], axis=1)
-    word_S = jnp.concatenate([jnp.zeros(user_BL.shape[1], jnp.int32), word_S])
-    segment_BS = jnp.concatenate([jnp.ones_like(user_BL), segment_BS], axis=1)
-  return _close_holes(token_BS, word_S, segment_BS)
+    user_BK = batch.user_B.reshape(B, -1)
+    user_BKL = _user_codes(user_code_UL, user_BK)
+    _, K, L = user_BKL.shape
+    of_BS = jnp.broadcast_to(jnp.repeat(jnp.arange(1, K + 1), L)[None], (B, K * L))
+    token_BS = jnp.concatenate([user_BKL.reshape(B, K * L), token_BS], axis=1)
+    word_BS = jnp.concatenate([jnp.zeros_like(of_BS), word_BS], axis=1)
+    segment_BS = jnp.concatenate([of_BS, segment_BS], axis=1)
+  source = _close_holes(token_BS, word_BS, segment_BS)
+  if width is None:
+    return source
+  return Source(*(value_BS[:, -width:] for value_BS in source))
 
 
 def _token(word: str) -> int:
   return NUM_SPECIALS + _VOCABULARY.index(word)
 
 
-def _user_codes(user_code_UL: jax.Array, batch: Batch) -> jax.Array:
-  """[B, L] int32, -1 throughout for a user of -1."""
-  known_B1 = batch.user_B[:, None] >= 0
-  return jnp.where(known_B1, user_code_UL[jnp.maximum(batch.user_B, 0)], -1)
+def _user_codes(user_code_UL: jax.Array, user: jax.Array) -> jax.Array:
+  """[…, L] int32, -1 throughout for a user of -1."""
+  return jnp.where(user[..., None] >= 0, user_code_UL[jnp.maximum(user, 0)], -1)
 
 
-def _close_holes(token_BS: jax.Array, word_S: jax.Array, segment_BS) -> Source:
-  """Moves padding (-1) to the left of each row, where it becomes 0."""
+def _close_holes(token_BS: jax.Array, word_BS: jax.Array, segment_BS) -> Source:
+  """Moves segments behind each other, and padding (-1) to the left, where it is 0."""
   real_BS = token_BS >= 0
-  order_BS = jnp.argsort(real_BS, axis=1, stable=True)
-  word_BS = jnp.broadcast_to(word_S[None], token_BS.shape)
+  source = (jnp.where(real_BS, x_BS, 0) for x_BS in (token_BS, word_BS, segment_BS))
+  token_BS, word_BS, segment_BS = source
+  order_BS = jnp.argsort(segment_BS, axis=1, stable=True)
   return Source(
     *(
-      jnp.take_along_axis(jnp.where(real_BS, value_BS, 0), order_BS, axis=1)
-      for value_BS in (token_BS, word_BS, segment_BS)
+      jnp.take_along_axis(x_BS, order_BS, axis=1)
+      for x_BS in (token_BS, word_BS, segment_BS)
     )
   )

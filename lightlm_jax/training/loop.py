@@ -97,17 +97,17 @@ def train(
   start = step = int(state.step)
 
   clock = speed.Clock()
-  waiting = collections.deque()  # dispatches: first step, end, examples, report
-  window = []  # examples, losses, tokens and places of each since the last log
+  waiting = collections.deque()  # dispatches: first step, end, report
+  window = []  # losses, examples, tokens and places of each since the last log
   # Made once: between two dispatches the host has nothing to send but their names.
   told_D = {flag: step_lib.told_to_end(flag, mesh) for flag in (False, True)}
 
   def collect():
-    first, end, examples, report = waiting.popleft()
+    first, end, report = waiting.popleft()
     report = _read(first, end, report)
     progress.train_seconds += clock.lap(end - first)
-    progress.examples += examples
-    window.append((examples, *(number_K[: end - first] for number_K in report[:3])))
+    window.append([number_K[: end - first] for number_K in report.numbers])
+    progress.examples += int(report.numbers.examples.sum())
     return bool(report.told)
 
   told = False  # to end; of several processes all know it at the same dispatch
@@ -139,14 +139,13 @@ def train(
     # The first step alone, so that a run says early that it runs.
     end = step + 1 if step == start else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
-    examples_K = plan.examples(dispatch.bucket_K, dispatch.batch_K)
     if profile_to is not None and turn == 1:
       jax.profiler.start_trace(str(profile_to))
     # It compiles, which may take a minute, and there is nothing new to save yet.
     with signals.let_through() if step == start else contextlib.nullcontext():
       say = told_D[signals.received is not None]
       state, report = steps_fn(state, system.tables, feed, dispatch, say)
-      waiting.append((step, end, int(examples_K[: end - step].sum()), report))
+      waiting.append((step, end, report))
       if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
         told |= collect()
     if step == start:
@@ -200,9 +199,8 @@ def make_feed(
     return feed_lib.packs(log, width=system.max_history, **order)
   narrower = (w for w in config.train.history_buckets if w < system.max_history)
   widths = (*narrower, system.max_history)
-  return feed_lib.positions(
-    log, widths=widths, drawn=system.example == "drawn", **order
-  )
+  drawn = system.example == "drawn"
+  return feed_lib.positions(log, widths=widths, drawn=drawn, rows=system.rows, **order)
 
 
 def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
@@ -263,13 +261,14 @@ def _summary(
   compilations: speed.Compilations,
 ) -> dict[str, Any]:
   """What the journal says of the steps of a window."""
-  examples, *told = zip(*window)
-  loss_S, token_S, place_S = (np.concatenate(each, dtype=np.float64) for each in told)
+  loss_S, example_S, token_S, place_S = (
+    np.concatenate(each, dtype=np.float64) for each in zip(*window)
+  )
   flops = step_flops * len(loss_S) / times.seconds
   memory = speed.memory_peak()
   return {
     "loss": float(loss_S.mean()),
-    "examples_per_second": sum(examples) / times.seconds,
+    "examples_per_second": float(example_S.sum()) / times.seconds,
     "tokens_per_second": float(token_S.sum()) / times.seconds,
     "places_per_second": float(place_S.sum()) / times.seconds,
     "step_seconds": {"median": times.median, "p90": times.p90},
@@ -294,7 +293,7 @@ def _read(first: int, end: int, report: step_lib.Report) -> step_lib.Report:
   """
   report = jax.device_get(report)
   if not report.sound:
-    loss = report.loss_K[report.taken]
+    loss = report.numbers.loss[report.taken]
     what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
     raise UserError(
       f"{what} at step {first + report.taken + 1}; lower train.learning_rate or "

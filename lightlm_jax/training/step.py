@@ -36,21 +36,33 @@ class Dispatch(NamedTuple):
   batch_K: np.ndarray
 
 
+class Numbers(NamedTuple):
+  """Of a step, or [K] of each step taken, the one that was not sound included.
+
+  Attributes:
+    loss: of the step's batch, float32 as all of them.
+    examples: what in it weighs something.
+    tokens: what it really held; see `System.loss`.
+    places: what there was room for.
+  """
+
+  loss: jax.Array
+  examples: jax.Array
+  tokens: jax.Array
+  places: jax.Array
+
+
 class Report(NamedTuple):
   """What a dispatch leaves beside the state.
 
   Attributes:
-    loss_K: float32, of each step taken, the one that was not sound included.
-    tokens_K: float32, what the step's batch really held; see `System.loss`.
-    places_K: float32, what there was room for.
+    numbers: of its steps.
     taken: int32, steps that moved the state.
     sound: bool, whether the loss and the gradient's norm were finite.
     told: bool, whether any process had been told to end when it sent this.
   """
 
-  loss_K: jax.Array
-  tokens_K: jax.Array
-  places_K: jax.Array
+  numbers: Numbers
   taken: jax.Array
   sound: jax.Array
   told: jax.Array
@@ -93,8 +105,9 @@ def make_steps(
     examples = jax.lax.with_sharding_constraint(examples, rows)
     gradient = jax.value_and_grad(system.loss, has_aux=True)
     (loss, metrics), grads = gradient(params, tables, examples, rng)
-    numbers = loss, metrics["tokens"], metrics["places"]
-    return jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]), grads
+    weighs = (examples.weight_B > 0).sum()
+    numbers = Numbers(loss, weighs, metrics["tokens"], metrics["places"])
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers), grads
 
   # One shape of batch a bucket.
   buckets = [
@@ -117,19 +130,19 @@ def make_steps(
       numbers, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      sound = jnp.isfinite(numbers[0]) & jnp.isfinite(optax.tree.norm(grads))
+      sound = jnp.isfinite(numbers.loss) & jnp.isfinite(optax.tree.norm(grads))
       state = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
         TrainState(state.step + 1, params, opt_state),
         state,
       )
-      numbers_K = [so_far.at[k].set(x) for so_far, x in zip(report[:3], numbers)]
+      numbers = jax.tree.map(lambda x_K, x: x_K.at[k].set(x), report.numbers, numbers)
       taken = report.taken + sound.astype(jnp.int32)
-      return state, Report(*numbers_K, taken, sound, report.told)
+      return state, Report(numbers, taken, sound, report.told)
 
     nothing_K = jnp.zeros(what.key_K.shape, jnp.float32)
     report = Report(
-      *(nothing_K,) * 3,
+      Numbers(*(nothing_K,) * len(Numbers._fields)),
       taken=jnp.zeros((), jnp.int32),
       sound=state.step == what.first,
       told=told_D.any(),
