@@ -93,6 +93,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.weight_decay = 0.01
   config.train.clip_norm = 1.0
   config.train.label_smoothing = 0.0
+  config.train.feed = "device"  # the log there, or a "stream" of rows from disk
   config.train.pack = 1  # examples that share a row, of all lengths; or buckets
   config.train.history_buckets = (2, 5, 10)  # and input.history: columns of a batch
   config.train.eval_every = 1_000  # steps; a checkpoint is saved as often

@@ -27,6 +27,7 @@ LATER = {
   "ids.cold": "apart",
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
+  "train.feed": "device",
   "mesh.shard_optimiser": False,
   "profile": False,
 }

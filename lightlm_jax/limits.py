@@ -20,6 +20,7 @@ CHOICES = {
   "ids.quantiser": tuple(quantise.QUANTISERS),
   "ids.tokens": spectral.TOKENS,
   "model.dtype": ("float32", "bfloat16"),
+  "train.feed": ("device", "stream"),
   "train.schedule": ("cosine", "linear"),
   "train.loss": sasrec.LOSSES,
   "decoding.kind": lightlm.DECODINGS,

@@ -260,6 +260,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
       bar=bar,
       signals=signals,
       compilations=compilations,
+      shards_root=cache.cache_root() / "shards",
       profile_to=workdir / "profile" if config.get("profile") else None,
       on_first_step=first_step,
     )

@@ -17,6 +17,7 @@ from lightlm_jax.errors import UserError
 # What may change between two starts in one workdir.
 MAY_DIFFER = (
   "profile",
+  "train.feed",
   "train.steps",
   "train.log_every",
   "train.steps_per_dispatch",

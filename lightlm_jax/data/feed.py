@@ -11,6 +11,7 @@ one device or eight, after a restart or without.
 
 import dataclasses
 import functools
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ _OF_TARGETS = ("user_B", "target_B", "weight_B")  # of a Batch
 
 
 class Positions(NamedTuple):
-  """The training log on the device; an example is named by its position e in it."""
+  """The training log, for the device; an example is named by its position e in it."""
 
   item_E: jax.Array  # int32
   user_E: jax.Array  # int32
@@ -38,7 +39,7 @@ class Positions(NamedTuple):
 
 
 class Packs(NamedTuple):
-  """The training log on the device, and the positions that share a row."""
+  """The training log, for the device, and the positions that share a row."""
 
   item_E: jax.Array  # int32
   user_E: jax.Array  # int32
@@ -87,6 +88,21 @@ class Plan:
       (batch - first).astype(np.uint32),
     )
 
+  def places(self, key, batch, bucket: int, xp: ModuleType = np):
+    """Which rows of its bucket a batch is made of: [B] uint32, and [B] bool.
+
+    The last batch of a bucket is filled up with rows that are not real.
+
+    Args:
+      key: from `at`.
+      batch: likewise.
+      bucket: likewise.
+      xp: numpy or jax.numpy.
+    """
+    B, size = self.batch_size, self.sizes[bucket]
+    place_B = batch * xp.uint32(B) + xp.arange(B, dtype=xp.uint32)
+    return permute(xp.minimum(place_B, size - 1), size, key, xp), place_B < size
+
 
 def positions(
   train: Interactions,
@@ -122,11 +138,11 @@ def positions(
     examples = [_by_row(row_E, column_E, rows.most)]
     batch_size //= rows.most
   feed = Positions(
-    item_E=jnp.asarray(train.item_E),
-    user_E=jnp.asarray(train.user_E),
-    start_E=jnp.asarray(start_E.astype(np.int32)),
-    end_E=jnp.asarray((start_E + train.length_U[train.user_E]).astype(np.int32)),
-    example_RK=tuple(jnp.asarray(example.astype(np.int32)) for example in examples),
+    item_E=train.item_E,
+    user_E=train.user_E,
+    start_E=start_E.astype(np.int32),
+    end_E=(start_E + train.length_U[train.user_E]).astype(np.int32),
+    example_RK=tuple(example.astype(np.int32) for example in examples),
   )
   sizes = tuple(len(example) for example in examples)
   return feed, Plan(seed, batch_size, widths, sizes, window, drawn)
@@ -161,24 +177,51 @@ def packs(
     np.repeat(x, length_N) for x in (row_N, column_N, first_N)
   )
   position_RH[row_E, column_E + j_E] = first_E + j_E
-  feed = Packs(*(jnp.asarray(x) for x in (train.item_E, train.user_E, position_RH)))
+  feed = Packs(train.item_E, train.user_E, position_RH)
   return feed, Plan(seed, batch_size, (width,), (len(position_RH),), width)
 
 
 def gather(
-  feed: Positions | Packs, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
+  feed: Positions | Packs | Batch,
+  key: jax.Array,
+  batch: jax.Array,
+  *,
+  plan: Plan,
+  bucket: int,
 ) -> Batch:
   """Makes a batch on the device; `key` and `batch` come from `plan.at(step)`.
 
-  The last batch of a bucket is filled up with rows of weight 0.
+  One that was read from disk is what it is.
   """
-  B, H, size = plan.batch_size, plan.widths[bucket], plan.sizes[bucket]
-  place_B = batch * jnp.uint32(B) + jnp.arange(B, dtype=jnp.uint32)
-  real_B = place_B < size
-  place_B = permute(jnp.minimum(place_B, size - 1), size, key, jnp)
+  if isinstance(feed, Batch):
+    return feed
+  row_B, real_B = plan.places(key, batch, bucket, jnp)
+  return rows_at(feed, row_B, real_B, key, plan=plan, bucket=bucket)
+
+
+def rows_at(
+  feed: Positions | Packs,
+  row_B: jax.Array,
+  real_B: jax.Array,
+  key: jax.Array,
+  *,
+  plan: Plan,
+  bucket: int,
+) -> Batch:
+  """The rows of these numbers; nothing, of weight 0, where `real_B` is false.
+
+  Args:
+    feed: of which the rows are.
+    row_B: uint32 in the bucket.
+    real_B: bool.
+    key: uint32, of the targets where they are drawn.
+    plan: of the feed.
+    bucket: of the rows.
+  """
   if isinstance(feed, Packs):
-    return _sequences(feed, place_B, real_B.astype(jnp.float32))
-  example_BK = feed.example_RK[bucket][place_B]
+    return _sequences(feed, row_B, real_B)
+  H = plan.widths[bucket]
+  example_BK = feed.example_RK[bucket][row_B]
   real_BK = (example_BK >= 0) & real_B[:, None]
   example_BK = jnp.maximum(example_BK, 0)
   start_BK = feed.start_E[example_BK]
@@ -219,8 +262,8 @@ def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
   return example_RK
 
 
-def _sequences(feed: Packs, row_B: jax.Array, weight_B: jax.Array) -> Batch:
-  position_BH = feed.position_RH[row_B]
+def _sequences(feed: Packs, row_B: jax.Array, real_B: jax.Array) -> Batch:
+  position_BH = jnp.where(real_B[:, None], feed.position_RH[row_B], -1)
   known_BH = position_BH >= 0
   here_BH = jnp.maximum(position_BH, 0)
   user_BH = jnp.where(known_BH, feed.user_E[here_BH], -1)
@@ -230,5 +273,5 @@ def _sequences(feed: Packs, row_B: jax.Array, weight_B: jax.Array) -> Batch:
     history_BH=jnp.where(known_BH, feed.item_E[here_BH], -1),
     segment_BH=jnp.where(known_BH, jnp.cumsum(begins_BH, axis=1), 0),
     target_B=jnp.where(known_BH, feed.item_E[here_BH + 1], -1),
-    weight_B=weight_B,
+    weight_B=real_B.astype(jnp.float32),
   )

@@ -56,6 +56,7 @@ def train(
   signals: Signals,
   compilations: speed.Compilations,
   profile_to: epath.Path | None,
+  shards_root: epath.Path,
   on_first_step: Callable[[], None],
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
@@ -68,6 +69,7 @@ def train(
     compilations: counted since the run began.
     profile_to: where a trace is left of the steps from the second dispatch to the next
       log; None = no trace.
+    shards_root: where the rows are that are streamed from disk.
     on_first_step: called when the first step's result is there.
 
   Returns:
@@ -81,7 +83,6 @@ def train(
   t = config.train
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(system, split.train, config)
-  feed = mesh_lib.put(feed, mesh_lib.replicated(mesh))
   abstract = _abstract(system, tx, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   asked = sample(split.validation, t.eval_users, config.seed)
@@ -95,6 +96,7 @@ def train(
     progress = Progress(**{"judged_step": checkpoints.latest_step} | saved)
     state = checkpoints.restore(checkpoints.latest_step, abstract)
   start = step = int(state.step)
+  read = _reader(feed, plan, config, mesh, start, shards_root)
 
   clock = speed.Clock()
   waiting = collections.deque()  # dispatches: first step, end, report
@@ -144,7 +146,7 @@ def train(
     # It compiles, which may take a minute, and there is nothing new to save yet.
     with signals.let_through() if step == start else contextlib.nullcontext():
       say = told_D[signals.received is not None]
-      state, report = steps_fn(state, system.tables, feed, dispatch, say)
+      state, report = steps_fn(state, system.tables, read(end - step), dispatch, say)
       waiting.append((step, end, report))
       if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
         told |= collect()
@@ -188,6 +190,31 @@ def _abstract(system: System, tx, config, mesh: Mesh) -> state_lib.TrainState:
   # Runs from before there was a choice have none in their config.json.
   shard_optimiser = config.mesh.get("shard_optimiser", False)
   return state_lib.abstract(system.init, tx, mesh, shard_optimiser=shard_optimiser)
+
+
+def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any]:
+  """How many steps → what the compiled steps read for them."""
+  # Runs from before there was a choice have none in their config.json.
+  if config.train.get("feed", "device") == "device":
+    resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
+    return lambda number: resident
+  if plan.drawn or len(plan.widths) > 1:
+    raise UserError(
+      "config.train.feed is 'stream', which wants rows of one width and targets that "
+      "are not drawn; set config.train.pack to 4, or config.train.history_buckets=()"
+    )
+  try:
+    from lightlm_jax.data import shards, stream  # noqa: PLC0415, an extra
+  except ModuleNotFoundError as error:
+    if error.name not in ("grain", "array_record"):
+      raise
+    raise UserError(
+      f"config.train.feed is 'stream', and there is no {error.name}: "
+      "pip install -c constraints.txt -e '.[stream]'"
+    )
+  rows = shards.cached(shards_root, feed, plan)
+  K = config.train.steps_per_dispatch
+  return stream.reader(rows, plan, mesh, start=start, most=K)
 
 
 def make_feed(

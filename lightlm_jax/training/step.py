@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.batch import Batch
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
@@ -90,6 +91,7 @@ def make_steps(
 ):
   """The compiled steps: (state, tables, feed, dispatch, told_D) → (state, Report).
 
+  The feed is the log, or the batches [K, B, …] of the dispatch as read from disk.
   `told_D` is a bool for each device, its process's: see `told_to_end`. A step whose
   loss or gradient's norm is not finite leaves the state as it was before, and
   ends the dispatch. One whose `first` is not where the state stands does nothing: what
@@ -126,7 +128,8 @@ def make_steps(
       state, report = carry
       k = report.taken
       rng = jax.random.fold_in(jax.random.key(seed), state.step)
-      operands = (state.params, tables, feed, what.key_K[k], what.batch_K[k], rng)
+      own = jax.tree.map(lambda x: x[k], feed) if isinstance(feed, Batch) else feed
+      operands = (state.params, tables, own, what.key_K[k], what.batch_K[k], rng)
       numbers, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,74 @@
+"""Batches from disk, read ahead by Grain while the device computes.
+
+Which rows a step is made of is a function of (seed, step), as on the device, so that
+there is nothing to save: a run that starts at step s asks for step s.
+"""
+
+from collections.abc import Callable
+
+import grain
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.shards import Shards
+
+_THREADS = 2
+_DISPATCHES_AHEAD = 3
+
+
+class Steps(grain.sources.RandomAccessDataSource):
+  """The batch of every step, as far as this process's devices want it."""
+
+  def __init__(self, shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray):
+    self._shards, self._plan, self._wanted_B = shards, plan, wanted_B
+
+  def __len__(self) -> int:
+    return 2**31 - 1
+
+  def __getitem__(self, step: int) -> Batch:
+    bucket, key, batch = self._plan.at(np.array(step))
+    row_B, real_B = self._plan.places(key, batch, int(bucket))
+    return self._shards.rows(np.where(real_B & self._wanted_B, row_B.astype(int), -1))
+
+
+def reader(
+  shards: Shards, plan: feed_lib.Plan, mesh: Mesh, *, start: int, most: int
+) -> Callable[[int], Batch]:
+  """The batches of the steps from `start` on.
+
+  Args:
+    shards: the rows.
+    plan: their order.
+    mesh: rows are divided over its axis `data`.
+    start: the first step that is asked for.
+    most: K, steps of a dispatch.
+
+  Returns:
+    A function: how many steps, at most K → their batches [K, B, …] on the devices; what
+    lies behind the last of them means nothing.
+  """
+  B = plan.batch_size
+  over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+  wanted_B = np.zeros(B, bool)
+  for _, rows in over_rows.addressable_devices_indices_map((most, B)).values():
+    wanted_B[rows] = True
+  read_ahead = grain.ReadOptions(
+    num_threads=_THREADS, prefetch_buffer_size=_DISPATCHES_AHEAD * most
+  )
+  steps = grain.MapDataset.source(Steps(shards, plan, wanted_B))[start:]
+  batches = iter(steps.to_iter_dataset(read_ahead))
+
+  def read(number: int) -> Batch:
+    found = [next(batches) for _ in range(number)]
+    found += found[-1:] * (most - number)
+
+    def put(*leaves) -> jax.Array:
+      leaf = np.stack(leaves)
+      return jax.make_array_from_callback(leaf.shape, over_rows, leaf.__getitem__)
+
+    return jax.tree.map(put, *found)
+
+  return read
