@@ -37,9 +37,10 @@ ARGUMENTS = (
 )
 
 
-def start(workdir):
+def start(workdir, feed="device"):
+  own = f"--workdir={workdir}", f"--config.train.feed={feed}"
   return subprocess.Popen(
-    [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS, f"--workdir={workdir}"],
+    [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS, *own],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -47,8 +48,8 @@ def start(workdir):
   )
 
 
-def finish(workdir):
-  process = start(workdir)
+def finish(workdir, feed="device"):
+  process = start(workdir, feed)
   out, _ = process.communicate(timeout=600)
   assert process.returncode == 0, out
   return out
@@ -336,11 +337,12 @@ def test_two_processes_do_not_train_in_one_folder(small_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_many_kills_at_random_moments_end_with_the_same_bits(unbroken, tmp_path):
+@pytest.mark.parametrize("feed", ["device", "stream"])
+def test_many_kills_at_random_moments_end_with_the_same_bits(unbroken, tmp_path, feed):
   workdir = tmp_path / "run"
   rng = random.Random(time.time_ns())
   for _ in range(20):
-    process = start(workdir)
+    process = start(workdir, feed)
     logged = len(steps_logged(workdir))
     deadline = time.monotonic() + 600
     while len(steps_logged(workdir)) <= logged and process.poll() is None:
@@ -349,5 +351,5 @@ def test_many_kills_at_random_moments_end_with_the_same_bits(unbroken, tmp_path)
     time.sleep(rng.uniform(0, 1))  # anywhere: in a step, a validation, a save
     process.kill()
     process.communicate()
-  finish(workdir)
+  finish(workdir, feed)
   assert_same_end(unbroken, workdir)
