@@ -80,6 +80,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.model.dropout_rate = 0.1
   config.model.whole_word = True  # tokens know which item of the history they are of
   config.model.id_range = 0.0  # ids start uniform in ±; 0 = normal, std 1
+  config.model.remat = False  # compute layers again for the gradient: less memory
   config.model.dtype = "bfloat16"
 
   config.train = ml_collections.ConfigDict()

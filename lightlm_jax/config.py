@@ -25,6 +25,7 @@ LATER = {
   "split.gap": 0,
   "split.withheld": 0.0,
   "ids.cold": "apart",
+  "model.remat": False,
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
   "train.feed": "device",

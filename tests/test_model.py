@@ -358,3 +358,26 @@ def test_layers_are_scanned_not_unrolled():
     params = jax.eval_shape(init, *arguments)
     sizes.append(len(str(jax.make_jaxpr(net.apply)(params, *arguments)).split("\n")))
   assert sizes[0] == sizes[1]
+
+
+def test_what_is_computed_again_needs_no_memory_and_changes_no_gradient():
+  shape = {"V": V, "W": W, "D": 32, "N": 6, "num_decoder_layers": 6, "H": 2, "A": 16}
+  inputs = *source(0), target(1), np.ones((len(target(1)), 3), np.int32)
+
+  def learned(remat):
+    net = encoder_decoder.EncoderDecoder(
+      encoder_decoder.Config(**shape, dropout_rate=0.2, remat=remat)
+    )
+
+    def loss(params):
+      rngs = {"dropout": jax.random.key(3)}
+      logits_BKLV = net.apply({"params": params}, *inputs, rngs=rngs)
+      return jax.nn.logsumexp(logits_BKLV, axis=-1).mean()
+
+    params = jax.jit(net.init)(jax.random.key(0), *inputs)["params"]
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+    return compiled(params), compiled.memory_analysis().temp_size_in_bytes
+
+  (kept, bytes_kept), (again, bytes_again) = learned(False), learned(True)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), kept, again)
+  assert bytes_again < 0.7 * bytes_kept

@@ -45,6 +45,7 @@ class Config:
   max_distance: int = 128
   embedding_init: Callable = _NORMAL
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False  # a layer's insides are computed again for its gradient
 
 
 class Memory(NamedTuple):
@@ -178,10 +179,16 @@ class EncoderDecoder(nn.Module):
     }
     self.encoder_bias = RelativeBias(bidirectional=True, **bias)
     self.decoder_bias = RelativeBias(bidirectional=False, **bias)
-    self.encoder = _stack(_EncoderLayer, c.N, (nn.broadcast, nn.broadcast))(c)
+    encoder_layer, decoder_layer = _EncoderLayer, _DecoderLayer
+    if c.remat:
+      # Inside a scan nothing can be merged with what is computed again.
+      encoder_layer, decoder_layer = (
+        nn.remat(layer, prevent_cse=False) for layer in (encoder_layer, decoder_layer)
+      )
+    self.encoder = _stack(encoder_layer, c.N, (nn.broadcast, nn.broadcast))(c)
     self.memory = _stack(_MemoryLayer, c.num_decoder_layers, (nn.broadcast,))(c)
     self.decoder = _stack(
-      _DecoderLayer, c.num_decoder_layers, (0, 0) + (nn.broadcast,) * 3
+      decoder_layer, c.num_decoder_layers, (0, 0) + (nn.broadcast,) * 3
     )(c)
     self.encoder_norm = RMSNorm()
     self.decoder_norm = RMSNorm()

@@ -251,6 +251,8 @@ def model_config(
       init_embedding, first_code=first_code, id_range=m.id_range
     ),
     dtype=jnp.dtype(m.dtype),
+    # Runs from before there was a choice have none in their config.json.
+    remat=m.get("remat", False),
   )
 
 
