@@ -5,6 +5,7 @@ python -m lightlm_jax.train --config=configs/toys.py:small --workdir=runs/toys
 Where a run starts: the workdir's latest checkpoint, otherwise from scratch.
 """
 
+from collections.abc import Collection
 import contextlib
 import functools
 import json
@@ -16,6 +17,7 @@ from absl import flags
 from etils import epath
 import jax
 import ml_collections
+from ml_collections import config_flags
 import numpy as np
 import rich.console
 
@@ -36,6 +38,7 @@ from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, dry_run, loop, speed
 from lightlm_jax.training import journal as journal_lib
 from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import topology as topology_lib
 
 _CONFIG = command_line.define_config()
 _WORKDIR = command_line.define_workdir(
@@ -46,11 +49,19 @@ _DISTRIBUTED = command_line.define_distributed()
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "print sizes and FLOPs as one JSON object, and train nothing"
 )
+_TOPOLOGY = flags.DEFINE_string(
+  "topology",
+  None,
+  "with --dry_run: a slice of TPUs, such as v5e:16x16, to compile for without one",
+)
 
 
 def main(argv) -> None:
   del argv
   config = _CONFIG.value
+  if _TOPOLOGY.value is not None:
+    _dry_run_elsewhere(ml_collections.FrozenConfigDict(config), _TOPOLOGY.value)
+    return
   devices.select(_PLATFORM.value)
   devices.enable_compilation_cache()
   processes.join(_DISTRIBUTED.value)
@@ -64,10 +75,23 @@ def main(argv) -> None:
     train(config, _WORKDIR.value or default)
 
 
-def describe(config: ml_collections.FrozenConfigDict) -> dict:
-  """What `train` would take (training/dry_run.py): builds ids, trains nothing."""
+def describe(
+  config: ml_collections.FrozenConfigDict,
+  topology: str | None = None,
+  chosen: Collection[str] = (),
+) -> dict:
+  """What `train` would take (training/dry_run.py): builds ids, trains nothing.
+
+  Args:
+    config: as for `train`.
+    topology: a slice of TPUs to compile the programs for; see training/topology.py.
+    chosen: of a topology, fields that were set by hand.
+  """
   limits.check(config)
-  mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+  chips = None if topology is None else topology_lib.devices(topology)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model, chips)
+  if topology is not None:
+    config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
   limits.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
@@ -78,7 +102,10 @@ def describe(config: ml_collections.FrozenConfigDict) -> dict:
       config.ids, split.train, dataset.attributes, config.seed, root
     )
   system = registry.build(config.system, config, split.train, book)
-  return dry_run.describe(system, split, config, mesh)
+  report = dry_run.describe(system, split, config, mesh)
+  if topology is not None:
+    report["topology"] = topology_lib.describe(system, split, config, mesh, topology)
+  return report
 
 
 def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> dict:
@@ -102,6 +129,32 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   _check_asked(split, config)
   with workdir_lib.claimed(workdir, config) as workdir:
     return _run(config, dataset, split, workdir, mesh, console, say)
+
+
+def _dry_run_elsewhere(config, topology: str) -> None:
+  """Prints what `describe` finds for a slice of TPUs, whatever this machine has."""
+  if not _DRY_RUN.value:
+    raise UserError(
+      f"--topology={topology} compiles for chips that are not here; it goes with "
+      "--dry_run"
+    )
+  if _PLATFORM.value not in (None, "cpu"):
+    raise UserError(
+      f"--topology compiles on the CPU: leave out --platform={_PLATFORM.value}"
+    )
+  devices.select("cpu")
+  # What is compiled for chips that are not here cannot be read from the cache again.
+  jax.config.update("jax_enable_compilation_cache", False)
+  chosen = config_flags.get_override_values(flags.FLAGS["config"])
+  report = describe(config, topology, chosen)
+  for name, compiled in report["topology"]["batches"].items():
+    if compiled != config.train[name]:
+      print(
+        f"warning: config.train.{name} {config.train[name]} does not divide over the "
+        f"{report['mesh']['data']} devices of mesh.data; compiled with {compiled}",
+        file=sys.stderr,
+      )
+  print(json.dumps(report, indent=2))
 
 
 def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> dict:

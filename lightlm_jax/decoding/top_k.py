@@ -39,9 +39,19 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return value_BK, block_BK * _BLOCK + place_BK % _BLOCK
 
 
-# XLA does not divide its TopK over the rows: it would send every device all of them.
+# For CPUs and GPUs XLA does not divide its TopK over the rows: it would send every
+# device all of them. For TPUs it does, and what compiles for a topology without a TPU
+# knows no custom partitioning.
+def _top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  return jax.lax.platform_dependent(
+    value_BN,
+    tpu=lambda value_BN: tuple(jax.lax.top_k(value_BN, k)),
+    default=lambda value_BN: tuple(_top_k_by_rows(value_BN, k)),
+  )
+
+
 @functools.partial(custom_partitioning, static_argnums=(1,))
-def _top_k(value_BN: jax.Array, k: int):
+def _top_k_by_rows(value_BN: jax.Array, k: int):
   return tuple(jax.lax.top_k(value_BN, k))
 
 
@@ -56,4 +66,4 @@ def _partition(k, mesh, arguments, results):
   return mesh, lambda value_BN: tuple(jax.lax.top_k(value_BN, k)), (rows, rows), (rows,)
 
 
-_top_k.def_partition(_partition, sharding_rule="b n -> b k, b k")
+_top_k_by_rows.def_partition(_partition, sharding_rule="b n -> b k, b k")

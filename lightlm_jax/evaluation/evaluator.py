@@ -93,16 +93,9 @@ def evaluate(
   rows = None if mesh is None else NamedSharding(mesh, PartitionSpec("data"))
   everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
   params, tables = _on_mesh((params, system.tables), everywhere)
-  if system.scores is not None:
-    item_of_rank_I = np.argsort(rank_I).astype(np.int32)
-    catalogue = item_of_rank_I, np.ones(num_items, bool) if open_I is None else open_I
-    shown = min(k, num_items) if lists else 0
-    count = _counter(system.scores, rules, shown, everywhere)
-  else:
-    catalogue = allowed_lib.no_shared_mask()
-    if open_I is not None:
-      catalogue = allowed_lib.shared_masks(open_I[None], rank_I)
-    count = functools.partial(_finder(system.recommend, rules, everywhere), k=k)
+  count, catalogue = question(
+    system, k=k, rules=rules, lists=lists, open_I=open_I, everywhere=everywhere
+  )
   catalogue = _put(catalogue, everywhere)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
@@ -120,7 +113,7 @@ def evaluate(
       shown_RBK = items_RBK[0][:, : len(index)]
       lists_RNK[:, index, : shown_RBK.shape[2]] = shown_RBK
 
-  for index, batch, excluded_BE in _host_batches(
+  for index, batch, excluded_BE in host_batches(
     requests, batch_size, system.max_history, rank_I
   ):
     if len(in_flight) == BATCHES_IN_FLIGHT:
@@ -140,6 +133,37 @@ def evaluate(
   }
 
 
+def question(
+  system: System,
+  *,
+  k: int = K,
+  rules: Sequence[str] = RULES,
+  lists: bool = True,
+  open_I: np.ndarray | None = None,
+  everywhere: NamedSharding | None = None,
+) -> tuple[Callable, Any]:
+  """The program that `evaluate` asks a batch by, and the catalogue that it is told.
+
+  Args:
+    everywhere: where the answers go: to all devices of the mesh; None = to the one.
+
+  Returns:
+    Jitted (params, tables, batch, catalogue, excluded_BE) → answers, and the catalogue
+    as host arrays.
+  """
+  rank_I = np.asarray(system.rank_I)
+  if system.scores is not None:
+    item_of_rank_I = np.argsort(rank_I).astype(np.int32)
+    open_I = np.ones(len(rank_I), bool) if open_I is None else open_I
+    shown = min(k, len(rank_I)) if lists else 0
+    program = _counter(system.scores, tuple(rules), shown, everywhere)
+    return program, (item_of_rank_I, open_I)
+  catalogue = allowed_lib.no_shared_mask()
+  if open_I is not None:
+    catalogue = allowed_lib.shared_masks(open_I[None], rank_I)
+  return _finder(system.recommend, tuple(rules), k, everywhere), catalogue
+
+
 def hallucination_rate(
   system: System, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
 ) -> float:
@@ -149,7 +173,7 @@ def hallucination_rate(
   tables = _on_mesh(system.tables, everywhere)
   hallucinated = jax.jit(system.hallucinated, out_shardings=everywhere)
   count = total = 0
-  for index, batch, _ in _host_batches(
+  for index, batch, _ in host_batches(
     requests, batch_size, system.max_history, system.rank_I
   ):
     batch = mesh_lib.put(batch, rows)
@@ -225,11 +249,14 @@ def _counter(
 
 @functools.lru_cache(maxsize=16)
 def _finder(
-  recommend: Callable, rules: tuple[str, ...], out_sharding: NamedSharding | None
+  recommend: Callable,
+  rules: tuple[str, ...],
+  k: int,
+  out_sharding: NamedSharding | None,
 ) -> Callable:
   """The compiled place of the target among K recommendations, for every rule."""
 
-  def find(params, tables, batch, prefix_MI1, excluded_BE, *, k):
+  def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}
     rank_RB, nan_RB, items_RBK = [], [], []
     for rule in rules:
@@ -244,7 +271,7 @@ def _finder(
     result_R2B = jnp.stack([rank_RB, jnp.zeros_like(rank_RB)], axis=1)
     return result_R2B, jnp.any(jnp.stack(nan_RB), axis=0), jnp.stack(items_RBK)
 
-  return jax.jit(find, out_shardings=out_sharding, static_argnames="k")
+  return jax.jit(find, out_shardings=out_sharding)
 
 
 def _check(
@@ -279,7 +306,7 @@ def _refuse_nan(system: System, user_B, nan_B, user_ids) -> None:
     )
 
 
-def _host_batches(
+def host_batches(
   requests: Requests, batch_size: int, max_history: int | None, rank_I: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
   """Shortest histories first: the requests' indices, the batch, its exclusions."""

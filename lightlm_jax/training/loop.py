@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 import ml_collections
 import numpy as np
+import optax
 
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
@@ -83,7 +84,7 @@ def train(
   t = config.train
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(system, split.train, config)
-  abstract = _abstract(system, tx, config, mesh)
+  abstract = abstract_state(system, tx, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   asked = sample(split.validation, t.eval_users, config.seed)
 
@@ -182,11 +183,17 @@ def restore_best(
   progress = Progress(**checkpoints.progress())
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
-  abstract = _abstract(system, state_lib.optimiser(config), config, mesh)
+  abstract = abstract_state(system, state_lib.optimiser(config), config, mesh)
   return checkpoints.restore(step, abstract).params, progress
 
 
-def _abstract(system: System, tx, config, mesh: Mesh) -> state_lib.TrainState:
+def abstract_state(
+  system: System,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+) -> state_lib.TrainState:
+  """Shapes, dtypes and shardings of what a run of this configuration carries."""
   # Runs from before there was a choice have none in their config.json.
   shard_optimiser = config.mesh.get("shard_optimiser", False)
   return state_lib.abstract(system.init, tx, mesh, shard_optimiser=shard_optimiser)

@@ -5,6 +5,7 @@ wanted what the optimiser keeps of each weight (its moments, twice the weights' 
 as ZeRO's first stage does (Rajbhandari et al. 2020).
 """
 
+from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -23,13 +24,20 @@ RULES = (
 )
 
 
-def make(data: int, model: int) -> Mesh:
-  """A mesh of the visible devices; `data = -1` takes all that `model` leaves.
+def make(data: int, model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh of devices; `data = -1` takes all that `model` leaves.
+
+  Args:
+    data: devices that share a batch.
+    model: devices that share the weights.
+    devices: to choose from; None = those that jax sees.
 
   Raises:
-    UserError: there are not as many devices as asked for.
+    UserError: there are not as many devices as asked for, or the chips' network has no
+      such rectangle.
   """
-  available = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  available = len(devices)
   if data == -1:
     data = available // model
   if data < 1 or model < 1 or data * model > available:
@@ -37,11 +45,25 @@ def make(data: int, model: int) -> Mesh:
       f"mesh.data {data} × mesh.model {model} does not fit {available} devices; "
       "choose two numbers whose product they hold"
     )
-  devices = np.array(jax.devices()[: data * model])
   axis_types = (AxisType.Auto, AxisType.Auto)
-  return jax.make_mesh(
-    (data, model), ("data", "model"), axis_types=axis_types, devices=devices
-  )
+  try:
+    return jax.make_mesh(
+      (data, model),
+      ("data", "model"),
+      axis_types=axis_types,
+      devices=np.array(devices[: data * model]),
+    )
+  except AssertionError:  # of TPUs, which jax places by their network
+    two_cores = any(device.core_on_chip for device in devices)
+    advice = (
+      "it wants one device a chip, as other kinds have"
+      if two_cores
+      else "choose sides that divide the slice's"
+    )
+    raise UserError(
+      f"jax finds no place for mesh.data {data} × mesh.model {model} on {available} × "
+      f"{devices[0].device_kind}; {advice}"
+    )
 
 
 def shardings(tree, mesh: Mesh, *, over_data: bool = False):

@@ -1,0 +1,130 @@
+"""What devices send each other: the collectives of a compiled program, by its text."""
+
+from collections.abc import Iterable
+import re
+from typing import Any, NamedTuple
+
+KINDS = (
+  "all-gather all-reduce all-to-all collective-broadcast collective-permute "
+  "ragged-all-to-all reduce-scatter"
+).split()
+
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CALLED = re.compile(
+  r"\b(?:calls|to_apply|body|condition|branch_computations|true_computation|"
+  r"false_computation|called_computations)=\{?((?:%[\w.\-]+(?:, )?)+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LIMIT = re.compile(r" constant\((\d+)\)")
+
+
+class Collective(NamedTuple):
+  """One instruction that devices wait for each other in.
+
+  Attributes:
+    kind: one of `KINDS`.
+    shapes: what it leaves on each device, such as "f32[128,64]".
+    bytes: of all these.
+    times: how often one pass of the program comes by; see `executed`.
+  """
+
+  kind: str
+  shapes: tuple[str, ...]
+  bytes: int
+  times: int = 1
+
+
+def executed(text: str) -> list[Collective]:
+  """The collectives of one pass through a compiled program.
+
+  Those inside loops count as often as the loop turns where its length is known when
+  it is compiled (the layers of a scan), and once where it is data (the steps of a
+  dispatch). Of a conditional's branches the one that sends most bytes counts.
+
+  Args:
+    text: `jax.stages.Compiled.as_text()`.
+  """
+  computations, entry = _computations(text)
+  known = {}
+
+  def of(name: str) -> list[Collective]:
+    if name not in known:
+      known[name] = []
+      for line in computations.get(name, ()):
+        known[name] += of_operation(line)
+    return known[name]
+
+  def of_operation(line: str) -> list[Collective]:
+    operation = _OPERATION.match(line)
+    if operation is None:
+      return []
+    shape, name = operation.groups()
+    # Of a pair the later one has the result alone.
+    if name.removesuffix("-done") in KINDS:
+      return [_collective(name.removesuffix("-done"), shape)]
+    if name.endswith("-done"):
+      return []  # what `async-start` called
+    called = _CALLED.findall(line[operation.end() :])
+    callees = [callee.lstrip("%") for listed in called for callee in listed.split(", ")]
+    if name == "conditional":
+      return max((of(callee) for callee in callees), key=total_bytes, default=[])
+    inside = [each for callee in callees for each in of(callee)]
+    if name == "while":
+      turns = _turns(line, computations)
+      inside = [each._replace(times=each.times * turns) for each in inside]
+    return inside
+
+  return of(entry)
+
+
+def total_bytes(collectives: Iterable[Collective]) -> int:
+  return sum(each.bytes * each.times for each in collectives)
+
+
+def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
+  """Kind, executions and bytes together, a row for each kind there is."""
+  rows = {}
+  for each in collectives:
+    row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})
+    row["count"] += each.times
+    row["bytes"] += each.bytes * each.times
+  return [rows[kind] for kind in sorted(rows)]
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """The lines of every computation, and the name of the first to run."""
+  computations, entry, lines = {}, "", []
+  for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      lines = computations[header[2]] = []
+      entry = header[2] if header[1] else entry
+    else:
+      lines.append(line)
+  return computations, entry
+
+
+def _collective(kind: str, shape: str) -> Collective:
+  shapes, total = [], 0
+  for dtype, sizes in _SHAPE.findall(shape):
+    bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or [0])[0])
+    for size in sizes.split(",") if sizes else ():
+      bits *= int(size)
+    shapes.append(f"{dtype}[{sizes}]")
+    total += bits // 8
+  return Collective(kind, tuple(shapes), total)
+
+
+def _turns(line: str, computations: dict[str, list[str]]) -> int:
+  """How often a `while` turns; 1 where that is not written down."""
+  if trips := _TRIPS.search(line):
+    return int(trips[1])
+  # XLA for TPUs does not say it: a scan's condition is `counter < constant`.
+  name = re.search(r"condition=%?([\w.\-]+)", line)[1]
+  condition = "\n".join(computations.get(name, ()))
+  limits = _LIMIT.findall(condition)
+  operations = re.findall(r" (compare|fusion|and|call)\(", condition)
+  if operations == ["compare"] and "direction=LT" in condition and len(limits) == 1:
+    return int(limits[0])
+  return 1

@@ -1,0 +1,215 @@
+"""A run's programs, compiled for a slice of TPUs that this machine does not have.
+
+libtpu compiles for a topology anywhere; nothing runs. What it made is read back: what
+the chips send each other, and what each of them holds.
+"""
+
+from collections.abc import Collection
+import importlib.metadata
+import importlib.util
+import os
+import re
+import time
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import ml_collections
+import numpy as np
+
+from lightlm_jax.data.splits import Requests, Split
+from lightlm_jax.decoding.allowed import exclusion_width
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import evaluator
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import collectives, loop, speed
+from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.training import state as state_lib
+from lightlm_jax.training import step as step_lib
+
+BATCHES = ("batch_size", "eval_batch_size")  # of config.train
+_NAME = re.compile(r"[A-Za-z]\w*:(\d+(?:x\d+)+)(?:_twisted|_untwisted)?")
+# Away from Google's cloud libtpu asks a metadata server that nobody is, and says at
+# length what it did not learn; nothing of it matters to what is compiled. And it locks
+# a TPU that is not used, so that of two processes one would fail.
+_ENVIRONMENT = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+  "TPU_LOG_DIR": "disabled",
+}
+
+
+def devices(name: str) -> list[jax.Device]:
+  """The chips of a slice such as "v5e:16x16", to compile for.
+
+  Raises:
+    UserError: libtpu is not installed, or knows no such slice.
+  """
+  example = "give a kind and its sides, such as v5e:16x16"
+  sides = _NAME.fullmatch(name)
+  if sides is None:
+    raise UserError(f"--topology={name} names no slice of TPUs; {example}")
+  if importlib.util.find_spec("libtpu") is None and not os.getenv("TPU_LIBRARY_PATH"):
+    raise UserError(
+      f"--topology={name} is compiled by libtpu, which is not installed; install with "
+      "pip install 'lightlm_jax[tpu]'"
+    )
+  for variable, value in _ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
+  # By itself libtpu takes hosts of four chips or more.
+  is_one = set(sides[1].split("x")) == {"1"}
+  bounds = {"chips_per_host_bounds": (1, 1, 1)} if is_one else {}
+  try:
+    return topologies.get_topology_desc(name, platform="tpu", **bounds).devices
+  except RuntimeError as error:
+    reason = str(error).strip().partition("\n")[0]
+    raise UserError(f"--topology={name}: {reason}; {example}")
+
+
+def with_batches(
+  config: ml_collections.FrozenConfigDict, data: int, chosen: Collection[str] = ()
+) -> ml_collections.FrozenConfigDict:
+  """`config` with batches that `data` devices can share.
+
+  A preset's batches are for its own machine: they are rounded up to a multiple.
+
+  Args:
+    chosen: fields that were set by hand, and stay as they are.
+  """
+  changed = ml_collections.ConfigDict(config.to_dict())
+  for name in BATCHES:
+    unit = data * (config.train.pack if name == "batch_size" else 1)
+    if f"train.{name}" not in chosen:
+      changed.train[name] = -(-changed.train[name] // unit) * unit
+  return ml_collections.FrozenConfigDict(changed)
+
+
+def describe(
+  system: System,
+  split: Split,
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  name: str,
+) -> dict[str, Any]:
+  """What XLA made for the slice of the steps and of a batch of validation.
+
+  Both as a run compiles them: the steps of a dispatch with every width of history, and
+  the widest batch's question under the rule "seen excluded". `flops_per_batch` counts
+  matrix products as `flops_per_step` does, of all devices together; XLA's own count,
+  `xla_…`, turns every loop once. `collectives` are those of one step, widest batch,
+  and of what a dispatch does beside its steps; see collectives.py.
+
+  Raises:
+    UserError: the system learns nothing by gradient.
+  """
+  if system.loss is None:
+    raise UserError(
+      f"config.system {system.name!r} is fitted on the host: there is no step that "
+      "could be compiled for --topology"
+    )
+  abstract = loop.abstract_state(system, state_lib.optimiser(config), config, mesh)
+  kind = mesh.devices.flat[0].device_kind
+  return {
+    "name": name,
+    "device_kind": kind,
+    "peak_flops": speed.peak_flops(kind),
+    "libtpu": _libtpu_version(),
+    "batches": {name: config.train[name] for name in BATCHES},
+    "steps": _steps(system, split, config, mesh, abstract),
+    "search": _search(system, split, config, mesh, abstract.params),
+  }
+
+
+def _steps(system: System, split: Split, config, mesh: Mesh, abstract) -> dict:
+  feed, plan = loop.make_feed(system, split.train, config)
+  tx = state_lib.optimiser(config)
+  steps = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
+  K = config.train.steps_per_dispatch
+  every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  everywhere = mesh_lib.replicated(mesh)
+  traced = steps.trace(
+    abstract,
+    _placed(system.tables, everywhere),
+    _placed(feed, everywhere),
+    _placed(step_lib.dispatch(plan, 0, K, K), everywhere),
+    jax.ShapeDtypeStruct((mesh.size,), bool, sharding=every_device),
+  )
+  return _compiled(traced)
+
+
+def _search(system: System, split: Split, config, mesh: Mesh, params) -> dict | None:
+  """None where a run asks nothing."""
+  requests = split.validation if split.test is None else split.test
+  if requests is None or not len(requests):
+    return None
+  everywhere = mesh_lib.replicated(mesh)
+  ask, catalogue = evaluator.question(
+    system, rules=("seen_excluded",), lists=False, everywhere=everywhere
+  )
+  batch, excluded_BE = _widest(system, requests, config.train.eval_batch_size)
+  rows = mesh_lib.by_rows(mesh)
+  traced = ask.trace(
+    params,
+    _placed(system.tables, everywhere),
+    _placed(batch, rows),
+    _placed(catalogue, everywhere),
+    _placed(excluded_BE, rows),
+  )
+  return {"flops_per_batch": speed.matmul_flops(traced.jaxpr)} | _compiled(traced)
+
+
+def _widest(system: System, requests: Requests, batch_size: int) -> tuple[Any, Any]:
+  """A batch with the longest history, and exclusions as wide as any."""
+  longest = requests.take(np.array([np.argmax(requests.length_N)]))
+  ((_, batch, excluded_BE),) = evaluator.host_batches(
+    longest, batch_size, system.max_history, system.rank_I
+  )
+  width = exclusion_width(int(longest.length_N[0]))
+  return batch, np.broadcast_to(excluded_BE[:, :1], (batch_size, width))
+
+
+def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
+  began = time.monotonic()
+  lowered = traced.lower()
+  compiling = time.monotonic()
+  compiled = lowered.compile()
+  ended = time.monotonic()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  bytes_per_device = {
+    "arguments": memory.argument_size_in_bytes,
+    "outputs": memory.output_size_in_bytes,
+    "aliased": memory.alias_size_in_bytes,
+    "temporaries": memory.temp_size_in_bytes,
+    "code": memory.generated_code_size_in_bytes,
+  }
+  total = sum(bytes_per_device.values()) - 2 * memory.alias_size_in_bytes
+  return {
+    "lower_seconds": round(compiling - began, 1),
+    "compile_seconds": round(ended - compiling, 1),
+    "bytes_per_device": bytes_per_device | {"total": total},
+    "xla_flops_per_device": cost["flops"],
+    "xla_bytes_accessed_per_device": cost["bytes accessed"],
+    "collectives": collectives.by_kind(collectives.executed(compiled.as_text())),
+  }
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+  """The shapes of arrays, as if they lay there."""
+
+  def place(x) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(place, tree)
+
+
+def _libtpu_version() -> str | None:
+  for name in ("libtpu", "libtpu-nightly"):
+    try:
+      return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return None
