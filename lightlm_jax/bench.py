@@ -1,217 +1,184 @@
-"""Times the search under the trie, beside other ways to do it.
+"""Times training, and the search under the trie, beside other ways to do them.
 
 python -m lightlm_jax.bench decode --quick
+python -m lightlm_jax.bench train --quick
+python -m lightlm_jax.bench all --folder=bench
 
-Parts: (a) the transition step alone, by items, beams and depth; (b) size, time and
-memory of building the index; (c) users a second end to end; (d) the same weights in
-transformers' T5, whose `generate` asks a dict; (large) a model and a catalogue for an
-accelerator.
+Parts of `decode`: (a) the transition step alone, by items, beams and depth; (b) size,
+time and memory of building the index; (c) users a second end to end; (d) the same
+weights in transformers' T5, whose `generate` asks a dict; (large) a model and a
+catalogue for an accelerator.
 
---peer=MODULE:FUNCTION adds an implementation to (a): benches/transition.py says what
-the function is given and returns.
+Parts of `train`: (a) examples a second by shape and batch; (b) steps to a dispatch; (c)
+bfloat16; (d) the embedding's gradient; (e) how short histories fill a batch; (f) the
+same training in transformers' T5; (g) growth with the model, the batch and the log.
+
+`all` is both, in one call that ends before --minutes have passed.
+
+--peer=MODULE:FUNCTION adds an implementation to (a) of `decode`: benches/transition.py
+says what the function is given and returns.
 """
 
-from collections.abc import Callable, Sequence
-import functools
+from collections.abc import Callable
 import importlib
-import os
-import shlex
 import sys
-from typing import Any, NamedTuple
+import time
+from typing import NamedTuple
 
 from absl import flags
 from etils import epath
 import jax
-import rich.console
 
 from lightlm_jax import command_line, devices, figures
-from lightlm_jax import results as results_lib
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.benches import end_to_end, index_size, plot, transition
+from lightlm_jax.benches import decode as decode_lib
+from lightlm_jax.benches import plot, shapes
+from lightlm_jax.benches import train as train_lib
 from lightlm_jax.errors import UserError
 
-COMMANDS = ("decode",)
-PARTS = ("a", "b", "c", "d", "large")
+COMMANDS = ("decode", "train", "all")
 _QUICK = flags.DEFINE_bool("quick", False, "small sizes: 2 minutes on 2 CPU cores")
 _PARTS = flags.DEFINE_list(
-  "parts", None, f"of {','.join(PARTS)}; default: all, on a CPU without large"
+  "parts",
+  None,
+  f"decode: of {','.join(decode_lib.PARTS)}, default all, on a CPU without large; "
+  f"train: of {','.join(train_lib.PARTS)}, default all",
 )
-_SIZES = flags.DEFINE_list("sizes", None, "items of the random catalogues of a and b")
-_BEAMS = flags.DEFINE_list("beams", None, "widths of the search of a")
-_DEPTHS = flags.DEFINE_list("depths", None, "tokens of a code of a")
+_SIZES = flags.DEFINE_list(
+  "sizes",
+  None,
+  "decode: items of the random catalogues of a and b; train: interactions of the made "
+  "logs of g",
+)
+_BEAMS = flags.DEFINE_list("beams", None, "decode: widths of the search of a")
+_DEPTHS = flags.DEFINE_list("depths", None, "decode: tokens of a code of a")
 _BATCH = flags.DEFINE_integer(
-  "batch", None, "rows of a call of a; default: as many beams in every call"
+  "batch",
+  None,
+  "decode: rows of a call of a, default: as many beams in every call; train: examples "
+  "of a step of all parts",
+)
+_SHAPES = flags.DEFINE_list(
+  "shapes", None, f"train: models of a, of {','.join(shapes.PRESETS)}"
 )
 _REPEATS = flags.DEFINE_integer("repeats", None, "the fewest calls that are timed")
-_PEERS = flags.DEFINE_multi_string("peer", [], "MODULE:FUNCTION, timed in a too")
+_PEERS = flags.DEFINE_multi_string(
+  "peer", [], "decode: MODULE:FUNCTION, timed in a too"
+)
 _FIGURE = command_line.define_figure()
 _REPORT = command_line.define_report()
-_PLATFORM = command_line.define_platform()
-
-
-class Options(NamedTuple):
-  """What is timed, and how long.
-
-  Attributes:
-    parts: of PARTS.
-    sizes: items of the random catalogues.
-    beams: widths of the search.
-    depths: tokens of a code.
-    batch: rows of a call of (a); None = as many as have `slots` beams.
-    slots: beams of all rows together.
-    repeats: the fewest calls.
-    seconds: the shortest time that a step of (a) is repeated for.
-    batches: users at once, end to end.
-    toys_batches: likewise, on Toys' own ids.
-    t5_batch: users that T5 is asked for.
-  """
-
-  parts: Sequence[str] = PARTS
-  sizes: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
-  beams: Sequence[int] = (20, 70, 200)
-  depths: Sequence[int] = (4, 8)
-  batch: int | None = None
-  slots: int = 6_400
-  repeats: int = 5
-  seconds: float = 0.3
-  batches: Sequence[int] = (1, 32, 256)
-  toys_batches: Sequence[int] = (1, 32, 256)
-  t5_batch: int = 64
-
-
-QUICK = Options(
-  sizes=(10_000, 100_000),
-  beams=(20,),
-  depths=(4,),
-  slots=1_280,
-  repeats=3,
-  seconds=0.05,
-  batches=(1, 32),
-  toys_batches=(32,),
-  t5_batch=16,
+# A flag of its own: --report is one file of one bench.
+_FOLDER = flags.DEFINE_string(
+  "folder", None, "all: where decode.json and train.json go; default runs/bench"
 )
+_MINUTES = flags.DEFINE_float(
+  "minutes", None, "all: no further part is begun after so many; default 7.5"
+)
+_PLATFORM = command_line.define_platform()
+_ALONE = "decode", "train"
+# What each flag is for, where that is not every command.
+_COMMANDS_OF = {
+  "parts": _ALONE,
+  "sizes": _ALONE,
+  "beams": ("decode",),
+  "depths": ("decode",),
+  "batch": _ALONE,
+  "shapes": ("train",),
+  "peer": ("decode",),
+  "figure": ("decode",),
+  "report": _ALONE,
+  "folder": ("all",),
+  "minutes": ("all",),
+}
 
 
 def main(argv) -> None:
-  del argv  # the one command is `decode`
-  given = {
-    "sizes": _numbers(_SIZES),
-    "beams": _numbers(_BEAMS),
-    "depths": _numbers(_DEPTHS),
-    "batch": _BATCH.value,
-    "repeats": _REPEATS.value,
-  }
-  given = {name: value for name, value in given.items() if value is not None}
-  for name in ("batch", "repeats"):
-    if given.get(name, 1) < 1:
-      raise UserError(f"--{name} is {given[name]}; it must be at least 1")
-  options = (QUICK if _QUICK.value else Options())._replace(**given)
+  command = argv[1]
+  for name, commands in _COMMANDS_OF.items():
+    if flags.FLAGS[name].value and command not in commands:
+      raise UserError(f"--{name} is of bench {' and '.join(commands)}, not {command}")
+  {"decode": _decode, "train": _train, "all": _all}[command]()
+
+
+def _decode() -> None:
+  options = _with_flags(
+    decode_lib.QUICK if _QUICK.value else decode_lib.Options(),
+    sizes=_numbers(_SIZES),
+    beams=_numbers(_BEAMS),
+    depths=_numbers(_DEPTHS),
+    batch=_BATCH.value,
+  )
   peers = {name: _load(name) for name in _PEERS.value}
-  parts = _PARTS.value
-  for part in parts or ():
-    if part not in PARTS:
-      raise UserError(f"there is no part {part!r}; choose of {', '.join(PARTS)}")
+  parts = _parts(decode_lib.PARTS)
   if _FIGURE.value:
     figures.new(1, 1)  # what cannot be drawn is no surprise for the end
     if parts and "a" not in parts:
       raise UserError("--figure draws part a; add it to --parts")
-  devices.select(_PLATFORM.value)
-  devices.enable_compilation_cache()
-  devices.check(_PLATFORM.value)
-  if not parts:
-    slow = _QUICK.value or jax.default_backend() == "cpu"
-    parts = [part for part in PARTS if not (part == "large" and slow)]
-  path = epath.Path(_REPORT.value) if _REPORT.value else None
-  report = decode(options._replace(parts=parts), peers, path)
+  _start()
+  parts = parts or decode_lib.parts_here(_QUICK.value)
+  report = decode_lib.decode(options._replace(parts=parts), peers, _report())
   if _FIGURE.value:
     plot.draw(report["transition"], epath.Path(_FIGURE.value))
 
 
-def decode(
-  options: Options, peers: dict[str, Callable], path: epath.Path | None = None
-) -> dict[str, Any]:
-  """Times the parts, prints and returns the report.
-
-  Args:
-    options: what to time.
-    peers: more implementations of the transition step, by name.
-    path: where to write the report after every part; None = nowhere.
-
-  Raises:
-    UserError: in one line, what a person can mend.
-  """
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  report = {
-    "command": shlex.join(["python", "-m", "lightlm_jax.bench", *sys.argv[1:]]),
-    "backend": jax.default_backend(),
-    "devices": results_lib.devices(),
-    "threads": end_to_end.threads(),
-    "versions": results_lib.versions(),
-    "options": options._asdict(),
-    "transition": None,
-    "index": None,
-    "end_to_end": [],
-    "t5": None,
-    "notes": [],
-  }
-
-  def save():
-    if path:
-      workdir_lib.write_json(path, report)
-
-  def note(line):
-    report["notes"].append(line)
-    say(line)
-
-  save()  # a folder that cannot be written is no surprise for the end
-  say(report["command"])
-  say(f"{devices.describe()}; {report['threads']} CPU threads")
-  say("; ".join(f"{name} {version}" for name, version in report["versions"].items()))
-  if "a" in options.parts:
-    report["transition"] = transition.run(
-      transition.IMPLEMENTATIONS | peers,
-      sizes=options.sizes,
-      depths=options.depths,
-      beams=options.beams,
-      batch=lambda width: options.batch or max(1, options.slots // width),
-      repeats=options.repeats,
-      seconds=options.seconds,
-      say=say,
-    )
-    save()
-  if "b" in options.parts:
-    report["index"] = index_size.run(options.sizes, options.repeats, say)
-    save()
-  for part, make, batches in (
-    ("c", end_to_end.paper, options.batches),
-    ("c", end_to_end.toys, options.toys_batches),
-    ("large", end_to_end.large, (16,)),
-  ):
-    if part in options.parts:
-      try:
-        report["end_to_end"] += end_to_end.run(make, batches, options.repeats, say)
-      except UserError as error:
-        note(f"end to end, {make.__name__}: skipped, {error}")
-      save()
-  if "d" in options.parts:
-    # torch's threads spin while they wait for each other: ten times as slow where
-    # another process has one of the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-      from lightlm_jax.benches import t5  # noqa: PLC0415, of the extra `parity`
-    except ModuleNotFoundError as error:
-      if error.name not in ("torch", "transformers"):
-        raise
-      note(
-        f"T5: skipped, there is no {error.name}: "
-        "pip install -c constraints.txt -e '.[parity]'"
+def _train() -> None:
+  parts, wanted, sizes = _parts(train_lib.PARTS), _SHAPES.value, _numbers(_SIZES)
+  for name in wanted or ():
+    if name not in shapes.PRESETS:
+      raise UserError(
+        f"there is no shape {name!r}; choose of {', '.join(shapes.PRESETS)}"
       )
-    else:
-      work = end_to_end.paper()
-      report["t5"] = t5.compare(work, options.t5_batch, options.repeats, say)
-    save()
-  return report
+  _start()
+  options = _with_flags(
+    train_lib.options_here(quick=_QUICK.value),
+    parts=parts,
+    shapes=wanted,
+    log_sizes=sizes,
+  )
+  if _BATCH.value:
+    options = train_lib.with_batch(options, _BATCH.value)
+  train_lib.train(options, _report())
+
+
+def _all() -> None:
+  began, seconds = time.monotonic(), 60 * (_MINUTES.value or 7.5)
+  folder = epath.Path(_FOLDER.value or "runs/bench")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--folder={folder}: {error.strerror}")
+  _start()
+  training = _with_flags(train_lib.options_here(quick=_QUICK.value, short=True))
+  # Or a slow one would leave the other nothing.
+  train_lib.train(training, folder / "train.json", began + 0.6 * seconds)
+  decoding = _with_flags(decode_lib.QUICK if _QUICK.value else decode_lib.SHORT)
+  decoding = decoding._replace(parts=decode_lib.parts_here(_QUICK.value))
+  decode_lib.decode(decoding, {}, folder / "decode.json", began + seconds)
+
+
+def _start() -> None:
+  devices.select(_PLATFORM.value)
+  devices.enable_compilation_cache()
+  devices.check(_PLATFORM.value)
+
+
+def _report() -> epath.Path | None:
+  return epath.Path(_REPORT.value) if _REPORT.value else None
+
+
+def _with_flags(options: NamedTuple, **given) -> NamedTuple:
+  """The options, with those of the flags that were given."""
+  for flag in (_BATCH, _REPEATS):
+    if flag.value is not None and flag.value < 1:
+      raise UserError(f"--{flag.name} is {flag.value}; it must be at least 1")
+  given["repeats"] = _REPEATS.value
+  return options._replace(**{k: v for k, v in given.items() if v is not None})
+
+
+def _parts(known: tuple[str, ...]) -> list[str] | None:
+  for part in _PARTS.value or ():
+    if part not in known:
+      raise UserError(f"there is no part {part!r}; choose of {', '.join(known)}")
+  return _PARTS.value
 
 
 def _numbers(flag: flags.FlagHolder) -> tuple[int, ...] | None:

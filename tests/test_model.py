@@ -300,6 +300,26 @@ def test_dropout_is_on_where_an_rng_is_given(model):
   assert np.abs(shaken(0) - shaken(1)).max() > 0.01
 
 
+def test_layers_unrolled_under_dropout_are_the_loop(model, monkeypatch):
+  arguments = *source(0), target(1), np.ones((2, 3), np.int32)
+  rngs = {"dropout": jax.random.key(0, impl="rbg")}
+
+  @jax.value_and_grad
+  def loss(params):
+    logits = model.net.apply(params, *arguments, rngs=rngs)
+    return (jax.nn.log_softmax(logits)[..., 0] ** 2).mean()
+
+  found = []
+  for layers_at_once, loops in ((8, "unroll=2"), (1, "unroll=1")):
+    monkeypatch.setattr(encoder_decoder, "_UNROLLED", layers_at_once)
+    traced = jax.jit(lambda params: loss(params)).trace(model.params)
+    assert str(traced.jaxpr).count(loops) >= 3
+    found.append(traced.lower().compile()(model.params))
+  unrolled, looped = map(jax.tree.leaves, found)
+  for one, other in zip(unrolled, looped):
+    np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
 def test_bfloat16_is_only_for_computing(model):
   arguments = *source(0), target(1), np.ones((2, 3), np.int32)
   net = make(dtype=jnp.bfloat16)
@@ -361,7 +381,7 @@ def test_layers_are_scanned_not_unrolled():
 
 
 def test_what_is_computed_again_needs_no_memory_and_changes_no_gradient():
-  shape = {"V": V, "W": W, "D": 32, "N": 6, "num_decoder_layers": 6, "H": 2, "A": 16}
+  shape = {"V": V, "W": W, "D": 32, "N": 4, "num_decoder_layers": 4, "H": 2, "A": 16}
   inputs = *source(0), target(1), np.ones((len(target(1)), 3), np.int32)
 
   def learned(remat):

@@ -13,16 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax import cache
-from lightlm_jax import config as config_lib
-from lightlm_jax.benches import catalogue, ours, timing
+from lightlm_jax.benches import catalogue, ours, shapes, timing
 from lightlm_jax.data import batch as batch_lib
-from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding import beam
 from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.ids import build as ids_build
 from lightlm_jax.models import encoder_decoder
 from lightlm_jax.models.encoder_decoder import EncoderDecoder
 from lightlm_jax.systems import lightlm, text
@@ -58,10 +54,8 @@ def toys() -> Workload:
   Raises:
     UserError: there is no such log here.
   """
-  config = config_lib.load("toys:paper")
-  split = splits.make(config.split, datasets.load(config).log)
-  folder = cache.cache_root() / "codes"
-  book = ids_build.code_book(config.ids, split.train, config.seed, folder)
+  config = shapes.config("paper")
+  split, book = shapes.toys(config)
   system = lightlm.build(config, book)
   tables = jax.device_put(system.tables)
   shape = lightlm.model_config(config, tables.trie.vocab_size)

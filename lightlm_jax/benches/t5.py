@@ -1,6 +1,7 @@
 """transformers' T5 with our weights, and how fast it recommends.
 
-The one file that imports torch and transformers, of the extra `parity`.
+With t5_training.py the only file that imports torch and transformers, of the extra
+`parity`.
 """
 
 from collections.abc import Callable
@@ -57,9 +58,23 @@ TIED = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.w
 
 
 class T5:
-  """The model, and the whole-word table that T5 has not."""
+  """The model, and the whole-word table that T5 has not.
 
-  def __init__(self, c: encoder_decoder.Config, params):
+  Args:
+    c: its shape; dropout is only on in the model's train mode, at `dropout_rate`.
+    params: ours.
+    dropout_rate: not that of `c`, whose bytes round it.
+    attention: of transformers: "eager" or "sdpa".
+  """
+
+  def __init__(
+    self,
+    c: encoder_decoder.Config,
+    params,
+    *,
+    dropout_rate: float = 0.0,
+    attention: str = "eager",
+  ):
     config = transformers.T5Config(
       vocab_size=c.V,
       d_model=c.D,
@@ -70,13 +85,13 @@ class T5:
       num_heads=c.H,
       relative_attention_num_buckets=c.num_buckets,
       relative_attention_max_distance=c.max_distance,
-      dropout_rate=0.0,
+      dropout_rate=dropout_rate,
       layer_norm_epsilon=1e-6,
       feed_forward_proj="relu",
       tie_word_embeddings=True,
       pad_token_id=PAD,
       decoder_start_token_id=START,
-      attn_implementation="eager",
+      attn_implementation=attention,
     )
     self.model = transformers.T5ForConditionalGeneration(config).eval()
     flat = traverse_util.flatten_dict(params, sep="/")

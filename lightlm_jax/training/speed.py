@@ -36,11 +36,19 @@ def peak_flops(kind: str) -> float | None:
 
 def peak_of_run() -> float | None:
   """FLOP/s of all devices together; that of a CPU is measured, float32, all cores."""
+  on_cpu = jax.devices()[0].platform == "cpu"
+  peak = peak_of_device()
+  # The devices of a CPU share its cores.
+  times = jax.process_count() if on_cpu else jax.device_count()
+  return None if peak is None else peak * times
+
+
+def peak_of_device() -> float | None:
+  """FLOP/s of one device; that of a CPU is measured, float32, all cores."""
   device = jax.devices()[0]
   if device.platform == "cpu":
-    return jax.process_count() * _measured_flops()
-  peak = peak_flops(device.device_kind)
-  return None if peak is None else peak * jax.device_count()
+    return _measured_flops()
+  return peak_flops(device.device_kind)
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -69,15 +77,24 @@ def flops_per_step(system: System, params: Any, feed: Any, plan: feed_lib.Plan) 
     params: arrays, or their shapes.
     feed: likewise.
   """
-  total = 0
-  for bucket, batches in enumerate(plan.batches):
+  flops = flops_of_buckets(system, params, feed, plan)
+  total = sum(n * each for n, each in zip(plan.batches, flops))
+  return round(total / plan.steps_per_epoch)
+
+
+def flops_of_buckets(
+  system: System, params: Any, feed: Any, plan: feed_lib.Plan
+) -> list[int]:
+  """`flops_per_step` of a batch of each bucket."""
+  flops = []
+  for bucket in range(len(plan.widths)):
     gather = functools.partial(feed_lib.gather, plan=plan, bucket=bucket)
     batch = jax.eval_shape(gather, feed, np.uint32(0), np.uint32(0))
     gradient = jax.grad(system.loss, has_aux=True)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     traced = jax.make_jaxpr(gradient)(params, system.tables, batch, rng)
-    total += batches * matmul_flops(traced)
-  return round(total / plan.steps_per_epoch)
+    flops.append(matmul_flops(traced))
+  return flops
 
 
 def memory_peak() -> int | None:
