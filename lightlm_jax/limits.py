@@ -1,6 +1,7 @@
 """What no run can do anything with: refused before anything is read or written."""
 
 from collections.abc import Sequence
+import importlib.util
 import math
 
 import ml_collections
@@ -121,11 +122,30 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.get("system") in sasrec.NAMES:
     sasrec.check(config)
+  if _value(config, "train.feed") == "stream":
+    _check_stream(config)
   for wanted, holds, fields in RULES:
     for field in fields:
       value = _value(config, field)
       if value is not None and not holds(value):
         raise UserError(f"config.{field} is {value}; it must be {wanted}")
+
+
+def _check_stream(config: ml_collections.ConfigDict) -> None:
+  """Rows on disk are of one width, and hold their targets."""
+  t, history = config.train, config.input.history
+  by_length = t.pack == 1 and any(width < history for width in t.history_buckets)
+  if not history or (by_length and config.system != "sasrec"):
+    raise UserError(
+      "config.train.feed is 'stream', which wants a history and rows of one width; set "
+      "config.train.pack=4 (lightlm), or config.train.history_buckets=()"
+    )
+  for module in ("grain", "array_record"):
+    if importlib.util.find_spec(module) is None:
+      raise UserError(
+        f"config.train.feed is 'stream', and there is no {module}; install with "
+        "pip install -c constraints.txt -e '.[stream]'"
+      )
 
 
 def check_batches(

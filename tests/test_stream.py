@@ -1,5 +1,6 @@
 """Rows from disk: the batches of the device, the run of the device, at any start."""
 
+import importlib.util
 import json
 
 import jax
@@ -170,7 +171,7 @@ def journal(workdir):
   return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
-@pytest.mark.parametrize("pack", [1, 4])
+@pytest.mark.parametrize("pack", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_run_from_disk_is_the_run_on_the_device(
   tmp_path, monkeypatch, small_config, pack
 ):
@@ -191,5 +192,15 @@ def test_a_run_from_disk_is_the_run_on_the_device(
 )
 def test_buckets_and_drawn_targets_are_not_streamed(tmp_path, small_config, overrides):
   config = small_config(train__feed="stream", **overrides)
-  with pytest.raises(UserError, match=r"set config\.train\.pack to 4"):
-    train.train(config, tmp_path)
+  with pytest.raises(UserError, match=r"set config\.train\.pack=4"):
+    train.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_without_grain_it_is_said_before_anything_is_written(
+  tmp_path, small_config, monkeypatch
+):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"no grain; install with .*\[stream\]"):
+    train.train(small_config(train__feed="stream"), tmp_path / "run")
+  assert not (tmp_path / "run").exists()

@@ -205,20 +205,8 @@ def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any
   if config.train.get("feed", "device") == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
-  if plan.drawn or len(plan.widths) > 1:
-    raise UserError(
-      "config.train.feed is 'stream', which wants rows of one width and targets that "
-      "are not drawn; set config.train.pack to 4, or config.train.history_buckets=()"
-    )
-  try:
-    from lightlm_jax.data import shards, stream  # noqa: PLC0415, an extra
-  except ModuleNotFoundError as error:
-    if error.name not in ("grain", "array_record"):
-      raise
-    raise UserError(
-      f"config.train.feed is 'stream', and there is no {error.name}: "
-      "pip install -c constraints.txt -e '.[stream]'"
-    )
+  from lightlm_jax.data import shards, stream  # noqa: PLC0415, of the extra `stream`
+
   rows = shards.cached(shards_root, feed, plan)
   K = config.train.steps_per_dispatch
   return stream.reader(rows, plan, mesh, start=start, most=K)
