@@ -93,7 +93,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.clip_norm = 1.0
   config.train.label_smoothing = 0.0
   config.train.feed = "device"  # the log there, or a "stream" of rows from disk
-  config.train.pack = 1  # examples that share a row, of all lengths; or buckets
+  config.train.pack = 1  # examples that share a row, of all lengths; 1 = buckets:
   config.train.history_buckets = (5, 10)  # and input.history: columns of a batch
   config.train.eval_every = 1_000  # steps; a checkpoint is saved as often
   config.train.eval_users = 500  # validation users asked then; 0 = all
@@ -103,10 +103,14 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.steps_per_dispatch = 10  # that the device takes in one go
 
   config.decoding = ml_collections.ConfigDict()
-  config.decoding.kind = "beam"  # or beam_renormalised, exact, unconstrained
+  # Or beam_renormalised, exact, unconstrained; evaluate: latent_global, latent_local.
+  config.decoding.kind = "beam"
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
   config.decoding.length_offset = 0.0  # 5 = T5's and GNMT's form of the penalty
+  config.decoding.state = "decoder"  # latent: what is remembered; or "encoder"
+  config.decoding.memory_share = 1.0  # latent: of the training examples
+  config.decoding.nearest = 100  # latent_local: examples of which items are the means
   config.decoding.trie_bytes = (
     256 * 2**20
   )  # the most that dense masks may take; 0 = lists

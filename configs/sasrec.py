@@ -25,7 +25,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.system = "sasrec"
   config.input.history = 50
   with config.unlocked():
-    config.train.loss = "full"  # or "binary"
+    config.train.loss = "full"  # or "sampled", "binary"
+    config.train.negatives = 8_192  # items of a batch's "sampled" loss
     config.model.mix = 0.7  # bsarec: the share of the frequency branch
     config.model.low_frequencies = 5  # bsarec
   if preset is None:

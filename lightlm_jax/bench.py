@@ -6,8 +6,8 @@ python -m lightlm_jax.bench all --folder=bench
 
 Parts of `decode`: (a) the transition step alone, by items, beams and depth; (b) size,
 time and memory of building the index; (c) users a second end to end; (d) the same
-weights in transformers' T5, whose `generate` asks a dict; (large) a model and a
-catalogue for an accelerator.
+weights in transformers' T5, whose `generate` asks a dict; (e) decoding by memory (L2D)
+beside the search; (large) a model and a catalogue for an accelerator.
 
 Parts of `train`: (a) examples a second by shape and batch; (b) steps to a dispatch; (c)
 bfloat16; (d) the embedding's gradient; (e) how short histories fill a batch; (f) the

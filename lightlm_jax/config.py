@@ -6,6 +6,7 @@ names its presets in `PRESETS` where they are not the usual three.
 
 from collections.abc import Mapping, Sequence
 import difflib
+import functools
 import importlib.util
 import json
 import pathlib
@@ -29,6 +30,11 @@ LATER = {
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
   "train.feed": "device",
+  "train.negatives": 8_192,
+  "decoding.length_offset": 0.0,
+  "decoding.state": "decoder",
+  "decoding.memory_share": 1.0,
+  "decoding.nearest": 100,
   "mesh.shard_optimiser": False,
   "profile": False,
 }
@@ -89,8 +95,14 @@ def load(
 
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> ConfigDict:
-  """The locked config of what a config.json holds, as `load` would give it."""
-  return _locked(ConfigDict(tree), overrides)
+  """The locked config of what a config.json holds, with what it lacks of LATER."""
+  config = ConfigDict(tree)
+  for field, value in LATER.items():
+    *groups, leaf = field.split(".")
+    parent = functools.reduce(lambda group, name: group.get(name, {}), groups, config)
+    if isinstance(parent, ConfigDict) and leaf not in parent:
+      parent[leaf] = value
+  return _locked(config, overrides)
 
 
 def missing_fields(tree: Any) -> list[str]:

@@ -11,6 +11,11 @@ python -m lightlm_jax.evaluate --workdir=runs/toys --beam_size=10
 asks for as many items as the beam is wide, 20 at most, so that one of 10 finds what it
 would find at work; its metrics at 20 are those of a list of 10.
 
+python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=latent_local --nearest=50
+
+decodes in the space of hidden states (L2D): the first time it goes through the training
+log and leaves what it found in RUN/latent.
+
 python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec runs/ease
 
 asks nobody again: it reads the tables of users that the runs have left, and says which
@@ -32,6 +37,7 @@ from lightlm_jax import command_line, devices, limits, processes
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
+from lightlm_jax.decoding import latent
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator, judge
@@ -39,7 +45,7 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import registry
+from lightlm_jax.systems import latent_decoding, registry
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, loop
 from lightlm_jax.training import mesh as mesh_lib
@@ -51,6 +57,20 @@ _DECODING = flags.DEFINE_string(
 )
 _BEAM_SIZE = flags.DEFINE_integer(
   "beam_size", 0, "beams of a search; 0 = the run's own", lower_bound=0
+)
+_NEAREST = flags.DEFINE_integer(
+  "nearest",
+  0,
+  "latent_local: training examples that are looked at; 0 = decoding.nearest",
+  lower_bound=0,
+)
+_MEMORY_SHARE = flags.DEFINE_float(
+  "memory_share",
+  0.0,
+  "latent: share of the training examples; 0 = decoding.memory_share",
+)
+_STATE = flags.DEFINE_string(
+  "state", None, "latent: decoder or encoder; default: decoding.state"
 )
 _USERS = flags.DEFINE_integer(
   "users", 0, "ask so many users, drawn by the run's seed; 0 = all", lower_bound=0
@@ -91,6 +111,9 @@ def main(argv) -> None:
     "data.dir": _DATA_DIR.value,
     "decoding.kind": _DECODING.value,
     "decoding.beam_size": _BEAM_SIZE.value,
+    "decoding.nearest": _NEAREST.value,
+    "decoding.memory_share": _MEMORY_SHARE.value,
+    "decoding.state": _STATE.value,
     "train.eval_batch_size": _BATCH_SIZE.value,
   }
   overrides = {field: value for field, value in given.items() if value}
@@ -125,7 +148,7 @@ def evaluate(
   workdir, own = workdir_lib.read(workdir, {})
   _check_decoding(own, overrides)
   _, config = workdir_lib.read(workdir, overrides)
-  limits.check(config)
+  limits.check(config, trained=True)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
   console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
@@ -152,8 +175,26 @@ def evaluate(
     params, progress = system.fit(split.train), None
   else:
     params, progress, step = _restore(system, config, mesh, workdir)
+    judged = progress.best_step or step
     if step < config.train.steps:
       say(f"this run stands at step {step:,} of {config.train.steps:,}")
+
+  if config.decoding.kind in latent_decoding.DECODINGS and book is not None:
+    make = functools.partial(
+      latent_decoding.remember,
+      system,
+      params,
+      split.train,
+      share=config.decoding.memory_share,
+      seed=config.seed,
+      batch_size=config.train.eval_batch_size,
+      mesh=mesh,
+    )
+    about = _about_memory(config, split, book, judged)
+    state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
+    memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
+    memory = latent.memory(*memory, split.train.num_items)
+    system = latent_decoding.build(config, system, memory)
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
   results = results_lib.describe(config, split, system, book, params, progress, k)
@@ -169,13 +210,11 @@ def evaluate(
   )
   results |= found | {"split": split_name, "num_users": len(requests)}
   asked = len(requests) if users else 0
-  width = results["beam_size"] if "decoding.beam_size" in overrides else None
-  if width == max(own.decoding.beam_size, evaluator.K):
-    width = None  # the table that `compare` looks for
-  name = results_lib.file_name("users", results, asked, width) + ".parquet"
+  variant = _variant(own, config, overrides, results["beam_size"])
+  name = results_lib.file_name("users", results, asked, variant) + ".parquet"
   table = users_lib.table(requests, ranks, split.train, results_lib.about(results))
   users_lib.write(workdir / name, table)
-  name = results_lib.file_name("results", results, asked, width) + ".json"
+  name = results_lib.file_name("results", results, asked, variant) + ".json"
   workdir_lib.write_json(workdir / name, results)
   results_lib.show(results, say)
   say(f"written to {workdir / name}")
@@ -230,9 +269,16 @@ def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> No
       f"{' and '.join(given)}"
     )
   kind = overrides.get("decoding.kind", own.decoding.kind)
-  if kind == "exact" and "decoding.beam_size" in overrides:
+  of_memory = ("nearest", "memory_share", "state")
+  given = [f"--{name}" for name in of_memory if f"decoding.{name}" in overrides]
+  if given and kind not in latent_decoding.DECODINGS:
     raise UserError(
-      "decoding exact scores every item and has no beams; leave out --beam_size, or "
+      f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
+      f"{' or '.join(latent_decoding.DECODINGS)} with it"
+    )
+  if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
+    raise UserError(
+      f"decoding {kind} scores every item and has no beams; leave out --beam_size, or "
       "give --decoding=beam"
     )
 
@@ -248,6 +294,33 @@ def _restore(system: System, config, mesh, workdir: epath.Path):
     if step is None:
       raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
     return *loop.restore_best(system, config, mesh, checkpoints), step
+
+
+def _variant(own, config, overrides: dict, width: int | None) -> str:
+  """How a run was asked, if not in its own way: that is what `compare` looks for."""
+  if width is not None:
+    widest = max(own.decoding.beam_size, evaluator.K)
+    return str(width) if "decoding.beam_size" in overrides and width != widest else ""
+  if config.decoding.kind not in latent_decoding.DECODINGS:
+    return ""
+  names = ("nearest", "memory_share", "state")
+  return "-".join(
+    f"{name}{config.decoding[name]}"
+    for name in names
+    if config.decoding[name] != own.decoding[name]
+  )
+
+
+def _about_memory(config, split: splits.Split, book: CodeBook, step: int) -> dict:
+  """What a memory must be of, to be this run's."""
+  return {
+    "ids_sha256": book.sha256,
+    "interactions_sha256": ids_build.digest(split.train),
+    "parameters": step,
+    "state": config.decoding.state,
+    "memory_share": config.decoding.memory_share,
+    "seed": config.seed,
+  }
 
 
 def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:

@@ -10,7 +10,14 @@ from lightlm_jax.data import splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quantise, spectral
-from lightlm_jax.systems import lightlm, registry, sasrec
+from lightlm_jax.systems import (
+  item_decoder,
+  latent_decoding,
+  lightlm,
+  next_item,
+  registry,
+  sasrec,
+)
 
 CHOICES = {
   "system": registry.NAMES,
@@ -23,8 +30,9 @@ CHOICES = {
   "model.dtype": ("float32", "bfloat16"),
   "train.feed": ("device", "stream"),
   "train.schedule": ("cosine", "linear"),
-  "train.loss": sasrec.LOSSES,
-  "decoding.kind": lightlm.DECODINGS,
+  "train.loss": next_item.LOSSES,
+  "decoding.kind": (*lightlm.DECODINGS, *latent_decoding.DECODINGS),
+  "decoding.state": ("decoder", "encoder"),
 }
 
 # (what a value must be, whether it is, fields)
@@ -35,9 +43,10 @@ RULES = (
     (
       "data.shop.num_users data.shop.num_communities "
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
-      "model.d_kv model.d_ff train.steps train.batch_size train.accumulate "
-      "train.eval_every train.eval_batch_size train.log_every "
-      "train.steps_per_dispatch train.pack decoding.beam_size "
+      "model.num_kv_heads model.d_kv model.d_ff train.steps train.batch_size "
+      "train.accumulate train.negatives train.eval_every train.eval_batch_size "
+      "train.log_every train.steps_per_dispatch train.pack decoding.beam_size "
+      "decoding.nearest "
       "mesh.model ids.leaf_size ids.levels ids.gci_levels "
       "ids.gcn.dim ids.gcn.layers ids.gcn.epochs ids.gcn.batch_size "
       "ids.gcn.negatives ids.gcn.patience"
@@ -77,6 +86,11 @@ RULES = (
       "model.dropout_rate train.label_smoothing ids.gcn.held_back split.withheld"
     ).split(),
   ),
+  (
+    "above 0 and at most 1",
+    lambda value: 0 < value <= 1,
+    ("decoding.memory_share",),
+  ),
   ("-1 (all) or at least 1", lambda value: value == -1 or value >= 1, ("ids.devices",)),
   (
     "from 0 to 1",
@@ -96,10 +110,14 @@ RULES = (
 )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, *, trained: bool = False) -> None:
   """Refuses names that nothing has and numbers that mean nothing.
 
   A field that the configuration does not have is not missed.
+
+  Args:
+    config: of a run.
+    trained: whether it is one already, so that it can be asked by what it remembers.
 
   Raises:
     UserError: names the field, its value and what it may be.
@@ -108,6 +126,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     value = _value(config, field)
     if value is not None and value not in names:
       raise UserError(f"config.{field} is {value!r}; choose one of {', '.join(names)}")
+  kind = _value(config, "decoding.kind")
+  if kind in latent_decoding.DECODINGS and not trained:
+    raise UserError(
+      f"config.decoding.kind {kind} asks what a trained run remembers; train with "
+      f"beam, then evaluate with --decoding={kind}"
+    )
   for name in config.get("baselines", ()):
     if name not in registry.BASELINES:
       raise UserError(
@@ -115,13 +139,10 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   if config.get("system") == "lightlm":
     lightlm.check(config)
-  elif (_value(config, "train.pack") or 1) > 1:
-    raise UserError(
-      f"config.train.pack is {config.train.pack}, which is for lightlm alone; set it "
-      "to 1"
-    )
   if config.get("system") in sasrec.NAMES:
-    sasrec.check(config)
+    next_item.check(config)
+  if config.get("system") == item_decoder.NAME:
+    item_decoder.check(config)
   if _value(config, "train.feed") == "stream":
     _check_stream(config)
   for wanted, holds, fields in RULES:
@@ -134,8 +155,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_stream(config: ml_collections.ConfigDict) -> None:
   """Rows on disk are of one width, and hold their targets."""
   t, history = config.train, config.input.history
-  by_length = t.pack == 1 and any(width < history for width in t.history_buckets)
-  if not history or (by_length and config.system != "sasrec"):
+  one_width = config.system in registry.LEARN_SEQUENCES
+  one_width |= lightlm.examples_a_row(config) > 1
+  one_width |= all(width >= history for width in t.history_buckets)
+  if not history or not one_width:
     raise UserError(
       "config.train.feed is 'stream', which wants a history and rows of one width; set "
       "config.train.pack=4 (lightlm), or config.train.history_buckets=()"
@@ -155,8 +178,7 @@ def check_batches(
 ) -> None:
   """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
   for field in fields:
-    # Runs from before there was a choice have none in their config.json.
-    pack = config.train.get("pack", 1) if field == "train.batch_size" else 1
+    pack = lightlm.examples_a_row(config) if field == "train.batch_size" else 1
     if _value(config, field) % (devices * pack):
       rows = f" in rows of config.train.pack {pack} examples" if pack > 1 else ""
       raise UserError(

@@ -11,6 +11,7 @@ import ml_collections
 from lightlm_jax.data.splits import Split
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.systems import registry
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.loop import Progress
@@ -157,7 +158,7 @@ def about(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def file_name(
-  kind: str, results: dict[str, Any], users: int = 0, width: int | None = None
+  kind: str, results: dict[str, Any], users: int = 0, variant: str = ""
 ) -> str:
   """The name, without its ending, of what a run leaves of one way to ask it.
 
@@ -165,16 +166,16 @@ def file_name(
     kind: "results" or "users".
     results: as written.
     users: how many were asked, if not all.
-    width: of the beam, if not the run's own.
+    variant: how it was asked, where that is not the run's own way.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
-  name += f"-{width}" if width else ""
+  name += f"-{variant}" if variant else ""
   return f"{name}-{users}users" if users else name
 
 
 def _beam_size(config: ml_collections.ConfigDict, k: int) -> int | None:
   """None for a search that is as wide as it must be."""
-  if config.decoding.kind == "exact":
+  if config.decoding.kind in registry.WITHOUT_BEAMS:
     return None
   return max(config.decoding.beam_size, k)
 

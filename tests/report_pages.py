@@ -130,7 +130,7 @@ def ask_again(folder, seed, *, width=None, asked=None, **fields):
   """What `evaluate` leaves of a run; `fields` as in `answer`."""
   found, table = answer(folder, seed, asked=asked, **fields)
   for kind, ending in (("results", "json"), ("users", "parquet")):
-    name = results.file_name(kind, found, asked or 0, width)
+    name = results.file_name(kind, found, asked or 0, str(width or ""))
     path = epath.Path(folder / f"{name}.{ending}")
     if kind == "users":
       users.write(path, table)

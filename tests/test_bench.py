@@ -16,6 +16,7 @@ import pytest
 from lightlm_jax.benches import (
   catalogue,
   end_to_end,
+  memory,
   ours,
   peers,
   timing,
@@ -361,6 +362,16 @@ def test_end_to_end_divides_its_time():
   assert row["users_per_second"] == pytest.approx(1e3 / row["ms_a_user"])
   assert sum(row["breakdown"].values()) == pytest.approx(row["ms_a_user"])
   assert row["filter_ratio"] > 0
+
+
+def test_a_memory_is_timed_beside_the_search():
+  lines = []
+  (row,) = memory.run(tiny(), (2,), 150, 1, lines.append, lambda work, B: lambda: None)
+  assert len(lines) == 3
+  ms = row["ms_a_user"]
+  assert ms.keys() == {"beam", "global", "local", "t5"}
+  assert row["speedup_over_beam"]["global"] == ms["beam"] / ms["global"]
+  assert (row["batch"], row["examples"]) == (2, 150)
 
 
 @pytest.mark.slow

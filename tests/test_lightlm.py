@@ -426,7 +426,6 @@ def test_ids_start_uniform_and_words_normal():
     ({"input__history": 0, "input__user": False}, "nothing to read"),
     ({"input__prompt": True}, "input.history=0"),
     ({"input__prompt": True, "input__history": 0, "input__user": False}, "nothing"),
-    ({"train__pack": 4, "input__history": 0}, "train.pack=1"),
   ],
 )
 def test_a_source_that_cannot_be_written_is_refused(overrides, named):
@@ -532,3 +531,17 @@ def test_exact_scores_do_not_depend_on_how_many_prefixes_fit(
     score_B = np.asarray(found.scores_BK)[np.asarray(found.items_BK) == item]
     expected_B = log_probs(net, params, batch, item)[0].mean(axis=1)
     np.testing.assert_allclose(score_B, expected_B, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("config", "overrides", "most"),
+  [
+    ("toys:small", {}, 4),
+    ("toys:small", {"train.pack": 1}, 1),
+    ("toys:small", {"input.history": 0, "input.user": True}, 1),
+    ("toys:paper", {"train.pack": 4}, 1),
+    ("sasrec", {}, 1),
+  ],
+)
+def test_rows_are_shared_where_sources_differ_in_length(config, overrides, most):
+  assert lightlm.examples_a_row(config_lib.load(config, overrides=overrides)) == most

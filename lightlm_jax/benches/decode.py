@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from etils import epath
 import jax
 
-from lightlm_jax.benches import end_to_end, index_size, transition
+from lightlm_jax.benches import end_to_end, index_size, memory, transition
 from lightlm_jax.benches.record import Record
 from lightlm_jax.errors import UserError
 
-PARTS = ("a", "b", "c", "d", "large")
+PARTS = ("a", "b", "c", "d", "e", "large")
 
 
 class Options(NamedTuple):
@@ -28,6 +28,8 @@ class Options(NamedTuple):
     batches: users at once, end to end.
     toys_batches: likewise, on Toys' own ids.
     t5_batch: users that T5 is asked for.
+    memory_batches: users at once of (e).
+    examples: in the memory of (e).
   """
 
   parts: Sequence[str] = PARTS
@@ -41,6 +43,8 @@ class Options(NamedTuple):
   batches: Sequence[int] = (1, 32, 256)
   toys_batches: Sequence[int] = (1, 32, 256)
   t5_batch: int = 64
+  memory_batches: Sequence[int] = (1, 64)
+  examples: int = 150_000  # as Toys
 
 
 QUICK = Options(
@@ -53,6 +57,8 @@ QUICK = Options(
   batches=(1, 32),
   toys_batches=(32,),
   t5_batch=16,
+  memory_batches=(16,),
+  examples=20_000,
 )
 
 
@@ -90,7 +96,13 @@ def decode(
   Raises:
     UserError: in one line, what a person can mend.
   """
-  parts = {"transition": None, "index": None, "end_to_end": [], "t5": None}
+  parts = {
+    "transition": None,
+    "index": None,
+    "end_to_end": [],
+    "t5": None,
+    "memory": [],
+  }
   record = Record(options._asdict(), parts, path, end)
   report, say = record.report, record.say
   if "a" in options.parts and record.in_time("transition"):
@@ -124,5 +136,16 @@ def decode(
     if t5 := record.of_parity("t5", "T5"):
       work = end_to_end.paper()
       report["t5"] = t5.compare(work, options.t5_batch, options.repeats, say)
+    record.save()
+  if "e" in options.parts and record.in_time("memory"):
+    t5 = record.of_parity("t5", "T5")
+    report["memory"] = memory.run(
+      end_to_end.paper(),
+      options.memory_batches,
+      options.examples,
+      options.repeats,
+      say,
+      t5 and t5.searcher,
+    )
     record.save()
   return report

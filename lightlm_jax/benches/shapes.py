@@ -38,10 +38,16 @@ class Source(NamedTuple):
 
 
 def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
-  """A preset of configs/toys.py; `fields` as in `model__d_model=64`."""
+  """A preset of configs/toys.py; `fields` as in `model__d_model=64`.
+
+  Of a batch that does not divide into shared rows every example has its own.
+  """
   name = "toys" if preset == "default" else f"toys:{preset}"
   overrides = {field.replace("__", "."): value for field, value in fields.items()}
-  return ml_collections.FrozenConfigDict(config_lib.load(name, overrides=overrides))
+  loaded = config_lib.load(name, overrides=overrides)
+  if loaded.train.batch_size % loaded.train.pack:
+    loaded.train.pack = 1
+  return ml_collections.FrozenConfigDict(loaded)
 
 
 @functools.lru_cache(maxsize=2)

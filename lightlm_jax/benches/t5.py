@@ -5,6 +5,7 @@ With t5_training.py the only file that imports torch and transformers, of the ex
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import traverse_util
@@ -184,6 +185,25 @@ def under_dict(code_IL: np.ndarray) -> Callable:
   return lambda _, told: lists[tuple(told[1:].tolist())]
 
 
+def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
+  """`T5.search` with our weights for B users, by all cores.
+
+  Args:
+    work: ids of one length, the vocabulary's last token in none of them.
+    B: users.
+  """
+  torch.set_num_threads(end_to_end.threads())
+  t5 = T5(work.net.config, jax.device_get(work.params))
+  return functools.partial(
+    t5.search,
+    jax.device_get(work.source(B)),
+    under_dict(work.code_IL),
+    length=work.code_IL.shape[1],
+    beam_size=work.beam_size,
+    length_penalty=work.length_penalty,
+  )
+
+
 def compare(
   work: end_to_end.Workload, B: int, repeats: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -199,10 +219,8 @@ def compare(
     users_per_second of both, the ratio (ours over T5's), identical (the share of
     users whose items are the same, but for near ties) and what it was asked on.
   """
-  torch.set_num_threads(end_to_end.threads())
-  t5 = T5(work.net.config, jax.device_get(work.params))
+  search = searcher(work, B)
   source = work.source(B)
-  may_follow = under_dict(work.code_IL)
   everything, _ = jax.device_put(end_to_end.filters(work.trie, B))
   find = end_to_end.recommender(work)
 
@@ -217,13 +235,7 @@ def compare(
 
   def theirs():
     nonlocal expected
-    expected = t5.search(
-      jax.device_get(source),
-      may_follow,
-      length=work.code_IL.shape[1],
-      beam_size=work.beam_size,
-      length_penalty=work.length_penalty,
-    )
+    expected = search()
 
   time = timing.measure(ours, repeats=repeats, patience=_PATIENCE)
   t5_time = timing.measure(theirs, repeats=repeats, patience=_PATIENCE)

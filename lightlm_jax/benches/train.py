@@ -15,8 +15,8 @@ PARTS = ("a", "b", "c", "d", "e", "f", "g")
 MADE_LOG = 100_000  # interactions, but where it is the log that grows
 # How short histories fill a batch: name → fields of the config.
 ROWS = {
-  "padded to the window": {"train__history_buckets": ()},
-  "buckets by length": {},
+  "padded to the window": {"train__pack": 1, "train__history_buckets": ()},
+  "buckets by length": {"train__pack": 1},
   "4 examples a row": {"train__pack": 4},
 }
 

@@ -77,8 +77,7 @@ def book_of_run(
   Raises:
     UserError: attributes are wanted and not there, or have no room for all items.
   """
-  # Runs from before there was a choice have none in their config.json.
-  if config.get("cold", "apart") == "apart":
+  if config.cold == "apart":
     return code_book(config, train, seed, cache)
   if config.kind == "iid":
     raise UserError(

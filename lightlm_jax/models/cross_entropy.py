@@ -1,9 +1,11 @@
 """Cross-entropy over a whole catalogue, without all logits at once.
 
 With N positions and I items the logits are the largest array of a next-item model by
-far. Here a chunk of positions at a time makes its logits, its loss and its gradients in
-one pass, so that memory stays at [chunk, I] and nothing is computed twice; positions of
-weight 0 are put last and cost nothing.
+far. Here a chunk at a time makes its logits and its part of the gradients, so that
+memory stays at a chunk's logits. A chunk is some positions with all items: logits, loss
+and gradients in one pass. Or, where the catalogue is large, all positions with some
+items, in two passes: the second makes the logits again, but the table's gradient is
+written once, and not once for every chunk of positions.
 """
 
 import functools
@@ -12,15 +14,19 @@ import jax
 import jax.numpy as jnp
 
 CHUNK = 256  # positions: their logits over 12,000 items stay in a CPU's cache
+# Above so many items they are what is cut: a chunk holds ITEMS of them.
+LARGE = 100_000
+ITEMS = 8_192
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def linear_cross_entropy(
   hidden_ND: jax.Array,
   table_ID: jax.Array,
   label_N: jax.Array,
   weight_N: jax.Array,
   chunk: int = CHUNK,
+  items: int | None = None,
 ) -> jax.Array:
   """The weighted sum of -log softmax(hidden · table)[label], float32.
 
@@ -30,11 +36,40 @@ def linear_cross_entropy(
     label_N: int32 in [0, I); anything where the weight is 0.
     weight_N: float32, 0 = this position is no example.
     chunk: positions whose logits are held at once.
+    items: items whose logits are held at once, of all positions, instead; None = by
+      the size of the catalogue.
   """
-  return _loss_and_gradients(hidden_ND, table_ID, label_N, weight_N, chunk)[0]
+  arguments = hidden_ND, table_ID, label_N, weight_N
+  return _forward(*arguments, chunk, items)[0]
 
 
-def _loss_and_gradients(hidden_ND, table_ID, label_N, weight_N, chunk):
+def sampled_cross_entropy(
+  hidden_ND: jax.Array,
+  table_ID: jax.Array,
+  label_N: jax.Array,
+  weight_N: jax.Array,
+  negative_M: jax.Array,
+) -> jax.Array:
+  """What `linear_cross_entropy` would give, estimated from M items.
+
+  The sum over all other items is estimated by the samples' (Bengio & Senécal 2008);
+  a sample that is the label itself counts for nothing.
+
+  Args:
+    hidden_ND, table_ID, label_N, weight_N: see there.
+    negative_M: int32, drawn uniformly from [0, I).
+  """
+  label_N = jnp.maximum(label_N, 0)
+  own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)
+  logits_NM = jnp.einsum("nd,md->nm", hidden_ND, table_ID[negative_M])
+  logits_NM += jnp.log(len(table_ID) / len(negative_M))
+  logits_NM = jnp.where(negative_M[None] == label_N[:, None], -jnp.inf, logits_NM)
+  total_N = jnp.logaddexp(own_N, jax.nn.logsumexp(logits_NM, axis=1))
+  return (weight_N * (total_N - own_N)).sum()
+
+
+def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
+  """The loss and its gradients; positions of weight 0 are put last and cost nothing."""
   N, D = hidden_ND.shape
   order_N = jnp.argsort(weight_N == 0, stable=True)
   room = -N % chunk
@@ -72,12 +107,64 @@ def _loss_and_gradients(hidden_ND, table_ID, label_N, weight_N, chunk):
   return loss, (jnp.zeros_like(hidden_ND).at[order_N].set(grad_ND), table_grad_ID)
 
 
-def _forward(hidden_ND, table_ID, label_N, weight_N, chunk):
-  return _loss_and_gradients(hidden_ND, table_ID, label_N, weight_N, chunk)
+def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
+  """The loss and its gradients, with `items` of the catalogue's rows at a time."""
+  N, (I, D) = len(hidden_ND), table_ID.shape
+  items = min(items, I)
+  # The last chunk begins early where it would not be full, and leaves out what was had.
+  due_X = jnp.arange(0, I, items)
+  start_X = jnp.minimum(due_X, I - items)
+
+  def logits(start, due):
+    row_CD = jax.lax.dynamic_slice(table_ID, (start, 0), (items, D))
+    logits_NC = jnp.einsum("nd,cd->nc", hidden_ND, row_CD)
+    is_new_C = start + jnp.arange(items) >= due
+    return row_CD, jnp.where(is_new_C[None], logits_NC, -jnp.inf)
+
+  def count(carry, place):
+    most_N, total_N = carry
+    _, logits_NC = logits(*place)
+    more_N = jnp.maximum(most_N, logits_NC.max(axis=1))
+    total_N *= jnp.exp(most_N - more_N)
+    total_N += jnp.exp(logits_NC - more_N[:, None]).sum(axis=1)
+    return (more_N, total_N), None
+
+  start = jnp.full(N, -jnp.inf), jnp.zeros(N)
+  (most_N, total_N), _ = jax.lax.scan(count, start, (start_X, due_X))
+  normal_N = most_N + jnp.log(total_N)
+  label_N = jnp.maximum(label_N, 0)
+  label_ND = table_ID[label_N]
+  loss = (weight_N * (normal_N - (hidden_ND * label_ND).sum(axis=1))).sum()
+
+  def share(carry, place):
+    hidden_grad_ND, table_grad_ID = carry
+    row_CD, logits_NC = logits(*place)
+    share_NC = jnp.exp(logits_NC - normal_N[:, None]) * weight_N[:, None]
+    hidden_grad_ND += jnp.einsum("nc,cd->nd", share_NC, row_CD)
+    added_CD = jnp.einsum("nc,nd->cd", share_NC, hidden_ND)
+    corner = place[0], 0
+    added_CD += jax.lax.dynamic_slice(table_grad_ID, corner, (items, D))
+    table_grad_ID = jax.lax.dynamic_update_slice(table_grad_ID, added_CD, corner)
+    return (hidden_grad_ND, table_grad_ID), None
+
+  # The softmax less the label's 1, which is taken away row by row.
+  start = -weight_N[:, None] * label_ND, jnp.zeros_like(table_ID)
+  start = start[0], start[1].at[label_N].add(-weight_N[:, None] * hidden_ND)
+  gradients, _ = jax.lax.scan(share, start, (start_X, due_X))
+  return loss, gradients
 
 
-def _backward(chunk, gradients, cotangent):
-  del chunk
+def _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items):
+  arguments = hidden_ND, table_ID, label_N, weight_N
+  if items is None and len(table_ID) > LARGE:
+    items = ITEMS
+  return (
+    _by_positions(*arguments, chunk) if items is None else _by_items(*arguments, items)
+  )
+
+
+def _backward(chunk, items, gradients, cotangent):
+  del chunk, items
   hidden_grad_ND, table_grad_ID = gradients
   return cotangent * hidden_grad_ND, cotangent * table_grad_ID, None, None
 

@@ -237,6 +237,10 @@ class EncoderDecoder(nn.Module):
     Returns:
       logits_BKLV float32 of the tokens that follow.
     """
+    return self._logits(self.states(token_BKL, memory, segment_BK))
+
+  def states(self, token_BKL, memory: Memory, segment_BK) -> jax.Array:
+    """[B, K, L, D] in `config.dtype`: of what `decode` makes its logits."""
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
     bias_HLL = self.decoder_bias(position_L, position_L)
@@ -267,11 +271,11 @@ class EncoderDecoder(nn.Module):
     bias_H1M = self.decoder_bias(jnp.array([M]), jnp.arange(M + 1))
     bias_H1P = jnp.repeat(bias_H1M, np.array(slots), axis=-1)
     past = (cache.key, cache.value)
-    logits_BK1V, (key, value) = self._decoder(
+    x_BK1D, (key, value) = self._decoder(
       token_BK[..., None], past, memory, bias_H1P, mask_BKP, segment_BK
     )
     cache = Cache((*cache.key, key), (*cache.value, value), tuple(ancestor))
-    return logits_BK1V[:, :, 0], cache
+    return self._logits(x_BK1D)[:, :, 0], cache
 
   def _decoder(self, token_BKL, past, memory: Memory, bias, mask, segment_BK):
     c = self.config
@@ -279,15 +283,16 @@ class EncoderDecoder(nn.Module):
     x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
     source = (memory.key_NBHAS, memory.value_NBHSA)
     x_BKLD, piece = self.decoder(x_BKLD, past, source, bias, mask, mask_BKS)
-    x_BKLD = self.dropout(self.decoder_norm(x_BKLD)) * c.D**-0.5
+    return self.dropout(self.decoder_norm(x_BKLD)), piece
+
+  def _logits(self, x_BKLD) -> jax.Array:
     # Accumulated in float32 and kept so: rounded logits would tie their items.
-    logits_BKLV = jnp.einsum(
+    return jnp.einsum(
       "bkld,vd->bklv",
-      x_BKLD,
-      self.embedding.astype(c.dtype),
+      x_BKLD * self.config.D**-0.5,
+      self.embedding.astype(self.config.dtype),
       preferred_element_type=jnp.float32,
     )
-    return logits_BKLV, piece
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Teacher forcing: the logits [B, K, L, V] of K targets a row."""

@@ -31,6 +31,8 @@ class System(NamedTuple):
       item; the evaluator then counts the items above and level with the target.
     hallucinated: (params, tables, batch) → [B, K] bool, the beams of a search without
       the trie that are no item, for systems that write ids.
+    state: (params, tables, batch) → [B, D] float32, what the model makes of a source
+      before it writes: see decoding/latent.py.
   """
 
   name: str
@@ -45,3 +47,4 @@ class System(NamedTuple):
   recommend: Callable | None = None
   scores: Callable | None = None
   hallucinated: Callable | None = None
+  state: Callable | None = None

@@ -78,16 +78,17 @@ def build(
   )
   net = encoder_decoder.EncoderDecoder(model_config(config, vocab_size))
   rows = None
-  # Runs from before there was a choice have none in their config.json.
-  if train is not None and config.train.get("pack", 1) > 1:
-    length_E = source_lengths(config.input, codes, train)
-    rows = packing.rows(length_E, config.train.pack)
+  most = examples_a_row(config)
+  if train is not None and most > 1:
+    rows = packing.rows(source_lengths(config.input, codes, train), most)
+  # What all targets begin with tells none from another.
+  alike = int((target_IL == target_IL[:1]).all(axis=0).argmin())
+  state_of = config.decoding.state
   user_dropout = config.input.user_dropout
   label_smoothing = config.train.label_smoothing
   lengths = {
     "length_penalty": config.decoding.length_penalty,
-    # Runs from before there was an offset have none in their config.json.
-    "length_offset": config.decoding.get("length_offset", 0.0),
+    "length_offset": config.decoding.length_offset,
   }
 
   def write_source(tables: Tables, batch: Batch, width: int | None = None):
@@ -151,6 +152,22 @@ def build(
       apply(*source, method="encode"), source.segment_BS, method="remember"
     )
     return apply, memory
+
+  def state(params, tables: Tables, batch: Batch) -> jax.Array:
+    """[B, D] float32: the source's mean, or what decides on the first token."""
+    if state_of == "encoder":
+      source = write_source(tables, batch)
+      encoded_BSD = net.apply({"params": params}, *source, method="encode")
+      real_BS1 = (source.segment_BS > 0)[..., None]
+      number_B1 = jnp.maximum(real_BS1.sum(axis=1), 1)
+      total_BD = jnp.where(real_BS1, encoded_BSD, 0).sum(axis=1, dtype=jnp.float32)
+      return total_BD / number_B1
+    apply, memory = read(params, tables, batch)
+    told_L = shift_right(tables.target_IL[0, : alike + 1])
+    told_B1L = jnp.broadcast_to(told_L, (len(batch.user_B), 1, alike + 1))
+    segment_B1 = jnp.ones_like(told_B1L[..., 0])
+    state_B1LD = apply(told_B1L, memory, segment_B1, method="states")
+    return state_B1LD[:, 0, -1].astype(jnp.float32)
 
   def search(params, tables: Tables, batch: Batch, allowed, beam_size, constrained):
     apply, memory = read(params, tables, batch)
@@ -227,6 +244,7 @@ def build(
     loss=loss,
     recommend=recommend if chunks is None else recommend_exactly,
     hallucinated=hallucinated,
+    state=state,
   )
 
 
@@ -251,8 +269,7 @@ def model_config(
       init_embedding, first_code=first_code, id_range=m.id_range
     ),
     dtype=jnp.dtype(m.dtype),
-    # Runs from before there was a choice have none in their config.json.
-    remat=m.get("remat", False),
+    remat=m.remat,
   )
 
 
@@ -316,12 +333,17 @@ def check(config: ml_collections.ConfigDict) -> None:
       "config.input.prompt writes the paper's sentence about a user; it wants "
       "config.input.history=0 and config.input.user=True"
     )
-  pack = config.train.get("pack", 1)
-  if pack > 1 and not given.history:
-    raise UserError(
-      f"config.train.pack is {pack}, and without config.input.history all sources are "
-      "nearly of one length; set config.train.pack=1"
-    )
+
+
+def examples_a_row(config: ml_collections.ConfigDict) -> int:
+  """How many examples may share a row of a batch; 1 where there is nothing to gain.
+
+  Without histories all sources are nearly of one length. Other systems have no such
+  rows.
+  """
+  if config.system != "lightlm" or not config.input.history:
+    return 1
+  return config.train.pack
 
 
 def _with_room(code_NL: np.ndarray) -> np.ndarray:

@@ -5,11 +5,21 @@ import ml_collections
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import bpr_mf, ease, item_knn, lightlm, popularity, sasrec
+from lightlm_jax.systems import (
+  bpr_mf,
+  ease,
+  item_decoder,
+  item_knn,
+  latent_decoding,
+  lightlm,
+  popularity,
+  sasrec,
+)
 from lightlm_jax.systems.base import System
 
 NAMES = (
   "lightlm",
+  "item_decoder",
   "pop",
   "recent_pop",
   "item_knn",
@@ -19,6 +29,8 @@ NAMES = (
   "bsarec",
 )
 WRITE_IDS = ("lightlm",)
+WITHOUT_BEAMS = ("exact", *latent_decoding.DECODINGS)  # values of decoding.kind
+LEARN_SEQUENCES = ("item_decoder", "sasrec")  # every position of a row of histories
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 
 
@@ -34,6 +46,8 @@ def build(
   """
   if name == "lightlm":
     return lightlm.build(config, book, train)
+  if name == item_decoder.NAME:
+    return item_decoder.build(config, train.num_items)
   if name == "pop":
     return popularity.build(train.num_items)
   if name == "recent_pop":

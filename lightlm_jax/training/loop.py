@@ -194,15 +194,13 @@ def abstract_state(
   mesh: Mesh,
 ) -> state_lib.TrainState:
   """Shapes, dtypes and shardings of what a run of this configuration carries."""
-  # Runs from before there was a choice have none in their config.json.
-  shard_optimiser = config.mesh.get("shard_optimiser", False)
-  return state_lib.abstract(system.init, tx, mesh, shard_optimiser=shard_optimiser)
+  over_data = config.mesh.shard_optimiser
+  return state_lib.abstract(system.init, tx, mesh, shard_optimiser=over_data)
 
 
 def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any]:
   """How many steps → what the compiled steps read for them."""
-  # Runs from before there was a choice have none in their config.json.
-  if config.train.get("feed", "device") == "device":
+  if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
   from lightlm_jax.data import shards, stream  # noqa: PLC0415, of the extra `stream`

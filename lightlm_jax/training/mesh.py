@@ -18,9 +18,11 @@ from lightlm_jax.errors import UserError
 # Parameter path → axes. The first rule that matches counts; what none matches, and
 # what an axis does not divide, is copied to every device.
 RULES = (
-  (r"(^|/)embedding$", ("model", None)),
+  (r"(^|/)(embedding|output)$", ("model", None)),
   (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),
   (r"(output|self_output|cross_output)/", (None, "model", None)),
+  (r"(query|key|value|gate|inner)/kernel$", (None, "model")),
+  (r"(output|outer)/kernel$", ("model", None)),
 )
 
 

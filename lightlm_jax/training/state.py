@@ -11,7 +11,8 @@ import optax
 from lightlm_jax.errors import UserError
 from lightlm_jax.training import mesh as mesh_lib
 
-EMBEDDINGS = ("embedding", "word_embedding")  # tokens and whole words, by path
+# Tables of tokens, of items and of whole words, by path.
+EMBEDDINGS = ("embedding", "output", "word_embedding")
 
 
 class TrainState(NamedTuple):

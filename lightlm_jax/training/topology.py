@@ -22,6 +22,7 @@ from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
+from lightlm_jax.systems import lightlm
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import collectives, loop, speed
 from lightlm_jax.training import mesh as mesh_lib
@@ -82,7 +83,7 @@ def with_batches(
   """
   changed = ml_collections.ConfigDict(config.to_dict())
   for name in BATCHES:
-    unit = data * (config.train.pack if name == "batch_size" else 1)
+    unit = data * (lightlm.examples_a_row(config) if name == "batch_size" else 1)
     if f"train.{name}" not in chosen:
       changed.train[name] = -(-changed.train[name] // unit) * unit
   return ml_collections.FrozenConfigDict(changed)

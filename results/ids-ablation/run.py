@@ -30,6 +30,7 @@ KINDS = {
 SEEDS = (0, 1, 2)
 # `small` has 12 epochs; with two of them an arm takes ten minutes of one core or more.
 STEPS = {"train.steps": 2_000, "train.warmup_steps": 100, "baselines": ()}
+AS_IT_WAS = {"input.user": True, "train.pack": 1}  # `small`, when these were run
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
         folder.mkdir()
       except FileExistsError:
         continue
-      run(folder, KINDS[kind] | STEPS | {"seed": seed})
+      run(folder, KINDS[kind] | STEPS | AS_IT_WAS | {"seed": seed})
 
 
 def run(folder: pathlib.Path, overrides: dict) -> None:

@@ -52,7 +52,7 @@ def compiled(preset: str, topology: str, batch: int, model: int) -> dict:
     f"-m lightlm_jax.train --config=configs/toys.py{preset} --dry_run "
     f"--topology={topology} --config.mesh.model={model} "
     f"--config.train.batch_size={batch} --config.train.eval_batch_size={batch} "
-    "--config.train.history_buckets=()"
+    "--config.train.history_buckets=() --config.train.pack=1 --config.input.user=True"
   )
   print(command, flush=True)
   done = subprocess.run(

@@ -73,6 +73,7 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
   split = splits.leave_one_out(dataset.log)
   steps = -(-len(split.train.item_E) // BATCH)
   overrides = {
+    "input.user": True,
     "input.history": 0,
     "input.user_dropout": 0.0,
     "ids.branching": 50,

@@ -1,6 +1,6 @@
-"""SASRec and BSARec: what reads what, the losses against plain formulas, learning."""
+"""SASRec, BSARec, the item decoder: what reads what, losses by formula, learning."""
 
-import functools
+import types
 
 from etils import epath
 import jax
@@ -15,12 +15,12 @@ from lightlm_jax import limits, train
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.errors import UserError
 from lightlm_jax.models import item_sequence
-from lightlm_jax.models.cross_entropy import linear_cross_entropy
-from lightlm_jax.systems import registry, sasrec
+from lightlm_jax.systems import item_decoder, next_item, registry, sasrec
 from lightlm_jax.training import checkpoint
 
 I, H = 30, 8
-both_blocks = pytest.mark.parametrize("name", item_sequence.BLOCKS)
+NAMES = (*sasrec.NAMES, item_decoder.NAME)
+every_net = pytest.mark.parametrize("name", NAMES)
 
 
 def build(name, **overrides):
@@ -32,11 +32,16 @@ def build(name, **overrides):
     "model.d_ff": 24,
     "model.dropout_rate": 0.0,
   } | {field.replace("__", "."): value for field, value in overrides.items()}
-  system = sasrec.build(config_lib.load(name, "tiny", fields), I)
+  system = of_items(config_lib.load(name, "tiny", fields))
   system = system._replace(scores=jax.jit(system.scores), loss=jax.jit(system.loss))
   params = system.init(jax.random.key(0))
   # As initialised the logits hardly differ, and nothing would show.
   return system, jax.tree.map(lambda x: x * (5 if x.ndim > 1 else 1), params)
+
+
+def of_items(config):
+  log = types.SimpleNamespace(num_items=I, num_users=3)
+  return registry.build(config.system, config, log, None)
 
 
 def make_batch(histories, targets, width=H):
@@ -81,7 +86,7 @@ HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
 TARGETS = [9, 2, 0, 13]
 
 
-@both_blocks
+@every_net
 def test_the_width_of_a_batch_changes_no_score(name):
   system, params = build(name)
   whole = system.scores(params, (), make_batch(HISTORIES, TARGETS))
@@ -91,7 +96,7 @@ def test_the_width_of_a_batch_changes_no_score(name):
   assert np.ptp(np.asarray(whole), axis=1).min() > 0.1, "nothing to tell apart"
 
 
-@both_blocks
+@every_net
 def test_who_has_no_history_gets_one_score_for_all(name):
   system, params = build(name)
   score_BI = np.asarray(system.scores(params, (), make_batch([[], [3]], [0, 0])))
@@ -99,7 +104,7 @@ def test_who_has_no_history_gets_one_score_for_all(name):
   assert np.ptp(score_BI[1]) > 0
 
 
-@both_blocks
+@every_net
 def test_order_matters(name):
   system, params = build(name)
   batch = make_batch([[1, 2, 3], [2, 1, 3]], [0, 0])
@@ -208,39 +213,8 @@ def test_the_binary_loss_pulls_up_the_item_and_down_another():
   np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-6)
 
 
-def plain_loss(hidden_ND, table_ID, label_N, weight_N):
-  log_prob_NI = jax.nn.log_softmax(hidden_ND @ table_ID.T)
-  own_N = jnp.take_along_axis(log_prob_NI, label_N[:, None], axis=1)[:, 0]
-  return -(weight_N * own_N).sum()
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 7, 64])
-@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
-def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(chunk, kept):
-  rng = np.random.default_rng(0)
-  N, D = 23, 5
-  hidden_ND = rng.normal(size=(N, D)).astype(np.float32)
-  table_ID = rng.normal(size=(11, D)).astype(np.float32)
-  label_N = rng.integers(11, size=N).astype(np.int32)
-  weight_N = (rng.random(N) < kept) * rng.uniform(0.5, 2, N).astype(np.float32)
-  weight_N = weight_N.astype(np.float32)
-  arguments = jax.device_put((hidden_ND, table_ID, label_N, weight_N))
-  chunked = functools.partial(linear_cross_entropy, chunk=chunk)
-
-  def both(loss):
-    # Through something more, so that the cotangent is not 1.
-    return jax.value_and_grad(lambda *a: 3 * loss(*a), argnums=(0, 1))(*arguments)
-
-  value, grads = both(lambda h, t, l, w: linear_cross_entropy(h, t, l, w, chunk))
-  expected, expected_grads = both(plain_loss)
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-  for grad, expected_grad in zip(grads, expected_grads):
-    np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(chunked(*arguments), plain_loss(*arguments), rtol=1e-5)
-
-
-@both_blocks
-@pytest.mark.parametrize("loss", sasrec.LOSSES)
+@every_net
+@pytest.mark.parametrize("loss", next_item.LOSSES)
 def test_a_rule_of_succession_is_learned(name, loss):
   """Item i is followed by i + 1: after a few hundred steps it comes first."""
   overrides = {
@@ -277,7 +251,7 @@ def test_a_rule_of_succession_is_learned(name, loss):
 
 
 @pytest.mark.usefixtures("_compiled_once")
-@both_blocks
+@every_net
 def test_the_trainer_trains_and_judges_it(name, tmp_path):
   rng = np.random.default_rng(0)
   rows = [
@@ -303,15 +277,14 @@ def test_the_trainer_trains_and_judges_it(name, tmp_path):
   checkpoints.close()
   # Three of five items are trained on: 8 sequences of 2, in rows of 5, are 4 rows; or
   # 24 positions, an example each.
-  per_epoch = {"sasrec": [3, 1], "bsarec": [3] * 8}[name]
+  per_epoch = [3] * 8 if name == "bsarec" else [3, 1]
   assert examples == sum((per_epoch * 4)[:4])
   assert train.describe(config)["flops_per_step"] > 0
 
 
-@both_blocks
+@every_net
 def test_the_registry_builds_it(name):
-  log = type("Log", (), {"num_items": I, "num_users": 3})
-  system = registry.build(name, config_lib.load(name, "tiny"), log, None)
+  system = of_items(config_lib.load(name, "tiny"))
   assert system.name == name
   assert system.max_history == 50
 
@@ -322,7 +295,7 @@ def test_the_registry_builds_it(name):
     ("demo:tiny", "system", "sasrec", "start from --config=sasrec, with --config.data"),
     ("sasrec:tiny", "input.history", 0, "sasrec reads the history"),
     ("bsarec:tiny", "model.num_heads", 3, "d_model 32 does not divide over .* 3"),
-    ("sasrec:tiny", "train.loss", "bce", "choose one of full, binary"),
+    ("sasrec:tiny", "train.loss", "bce", "choose one of full, sampled, binary"),
     ("bsarec:tiny", "model.mix", 1.5, "from 0 to 1"),
   ],
 )

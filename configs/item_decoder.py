@@ -1,0 +1,25 @@
+"""Dropping the Text (arXiv 2506.15833): a Llama-style decoder, one token an item.
+
+  LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/item_decoder.py \
+    --config.data.name=beauty --workdir=runs/beauty-item-decoder
+
+Presets: none, `tiny` (tests).
+"""
+
+import ml_collections
+
+from lightlm_jax import config as config_lib
+
+PRESETS = ("tiny",)
+
+
+def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; every field can be set by --config.field=value."""
+  config = config_lib.load("sasrec", preset)
+  config.system = "item_decoder"
+  with config.unlocked():
+    config.model.tied = True  # the output table is that of the input
+    config.model.num_kv_heads = config.model.num_heads  # fewer: queries share them
+  if preset is None:
+    config.model.d_ff = 168  # 8/3 of model.d_model, in eights
+  return config

@@ -1,0 +1,152 @@
+"""A Llama-style transformer over vectors, and a decoder of one token an item over it.
+
+Norms before what they norm (RMSNorm), rotary positions (Su et al. 2021, arXiv
+2104.09864), a gated feed-forward (SwiGLU: Shazeer 2020, arXiv 2002.05202), grouped
+queries if wanted (Ainslie et al. 2023, arXiv 2305.13245), no biases: the architecture
+of Touvron et al. 2023 (arXiv 2302.13971), with dropout, which small logs need. The item
+decoder is that of "Dropping the Text" (arXiv 2506.15833), which gives no sizes.
+
+Letters: B batch, L positions, I items, D width, N layers, H query heads, G heads of
+keys and values, A a head's width, F feed-forward width.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.models.layers import Dropout, RMSNorm
+
+TABLE_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Shape of a transformer.
+
+  Attributes:
+    D, N, H, G, F: see above; H is a multiple of G, and D an even multiple of H.
+    dropout_rate: of what attention and feed-forward add, and of attention weights.
+    causal: whether a position sees only those up to its own.
+    dtype: of the activations; softmax and norms are float32, parameters too.
+  """
+
+  D: int = 64
+  N: int = 2
+  H: int = 1
+  G: int = 1
+  F: int = 168
+  dropout_rate: float = 0.5
+  causal: bool = True
+  dtype: jnp.dtype = jnp.float32
+
+
+class Transformer(nn.Module):
+  """x_BLD, segment_BL int32 (0 = nothing there) → float32 [B, L, D], normed.
+
+  A position sees those of its own segment. Only distances count, so neither a
+  segment's place in its row nor the width of the row changes anything.
+  """
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
+    c = self.config
+    L = segment_BL.shape[1]
+    mask_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
+    if c.causal:
+      mask_BLL &= jnp.tri(L, dtype=bool)[None]
+    x_BLD = x_BLD.astype(c.dtype)
+    for n in range(c.N):
+      x_BLD = Block(c, name=f"block_{n}")(x_BLD, mask_BLL)
+    return RMSNorm(name="norm")(x_BLD.astype(jnp.float32))
+
+
+class Block(nn.Module):
+  """Attention and a gated feed-forward, each added to what it was given."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array) -> jax.Array:
+    c = self.config
+    normed_BLD = RMSNorm(name="attention_norm")(x_BLD)
+    read_BLD = Attention(c, name="attention")(normed_BLD, mask_BLL)
+    x_BLD += Dropout(c.dropout_rate)(read_BLD)
+    normed_BLD = RMSNorm(name="forward_norm")(x_BLD)
+    gate_BLF = nn.silu(_dense(c, c.F, "gate")(normed_BLD))
+    inner_BLF = gate_BLF * _dense(c, c.F, "inner")(normed_BLD)
+    return x_BLD + Dropout(c.dropout_rate)(_dense(c, c.D, "outer")(inner_BLF))
+
+
+class Attention(nn.Module):
+  """Attention with rotary positions; H / G query heads share keys and values."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array) -> jax.Array:
+    c = self.config
+    A = c.D // c.H
+    BL = x_BLD.shape[:2]
+    query_BLGRA = _dense(c, c.D, "query")(x_BLD).reshape(*BL, c.G, c.H // c.G, A)
+    key_BLGA, value_BLGA = (
+      _dense(c, c.G * A, name)(x_BLD).reshape(*BL, c.G, A) for name in ("key", "value")
+    )
+    query_BLGRA, key_BLGA = rotated(query_BLGRA), rotated(key_BLGA)
+    logits_BGRLM = jnp.einsum(
+      "blgra,bmga->bgrlm", query_BLGRA, key_BLGA, preferred_element_type=jnp.float32
+    )
+    logits_BGRLM = jnp.where(mask_BLL[:, None, None], logits_BGRLM * A**-0.5, -1e9)
+    weight_BGRLM = jax.nn.softmax(logits_BGRLM).astype(c.dtype)
+    weight_BGRLM = Dropout(c.dropout_rate)(weight_BGRLM)
+    read_BLGRA = jnp.einsum("bgrlm,bmga->blgra", weight_BGRLM, value_BLGA)
+    return _dense(c, c.D, "output")(read_BLGRA.reshape(*BL, c.D))
+
+
+def rotated(x: jax.Array) -> jax.Array:
+  """[B, L, ..., A], its pairs of numbers turned by angles that grow with the place l.
+
+  The product of a query and a key so turned depends on their distance alone.
+  """
+  L, A = x.shape[1], x.shape[-1]
+  frequency_P = 10_000.0 ** (-jnp.arange(A // 2) / (A // 2))
+  angle_LP = jnp.arange(L)[:, None] * frequency_P[None]
+  angle = angle_LP.reshape(1, L, *(1,) * (x.ndim - 3), A // 2)
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return turned.astype(x.dtype)
+
+
+class ItemDecoder(nn.Module):
+  """item_BL int32 (-1 = none), segment_BL int32 (0 = none) → hidden [B, L, D].
+
+  What stands at a position knows the items of its history up to it; its product with
+  an item's row of the output table is that item's score. The output table is
+  `embedding` [I, D] itself, or `output` [I, D] where it is not `tied`.
+  """
+
+  config: Config
+  I: int
+  tied: bool = True
+
+  @nn.compact
+  def __call__(self, item_BL: jax.Array, segment_BL: jax.Array) -> jax.Array:
+    c = self.config
+    init = nn.initializers.normal(TABLE_STD)
+    table_ID = self.param("embedding", init, (self.I, c.D))
+    if not self.tied:
+      self.param("output", init, (self.I, c.D))
+    # Tables start small, so that first logits are; blocks want numbers near 1.
+    x_BLD = table_ID[jnp.maximum(item_BL, 0)] / TABLE_STD
+    x_BLD = jnp.where((segment_BL > 0)[..., None], x_BLD, 0)
+    return Transformer(c, name="transformer")(
+      Dropout(c.dropout_rate)(x_BLD), segment_BL
+    )
+
+
+def _dense(c: Config, features: int, name: str) -> nn.Dense:
+  return nn.Dense(features, use_bias=False, dtype=c.dtype, name=name)

@@ -1,0 +1,131 @@
+"""What systems share that score every item by what stands at the history's last place.
+
+The score of an item is the product of its row in the output table with what a network
+makes of the history. Their losses are those of next-item prediction: `sasrec`, `bsarec`
+and `item_decoder` differ in the network alone.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.errors import UserError
+from lightlm_jax.models.cross_entropy import (
+  linear_cross_entropy,
+  sampled_cross_entropy,
+)
+from lightlm_jax.systems import item_scores
+from lightlm_jax.systems.base import System
+
+# "full": over the catalogue; "sampled": over some of it, the same for a whole batch;
+# "binary": the item against one drawn at random, as in the SASRec of 2018.
+LOSSES = ("full", "sampled", "binary")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a configuration that is not made for these systems.
+
+  Raises:
+    UserError: says what to give.
+  """
+  m, name = config.model, config.system
+  if "loss" not in config.train:
+    raise UserError(
+      f"config.system {name} wants fields that this config lacks; start from "
+      f"--config={name}, with --config.data.name for the log"
+    )
+  if not config.input.history:
+    raise UserError(f"{name} reads the history; input.history is 0")
+  if m.d_model % m.num_heads:
+    raise UserError(
+      f"model.d_model {m.d_model} does not divide over model.num_heads {m.num_heads}"
+    )
+
+
+def system(
+  config: ml_collections.ConfigDict,
+  num_items: int,
+  net: nn.Module,
+  *,
+  example: str = "sequence",
+) -> System:
+  """The system `config.system` over I items.
+
+  Args:
+    config: of a run.
+    num_items: I.
+    net: history_BH, segment_BH → hidden float32 [B, H, D], with its output table among
+      the parameters: `output` [I, D], or `embedding` where there is no such.
+    example: see `System`; of a "target" the last position alone learns.
+  """
+  kind = config.train.loss
+
+  def init(rng: jax.Array):
+    one_11 = jnp.ones((1, 1), jnp.int32)
+    return net.init(rng, one_11, one_11)["params"]
+
+  def loss(params, tables: Any, batch: Batch, rng: jax.Array):
+    """The mean over all positions that are followed by an item."""
+    del tables
+    dropout_rng, negative_rng = jax.random.split(rng)
+    hidden_BHD = net.apply(
+      {"params": params},
+      batch.history_BH,
+      batch.segment_BH,
+      rngs={"dropout": dropout_rng},
+    )
+    weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
+    if example == "target":
+      hidden_BHD, weight_BH = hidden_BHD[:, -1:], weight_BH[:, -1:]
+    hidden_ND = hidden_BHD.reshape(-1, hidden_BHD.shape[-1])
+    label_N, weight_N = batch.target_B.reshape(-1), weight_BH.reshape(-1)
+    table_ID = output_table(params)
+    if kind == "full":
+      total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
+    elif kind == "sampled":
+      negative_M = jax.random.randint(
+        negative_rng, (config.train.negatives,), 0, num_items
+      )
+      total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
+    else:
+      negative_N = jax.random.randint(negative_rng, label_N.shape, 0, num_items)
+      own_N, other_N = (
+        (hidden_ND * table_ID[item_N]).sum(axis=1)
+        for item_N in (jnp.maximum(label_N, 0), negative_N)
+      )
+      loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
+      total = (weight_N * loss_N).sum()
+    value = total / jnp.maximum(weight_N.sum(), 1)
+    real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
+    return value, {"tokens": real_BH.sum(), "places": real_BH.size}
+
+  def scores(params, tables: Any, batch: Batch) -> jax.Array:
+    """[B, I] float32; who has no history gets the same score for every item."""
+    del tables
+    hidden_BHD = net.apply({"params": params}, batch.history_BH, batch.segment_BH)
+    known_B1 = batch.segment_BH[:, -1:] > 0
+    hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
+    # A rounded product would make ties that an accelerator breaks and a CPU does not.
+    return jnp.einsum("bd,id->bi", hidden_BD, output_table(params), precision="highest")
+
+  return System(
+    name=config.system,
+    example=example,
+    max_history=config.input.history,
+    tables=(),
+    rank_I=np.arange(num_items, dtype=np.int32),
+    init=init,
+    loss=loss,
+    scores=scores,
+    recommend=item_scores.recommender(scores),
+  )
+
+
+def output_table(params) -> jax.Array:
+  """[I, D] float32, of which each item's row makes its score."""
+  return params["output"] if "output" in params else params["embedding"]
