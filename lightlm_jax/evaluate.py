@@ -37,6 +37,7 @@ from lightlm_jax import command_line, devices, limits, processes
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import latent
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare as compare_lib
@@ -156,7 +157,8 @@ def evaluate(
   # The devices of the run are not those of today; restoring cuts the state anew.
   mesh = mesh_lib.make(-1, 1)
   limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  split = splits.make(config.split, datasets.load(config).log)
+  dataset = datasets.load(config)
+  split = splits.make(config.split, dataset.log)
   requests = getattr(split, split_name)
   if requests is None:
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
@@ -168,7 +170,10 @@ def evaluate(
   book = None
   if config.system in registry.WRITE_IDS:
     book = _read_ids(workdir, split)
-  system = registry.build(config.system, config, split.train, book)
+  tokens = None
+  if config.system in registry.READ_TEXTS:
+    tokens = _read_texts(config, dataset, workdir)
+  system = registry.build(config.system, config, split.train, book, tokens)
   tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
   system = system._replace(tables=tables)
   if system.loss is None:
@@ -330,6 +335,17 @@ def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
   if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
     raise UserError(workdir_lib.other_log(workdir))
   return book
+
+
+def _read_texts(config, dataset, workdir: epath.Path) -> texts_lib.Tokens:
+  kept = texts_lib.load(workdir / "texts")
+  if kept is None:
+    raise UserError(f"{workdir / 'texts'} holds no whole tokenizer; `train` writes it")
+  tokenizer, sha256 = kept
+  _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes, tokenizer)
+  if tokens.sha256 != sha256:
+    raise UserError(workdir_lib.other_texts(workdir))
+  return tokens
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 
 import ml_collections
 
-from lightlm_jax.data import splits
+from lightlm_jax.data import splits, texts
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quantise, spectral
@@ -14,6 +14,7 @@ from lightlm_jax.systems import (
   item_decoder,
   latent_decoding,
   lightlm,
+  lite_llm4rec,
   next_item,
   registry,
   sasrec,
@@ -43,7 +44,8 @@ RULES = (
     (
       "data.shop.num_users data.shop.num_communities "
       "model.d_model model.num_layers model.num_decoder_layers model.num_heads "
-      "model.num_kv_heads model.d_kv model.d_ff train.steps train.batch_size "
+      "model.num_kv_heads model.num_item_layers model.d_kv model.d_ff "
+      "input.text_tokens train.steps train.batch_size "
       "train.accumulate train.negatives train.eval_every train.eval_batch_size "
       "train.log_every train.steps_per_dispatch train.pack decoding.beam_size "
       "decoding.nearest "
@@ -58,6 +60,11 @@ RULES = (
     ("ids.branching", "ids.base"),
   ),
   ("from 1 to a million", lambda value: 1 <= value <= 10**6, ("ids.centres",)),
+  (
+    f"from {texts.FEWEST} (a token a byte) to a million",
+    lambda value: texts.FEWEST <= value <= 10**6,
+    ("input.text_vocab",),
+  ),
   (
     "0 or more",
     lambda value: 0 <= value < math.inf,
@@ -83,7 +90,8 @@ RULES = (
     "0 or more and below 1",
     lambda value: 0 <= value < 1,
     (
-      "model.dropout_rate train.label_smoothing ids.gcn.held_back split.withheld"
+      "model.dropout_rate model.item_dropout_rate train.label_smoothing "
+      "ids.gcn.held_back split.withheld"
     ).split(),
   ),
   (
@@ -143,6 +151,9 @@ def check(config: ml_collections.ConfigDict, *, trained: bool = False) -> None:
     next_item.check(config)
   if config.get("system") == item_decoder.NAME:
     item_decoder.check(config)
+  if config.get("system") == lite_llm4rec.NAME:
+    lite_llm4rec.check(config)
+    _check_installed("config.system", lite_llm4rec.NAME, ("tokenizers",), "text")
   if _value(config, "train.feed") == "stream":
     _check_stream(config)
   for wanted, holds, fields in RULES:
@@ -163,11 +174,15 @@ def _check_stream(config: ml_collections.ConfigDict) -> None:
       "config.train.feed is 'stream', which wants a history and rows of one width; set "
       "config.train.pack=4 (lightlm), or config.train.history_buckets=()"
     )
-  for module in ("grain", "array_record"):
+  _check_installed("config.train.feed", "stream", ("grain", "array_record"), "stream")
+
+
+def _check_installed(field: str, value: str, modules: Sequence[str], extra: str):
+  for module in modules:
     if importlib.util.find_spec(module) is None:
       raise UserError(
-        f"config.train.feed is 'stream', and there is no {module}; install with "
-        "pip install -c constraints.txt -e '.[stream]'"
+        f"{field} is {value!r}, and there is no {module}; install with "
+        f"pip install -c constraints.txt -e '.[{extra}]'"
       )
 
 

@@ -26,6 +26,7 @@ from lightlm_jax import results as results_lib
 from lightlm_jax import signals as signals_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, judge, samples, yardsticks
@@ -101,7 +102,10 @@ def describe(
     book = ids_build.book_of_run(
       config.ids, split.train, dataset.attributes, config.seed, root
     )
-  system = registry.build(config.system, config, split.train, book)
+  tokens = None
+  if config.system in registry.READ_TEXTS:
+    _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
+  system = registry.build(config.system, config, split.train, book, tokens)
   report = dry_run.describe(system, split, config, mesh)
   if topology is not None:
     report["topology"] = topology_lib.describe(system, split, config, mesh, topology)
@@ -174,7 +178,7 @@ def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> d
     return earlier
 
   system, book, params, progress = learn(
-    config, split, dataset.attributes, workdir, mesh, console
+    config, split, dataset.attributes, workdir, mesh, console, dataset.texts
   )
   results = results_lib.describe(config, split, system, book, params, progress)
   if split.test is not None:
@@ -202,8 +206,11 @@ def learn(
   workdir: epath.Path,
   mesh: jax.sharding.Mesh,
   console: rich.console.Console,
+  texts: list[str] | None = None,
 ) -> tuple[System, CodeBook | None, Any, loop.Progress | None]:
-  """Writes the ids and trains; the workdir keeps what `evaluate` and a restart need.
+  """Writes the ids or the texts' tokens, and trains.
+
+  The workdir keeps what `evaluate` and a restart need.
 
   Returns:
     The system with its tables on the mesh, its ids, the parameters to judge and the
@@ -212,7 +219,10 @@ def learn(
   book = None
   if config.system in registry.WRITE_IDS:
     book = _write_ids(config, split, attributes, workdir, console)
-  system = registry.build(config.system, config, split.train, book)
+  tokens = None
+  if config.system in registry.READ_TEXTS:
+    tokens = _write_texts(config, texts, attributes, workdir, console)
+  system = registry.build(config.system, config, split.train, book, tokens)
   if book is not None:
     console.print(trie.describe(system.tables.trie), highlight=False, soft_wrap=True)
   tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
@@ -280,6 +290,25 @@ def _write_ids(
     soft_wrap=True,
   )
   return book
+
+
+def _write_texts(config, texts, attributes, workdir: epath.Path, console):
+  """The catalogue in tokens; the workdir keeps the tokenizer, if it has none."""
+  folder = workdir / "texts"
+  earlier = texts_lib.load(folder)
+  tokenizer, tokens = texts_lib.of_run(
+    config, texts, attributes, None if earlier is None else earlier[0]
+  )
+  processes.check_agreement({"the texts": tokens.sha256})
+  if earlier is not None and earlier[1] != tokens.sha256:
+    raise UserError(workdir_lib.other_texts(workdir))
+  try:
+    if earlier is None and processes.is_first():
+      texts_lib.save(tokenizer, tokens, folder)
+  except OSError as error:
+    raise UserError(f"cannot write {folder}: {error.strerror or error}")
+  console.print(texts_lib.describe(tokens), highlight=False, soft_wrap=True)
+  return tokens
 
 
 def _optimise(system: System, split, config, workdir, mesh, console):

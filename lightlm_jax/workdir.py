@@ -138,6 +138,14 @@ def other_log(workdir: epath.Path) -> str:
   )
 
 
+def other_texts(workdir: epath.Path) -> str:
+  """The line for a folder that was begun on other texts."""
+  return (
+    f"{workdir} was begun on other texts of the items, and what it learned does not "
+    "fit these; put the old items.tsv back, or give another --workdir"
+  )
+
+
 def write_json(path: epath.Path, value: Any) -> None:
   """Writes JSON for people and programs alike."""
   write_whole(path, json.dumps(value, indent=2) + "\n")

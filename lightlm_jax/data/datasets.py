@@ -19,6 +19,7 @@ class Dataset(NamedTuple):
   titles: list[str] | None  # of the catalogue's items
   tastes: synthetic.Tastes | None  # the generator's own, of the embedded shop
   attributes: list[np.ndarray] | None  # of the catalogue's items, numbered from 0
+  texts: list[str] | None  # of the catalogue's items: titles, and what else is said
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
@@ -32,10 +33,11 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     shop = synthetic.Shop(**config.data.shop)
     log, tastes = synthetic.make_shop(shop)
     titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
-    dataset = Dataset(log, titles, tastes, attributes)
+    dataset = Dataset(log, titles, tastes, attributes, titles)
   else:
     # What no run reads, no run stumbles over.
     wanted = "ids" in config and config.ids.get("cold") == "attributes"
+    wanted |= "input" in config and config.input.get("attributes", False)
     dataset = _read(_folder(config.data), wanted)
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
@@ -57,16 +59,18 @@ def describe(log: Interactions) -> str:
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
   attributes = None
+  items = folder / "items.tsv"
   if (folder / "sequences.txt").exists():
     log = formats.read_sequences(folder / "sequences.txt")
-    titles = formats.read_item_titles(folder / "items.tsv", log.item_ids)
+    titles = formats.read_item_titles(items, log.item_ids)
+    texts = formats.read_item_texts(items, log.item_ids)
     if with_attributes:
       path = folder / "item_attributes.json"
       attributes = formats.read_item_attributes(path, log.item_ids)
   else:
     log = formats.read_ratings(folder / "u.data")
-    titles = formats.read_film_titles(folder / "u.item", log.item_ids)
-  return Dataset(log, titles, None, attributes)
+    titles = texts = formats.read_film_titles(folder / "u.item", log.item_ids)
+  return Dataset(log, titles, None, attributes, texts)
 
 
 def _folder(data: ml_collections.ConfigDict) -> epath.Path:

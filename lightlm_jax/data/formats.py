@@ -10,6 +10,8 @@ import numpy as np
 from lightlm_jax.data import interactions
 from lightlm_jax.errors import UserError
 
+# Columns of items.tsv that say what an item is.
+TEXTS = ("title", "brand", "genres", "category", "categories", "description")
 MOST_DIGITS = 11  # of seconds since 1970: with more they are milliseconds
 
 
@@ -98,15 +100,34 @@ def read_ratings(path: epath.PathLike) -> interactions.Interactions:
 
 
 def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
-  """Texts of `item_ids` from a tab-separated `item_id … text` file, None without it."""
+  """Titles of `item_ids` from a tab-separated `item_id … text` file, None without it.
+
+  The column `title` if the first line names one, otherwise the last.
+  """
+  return _read_columns(path, item_ids, ("title",))
+
+
+def read_item_texts(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
+  """All that such a file says of `item_ids` in words, "" of an item that it lacks.
+
+  The columns of TEXTS that the first line names, in its order, otherwise the last.
+  """
+  return _read_columns(path, item_ids, TEXTS)
+
+
+def _read_columns(path, item_ids: np.ndarray, names) -> list[str] | None:
   path = epath.Path(path)
   if not path.exists():
     return None
   text = dict.fromkeys(item_ids.tolist(), "")
-  for line in _lines(path)[1:]:
+  lines = _lines(path)
+  heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
+  wanted = [column for column, head in enumerate(heads) if column and head in names]
+  for line in lines[1:]:
     fields = line.split("\t")
     if fields[0] in text:
-      text[fields[0]] = fields[-1]
+      found = [fields[column] for column in wanted if column < len(fields)]
+      text[fields[0]] = " ".join(found) if wanted else fields[-1]
   return [text[item] for item in item_ids.tolist()]
 
 

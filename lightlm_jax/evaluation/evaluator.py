@@ -93,6 +93,8 @@ def evaluate(
   rows = None if mesh is None else NamedSharding(mesh, PartitionSpec("data"))
   everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
   params, tables = _on_mesh((params, system.tables), everywhere)
+  if system.prepare is not None:
+    tables = _preparer(system.prepare, everywhere)(params, tables)
   count, catalogue = question(
     system, k=k, rules=rules, lists=lists, open_I=open_I, everywhere=everywhere
   )
@@ -186,6 +188,12 @@ def hallucination_rate(
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
   """The metrics of a report for each rule, from what `evaluate` returned."""
   return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def _preparer(prepare: Callable, out_sharding: NamedSharding | None) -> Callable:
+  """The compiled work that is done once for all batches."""
+  return jax.jit(prepare, out_shardings=out_sharding)
 
 
 @functools.lru_cache(maxsize=16)

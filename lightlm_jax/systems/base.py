@@ -31,6 +31,9 @@ class System(NamedTuple):
       item; the evaluator then counts the items above and level with the target.
     hallucinated: (params, tables, batch) → [B, K] bool, the beams of a search without
       the trie that are no item, for systems that write ids.
+    prepare: (params, tables) → tables with what all requests share, such as the items'
+      vectors, for whoever asks often. Where they are given in place of `tables`,
+      `scores` and `recommend` say the same, and sooner.
     state: (params, tables, batch) → [B, D] float32, what the model makes of a source
       before it writes: see decoding/latent.py.
   """
@@ -47,4 +50,5 @@ class System(NamedTuple):
   recommend: Callable | None = None
   scores: Callable | None = None
   hallucinated: Callable | None = None
+  prepare: Callable | None = None
   state: Callable | None = None

@@ -24,11 +24,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: says what to give.
   """
   next_item.check(config)
-  m = config.model
+  m, name = config.model, config.system
   if "tied" not in m:
     raise UserError(
-      f"config.system {NAME} wants fields that this config lacks; start from "
-      f"--config={NAME}, with --config.data.name for the log"
+      f"config.system {name} wants fields that this config lacks; start from "
+      f"--config={name}, with --config.data.name for the log"
     )
   if m.num_heads % m.num_kv_heads:
     raise UserError(

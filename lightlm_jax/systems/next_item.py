@@ -63,7 +63,6 @@ def system(
       the parameters: `output` [I, D], or `embedding` where there is no such.
     example: see `System`; of a "target" the last position alone learns.
   """
-  kind = config.train.loss
 
   def init(rng: jax.Array):
     one_11 = jnp.ones((1, 1), jnp.int32)
@@ -79,39 +78,15 @@ def system(
       batch.segment_BH,
       rngs={"dropout": dropout_rng},
     )
-    weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
-    if example == "target":
-      hidden_BHD, weight_BH = hidden_BHD[:, -1:], weight_BH[:, -1:]
-    hidden_ND = hidden_BHD.reshape(-1, hidden_BHD.shape[-1])
-    label_N, weight_N = batch.target_B.reshape(-1), weight_BH.reshape(-1)
-    table_ID = output_table(params)
-    if kind == "full":
-      total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
-    elif kind == "sampled":
-      negative_M = jax.random.randint(
-        negative_rng, (config.train.negatives,), 0, num_items
-      )
-      total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
-    else:
-      negative_N = jax.random.randint(negative_rng, label_N.shape, 0, num_items)
-      own_N, other_N = (
-        (hidden_ND * table_ID[item_N]).sum(axis=1)
-        for item_N in (jnp.maximum(label_N, 0), negative_N)
-      )
-      loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
-      total = (weight_N * loss_N).sum()
-    value = total / jnp.maximum(weight_N.sum(), 1)
-    real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
-    return value, {"tokens": real_BH.sum(), "places": real_BH.size}
+    examples = positions(hidden_BHD, batch, last=example == "target")
+    value = mean_loss(config, *examples, output_table(params), negative_rng)
+    return value, counts(batch)
 
   def scores(params, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32; who has no history gets the same score for every item."""
     del tables
     hidden_BHD = net.apply({"params": params}, batch.history_BH, batch.segment_BH)
-    known_B1 = batch.segment_BH[:, -1:] > 0
-    hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
-    # A rounded product would make ties that an accelerator breaks and a CPU does not.
-    return jnp.einsum("bd,id->bi", hidden_BD, output_table(params), precision="highest")
+    return last_scores(hidden_BHD, batch.segment_BH, output_table(params))
 
   return System(
     name=config.system,
@@ -124,6 +99,65 @@ def system(
     scores=scores,
     recommend=item_scores.recommender(scores),
   )
+
+
+def positions(
+  hidden_BHD: jax.Array, batch: Batch, *, last: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What learns: hidden_ND, label_N int32 and weight_N float32.
+
+  Args:
+    hidden_BHD: float32.
+    batch: examples, its targets one a position [B, H], or with `last` [B].
+    last: whether the last position of a row is all that learns.
+  """
+  weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
+  if last:
+    hidden_BHD, weight_BH = hidden_BHD[:, -1:], weight_BH[:, -1:]
+  hidden_ND = hidden_BHD.reshape(-1, hidden_BHD.shape[-1])
+  return hidden_ND, batch.target_B.reshape(-1), weight_BH.reshape(-1)
+
+
+def mean_loss(
+  config: ml_collections.ConfigDict,
+  hidden_ND: jax.Array,
+  label_N: jax.Array,
+  weight_N: jax.Array,
+  table_ID: jax.Array,
+  rng: jax.Array,
+) -> jax.Array:
+  """The weighted mean of the loss `config.train.loss` over N positions, a scalar."""
+  kind, num_items = config.train.loss, len(table_ID)
+  if kind == "full":
+    total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
+  elif kind == "sampled":
+    negative_M = jax.random.randint(rng, (config.train.negatives,), 0, num_items)
+    total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
+  else:
+    negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
+    own_N, other_N = (
+      (hidden_ND * table_ID[item_N]).sum(axis=1)
+      for item_N in (jnp.maximum(label_N, 0), negative_N)
+    )
+    loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
+    total = (weight_N * loss_N).sum()
+  return total / jnp.maximum(weight_N.sum(), 1)
+
+
+def counts(batch: Batch) -> dict[str, jax.Array]:
+  """What `System.loss` tells of a batch."""
+  real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
+  return {"tokens": real_BH.sum(), "places": real_BH.size}
+
+
+def last_scores(
+  hidden_BHD: jax.Array, segment_BH: jax.Array, table_ID: jax.Array
+) -> jax.Array:
+  """[B, I] float32, from the last place of each row; 0 where nothing stands there."""
+  known_B1 = segment_BH[:, -1:] > 0
+  hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
+  # A rounded product would make ties that an accelerator breaks and a CPU does not.
+  return jnp.einsum("bd,id->bi", hidden_BD, table_ID, precision="highest")
 
 
 def output_table(params) -> jax.Array:

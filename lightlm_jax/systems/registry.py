@@ -3,6 +3,7 @@
 import ml_collections
 
 from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.texts import Tokens
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import (
@@ -12,6 +13,7 @@ from lightlm_jax.systems import (
   item_knn,
   latent_decoding,
   lightlm,
+  lite_llm4rec,
   popularity,
   sasrec,
 )
@@ -20,6 +22,7 @@ from lightlm_jax.systems.base import System
 NAMES = (
   "lightlm",
   "item_decoder",
+  "lite_llm4rec",
   "pop",
   "recent_pop",
   "item_knn",
@@ -29,8 +32,13 @@ NAMES = (
   "bsarec",
 )
 WRITE_IDS = ("lightlm",)
+READ_TEXTS = ("lite_llm4rec",)
 WITHOUT_BEAMS = ("exact", *latent_decoding.DECODINGS)  # values of decoding.kind
-LEARN_SEQUENCES = ("item_decoder", "sasrec")  # every position of a row of histories
+LEARN_SEQUENCES = (
+  "item_decoder",
+  "lite_llm4rec",
+  "sasrec",
+)  # every position of a row of histories
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 
 
@@ -39,15 +47,19 @@ def build(
   config: ml_collections.ConfigDict,
   train: Interactions,
   book: CodeBook | None,
+  texts: Tokens | None = None,
 ) -> System:
   """The system `name` for the users and the catalogue of `train`.
 
-  Nothing is learned here, only counted. Those of WRITE_IDS alone look into the book.
+  Nothing is learned here, only counted. Those of WRITE_IDS alone look into the book,
+  those of READ_TEXTS into the texts.
   """
   if name == "lightlm":
     return lightlm.build(config, book, train)
   if name == item_decoder.NAME:
     return item_decoder.build(config, train.num_items)
+  if name == lite_llm4rec.NAME:
+    return lite_llm4rec.build(config, train, texts)
   if name == "pop":
     return popularity.build(train.num_items)
   if name == "recent_pop":

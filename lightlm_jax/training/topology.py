@@ -153,9 +153,12 @@ def _search(system: System, split: Split, config, mesh: Mesh, params) -> dict | 
   )
   batch, excluded_BE = _widest(system, requests, config.train.eval_batch_size)
   rows = mesh_lib.by_rows(mesh)
+  tables = system.tables
+  if system.prepare is not None:
+    tables = jax.eval_shape(system.prepare, params, tables)
   traced = ask.trace(
     params,
-    _placed(system.tables, everywhere),
+    _placed(tables, everywhere),
     _placed(batch, rows),
     _placed(catalogue, everywhere),
     _placed(excluded_BE, rows),

@@ -1,0 +1,33 @@
+"""Lite-LLM4Rec (arXiv 2402.09543): items by their texts, and a head without a search.
+
+  LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/lite_llm4rec.py \
+    --config.data.name=beauty --workdir=runs/beauty-lite-llm4rec
+
+Beside `DATA/beauty/sequences.txt` lies `items.tsv`: under a line of names a line
+`item_id … text` an item, tab-separated. Wants `pip install -e '.[text]'`.
+`--config.model.tied=True` scores by the items' texts alone, so that new items need no
+training. Presets: none, `tiny` (tests).
+"""
+
+import ml_collections
+
+from lightlm_jax import config as config_lib
+
+PRESETS = ("tiny",)
+
+
+def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; every field can be set by --config.field=value."""
+  config = config_lib.load("item_decoder", preset)
+  config.system = "lite_llm4rec"
+  config.model.tied = False  # the head's table is its own; or the items' vectors
+  with config.unlocked():
+    config.input.text_tokens = 24  # of an item; what is longer is cut
+    config.input.text_vocab = 4_096  # tokens that are learned from the texts
+    config.input.attributes = False  # item_attributes.json: a token each
+    config.model.num_item_layers = 2  # of the item encoder
+    config.model.item_dropout_rate = 0.1
+  if preset == "tiny":
+    config.input.text_vocab = 300
+    config.model.num_item_layers = 1
+  return config

@@ -1,0 +1,110 @@
+"""Two transformers, one over an item's text and one over a history's items.
+
+Lite-LLM4Rec (arXiv 2402.09543): an item model makes a vector of each item's text, a
+recommendation model reads the vectors of a history in order, and a projection scores
+all items in one step. The paper's sizes and its pooling are not known here: both are
+Llama-style transformers (see decoder.py), and an item is the mean of its tokens.
+
+Letters, beside decoder.py's: T tokens of a text, I items, U different items of a batch,
+V vocabulary of the texts.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.models import decoder
+from lightlm_jax.models.decoder import TABLE_STD
+from lightlm_jax.models.layers import Dropout, RMSNorm
+
+CHUNK = 256  # items whose texts are read at once
+
+
+class Hierarchical(nn.Module):
+  """The item encoder (`encode`), the history's (`read`) and the head's table.
+
+  Attributes:
+    V: tokens of texts.
+    I: items of the head's own table `output` [I, D]; None = it has none, and the items'
+      vectors take its place.
+    item: shape of the item encoder, not causal.
+    history: of the history's, causal and of the same width D.
+  """
+
+  V: int
+  I: int | None
+  item: decoder.Config
+  history: decoder.Config
+
+  def setup(self):
+    init = nn.initializers.normal(TABLE_STD)
+    self.embedding = self.param("embedding", init, (self.V, self.item.D))
+    if self.I is not None:
+      self.output = self.param("output", init, (self.I, self.history.D))
+    self.item_encoder = decoder.Transformer(self.item)
+    self.item_norm = RMSNorm()
+    self.item_dropout = Dropout(self.item.dropout_rate)
+    self.history_encoder = decoder.Transformer(self.history)
+    self.history_dropout = Dropout(self.history.dropout_rate)
+
+  def __call__(self, token_IT: jax.Array, place_BL, segment_BL) -> jax.Array:
+    """What `read` makes of histories given by places in `token_IT`."""
+    return self.read(self.encode(token_IT)[place_BL], segment_BL)
+
+  def encode(self, token_IT: jax.Array) -> jax.Array:
+    """Texts, int32, -1 = padding → the items' vectors, float32 [I, D], normed."""
+    real_IT = token_IT >= 0
+    x_ITD = self.embedding[jnp.maximum(token_IT, 0)] / TABLE_STD
+    x_ITD = self.item_dropout(jnp.where(real_IT[..., None], x_ITD, 0))
+    x_ITD = self.item_encoder(x_ITD, real_IT.astype(jnp.int32))
+    total_ID = jnp.einsum("itd,it->id", x_ITD, real_IT.astype(x_ITD.dtype))
+    number_I1 = jnp.maximum(real_IT.sum(axis=1, keepdims=True), 1)
+    return self.item_norm(total_ID / number_I1)
+
+  def read(self, item_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
+    """Items' vectors, segments int32 (0 = nothing there) → hidden float32 [B, L, D].
+
+    What stands at a position knows the items of its history up to it.
+    """
+    x_BLD = jnp.where((segment_BL > 0)[..., None], item_BLD, 0)
+    return self.history_encoder(self.history_dropout(x_BLD), segment_BL)
+
+
+def item_vectors(
+  net: Hierarchical,
+  params: Any,
+  token_UT: jax.Array,
+  key: jax.Array | None = None,
+  chunk: int = CHUNK,
+) -> jax.Array:
+  """The vectors of U items, float32 [U, D], a chunk at a time.
+
+  Args:
+    net: whose `encode` it is.
+    params: of it.
+    token_UT: int32, -1 = padding; rows of padding alone get zeros, and a chunk of them
+      costs nothing.
+    key: of the dropout; None = without.
+    chunk: rows of which memory holds the activations at once, in a pass forward.
+  """
+  U, T = token_UT.shape
+  chunk = min(chunk, U)
+  token_XCT = jnp.pad(token_UT, ((0, -U % chunk), (0, 0)), constant_values=-1)
+  token_XCT = token_XCT.reshape(-1, chunk, T)
+
+  def of_chunk(piece):
+    number, token_CT = piece
+    rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
+
+    def encode():
+      return net.apply({"params": params}, token_CT, rngs=rngs, method="encode")
+
+    def nothing():
+      return jnp.zeros((chunk, net.item.D), jnp.float32)
+
+    return jax.lax.cond((token_CT >= 0).any(), encode, nothing)
+
+  vector_XCD = jax.lax.map(of_chunk, (jnp.arange(len(token_XCT)), token_XCT))
+  return vector_XCD.reshape(-1, net.item.D)[:U]

@@ -1,0 +1,217 @@
+"""Lite-LLM4Rec (arXiv 2402.09543): items by their texts, all scored in one step.
+
+An item encoder makes a vector of each item's text, a second transformer reads the
+vectors of a history, and a projection head scores the catalogue without a search. The
+head's table is its own (the paper's), or the items' vectors themselves
+(`model.tied`): then an item that training never saw is scored by its text alone.
+
+Training runs the item encoder over the different items of a batch, and no others. When
+it is over, the items' vectors are made once for all requests: see `System.prepare`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.texts import Tokens
+from lightlm_jax.errors import UserError
+from lightlm_jax.models import hierarchical
+from lightlm_jax.models.cross_entropy import linear_cross_entropy
+from lightlm_jax.systems import item_decoder, item_scores, next_item
+from lightlm_jax.systems.base import System
+
+NAME = "lite_llm4rec"
+FAR = -1e9  # what a place that holds no item adds to its logit
+
+
+class Tables(NamedTuple):
+  """What stands beside the parameters.
+
+  Attributes:
+    token_IT: int32, the items' texts, -1 = padding.
+    share_I: float32, each item's share of the training interactions.
+    vector_ID: float32, what the item encoder makes of the texts; None = it is asked.
+  """
+
+  token_IT: jax.Array
+  share_I: jax.Array
+  vector_ID: jax.Array | None = None
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a configuration that is not made for this system.
+
+  Raises:
+    UserError: says what to give.
+  """
+  if "text_tokens" not in config.input:
+    raise UserError(
+      f"config.system {NAME} wants fields that this config lacks; start from "
+      f"--config={NAME}, with --config.data.name for the log"
+    )
+  item_decoder.check(config)
+  if config.model.tied and config.train.loss != "full":
+    raise UserError(
+      f"config.train.loss is {config.train.loss!r}, and with config.model.tied the "
+      "items of a batch are all that is compared; set config.train.loss=full"
+    )
+
+
+def build(
+  config: ml_collections.ConfigDict, train: Interactions, texts: Tokens
+) -> System:
+  """The system over the catalogue of `train`, item i written as `texts.token_IT[i]`."""
+  tied, num_items = config.model.tied, train.num_items
+  bought_I = np.bincount(train.item_E, minlength=num_items)
+  share_I = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
+  net = network(config, texts.vocab_size, num_items)
+
+  def init(rng: jax.Array):
+    one_11 = jnp.ones((1, 1), jnp.int32)
+    return net.init(rng, one_11, 0 * one_11, one_11)["params"]
+
+  def loss(params, tables: Tables, batch: Batch, rng: jax.Array):
+    """The mean over all positions that are followed by an item.
+
+    The softmax is over the catalogue, or with `tied` over the items of the batch, each
+    weighed by how often a batch holds it: see `batch_loss`.
+    """
+    item_rng, dropout_rng, negative_rng = jax.random.split(rng, 3)
+    known_BH = batch.segment_BH > 0
+    wanted = (batch.history_BH, batch.target_B) if tied else (batch.history_BH,)
+    seen_U, places = different(wanted, known_BH, len(tables.token_IT))
+    vector_UD = hierarchical.item_vectors(
+      net, params, _texts_of(seen_U, tables), item_rng
+    )
+    hidden_BHD = net.apply(
+      {"params": params},
+      vector_UD[places[0]],
+      batch.segment_BH,
+      rngs={"dropout": dropout_rng},
+      method="read",
+    )
+    hidden_ND, label_N, weight_N = next_item.positions(hidden_BHD, batch)
+    if tied:
+      label_N = places[1].reshape(-1)
+      value = batch_loss(
+        hidden_ND, vector_UD, label_N, weight_N, _often(seen_U, known_BH, tables)
+      )
+    else:
+      examples = hidden_ND, label_N, weight_N
+      value = next_item.mean_loss(config, *examples, params["output"], negative_rng)
+    return value, next_item.counts(batch)
+
+  def prepare(params, tables: Tables) -> Tables:
+    vector_ID = hierarchical.item_vectors(net, params, tables.token_IT)
+    return tables._replace(vector_ID=vector_ID)
+
+  def scores(params, tables: Tables, batch: Batch) -> jax.Array:
+    """[B, I] float32; who has no history gets the same score for every item."""
+    if tables.vector_ID is None:
+      tables = prepare(params, tables)
+    vector_BHD = tables.vector_ID[jnp.maximum(batch.history_BH, 0)]
+    hidden_BHD = net.apply(
+      {"params": params}, vector_BHD, batch.segment_BH, method="read"
+    )
+    table_ID = head(tables.vector_ID) if tied else params["output"]
+    return next_item.last_scores(hidden_BHD, batch.segment_BH, table_ID)
+
+  return System(
+    name=NAME,
+    example="sequence",
+    max_history=config.input.history,
+    tables=Tables(texts.token_IT, share_I),
+    rank_I=np.arange(num_items, dtype=np.int32),
+    init=init,
+    loss=loss,
+    scores=scores,
+    recommend=item_scores.recommender(scores),
+    prepare=prepare,
+  )
+
+
+def network(
+  config: ml_collections.ConfigDict, vocab_size: int, num_items: int
+) -> hierarchical.Hierarchical:
+  """The module of a run."""
+  m = config.model
+  history = item_decoder.model_config(config)
+  item = dataclasses.replace(
+    history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
+  )
+  I = None if m.tied else num_items
+  return hierarchical.Hierarchical(vocab_size, I, item, history)
+
+
+def head(vector_ID: jax.Array) -> jax.Array:
+  """The items' vectors as rows that scores are made by: logits start near 1."""
+  return vector_ID * vector_ID.shape[1] ** -0.5
+
+
+def different(
+  items: tuple[jax.Array, ...], known_BH: jax.Array, num_items: int
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """The different items of a batch, as many places as it could ever hold.
+
+  Args:
+    items: int32 [B, H] each.
+    known_BH: bool, where something stands.
+    num_items: I.
+
+  Returns:
+    seen_U int32, ascending, behind them I throughout; and for each of `items` int32
+    [B, H], where in it each stands (anywhere, where nothing does).
+  """
+  item_ABH = jnp.where(known_BH[None], jnp.stack(items), num_items)
+  size = min(num_items + 1, item_ABH.size)
+  seen_U, place_N = jnp.unique(
+    item_ABH.reshape(-1), size=size, fill_value=num_items, return_inverse=True
+  )
+  return seen_U, tuple(place_N.reshape(item_ABH.shape))
+
+
+def batch_loss(
+  hidden_ND: jax.Array,
+  vector_UD: jax.Array,
+  label_N: jax.Array,
+  weight_N: jax.Array,
+  often_U: jax.Array,
+) -> jax.Array:
+  """The mean cross-entropy among the items of a batch, as if all had been there.
+
+  A popular item is in nearly every batch, a rare one in few: each logit is corrected by
+  the logarithm of how often a batch holds the item (Yi et al. 2019, "Sampling-bias-
+  corrected neural modeling"), so that what is learned is the softmax over the
+  catalogue. Where every batch holds every item, it is that softmax.
+
+  Args:
+    hidden_ND, weight_N: float32, see `next_item.positions`.
+    vector_UD: float32, the items' vectors.
+    label_N: int32 in [0, U).
+    often_U: float32, the share of batches that hold an item; 0 = no item stands here.
+  """
+  bias_U = jnp.where(often_U > 0, -jnp.log(jnp.maximum(often_U, 1e-30)), FAR)
+  # The bias is one more column, so that no logits are held at once.
+  table_UE = jnp.concatenate([head(vector_UD), bias_U[:, None]], axis=1)
+  hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
+  total = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
+  return total / jnp.maximum(weight_N.sum(), 1)
+
+
+def _texts_of(seen_U: jax.Array, tables: Tables) -> jax.Array:
+  """[U, T], nothing but padding where no item stands."""
+  return tables.token_IT.at[seen_U].get(mode="fill", fill_value=-1)
+
+
+def _often(seen_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
+  """[U]: how likely one of the batch's draws, by popularity, is the item."""
+  share_U = tables.share_I.at[seen_U].get(mode="fill", fill_value=0)
+  # log1p(-1) is no number to multiply; an item of all interactions is in every batch.
+  share_U = jnp.clip(share_U, 0, 1 - 1e-6)
+  return -jnp.expm1(known_BH.sum() * jnp.log1p(-share_U))
