@@ -206,12 +206,13 @@ def batch_loss(
 
 def _texts_of(seen_U: jax.Array, tables: Tables) -> jax.Array:
   """[U, T], nothing but padding where no item stands."""
-  return tables.token_IT.at[seen_U].get(mode="fill", fill_value=-1)
+  is_item_U1 = (seen_U < len(tables.token_IT))[:, None]
+  return jnp.where(is_item_U1, jnp.take(tables.token_IT, seen_U, 0, mode="clip"), -1)
 
 
 def _often(seen_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
   """[U]: how likely one of the batch's draws, by popularity, is the item."""
-  share_U = tables.share_I.at[seen_U].get(mode="fill", fill_value=0)
+  share_U = jnp.take(tables.share_I, seen_U, mode="fill", fill_value=0)
   # log1p(-1) is no number to multiply; an item of all interactions is in every batch.
   share_U = jnp.clip(share_U, 0, 1 - 1e-6)
   return -jnp.expm1(known_BH.sum() * jnp.log1p(-share_U))
