@@ -25,6 +25,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.input.text_tokens = 24  # of an item; what is longer is cut
     config.input.text_vocab = 4_096  # tokens that are learned from the texts
     config.input.attributes = False  # item_attributes.json: a token each
+    config.model.source = "hierarchical"  # or "flat": all words in one transformer
     config.model.num_item_layers = 2  # of the item encoder
     config.model.item_dropout_rate = 0.1
   if preset == "tiny":

@@ -28,6 +28,7 @@ CHOICES = {
   "ids.graph": spectral.GRAPHS,
   "ids.quantiser": tuple(quantise.QUANTISERS),
   "ids.tokens": spectral.TOKENS,
+  "model.source": lite_llm4rec.SOURCES,
   "model.dtype": ("float32", "bfloat16"),
   "train.feed": ("device", "stream"),
   "train.schedule": ("cosine", "linear"),

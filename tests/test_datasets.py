@@ -89,9 +89,10 @@ def test_min_len(folder):
 def test_the_demo_needs_no_data(monkeypatch):
   monkeypatch.delenv("LIGHTLM_DATA_DIR", raising=False)
   shop = dict(num_users=50, num_items=80, num_categories=5, num_shelves=15)
-  log, titles, tastes, attributes = datasets.load(data_config("demo", **shop))
+  log, titles, tastes, attributes, texts = datasets.load(data_config("demo", **shop))
   assert (log.num_users, log.num_items, len(titles)) == (50, 80, 80)
   assert tastes.taste_CI.shape[1] == len(attributes) == 80
+  assert texts == titles
   mean = len(log.item_E) / 50
   assert datasets.describe(log).startswith("50 users, 80 items, ")
   assert datasets.describe(log).endswith(f"{mean:.2f} a user")
@@ -102,7 +103,7 @@ def test_ratings_are_read_where_there_are_no_sequences(folder):
   shop.mkdir()
   (shop / "u.data").write_text(HEADER + RATED)
   (shop / "u.item").write_bytes("a|ä|\nc|See|".encode("latin-1"))
-  log, titles, tastes, attributes = datasets.load(
+  log, titles, tastes, attributes, texts = datasets.load(
     data_config("shop", folder=folder, min_len=2)
   )
   assert timed_rows(log) == {"u1": [(10, "b"), (20, "a"), (20, "A")]}
@@ -113,6 +114,7 @@ def test_ratings_are_read_where_there_are_no_sequences(folder):
     ("c", "See"),
   ]
   assert tastes is attributes is None
+  assert texts == titles
   (shop / "sequences.txt").write_text("u1 a b\n")
   log = datasets.load(data_config("shop", folder=folder)).log
   assert log.time_E is None
@@ -137,7 +139,7 @@ def test_movielens_100k_is_the_published_log(data_dir):
 
 def test_toys_is_the_published_log(data_dir):
   config = data_config(folder=data_dir, cold="attributes")
-  log, titles, _, attributes = datasets.load(config)
+  log, titles, _, attributes, _ = datasets.load(config)
   assert (log.num_users, log.num_items, len(log.item_E)) == (19_412, 11_924, 167_597)
   assert attributes is None or min(map(len, attributes)) >= 1
   assert log.length_U.min() == 5

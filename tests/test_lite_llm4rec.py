@@ -19,8 +19,8 @@ from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.models import hierarchical
-from lightlm_jax.systems import lite_llm4rec, registry
+from lightlm_jax.models import decoder, hierarchical
+from lightlm_jax.systems import item_decoder, lite_llm4rec, registry
 
 I, V, T, H = 30, 20, 5, 8
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
@@ -67,7 +67,7 @@ def of_texts(config, texts, bought):
     init=jax.jit(system.init),
     loss=jax.jit(system.loss),
     scores=jax.jit(system.scores),
-    prepare=jax.jit(system.prepare),
+    prepare=system.prepare and jax.jit(system.prepare),
     recommend=jax.jit(system.recommend, static_argnames="k"),
   )
 
@@ -170,6 +170,44 @@ def test_padding_changes_nothing(tied):
   found = vectors(net, params, empty, chunk=4)
   np.testing.assert_allclose(found[:I], vector_ID, rtol=1e-4, atol=1e-5)
   assert np.all(found[-6:] == 0)
+
+
+@functools.cache
+def flat(width=T):
+  config = make_config(False, model__source="flat")
+  system = of_texts(config, make_texts(width=width), BOUGHT)
+  params = system.init(jax.random.key(0))
+  return system, jax.tree.map(lambda x: x * (2 if x.ndim > 1 else 1), params)
+
+
+def test_flat_is_one_transformer_over_all_words():
+  """Against the words of each history written down in a line, without holes."""
+  system, params = flat()
+  shape = item_decoder.model_config(make_config(False))
+  net = jax.jit(decoder.Transformer(shape).apply)
+  score_BI = system.scores(params, system.tables, make_batch(HISTORIES, TARGETS))
+  for score_I, items in zip(score_BI, HISTORIES):
+    words = [t for item in items for t in make_texts().token_IT[item] if t >= 0]
+    x_1SD = params["embedding"][np.array([words])] / decoder.TABLE_STD
+    hidden_1SD = net({"params": params["transformer"]}, x_1SD, np.ones((1, len(words))))
+    expected_I = hidden_1SD[0, -1] @ params["output"].T
+    np.testing.assert_allclose(score_I, expected_I, rtol=1e-3, atol=1e-4)
+
+
+def test_flat_knows_neither_padding_nor_the_other_histories_of_a_row():
+  system, params = flat()
+  wide, _ = flat(T + 6)
+  batch = make_batch(HISTORIES, TARGETS)
+  score_BI = system.scores(params, system.tables, batch)
+  other_BI = wide.scores(params, wide.tables, make_batch(HISTORIES, TARGETS, 11))
+  np.testing.assert_allclose(other_BI, score_BI, rtol=1e-3, atol=1e-4)
+  losses = []
+  for rows in ([[0], [1], [2], [3]], [[3, 0], [2, 1]]):
+    batch = make_rows(HISTORIES, TARGETS, rows)
+    value, metrics = system.loss(params, system.tables, batch, jax.random.key(0))
+    assert metrics["tokens"] == sum(map(len, HISTORIES))
+    losses.append(value)
+  np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_order_of_words_and_of_items_matters():
@@ -383,6 +421,8 @@ def test_a_log_without_texts_costs_a_line_and_leaves_nothing(tmp_path):
     ("lite_llm4rec", {"model.item_dropout_rate": 1.0}, "0 or more and below 1"),
     ("lite_llm4rec", {"model.num_heads": 3}, "does not divide"),
     ("lite_llm4rec", {"model.tied": True, "train.loss": "binary"}, "train.loss=full"),
+    ("lite_llm4rec", {"model.source": "wide"}, "choose one of hierarchical, flat"),
+    ("lite_llm4rec", {"model.source": "flat", "model.tied": True}, "model.tied=False"),
     ("item_decoder", {"system": "lite_llm4rec"}, "start from --config=lite_llm4rec"),
   ],
 )

@@ -7,6 +7,9 @@ head's table is its own (the paper's), or the items' vectors themselves
 
 Training runs the item encoder over the different items of a batch, and no others. When
 it is over, the items' vectors are made once for all requests: see `System.prepare`.
+
+`model.source="flat"` is what the paper compares with, as far as its head lets it: one
+transformer over the words of the whole history, one behind the other.
 """
 
 import dataclasses
@@ -21,12 +24,13 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.errors import UserError
-from lightlm_jax.models import hierarchical
+from lightlm_jax.models import flat_text, hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import item_decoder, item_scores, next_item
 from lightlm_jax.systems.base import System
 
 NAME = "lite_llm4rec"
+SOURCES = ("hierarchical", "flat")
 FAR = -1e9  # what a place that holds no item adds to its logit
 
 
@@ -35,12 +39,13 @@ class Tables(NamedTuple):
 
   Attributes:
     token_IT: int32, the items' texts, -1 = padding.
-    share_I: float32, each item's share of the training interactions.
+    share_I: float32, each item's share of the training interactions; None where no
+      loss asks.
     vector_ID: float32, what the item encoder makes of the texts; None = it is asked.
   """
 
   token_IT: jax.Array
-  share_I: jax.Array
+  share_I: jax.Array | None = None
   vector_ID: jax.Array | None = None
 
 
@@ -56,6 +61,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"--config={NAME}, with --config.data.name for the log"
     )
   item_decoder.check(config)
+  if config.model.tied and config.model.source == "flat":
+    raise UserError(
+      "config.model.source is 'flat', which makes no vectors of items that "
+      "config.model.tied could score by; set config.model.tied=False"
+    )
   if config.model.tied and config.train.loss != "full":
     raise UserError(
       f"config.train.loss is {config.train.loss!r}, and with config.model.tied the "
@@ -67,6 +77,8 @@ def build(
   config: ml_collections.ConfigDict, train: Interactions, texts: Tokens
 ) -> System:
   """The system over the catalogue of `train`, item i written as `texts.token_IT[i]`."""
+  if config.model.source == "flat":
+    return _flat(config, train.num_items, texts)
   tied, num_items = config.model.tied, train.num_items
   bought_I = np.bincount(train.item_E, minlength=num_items)
   share_I = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
@@ -134,6 +146,18 @@ def build(
     recommend=item_scores.recommender(scores),
     prepare=prepare,
   )
+
+
+def _flat(config: ml_collections.ConfigDict, num_items: int, texts: Tokens) -> System:
+  """One transformer over the words of the history, under a head of its own."""
+  shape = item_decoder.model_config(config)
+  net = flat_text.FlatText(texts.vocab_size, num_items, shape)
+
+  def words(tables: Tables, history_BH: jax.Array) -> jax.Array:
+    return jnp.asarray(tables.token_IT)[jnp.maximum(history_BH, 0)]
+
+  tables = Tables(texts.token_IT)
+  return next_item.system(config, num_items, net, tables=tables, source=words)
 
 
 def network(

@@ -5,6 +5,7 @@ makes of the history. Their losses are those of next-item prediction: `sasrec`, 
 and `item_decoder` differ in the network alone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -53,6 +54,8 @@ def system(
   net: nn.Module,
   *,
   example: str = "sequence",
+  tables: Any = (),
+  source: Callable | None = None,
 ) -> System:
   """The system `config.system` over I items.
 
@@ -62,19 +65,26 @@ def system(
     net: history_BH, segment_BH → hidden float32 [B, H, D], with its output table among
       the parameters: `output` [I, D], or `embedding` where there is no such.
     example: see `System`; of a "target" the last position alone learns.
+    tables: see `System`.
+    source: (tables, history_BH) → what the net reads in place of the history; None =
+      the history.
   """
+  if source is None:
+
+    def source(tables: Any, history_BH: jax.Array):
+      del tables
+      return history_BH
 
   def init(rng: jax.Array):
     one_11 = jnp.ones((1, 1), jnp.int32)
-    return net.init(rng, one_11, one_11)["params"]
+    return net.init(rng, source(tables, one_11), one_11)["params"]
 
   def loss(params, tables: Any, batch: Batch, rng: jax.Array):
     """The mean over all positions that are followed by an item."""
-    del tables
     dropout_rng, negative_rng = jax.random.split(rng)
     hidden_BHD = net.apply(
       {"params": params},
-      batch.history_BH,
+      source(tables, batch.history_BH),
       batch.segment_BH,
       rngs={"dropout": dropout_rng},
     )
@@ -84,15 +94,15 @@ def system(
 
   def scores(params, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32; who has no history gets the same score for every item."""
-    del tables
-    hidden_BHD = net.apply({"params": params}, batch.history_BH, batch.segment_BH)
+    read = source(tables, batch.history_BH)
+    hidden_BHD = net.apply({"params": params}, read, batch.segment_BH)
     return last_scores(hidden_BHD, batch.segment_BH, output_table(params))
 
   return System(
     name=config.system,
     example=example,
     max_history=config.input.history,
-    tables=(),
+    tables=tables,
     rank_I=np.arange(num_items, dtype=np.int32),
     init=init,
     loss=loss,
