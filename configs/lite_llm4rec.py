@@ -6,7 +6,9 @@
 Beside `DATA/beauty/sequences.txt` lies `items.tsv`: under a line of names a line
 `item_id … text` an item, tab-separated. Wants `pip install -e '.[text]'`.
 `--config.model.tied=True` scores by the items' texts alone, so that new items need no
-training. Presets: none, `tiny` (tests).
+training. `--config.system=lite_llm4rec_beam` writes ids under a beam search instead of
+the head, `--config.model.source=flat` reads all words of a history in one transformer:
+the paper's comparison. Presets: none, `tiny` (tests).
 """
 
 import ml_collections
@@ -28,6 +30,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.model.source = "hierarchical"  # or "flat": all words in one transformer
     config.model.num_item_layers = 2  # of the item encoder
     config.model.item_dropout_rate = 0.1
+  config.model.num_decoder_layers = config.model.num_layers  # lite_llm4rec_beam
   if preset == "tiny":
     config.input.text_vocab = 300
     config.model.num_item_layers = 1

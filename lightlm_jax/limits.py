@@ -15,6 +15,7 @@ from lightlm_jax.systems import (
   latent_decoding,
   lightlm,
   lite_llm4rec,
+  lite_llm4rec_beam,
   next_item,
   registry,
   sasrec,
@@ -154,7 +155,10 @@ def check(config: ml_collections.ConfigDict, *, trained: bool = False) -> None:
     item_decoder.check(config)
   if config.get("system") == lite_llm4rec.NAME:
     lite_llm4rec.check(config)
-    _check_installed("config.system", lite_llm4rec.NAME, ("tokenizers",), "text")
+  if config.get("system") == lite_llm4rec_beam.NAME:
+    lite_llm4rec_beam.check(config)
+  if config.get("system") in registry.READ_TEXTS:
+    _check_installed("config.system", config.system, ("tokenizers",), "text")
   if _value(config, "train.feed") == "stream":
     _check_stream(config)
   for wanted, holds, fields in RULES:

@@ -131,6 +131,8 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
   _check_asked(split, config)
+  if config.system in registry.READ_TEXTS:
+    texts_lib.check(config, dataset.texts, dataset.attributes)
   with workdir_lib.claimed(workdir, config) as workdir:
     return _run(config, dataset, split, workdir, mesh, console, say)
 

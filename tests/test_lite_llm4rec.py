@@ -73,7 +73,7 @@ def of_texts(config, texts, bought):
 
 
 def network(tied):
-  return lite_llm4rec.network(make_config(tied), V, I)
+  return lite_llm4rec.network(make_config(tied), V, None if tied else I)
 
 
 @functools.partial(jax.jit, static_argnames="net")
@@ -409,6 +409,7 @@ def test_a_log_without_texts_costs_a_line_and_leaves_nothing(tmp_path):
   with pytest.raises(UserError, match=r"toys/items\.tsv beside the log") as error:
     train.train(run_config(tmp_path), tmp_path / "run")
   assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -106,22 +106,20 @@ def write(
   return Tokens(token_IT, size, empty, cut)
 
 
-def of_run(
+def check(
   config: ml_collections.ConfigDict,
   texts: Sequence[str] | None,
   attributes: Sequence[np.ndarray] | None,
-  tokenizer: str | None = None,
-) -> tuple[str, Tokens]:
-  """The tokenizer of a run, and its catalogue in it.
+) -> None:
+  """Refuses a catalogue that a run has nothing to read of.
 
   Args:
-    config: of the run: `input.text_vocab`, `text_tokens` and `attributes`.
+    config: of the run.
     texts: of the catalogue's items; None = there is no file of them.
     attributes: likewise.
-    tokenizer: that the run has; None = it is learned.
 
   Raises:
-    UserError: there are no texts or attributes, or they are of other items.
+    UserError: there are none, or they are of other items.
   """
   name = config.data.name
   if texts is None:
@@ -135,13 +133,33 @@ def of_run(
       f"the item texts of {name} name none of the log's {len(texts):,} items, or are "
       "all empty; the first column of items.tsv has to be the raw item ids of the log"
     )
-  if not config.input.attributes:
-    attributes = None
-  elif attributes is None:
+  if config.input.attributes and attributes is None:
     raise UserError(
       f"config.input.attributes is True, and {name} has no item_attributes.json; put "
       'one beside the log: {"item": ["brand", "category"], …}, or set it to False'
     )
+
+
+def of_run(
+  config: ml_collections.ConfigDict,
+  texts: Sequence[str] | None,
+  attributes: Sequence[np.ndarray] | None,
+  tokenizer: str | None = None,
+) -> tuple[str, Tokens]:
+  """The tokenizer of a run, and its catalogue in it.
+
+  Args:
+    config: of the run: `input.text_vocab`, `text_tokens` and `attributes`.
+    texts: see `check`, which is made first.
+    attributes: likewise.
+    tokenizer: that the run has; None = it is learned.
+
+  Raises:
+    UserError: see `check`.
+  """
+  check(config, texts, attributes)
+  if not config.input.attributes:
+    attributes = None
   if tokenizer is None:
     tokenizer = learn(texts, config.input.text_vocab)
   return tokenizer, write(tokenizer, texts, config.input.text_tokens, attributes)

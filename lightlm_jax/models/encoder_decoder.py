@@ -239,12 +239,17 @@ class EncoderDecoder(nn.Module):
     """
     return self._logits(self.states(token_BKL, memory, segment_BK))
 
-  def states(self, token_BKL, memory: Memory, segment_BK) -> jax.Array:
-    """[B, K, L, D] in `config.dtype`: of what `decode` makes its logits."""
+  def states(self, token_BKL, memory: Memory, segment_BK, until_BK=None) -> jax.Array:
+    """[B, K, L, D] in `config.dtype`: of what `decode` makes its logits.
+
+    `until_BK` int32 is the last place of the source that a target reads; None = all.
+    """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
     bias_HLL = self.decoder_bias(position_L, position_L)
-    return self._decoder(token_BKL, None, memory, bias_HLL, mask_LL, segment_BK)[0]
+    return self._decoder(
+      token_BKL, None, memory, bias_HLL, mask_LL, segment_BK, until_BK
+    )[0]
 
   def extend(
     self, token_BK, parent_BK, memory: Memory, segment_BK, cache: Cache
@@ -277,9 +282,13 @@ class EncoderDecoder(nn.Module):
     cache = Cache((*cache.key, key), (*cache.value, value), tuple(ancestor))
     return self._logits(x_BK1D)[:, :, 0], cache
 
-  def _decoder(self, token_BKL, past, memory: Memory, bias, mask, segment_BK):
+  def _decoder(
+    self, token_BKL, past, memory: Memory, bias, mask, segment_BK, until_BK=None
+  ):
     c = self.config
     mask_BKS = segment_BK[:, :, None] == memory.segment_BS[:, None, :]
+    if until_BK is not None:
+      mask_BKS &= jnp.arange(mask_BKS.shape[2])[None, None] <= until_BK[..., None]
     x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
     source = (memory.key_NBHAS, memory.value_NBHSA)
     x_BKLD, piece = self.decoder(x_BKLD, past, source, bias, mask, mask_BKS)

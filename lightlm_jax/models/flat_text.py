@@ -20,11 +20,11 @@ class FlatText(nn.Module):
 
   Texts are int32, -1 = padding, at least one token an item. What is given of an item is
   what stands at its last token, which knows its history's words up to there. The table
-  that scores are made by is `output` [I, D].
+  that scores are made by is `output` [I, D]; with I None there is none.
   """
 
   V: int
-  I: int
+  I: int | None
   config: decoder.Config
 
   @nn.compact
@@ -32,7 +32,8 @@ class FlatText(nn.Module):
     c = self.config
     init = nn.initializers.normal(decoder.TABLE_STD)
     table_VD = self.param("embedding", init, (self.V, c.D))
-    self.param("output", init, (self.I, c.D))
+    if self.I is not None:
+      self.param("output", init, (self.I, c.D))
     real_BHT = (token_BHT >= 0) & (segment_BH > 0)[..., None]
     segment_BHT = jnp.where(real_BHT, segment_BH[..., None], 0)
     # Words close up: the distance to one must not depend on how wide texts are kept.

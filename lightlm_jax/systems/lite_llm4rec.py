@@ -57,7 +57,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if "text_tokens" not in config.input:
     raise UserError(
-      f"config.system {NAME} wants fields that this config lacks; start from "
+      f"config.system {config.system} wants fields that this config lacks; start from "
       f"--config={NAME}, with --config.data.name for the log"
     )
   item_decoder.check(config)
@@ -82,11 +82,10 @@ def build(
   tied, num_items = config.model.tied, train.num_items
   bought_I = np.bincount(train.item_E, minlength=num_items)
   share_I = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
-  net = network(config, texts.vocab_size, num_items)
+  net = network(config, texts.vocab_size, None if tied else num_items)
 
   def init(rng: jax.Array):
-    one_11 = jnp.ones((1, 1), jnp.int32)
-    return net.init(rng, one_11, 0 * one_11, one_11)["params"]
+    return initial(net, rng)
 
   def loss(params, tables: Tables, batch: Batch, rng: jax.Array):
     """The mean over all positions that are followed by an item.
@@ -94,45 +93,28 @@ def build(
     The softmax is over the catalogue, or with `tied` over the items of the batch, each
     weighed by how often a batch holds it: see `batch_loss`.
     """
-    item_rng, dropout_rng, negative_rng = jax.random.split(rng, 3)
-    known_BH = batch.segment_BH > 0
-    wanted = (batch.history_BH, batch.target_B) if tied else (batch.history_BH,)
-    seen_U, places = different(wanted, known_BH, len(tables.token_IT))
-    vector_UD = hierarchical.item_vectors(
-      net, params, _texts_of(seen_U, tables), item_rng
-    )
-    hidden_BHD = net.apply(
-      {"params": params},
-      vector_UD[places[0]],
-      batch.segment_BH,
-      rngs={"dropout": dropout_rng},
-      method="read",
-    )
+    read_rng, negative_rng = jax.random.split(rng)
+    wanted = (batch.target_B,) if tied else ()
+    hidden_BHD, seen = read_batch(net, params, tables, batch, read_rng, wanted)
     hidden_ND, label_N, weight_N = next_item.positions(hidden_BHD, batch)
     if tied:
-      label_N = places[1].reshape(-1)
-      value = batch_loss(
-        hidden_ND, vector_UD, label_N, weight_N, _often(seen_U, known_BH, tables)
-      )
+      often_U = _often(seen.item_U, batch.segment_BH > 0, tables)
+      label_N = seen.places[1].reshape(-1)
+      value = batch_loss(hidden_ND, seen.vector_UD, label_N, weight_N, often_U)
     else:
       examples = hidden_ND, label_N, weight_N
       value = next_item.mean_loss(config, *examples, params["output"], negative_rng)
     return value, next_item.counts(batch)
 
-  def prepare(params, tables: Tables) -> Tables:
-    vector_ID = hierarchical.item_vectors(net, params, tables.token_IT)
-    return tables._replace(vector_ID=vector_ID)
-
   def scores(params, tables: Tables, batch: Batch) -> jax.Array:
     """[B, I] float32; who has no history gets the same score for every item."""
-    if tables.vector_ID is None:
-      tables = prepare(params, tables)
-    vector_BHD = tables.vector_ID[jnp.maximum(batch.history_BH, 0)]
-    hidden_BHD = net.apply(
-      {"params": params}, vector_BHD, batch.segment_BH, method="read"
-    )
+    tables = prepare(params, tables)
+    hidden_BHD = read_cached(net, params, tables, batch)
     table_ID = head(tables.vector_ID) if tied else params["output"]
     return next_item.last_scores(hidden_BHD, batch.segment_BH, table_ID)
+
+  def prepare(params, tables: Tables) -> Tables:
+    return with_vectors(net, params, tables)
 
   return System(
     name=NAME,
@@ -152,25 +134,93 @@ def _flat(config: ml_collections.ConfigDict, num_items: int, texts: Tokens) -> S
   """One transformer over the words of the history, under a head of its own."""
   shape = item_decoder.model_config(config)
   net = flat_text.FlatText(texts.vocab_size, num_items, shape)
-
-  def words(tables: Tables, history_BH: jax.Array) -> jax.Array:
-    return jnp.asarray(tables.token_IT)[jnp.maximum(history_BH, 0)]
-
   tables = Tables(texts.token_IT)
   return next_item.system(config, num_items, net, tables=tables, source=words)
 
 
+def words(tables: Tables, history_BH: jax.Array) -> jax.Array:
+  """The texts of a history's items, int32 [B, H, T], -1 = padding."""
+  return jnp.asarray(tables.token_IT)[jnp.maximum(history_BH, 0)]
+
+
+class Seen(NamedTuple):
+  """The different items of a batch.
+
+  Attributes:
+    item_U: int32, ascending; behind them I throughout.
+    vector_UD: float32, what the item encoder makes of them; 0 where no item stands.
+    places: for the history, and for each other array of items, int32 [B, H]: where in
+      these it stands (anywhere, where nothing does).
+  """
+
+  item_U: jax.Array
+  vector_UD: jax.Array
+  places: tuple[jax.Array, ...]
+
+
+def initial(net: hierarchical.Hierarchical, rng: jax.Array):
+  """Parameters that nothing has learned."""
+  one_11 = jnp.ones((1, 1), jnp.int32)
+  return net.init(rng, one_11, 0 * one_11, one_11)["params"]
+
+
+def read_batch(
+  net: hierarchical.Hierarchical,
+  params,
+  tables: Tables,
+  batch: Batch,
+  rng: jax.Array,
+  others: tuple[jax.Array, ...] = (),
+) -> tuple[jax.Array, Seen]:
+  """Training's hidden_BHD float32, with the items that were encoded for it.
+
+  Args:
+    batch: rows of histories.
+    rng: of the dropout.
+    others: int32 [B, H] each, what is encoded beside the history.
+  """
+  item_rng, history_rng = jax.random.split(rng)
+  known_BH = batch.segment_BH > 0
+  items = (batch.history_BH, *others)
+  item_U, places = different(items, known_BH, len(tables.token_IT))
+  token_UT = _texts_of(item_U, tables)
+  vector_UD = hierarchical.item_vectors(net, params, token_UT, item_rng)
+  hidden_BHD = net.apply(
+    {"params": params},
+    vector_UD[places[0]],
+    batch.segment_BH,
+    rngs={"dropout": history_rng},
+    method="read",
+  )
+  return hidden_BHD, Seen(item_U, vector_UD, places)
+
+
+def with_vectors(net: hierarchical.Hierarchical, params, tables: Tables) -> Tables:
+  """The tables with every item's vector, which they may have already."""
+  if tables.vector_ID is not None:
+    return tables
+  vector_ID = hierarchical.item_vectors(net, params, tables.token_IT)
+  return tables._replace(vector_ID=vector_ID)
+
+
+def read_cached(
+  net: hierarchical.Hierarchical, params, tables: Tables, batch: Batch
+) -> jax.Array:
+  """hidden_BHD float32 of histories, from tables with every item's vector."""
+  vector_BHD = tables.vector_ID[jnp.maximum(batch.history_BH, 0)]
+  return net.apply({"params": params}, vector_BHD, batch.segment_BH, method="read")
+
+
 def network(
-  config: ml_collections.ConfigDict, vocab_size: int, num_items: int
+  config: ml_collections.ConfigDict, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
-  """The module of a run."""
+  """The module of a run; without `num_items` it has no head."""
   m = config.model
   history = item_decoder.model_config(config)
   item = dataclasses.replace(
     history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
   )
-  I = None if m.tied else num_items
-  return hierarchical.Hierarchical(vocab_size, I, item, history)
+  return hierarchical.Hierarchical(vocab_size, num_items, item, history)
 
 
 def head(vector_ID: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from lightlm_jax.systems import (
   latent_decoding,
   lightlm,
   lite_llm4rec,
+  lite_llm4rec_beam,
   popularity,
   sasrec,
 )
@@ -23,6 +24,7 @@ NAMES = (
   "lightlm",
   "item_decoder",
   "lite_llm4rec",
+  "lite_llm4rec_beam",
   "pop",
   "recent_pop",
   "item_knn",
@@ -31,14 +33,11 @@ NAMES = (
   "sasrec",
   "bsarec",
 )
-WRITE_IDS = ("lightlm",)
-READ_TEXTS = ("lite_llm4rec",)
+WRITE_IDS = ("lightlm", "lite_llm4rec_beam")
+READ_TEXTS = ("lite_llm4rec", "lite_llm4rec_beam")
 WITHOUT_BEAMS = ("exact", *latent_decoding.DECODINGS)  # values of decoding.kind
-LEARN_SEQUENCES = (
-  "item_decoder",
-  "lite_llm4rec",
-  "sasrec",
-)  # every position of a row of histories
+# Every position of a row of histories.
+LEARN_SEQUENCES = ("item_decoder", *READ_TEXTS, "sasrec")
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 
 
@@ -60,6 +59,8 @@ def build(
     return item_decoder.build(config, train.num_items)
   if name == lite_llm4rec.NAME:
     return lite_llm4rec.build(config, train, texts)
+  if name == lite_llm4rec_beam.NAME:
+    return lite_llm4rec_beam.build(config, train, texts, book)
   if name == "pop":
     return popularity.build(train.num_items)
   if name == "recent_pop":

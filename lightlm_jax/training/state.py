@@ -12,7 +12,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.training import mesh as mesh_lib
 
 # Tables of tokens, of items and of whole words, by path.
-EMBEDDINGS = ("embedding", "output", "word_embedding")
+EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
 
 
 class TrainState(NamedTuple):
