@@ -8,7 +8,13 @@ Beside `DATA/beauty/sequences.txt` lies `items.tsv`: under a line of names a lin
 `--config.model.tied=True` scores by the items' texts alone, so that new items need no
 training. `--config.system=lite_llm4rec_beam` writes ids under a beam search instead of
 the head, `--config.model.source=flat` reads all words of a history in one transformer:
-the paper's comparison. Presets: none, `tiny` (tests).
+the paper's comparison (the search learns faster with --config.train.embedding_rate=8).
+
+Not measured to its end yet. First looks at Toys, 2 busy CPU cores (jax 0.10.2), rows of
+20 items, 16 a batch, dropout .2, after 250 steps of 3e-3: validation NDCG@10 of 1,000
+users .0133 (head, 46 s of training), flat .0161; a list for a user takes .04 ms (flat
+.9 ms, the search .6 ms, of a flat history 1.3 ms), for the head whatever its length.
+Presets: none, `tiny` (tests).
 """
 
 import ml_collections

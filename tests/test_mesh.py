@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lightlm_jax.errors import UserError
+from lightlm_jax.systems import registry
 from lightlm_jax.training import mesh as mesh_lib
 
 # data, model, whether devices along `data` share what the optimiser keeps.
@@ -25,16 +26,20 @@ import jax
 import numpy as np
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import interactions
+from lightlm_jax.data import interactions, texts
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes
 from lightlm_jax.systems import registry
 from lightlm_jax.training import loop, mesh, state, step
 
-# Of sasrec two histories share a row.
 name = sys.argv[2]
-config = config_lib.load({"lightlm": "demo"}.get(name, name), "tiny", {
-  "input.history": {"lightlm": 5, "sasrec": 13}[name],
+file = {"lightlm": "demo", "lite_llm4rec_beam": "lite_llm4rec"}.get(name, name)
+of_text = {"model.num_kv_heads": 4, "model.item_dropout_rate": 0.3}
+config = config_lib.load(file, "tiny", {
+  "system": name,
+  # Two packed histories share a row.
+  "input.history": 5 if name == "lightlm" else 13,
+  **(of_text if file == "lite_llm4rec" else {}),
   "model.d_model": 16,
   "model.num_heads": 4,
   "model.d_kv": 2,
@@ -51,7 +56,8 @@ item, user = np.arange(log.num_items), np.arange(log.num_users)
 book = codes.code_book(
   np.stack([item // 5, 5 + item % 5], axis=1), 10 + user[:, None], {}
 )
-system = registry.build(name, config, log, book)
+words = np.stack([item % 7, 7 + item // 7], axis=1).astype(np.int32)
+system = registry.build(name, config, log, book, texts.Tokens(words, 12, 0, 0))
 tx = state.optimiser(config)
 feed, plan = loop.make_feed(system, log, config)
 losses, held_by_one = [], []
@@ -98,9 +104,13 @@ def test_every_mesh_trains_the_same_model(eight_devices, meshes):
     assert held["paramsembedding"] == [tokens // model, width]
 
 
-def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices):
+@pytest.mark.parametrize(
+  "name",
+  ["sasrec", *(pytest.param(n, marks=pytest.mark.slow) for n in registry.READ_TEXTS)],
+)
+def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices, name):
   meshes = ((1, 1, False), (8, 1, True))
-  losses, *_ = eight_devices(TRAIN, json.dumps(meshes), "sasrec")
+  losses, *_ = eight_devices(TRAIN, json.dumps(meshes), name)
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
   assert len(set(losses[0])) == 3
 
