@@ -275,6 +275,8 @@ def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> No
     )
   kind = overrides.get("decoding.kind", own.decoding.kind)
   of_memory = ("nearest", "memory_share", "state")
+  if kind in latent_decoding.DECODINGS and own.system != "lightlm":
+    raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
   given = [f"--{name}" for name in of_memory if f"decoding.{name}" in overrides]
   if given and kind not in latent_decoding.DECODINGS:
     raise UserError(
