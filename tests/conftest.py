@@ -99,6 +99,15 @@ def _compiled_once(_cache_root):
   devices.enable_compilation_cache()
 
 
+@pytest.fixture(scope="module")
+def _compiled_fast():
+  """Programs that run for less time than they take to compile, half as long to make."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def small_config(_compiled_once):
   """Makes the config of a run of seconds: the demo's data, all of it trained on."""

@@ -22,6 +22,7 @@ from lightlm_jax.evaluation import evaluator
 from lightlm_jax.models import decoder, hierarchical
 from lightlm_jax.systems import item_decoder, lite_llm4rec, registry
 
+pytestmark = pytest.mark.usefixtures("_compiled_fast")
 I, V, T, H = 30, 20, 5, 8
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
 TARGETS = [9, 2, 0, 13]

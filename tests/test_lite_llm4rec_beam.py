@@ -25,6 +25,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.systems import lite_llm4rec_beam
 
+pytestmark = pytest.mark.usefixtures("_compiled_fast")
 SOURCES = ("hierarchical", "flat")
 every_source = pytest.mark.parametrize("source", SOURCES)
 # Ids of two tokens, but of item 7 three, and of 8 one.
