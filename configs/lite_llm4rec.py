@@ -12,8 +12,10 @@ the paper's comparison (the search learns faster with --config.train.embedding_r
 
 Not measured to its end yet. First looks at Toys, 2 busy CPU cores (jax 0.10.2), rows of
 20 items, 16 a batch, dropout .2, after 250 steps of 3e-3: validation NDCG@10 of 1,000
-users .0133 (head, 46 s of training), flat .0161; a list for a user takes .04 ms (flat
-.9 ms, the search .6 ms, of a flat history 1.3 ms), for the head whatever its length.
+users .0133 (head, 46 s of training), tied .0182, flat .0161. In batches of 100 users, a
+list of 20 for one of them takes .04 ms (flat .9 ms, the search .6 ms, of a flat history
+1.3 ms). With 5 % of the items withheld, HR@100 of the 983 users who bought one is .091
+tied and 0 untied (.008 by chance).
 Presets: none, `tiny` (tests).
 """
 

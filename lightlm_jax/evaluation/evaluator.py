@@ -66,7 +66,7 @@ def evaluate(
   or repeated slot is a miss that keeps its place.
 
   Args:
-    system: what to evaluate.
+    system: what to evaluate; what it prepares is made once, for all batches.
     params: its parameters, on the device.
     requests: N questions, N > 0, each with its target.
     num_items: I, the size of the catalogue.
