@@ -199,7 +199,7 @@ def test_user_with_one_item_is_trained_on_and_asked_nothing(
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
-    ("system", "lightml", "choose one of lightlm, pop"),
+    ("system", "lightml", "choose one of lightlm, item_decoder"),
     ("ids.kind", "sgi", "choose one of sci"),
     ("ids.graph", "tree", "choose one of bipartite"),
     ("ids.cold", "beside", "choose one of apart, attributes"),

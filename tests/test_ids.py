@@ -313,9 +313,8 @@ def test_cold_items_are_placed_where_the_config_wants_it(train, tmp_path, builds
   assert cold_I.any()
   attributes = item_attributes(train)
   apart = build.code_book(ids_config("rid"), train, 3, tmp_path)
-  # Configs from before there was a choice, and that choice.
-  for config in (ids_config("rid"), ids_config("rid", cold="apart")):
-    assert same_book(build.book_of_run(config, train, None, 3, tmp_path), apart)
+  config = ids_config("rid", cold="apart")
+  assert same_book(build.book_of_run(config, train, None, 3, tmp_path), apart)
   config = ids_config("rid", cold="attributes")
   placed = build.book_of_run(config, train, attributes, 3, tmp_path)
   assert same_book(placed, grow.place_cold(apart, cold_I, attributes, seed=3))

@@ -294,6 +294,8 @@ def test_a_run_that_is_older_than_the_fields_goes_on():
   del old["ids"]["cold"]
   assert config_lib.missing_fields(old) == []
   assert config_lib.differences(old, new) == []
+  read = config_lib.with_overrides(old, {"split.gap": 3})
+  assert (read.split.withheld, read.split.gap, read.ids.cold) == (0.0, 3, "apart")
   # What it did without them is no other run's.
   changes = {"split.withheld": 0.1, "ids.cold": "attributes"}
   assert config_lib.differences(old, config_lib.load("toys:tiny", None, changes)) == [
