@@ -33,6 +33,7 @@ class Options(NamedTuple):
     per_dispatch: steps to a dispatch of (b), each of which divides the last.
     dispatch_shapes: presets of (b).
     dispatch_batch: examples a step of (b).
+    dtype_shape: preset of (c).
     dtype_batch: likewise of (c).
     dtype_steps: steps to a dispatch of (c).
     gradients: see `scatter.run`.
@@ -57,6 +58,7 @@ class Options(NamedTuple):
   per_dispatch: Sequence[int] = (1, 10, 100)
   dispatch_shapes: Sequence[str] = ("tiny", "small")
   dispatch_batch: int = 128
+  dtype_shape: str = "paper"
   dtype_batch: int = 1_024
   dtype_steps: int = 10
   gradients: Sequence[tuple[int, int, int]] = (
@@ -99,14 +101,15 @@ QUICK = ON_A_CPU._replace(
   on_toys=False,
   per_dispatch=(1, 10),
   dispatch_shapes=("tiny",),
+  dtype_shape="small",
   dtype_batch=16,
   dtype_steps=1,
   gradients=((1_664, 500, 512),),
-  rows_batches={"small": 32},
+  rows_batches={"tiny": 32},
   t5_steps=1,
   widths=(64, 128),
   depths=(2, 6),
-  growth_batches=(8, 64),
+  growth_batches=(64,),
   log_sizes=(10_000, 100_000),
 )
 
@@ -230,12 +233,12 @@ def by_dispatch(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, An
 
 
 def by_dtype(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-  """(c) Both kinds of activations at `paper`; `speedup` is over float32."""
+  """(c) Both kinds of activations; `speedup` is over float32."""
   say("bfloat16 beside float32")
   line = record.table(say, ("shape, batch, dtype", *training_step.HEADS, "speedup"))
   configs = {
     dtype: shapes.config(
-      "paper",
+      o.dtype_shape,
       train__batch_size=o.dtype_batch,
       train__steps_per_dispatch=o.dtype_steps,
       model__dtype=dtype,
@@ -244,7 +247,7 @@ def by_dtype(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
   }
   source = _made(configs["float32"])
   rows = training_step.compare(configs, source, o.repeats)
-  yield from _beside("paper", rows, "float32", line)
+  yield from _beside(o.dtype_shape, rows, "float32", line)
 
 
 def by_rows(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:

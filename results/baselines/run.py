@@ -17,7 +17,14 @@ from lightlm_jax.evaluation import evaluator, uncertainty
 
 DATASETS = ("toys", "beauty", "yelp")
 FITTED = ("pop", "recent_pop", "item_knn", "ease")
-LEARNED = ("bpr_mf", "sasrec", "sasrec-binary", "bsarec")
+LEARNED = (
+  "bpr_mf",
+  "sasrec",
+  "sasrec-binary",
+  "bsarec",
+  "item_decoder",
+  "item_decoder-binary",
+)
 METRICS = ("hr@5", "ndcg@5", "hr@10", "ndcg@10")
 
 
