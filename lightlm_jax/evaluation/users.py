@@ -93,8 +93,10 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     )
   try:
     content = io.BytesIO(path.read_bytes())
-    # Its threads outlive the reading, and a process that ends then may be aborted.
-    users = pyarrow.parquet.read_table(content, use_threads=False, pre_buffer=False)
+    # `read_table` goes through pyarrow's datasets, whose threads outlive the reading
+    # whatever it is told: a process that ends then may be aborted.
+    with pyarrow.parquet.ParquetFile(content, pre_buffer=False) as file:
+      users = file.read(use_threads=False)
     return users, json.loads(users.schema.metadata[_KEY])
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
