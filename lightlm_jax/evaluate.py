@@ -184,7 +184,7 @@ def evaluate(
     if step < config.train.steps:
       say(f"this run stands at step {step:,} of {config.train.steps:,}")
 
-  if config.decoding.kind in latent_decoding.DECODINGS and book is not None:
+  if config.decoding.kind in latent_decoding.DECODINGS:
     make = functools.partial(
       latent_decoding.remember,
       system,
