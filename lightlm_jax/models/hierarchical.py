@@ -20,6 +20,7 @@ from lightlm_jax.models.decoder import TABLE_STD
 from lightlm_jax.models.layers import Dropout, RMSNorm
 
 CHUNK = 256  # items whose texts are read at once
+WIDTH = 8  # tokens, of which the width of their texts is a multiple
 
 
 class Hierarchical(nn.Module):
@@ -81,30 +82,44 @@ def item_vectors(
 ) -> jax.Array:
   """The vectors of U items, float32 [U, D], a chunk at a time.
 
+  Texts of similar length share a chunk, which costs what its longest asks for. A
+  gradient computes a chunk's activations again: memory holds those of one.
+
   Args:
     net: whose `encode` it is.
     params: of it.
-    token_UT: int32, -1 = padding; rows of padding alone get zeros, and a chunk of them
-      costs nothing.
+    token_UT: int32, left-aligned, -1 = padding; rows of padding alone get zeros, and a
+      chunk of them costs nothing.
     key: of the dropout; None = without.
-    chunk: rows of which memory holds the activations at once, in a pass forward.
+    chunk: rows that are read at once.
   """
   U, T = token_UT.shape
   chunk = min(chunk, U)
-  token_XCT = jnp.pad(token_UT, ((0, -U % chunk), (0, 0)), constant_values=-1)
-  token_XCT = token_XCT.reshape(-1, chunk, T)
+  order_U = jnp.argsort((token_UT >= 0).sum(axis=1))
+  token_XCT = jnp.pad(
+    token_UT[order_U], ((0, -U % chunk), (0, 0)), constant_values=-1
+  ).reshape(-1, chunk, T)
+  widths = (0, *range(WIDTH, T, WIDTH), T)
 
   def of_chunk(piece):
     number, token_CT = piece
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
 
-    def encode():
-      return net.apply({"params": params}, token_CT, rngs=rngs, method="encode")
+    def of_width(width: int):
+      # Without it, the gradient keeps room for what every width would have computed.
+      @jax.checkpoint
+      def encode(params, token_CT):
+        if not width:
+          return jnp.zeros((chunk, net.item.D), jnp.float32)
+        token_CW = token_CT[:, :width]
+        return net.apply({"params": params}, token_CW, rngs=rngs, method="encode")
 
-    def nothing():
-      return jnp.zeros((chunk, net.item.D), jnp.float32)
+      return encode
 
-    return jax.lax.cond((token_CT >= 0).any(), encode, nothing)
+    longest = (token_CT >= 0).sum(axis=1).max()
+    which = jnp.searchsorted(jnp.array(widths), longest)
+    return jax.lax.switch(which, [*map(of_width, widths)], params, token_CT)
 
   vector_XCD = jax.lax.map(of_chunk, (jnp.arange(len(token_XCT)), token_XCT))
-  return vector_XCD.reshape(-1, net.item.D)[:U]
+  vector_UD = vector_XCD.reshape(-1, net.item.D)[:U]
+  return vector_UD[jnp.argsort(order_U)]
