@@ -97,6 +97,9 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.train.feed = "device"  # the log there, or a "stream" of rows from disk
   config.train.pack = 4  # examples that share a row, of all lengths; 1 = buckets:
   config.train.history_buckets = (2, 5, 10)  # and input.history: columns of a batch
+  # Of systems that learn at every item of a row: what is longer than input.history goes
+  # on in further rows, or is cut to its last items.
+  config.train.whole_histories = False
   config.train.eval_every = 1_000  # steps; a checkpoint is saved as often
   config.train.eval_users = 0  # validation users asked then; 0 = all
   config.train.eval_batch_size = 256

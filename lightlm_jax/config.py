@@ -30,6 +30,7 @@ LATER = {
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
   "train.feed": "device",
+  "train.whole_histories": False,
   "train.negatives": 8_192,
   "decoding.length_offset": 0.0,
   "decoding.state": "decoder",

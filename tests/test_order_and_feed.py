@@ -362,8 +362,8 @@ def test_shared_rows_hold_every_position_once_an_epoch(most, batch_size, drawn):
     assert found == wanted
 
 
-def make_packs(log=LOG, *, seed=0, batch_size=3, width=10):
-  return feed_lib.packs(log, seed=seed, batch_size=batch_size, width=width)
+def make_packs(log=LOG, *, seed=0, batch_size=3, width=10, whole=False):
+  return feed_lib.packs(log, seed=seed, batch_size=batch_size, width=width, whole=whole)
 
 
 def sequences(batch):
@@ -389,6 +389,18 @@ def test_packs_hold_every_history_once_an_epoch():
     feed, plan = make_packs(seed=seed)
     batches = epoch_of(feed, plan, epoch)
     assert collections.Counter(s for b in batches for s in sequences(b)) == wanted
+
+
+@pytest.mark.parametrize("width", [1, 4, 10])
+def test_whole_histories_are_taught_item_by_item(width):
+  wanted = collections.Counter()
+  for row in (LOG.row(user).tolist() for user in range(LOG.num_users)):
+    for end in range(len(row), 1, -width):
+      piece = row[max(end - width - 1, 0) : end]
+      wanted[tuple(piece[:-1]), tuple(piece[1:])] += 1
+  assert max(map(len, (history for history, _ in wanted))) == width
+  batches = epoch_of(*make_packs(width=width, whole=True))
+  assert collections.Counter(s for b in batches for s in sequences(b)) == wanted
 
 
 def test_packs_change_their_order_and_with_the_seed_their_company():

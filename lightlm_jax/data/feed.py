@@ -149,7 +149,7 @@ def positions(
 
 
 def packs(
-  train: Interactions, *, seed: int, batch_size: int, width: int
+  train: Interactions, *, seed: int, batch_size: int, width: int, whole: bool = False
 ) -> tuple[Packs, Plan]:
   """Packs every user's history into rows; each item but a user's last has a target.
 
@@ -158,6 +158,7 @@ def packs(
     seed: of what is packed together, and of the order.
     batch_size: rows a step.
     width: columns of a row; a longer history is cut to its last items.
+    whole: what would be cut off goes into rows of its own.
 
   Raises:
     UserError: no user has two interactions.
@@ -167,8 +168,17 @@ def packs(
     raise UserError(
       "there is no example to train on: a history wants two training interactions"
     )
-  length_N = np.minimum(train.length_U[user_N] - 1, width)
-  first_N = train.offset_U1[user_N + 1] - 1 - length_N
+  length_N = train.length_U[user_N] - 1
+  end_N = train.offset_U1[user_N + 1] - 1
+  if whole:
+    # The newest piece is as long as a request's; what is left over is the oldest.
+    pieces_N = -(-length_N // width)
+    later_M = pieces_N.sum() - 1 - np.arange(pieces_N.sum())
+    later_M -= np.repeat(pieces_N.sum() - np.cumsum(pieces_N), pieces_N)
+    end_N = np.repeat(end_N, pieces_N) - later_M * width
+    length_N = np.repeat(length_N, pieces_N) - later_M * width
+  length_N = np.minimum(length_N, width)
+  first_N = end_N - length_N
   row_N, column_N = pack(length_N, width, seed)
   position_RH = np.full((row_N.max() + 1, width), -1, np.int32)
   # The j-th of each history, for all histories at once.

@@ -216,7 +216,8 @@ def make_feed(
   """The training examples that a system wants, and the batches they come in."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   if system.example == "sequence":
-    return feed_lib.packs(log, width=system.max_history, **order)
+    whole = config.train.whole_histories
+    return feed_lib.packs(log, width=system.max_history, whole=whole, **order)
   narrower = (w for w in config.train.history_buckets if w < system.max_history)
   widths = (*narrower, system.max_history)
   drawn = system.example == "drawn"
