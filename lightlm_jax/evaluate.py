@@ -274,10 +274,10 @@ def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> No
       f"{' and '.join(given)}"
     )
   kind = overrides.get("decoding.kind", own.decoding.kind)
-  of_memory = ("nearest", "memory_share", "state")
   if kind in latent_decoding.DECODINGS and own.system != "lightlm":
     raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
-  given = [f"--{name}" for name in of_memory if f"decoding.{name}" in overrides]
+  options = latent_decoding.OPTIONS
+  given = [f"--{name}" for name in options if f"decoding.{name}" in overrides]
   if given and kind not in latent_decoding.DECODINGS:
     raise UserError(
       f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
@@ -310,10 +310,9 @@ def _variant(own, config, overrides: dict, width: int | None) -> str:
     return str(width) if "decoding.beam_size" in overrides and width != widest else ""
   if config.decoding.kind not in latent_decoding.DECODINGS:
     return ""
-  names = ("nearest", "memory_share", "state")
   return "-".join(
     f"{name}{config.decoding[name]}"
-    for name in names
+    for name in latent_decoding.OPTIONS
     if config.decoding[name] != own.decoding[name]
   )
 

@@ -29,6 +29,7 @@ from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 
 DECODINGS = ("latent_global", "latent_local")
+OPTIONS = ("nearest", "memory_share", "state")  # fields of `decoding` that they read
 DTYPE = np.float16
 _ARRAYS = ("states", "items")
 
