@@ -1,4 +1,4 @@
-"""The report's table of decodings by memory: the same users, dense and sparse targets."""
+"""The report on decodings by memory: the same users, dense and sparse targets."""
 
 import re
 
