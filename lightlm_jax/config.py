@@ -36,6 +36,7 @@ LATER = {
   "decoding.state": "decoder",
   "decoding.memory_share": 1.0,
   "decoding.nearest": 100,
+  "decoding.prior": 0.0,
   "mesh.shard_optimiser": False,
   "profile": False,
 }

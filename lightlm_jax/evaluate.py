@@ -70,6 +70,12 @@ _MEMORY_SHARE = flags.DEFINE_float(
   0.0,
   "latent: share of the training examples; 0 = decoding.memory_share",
 )
+_PRIOR = flags.DEFINE_float(
+  "prior",
+  None,
+  "latent: weight of how often an item was bought; default: decoding.prior",
+  lower_bound=0,
+)
 _STATE = flags.DEFINE_string(
   "state", None, "latent: decoder or encoder; default: decoding.state"
 )
@@ -118,6 +124,8 @@ def main(argv) -> None:
     "train.eval_batch_size": _BATCH_SIZE.value,
   }
   overrides = {field: value for field, value in given.items() if value}
+  if _PRIOR.value is not None:  # 0 is a weight, too
+    overrides["decoding.prior"] = _PRIOR.value
   results = evaluate(
     _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=_USERS.value
   )
@@ -198,7 +206,8 @@ def evaluate(
     about = _about_memory(config, split, book, judged)
     state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
     memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
-    memory = latent.memory(*memory, split.train.num_items)
+    num_items, prior = split.train.num_items, config.decoding.prior
+    memory = latent.memory(*memory, num_items, prior)
     system = latent_decoding.build(config, system, memory)
 
   say(f"{split_name}, {len(requests):,} users, both rules …")

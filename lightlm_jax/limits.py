@@ -73,7 +73,8 @@ RULES = (
     (
       "data.min_len input.history model.id_range train.warmup_steps "
       "train.weight_decay train.eval_users train.patience decoding.length_penalty "
-      "decoding.length_offset decoding.trie_bytes model.low_frequencies split.gap"
+      "decoding.length_offset decoding.trie_bytes model.low_frequencies split.gap "
+      "decoding.prior"
     ).split(),
   ),
   (

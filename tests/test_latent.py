@@ -20,8 +20,8 @@ def made():
   return state_ND, item_N, asked_BD
 
 
-def memory_of(state_ND, item_N):
-  return latent.memory(jnp.asarray(state_ND), jnp.asarray(item_N), I)
+def memory_of(state_ND, item_N, prior=0.0):
+  return latent.memory(jnp.asarray(state_ND), jnp.asarray(item_N), I, prior)
 
 
 def order(score_BI):
@@ -67,6 +67,26 @@ def test_all_of_memory_as_neighbours_is_the_global_score(made):
   seen = np.arange(I) != NEVER
   np.testing.assert_allclose(everywhere[:, seen], 1 / distance[:, seen], rtol=1e-4)
   assert (everywhere[:, NEVER] == -np.inf).all()
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, 5.0])
+def test_with_a_prior_it_is_the_posterior_of_normal_states(made, prior):
+  state_ND, item_N, asked_BD = made
+  memory = memory_of(state_ND, item_N, prior)
+  state_ND = state_ND.astype(np.float64)
+  items = np.delete(np.arange(I), NEVER)
+  mean_JD = np.stack([state_ND[item_N == item].mean(axis=0) for item in items])
+  variance = np.square(state_ND - mean_JD[np.searchsorted(items, item_N)]).mean()
+  square_BJ = np.square(asked_BD[:, None] - mean_JD).sum(axis=2)
+  often_J = np.bincount(item_N, minlength=I)[items]
+  assert len(set(often_J)) > 2
+  expected = items[order(prior * np.log(often_J) - square_BJ / (2 * variance))]
+  for scores in (
+    latent.global_scores(asked_BD, memory),
+    latent.local_scores(asked_BD, memory, N),
+  ):
+    np.testing.assert_array_equal(order(scores)[:, :-1], expected)
+    assert (np.asarray(scores)[:, items] > 0).all()
 
 
 def test_one_neighbour_ranks_its_item_first(made):

@@ -6,6 +6,12 @@ of all of them (global), or of those among the M nearest to the request (local).
 nearer, the better: one product in place of a search, whose cost does not depend on how
 many items are wanted.
 
+A distance says nothing of how often an item is bought at all. With a prior it does:
+were an item's states normally distributed about its mean, alike for all items, then
+-d² / 2 s² + log n would rank them by Bayes' rule (linear discriminant analysis, with
+s² the variance of a state's coordinate about its item's mean, n the item's examples).
+Coordinates are not independent, so that log n wants a weight: the prior.
+
 Letters: B requests, N examples in memory, I items, D width, M nearest.
 """
 
@@ -29,33 +35,53 @@ class Memory(NamedTuple):
     item_N: int32.
     mean_ID: float32, of each item's states; 0 where there is none.
     count_I: int32, of each item's states.
+    rarity: float32 scalar, from 0: what is added to the square of a distance for each
+      time that e goes into the most states of an item, divided by this item's.
   """
 
   state_ND: jax.Array
   item_N: jax.Array
   mean_ID: jax.Array
   count_I: jax.Array
+  rarity: jax.Array
 
 
-def memory(state_ND: jax.Array, item_N: jax.Array, num_items: int) -> Memory:
-  """The memory of examples [N], with each item's mean."""
+def memory(
+  state_ND: jax.Array, item_N: jax.Array, num_items: int, prior: float = 0.0
+) -> Memory:
+  """The memory of examples [N], with each item's mean.
+
+  Args:
+    state_ND: float16 or bfloat16.
+    item_N: int32, -1 = no example.
+    num_items: I.
+    prior: the weight of log n, see above; 0 = the distance alone, as in the paper.
+  """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)
   add = {"num_segments": num_items + 1}
   total_ID = jax.ops.segment_sum(state_ND.astype(jnp.float32), place_N, **add)[:-1]
   count_I = jax.ops.segment_sum(jnp.ones_like(place_N), place_N, **add)[:-1]
   mean_ID = total_ID / jnp.maximum(count_I, 1)[:, None]
-  return Memory(state_ND, item_N, mean_ID, count_I)
+  # Σ ‖h - mean‖² = Σ ‖h‖² - Σ n ‖mean‖², which rounding may leave below 0.
+  real_N = item_N >= 0
+  square_N = jnp.square(state_ND.astype(jnp.float32)).sum(axis=1)
+  within = (real_N * square_N).sum() - (count_I * jnp.square(mean_ID).sum(axis=1)).sum()
+  variance = jnp.maximum(within, 0) / jnp.maximum(real_N.sum() * state_ND.shape[1], 1)
+  return Memory(state_ND, item_N, mean_ID, count_I, 2 * prior * variance)
 
 
 def global_scores(state_BD: jax.Array, memory: Memory) -> jax.Array:
   """[B, I] float32: 1 / the distance to the mean of an item's states; -inf: has none.
+
+  With a prior it is the distance's square, and what rarity adds, that the root is of.
 
   Args:
     state_BD: float32, of the requests.
     memory: of the training examples.
   """
   square_BI = squared_distances(state_BD, memory.mean_ID)
+  square_BI += _handicap(memory, memory.count_I)[None]
   score_BI = jax.lax.rsqrt(jnp.maximum(square_BI, _NEAREST))
   return jnp.where(memory.count_I[None] > 0, score_BI, -jnp.inf)
 
@@ -77,8 +103,9 @@ def local_scores(state_BD: jax.Array, memory: Memory, nearest: int) -> jax.Array
   item_BM, near_BM = (
     jnp.take_along_axis(x, order_BM, axis=1) for x in (item_BM, near_BM)
   )
-  mean_BMD = jax.vmap(_means_of_runs)(memory.state_ND[near_BM], item_BM)
+  mean_BMD, count_BM = jax.vmap(_means_of_runs)(memory.state_ND[near_BM], item_BM)
   square_BM = jnp.square(state_BD[:, None] - mean_BMD).sum(axis=-1)
+  square_BM += _handicap(memory, count_BM)
   local_BM = jax.lax.rsqrt(jnp.maximum(square_BM, _NEAREST))
   score_BI = -1 / global_scores(state_BD, memory)
   score_BI = jnp.where(memory.count_I[None] > 0, score_BI, -jnp.inf)
@@ -122,8 +149,14 @@ def _nearest(state_BD, memory: Memory, M: int) -> tuple[jax.Array, jax.Array]:
   return place_BM, jnp.where(real_BM, memory.item_N[place_BM], -1)
 
 
-def _means_of_runs(state_MD: jax.Array, item_M: jax.Array) -> jax.Array:
-  """[M, D] float32: of each place the mean over those of the same item.
+def _handicap(memory: Memory, count: jax.Array) -> jax.Array:
+  """What is added to the square of a distance, for so many states; 0 for the most."""
+  most = memory.count_I.max()
+  return memory.rarity * jnp.log(jnp.maximum(most, 1) / jnp.maximum(count, 1))
+
+
+def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Of each place the mean [M, D] float32 over those of the same item, and how many.
 
   Args:
     state_MD: rows of one item stand together.
@@ -134,4 +167,4 @@ def _means_of_runs(state_MD: jax.Array, item_M: jax.Array) -> jax.Array:
   add = {"num_segments": len(item_M), "indices_are_sorted": True}
   total_RD = jax.ops.segment_sum(state_MD.astype(jnp.float32), run_M, **add)
   count_R = jax.ops.segment_sum(jnp.ones_like(run_M), run_M, **add)
-  return (total_RD / jnp.maximum(count_R, 1)[:, None])[run_M]
+  return (total_RD / jnp.maximum(count_R, 1)[:, None])[run_M], count_R[run_M]

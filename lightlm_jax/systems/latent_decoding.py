@@ -29,7 +29,12 @@ from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 
 DECODINGS = ("latent_global", "latent_local")
-OPTIONS = ("nearest", "memory_share", "state")  # fields of `decoding` that they read
+OPTIONS = (
+  "nearest",
+  "memory_share",
+  "prior",
+  "state",
+)  # fields of `decoding` that they read
 DTYPE = np.float16
 _ARRAYS = ("states", "items")
 
