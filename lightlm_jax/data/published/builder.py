@@ -111,14 +111,14 @@ def build(
   """
   made = []
   for part in ("ratings", "items"):
-    builder = PublishedLog(data_dir=data_dir, config=f"{source.name}-{part}")
-    options = tfds.download.DownloadConfig(
-      manual_dir=folder,
-      # What a person has changed since is read again, what was downloaded is kept.
-      download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS,
-      try_download_gcs=False,
-    )
+    config = f"{source.name}-{part}"
+    options = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
     try:
+      # What a person has changed since is read again; what was downloaded is kept.
+      before = PublishedLog(data_dir=data_dir, config=config).data_path
+      if before.exists():
+        before.rmtree()
+      builder = PublishedLog(data_dir=data_dir, config=config)
       with contextlib.redirect_stdout(sys.stderr):  # a command may promise JSON there
         builder.download_and_prepare(file_format=FORMAT, download_config=options)
     except (requests.RequestException, tfds.download.DownloadError) as error:

@@ -39,9 +39,9 @@ def prepare(source: Source, root: epath.Path) -> None:
   start = f"no data for {source.name!r}: {folder} has neither sequences.txt nor {LOG}"
   hand = (
     f"put {source.ratings.describe()} and, for the items' texts, "
-    f"{source.items.describe()} into {folder} by hand and start again, or put "
-    f"{source.name}/sequences.txt there (a line `user item item …` for each user); "
-    "configs/demo.py needs no data"
+    f"{source.items.describe()} into {folder} by hand and start again, or name a "
+    f"folder that has {source.name}/sequences.txt (a line `user item item …` for each "
+    "user) by LIGHTLM_DATA_DIR or --config.data.dir; configs/demo.py needs no data"
   )
   if source.by_hand:
     hand = f"{source.by_hand}; {hand}"

@@ -89,7 +89,8 @@ def words(value: Any, name: str) -> str:
     return ""
   if not isinstance(value, str):
     raise Malformed(f"{name} is no text")
-  return " ".join(value.split())
+  # Half a character is legal in JSON and cannot be written.
+  return " ".join(value.encode("utf-8", "replace").decode().split())
 
 
 def texts(value: Any, name: str) -> list[str]:

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import http.client
 import io
-import os
 from typing import NamedTuple
 import urllib.error
 import urllib.request
@@ -114,9 +113,9 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
 def _unpacked(raw: RawFile, file: io.BufferedIOBase) -> io.BufferedIOBase:
   """What the first bytes say, not the name: downloads are kept under others."""
   magic = file.read(4)
-  file.seek(0, os.SEEK_SET)
+  file.seek(0)
   if magic[:2] == b"\x1f\x8b":
     return io.BufferedReader(gzip.GzipFile(fileobj=file))
   if magic == b"PK\x03\x04" and raw.member:
     return io.BufferedReader(zipfile.ZipFile(file).open(raw.member))
-  return io.BufferedReader(io.FileIO(file.fileno(), closefd=False))
+  return file

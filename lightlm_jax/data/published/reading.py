@@ -94,7 +94,8 @@ def read_log(source: Source, path: epath.Path) -> tuple[Log, Tally, int]:
     time.append(line.time)
     rating.append(line.rating)
   if not user:
-    raise UserError(f"{path} is not {source.about}: {tally}; fetch it again")
+    why = tally if tally.rejected else "it is empty"
+    raise UserError(f"{path} is not {source.about}: {why}; fetch it again")
   rows = [np.array(column) for column in (user, item, rating, time)]
   rows = _filtered(source, *rows, tally)
   log, tied = _in_order(source, *rows, list(user_of), list(item_of))
