@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import pytest
 import raw_files as raw
-from raw_logs import raw_rows, timed_rows
+from raw_logs import raw_rows, same, timed_rows
 
 from lightlm_jax.data import datasets
 from lightlm_jax.data.published import folder as folder_lib
@@ -384,3 +384,55 @@ def test_who_comes_second_waits_and_finds_it(root, monkeypatch):
   assert [process.returncode for process in started] == [0, 0], found
   assert len({out for out, _ in found}) == 1
   assert sum("fetching and preparing it" in err for _, err in found) == 1
+
+
+def test_reviews_alone_are_a_log_without_texts(root, monkeypatch, capsys):
+  use(monkeypatch, published=None)
+  write_toys(root / "toys")
+  (root / "toys" / raw.META).unlink()
+  assert load(root).titles is None
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert "no texts of the items (" in last
+  assert f"for them put {raw.META} (" in last
+  # As that line says.
+  write_toys(root / "toys")
+  (root / "toys" / "u.data").unlink()
+  assert "Toy 0000013714" in load(root).titles
+
+
+def test_movielens_100k_whole(root, data_dir, monkeypatch):
+  """The maker's lines, packed as the maker does, give the log that is read plainly."""
+  plain = load(data_dir, "ml-100k")
+  members = {
+    name: (data_dir / "ml-100k" / name).read_text("latin-1").splitlines()[1:]
+    for name in ("u.data", "u.item")
+  }
+  path = raw.pack(
+    root / "ml-100k" / "ml-100k.zip",
+    {f"ml-100k/{name}": lines for name, lines in members.items()},
+  )
+  ratings = sources.SOURCES["ml-100k"].ratings
+  digest = raw_files.sha256(epath.Path(path))
+  use(monkeypatch, "ml-100k", ratings=ratings._replace(sha256=digest))
+  fetched = load(root, "ml-100k", attributes=True)
+  assert same(fetched.log, plain.log)
+  assert fetched.titles == [" ".join(title.split()) for title in plain.titles]
+  assert max(map(len, fetched.attributes)) >= 5
+
+
+@pytest.mark.slow
+def test_toys_whole_is_its_own_5_core(root, data_dir):
+  """The published sequences as reviews: nothing is filtered, nothing changes places."""
+  lines = (data_dir / "toys" / "sequences.txt").read_text().splitlines()
+  rows = {user: items for user, *items in map(str.split, lines)}
+  raw.write(
+    root / "toys" / raw.REVIEWS,
+    [
+      raw.review_2014(user, item, 10**9 + 86_400 * (place // 2))
+      for user, items in rows.items()
+      for place, item in enumerate(items)
+    ],
+  )
+  log = load(root).log
+  assert (log.num_users, log.num_items, len(log.item_E)) == (19_412, 11_924, 167_597)
+  assert raw_rows(log) == rows

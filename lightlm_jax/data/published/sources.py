@@ -1,6 +1,8 @@
 """The logs that are fetched: their files, how they are filtered, what was published.
 
-Where a figure or a checksum is not given here, none could be found in print.
+The sizes are those of papers that use these logs; of 2023 the makers print rounded
+ones, and those here agree with them. Where a size or a checksum is not given, none was
+found.
 """
 
 from collections.abc import Callable
@@ -134,7 +136,7 @@ _YELP = Source(
   rating=yelp.rating,
   item=yelp.item,
   by_hand="accept the terms at https://www.yelp.com/dataset and unpack the archive "
-  "(the figures in print are of its release of 2020, the later ones are others)",
+  "(the figures in print are of the release that ends in December 2019)",
   core=5,
   first_time=yelp.seconds("2019-01-01 00:00:00"),
   last_time=yelp.seconds("2019-12-31 00:00:00"),
