@@ -272,3 +272,8 @@ def test_half_a_character_is_replaced():
   assert amazon.item_2023(line).title == "a? b"
   with pytest.raises(Malformed, match="no user_id"):
     amazon.rating_2023(b'{"parent_asin": "B1", "user_id": "a\\ud83d"}')
+
+
+def test_a_tab_in_a_genre_is_a_blank():
+  found = movielens.item_1m(b"7::Sabrina (1995)::Sci\tFi||\tDrama|Drama")
+  assert found.categories == ("Sci Fi", "Drama")

@@ -39,7 +39,7 @@ def item_1m(line: bytes) -> Item:
   if len(fields) != 3:
     raise Malformed("not three fields")
   movie, title, genres = fields
-  names = [genre for genre in genres.split("|") if genre]
+  names = lines.texts(genres.split("|"), "genres")
   return Item(
     lines.identifier(movie, "movie"),
     lines.words(title, "title"),
