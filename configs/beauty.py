@@ -3,9 +3,9 @@
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/beauty.py:small \
     --workdir=runs/beauty
 
-`DATA/beauty/sequences.txt` holds a line `user item item …` for each user, in time
-order. Presets: none, `paper`, `small`, `tiny`, as there; no preset was
-measured on this log yet.
+The log is `DATA/beauty/sequences.txt`, or `reviews_Beauty_5.json.gz` and
+`meta_Beauty.json.gz` in its place, or fetched, as there. Presets: none, `paper`,
+`small`, `tiny`, as there; no preset was measured on this log yet.
 """
 
 import ml_collections

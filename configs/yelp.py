@@ -3,9 +3,13 @@
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/yelp.py:small \
     --workdir=runs/yelp
 
-`DATA/yelp/sequences.txt` holds a line `user item item …` for each user, in time order.
-Presets: none, `paper`, `small`, `tiny`, as there; no preset was
-measured on this log yet.
+The log is `DATA/yelp/sequences.txt` (a line `user item item …` for each user, in time
+order), or, with the extra `tfds`, `yelp_academic_dataset_review.json` and
+`yelp_academic_dataset_business.json` in its place. Accept the terms at
+https://www.yelp.com/dataset for them; the visits of 2019 are 30,431 users, 20,033 items
+and 316,354 interactions in the release that ends on 13 December 2019, and others in
+later ones. Presets: none, `paper`, `small`, `tiny`, as there; no preset was measured on
+this log yet.
 
 People come back to places: 11,830 of the 316,354 visits are of a place that the user
 had been to, and the test item of 2,027 of the 30,431 users is in their history (of

@@ -29,6 +29,21 @@ def _cache_root(tmp_path_factory):
     yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _makers_of_logs_are_not_asked():
+  """No test downloads: whoever offers a log cannot be reached, this machine can."""
+  from lightlm_jax.data.published import raw_files  # noqa: PLC0415
+
+  ask = raw_files.unreachable
+
+  def unreachable(url):
+    return ask(url) if url.startswith("http://127.0.0.1:") else "no network in tests"
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(raw_files, "unreachable", unreachable)
+    yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
   """The folder of real logs; without one the test is skipped, and says so."""

@@ -38,9 +38,9 @@ def same(a, b):
 
 def timed_rows(log):
   """Raw user → (seconds, raw item), oldest first."""
-  items, times = log.item_ids[log.item_E].tolist(), log.time_E.tolist()
+  rated = list(zip(log.time_E.tolist(), log.item_ids[log.item_E].tolist()))
   return {
-    str(user): list(zip(times, items))[log.offset_U1[u] : log.offset_U1[u + 1]]
+    str(user): rated[log.offset_U1[u] : log.offset_U1[u + 1]]
     for u, user in enumerate(log.user_ids)
   }
 

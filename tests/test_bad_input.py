@@ -70,7 +70,7 @@ def files(folder):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config=configs/toys.py:tiny"], "put toys/sequences.txt"),
+    (["--config=configs/toys.py:tiny"], "folder that has toys/sequences.txt"),
     (["--config=configs/nothing.py"], "no config file 'configs/nothing.py'"),
     (["--config=configs/demo.py:huge"], "has no preset 'huge'"),
     (
@@ -87,6 +87,7 @@ def test_command_answers_a_mistake_in_one_line(
   train_command, tmp_path, arguments, message
 ):
   env = {k: v for k, v in os.environ.items() if k != "LIGHTLM_DATA_DIR"}
+  env |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # nobody
   workdir = tmp_path / "run"
   done = train_command(*arguments, f"--workdir={workdir}", env=env)
   assert message in one_line(done)
@@ -96,7 +97,7 @@ def test_command_answers_a_mistake_in_one_line(
 @pytest.mark.parametrize(
   ("log", "message"),
   [
-    (None, "toys/sequences.txt does not exist: put toys/sequences.txt"),
+    (None, "toys has neither sequences.txt nor u.data, and it cannot be downloaded"),
     ("", "sequences.txt is empty"),
     ("\n \n", "sequences.txt is empty"),
     ("u1 a b c\n\nu2\n", "sequences.txt, line 3: user 'u2' has no items"),

@@ -38,11 +38,10 @@ def test_no_data_folder_was_named(monkeypatch, environment):
 
 def test_the_folder_lacks_the_data_set(monkeypatch, folder):
   monkeypatch.setenv("LIGHTLM_DATA_DIR", str(folder))
-  missing = str(folder / "beauty" / "sequences.txt")
-  with pytest.raises(UserError, match="does not exist") as error:
-    datasets.load(data_config("beauty"))
-  assert missing in str(error.value)
-  assert "configs/demo.py" in str(error.value)
+  for name, missing in (("shop", "shop/sequences.txt does not exist"), ("beauty", "")):
+    with pytest.raises(UserError, match="needs no data") as error:
+      datasets.load(data_config(name))
+    assert f"{folder}/{missing or name}" in str(error.value)
 
 
 def test_the_config_goes_before_the_environment(monkeypatch, folder, tmp_path):

@@ -1,4 +1,7 @@
-"""Which log a configuration means: the embedded shop, or a folder that was named."""
+"""Which log a configuration means: the embedded shop, or a folder of the data folder.
+
+A published log that is not there is fetched (data/published).
+"""
 
 import os
 from typing import NamedTuple
@@ -7,8 +10,11 @@ from etils import epath
 import ml_collections
 import numpy as np
 
+from lightlm_jax import cache
 from lightlm_jax.data import formats, synthetic
 from lightlm_jax.data.interactions import Interactions, keep_rows
+from lightlm_jax.data.published import folder as published
+from lightlm_jax.data.published.sources import SOURCES
 from lightlm_jax.errors import UserError
 
 
@@ -22,8 +28,12 @@ class Dataset(NamedTuple):
   texts: list[str] | None  # of the catalogue's items: titles, and what else is said
 
 
-def load(config: ml_collections.ConfigDict) -> Dataset:
+def load(config: ml_collections.ConfigDict, *, fetch: bool = True) -> Dataset:
   """Loads `config.data`.
+
+  Args:
+    config: of a run.
+    fetch: whether a published log that is not there is downloaded and prepared.
 
   Raises:
     UserError: the files are not there, or not readable; the line says which file
@@ -38,7 +48,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     # What no run reads, no run stumbles over.
     wanted = "ids" in config and config.ids.get("cold") == "attributes"
     wanted |= "input" in config and config.input.get("attributes", False)
-    dataset = _read(_folder(config.data), wanted)
+    dataset = _read(_folder(config.data, fetch), wanted)
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(
@@ -62,27 +72,31 @@ def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
   items = folder / "items.tsv"
   if (folder / "sequences.txt").exists():
     log = formats.read_sequences(folder / "sequences.txt")
-    titles = formats.read_item_titles(items, log.item_ids)
-    texts = formats.read_item_texts(items, log.item_ids)
-    if with_attributes:
-      path = folder / "item_attributes.json"
-      attributes = formats.read_item_attributes(path, log.item_ids)
   else:
     log = formats.read_ratings(folder / "u.data")
+  titles = formats.read_item_titles(items, log.item_ids)
+  texts = formats.read_item_texts(items, log.item_ids)
+  if titles is None:
     titles = texts = formats.read_film_titles(folder / "u.item", log.item_ids)
+  if with_attributes:
+    path = folder / "item_attributes.json"
+    attributes = formats.read_item_attributes(path, log.item_ids)
   return Dataset(log, titles, None, attributes, texts)
 
 
-def _folder(data: ml_collections.ConfigDict) -> epath.Path:
+def _folder(data: ml_collections.ConfigDict, fetch: bool) -> epath.Path:
   root = data.dir or os.environ.get("LIGHTLM_DATA_DIR", "")
   wanted = (
     f"put {data.name}/sequences.txt (a line `user item item …` for each user), or "
     "MovieLens' u.data in its place, into a folder and name it by LIGHTLM_DATA_DIR or "
     "--config.data.dir; configs/demo.py needs no data"
   )
-  if not root:
-    raise UserError(f"no data for {data.name!r}: {wanted}")
-  folder = epath.Path(root) / data.name
-  if not any((folder / name).exists() for name in ("sequences.txt", "u.data")):
-    raise UserError(f"{folder / 'sequences.txt'} does not exist: {wanted}")
+  folder = epath.Path(root or cache.cache_root() / "data") / data.name
+  if not any((folder / name).exists() for name in ("sequences.txt", published.LOG)):
+    if fetch and data.name in SOURCES:
+      published.prepare(SOURCES[data.name], folder.parent)
+    elif root:
+      raise UserError(f"{folder / 'sequences.txt'} does not exist: {wanted}")
+    else:
+      raise UserError(f"no data for {data.name!r}: {wanted}")
   return folder

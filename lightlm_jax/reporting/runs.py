@@ -145,7 +145,7 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
   if data_dir:
     config.data.dir = data_dir
   try:
-    dataset = datasets.load(config)
+    dataset = datasets.load(config, fetch=False)
     split = splits.make(config.split, dataset.log)
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(

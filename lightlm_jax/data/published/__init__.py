@@ -1,0 +1,1 @@
+"""Published logs, from the files that their makers offer."""

@@ -1,0 +1,196 @@
+"""Published logs as TensorFlow Datasets; the one file that knows the library.
+
+It works without TensorFlow for as long as files are ArrayRecord. Each log has two
+configs, such as `toys-ratings` (an example a user) and `toys-items` (an example an
+item).
+"""
+
+import contextlib
+import dataclasses
+import sys
+from typing import Any
+
+from etils import epath
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import download_manager
+
+from lightlm_jax.data.published import raw_files, reading
+from lightlm_jax.data.published.lines import Item
+from lightlm_jax.data.published.raw_files import RawFile
+from lightlm_jax.data.published.sources import SOURCES, Source
+from lightlm_jax.errors import UserError
+
+FORMAT = "array_record"  # the default wants TensorFlow, parquet loses rows
+
+
+@dataclasses.dataclass(eq=False)
+class Part(tfds.core.BuilderConfig):
+  """One of the two of a log."""
+
+  log: str = ""
+  items: bool = False
+
+
+class PublishedLog(tfds.core.GeneratorBasedBuilder):
+  """Users' interactions, or the items that these are with."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = [  # noqa: RUF012, as the library has it
+    Part(name=f"{name}-{part}", description=source.about, log=name, items=items)
+    for name, source in SOURCES.items()
+    for part, items in (("ratings", False), ("items", True))
+  ]
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    "A raw file that lies in manual_dir is taken from there. Yelp's always has to: "
+    f"{SOURCES['yelp'].by_hand}."
+  )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    text = tfds.features.Text()
+    features = {
+      "user": text,
+      "items": tfds.features.Sequence(text),
+      "ratings": tfds.features.Sequence(np.float32),
+      "seconds": tfds.features.Sequence(np.int64),
+    }
+    if self.builder_config.items:
+      features = dict.fromkeys(("item", "title", "brand", "description"), text)
+      features["categories"] = tfds.features.Sequence(text)
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.builder_config.description,
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    source = SOURCES[self.builder_config.log]
+    about = self.info.metadata
+    path, why = _fetch(source.ratings, dl_manager)
+    if path is None:
+      raise UserError(f"{source.ratings.describe()} cannot be had: {why}")
+    raw_files.check(source.ratings, path)
+    log, tally, tied = reading.read_log(source, path)
+    reading.check(source, log, tally, path)
+    if not self.builder_config.items:
+      about |= {"lines": tally.to_json(), "tied_rows": tied}
+      about["files"] = {path.name: raw_files.sha256(path)}
+      return {"train": _users(log)}
+
+    about |= {"lines": None, "files": {}, "without": why}
+    path, about["without"] = _fetch(source.items, dl_manager)
+    found = {}
+    if path is not None:
+      found, tally = reading.read_items(source, path, log.item_ids)
+      about["lines"] = tally.to_json()
+      about["files"] = {path.name: raw_files.sha256(path)}
+    return {"train": _items(log.item_ids, found)}
+
+  def _generate_examples(self):
+    raise NotImplementedError  # the splits bring their own
+
+
+def build(
+  source: Source, folder: epath.Path, data_dir: epath.Path
+) -> tuple[reading.Log, list[Item], dict[str, Any], dict[str, Any]]:
+  """Fetches and prepares a log, and reads it back once.
+
+  Args:
+    source: the log.
+    folder: where files that were put by hand lie.
+    data_dir: of TFDS.
+
+  Returns:
+    The log, its items in the log's order, what is known of how the two were made.
+
+  Raises:
+    UserError: a file cannot be had, or is not what was published.
+  """
+  made = []
+  for part in ("ratings", "items"):
+    config = f"{source.name}-{part}"
+    options = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
+    try:
+      # What a person has changed since is read again; what was downloaded is kept.
+      before = PublishedLog(data_dir=data_dir, config=config).data_path
+      if before.exists():
+        before.rmtree()
+      builder = PublishedLog(data_dir=data_dir, config=config)
+      with contextlib.redirect_stdout(sys.stderr):  # a command may promise JSON there
+        builder.download_and_prepare(file_format=FORMAT, download_config=options)
+    except (requests.RequestException, tfds.download.DownloadError) as error:
+      raise UserError(f"{source.name} cannot be downloaded: {error}; start again")
+    except download_manager.NonMatchingChecksumError as error:
+      raise UserError(f"{source.name} came otherwise than published: {error}")
+    except OSError as error:
+      raise UserError(f"cannot write {data_dir}: {error.strerror or error}")
+    made.append((builder.as_data_source("train"), dict(builder.info.metadata)))
+  (users, about_log), (items, about_items) = made
+  said = [_item(items[i]) for i in range(len(items))]
+  return _log(users, [item.item for item in said]), said, about_log, about_items
+
+
+def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
+  """The file, or why there is none."""
+  try:
+    path = raw.by_hand(dl_manager.manual_dir)
+  except AssertionError:  # there is no such folder, or nothing in it
+    path = None
+  if path is not None:
+    return path, None
+  if raw.url is None:
+    return None, f"{raw.name} is not there"
+  # The library would try for minutes.
+  if why := raw_files.unreachable(raw.url):
+    return None, f"{raw.url}: {why}"
+  return epath.Path(dl_manager.download(raw.url)), None
+
+
+def _users(log: reading.Log):
+  for user, name in enumerate(log.user_ids):
+    row = slice(log.offset_U1[user], log.offset_U1[user + 1])
+    yield (
+      user,
+      {
+        "user": name,
+        "items": [log.item_ids[item] for item in log.item_E[row]],
+        "ratings": log.rating_E[row],
+        "seconds": log.time_E[row],
+      },
+    )
+
+
+def _items(item_ids: list[str], found: dict[str, Item]):
+  for number, item in enumerate(item_ids):
+    said = found.get(item, Item(item))._asdict()
+    yield number, said | {"categories": list(said["categories"])}
+
+
+def _item(example: dict[str, Any]) -> Item:
+  categories = tuple(name.decode() for name in example["categories"])
+  words = {n: v.decode() for n, v in example.items() if n != "categories"}
+  return Item(categories=categories, **words)
+
+
+def _log(users, item_ids: list[str]) -> reading.Log:
+  """Flat arrays of a data source's examples, each of which is read once."""
+  number = {item.encode(): i for i, item in enumerate(item_ids)}
+  names, length_U, columns = [], [], ([], [], [])
+  for place in range(len(users)):
+    example = users[place]
+    names.append(example["user"].decode())
+    length_U.append(len(example["items"]))
+    columns[0].extend(number[item] for item in example["items"])
+    columns[1].extend(example["ratings"])
+    columns[2].extend(example["seconds"])
+  return reading.Log(
+    user_ids=names,
+    item_ids=item_ids,
+    offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
+    item_E=np.array(columns[0], np.int32),
+    rating_E=np.array(columns[1], np.float32),
+    time_E=np.array(columns[2], np.int64),
+  )

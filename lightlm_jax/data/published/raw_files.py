@@ -1,0 +1,121 @@
+"""A raw file: what it is called, where it comes from, its lines."""
+
+from collections.abc import Iterator
+import gzip
+import hashlib
+import http.client
+import io
+from typing import NamedTuple
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+
+from etils import epath
+
+from lightlm_jax.errors import UserError
+
+LONGEST = 2**20  # bytes of a line; no source has one of a tenth of this
+_PATIENCE_SECONDS = 20
+
+
+class RawFile(NamedTuple):
+  """One file of a source."""
+
+  name: str  # that people look for in the data folder
+  url: str | None = None  # None: only a person can fetch it
+  member: str | None = None  # of the archive that the address gives
+  sha256: str | None = None  # of what the address gives, where it is known
+  also: tuple[str, ...] = ()  # other names that hold the same
+
+  @property
+  def download(self) -> str:
+    """The name under which a browser would save it."""
+    return self.url.rpartition("/")[2] if self.url else self.name
+
+  @property
+  def others(self) -> tuple[str, ...]:
+    """Names of what was unpacked, or packed otherwise."""
+    plain = self.name.removesuffix(".gz")
+    return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
+
+  def by_hand(self, folder: epath.Path) -> epath.Path | None:
+    """Where a person has put it; None where it is not."""
+    for name in (self.download, *self.others):
+      if (folder / name).exists():
+        return folder / name
+    return None
+
+  def describe(self) -> str:
+    return f"{self.download} ({self.url})" if self.url else self.name
+
+
+def check(raw: RawFile, path: epath.Path) -> None:
+  """Refuses a file that is not the published one.
+
+  Raises:
+    UserError: its SHA-256 is another. Of what was unpacked none is known.
+  """
+  if raw.sha256 is None or path.name in raw.others:
+    return
+  found = sha256(path)
+  if found != raw.sha256:
+    raise UserError(
+      f"{path} is not the published {raw.download}: its SHA-256 is {found[:12]}…, not "
+      f"{raw.sha256[:12]}…; remove it and fetch {raw.url} again"
+    )
+
+
+def sha256(path: epath.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unreachable(url: str) -> str | None:
+  """Why an address gives nothing, None where it answers."""
+  request = urllib.request.Request(url, method="HEAD")
+  try:
+    urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS).close()
+  except urllib.error.HTTPError as error:
+    # Some servers answer no question of this kind.
+    return None if error.code in (405, 501) else f"it answers {error.code}"
+  except urllib.error.URLError as error:
+    return str(getattr(error.reason, "strerror", None) or error.reason)
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    return str(error) or type(error).__name__
+  return None
+
+
+def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
+  """The lines of a file, packed by gzip or zip or not at all; None = a longer one.
+
+  Raises:
+    UserError: the file is damaged, cut off, or not there.
+  """
+  number = 0
+  try:
+    with path.open("rb") as file, _unpacked(raw, file) as text:
+      while line := text.readline(LONGEST):
+        number += 1
+        is_whole = line.endswith(b"\n") or len(line) < LONGEST
+        yield line if is_whole else None
+        while not is_whole:
+          line = text.readline(LONGEST)
+          is_whole = line.endswith(b"\n") or len(line) < LONGEST
+  except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
+    why = str(error) or type(error).__name__
+    raise UserError(
+      f"{path} is damaged or cut off after {number:,} lines ({why}); remove it and "
+      "fetch it again"
+    )
+
+
+def _unpacked(raw: RawFile, file: io.BufferedIOBase) -> io.BufferedIOBase:
+  """What the first bytes say, not the name: downloads are kept under others."""
+  magic = file.read(4)
+  file.seek(0)
+  if magic[:2] == b"\x1f\x8b":
+    return io.BufferedReader(gzip.GzipFile(fileobj=file))
+  if magic == b"PK\x03\x04" and raw.member:
+    return io.BufferedReader(zipfile.ZipFile(file).open(raw.member))
+  return file

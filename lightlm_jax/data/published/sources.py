@@ -1,0 +1,190 @@
+"""The logs that are fetched: their files, how they are filtered, what was published.
+
+The sizes are those of papers that use these logs; of 2023 the makers print rounded
+ones, and those here agree with them. Where a size or a checksum is not given, none was
+found.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
+
+from lightlm_jax.data.published import amazon, movielens, yelp
+from lightlm_jax.data.published.lines import Item, Rating
+from lightlm_jax.data.published.raw_files import RawFile
+
+_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/"
+_GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
+
+# Names that papers use, and the categories behind them.
+SHORT = {"toys": "Toys_and_Games", "beauty": "Beauty", "sports": "Sports_and_Outdoors"}
+CATEGORIES_2014 = (
+  "Amazon_Instant_Video Apps_for_Android Automotive Baby Beauty Books CDs_and_Vinyl "
+  "Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry Digital_Music Electronics "
+  "Grocery_and_Gourmet_Food Health_and_Personal_Care Home_and_Kitchen Kindle_Store "
+  "Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden "
+  "Pet_Supplies Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games "
+  "Video_Games"
+).split()
+# Of the 34 categories those that a 5-core is offered of.
+CATEGORIES_2023 = (
+  "All_Beauty Arts_Crafts_and_Sewing Automotive Baby_Products Beauty_and_Personal_Care "
+  "Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry "
+  "Electronics Gift_Cards Grocery_and_Gourmet_Food Health_and_Household "
+  "Home_and_Kitchen Industrial_and_Scientific Kindle_Store Magazine_Subscriptions "
+  "Movies_and_TV Musical_Instruments Office_Products Patio_Lawn_and_Garden "
+  "Pet_Supplies Software Sports_and_Outdoors Tools_and_Home_Improvement "
+  "Toys_and_Games Unknown Video_Games"
+).split()
+
+
+class Counts(NamedTuple):
+  """How large a log is."""
+
+  users: int
+  items: int
+  interactions: int
+
+  def __str__(self) -> str:
+    return f"{self.users:,} users / {self.items:,} items / {self.interactions:,}"
+
+
+_COUNTS_2014 = {
+  "Toys_and_Games": Counts(19_412, 11_924, 167_597),
+  "Beauty": Counts(22_363, 12_101, 198_502),
+  "Sports_and_Outdoors": Counts(35_598, 18_357, 296_337),
+  "Video_Games": Counts(24_303, 10_672, 231_780),
+  "CDs_and_Vinyl": Counts(75_258, 64_443, 1_097_592),
+  "Movies_and_TV": Counts(123_960, 50_052, 1_697_533),
+  "Books": Counts(603_668, 367_982, 8_898_041),
+}
+_COUNTS_2023 = {
+  "Video_Games": Counts(94_762, 25_612, 814_586),
+  "Musical_Instruments": Counts(57_439, 24_587, 511_836),
+  "Industrial_and_Scientific": Counts(50_985, 25_848, 412_947),
+  "Office_Products": Counts(223_308, 77_551, 1_800_878),
+}
+_SHA256_2023 = {
+  "Video_Games": "a2bde5f3b945960d161538c200dd87845e6ee471b46da96410dde61613c6901c",
+  "CDs_and_Vinyl": "53811902ffb01eb22da31a35e0775f3b8351baebe7e1ab38b85b6c4aee689c20",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A log, as its makers offer it."""
+
+  name: str  # of its folder
+  about: str
+  ratings: RawFile
+  items: RawFile  # their texts; a log is one without them
+  rating: Callable[[bytes], Rating | None]  # None: a line of names
+  item: Callable[[bytes], Item]
+  by_hand: str = ""  # what a person has to do first
+  ticks: int = 1  # of its clock in a second
+  core: int = 0  # users and items with fewer interactions are left out, until all have
+  once: bool = False  # of a user's ratings of one item the earliest counts
+  first_time: int | None = None  # seconds since 1970
+  last_time: int | None = None
+  published: Counts | None = None  # after filtering
+
+
+def _amazon_2014(name: str, category: str) -> Source:
+  return Source(
+    name=name,
+    about=f"Amazon Reviews 2014, {category}, 5-core",
+    ratings=RawFile(
+      f"reviews_{category}_5.json.gz", f"{_2014}reviews_{category}_5.json.gz"
+    ),
+    items=RawFile(f"meta_{category}.json.gz", f"{_2014}meta_{category}.json.gz"),
+    rating=amazon.rating_2014,
+    item=amazon.item_2014,
+    core=5,
+    published=_COUNTS_2014.get(category),
+  )
+
+
+def _amazon_2023(category: str) -> Source:
+  return Source(
+    name=f"amazon2023-{category}",
+    about=f"Amazon Reviews 2023, {category}, 5-core",
+    ratings=RawFile(
+      f"{category}.csv.gz",
+      f"{_2023}benchmark/5core/rating_only/{category}.csv.gz",
+      sha256=_SHA256_2023.get(category),
+      also=(f"{category}.jsonl.gz", f"{category}.jsonl"),  # not filtered yet
+    ),
+    items=RawFile(
+      f"meta_{category}.jsonl.gz",
+      f"{_2023}raw/meta_categories/meta_{category}.jsonl.gz",
+    ),
+    rating=amazon.rating_2023,
+    item=amazon.item_2023,
+    ticks=amazon.TICKS_2023,
+    core=5,
+    once=True,
+    published=_COUNTS_2023.get(category),
+  )
+
+
+_YELP = Source(
+  name="yelp",
+  about="Yelp, the visits of 2019, 5-core",
+  ratings=RawFile("yelp_academic_dataset_review.json"),
+  items=RawFile("yelp_academic_dataset_business.json"),
+  rating=yelp.rating,
+  item=yelp.item,
+  by_hand="accept the terms at https://www.yelp.com/dataset and unpack the archive "
+  "(the figures in print are of the release that ends in December 2019)",
+  core=5,
+  first_time=yelp.seconds("2019-01-01 00:00:00"),
+  last_time=yelp.seconds("2019-12-31 00:00:00"),
+  published=Counts(30_431, 20_033, 316_354),
+)
+
+_MOVIELENS = (
+  Source(
+    name="ml-1m",
+    about="MovieLens-1M",
+    ratings=RawFile(
+      "ratings.dat",
+      f"{_GROUPLENS}ml-1m.zip",
+      member="ml-1m/ratings.dat",
+      sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    ),
+    items=RawFile("movies.dat", f"{_GROUPLENS}ml-1m.zip", member="ml-1m/movies.dat"),
+    rating=movielens.rating_1m,
+    item=movielens.item_1m,
+    published=Counts(6_040, 3_706, 1_000_209),
+  ),
+  Source(
+    name="ml-100k",
+    about="MovieLens-100k",
+    ratings=RawFile(
+      "u.data",
+      f"{_GROUPLENS}ml-100k.zip",
+      member="ml-100k/u.data",
+      sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    ),
+    items=RawFile("u.item", f"{_GROUPLENS}ml-100k.zip", member="ml-100k/u.item"),
+    rating=movielens.rating_100k,
+    item=movielens.item_100k,
+    published=Counts(943, 1_682, 100_000),
+  ),
+)
+
+SOURCES = {
+  source.name: source
+  for source in (
+    *(_amazon_2014(name, category) for name, category in SHORT.items()),
+    _YELP,
+    *_MOVIELENS,
+    *(
+      _amazon_2014(f"amazon2014-{category}", category)
+      for category in CATEGORIES_2014
+      if category not in SHORT.values()
+    ),
+    *map(_amazon_2023, CATEGORIES_2023),
+  )
+}
