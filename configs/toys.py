@@ -4,7 +4,7 @@
     --workdir=runs/toys
 
 The log is `DATA/toys/sequences.txt` (a line `user item item …` for each user, in time
-order). Where there is none, it is fetched into `DATA/toys/` (extra `tfds`), or made of
+order). Where there is none, it is fetched into `DATA/toys/`, or made of
 `reviews_Toys_and_Games_5.json.gz` and `meta_Toys_and_Games.json.gz` put there by hand:
 19,412 users, 11,924 items, 167,597 interactions, or an error.
 

@@ -4,7 +4,7 @@
     --workdir=runs/yelp
 
 The log is `DATA/yelp/sequences.txt` (a line `user item item …` for each user, in time
-order), or, with the extra `tfds`, `yelp_academic_dataset_review.json` and
+order), or `yelp_academic_dataset_review.json` and
 `yelp_academic_dataset_business.json` in its place. Accept the terms at
 https://www.yelp.com/dataset for them; the visits of 2019 are 30,431 users, 20,033 items
 and 316,354 interactions in the release that ends on 13 December 2019, and others in

@@ -28,11 +28,6 @@ ITEMS = ["0000013714", "B00004U9JO", "B003EYVXV4", "B00LKJ5UQ2", "1400501466"]
 EVENTS = [*raw.block(USERS, ITEMS), ("A0000001", "B003EYVXV4", 5)]
 
 
-@pytest.fixture(autouse=True)
-def _builder():
-  pytest.importorskip("tensorflow_datasets", reason="no tfds: nothing was prepared")
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
   monkeypatch.delenv("LIGHTLM_DATA_DIR", raising=False)
@@ -307,13 +302,8 @@ def test_yelp_is_fetched_by_a_person(root, monkeypatch):
   ]
 
 
-def test_without_the_library_the_line_says_how_to_get_it(root, monkeypatch):
+def test_a_bucket_is_not_prepared(monkeypatch):
   monkeypatch.setattr(raw_files, "unreachable", None)  # nobody is asked
-  monkeypatch.setattr(folder_lib, "_MODULES", ("no_such_module",))
-  with pytest.raises(
-    UserError, match=r"pip install -c constraints.txt -e '\.\[tfds\]'"
-  ):
-    load(root)
   with pytest.raises(UserError, match="only a disk can be prepared"):
     folder_lib.prepare(sources.SOURCES["toys"], epath.Path("gs://bucket/data"))
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import fcntl
-import importlib.util
 import json
 import sys
 
@@ -18,7 +17,6 @@ LOG = "u.data"
 MANIFEST = "published.json"  # where it came from, and what became of every line
 _ITEMS = "items.tsv"
 _ATTRIBUTES = "item_attributes.json"
-_MODULES = ("tensorflow_datasets", "importlib_resources", "array_record")
 
 
 def prepare(source: Source, root: epath.Path) -> None:
@@ -47,11 +45,6 @@ def prepare(source: Source, root: epath.Path) -> None:
     hand = f"{source.by_hand}; {hand}"
   if "://" in str(root):
     raise UserError(f"{start}, and only a disk can be prepared; copy it there")
-  if not all(map(importlib.util.find_spec, _MODULES)):
-    raise UserError(
-      f"{start}; it is fetched where tensorflow-datasets is installed (pip install "
-      f"-c constraints.txt -e '.[tfds]'). Or {hand}"
-    )
   if source.ratings.by_hand(folder) is None:
     if source.ratings.url is None:
       raise UserError(f"{start}, and it cannot be downloaded: {hand}")
@@ -67,7 +60,7 @@ def prepare(source: Source, root: epath.Path) -> None:
 
 
 def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
-  from lightlm_jax.data.published import builder  # noqa: PLC0415, of the extra `tfds`
+  from lightlm_jax.data.published import builder  # noqa: PLC0415, it is slow
 
   _say(f"{source.name}: {source.about}; fetching and preparing it, once, in {folder}")
   log, items, about_log, about_items = builder.build(source, folder, data_dir)
