@@ -5,6 +5,7 @@ state that its source led to, with the item that followed. The arithmetic is in
 decoding/latent.py.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import functools
 import hashlib
@@ -36,6 +37,7 @@ OPTIONS = (
   "state",
 )  # fields of `decoding` that they read
 DTYPE = np.float16
+_BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
 _ARRAYS = ("states", "items")
 
 
@@ -116,13 +118,15 @@ def remember(
     batch = feed_lib.rows_at(feed, row_B, real_B, jnp.uint32(0), plan=plan, bucket=0)
     return system.state(params, tables, batch).astype(DTYPE)
 
-  found = []
+  found, in_flight = [], collections.deque()
   for first in range(0, len(kept_N), batch_size):
-    row_B = kept_N[first : first + batch_size]
-    full_B = np.resize(row_B, batch_size).astype(np.uint32)
-    row = mesh_lib.put(full_B, mesh_lib.by_rows(mesh))
-    found.append(jax.device_get(states(params, tables, feed, row))[: len(row_B)])
-  return np.concatenate(found), train.item_E[kept_N]
+    full_B = np.resize(kept_N[first : first + batch_size], batch_size)
+    row = mesh_lib.put(full_B.astype(np.uint32), mesh_lib.by_rows(mesh))
+    if len(in_flight) == _BATCHES_IN_FLIGHT:
+      found.append(jax.device_get(in_flight.popleft()))
+    in_flight.append(states(params, tables, feed, row))
+  found += jax.device_get(list(in_flight))
+  return np.concatenate(found)[: len(kept_N)], train.item_E[kept_N]
 
 
 def cached(
