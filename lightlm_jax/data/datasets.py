@@ -7,9 +7,12 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from lightlm_jax.data import formats, synthetic
+from lightlm_jax.data import formats, prepared, synthetic
 from lightlm_jax.data.interactions import Interactions, keep_rows
 from lightlm_jax.errors import UserError
+
+# One of them stands in the folder of a log.
+_MARKS = ("sequences.txt", "u.data", prepared.MANIFEST)
 
 
 class Dataset(NamedTuple):
@@ -58,6 +61,14 @@ def describe(log: Interactions) -> str:
 
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
+  if prepared.is_prepared(folder):
+    log, titles, texts, attributes = prepared.read(folder)
+    if with_attributes and attributes is None:
+      raise UserError(
+        f"{folder} was prepared without attributes of the items; prepare it anew with "
+        "--items=FILE that has a column brand, category, categories or genres"
+      )
+    return Dataset(log, titles, None, attributes if with_attributes else None, texts)
   attributes = None
   items = folder / "items.tsv"
   if (folder / "sequences.txt").exists():
@@ -78,11 +89,12 @@ def _folder(data: ml_collections.ConfigDict) -> epath.Path:
   wanted = (
     f"put {data.name}/sequences.txt (a line `user item item …` for each user), or "
     "MovieLens' u.data in its place, into a folder and name it by LIGHTLM_DATA_DIR or "
-    "--config.data.dir; configs/demo.py needs no data"
+    "--config.data.dir, or let python -m lightlm_jax.prepare make it of another log; "
+    "configs/demo.py needs no data"
   )
   if not root:
     raise UserError(f"no data for {data.name!r}: {wanted}")
   folder = epath.Path(root) / data.name
-  if not any((folder / name).exists() for name in ("sequences.txt", "u.data")):
+  if not any((folder / name).exists() for name in _MARKS):
     raise UserError(f"{folder / 'sequences.txt'} does not exist: {wanted}")
   return folder
