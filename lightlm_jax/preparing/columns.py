@@ -147,9 +147,9 @@ def _plain(name: str) -> str:
 def _first_line(path: epath.Path, form: str, asked: Asked):
   """The columns' names, whether the first line has them, and what stands between."""
   head = files.head(path)
-  if b"\0" in head:
-    raise UserError(f"{path} has NUL bytes; write it as UTF-8 text, or give --format")
   line = next((x for x in head.split(b"\n") if x.strip(b" ")), b"")
+  if b"\0" in line:
+    raise UserError(f"the first line of {path} has NUL bytes; write the file as UTF-8")
   try:
     line = line.decode()
   except UnicodeDecodeError:

@@ -136,7 +136,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
       content, rest = content[:cut], content[cut:] + rest
       if content or last:
         yield Block(content, False, raw.tell(), last)
-      if len(rest) > size:
+      if len(rest.removesuffix(b"\r")) > size:
         yield Block(rest[:100] + b"\n", True, raw.tell(), False)
         rest, skipping = b"\r" if rest.endswith(b"\r") else b"", True
       if last:

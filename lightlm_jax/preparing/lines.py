@@ -16,7 +16,9 @@ import polars as pl
 
 from lightlm_jax.preparing.tally import Rejected
 
-MOST_JOINED = 200  # lines of one row
+# Of one row.
+MOST_JOINED = 200  # lines
+_MOST_CHARACTERS = 2**20
 
 
 class Screened(NamedTuple):
@@ -65,35 +67,36 @@ def screen(
   raw_L = content.split(b"\n")
   if not raw_L[-1]:
     raw_L.pop()
-  rejected, text_L = [], []
-  for number, raw in enumerate(raw_L):
-    try:
-      text_L.append(raw.decode())
-    except UnicodeDecodeError:
-      text_L.append("")
-      rejected.append(Rejected("not_utf8", first + number, repr(raw[:60])[2:-1]))
-  rows, line_R, end = text_L, np.arange(len(text_L)), len(text_L)
+  text_L = [_decoded(raw) for raw in raw_L]
+  rows, line_R, end = text_L, range(len(text_L)), len(text_L)
+  refused = [n for n, text in enumerate(text_L) if text is None]
+  rejected = [Rejected("not_utf8", first + n, shown(raw_L[n])) for n in refused]
   if quotes and b'"' in content:
     rows, line_R, refused, end = _joined(text_L, delimiter, columns, last)
-    rejected += [Rejected("quotes", first + n, text_L[n]) for n in refused]
-  kept = [number for number, row in enumerate(rows) if row.strip(" ")]
-  rest = b"\n".join(raw_L[end:]) + b"\n" if end < len(raw_L) else b""
-  if rest:
     rejected = [r for r in rejected if r.line < first + end]
+    rejected += [Rejected("quotes", first + n, text_L[n]) for n in refused]
+  kept = [n for n, row in enumerate(rows) if row is not None and row.strip(" ")]
+  rest = b"\n".join(raw_L[end:]) + b"\n" if end < len(raw_L) else b""
   return Screened(
-    "\n".join(rows[number] for number in kept).encode(),
-    first + np.array([line_R[number] for number in kept], np.int64),
+    "\n".join(rows[n] for n in kept).encode(),
+    first + np.array([line_R[n] for n in kept], np.int64),
     rejected,
     rest,
     end,
   )
 
 
-def _joined(text_L: list[str], delimiter: str, columns: int, last: bool):
+def shown(raw: bytes) -> str:
+  """Bytes that are no text, for people."""
+  return repr(raw[:60])[2:-1]
+
+
+def _joined(text_L: list[str | None], delimiter: str, columns: int, last: bool):
   """Rows, the line that each begins in, lines that are none, and where it ended."""
   p = _patterns(delimiter, columns)
-  quoted = [number for number, text in enumerate(text_L) if '"' in text]
-  is_whole = pl.Series([text_L[number] for number in quoted]).str.contains(p.whole)
+  quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
+  texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)
+  is_whole = texts.str.contains(p.whole)
   doubtful = {n for n, whole in zip(quoted, is_whole.to_list()) if not whole}
   rows, line_R, refused, number = [], [], [], 0
   while number < len(text_L):
@@ -116,13 +119,16 @@ def _joined(text_L: list[str], delimiter: str, columns: int, last: bool):
   return rows, line_R, refused, number
 
 
-def _closing(text_L: list[str], number: int, p) -> int | None:
+def _closing(text_L: list[str | None], number: int, p) -> int | None:
   """Where the row that begins in a line ends; 0 = nowhere; None = not in this block."""
   if not p.opening.match(text_L[number]):
     return 0
-  end = number + MOST_JOINED
+  end, size = number + MOST_JOINED, 0
   for after in range(number + 1, min(end, len(text_L))):
     text = text_L[after]
+    size += 0 if text is None else len(text)
+    if text is None or size > _MOST_CHARACTERS:
+      return 0
     if '"' not in text or p.inside.match(text):
       continue
     if p.closing.match(text):
@@ -155,6 +161,13 @@ def _patterns(delimiter: str, columns: int) -> _Patterns:
     re.compile(rf'{inner}"(?:{d}{field})*\Z'),
     re.compile(rf'{inner}"(?:{d}{field})*{d}"{inner}\Z'),
   )
+
+
+def _decoded(raw: bytes) -> str | None:
+  try:
+    return raw.decode()
+  except UnicodeDecodeError:
+    return None
 
 
 def _is_utf8(content: bytes) -> bool:

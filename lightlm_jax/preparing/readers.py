@@ -98,36 +98,33 @@ def parse(source: Source, piece: Piece) -> Parsed:
 
 
 def _texts(source: Source, size: int) -> Iterator[Piece]:
-  path = epath.Path(source.path)
   rest, number, wants_header = b"", 1, source.header and bool(source.delimiter)
-  for block in files.blocks(path, size):
+  for block in files.blocks(epath.Path(source.path), size):
+    content, rest = rest + (b"" if block.too_long else block.content), b""
+    while wants_header and content:
+      line, end, content = content.partition(b"\n")
+      number += bool(end)
+      wants_header = not line.strip(b" ")
+    if source.delimiter:
+      seen = lines.screen(
+        content,
+        number,
+        source.delimiter,
+        quotes=source.form == "csv",
+        columns=len(source.names),
+        last=block.last or block.too_long,
+      )
+      rest, number = seen.rest, number + seen.lines
+      yield Piece(seen.content, seen.line_R, seen.rejected, block.read)
+    else:
+      count = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
+      yield Piece(content, np.arange(number, number + count), [], block.read)
+      number += count
     if block.too_long:
       text = block.content.decode(errors="replace")
       rejected = [Rejected("too_long", number, text)]
       yield Piece(b"", np.zeros(0, np.int64), rejected, block.read)
       number += 1
-      continue
-    content, rest = rest + block.content, b""
-    while wants_header and content:
-      line, end, content = content.partition(b"\n")
-      number += bool(end)
-      wants_header = not line.strip(b" ")
-    if not source.delimiter:
-      count = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
-      line_R = np.arange(number, number + count)
-      number += count
-      yield Piece(content, line_R, [], block.read)
-      continue
-    seen = lines.screen(
-      content,
-      number,
-      source.delimiter,
-      quotes=source.form == "csv",
-      columns=len(source.names),
-      last=block.last,
-    )
-    rest, number = seen.rest, number + seen.lines
-    yield Piece(seen.content, seen.line_R, seen.rejected, block.read)
 
 
 def _batches(path: epath.Path, source: Source) -> Iterator[Piece]:
@@ -214,7 +211,7 @@ def _json_lines(source: Source, piece: Piece) -> Parsed:
     try:
       value = json.loads(raw)
     except UnicodeDecodeError:
-      rejected.append(Rejected("not_utf8", line, repr(raw[:60])[2:-1]))
+      rejected.append(Rejected("not_utf8", line, lines.shown(raw)))
       continue
     except (ValueError, RecursionError):
       value = None
@@ -236,7 +233,7 @@ def _sequences(piece: Piece) -> Parsed:
       fields = raw.decode().split()
     except UnicodeDecodeError:
       rows += 1
-      rejected.append(Rejected("not_utf8", line, repr(raw[:60])[2:-1]))
+      rejected.append(Rejected("not_utf8", line, lines.shown(raw)))
       continue
     if not fields:
       continue

@@ -96,7 +96,7 @@ def valid(parsed: Parsed, file: int, rules: Rules) -> tuple[pyarrow.Table, Tally
 def _count(bad: pl.DataFrame, raw: pl.DataFrame, file: int) -> Tally:
   """Of rejected rows: all of them by reason, a few of each in words."""
   tally = Tally()
-  shown = pl.concat([bad.select("why"), raw], how="horizontal")
+  shown = raw.with_columns(bad["why"])
   for reason, rows in shown.group_by("why", maintain_order=True):
     tally.rejected[reason[0]] += len(rows)
     tally.examples[reason[0]] = [
