@@ -49,7 +49,8 @@ def decide(
     UserError: a file's columns cannot be told, or are not those of the others.
   """
   sources = [_source(path, n, form, asked) for n, (path, form) in enumerate(found)]
-  sources = [s for s in sources if s.names or s.form == "sequences"]  # empty files
+  sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
+  sources = [source._replace(index=n) for n, source in enumerate(sources)]
   if not sources:
     raise UserError(f"{found[0][0]} is empty, as is every other file; give a log")
   first = sources[0]

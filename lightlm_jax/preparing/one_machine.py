@@ -10,21 +10,19 @@ import concurrent.futures
 from typing import Any
 
 from etils import epath
-import numpy as np
 import pyarrow
 import pyarrow.ipc
 import rich.progress
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.preparing import readers, rows, stages
+from lightlm_jax.preparing import tally as tally_lib
 from lightlm_jax.preparing.rows import Rules
 from lightlm_jax.preparing.sequences import Policy
 from lightlm_jax.preparing.stages import Layout
-from lightlm_jax.preparing.tally import REJECTED, Tally
+from lightlm_jax.preparing.tally import Tally
 
 _THREADS = 2
 _WAITING = 2**21  # rows, of all parts
-_COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
 
 class OneMachine:
@@ -48,7 +46,7 @@ class OneMachine:
     task = self._progress.add_task("read", total=sum(sizes))
     for (source, read), (table, found) in _ahead(_parsed(sources, rules, layout)):
       if strict and found.rejected:
-        _refuse(source, found)
+        tally_lib.refuse(found, {source.index: source.path})
       tally += found
       spool.add(table)
       done = sum(size for s, size in zip(sources, sizes) if s.index < source.index)
@@ -82,28 +80,29 @@ class _Spool:
 
   def __init__(self, layout: Layout):
     self._layout = layout
-    self._waiting: list[tuple[pyarrow.Table, np.ndarray]] = []
+    self._waiting: dict[int, list[pyarrow.Table]] = {}
+    self._number = 0
     self.rows = 0
 
   def add(self, table: pyarrow.Table) -> None:
     """Takes rows that are sorted by part."""
-    part_N = np.asarray(table["part"])
-    starts = np.searchsorted(part_N, np.arange(self._layout.parts + 1))
-    self._waiting.append((table.drop_columns(["part"]), starts))
+    for part, slice_ in rows.by_part(table):
+      self._waiting.setdefault(part, []).append(slice_)
     self.rows += len(table)
-    if sum(len(table) for table, _ in self._waiting) >= _WAITING:
+    self._number += len(table)
+    if self._number >= _WAITING:
       self.flush()
 
   def flush(self) -> None:
-    for part in range(self._layout.parts):
-      slices = [t.slice(s[part], s[part + 1] - s[part]) for t, s in self._waiting]
-      table = pyarrow.concat_tables(slices).combine_chunks() if slices else None
-      if table:
-        # Appended as a stream of its own: no file stays open.
-        with self._path(part).open("ab") as file:
-          with pyarrow.ipc.new_stream(file, table.schema, options=_COMPRESSED) as out:
-            out.write_table(table)
-    self._waiting = []
+    for part, slices in self._waiting.items():
+      table = pyarrow.concat_tables(slices).combine_chunks()
+      # Appended as a stream of its own: no file stays open.
+      with self._path(part).open("ab") as file:
+        with pyarrow.ipc.new_stream(
+          file, table.schema, options=stages.COMPRESSED
+        ) as writer:
+          writer.write_table(table)
+    self._waiting, self._number = {}, 0
 
   def take(self, part: int) -> pyarrow.Table:
     """The rows of a part, which are gone then."""
@@ -150,15 +149,3 @@ def _ahead(calls: Iterator[Callable[[], Any]]) -> Iterator[Any]:
     finally:
       for future in waiting:
         future.cancel()
-
-
-def _refuse(source: readers.Source, tally: Tally) -> None:
-  line, reason, text = min(
-    (line, reason, text)
-    for reason, examples in tally.examples.items()
-    for _, line, text in examples
-  )
-  raise UserError(
-    f"{source.path}, line {line}: {REJECTED[reason]}: {text!r}; without --strict such "
-    "rows are counted and left out"
-  )

@@ -85,7 +85,7 @@ def prepare(
   if options.min_rating is not None and "rating" not in sources[0].roles:
     raise UserError("--min_rating wants ratings, and the log has none")
   with _work_folder(options.work, target) as folder, _progress(console) as progress:
-    engine = _engine(options, progress)
+    engine = _engine(options, progress, say)
     clock = _Clock()
     parts = _parts(found, options.part_bytes)
     layout = Layout(str(folder), parts, block_bytes=options.block_bytes)
@@ -96,6 +96,7 @@ def prepare(
     _check_any_left(tally, sources)
 
     catalogue = stages.catalogue(layout)
+    tally.check(catalogue["rows"].sum(), "after sorting")
     layout = layout._replace(shards=-(-tally.left // options.shard_rows))
     stages.write(layout.path("catalogue"), catalogue.select("item").to_arrow())
     engine.each(stages.number, layout, title="number", number=layout.parts)
@@ -103,8 +104,10 @@ def prepare(
 
     min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
     rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows, say)
-    tally.filtered["core"] = tally.left - rows
-    tally.filtered = +tally.filtered
+    if max(min_len, min_rows) > 1:
+      tally.filtered["core"] = tally.left - rows
+      tally.filtered = +tally.filtered
+    tally.check(rows, "after the core")
     clock.lap("core")
     if not rows:
       raise UserError(
@@ -119,16 +122,9 @@ def prepare(
     clock.lap("write")
     item_ids = catalogue.filter(rows_I > 0)["item"]
     about = _about_items(options, found, item_ids, say)
-    columns_of_items = {
-      "item": item_ids.to_arrow().cast(pyarrow.string()),
-      "rows": rows_I[rows_I > 0],
-      **{name: pyarrow.array(values) for name, values in about.texts.items()},
-    }
-    if about.attributes is not None:
-      columns_of_items["attributes"] = pyarrow.array(
-        about.attributes, pyarrow.list_(pyarrow.string())
-      )
-    items_file = output.write_items(folder / output.ITEMS, columns_of_items)
+    items_file = output.write_items(
+      folder / output.ITEMS, _item_columns(item_ids, rows_I[rows_I > 0], about)
+    )
     manifest = _manifest(
       options, sources, unit, tally, shards, items_file, about, len(item_ids)
     )
@@ -169,13 +165,17 @@ class _Clock:
     self.laps[name], self._last = now - self._last, now
 
 
-def _engine(options: Options, progress: rich.progress.Progress):
+def _engine(options: Options, progress: rich.progress.Progress, say):
   if options.engine == "one_machine":
     return one_machine.OneMachine(progress)
-  # Of the extra `beam`.
-  from lightlm_jax.preparing import beam_engine  # noqa: PLC0415
-
-  return beam_engine.Beam(options.beam_options)
+  try:
+    from lightlm_jax.preparing import beam_engine  # noqa: PLC0415, of the extra `beam`
+  except ImportError as error:
+    raise UserError(
+      f"--engine=beam wants Apache Beam ({error}); install with "
+      "pip install -e '.[beam]', in an environment of its own"
+    )
+  return beam_engine.Beam(options.beam_options, say)
 
 
 def _parts(found, part_bytes: int) -> int:
@@ -189,12 +189,8 @@ def _parts(found, part_bytes: int) -> int:
 def _check_any_left(tally: Tally, sources) -> None:
   if tally.left:
     return
-  examples = [example for found in tally.examples.values() for example in found]
-  shown = ""
-  if examples:
-    file, line, text = min(examples)
-    path = next(source.path for source in sources if source.index == file)
-    shown = f" (the first: {path}, line {line}: {text!r})"
+  shown = tally_lib.first(tally, {source.index: source.path for source in sources})
+  shown = f" (the first: {shown})" if shown else ""
   raise UserError(f"no row is left of {tally.rows_in:,}: {_listed(tally)}{shown}")
 
 
@@ -212,6 +208,15 @@ def _about_items(options: Options, found, item_ids, say) -> items.About:
     if not table.exists():
       raise UserError(f"--items={table} does not exist; give a file of items")
   return items.read(table, attributes, item_ids.to_numpy(), options.items_id, say)
+
+
+def _item_columns(item_ids, rows_I, about: items.About) -> dict[str, Any]:
+  found = {"item": item_ids.to_arrow().cast(pyarrow.string()), "rows": rows_I}
+  found |= {name: pyarrow.array(values) for name, values in about.texts.items()}
+  if about.attributes is not None:
+    lists = pyarrow.list_(pyarrow.string())
+    found["attributes"] = pyarrow.array(about.attributes, lists)
+  return found
 
 
 def _manifest(

@@ -16,6 +16,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.preparing import files, lines
 from lightlm_jax.preparing.tally import Rejected
 
+_MARK = b"\xef\xbb\xbf"  # of the order of bytes
 _ROWS = 2**18  # of a Parquet file at once
 
 
@@ -166,10 +167,13 @@ def _delimited(source: Source, piece: Piece) -> Parsed:
   names = [f"{n}" for n in range(len(source.names))]
   wanted = [names[place] for place in source.roles.values()]
   quote = '"' if source.form == "csv" else False
+  content = piece.content
+  if content.startswith(_MARK):
+    content = _MARK + content  # one is taken off, here in the middle of a file too
   table = pyarrow.csv.read_csv(
-    pyarrow.BufferReader(piece.content),
+    pyarrow.BufferReader(content),
     read_options=pyarrow.csv.ReadOptions(
-      use_threads=False, block_size=len(piece.content) + 1, column_names=names
+      use_threads=False, block_size=len(content) + 1, column_names=names
     ),
     parse_options=pyarrow.csv.ParseOptions(
       delimiter=source.delimiter,

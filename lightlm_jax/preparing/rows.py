@@ -1,8 +1,10 @@
 """Rows that hold what they must: the first of the functions that both engines share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import itertools
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow
 
@@ -91,6 +93,15 @@ def valid(parsed: Parsed, file: int, rules: Rules) -> tuple[pyarrow.Table, Tally
   frame = frame.sort("part", maintain_order=True)
   tally.check(len(frame), f"file {file}")
   return frame.select(SCHEMA.names).to_arrow().cast(SCHEMA), tally
+
+
+def by_part(table: pyarrow.Table) -> Iterator[tuple[int, pyarrow.Table]]:
+  """The rows of each part that has any, of what `valid` returns."""
+  part_N = np.asarray(table["part"])
+  starts = np.flatnonzero(np.diff(part_N, prepend=-1)).tolist()
+  rest = table.drop_columns(["part"])
+  for start, end in itertools.pairwise([*starts, len(table)]):
+    yield int(part_N[start]), rest.slice(start, end - start)
 
 
 def _count(bad: pl.DataFrame, raw: pl.DataFrame, file: int) -> Tally:

@@ -21,7 +21,7 @@ from lightlm_jax.preparing import files, output, sequences
 from lightlm_jax.preparing.sequences import Policy
 from lightlm_jax.preparing.tally import Tally
 
-_COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
+COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Layout(NamedTuple):
@@ -156,7 +156,7 @@ def write(path: epath.Path, table, batches=None) -> None:
   """Writes a table, or tables of a schema each as a batch; whole or not at all."""
   sink = io.BytesIO()
   schema = table if batches is not None else table.schema
-  with pyarrow.ipc.new_file(sink, schema, options=_COMPRESSED) as writer:
+  with pyarrow.ipc.new_file(sink, schema, options=COMPRESSED) as writer:
     for batch in [table] if batches is None else batches:
       whole = batch.combine_chunks().to_batches()
       writer.write_batch(

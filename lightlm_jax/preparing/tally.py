@@ -1,9 +1,11 @@
 """What became of every row: kept, rejected or filtered, each under a name."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any, NamedTuple
+
+from lightlm_jax.errors import UserError
 
 # A row that could not be read, by reason.
 REJECTED = {
@@ -91,8 +93,34 @@ def of_rejected(rows_in: int, file: int, rejected: Iterable[Rejected]) -> Tally:
   return tally
 
 
+def first(tally: Tally, paths: Mapping[int, str]) -> str | None:
+  """The first rejected row, as "FILE, line N: why: text"; None where there is none."""
+  found = [
+    (file, line, reason, text)
+    for reason, examples in tally.examples.items()
+    for file, line, text in examples
+  ]
+  if not found:
+    return None
+  file, line, reason, text = min(found)
+  return f"{paths[file]}, line {line}: {REJECTED[reason]}: {text!r}"
+
+
+def refuse(tally: Tally, paths: Mapping[int, str]) -> None:
+  """Ends with the first rejected row.
+
+  Raises:
+    UserError: always.
+  """
+  raise UserError(
+    f"{first(tally, paths)}; without --strict such rows are counted and left out"
+  )
+
+
 def to_json(tally: Tally) -> dict[str, Any]:
-  return dataclasses.asdict(tally)
+  # Not `asdict`, which makes its keys of a Counter's pairs.
+  counters = {"rejected": dict(tally.rejected), "filtered": dict(tally.filtered)}
+  return vars(tally) | counters
 
 
 def from_json(value: dict[str, Any]) -> Tally:
