@@ -8,6 +8,7 @@ Every row that comes in is kept, or counted under the reason why it is not.
 """
 
 import functools
+import signal
 import sys
 
 from absl import flags
@@ -16,7 +17,7 @@ import rich.console
 
 from lightlm_jax import command_line
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import UserError
+from lightlm_jax.errors import Stopped, UserError
 from lightlm_jax.preparing import columns, files, pipeline, times
 from lightlm_jax.preparing.sequences import DUPLICATES
 
@@ -98,6 +99,7 @@ def main(argv) -> None:
     engine=_ENGINE.value,
     beam_options=_BEAM_OPTIONS.value,
   )
+  signal.signal(signal.SIGTERM, _stop)
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   report = pipeline.prepare(options, console, say)
@@ -108,6 +110,12 @@ def main(argv) -> None:
     f"{target} is ready: --config.data.dir={target.parent} "
     f"--config.data.name={target.name}"
   )
+
+
+def _stop(number, frame):
+  """What was made on the way is removed, as after Ctrl-C."""
+  del frame
+  raise Stopped(number)
 
 
 def _delimiter(text: str | None) -> str | None:

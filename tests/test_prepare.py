@@ -1,6 +1,7 @@
 """Logs of every form become the same log; what a person may ask for, and get wrong."""
 
 import datetime
+import errno
 import gzip
 import io
 import json
@@ -21,7 +22,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax import train
 from lightlm_jax.data import datasets, interactions, prepared
 from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import pipeline
+from lightlm_jax.preparing import pipeline, stages
 
 QUIET = rich.console.Console(file=io.StringIO())
 TIMED = random_timed_rows(num_users=30, longest=8, seed=1)
@@ -337,6 +338,26 @@ def test_a_damaged_folder_is_refused(tmp_path, damage):
   damage(tmp_path / "out")
   with pytest.raises(UserError, match=r"prepare (it|the log) anew"):
     prepared.read(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+  ("raised", "seen"),
+  [
+    (KeyboardInterrupt(), KeyboardInterrupt),
+    (OSError(errno.ENOSPC, "No space left on device"), UserError),
+  ],
+  ids=["stopped", "disk full"],
+)
+@pytest.mark.parametrize("step", ["settle", "catalogue", "number", "count", "shard"])
+def test_nothing_half_made_is_left(tmp_path, monkeypatch, step, raised, seen):
+  def fail(*_, **__):
+    raise raised
+
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  monkeypatch.setattr(stages, step, fail)
+  with pytest.raises(seen):
+    prepare(tmp_path / "log.csv", tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 def data_config(name, folder, cold="apart"):
