@@ -224,6 +224,21 @@ def test_items_of_json_lines_with_lists(tmp_path):
   assert manifest["items_file"]["rejected"] == 2
 
 
+def test_items_of_parquet_with_lists(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  said = {"n": 1.5, "name": "A", "categories": ["x", "y"]}
+  table = pyarrow.table(
+    {"sku": LOG.item_ids[1:].tolist()}
+    | {name: [value] * (LOG.num_items - 1) for name, value in said.items()}
+  )
+  pyarrow.parquet.write_table(table, tmp_path / "items.parquet")
+  items = str(tmp_path / "items.parquet")
+  found, _ = prepare(tmp_path / "log.csv", tmp_path, items=items)
+  assert found.titles == ["", *["A"] * (LOG.num_items - 1)]
+  assert found.texts[1] == "A x y"
+  assert [len(a) for a in found.attributes] == [0, *[2] * (LOG.num_items - 1)]
+
+
 def test_columns_are_told_and_can_be_given(tmp_path):
   (tmp_path / "log.csv").write_text(as_csv(TRIPLES, "who,what,when"))
   said = []
@@ -289,8 +304,9 @@ def test_rejected_rows_are_shown_with_their_lines(tmp_path):
     ("log.csv.gz", b"\x1f\x8b" + b"x" * 50, {}, "to its end"),
     ("log.parquet", b"PAR1 no", {}, "is no Parquet file"),
     ("log.parquet", as_parquet(TRIPLES)[:-20], {}, "is no Parquet file"),
+    ("log.csv", "user,item,user\nu,a,v\n", {}, "has 2 columns 'user'"),
     ("log.xyz", "user,item\nu,a\n", {}, "does not tell its form; give --format"),
-    ("log.jsonl", "[1]\n", {}, "which column .* is the user"),
+    ("log.jsonl", "[1]\n", {}, "begins with no JSON object"),
     ("sequences.txt", "\n", {}, "no row is left of 0"),
     ("log.csv", "user,item\nu,a\n", {"items": "/none.csv"}, "none.csv does not exist"),
   ],
@@ -401,14 +417,8 @@ def test_a_prepared_log_is_trained_on(tmp_path):
   assert done.returncode == 0, done.stderr
   assert "--config.data.dir=data --config.data.name=shop" in done.stdout
   assert json.loads((tmp_path / "report.json").read_text())["rows"] == 54
-  config = config_lib.load(
-    "bpr_mf:tiny",
-    overrides={
-      "data.dir": str(tmp_path / "data"),
-      "data.name": "shop",
-      "baselines": (),
-    },
-  )
+  fields = {"data.dir": str(tmp_path / "data"), "data.name": "shop", "baselines": ()}
+  config = config_lib.load("toys:tiny", overrides=fields | {"system": "ease"})
   results = train.train(ml_collections.FrozenConfigDict(config), tmp_path / "run")
   assert results["dataset"] == "shop"
   assert results["num_users"] == 9

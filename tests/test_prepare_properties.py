@@ -1,6 +1,7 @@
 """Prepare against plain Python on generated files, most of them malformed."""
 
 from collections import Counter
+import contextlib
 import datetime
 import io
 import json
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 import plain_prepare as plain
 import polars as pl
+import pyarrow
+import pyarrow.parquet
 import pytest
 from raw_logs import same
 import rich.console
@@ -303,3 +306,33 @@ def test_times_of_any_form(texts, unit):
     )
     if got != want:
       assert abs(got - want) <= 1 + want * 2**-52
+
+
+@settings(max_examples=40)
+@given(
+  st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=6),
+  st.none() | st.integers(0),
+  st.sampled_from(["none", "snappy", "zstd"]),
+)
+def test_a_damaged_parquet_file_is_refused_or_all_of_it_is_counted(flips, cut, packing):
+  table = pyarrow.table(
+    {
+      "user": [f"u{n % 7}" for n in range(60)],
+      "item": pyarrow.array([f"i{n % 11}" for n in range(60)]).dictionary_encode(),
+      "time": pyarrow.array(range(60), pyarrow.timestamp("ms")),
+    }
+  )
+  sink = io.BytesIO()
+  pyarrow.parquet.write_table(table, sink, row_group_size=25, compression=packing)
+  content = bytearray(sink.getvalue())
+  for place, value in flips:
+    content[place % len(content)] = value
+  if cut is not None:
+    del content[cut % len(content) :]
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "log.parquet"
+    path.write_bytes(content)
+    options = pipeline.Options(str(path), f"{folder}/out", time_unit="ms")
+    with contextlib.suppress(UserError):
+      manifest = pipeline.prepare(options, QUIET, lambda line: None)
+      assert manifest["rows_in"] == 60

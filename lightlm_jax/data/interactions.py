@@ -147,9 +147,9 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
   """[N, 2] uint64: the keyed hash of each raw id, its higher half first."""
   key = seed.to_bytes(8, "little", signed=True)
-  digests = b"".join(
-    hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest() for raw in raw_ids
-  )
+  digests = bytearray()  # of millions of ids a list of digests would be five times this
+  for raw in raw_ids:
+    digests += hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest()
   return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 

@@ -86,7 +86,7 @@ def named(
   if form == "parquet":
     names, header, delimiter = schema(path).names, True, ""
   elif form == "jsonl":
-    names, header, delimiter = _keys(files.head(path)), True, ""
+    names, header, delimiter = _keys(path), True, ""
   elif form == "sequences":
     names, header, delimiter = [], False, ""
   else:
@@ -113,10 +113,10 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
   listed = ", ".join(names[:30])
   if wanted is not None:
     if wanted in names:
-      return names.index(wanted)
+      return _only(path, names, wanted)
     raise UserError(f"{path} has no column {wanted!r} (--{role}); it has {listed}")
   if (known := guess(names, role)) is not None:
-    return names.index(known)
+    return _only(path, names, known)
   if role in ("user", "item"):
     raise UserError(
       f"cannot tell which column of {path} is the {role}; it has {listed}: give "
@@ -128,6 +128,12 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
       f"{path} has no column of ratings, give --rating=NAME; has {listed}"
     )
   return None
+
+
+def _only(path, names: Sequence[str], name: str) -> int:
+  if names.count(name) > 1:
+    raise UserError(f"{path} has {names.count(name)} columns {name!r}; rename them")
+  return names.index(name)
 
 
 def guess(names: Sequence[str], role: str) -> str | None:
@@ -192,9 +198,9 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
   return names if len(set(names)) == len(names) else None
 
 
-def _keys(head: bytes) -> list[str]:
+def _keys(path: epath.Path) -> list[str]:
   """The keys of the first objects."""
-  keys = {}
+  keys, head = {}, files.head(path)
   for line in head.split(b"\n")[:100]:
     try:
       value = json.loads(line)
@@ -202,7 +208,9 @@ def _keys(head: bytes) -> list[str]:
       continue
     if isinstance(value, dict):
       keys |= dict.fromkeys(value)
-  return list(keys) or (["?"] if head.strip() else [])
+  if head.strip() and not keys:
+    raise UserError(f"{path} begins with no JSON object; write one in each line")
+  return list(keys)
 
 
 def schema(path: epath.Path) -> pyarrow.Schema:
@@ -214,8 +222,8 @@ def schema(path: epath.Path) -> pyarrow.Schema:
   try:
     with files.opened(path) as (stream, _), pyarrow.parquet.ParquetFile(stream) as file:
       return file.schema_arrow
-  except pyarrow.ArrowException as error:
-    raise UserError(f"{path} is no Parquet file ({str(error).splitlines()[0]})")
+  except readers.DAMAGED as error:
+    raise UserError(f"{path} is no Parquet file ({files.first_line(error)})")
 
 
 def _time_unit(first: Source, asked: Asked) -> str | None:

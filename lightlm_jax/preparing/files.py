@@ -27,7 +27,7 @@ _ENDINGS = {
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
 # What stands beside a log and is none.
 BESIDE = ("items.tsv", "item_attributes.json")
-BLOCK = 2**24  # bytes that are read at once; a line is no longer
+BLOCK = 2**23  # bytes that are read at once; a line is no longer
 
 
 class Block(NamedTuple):
@@ -105,7 +105,7 @@ def opened(path: epath.Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
       raw.seek(0)
       yield (gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw), raw
   except (OSError, EOFError, zlib.error) as error:
-    why = getattr(error, "strerror", None) or error or type(error).__name__
+    why = getattr(error, "strerror", None) or first_line(error)
     raise UserError(f"cannot read {path} to its end ({why}); is it whole?")
 
 
@@ -155,6 +155,11 @@ def content(path: epath.Path) -> io.BytesIO:
   """A whole file, gzip taken off: one that stands beside a log."""
   with opened(path) as (stream, _):
     return io.BytesIO(stream.read())
+
+
+def first_line(error: Exception) -> str:
+  """What an error says, in a line."""
+  return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _form(path: epath.Path) -> str | None:

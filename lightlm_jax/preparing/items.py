@@ -6,7 +6,6 @@ import re
 from typing import Any, NamedTuple
 
 from etils import epath
-import pyarrow
 
 from lightlm_jax.data import formats
 from lightlm_jax.errors import UserError
@@ -86,7 +85,7 @@ def read(
   found = {name: [""] * len(place) for name in texts}
   from_columns = [set() for _ in place]
   seen, counts = set(), {"rows": 0, "matched": 0, "repeated": 0, "rejected": 0}
-  for row in _rows(source):
+  for row in _rows(source, [item, *texts.values()]):
     counts["rows"] += 1
     raw = None if row is None else _id(row.get(item))
     if raw is None:
@@ -142,20 +141,25 @@ def _source(path: epath.Path, item_column: str | None):
   return source, item, texts
 
 
-def _rows(source: readers.Source) -> Iterator[Mapping[str, Any] | None]:
+def _rows(
+  source: readers.Source, wanted: Sequence[str]
+) -> Iterator[Mapping[str, Any] | None]:
   """The lines by column; None for one that cannot be read."""
-  source = source._replace(roles={name: n for n, name in enumerate(source.names)})
-  for piece in readers.pieces(source, 2**22):
-    if isinstance(piece.content, pyarrow.RecordBatch):
-      yield from piece.content.to_pylist()
-    elif source.form == "jsonl":
+  roles = {name: place for place, name in enumerate(source.names) if name in wanted}
+  source = source._replace(roles=roles)
+  if source.form == "parquet":
+    for columns_, rows, _ in readers.parquet(source, lambda column: column.to_pylist()):
+      yield from ({name: c[n] for name, c in columns_.items()} for n in range(rows))
+    return
+  for piece in readers.pieces(source, files.BLOCK):
+    if source.form == "jsonl":
       for raw in piece.content.split(b"\n"):
         if raw.strip():
           yield _object(raw)
     else:
       parsed = readers.parse(source, piece)
       yield from parsed.table.to_pylist()
-      yield from [None] * len(parsed.rejected)
+      yield from [None] * parsed.rejected.total()
 
 
 def _object(raw: bytes) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ class Screened(NamedTuple):
 
   content: bytes
   line_R: np.ndarray
-  rejected: list[Rejected]
+  rejected: Rejected
   rest: bytes
   lines: int
 
@@ -62,19 +62,22 @@ def screen(
   is_plain &= not (content.startswith(b"\n") or b"\n\n" in content)
   if is_plain and _is_utf8(content):
     lines = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
-    return Screened(content, np.arange(first, first + lines), [], b"", lines)
+    return Screened(content, np.arange(first, first + lines), Rejected(), b"", lines)
 
   raw_L = content.split(b"\n")
   if not raw_L[-1]:
     raw_L.pop()
   text_L = [_decoded(raw) for raw in raw_L]
   rows, line_R, end = text_L, range(len(text_L)), len(text_L)
-  refused = [n for n, text in enumerate(text_L) if text is None]
-  rejected = [Rejected("not_utf8", first + n, shown(raw_L[n])) for n in refused]
+  refused = []
   if quotes and b'"' in content:
     rows, line_R, refused, end = _joined(text_L, delimiter, columns, last)
-    rejected = [r for r in rejected if r.line < first + end]
-    rejected += [Rejected("quotes", first + n, text_L[n]) for n in refused]
+  rejected = Rejected()
+  for n in range(end):
+    if text_L[n] is None:
+      rejected.add("not_utf8", first + n, shown(raw_L[n]))
+  for n in refused:
+    rejected.add("quotes", first + n, text_L[n])
   kept = [n for n, row in enumerate(rows) if row is not None and row.strip(" ")]
   rest = b"\n".join(raw_L[end:]) + b"\n" if end < len(raw_L) else b""
   return Screened(

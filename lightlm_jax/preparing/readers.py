@@ -1,6 +1,6 @@
 """Rows of a file of any form, raw: ids, times and ratings as they stand there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import itertools
 import json
 from typing import Any, NamedTuple
@@ -18,6 +18,10 @@ from lightlm_jax.preparing.tally import Rejected
 
 _MARK = b"\xef\xbb\xbf"  # of the order of bytes
 _ROWS = 2**18  # of a Parquet file at once
+
+
+# What pyarrow raises where a Parquet file is damaged.
+DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError)
 
 
 class Source(NamedTuple):
@@ -54,7 +58,7 @@ class Piece(NamedTuple):
 
   content: bytes | pyarrow.RecordBatch
   line_R: np.ndarray
-  rejected: list[Rejected]
+  rejected: Rejected
   read: int
 
 
@@ -69,7 +73,7 @@ class Parsed(NamedTuple):
   """
 
   table: pyarrow.Table
-  rejected: list[Rejected]
+  rejected: Rejected
   rows: int
 
 
@@ -79,23 +83,26 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
   Raises:
     UserError: it cannot be read to its end.
   """
-  path = epath.Path(source.path)
-  return _batches(path, source) if source.form == "parquet" else _texts(source, size)
+  return _batches(source) if source.form == "parquet" else _texts(source, size)
 
 
 def parse(source: Source, piece: Piece) -> Parsed:
-  """The rows of a piece; whatever it holds, each is in the table or rejected."""
+  """The rows of a piece; whatever it holds, each is in the table or rejected.
+
+  A piece is parsed once: what is rejected is added to its own.
+  """
+  rejected = piece.rejected
+  before = rejected.total()
   if isinstance(piece.content, pyarrow.RecordBatch):
-    columns = {role: _usable(piece.content.column(role)) for role in source.roles}
-    parsed = Parsed(_table(columns, piece.line_R), [], len(piece.line_R))
+    columns = {role: piece.content.column(role) for role in source.roles}
+    table, rows = _table(columns, piece.line_R), len(piece.line_R)
   elif source.form == "jsonl":
-    parsed = _json_lines(source, piece)
+    table, rows = _json_lines(source, piece, rejected)
   elif source.form == "sequences":
-    parsed = _sequences(piece)
+    table, rows = _sequences(piece, rejected)
   else:
-    parsed = _delimited(source, piece)
-  rows = parsed.rows + len(piece.rejected)
-  return Parsed(parsed.table, [*piece.rejected, *parsed.rejected], rows)
+    table, rows = _delimited(source, piece, rejected)
+  return Parsed(table, rejected, rows + before)
 
 
 def _texts(source: Source, size: int) -> Iterator[Piece]:
@@ -119,45 +126,69 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
       yield Piece(seen.content, seen.line_R, seen.rejected, block.read)
     else:
       count = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
-      yield Piece(content, np.arange(number, number + count), [], block.read)
+      yield Piece(content, np.arange(number, number + count), Rejected(), block.read)
       number += count
     if block.too_long:
       text = block.content.decode(errors="replace")
-      rejected = [Rejected("too_long", number, text)]
+      rejected = Rejected()
+      rejected.add("too_long", number, text)
       yield Piece(b"", np.zeros(0, np.int64), rejected, block.read)
       number += 1
 
 
-def _batches(path: epath.Path, source: Source) -> Iterator[Piece]:
+def parquet(
+  source: Source, convert: Callable[[pyarrow.Array], Any]
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+  """The columns of a Parquet file, some rows at a time.
+
+  Args:
+    source: the file; its roles are what is read.
+    convert: of a column.
+
+  Yields:
+    Columns by role, how many rows these are, and bytes of the file up to here.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  path, number = epath.Path(source.path), 0
   names = {role: source.names[place] for role, place in source.roles.items()}
-  number = 1
+  size = path.stat().length
   try:
-    with files.opened(path) as (stream, _):
-      with pyarrow.parquet.ParquetFile(stream, pre_buffer=False) as file:
-        for batch in file.iter_batches(
-          _ROWS, columns=list(names.values()), use_threads=False
-        ):
-          columns = [batch.column(name) for name in names.values()]
-          taken = pyarrow.RecordBatch.from_arrays(columns, list(names))
-          line_R = np.arange(number, number + len(batch))
-          number += len(batch)
-          share = number / max(1, file.metadata.num_rows)
-          size = epath.Path(source.path).stat().length
-          yield Piece(taken, line_R, [], int(min(1.0, share) * size))
-  except pyarrow.ArrowException as error:
-    raise UserError(f"cannot read {path} ({str(error).splitlines()[0]}); is it whole?")
+    with (
+      files.opened(path) as (stream, _),
+      pyarrow.parquet.ParquetFile(stream, pre_buffer=False) as file,
+    ):
+      rows = file.metadata.num_rows
+      listed = list(dict.fromkeys(names.values()))
+      for batch in file.iter_batches(_ROWS, columns=listed, use_threads=False):
+        number += len(batch)
+        found = {role: convert(batch.column(name)) for role, name in names.items()}
+        yield found, len(batch), int(size * min(1, number / max(1, rows)))
+      if number != rows:
+        raise UserError(f"{path} has {number} rows of {rows}; is it whole?")
+  except DAMAGED as error:
+    raise UserError(f"cannot read {path} ({files.first_line(error)}); is it whole?")
 
 
-def _delimited(source: Source, piece: Piece) -> Parsed:
+def _batches(source: Source) -> Iterator[Piece]:
+  number = 1
+  for columns, rows, read in parquet(source, _usable):
+    batch = pyarrow.RecordBatch.from_pydict(columns)
+    yield Piece(batch, np.arange(number, number + rows), Rejected(), read)
+    number += rows
+
+
+def _delimited(source: Source, piece: Piece, rejected: Rejected):
   if not len(piece.line_R):
     return _nothing(source)
-  rejected, blank = [], 0
+  blank = 0
 
   def refuse(row) -> str:
     nonlocal blank
     if row.text.strip(" "):
       line = piece.line_R[row.number - 1]
-      rejected.append(Rejected("columns", line, row.text))
+      rejected.add("columns", line, row.text)
     else:
       blank += 1
     bad.append(row.number - 1)
@@ -196,15 +227,12 @@ def _delimited(source: Source, piece: Piece) -> Parsed:
       f"the parser made {len(table)} and refused {len(bad)}"
     )
   table = table.rename_columns(list(source.roles))
-  return Parsed(
-    table.append_column("line", pyarrow.array(line_R)),
-    rejected,
-    len(piece.line_R) - blank,
-  )
+  table = table.append_column("line", pyarrow.array(line_R))
+  return table, len(piece.line_R) - blank
 
 
-def _json_lines(source: Source, piece: Piece) -> Parsed:
-  rejected, line_R = [], []
+def _json_lines(source: Source, piece: Piece, rejected: Rejected):
+  line_R = []
   columns = {role: [] for role in source.roles}
   names = {role: source.names[place] for role, place in source.roles.items()}
   rows = 0
@@ -215,35 +243,35 @@ def _json_lines(source: Source, piece: Piece) -> Parsed:
     try:
       value = json.loads(raw)
     except UnicodeDecodeError:
-      rejected.append(Rejected("not_utf8", line, lines.shown(raw)))
+      rejected.add("not_utf8", line, lines.shown(raw))
       continue
     except (ValueError, RecursionError):
       value = None
     if not isinstance(value, dict):
-      rejected.append(Rejected("not_json", line, raw[:80].decode(errors="replace")))
+      rejected.add("not_json", line, raw[:80].decode(errors="replace"))
       continue
     line_R.append(line)
     for role, column in columns.items():
       column.append(_scalar(value.get(names[role])))
   columns = {role: pyarrow.array(c, pyarrow.string()) for role, c in columns.items()}
-  return Parsed(_table(columns, line_R), rejected, rows)
+  return _table(columns, line_R), rows
 
 
-def _sequences(piece: Piece) -> Parsed:
-  rejected, users, items, line_R, length_L = [], [], [], [], []
+def _sequences(piece: Piece, rejected: Rejected):
+  users, items, line_R, length_L = [], [], [], []
   rows = 0
   for line, raw in zip(piece.line_R.tolist(), piece.content.split(b"\n")):
     try:
       fields = raw.decode().split()
     except UnicodeDecodeError:
       rows += 1
-      rejected.append(Rejected("not_utf8", line, lines.shown(raw)))
+      rejected.add("not_utf8", line, lines.shown(raw))
       continue
     if not fields:
       continue
     rows += max(1, len(fields) - 1)
     if len(fields) == 1:
-      rejected.append(Rejected("no_item", line, fields[0]))
+      rejected.add("no_item", line, fields[0])
       continue
     users.append(fields[0])
     items += fields[1:]
@@ -257,7 +285,7 @@ def _sequences(piece: Piece) -> Parsed:
     "item": pyarrow.array(items, pyarrow.string()),
     "place": pyarrow.array(np.fromiter(place, np.int32, len(items))),
   }
-  return Parsed(_table(columns, np.repeat(line_R, length_L)), rejected, rows)
+  return _table(columns, np.repeat(line_R, length_L)), rows
 
 
 def _table(columns: Mapping[str, Any], line_R) -> pyarrow.Table:
@@ -267,7 +295,7 @@ def _table(columns: Mapping[str, Any], line_R) -> pyarrow.Table:
 
 def _nothing(source: Source) -> Parsed:
   empty = pyarrow.array([], pyarrow.string())
-  return Parsed(_table(dict.fromkeys(source.roles, empty), []), [], 0)
+  return _table(dict.fromkeys(source.roles, empty), []), 0
 
 
 def _scalar(value: Any) -> str | None:
@@ -296,6 +324,8 @@ def _usable(column: pyarrow.Array) -> pyarrow.Array:
     return _as_text(column.cast(pyarrow.large_binary()))
   if t.is_integer(kind) or t.is_timestamp(kind) or t.is_date(kind):
     return column
+  if t.is_decimal(kind) and kind.scale <= 0:
+    return column.cast(pyarrow.large_string())
   if t.is_floating(kind) or t.is_decimal(kind):
     return column.cast(pyarrow.float64())
   return pyarrow.nulls(len(column), pyarrow.string())

@@ -107,7 +107,8 @@ def by_part(table: pyarrow.Table) -> Iterator[tuple[int, pyarrow.Table]]:
 def _count(bad: pl.DataFrame, raw: pl.DataFrame, file: int) -> Tally:
   """Of rejected rows: all of them by reason, a few of each in words."""
   tally = Tally()
-  shown = raw.with_columns(bad["why"])
+  # As numbers: what is no time may be none that Python has.
+  shown = raw.with_columns(pl.selectors.temporal().to_physical(), bad["why"])
   for reason, rows in shown.group_by("why", maintain_order=True):
     tally.rejected[reason[0]] += len(rows)
     tally.examples[reason[0]] = [

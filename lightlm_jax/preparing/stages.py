@@ -69,7 +69,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
     if size > max(2**20, len(total)):
       total, waiting, size = _sum([total, *waiting]), [], 0
   total = _sum([total, *waiting])
-  key_I2 = hash_keys(total["item"].to_list())
+  key_I2 = hash_keys(total["item"])
   return total[np.lexsort((key_I2[:, 1], key_I2[:, 0]))]
 
 

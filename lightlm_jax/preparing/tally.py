@@ -1,9 +1,9 @@
 """What became of every row: kept, rejected or filtered, each under a name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightlm_jax.errors import UserError
 
@@ -30,12 +30,21 @@ FILTERED = {
 SHOWN = 3  # examples of each reason
 
 
-class Rejected(NamedTuple):
-  """A row that could not be read."""
+@dataclasses.dataclass
+class Rejected:
+  """Rows of a file that could not be read: all counted, a few kept to be shown."""
 
-  reason: str
-  line: int
-  text: str
+  counts: Counter = dataclasses.field(default_factory=Counter)
+  shown: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
+
+  def add(self, reason: str, line: int, text: str) -> None:
+    self.counts[reason] += 1
+    shown = self.shown.setdefault(reason, [])
+    if len(shown) < SHOWN:
+      shown.append((int(line), text[:80]))
+
+  def total(self) -> int:
+    return self.counts.total()
 
 
 @dataclasses.dataclass
@@ -82,15 +91,13 @@ class Tally:
       )
 
 
-def of_rejected(rows_in: int, file: int, rejected: Iterable[Rejected]) -> Tally:
+def of_rejected(rows_in: int, file: int, rejected: Rejected) -> Tally:
   """The tally of a part of a file."""
-  tally = Tally(rows_in)
-  for reason, line, text in rejected:
-    tally.rejected[reason] += 1
-    shown = tally.examples.setdefault(reason, [])
-    if len(shown) < SHOWN:
-      shown.append((file, int(line), text[:80]))
-  return tally
+  examples = {
+    reason: [(file, line, text) for line, text in shown]
+    for reason, shown in rejected.shown.items()
+  }
+  return Tally(rows_in, Counter(rejected.counts), examples=examples)
 
 
 def first(tally: Tally, paths: Mapping[int, str]) -> str | None:
