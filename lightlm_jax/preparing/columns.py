@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from etils import epath
 import polars as pl
-import pyarrow
-import pyarrow.parquet
 
 from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import files, readers, times
+from lightlm_jax.preparing import files, parquet, readers, times
 from lightlm_jax.preparing.readers import Source
 
 ROLES = ("user", "item", "time", "rating")
@@ -84,7 +82,7 @@ def named(
 ) -> Source:
   """A file with its columns, none of which has a role."""
   if form == "parquet":
-    names, header, delimiter = schema(path).names, True, ""
+    names, header, delimiter = parquet.schema(path).names, True, ""
   elif form == "jsonl":
     names, header, delimiter = _keys(path), True, ""
   elif form == "sequences":
@@ -211,19 +209,6 @@ def _keys(path: epath.Path) -> list[str]:
   if head.strip() and not keys:
     raise UserError(f"{path} begins with no JSON object; write one in each line")
   return list(keys)
-
-
-def schema(path: epath.Path) -> pyarrow.Schema:
-  """Of a Parquet file.
-
-  Raises:
-    UserError: it is none.
-  """
-  try:
-    with files.opened(path) as (stream, _), pyarrow.parquet.ParquetFile(stream) as file:
-      return file.schema_arrow
-  except readers.DAMAGED as error:
-    raise UserError(f"{path} is no Parquet file ({files.first_line(error)})")
 
 
 def _time_unit(first: Source, asked: Asked) -> str | None:

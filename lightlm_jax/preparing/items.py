@@ -9,7 +9,7 @@ from etils import epath
 
 from lightlm_jax.data import formats
 from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import columns, files, readers
+from lightlm_jax.preparing import columns, files, parquet, readers
 
 # Columns of items.parquet, as formats.TEXTS, and how files call them.
 TEXTS = {
@@ -148,7 +148,10 @@ def _rows(
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
-    for columns_, rows, _ in readers.parquet(source, lambda column: column.to_pylist()):
+    path = epath.Path(source.path)
+    for columns_, rows, _ in parquet.read(
+      path, {name: name for name in roles}, lambda column: column.to_pylist()
+    ):
       yield from ({name: c[n] for name, c in columns_.items()} for n in range(rows))
     return
   for piece in readers.pieces(source, files.BLOCK):

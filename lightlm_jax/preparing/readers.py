@@ -1,6 +1,6 @@
 """Rows of a file of any form, raw: ids, times and ratings as they stand there."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import itertools
 import json
 from typing import Any, NamedTuple
@@ -8,20 +8,12 @@ from typing import Any, NamedTuple
 from etils import epath
 import numpy as np
 import pyarrow
-import pyarrow.compute
 import pyarrow.csv
-import pyarrow.parquet
 
-from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import files, lines
+from lightlm_jax.preparing import files, lines, parquet
 from lightlm_jax.preparing.tally import Rejected
 
 _MARK = b"\xef\xbb\xbf"  # of the order of bytes
-_ROWS = 2**18  # of a Parquet file at once
-
-
-# What pyarrow raises where a Parquet file is damaged.
-DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError)
 
 
 class Source(NamedTuple):
@@ -136,44 +128,11 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
       number += 1
 
 
-def parquet(
-  source: Source, convert: Callable[[pyarrow.Array], Any]
-) -> Iterator[tuple[dict[str, Any], int, int]]:
-  """The columns of a Parquet file, some rows at a time.
-
-  Args:
-    source: the file; its roles are what is read.
-    convert: of a column.
-
-  Yields:
-    Columns by role, how many rows these are, and bytes of the file up to here.
-
-  Raises:
-    UserError: it is damaged.
-  """
-  path, number = epath.Path(source.path), 0
-  names = {role: source.names[place] for role, place in source.roles.items()}
-  size = path.stat().length
-  try:
-    with (
-      files.opened(path) as (stream, _),
-      pyarrow.parquet.ParquetFile(stream, pre_buffer=False) as file,
-    ):
-      rows = file.metadata.num_rows
-      listed = list(dict.fromkeys(names.values()))
-      for batch in file.iter_batches(_ROWS, columns=listed, use_threads=False):
-        number += len(batch)
-        found = {role: convert(batch.column(name)) for role, name in names.items()}
-        yield found, len(batch), int(size * min(1, number / max(1, rows)))
-      if number != rows:
-        raise UserError(f"{path} has {number} rows of {rows}; is it whole?")
-  except DAMAGED as error:
-    raise UserError(f"cannot read {path} ({files.first_line(error)}); is it whole?")
-
-
 def _batches(source: Source) -> Iterator[Piece]:
   number = 1
-  for columns, rows, read in parquet(source, _usable):
+  names = {role: source.names[place] for role, place in source.roles.items()}
+  path = epath.Path(source.path)
+  for columns, rows, read in parquet.read(path, names, parquet.usable):
     batch = pyarrow.RecordBatch.from_pydict(columns)
     yield Piece(batch, np.arange(number, number + rows), Rejected(), read)
     number += rows
@@ -310,37 +269,3 @@ def _scalar(value: Any) -> str | None:
     return value
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   return str(value) if is_number else None
-
-
-def _usable(column: pyarrow.Array) -> pyarrow.Array:
-  """A Parquet column as text, numbers or times; nulls of what is none of these."""
-  if pyarrow.types.is_dictionary(column.type):
-    column = column.dictionary_decode()
-  kind = column.type
-  t = pyarrow.types
-  if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
-    return _as_text(column.cast(pyarrow.large_binary()))
-  if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
-    return _as_text(column.cast(pyarrow.large_binary()))
-  if t.is_integer(kind) or t.is_timestamp(kind) or t.is_date(kind):
-    return column
-  if t.is_decimal(kind) and kind.scale <= 0:
-    return column.cast(pyarrow.large_string())
-  if t.is_floating(kind) or t.is_decimal(kind):
-    return column.cast(pyarrow.float64())
-  return pyarrow.nulls(len(column), pyarrow.string())
-
-
-def _as_text(column: pyarrow.Array) -> pyarrow.Array:
-  """Bytes as text; null where they are not UTF-8."""
-  try:
-    return column.cast(pyarrow.large_string())
-  except pyarrow.ArrowInvalid:
-    return pyarrow.array(map(_decoded, column.to_pylist()), pyarrow.large_string())
-
-
-def _decoded(raw: bytes | None) -> str | None:
-  try:
-    return None if raw is None else raw.decode()
-  except UnicodeDecodeError:
-    return None
