@@ -10,7 +10,7 @@ import shutil
 import tempfile
 
 from etils import epath
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 import plain_prepare as plain
 import polars as pl
@@ -145,8 +145,27 @@ def check(content, options, ending, delimiter, quotes):
     shutil.rmtree(folder)
 
 
+ALL = {
+  "duplicates": "keep",
+  "k_core": 0,
+  "min_len": 1,
+  "max_len": 0,
+  "min_rating": None,
+  "part_bytes": 16,
+  "shard_rows": 1,
+  "block_bytes": 8,
+}
+
+
 def run(examples):
   @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+  # What was wrong once, or nearly: a mark in the middle, bytes behind an open quote, a
+  # row over two lines of too many columns, a byte order mark alone, a first blank line.
+  @example(b"\xef\xbb\xbf\nu,a,4,0\n", ALL, True, "")
+  @example(b'"\x80\nu,a,4,0\n', ALL, True, "")
+  @example(b'u,a,4,1,"x\ny"\nu,b,4,0\n"x\n",a,4,1', ALL, True, "")
+  @example(b"\n\xef\xbb\xbf\nu,a,4,0", ALL, False, "\n \n")
+  @example(b"u,a,4,0\n,,,\n\0\n", ALL, False, "\ufeff")
   @given(FILES, OPTIONS, st.booleans(), st.sampled_from(["", "\ufeff", "\n \n"]))
   def test(content, options, quotes, before):
     ending, delimiter = (".csv", ",") if quotes else (".tsv", ",")
