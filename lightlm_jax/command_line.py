@@ -67,6 +67,10 @@ def define_data_dir() -> flags.Flag:
   return _define_once("data_dir", "in place of the run's data.dir")
 
 
+def define_output(help_text: str) -> flags.Flag:
+  return _define_once("output", help_text)
+
+
 def define_figure() -> flags.Flag:
   return _define_once("figure", "draw what was found, PNG")
 

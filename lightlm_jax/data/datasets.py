@@ -11,11 +11,14 @@ import ml_collections
 import numpy as np
 
 from lightlm_jax import cache
-from lightlm_jax.data import formats, synthetic
+from lightlm_jax.data import formats, prepared, synthetic
 from lightlm_jax.data.interactions import Interactions, keep_rows
 from lightlm_jax.data.published import folder as published
 from lightlm_jax.data.published.sources import SOURCES
 from lightlm_jax.errors import UserError
+
+# One of them stands in the folder of a log.
+_MARKS = ("sequences.txt", "u.data", prepared.MANIFEST)
 
 
 class Dataset(NamedTuple):
@@ -68,6 +71,14 @@ def describe(log: Interactions) -> str:
 
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
+  if prepared.is_prepared(folder):
+    log, titles, texts, attributes = prepared.read(folder)
+    if with_attributes and attributes is None:
+      raise UserError(
+        f"{folder} was prepared without attributes of the items; prepare it anew with "
+        "--items=FILE that has a column brand, category, categories or genres"
+      )
+    return Dataset(log, titles, None, attributes if with_attributes else None, texts)
   attributes = None
   items = folder / "items.tsv"
   if (folder / "sequences.txt").exists():
@@ -89,10 +100,11 @@ def _folder(data: ml_collections.ConfigDict, fetch: bool) -> epath.Path:
   wanted = (
     f"put {data.name}/sequences.txt (a line `user item item …` for each user), or "
     "MovieLens' u.data in its place, into a folder and name it by LIGHTLM_DATA_DIR or "
-    "--config.data.dir; configs/demo.py needs no data"
+    "--config.data.dir, or let python -m lightlm_jax.prepare make it of another log; "
+    "configs/demo.py needs no data"
   )
   folder = epath.Path(root or cache.cache_root() / "data") / data.name
-  if not any((folder / name).exists() for name in ("sequences.txt", published.LOG)):
+  if not any((folder / name).exists() for name in _MARKS):
     if fetch and data.name in SOURCES:
       published.prepare(SOURCES[data.name], folder.parent)
     elif root:

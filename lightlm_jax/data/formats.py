@@ -1,5 +1,6 @@
 """Readers of log files. Each gives the one in-memory form or one line of complaint."""
 
+from collections.abc import Collection, Sequence
 import io
 import json
 import math
@@ -150,14 +151,25 @@ def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | 
 def read_item_attributes(
   path: epath.PathLike, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
+  """The attributes of `item_ids` by number, None without the file.
+
+  See `read_attribute_names`.
+
+  Returns:
+    [I] int64 arrays, ascending: the attributes of the catalogue, numbered from 0.
+  """
+  names = read_attribute_names(path, item_ids)
+  return None if names is None else number_attributes(names)
+
+
+def read_attribute_names(
+  path: epath.PathLike, item_ids: np.ndarray
+) -> list[set[str]] | None:
   """Attributes (brand, category) of `item_ids` from a JSON object, None without it.
 
   The object maps raw item ids to lists of attribute ids, which are whole numbers or
   texts (3 and "3" are one). Items that it lacks have none; items that the catalogue
   lacks are passed over.
-
-  Returns:
-    [I] int64 arrays, ascending: the attributes of the catalogue, numbered from 0.
 
   Raises:
     UserError: the file is no such object; the line names the item. Or it has none of
@@ -184,9 +196,15 @@ def read_item_attributes(
       f"{path} names none of the log's {len(item_ids):,} items; its keys have to be "
       "the raw item ids of the log"
     )
-  sets = [set(map(str, listed.get(item, ()))) for item in item_ids.tolist()]
-  number = {name: place for place, name in enumerate(sorted(set().union(*sets)))}
-  return [np.array(sorted(number[name] for name in names), np.int64) for names in sets]
+  return [set(map(str, listed.get(item, ()))) for item in item_ids.tolist()]
+
+
+def number_attributes(names_I: Sequence[Collection[str]]) -> list[np.ndarray]:
+  """[I] int64 arrays, ascending: the attributes of a catalogue, numbered from 0."""
+  number = {name: place for place, name in enumerate(sorted(set().union(*names_I)))}
+  return [
+    np.array(sorted(number[a] for a in set(names)), np.int64) for names in names_I
+  ]
 
 
 def _is_number(field: str) -> bool:

@@ -67,9 +67,9 @@ def from_sequences(
     sequences.append(items)
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
   raw_items, inverse_E = np.unique(flat, return_inverse=True)
-  item_order_I, item_rank_I = _hash_order(raw_items, seed)
+  item_order_I, item_rank_I = hash_order(raw_items, seed)
   raw_users = np.array(users, dtype=np.str_)
-  user_order_U, _ = _hash_order(raw_users, seed)
+  user_order_U, _ = hash_order(raw_users, seed)
 
   length = np.array([len(items) for items in sequences], dtype=np.int64)
   start = np.cumsum(length) - length
@@ -144,13 +144,19 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
   )
 
 
-def _hash_order(raw_ids: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """The order of raw ids by their keyed hash, and each id's place in it."""
+def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
+  """[N, 2] uint64: the keyed hash of each raw id, its higher half first."""
   key = seed.to_bytes(8, "little", signed=True)
-  digest = [
-    hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest() for raw in raw_ids
-  ]
-  order = np.array(sorted(range(len(digest)), key=digest.__getitem__), dtype=np.int64)
+  digests = bytearray()  # of millions of ids a list of digests would be five times this
+  for raw in raw_ids:
+    digests += hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest()
+  return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def hash_order(raw_ids: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """The order of raw ids by their keyed hash, and each id's place in it."""
+  key_N2 = hash_keys(raw_ids, seed)
+  order = np.lexsort((key_N2[:, 1], key_N2[:, 0]))
   rank = np.empty_like(order)
   rank[order] = np.arange(len(order))
   return order, rank

@@ -1,0 +1,424 @@
+"""Logs of every form become the same log; what a person may ask for, and get wrong."""
+
+import datetime
+import errno
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+
+from array_record.python import array_record_module
+import ml_collections
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from raw_logs import random_rows, random_timed_rows, same, timed_log
+import rich.console
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import train
+from lightlm_jax.data import datasets, interactions, prepared
+from lightlm_jax.errors import UserError
+from lightlm_jax.preparing import pipeline, stages
+
+QUIET = rich.console.Console(file=io.StringIO())
+TIMED = random_timed_rows(num_users=30, longest=8, seed=1)
+# The file's order is not that of time.
+TRIPLES = sorted(
+  (hash_, user, item, 1_500_000_000 + time)
+  for user, row in TIMED.items()
+  for hash_, (time, item) in enumerate(row)
+)
+TRIPLES = [row[1:] for row in TRIPLES]
+LOG = timed_log(
+  {user: [(1_500_000_000 + t, i) for t, i in row] for user, row in TIMED.items()}
+)
+
+
+def prepare(path, folder, say=lambda line: None, **options):
+  """What `prepare` leaves of a file, read as training reads it; and its manifest."""
+  manifest = pipeline.prepare(
+    pipeline.Options(str(path), str(folder / "out"), **options), QUIET, say
+  )
+  assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+  return prepared.read(folder / "out"), manifest
+
+
+def iso(seconds, zone=datetime.UTC):
+  return datetime.datetime.fromtimestamp(seconds, zone).isoformat()
+
+
+def as_csv(rows, header="user_id,item_id,timestamp", delimiter=","):
+  return "\n".join([header, *(delimiter.join(map(str, row)) for row in rows)]) + "\n"
+
+
+def as_json_lines(rows):
+  return "".join(
+    json.dumps(dict(zip(("reviewerID", "asin", "unixReviewTime"), row))) + "\n"
+    for row in rows
+  )
+
+
+def as_parquet(rows, time=lambda seconds: seconds, kind=None):
+  users, items, seconds = zip(*rows)
+  times = pyarrow.array(map(time, seconds), kind)
+  table = pyarrow.table({"customer_id": users, "sku": items, "date": times})
+  sink = io.BytesIO()
+  pyarrow.parquet.write_table(table, sink, row_group_size=7)
+  return sink.getvalue()
+
+
+HOUR = datetime.timezone(datetime.timedelta(hours=-9, minutes=-30))
+FORMS = {
+  "log.csv": as_csv(TRIPLES),
+  "semicolon.csv": as_csv(TRIPLES, "User ID;Item ID;date", ";"),
+  "milliseconds.csv": as_csv((u, i, t * 1_000) for u, i, t in TRIPLES),
+  "float.csv": as_csv((u, i, f"{t}.0") for u, i, t in TRIPLES),
+  "iso.csv": as_csv((u, i, iso(t)) for u, i, t in TRIPLES),
+  "zone.csv": as_csv((u, i, iso(t, HOUR)) for u, i, t in TRIPLES),
+  "quoted.csv": as_csv((f'"{u}"', f'"{i}"', t) for u, i, t in TRIPLES),
+  "headless.csv": as_csv(TRIPLES).partition("\n")[2],
+  "more.csv": as_csv(
+    ((t, '"a, ""b""\nc"', i, u) for u, i, t in TRIPLES), "time,text,asin,user"
+  ),
+  "dos.csv": as_csv(TRIPLES).replace("\n", "\r\n"),
+  "log.tsv": as_csv(TRIPLES, "user\titem\tts", "\t"),
+  "shop.inter": as_csv(TRIPLES, "user_id:token\titem_id:token\ttimestamp:float", "\t"),
+  "log.jsonl": as_json_lines(TRIPLES),
+  "log.parquet": as_parquet(TRIPLES),
+  "text.parquet": as_parquet(TRIPLES, iso),
+  "nano.parquet": as_parquet(
+    TRIPLES, lambda t: t * 10**9 + 7, pyarrow.timestamp("ns", "Asia/Tokyo")
+  ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_one_log_of_every_form(tmp_path, name, packed):
+  content = FORMS[name] if isinstance(FORMS[name], bytes) else FORMS[name].encode()
+  path = tmp_path / (f"{name}.gz" if packed else name)
+  path.write_bytes(gzip.compress(content) if packed else content)
+  found, manifest = prepare(path, tmp_path)
+  assert same(found.log, LOG)
+  assert manifest["rows_in"] == manifest["rows"] == len(TRIPLES)
+  assert manifest["rejected"] == manifest["filtered"] == {}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_sequences(tmp_path, packed):
+  rows = random_rows(seed=3)
+  text = "\n".join(" ".join([user, *items]) for user, items in rows.items())
+  path = tmp_path / ("sequences.txt.gz" if packed else "sequences.txt")
+  path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+  found, manifest = prepare(path, tmp_path, block_bytes=64, part_bytes=100)
+  assert same(found.log, interactions.from_sequences(rows.items()))
+  assert manifest["rows"] == sum(map(len, rows.values()))
+
+
+def test_lines_of_sequences_that_are_none(tmp_path):
+  (tmp_path / "sequences.txt").write_bytes(b"u a b\n\nv\n\xff x\nu c\n")
+  found, manifest = prepare(tmp_path / "sequences.txt", tmp_path)
+  assert manifest["rejected"] == {"no_item": 1, "not_utf8": 1}
+  assert (manifest["rows_in"], manifest["rows"]) == (5, 3)
+  assert same(found.log, interactions.from_sequences([("u", list("abc"))]))
+
+
+def test_a_folder_and_a_glob_are_read_in_the_order_of_their_names(tmp_path):
+  """Rows of equal times stand by file and line, however the log is divided."""
+  rng = np.random.default_rng(0)
+  rows = [(f"u{rng.integers(5)}", f"i{n}", int(rng.integers(3))) for n in range(90)]
+  for name, part in (("b", rows[60:]), ("a", rows[:30]), ("a1", rows[30:60])):
+    (tmp_path / "log" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "log" / f"{name}.csv").write_text(as_csv(part))
+  (tmp_path / "log" / "_SUCCESS").write_text("")
+  (tmp_path / "log" / "notes.txt").write_text("no log")
+  by_user = {}
+  for user, item, time in sorted(rows, key=lambda row: row[2]):
+    by_user.setdefault(user, []).append((time, item))
+  for n, pattern in enumerate(("log", "log/*.csv", "l*g/[ab]*.csv")):
+    (tmp_path / f"{n}").mkdir()
+    found, manifest = prepare(
+      tmp_path / pattern, tmp_path / f"{n}", part_bytes=100 * 3**n, shard_rows=9
+    )
+    assert same(found.log, timed_log(by_user))
+    assert [s["path"].rpartition("/")[2] for s in manifest["sources"]] == [
+      "a.csv",
+      "a1.csv",
+      "b.csv",
+    ]
+  counts = [(u, t) for u, _, t in rows]
+  tied = [pair for pair in counts if counts.count(pair) > 1]
+  assert manifest["tied_rows"] == len(tied)
+  assert manifest["tied_users"] == len({user for user, _ in tied})
+
+
+def test_array_records_are_the_rows_of_the_log(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  found, manifest = prepare(tmp_path / "log.csv", tmp_path, shard_rows=40)
+  log, user = found.log, 0
+  assert len(manifest["shards"]) > 2
+  for shard in manifest["shards"]:
+    path = tmp_path / "out" / shard["array_record"]["name"]
+    assert path.stat().st_size == shard["array_record"]["bytes"]
+    reader = array_record_module.ArrayRecordReader(os.fspath(path))
+    assert reader.num_records() == shard["users"]
+    for record in reader.read_all() if shard["users"] else []:
+      n = len(record) // 12
+      assert np.array_equal(np.frombuffer(record[8 * n :], np.int32), log.row(user))
+      times = log.time_E[log.offset_U1[user] : log.offset_U1[user + 1]]
+      assert np.array_equal(np.frombuffer(record[: 8 * n], np.int64), times)
+      user += 1
+    reader.close()
+  assert user == log.num_users
+
+
+def test_what_is_said_of_items_comes_along(tmp_path):
+  (tmp_path / "shop.inter").write_text(FORMS["shop.inter"])
+  lines = ["item_id:token\ttitle:token_seq\tclass:token_seq"]
+  lines += [f"{item}\tA  {item}\tx y" for item in LOG.item_ids[:9]]
+  (tmp_path / "shop.item").write_text("\n".join([*lines, lines[1], "\t\t", "z\t"]))
+  found, manifest = prepare(tmp_path / "shop.inter", tmp_path)
+  assert found.titles == [f"A {item}" for item in LOG.item_ids[:9]] + [""] * (
+    LOG.num_items - 9
+  )
+  assert found.texts[0] == f"A {LOG.item_ids[0]} x y"
+  assert [a.tolist() for a in found.attributes] == [[0, 1]] * 9 + [[]] * (
+    LOG.num_items - 9
+  )
+  assert manifest["items_file"] == {
+    "rows": 12,
+    "matched": 9,
+    "repeated": 1,
+    "rejected": 2,
+  }
+
+
+def test_items_of_json_lines_with_lists(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  rows = [
+    {
+      "parent_asin": str(i),
+      "title": "T",
+      "store": "B",
+      "categories": [["x"], ["y", "x"]],
+    }
+    for i in LOG.item_ids
+  ]
+  rows[0] = {"parent_asin": str(LOG.item_ids[0]), "title": None}
+  text = "".join(json.dumps(row) + "\n" for row in [*rows, {"parent_asin": 5}, [1]])
+  (tmp_path / "meta.jsonl").write_text(text + "{")
+  found, manifest = prepare(
+    tmp_path / "log.csv", tmp_path, items=str(tmp_path / "meta.jsonl")
+  )
+  assert found.texts[:2] == ["", "T B x y x"]
+  table = pyarrow.parquet.ParquetFile(tmp_path / "out" / "items.parquet").read()
+  assert table["attributes"].to_pylist()[:2] == [
+    [],
+    ["brand: B", "categories: x", "categories: y"],
+  ]
+  assert table["rows"].to_pylist() == np.bincount(LOG.item_E).tolist()
+  assert manifest["items_file"]["rejected"] == 2
+
+
+def test_items_of_parquet_with_lists(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  said = {"n": 1.5, "name": "A", "categories": ["x", "y"]}
+  table = pyarrow.table(
+    {"sku": LOG.item_ids[1:].tolist()}
+    | {name: [value] * (LOG.num_items - 1) for name, value in said.items()}
+  )
+  pyarrow.parquet.write_table(table, tmp_path / "items.parquet")
+  items = str(tmp_path / "items.parquet")
+  found, _ = prepare(tmp_path / "log.csv", tmp_path, items=items)
+  assert found.titles == ["", *["A"] * (LOG.num_items - 1)]
+  assert found.texts[1] == "A x y"
+  assert [len(a) for a in found.attributes] == [0, *[2] * (LOG.num_items - 1)]
+
+
+def test_columns_are_told_and_can_be_given(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES, "who,what,when"))
+  said = []
+  names = {"user": "who", "item": "what", "time": "when"}
+  assert same(
+    prepare(tmp_path / "log.csv", tmp_path, said.append, names=names)[0].log, LOG
+  )
+  (line,) = [line for line in said if line.startswith("columns")]
+  assert line == (
+    "columns: user = 'who', item = 'what', time = 'when'; times are seconds since 1970"
+  )
+
+
+def test_without_times_rows_stand_in_the_order_of_the_file(tmp_path):
+  rows = random_rows(seed=5)
+  pairs = [(user, item) for user, items in rows.items() for item in items]
+  (tmp_path / "log.csv").write_text(as_csv(pairs, "user,item"))
+  found, manifest = prepare(tmp_path / "log.csv", tmp_path)
+  assert same(found.log, interactions.from_sequences(rows.items()))
+  assert manifest["time_unit"] is None
+  assert manifest["tied_rows"] == 0
+
+
+def test_rejected_rows_are_shown_with_their_lines(tmp_path):
+  text = as_csv(TRIPLES[:3]) + "u,a\n\nu,a,b,c\n,a,1\nu,a,?\nu,b,1e9\nu\n"
+  (tmp_path / "log.csv").write_text(text)
+  said = []
+  _, manifest = prepare(tmp_path / "log.csv", tmp_path, said.append)
+  assert manifest["rejected"] == {"columns": 3, "no_user": 1, "bad_time": 1}
+  lines = {
+    reason: [line for _, line, _ in examples]
+    for reason, examples in manifest["rejected_examples"].items()
+  }
+  assert lines == {"columns": [5, 7, 11], "no_user": [8], "bad_time": [9]}
+  assert f"    {tmp_path / 'log.csv'}, line 5: 'u,a'" in said
+  with pytest.raises(UserError, match="line 5: another number of columns") as error:
+    pipeline.prepare(
+      pipeline.Options(str(tmp_path / "log.csv"), str(tmp_path / "b"), strict=True),
+      QUIET,
+      said.append,
+    )
+  assert "--strict" in str(error.value)
+  assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "options", "complaint"),
+  [
+    ("log.csv", "", {}, "is empty"),
+    ("log.csv", "user,item,time\n", {}, "cannot tell the unit|no row"),
+    ("log.csv", "user,item\n", {}, "no row is left of 0"),
+    ("log.csv", "user,item,time\nu,a,?\n", {}, "cannot tell the unit of 'time'"),
+    ("log.csv", "user,item,time\nu,a,?\n", {"time_unit": "s"}, "line 2: .*'\\?'"),
+    ("log.csv", "a,b,c\nx,y,z\n", {}, "which column of .* is the user; it has a, b, c"),
+    ("log.csv", "user,b\nx,y\n", {}, "is the item; it has user, b"),
+    ("log.csv", "user,item\nx,y\n", {"names": {"item": "z"}}, "no column 'z' .--item"),
+    ("log.csv", "user,item\nx,y\n", {"columns": ("user",)}, "names 1 columns.*has 2"),
+    ("log.csv", "user,item\nx,y\n", {"min_rating": 3.0}, "no column of ratings"),
+    ("log.csv", "user,item\nx,y\n", {"duplicates": "exact"}, "compares times"),
+    ("log.csv", "user,item\nx,y\n", {"k_core": 2}, "no row is left: 1 core; lower"),
+    ("log.csv", "user,item\n".encode("utf-16"), {}, "first line of .* UTF-8"),
+    ("log.csv.gz", gzip.compress(b"user,item\nu,a\n" * 99)[:-9], {}, "to its end"),
+    ("log.csv.gz", b"\x1f\x8b" + b"x" * 50, {}, "to its end"),
+    ("log.parquet", b"PAR1 no", {}, "is no Parquet file"),
+    ("log.parquet", as_parquet(TRIPLES)[:-20], {}, "is no Parquet file"),
+    ("log.csv", "user,item,user\nu,a,v\n", {}, "has 2 columns 'user'"),
+    ("log.xyz", "user,item\nu,a\n", {}, "does not tell its form; give --format"),
+    ("log.jsonl", "[1]\n", {}, "begins with no JSON object"),
+    ("sequences.txt", "\n", {}, "no row is left of 0"),
+    ("log.csv", "user,item\nu,a\n", {"items": "/none.csv"}, "none.csv does not exist"),
+  ],
+)
+def test_mistakes_are_answered_in_a_line(tmp_path, name, content, options, complaint):
+  path = tmp_path / name
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(UserError, match=complaint) as error:
+    prepare(path, tmp_path, **options)
+  assert "\n" not in str(error.value)
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_inputs_that_are_none(tmp_path):
+  with pytest.raises(UserError, match="does not exist"):
+    prepare(tmp_path / "none.csv", tmp_path)
+  with pytest.raises(UserError, match="names no file of a log"):
+    prepare(tmp_path / "*.csv", tmp_path)
+  for name in ("a.csv", "b.jsonl"):
+    (tmp_path / name).write_text("user,item\nu,a\n")
+  with pytest.raises(UserError, match=r"several forms \(csv, jsonl\)"):
+    prepare(tmp_path, tmp_path)
+  (tmp_path / "b.csv").write_text("user,item,time\nu,a,5\n")
+  with pytest.raises(UserError, match="give files of one kind"):
+    prepare(tmp_path / "?.csv", tmp_path)
+  prepare(tmp_path / "a.csv", tmp_path)
+  with pytest.raises(UserError, match="is there already"):
+    prepare(tmp_path / "a.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda out: (out / "manifest.json").write_text("{"),
+    lambda out: (out / "items.parquet").unlink(),
+    lambda out: next(out.glob("inter*.parquet")).write_bytes(b"PAR1"),
+    lambda out: (out / "manifest.json").write_text(
+      (out / "manifest.json").read_text().replace('"version": 1', '"version": 2')
+    ),
+  ],
+)
+def test_a_damaged_folder_is_refused(tmp_path, damage):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  prepare(tmp_path / "log.csv", tmp_path)
+  damage(tmp_path / "out")
+  with pytest.raises(UserError, match=r"prepare (it|the log) anew"):
+    prepared.read(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+  ("raised", "seen"),
+  [
+    (KeyboardInterrupt(), KeyboardInterrupt),
+    (OSError(errno.ENOSPC, "No space left on device"), UserError),
+  ],
+  ids=["stopped", "disk full"],
+)
+@pytest.mark.parametrize("step", ["settle", "catalogue", "number", "count", "shard"])
+def test_nothing_half_made_is_left(tmp_path, monkeypatch, step, raised, seen):
+  def fail(*_, **__):
+    raise raised
+
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  monkeypatch.setattr(stages, step, fail)
+  with pytest.raises(seen):
+    prepare(tmp_path / "log.csv", tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def data_config(name, folder, cold="apart"):
+  data = {"name": name, "dir": str(folder), "min_len": 1}
+  return ml_collections.ConfigDict({"data": data, "ids": {"cold": cold}})
+
+
+@pytest.mark.parametrize("name", ["toys", "ml-100k"])
+def test_published_logs_are_read_as_they_were(data_dir, tmp_path, name):
+  file = "u.data" if name == "ml-100k" else "sequences.txt"
+  cold = (
+    "attributes" if (data_dir / name / "item_attributes.json").exists() else "apart"
+  )
+  options = pipeline.Options(str(data_dir / name / file), str(tmp_path / name))
+  pipeline.prepare(options, QUIET, lambda line: None)
+  before = datasets.load(data_config(name, data_dir, cold))
+  after = datasets.load(data_config(name, tmp_path, cold))
+  assert same(after.log, before.log)
+  if file == "sequences.txt":
+    assert after.titles == before.titles
+    assert after.texts == before.texts
+  if cold == "attributes":
+    for a, b in zip(after.attributes, before.attributes, strict=True):
+      assert np.array_equal(a, b)
+
+
+def test_a_prepared_log_is_trained_on(tmp_path):
+  """The two commands of README, on a log of four users."""
+  rows = [(f"u{u}", f"i{(u + n) % 6}", n) for u in range(9) for n in range(6)]
+  (tmp_path / "log.csv").write_text(as_csv(rows))
+  command = [sys.executable, "-m", "lightlm_jax.prepare", "--input=log.csv"]
+  command += ["--output=data/shop", "--report=report.json"]
+  done = subprocess.run(
+    command,
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "--config.data.dir=data --config.data.name=shop" in done.stdout
+  assert json.loads((tmp_path / "report.json").read_text())["rows"] == 54
+  fields = {"data.dir": str(tmp_path / "data"), "data.name": "shop", "baselines": ()}
+  config = config_lib.load("toys:tiny", overrides=fields | {"system": "ease"})
+  results = train.train(ml_collections.FrozenConfigDict(config), tmp_path / "run")
+  assert results["dataset"] == "shop"
+  assert results["num_users"] == 9
