@@ -23,7 +23,6 @@ differences chance explains.
 """
 
 from collections.abc import Sequence
-import contextlib
 import functools
 import sys
 
@@ -33,22 +32,15 @@ import jax
 import ml_collections
 import rich.console
 
-from lightlm_jax import command_line, devices, limits, processes
+from lightlm_jax import command_line, devices, limits, processes, trained
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, splits
-from lightlm_jax.data import texts as texts_lib
-from lightlm_jax.decoding import latent
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator, judge
 from lightlm_jax.evaluation import users as users_lib
-from lightlm_jax.ids import build as ids_build
-from lightlm_jax.ids import codes as codes_lib
-from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import latent_decoding, registry
-from lightlm_jax.systems.base import System
-from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import loop
 from lightlm_jax.training import mesh as mesh_lib
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
@@ -157,52 +149,16 @@ def evaluate(
   # The devices of the run are not those of today; restoring cuts the state anew.
   mesh = mesh_lib.make(-1, 1)
   limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  dataset = datasets.load(config)
-  split = splits.make(config.split, dataset.log)
+  dataset, split = trained.log_of(workdir, config)
   requests = getattr(split, split_name)
   if requests is None:
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
-  earlier = workdir_lib.read_results(workdir)
-  if earlier and earlier["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
   requests = loop.sample(requests, users, config.seed)
-
-  book = None
-  if config.system in registry.WRITE_IDS:
-    book = _read_ids(workdir, split)
-  tokens = None
-  if config.system in registry.READ_TEXTS:
-    tokens = _read_texts(config, dataset, workdir)
-  system = registry.build(config.system, config, split.train, book, tokens)
-  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
-  system = system._replace(tables=tables)
-  if system.loss is None:
-    params, progress = system.fit(split.train), None
-  else:
-    params, progress, step = _restore(system, config, mesh, workdir)
-    judged = progress.best_step or step
-    if step < config.train.steps:
-      say(f"this run stands at step {step:,} of {config.train.steps:,}")
-
-  if config.decoding.kind in latent_decoding.DECODINGS:
-    make = functools.partial(
-      latent_decoding.remember,
-      system,
-      params,
-      split.train,
-      share=config.decoding.memory_share,
-      seed=config.seed,
-      batch_size=config.train.eval_batch_size,
-      mesh=mesh,
-    )
-    about = _about_memory(config, split, book, judged)
-    state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
-    memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
-    memory = latent.memory(*memory, split.train.num_items)
-    system = latent_decoding.build(config, system, memory)
+  run = trained.restore(workdir, config, dataset, split, mesh, say)
+  system, params, book = run.system, run.params, run.book
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(config, split, system, book, params, progress, k)
+  results = results_lib.describe(config, split, system, book, params, run.progress, k)
   found, ranks = judge.judge(
     system,
     params,
@@ -290,19 +246,6 @@ def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> No
     )
 
 
-def _restore(system: System, config, mesh, workdir: epath.Path):
-  """The parameters to judge, the progress, and the step that the run came to."""
-  if not (workdir / "checkpoints").exists():
-    raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-  with contextlib.closing(
-    checkpoint.Checkpoints(workdir, read_only=True)
-  ) as checkpoints:
-    step = checkpoints.latest_step
-    if step is None:
-      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-    return *loop.restore_best(system, config, mesh, checkpoints), step
-
-
 def _variant(own, config, overrides: dict, width: int | None) -> str:
   """How a run was asked, if not in its own way: that is what `compare` looks for."""
   if width is not None:
@@ -316,38 +259,6 @@ def _variant(own, config, overrides: dict, width: int | None) -> str:
     for name in names
     if config.decoding[name] != own.decoding[name]
   )
-
-
-def _about_memory(config, split: splits.Split, book: CodeBook, step: int) -> dict:
-  """What a memory must be of, to be this run's."""
-  return {
-    "ids_sha256": book.sha256,
-    "interactions_sha256": ids_build.digest(split.train),
-    "parameters": step,
-    "state": config.decoding.state,
-    "memory_share": config.decoding.memory_share,
-    "seed": config.seed,
-  }
-
-
-def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
-  book = codes_lib.load(workdir / "codes")
-  if book is None:
-    raise UserError(f"{workdir / 'codes'} holds no whole ids; `train` writes them")
-  if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
-    raise UserError(workdir_lib.other_log(workdir))
-  return book
-
-
-def _read_texts(config, dataset, workdir: epath.Path) -> texts_lib.Tokens:
-  kept = texts_lib.load(workdir / "texts")
-  if kept is None:
-    raise UserError(f"{workdir / 'texts'} holds no whole tokenizer; `train` writes it")
-  tokenizer, sha256 = kept
-  _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes, tokenizer)
-  if tokens.sha256 != sha256:
-    raise UserError(workdir_lib.other_texts(workdir))
-  return tokens
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""A run that `train` left, put together again from its folder.
+
+Whoever asks a run (evaluate.py, recommend.py, export.py) gets it here.
+"""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+import jax
+import ml_collections
+
+from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import texts as texts_lib
+from lightlm_jax.decoding import latent
+from lightlm_jax.errors import UserError
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.systems import latent_decoding, registry
+from lightlm_jax.systems.base import System
+from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What can be asked, and what is known of it."""
+
+  config: ml_collections.FrozenConfigDict
+  dataset: datasets.Dataset
+  split: splits.Split
+  book: CodeBook | None  # of the systems that write ids
+  system: System  # its tables on the mesh
+  params: Any  # those to judge, on the mesh
+  progress: loop.Progress | None  # None: it was fitted
+  step: int | None  # the parameters are of; likewise
+  mesh: jax.sharding.Mesh
+
+
+def log_of(
+  workdir: epath.Path, config: ml_collections.FrozenConfigDict
+) -> tuple[datasets.Dataset, splits.Split]:
+  """The log that a run learned from, and its split.
+
+  Raises:
+    UserError: it is not there, or is another one.
+  """
+  dataset = datasets.load(config)
+  split = splits.make(config.split, dataset.log)
+  earlier = workdir_lib.read_results(workdir)
+  if earlier and earlier["split_sha256"] != split.sha256:
+    raise UserError(workdir_lib.other_log(workdir))
+  return dataset, split
+
+
+def restore(
+  workdir: epath.Path,
+  config: ml_collections.FrozenConfigDict,
+  dataset: datasets.Dataset,
+  split: splits.Split,
+  mesh: jax.sharding.Mesh,
+  say: Callable[[str], None],
+) -> Run:
+  """The system of a run, with its best parameters, and its memory if it is asked by it.
+
+  Args:
+    workdir: of the run, finished or not.
+    config: the run's, perhaps with another decoding.
+    dataset: from `log_of`.
+    split: likewise.
+    mesh: of devices today; those of the run do not matter.
+    say: prints a line.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  book = None
+  if config.system in registry.WRITE_IDS:
+    book = _read_ids(workdir, split)
+  tokens = None
+  if config.system in registry.READ_TEXTS:
+    tokens = _read_texts(config, dataset, workdir)
+  system = registry.build(config.system, config, split.train, book, tokens)
+  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
+  system = system._replace(tables=tables)
+  progress = judged = None
+  if system.loss is None:
+    params = system.fit(split.train)
+  else:
+    params, progress, step = _restore(system, config, mesh, workdir)
+    judged = progress.best_step or step
+    if step < config.train.steps:
+      say(f"this run stands at step {step:,} of {config.train.steps:,}")
+
+  if config.decoding.kind in latent_decoding.DECODINGS:
+    make = functools.partial(
+      latent_decoding.remember,
+      system,
+      params,
+      split.train,
+      share=config.decoding.memory_share,
+      seed=config.seed,
+      batch_size=config.train.eval_batch_size,
+      mesh=mesh,
+    )
+    about = _about_memory(config, split, book, judged)
+    state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
+    memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
+    memory = latent.memory(*memory, split.train.num_items)
+    system = latent_decoding.build(config, system, memory)
+  return Run(config, dataset, split, book, system, params, progress, judged, mesh)
+
+
+def _restore(system: System, config, mesh, workdir: epath.Path):
+  """The parameters to judge, the progress, and the step that the run came to."""
+  if not (workdir / "checkpoints").exists():
+    raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+  with contextlib.closing(
+    checkpoint.Checkpoints(workdir, read_only=True)
+  ) as checkpoints:
+    step = checkpoints.latest_step
+    if step is None:
+      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+    return *loop.restore_best(system, config, mesh, checkpoints), step
+
+
+def _about_memory(config, split: splits.Split, book: CodeBook, step: int) -> dict:
+  """What a memory must be of, to be this run's."""
+  return {
+    "ids_sha256": book.sha256,
+    "interactions_sha256": ids_build.digest(split.train),
+    "parameters": step,
+    "state": config.decoding.state,
+    "memory_share": config.decoding.memory_share,
+    "seed": config.seed,
+  }
+
+
+def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
+  book = codes_lib.load(workdir / "codes")
+  if book is None:
+    raise UserError(f"{workdir / 'codes'} holds no whole ids; `train` writes them")
+  if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
+    raise UserError(workdir_lib.other_log(workdir))
+  return book
+
+
+def _read_texts(config, dataset, workdir: epath.Path) -> texts_lib.Tokens:
+  kept = texts_lib.load(workdir / "texts")
+  if kept is None:
+    raise UserError(f"{workdir / 'texts'} holds no whole tokenizer; `train` writes it")
+  tokenizer, sha256 = kept
+  _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes, tokenizer)
+  if tokens.sha256 != sha256:
+    raise UserError(workdir_lib.other_texts(workdir))
+  return tokens
