@@ -29,7 +29,6 @@ import sys
 from absl import flags
 from etils import epath
 import jax
-import ml_collections
 import rich.console
 
 from lightlm_jax import command_line, devices, limits, processes, trained
@@ -45,9 +44,7 @@ from lightlm_jax.training import mesh as mesh_lib
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
-_DECODING = flags.DEFINE_string(
-  "decoding", None, "as config.decoding.kind; default: the run's own"
-)
+_DECODING = command_line.define_decoding()
 _BEAM_SIZE = flags.DEFINE_integer(
   "beam_size", 0, "beams of a search; 0 = the run's own", lower_bound=0
 )
@@ -65,12 +62,10 @@ _MEMORY_SHARE = flags.DEFINE_float(
 _STATE = flags.DEFINE_string(
   "state", None, "latent: decoder or encoder; default: decoding.state"
 )
-_USERS = flags.DEFINE_integer(
-  "users", 0, "ask so many users, drawn by the run's seed; 0 = all", lower_bound=0
+_USERS = command_line.define_users(
+  "ask so many users, drawn by the run's seed; default: all"
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
-)
+_BATCH_SIZE = command_line.define_batch_size()
 _DATA_DIR = command_line.define_data_dir()
 _COMPARE = command_line.define_compare()
 _REPORT = command_line.define_report()
@@ -79,6 +74,7 @@ _DISTRIBUTED = command_line.define_distributed()
 
 
 def main(argv) -> None:
+  users = _number_of_users(_USERS.value)
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   if _COMPARE.value:
@@ -91,7 +87,7 @@ def main(argv) -> None:
       [_WORKDIR.value, _COMPARE.value, *argv[1:]],
       split_name=_SPLIT.value,
       decoding=_DECODING.value,
-      users=_USERS.value,
+      users=users,
     )
     if _REPORT.value:
       workdir_lib.write_json(epath.Path(_REPORT.value), results)
@@ -111,7 +107,7 @@ def main(argv) -> None:
   }
   overrides = {field: value for field, value in given.items() if value}
   results = evaluate(
-    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=_USERS.value
+    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=users
   )
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), results)
@@ -139,7 +135,7 @@ def evaluate(
   """
   overrides = overrides or {}
   workdir, own = workdir_lib.read(workdir, {})
-  _check_decoding(own, overrides)
+  trained.check_decoding(own, overrides)
   _, config = workdir_lib.read(workdir, overrides)
   limits.check(config, trained=True)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
@@ -220,30 +216,11 @@ def compare(
   return report
 
 
-def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> None:
-  """Refuses to decode where nothing is, and a width where it means nothing."""
-  flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
-  given = [flag for field, flag in flags_of.items() if field in overrides]
-  if given and own.system not in registry.WRITE_IDS:
-    raise UserError(
-      f"{own.system} scores every item, so there is nothing to decode; leave out "
-      f"{' and '.join(given)}"
-    )
-  kind = overrides.get("decoding.kind", own.decoding.kind)
-  of_memory = ("nearest", "memory_share", "state")
-  if kind in latent_decoding.DECODINGS and own.system != "lightlm":
-    raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
-  given = [f"--{name}" for name in of_memory if f"decoding.{name}" in overrides]
-  if given and kind not in latent_decoding.DECODINGS:
-    raise UserError(
-      f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
-      f"{' or '.join(latent_decoding.DECODINGS)} with it"
-    )
-  if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
-    raise UserError(
-      f"decoding {kind} scores every item and has no beams; leave out --beam_size, or "
-      "give --decoding=beam"
-    )
+def _number_of_users(given: str | None) -> int:
+  """A string flag, because `recommend` has one of that name for users by their ids."""
+  if given and not (given.isascii() and given.isdecimal()):
+    raise UserError(f"--users={given} is no number; give how many users to ask")
+  return int(given or 0)
 
 
 def _variant(own, config, overrides: dict, width: int | None) -> str:

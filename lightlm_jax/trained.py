@@ -7,6 +7,8 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any
 
 from etils import epath
@@ -40,6 +42,32 @@ class Run:
   progress: loop.Progress | None  # None: it was fitted
   step: int | None  # the parameters are of; likewise
   mesh: jax.sharding.Mesh
+
+
+def check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> None:
+  """Refuses to decode where nothing is, and a width where it means nothing."""
+  flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
+  given = [flag for field, flag in flags_of.items() if field in overrides]
+  if given and own.system not in registry.WRITE_IDS:
+    raise UserError(
+      f"{own.system} scores every item, so there is nothing to decode; leave out "
+      f"{' and '.join(given)}"
+    )
+  kind = overrides.get("decoding.kind", own.decoding.kind)
+  of_memory = ("nearest", "memory_share", "state")
+  if kind in latent_decoding.DECODINGS and own.system != "lightlm":
+    raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
+  given = [f"--{name}" for name in of_memory if f"decoding.{name}" in overrides]
+  if given and kind not in latent_decoding.DECODINGS:
+    raise UserError(
+      f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
+      f"{' or '.join(latent_decoding.DECODINGS)} with it"
+    )
+  if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
+    raise UserError(
+      f"decoding {kind} scores every item and has no beams; leave out --beam_size, or "
+      "give --decoding=beam"
+    )
 
 
 def log_of(
@@ -114,6 +142,24 @@ def restore(
     memory = latent.memory(*memory, split.train.num_items)
     system = latent_decoding.build(config, system, memory)
   return Run(config, dataset, split, book, system, params, progress, judged, mesh)
+
+
+def identity(run: Run) -> dict[str, Any]:
+  """What tells what a run answers today from what another one does, as JSON."""
+  config = run.config.to_dict()
+  # Where the data lies and how many are asked at once changes no answer.
+  config["data"].pop("dir", None)
+  config["train"].pop("eval_batch_size", None)
+  text = json.dumps(config, sort_keys=True)
+  return {
+    "system": run.config.system,
+    "dataset": run.config.data.name,
+    "decoding": run.config.decoding.kind if run.book else None,
+    "step": run.step,
+    "split_sha256": run.split.sha256,
+    "ids_sha256": run.book.sha256 if run.book else None,
+    "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+  }
 
 
 def _restore(system: System, config, mesh, workdir: epath.Path):
