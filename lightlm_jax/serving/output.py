@@ -99,6 +99,8 @@ def _claim(path, question, parts, manifest) -> dict[str, Any] | None:
     _refuse_other(path, done.get("question"), question)
     files = [path.with_name(name) for name in done.get("files", ())]
     if files and all(file.exists() for file in files):
+      if parts.exists() and processes.is_first():
+        parts.rmtree()
       return done
   elif path.exists() and not parts.exists():
     raise UserError(f"{path} exists already; remove it, or give another --output")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from etils import epath
 import numpy as np
 
+from lightlm_jax.data import formats
 from lightlm_jax.data.interactions import Interactions, concatenate_rows
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.errors import UserError
@@ -144,7 +145,7 @@ def check(questions: Questions) -> list[str]:
   lines = [f"{line}: left out" for line in lines]
   if questions.dropped:
     lines.append(
-      f"items of histories that are not in the catalogue: {questions.dropped:,}, dropped"
+      f"items of histories that are not in the catalogue: {questions.dropped:,} dropped"
     )
   return lines
 
@@ -191,7 +192,7 @@ def read_ids(flag: str, given: str) -> list[str]:
   """
   path = epath.Path(given)
   if _is_file(path):
-    found = [line.strip() for line in _lines(path)]
+    found = [line.strip() for line in formats.read_lines(path)]
   elif "/" in given and "," not in given:
     raise UserError(f"--{flag}={given}: no such file; give one, or ids: A,B")
   else:
@@ -215,14 +216,15 @@ def read_histories(
   if not _is_file(path):
     raise UserError(f'{path} does not exist; give lines {{"user": …, "history": […]}}')
   seen = {}
-  for number, line in enumerate(_lines(path), start=1):
+  for number, line in enumerate(formats.read_lines(path), start=1):
     if not line.strip():
       continue
     where = f"{path}, line {number}"
     try:
       told = json.loads(line)
       user, items = _raw(told["user"]), told.get("history")
-      items = None if items is None else [_raw(item) for item in items]
+      if items is not None:
+        items = [_raw(item) for item in items] if type(items) is list else _raw(None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
       raise UserError(
         f'{where}: {line[:60]!r} is not {{"user": …, "history": […]}} with ids that '
@@ -240,6 +242,7 @@ def read_histories(
 def _raw(value: object) -> str:
   if type(value) not in (str, int):
     raise TypeError(f"{value!r} is no id")
+  str(value).encode()  # half a surrogate is no text
   return str(value)
 
 
@@ -260,14 +263,3 @@ def _is_file(path: epath.Path) -> bool:
     return path.exists() and not path.is_dir()
   except OSError:  # a list of ids can be longer than any name
     return False
-
-
-def _lines(path: epath.Path) -> Iterator[str]:
-  try:
-    with path.open("r", encoding="utf-8-sig") as file:
-      for line in file:
-        yield line.rstrip("\n")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}: byte {error.start} is not UTF-8; write the file as UTF-8")
-  except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror or error}")
