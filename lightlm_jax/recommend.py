@@ -36,7 +36,6 @@ import rich.progress
 
 from lightlm_jax import command_line, devices, limits, processes, trained
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets
 from lightlm_jax.errors import UserError
 from lightlm_jax.serving import output as output_lib
 from lightlm_jax.serving import questions as questions_lib
@@ -174,7 +173,7 @@ def recommend(
   mesh = mesh_lib.make(-1, 1)
   limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
   dataset, split = trained.log_of(workdir, config)
-  titles = _titles(dataset, config) if with_text else None
+  titles = trained.titles(dataset, config) if with_text else None
   known = questions_lib.known(dataset.log)
   if users is not None:
     questions = questions_lib.of_users(known, users)
@@ -184,15 +183,8 @@ def recommend(
     questions = questions_lib.everyone(dataset.log)
   lines = questions_lib.check(questions)
   open_I, lost = questions_lib.open_items(known, allow, deny)
-  if lost:
-    lines.append(f"ids of the lists that are not in the catalogue: {lost:,}, ignored")
   run = trained.restore(workdir, config, dataset, split, mesh, say)
-  new = int((questions.requests.user_N < 0).sum())
-  if new and run.system.max_history == 0:
-    lines.append(
-      f"{config.system} reads no history here: {new:,} new users get the list of "
-      "somebody unknown"
-    )
+  lines += questions_lib.notes(questions, lost, run.system)
   for line in lines:
     say(f"warning: {line}")
 
@@ -293,15 +285,6 @@ def _write(
       "users got none): so few may be recommended to them"
     )
   say(f"written to {files} in {path.parent}")
-
-
-def _titles(dataset: datasets.Dataset, config) -> np.ndarray:
-  if dataset.titles is None:
-    raise UserError(
-      f"--text wants the items' titles, and {config.data.name} has none; put "
-      f"{config.data.name}/items.tsv beside the log, or leave it out"
-    )
-  return np.array(dataset.titles, object)
 
 
 if __name__ == "__main__":

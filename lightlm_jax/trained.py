@@ -14,9 +14,10 @@ from typing import Any
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
 
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import datasets, snapshot, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import latent
 from lightlm_jax.errors import UserError
@@ -27,6 +28,8 @@ from lightlm_jax.systems import latent_decoding, registry
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, loop
 from lightlm_jax.training import mesh as mesh_lib
+
+LOG = "log"  # in a workdir: see data/snapshot.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +76,14 @@ def check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> Non
 def log_of(
   workdir: epath.Path, config: ml_collections.FrozenConfigDict
 ) -> tuple[datasets.Dataset, splits.Split]:
-  """The log that a run learned from, and its split.
+  """The log that a run learned from, and its split: its own copy, where it has one.
 
   Raises:
     UserError: it is not there, or is another one.
   """
-  dataset = datasets.load(config)
+  dataset = snapshot.read(workdir / LOG)
+  if dataset is None:
+    dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
   earlier = workdir_lib.read_results(workdir)
   if earlier and earlier["split_sha256"] != split.sha256:
@@ -142,6 +147,22 @@ def restore(
     memory = latent.memory(*memory, split.train.num_items)
     system = latent_decoding.build(config, system, memory)
   return Run(config, dataset, split, book, system, params, progress, judged, mesh)
+
+
+def titles(
+  dataset: datasets.Dataset, config: ml_collections.FrozenConfigDict
+) -> np.ndarray:
+  """[I] the items' titles.
+
+  Raises:
+    UserError: there are none.
+  """
+  if dataset.titles is None:
+    raise UserError(
+      f"nothing is known of the items of {config.data.name} that could be shown; put "
+      f"{config.data.name}/items.tsv beside the log, or ask without texts"
+    )
+  return np.array(dataset.titles, object)
 
 
 def identity(run: Run) -> dict[str, Any]:

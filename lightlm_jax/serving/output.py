@@ -8,7 +8,6 @@ FILE-00000-of-00004 and so on); the manifest comes last.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import io
 import json
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow.parquet
 
 from lightlm_jax import processes
 from lightlm_jax import workdir as workdir_lib
+from lightlm_jax.data import parquet
 from lightlm_jax.errors import UserError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -79,9 +79,7 @@ def write(
     index = np.arange(users)[number * USERS_A_PART :][:USERS_A_PART]
     part = parts / _name(number)
     if not part.exists():
-      content = io.BytesIO()
-      pyarrow.parquet.write_table(make(index), content, compression="zstd")
-      workdir_lib.write_own(part, content.getvalue())
+      workdir_lib.write_own(part, parquet.to_bytes(make(index)))
     tell(len(index))
   with processes.together("write the output"), _one_line(path):
     nobody = make(np.zeros(0, np.int64))
@@ -172,9 +170,7 @@ def _finish(
 
 
 def _rows(part: epath.Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
-  # As evaluation/users.py reads: pyarrow's own threads outlive the reading.
-  with pyarrow.parquet.ParquetFile(io.BytesIO(part.read_bytes())) as file:
-    return file.read(columns=columns, use_threads=False)
+  return parquet.from_bytes(part.read_bytes(), columns)
 
 
 def _name(number: int) -> str:

@@ -17,6 +17,7 @@ from lightlm_jax.data import formats
 from lightlm_jax.data.interactions import Interactions, concatenate_rows
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.errors import UserError
+from lightlm_jax.systems.base import System
 
 SHOWN = 5  # of what is left out, so many are named
 
@@ -146,6 +147,26 @@ def check(questions: Questions) -> list[str]:
   if questions.dropped:
     lines.append(
       f"items of histories that are not in the catalogue: {questions.dropped:,} dropped"
+    )
+  return lines
+
+
+def notes(questions: Questions, lost: int, system: System) -> list[str]:
+  """Lines that say what else a person may not expect.
+
+  Args:
+    questions: that are asked.
+    lost: from `open_items`.
+    system: that is asked.
+  """
+  lines = []
+  if lost:
+    lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
+  new = int((questions.requests.user_N < 0).sum())
+  if new and system.max_history == 0:
+    lines.append(
+      f"{system.name} reads no history here: {new:,} new users get the list of "
+      "somebody unknown"
     )
   return lines
 
