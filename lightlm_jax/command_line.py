@@ -86,6 +86,16 @@ def define_batch_size() -> flags.Flag:
   return flags.FLAGS["batch_size"]
 
 
+def define_output(help_text: str) -> flags.Flag:
+  return _define_once("output", help_text)
+
+
+def define_k() -> flags.Flag:
+  if "k" not in flags.FLAGS:
+    flags.DEFINE_integer("k", 10, "the most items a user gets", lower_bound=1)
+  return flags.FLAGS["k"]
+
+
 def define_figure() -> flags.Flag:
   return _define_once("figure", "draw what was found, PNG")
 

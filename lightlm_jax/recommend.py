@@ -49,10 +49,10 @@ _HISTORIES = flags.DEFINE_string(
   "histories", None, 'a file of lines {"user": …, "history": […]}, oldest first'
 )
 _ALL = flags.DEFINE_bool("all", False, "every user of the log; with --output")
-_OUTPUT = flags.DEFINE_string(
-  "output", None, "FILE.parquet, .csv or .jsonl; without it a table is printed"
+_OUTPUT = command_line.define_output(
+  "FILE.parquet, .csv or .jsonl; without it a table is printed"
 )
-_K = flags.DEFINE_integer("k", 10, "the most items a user gets", lower_bound=1)
+_K = command_line.define_k()
 _EXCLUDE_SEEN = flags.DEFINE_bool(
   "exclude_seen", True, "keep items of a user's history from the user"
 )
