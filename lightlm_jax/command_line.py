@@ -67,8 +67,33 @@ def define_data_dir() -> flags.Flag:
   return _define_once("data_dir", "in place of the run's data.dir")
 
 
+def define_users(help_text: str) -> flags.Flag:
+  return _define_once("users", help_text)
+
+
+def define_decoding() -> flags.Flag:
+  return _define_once("decoding", "as config.decoding.kind; default: the run's own")
+
+
+def define_batch_size() -> flags.Flag:
+  if "batch_size" not in flags.FLAGS:
+    flags.DEFINE_integer(
+      "batch_size",
+      0,
+      "users at once; 0 = the run's train.eval_batch_size",
+      lower_bound=0,
+    )
+  return flags.FLAGS["batch_size"]
+
+
 def define_output(help_text: str) -> flags.Flag:
   return _define_once("output", help_text)
+
+
+def define_k() -> flags.Flag:
+  if "k" not in flags.FLAGS:
+    flags.DEFINE_integer("k", 10, "the most items a user gets", lower_bound=1)
+  return flags.FLAGS["k"]
 
 
 def define_figure() -> flags.Flag:

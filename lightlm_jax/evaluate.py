@@ -23,39 +23,28 @@ differences chance explains.
 """
 
 from collections.abc import Sequence
-import contextlib
 import functools
 import sys
 
 from absl import flags
 from etils import epath
 import jax
-import ml_collections
 import rich.console
 
-from lightlm_jax import command_line, devices, limits, processes
+from lightlm_jax import command_line, devices, limits, processes, trained
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, splits
-from lightlm_jax.data import texts as texts_lib
-from lightlm_jax.decoding import latent
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator, judge
 from lightlm_jax.evaluation import users as users_lib
-from lightlm_jax.ids import build as ids_build
-from lightlm_jax.ids import codes as codes_lib
-from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import latent_decoding, registry
-from lightlm_jax.systems.base import System
-from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import loop
 from lightlm_jax.training import mesh as mesh_lib
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
-_DECODING = flags.DEFINE_string(
-  "decoding", None, "as config.decoding.kind; default: the run's own"
-)
+_DECODING = command_line.define_decoding()
 _BEAM_SIZE = flags.DEFINE_integer(
   "beam_size", 0, "beams of a search; 0 = the run's own", lower_bound=0
 )
@@ -79,12 +68,10 @@ _PRIOR = flags.DEFINE_float(
 _STATE = flags.DEFINE_string(
   "state", None, "latent: decoder or encoder; default: decoding.state"
 )
-_USERS = flags.DEFINE_integer(
-  "users", 0, "ask so many users, drawn by the run's seed; 0 = all", lower_bound=0
+_USERS = command_line.define_users(
+  "ask so many users, drawn by the run's seed; default: all"
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 0, "users at once; 0 = the run's train.eval_batch_size", lower_bound=0
-)
+_BATCH_SIZE = command_line.define_batch_size()
 _DATA_DIR = command_line.define_data_dir()
 _COMPARE = command_line.define_compare()
 _REPORT = command_line.define_report()
@@ -93,6 +80,7 @@ _DISTRIBUTED = command_line.define_distributed()
 
 
 def main(argv) -> None:
+  users = _number_of_users(_USERS.value)
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   if _COMPARE.value:
@@ -105,7 +93,7 @@ def main(argv) -> None:
       [_WORKDIR.value, _COMPARE.value, *argv[1:]],
       split_name=_SPLIT.value,
       decoding=_DECODING.value,
-      users=_USERS.value,
+      users=users,
     )
     if _REPORT.value:
       workdir_lib.write_json(epath.Path(_REPORT.value), results)
@@ -127,7 +115,7 @@ def main(argv) -> None:
   if _PRIOR.value is not None:  # 0 is a weight, too
     overrides["decoding.prior"] = _PRIOR.value
   results = evaluate(
-    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=_USERS.value
+    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=users
   )
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), results)
@@ -155,7 +143,7 @@ def evaluate(
   """
   overrides = overrides or {}
   workdir, own = workdir_lib.read(workdir, {})
-  _check_decoding(own, overrides)
+  trained.check_decoding(own, overrides)
   _, config = workdir_lib.read(workdir, overrides)
   limits.check(config, trained=True)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
@@ -165,53 +153,16 @@ def evaluate(
   # The devices of the run are not those of today; restoring cuts the state anew.
   mesh = mesh_lib.make(-1, 1)
   limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  dataset = datasets.load(config)
-  split = splits.make(config.split, dataset.log)
+  dataset, split = trained.log_of(workdir, config)
   requests = getattr(split, split_name)
   if requests is None:
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
-  earlier = workdir_lib.read_results(workdir)
-  if earlier and earlier["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
   requests = loop.sample(requests, users, config.seed)
-
-  book = None
-  if config.system in registry.WRITE_IDS:
-    book = _read_ids(workdir, split)
-  tokens = None
-  if config.system in registry.READ_TEXTS:
-    tokens = _read_texts(config, dataset, workdir)
-  system = registry.build(config.system, config, split.train, book, tokens)
-  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
-  system = system._replace(tables=tables)
-  if system.loss is None:
-    params, progress = system.fit(split.train), None
-  else:
-    params, progress, step = _restore(system, config, mesh, workdir)
-    judged = progress.best_step or step
-    if step < config.train.steps:
-      say(f"this run stands at step {step:,} of {config.train.steps:,}")
-
-  if config.decoding.kind in latent_decoding.DECODINGS:
-    make = functools.partial(
-      latent_decoding.remember,
-      system,
-      params,
-      split.train,
-      share=config.decoding.memory_share,
-      seed=config.seed,
-      batch_size=config.train.eval_batch_size,
-      mesh=mesh,
-    )
-    about = _about_memory(config, split, book, judged)
-    state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
-    memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
-    num_items, prior = split.train.num_items, config.decoding.prior
-    memory = latent.memory(*memory, num_items, prior)
-    system = latent_decoding.build(config, system, memory)
+  run = trained.restore(workdir, config, dataset, split, mesh, say)
+  system, params, book = run.system, run.params, run.book
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(config, split, system, book, params, progress, k)
+  results = results_lib.describe(config, split, system, book, params, run.progress, k)
   found, ranks = judge.judge(
     system,
     params,
@@ -273,43 +224,11 @@ def compare(
   return report
 
 
-def _check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> None:
-  """Refuses to decode where nothing is, and a width where it means nothing."""
-  flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
-  given = [flag for field, flag in flags_of.items() if field in overrides]
-  if given and own.system not in registry.WRITE_IDS:
-    raise UserError(
-      f"{own.system} scores every item, so there is nothing to decode; leave out "
-      f"{' and '.join(given)}"
-    )
-  kind = overrides.get("decoding.kind", own.decoding.kind)
-  if kind in latent_decoding.DECODINGS and own.system != "lightlm":
-    raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
-  options = latent_decoding.OPTIONS
-  given = [f"--{name}" for name in options if f"decoding.{name}" in overrides]
-  if given and kind not in latent_decoding.DECODINGS:
-    raise UserError(
-      f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
-      f"{' or '.join(latent_decoding.DECODINGS)} with it"
-    )
-  if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
-    raise UserError(
-      f"decoding {kind} scores every item and has no beams; leave out --beam_size, or "
-      "give --decoding=beam"
-    )
-
-
-def _restore(system: System, config, mesh, workdir: epath.Path):
-  """The parameters to judge, the progress, and the step that the run came to."""
-  if not (workdir / "checkpoints").exists():
-    raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-  with contextlib.closing(
-    checkpoint.Checkpoints(workdir, read_only=True)
-  ) as checkpoints:
-    step = checkpoints.latest_step
-    if step is None:
-      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-    return *loop.restore_best(system, config, mesh, checkpoints), step
+def _number_of_users(given: str | None) -> int:
+  """A string flag, because `recommend` has one of that name for users by their ids."""
+  if given and not (given.isascii() and given.isdecimal()):
+    raise UserError(f"--users={given} is no number; give how many users to ask")
+  return int(given or 0)
 
 
 def _variant(own, config, overrides: dict, width: int | None) -> str:
@@ -324,38 +243,6 @@ def _variant(own, config, overrides: dict, width: int | None) -> str:
     for name in latent_decoding.OPTIONS
     if config.decoding[name] != own.decoding[name]
   )
-
-
-def _about_memory(config, split: splits.Split, book: CodeBook, step: int) -> dict:
-  """What a memory must be of, to be this run's."""
-  return {
-    "ids_sha256": book.sha256,
-    "interactions_sha256": ids_build.digest(split.train),
-    "parameters": step,
-    "state": config.decoding.state,
-    "memory_share": config.decoding.memory_share,
-    "seed": config.seed,
-  }
-
-
-def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
-  book = codes_lib.load(workdir / "codes")
-  if book is None:
-    raise UserError(f"{workdir / 'codes'} holds no whole ids; `train` writes them")
-  if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
-    raise UserError(workdir_lib.other_log(workdir))
-  return book
-
-
-def _read_texts(config, dataset, workdir: epath.Path) -> texts_lib.Tokens:
-  kept = texts_lib.load(workdir / "texts")
-  if kept is None:
-    raise UserError(f"{workdir / 'texts'} holds no whole tokenizer; `train` writes it")
-  tokenizer, sha256 = kept
-  _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes, tokenizer)
-  if tokens.sha256 != sha256:
-    raise UserError(workdir_lib.other_texts(workdir))
-  return tokens
 
 
 if __name__ == "__main__":

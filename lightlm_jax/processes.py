@@ -82,6 +82,11 @@ def several() -> bool:
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
+def place() -> tuple[int, int]:
+  """This process's number, and how many there are."""
+  return (jax.process_index(), jax.process_count()) if several() else (0, 1)
+
+
 @contextlib.contextmanager
 def together(what: str) -> Iterator[None]:
   """What may fail in one process alone: then all of them end, and none waits for it.

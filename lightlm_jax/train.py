@@ -112,12 +112,17 @@ def describe(
   return report
 
 
-def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> dict:
+def train(
+  config: ml_collections.FrozenConfigDict,
+  workdir: epath.PathLike,
+  dataset: datasets.Dataset | None = None,
+) -> dict:
   """Runs the whole road and returns what `results.json` holds.
 
   Args:
     config: from a file in configs/.
     workdir: a new folder, or one that a run of the same configuration left.
+    dataset: to learn from; None = the one that `config.data` names.
 
   Raises:
     UserError: in one line, what a person can mend.
@@ -128,7 +133,8 @@ def train(config: ml_collections.FrozenConfigDict, workdir: epath.PathLike) -> d
   say(devices.describe())
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   limits.check_batches(config, mesh.shape["data"])
-  dataset = datasets.load(config)
+  if dataset is None:
+    dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
   _check_asked(split, config)
   if config.system in registry.READ_TEXTS:

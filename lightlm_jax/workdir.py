@@ -157,8 +157,12 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
   Raises:
     UserError: the file system refuses.
   """
-  if not processes.is_first():
-    return
+  if processes.is_first():
+    write_own(path, content)
+
+
+def write_own(path: epath.Path, content: str | bytes) -> None:
+  """Likewise, by whichever process calls it: a file that no other one writes."""
   part = path.with_name(path.name + ".part")
   try:
     part.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -52,6 +52,15 @@ def load(config: ml_collections.ConfigDict, *, fetch: bool = True) -> Dataset:
     wanted = "ids" in config and config.ids.get("cold") == "attributes"
     wanted |= "input" in config and config.input.get("attributes", False)
     dataset = _read(_folder(config.data, fetch), wanted)
+  return long_enough(dataset, config)
+
+
+def long_enough(dataset: Dataset, config: ml_collections.ConfigDict) -> Dataset:
+  """The dataset without the users whose rows are below `config.data.min_len`.
+
+  Raises:
+    UserError: nobody is left.
+  """
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(

@@ -100,6 +100,15 @@ def read_ratings(path: epath.PathLike) -> interactions.Interactions:
   )
 
 
+def read_lines(path: epath.PathLike) -> list[str]:
+  """The lines of a UTF-8 file, without their ends.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  return _lines(epath.Path(path))
+
+
 def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
   """Titles of `item_ids` from a tab-separated `item_id … text` file, None without it.
 

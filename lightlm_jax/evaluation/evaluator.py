@@ -4,8 +4,7 @@
 target among them counts as a miss. `seen_allowed`: every item of the catalogue can.
 """
 
-import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -14,20 +13,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from lightlm_jax.data import batch as batch_lib
-from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation.metrics import summarise
-from lightlm_jax.systems import item_scores
+from lightlm_jax.systems import asking, item_scores
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import mesh as mesh_lib
 
 RULES = ("seen_excluded", "seen_allowed")
 K = 20  # recommendations asked for: the largest cut-off of the metrics
-BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
 
 
 class Ranks(NamedTuple):
@@ -90,40 +86,30 @@ def evaluate(
   _check(system, requests, num_items, batch_size, mesh)
   rules = tuple(rules)
   rank_I = np.asarray(system.rank_I)
-  rows = None if mesh is None else NamedSharding(mesh, PartitionSpec("data"))
-  everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-  params, tables = _on_mesh((params, system.tables), everywhere)
-  if system.prepare is not None:
-    tables = _preparer(system.prepare, everywhere)(params, tables)
+  copied = asking.everywhere(mesh)
+  params, tables = asking.prepared(system, params, mesh)
   count, catalogue = question(
-    system, k=k, rules=rules, lists=lists, open_I=open_I, everywhere=everywhere
+    system, k=k, rules=rules, lists=lists, open_I=open_I, everywhere=copied
   )
-  catalogue = _put(catalogue, everywhere)
+  catalogue = asking.put(catalogue, copied)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
   lists_RNK = [None] * len(rules)
   if lists or system.scores is None:
     lists_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
-  in_flight = collections.deque()
-
-  def collect():
-    index, result = in_flight.popleft()
-    result_R2B, nan_B, *items_RBK = jax.device_get(result)
-    _refuse_nan(system, requests.user_N[index], nan_B[: len(index)], user_ids)
+  for index, (result_R2B, nan_B, *items_RBK) in asking.answers(
+    lambda batch, excluded_BE: count(params, tables, batch, catalogue, excluded_BE),
+    requests,
+    batch_size=batch_size,
+    max_history=system.max_history,
+    rank_I=rank_I,
+    mesh=mesh,
+  ):
+    asking.refuse_nan(system, requests.user_N[index], nan_B[: len(index)], user_ids)
     result_R2N[..., index] = result_R2B[..., : len(index)]
     if items_RBK:
       shown_RBK = items_RBK[0][:, : len(index)]
       lists_RNK[:, index, : shown_RBK.shape[2]] = shown_RBK
-
-  for index, batch, excluded_BE in host_batches(
-    requests, batch_size, system.max_history, rank_I
-  ):
-    if len(in_flight) == BATCHES_IN_FLIGHT:
-      collect()
-    batch, excluded_BE = _put((batch, excluded_BE), rows)
-    in_flight.append((index, count(params, tables, batch, catalogue, excluded_BE)))
-  while in_flight:
-    collect()
 
   if "seen_excluded" in rules:
     result_R2N[rules.index("seen_excluded"), :, requests.repeated_N] = 0
@@ -172,10 +158,10 @@ def hallucination_rate(
   """The share of the beams of a search without the trie that are no item."""
   rows = NamedSharding(mesh, PartitionSpec("data"))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  tables = _on_mesh(system.tables, everywhere)
+  tables = asking.on_mesh(system.tables, everywhere)
   hallucinated = jax.jit(system.hallucinated, out_shardings=everywhere)
   count = total = 0
-  for index, batch, _ in host_batches(
+  for index, batch, _ in asking.host_batches(
     requests, batch_size, system.max_history, system.rank_I
   ):
     batch = mesh_lib.put(batch, rows)
@@ -188,12 +174,6 @@ def hallucination_rate(
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
   """The metrics of a report for each rule, from what `evaluate` returned."""
   return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
-
-
-@functools.lru_cache(maxsize=16)
-def _preparer(prepare: Callable, out_sharding: NamedSharding | None) -> Callable:
-  """The compiled work that is done once for all batches."""
-  return jax.jit(prepare, out_shardings=out_sharding)
 
 
 @functools.lru_cache(maxsize=16)
@@ -301,49 +281,3 @@ def _check(
     )
   if len(system.rank_I) != num_items:
     raise ValueError(f"{system.name} ranks {len(system.rank_I)} of {num_items} items")
-
-
-def _refuse_nan(system: System, user_B, nan_B, user_ids) -> None:
-  if nan_B.any():
-    first = user_B[nan_B][0]
-    name = f"index {first}" if user_ids is None else user_ids[first]
-    raise UserError(
-      f"{system.name} scores items with NaN for {nan_B.sum()} of {len(nan_B)} users of "
-      f"a batch, first for user {name}; the parameters have diverged: go back to an "
-      "earlier checkpoint or lower train.learning_rate"
-    )
-
-
-def host_batches(
-  requests: Requests, batch_size: int, max_history: int | None, rank_I: np.ndarray
-) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
-  """Shortest histories first: the requests' indices, the batch, its exclusions."""
-  order_N = np.argsort(requests.length_N, kind="stable")
-  for start in range(0, len(order_N), batch_size):
-    index = order_N[start : start + batch_size]
-    width = batch_lib.history_width(requests.length_N[index[-1]], max_history)
-    batch = batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)
-    row_P, item_P = allowed_lib.seen_items(requests, index)
-    yield (
-      index,
-      batch,
-      allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=batch_size),
-    )
-
-
-def _on_mesh(tree: Any, everywhere: NamedSharding | None) -> Any:
-  """Arrays that live on fewer devices than the mesh's are copied to all, once."""
-  if everywhere is None:
-    return tree
-  size = everywhere.num_devices
-  return jax.tree.map(
-    lambda x: x if _on_devices(x) == size else mesh_lib.put(x, everywhere), tree
-  )
-
-
-def _on_devices(x: Any) -> int:
-  return x.sharding.num_devices if isinstance(x, jax.Array) else 0
-
-
-def _put(tree: Any, sharding: NamedSharding | None) -> Any:
-  return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)

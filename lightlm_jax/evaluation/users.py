@@ -9,16 +9,15 @@ of the target, 0 = cold), target_seen (it stands in the history); and for each r
 first `SHOWN` recommendations.
 """
 
-import io
 import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from lightlm_jax import workdir
+from lightlm_jax.data import parquet
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.errors import UserError
@@ -75,9 +74,7 @@ def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
 
 def write(path: epath.Path, users: pyarrow.Table) -> None:
   """Writes the table, whole or not at all."""
-  content = io.BytesIO()
-  pyarrow.parquet.write_table(users, content, compression="zstd")
-  workdir.write_whole(path, content.getvalue())
+  workdir.write_whole(path, parquet.to_bytes(users))
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
@@ -92,11 +89,7 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
       f"`python -m lightlm_jax.evaluate --workdir={path.parent}`"
     )
   try:
-    content = io.BytesIO(path.read_bytes())
-    # `read_table` goes through pyarrow's datasets, whose threads outlive the reading
-    # whatever it is told: a process that ends then may be aborted.
-    with pyarrow.parquet.ParquetFile(content, pre_buffer=False) as file:
-      users = file.read(use_threads=False)
+    users = parquet.from_bytes(path.read_bytes())
     return users, json.loads(users.schema.metadata[_KEY])
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -25,7 +25,7 @@ def recommender(scores: Callable) -> Callable:
 
 def open_items(allowed: Allowed, num_items: int) -> jax.Array:
   """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
-  open_BI = jnp.ones((len(allowed.mask_B), num_items), bool)
+  open_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
   if allowed.prefix_MI1.shape[0]:
     open_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
     beyond = ((0, 0), (0, num_items - open_MI.shape[1]))

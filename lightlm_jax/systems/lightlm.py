@@ -181,7 +181,7 @@ def build(
       encoder_decoder.Cache(),
       tables.trie,
       allowed,
-      B=len(batch.user_B),
+      B=batch.user_B.shape[0],
       beam_size=beam_size,
       start_token=text.START,
       end_token=text.END if prompt else None,

@@ -154,7 +154,7 @@ def build(
       encoder_decoder.Cache(),
       tables.trie,
       allowed,
-      B=len(batch.user_B),
+      B=batch.user_B.shape[0],
       beam_size=max(k, config.decoding.beam_size),
       start_token=text.START,
       end_token=None,

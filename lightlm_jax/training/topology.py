@@ -22,7 +22,7 @@ from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import asking, lightlm
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import collectives, loop, speed
 from lightlm_jax.training import mesh as mesh_lib
@@ -169,7 +169,7 @@ def _search(system: System, split: Split, config, mesh: Mesh, params) -> dict | 
 def _widest(system: System, requests: Requests, batch_size: int) -> tuple[Any, Any]:
   """A batch with the longest history, and exclusions as wide as any."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
-  ((_, batch, excluded_BE),) = evaluator.host_batches(
+  ((_, batch, excluded_BE),) = asking.host_batches(
     longest, batch_size, system.max_history, system.rank_I
   )
   width = exclusion_width(int(longest.length_N[0]))

@@ -1,0 +1,137 @@
+"""A log in a table that somebody has: pandas, polars, Arrow, or a file of one."""
+
+from typing import Any
+
+from etils import epath
+import polars
+
+from lightlm_jax.data import formats, interactions
+from lightlm_jax.data.datasets import Dataset
+from lightlm_jax.errors import UserError
+
+COLUMNS = ("user", "item", "timestamp")
+_READERS = {
+  ".parquet": polars.read_parquet,
+  ".csv": polars.read_csv,
+  ".tsv": lambda file: polars.read_csv(file, separator="\t"),
+  ".jsonl": polars.read_ndjson,
+}
+
+
+def dataset(table: Any, items: Any | None = None) -> Dataset:
+  """A log from rows.
+
+  Args:
+    table: pandas, polars or Arrow, or the path of a .parquet, .csv, .tsv or .jsonl
+      file: the columns `user` and `item` (texts or whole numbers), each row an
+      interaction; and perhaps `timestamp`, a date or whole seconds since 1970. A user's
+      rows are taken in the order of their times, and of the table where these are equal
+      or not there.
+    items: likewise, with the column `item` and at least one of formats.TEXTS, a row an
+      item; None = nothing is known of the items.
+
+  Raises:
+    UserError: a column is not there or of another type, or an id is missing.
+  """
+  rows = _frame(table, "interactions")
+  times = "timestamp" in rows.columns
+  columns = [_ids(rows, name, "interactions") for name in COLUMNS[:2]]
+  if times:
+    columns.append(_seconds(rows["timestamp"]))
+  rows = polars.DataFrame(columns)
+  if rows.is_empty():
+    raise UserError("the interactions are a table without rows; give at least one")
+  if times:
+    rows = rows.sort("timestamp", maintain_order=True)
+  users = rows.group_by("user", maintain_order=True).agg(polars.exclude("user"))
+  log = interactions.from_sequences(
+    zip(users["user"].to_list(), users["item"].to_list()),
+    times=users["timestamp"].to_list() if times else None,
+  )
+  titles = texts = None
+  if items is not None:
+    titles, texts = _texts(_frame(items, "items"), log.item_ids.tolist())
+  return Dataset(log, titles, None, None, texts)
+
+
+def _frame(table: Any, what: str) -> polars.DataFrame:
+  """Any of these as polars, whose columns are checked by whoever reads them."""
+  if isinstance(table, polars.LazyFrame):
+    return table.collect()
+  try:
+    if not isinstance(table, str) and not hasattr(table, "__fspath__"):
+      return polars.DataFrame(table)
+    path = epath.Path(table)
+    if path.suffix not in _READERS:
+      raise UserError(
+        f"{path} ends with none of {', '.join(_READERS)}; give such a file, a table, "
+        "or a folder with sequences.txt"
+      )
+    with path.open("rb") as file:
+      return _READERS[path.suffix](file.read())
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror or error}")
+  except (polars.exceptions.PolarsError, TypeError, ValueError) as error:
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    raise UserError(
+      f"the {what} are no table ({first}); give pandas, polars, Arrow or a file"
+    )
+
+
+def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:
+  if name not in rows.columns:
+    raise UserError(
+      f"the {what} have no column {name!r}, but {', '.join(rows.columns) or 'none'}; "
+      "rename one of them"
+    )
+  column = rows[name]
+  if isinstance(column.dtype, polars.Categorical | polars.Enum):
+    column = column.cast(polars.String)
+  if not column.dtype.is_integer() and column.dtype != polars.String:
+    raise UserError(
+      f"column {name!r} of the {what} is of type {column.dtype}; ids are texts or "
+      "whole numbers"
+    )
+  column = column.cast(polars.String)
+  bad = column.is_null() | (column == "") | column.str.contains("\0", literal=True)
+  if (lost := bad.fill_null(True)).any():
+    raise UserError(
+      f"column {name!r} of the {what} has no id in {lost.sum():,} rows, first in row "
+      f"{lost.arg_max()} (from 0); leave them out"
+    )
+  return column
+
+
+def _seconds(column: polars.Series) -> polars.Series:
+  """Whole seconds since 1970."""
+  if column.dtype == polars.String:
+    try:
+      column = column.str.to_datetime()
+    except polars.exceptions.PolarsError:
+      pass  # refused below, as what it is
+  if column.dtype in (polars.Date, polars.Datetime):
+    column = column.dt.epoch("s")
+  most = 10**formats.MOST_DIGITS
+  if not column.dtype.is_integer() or column.null_count() or column.max() >= most:
+    raise UserError(
+      f"column 'timestamp' is of type {column.dtype}, from {column.min()} to "
+      f"{column.max()}, {column.null_count():,} missing; give dates, or whole seconds "
+      "since 1970, in every row, or no such column"
+    )
+  return column.cast(polars.Int64)
+
+
+def _texts(items: polars.DataFrame, catalogue: list[str]):
+  """Titles and texts of the catalogue, "" of an item that the table lacks."""
+  names = [name for name in items.columns if name in formats.TEXTS]
+  if not names:
+    raise UserError(
+      f"the items have none of the columns {', '.join(formats.TEXTS)}, but "
+      f"{', '.join(items.columns)}; rename one of them"
+    )
+  ids = _ids(items, "item", "items").to_list()
+  columns = items.select(polars.col(names).cast(polars.String).fill_null(""))
+  texts = dict(zip(ids, map(" ".join, columns.iter_rows())))
+  title = "title" if "title" in names else names[0]
+  titles = dict(zip(ids, columns[title].to_list()))
+  return ([of.get(item, "") for item in catalogue] for of in (titles, texts))

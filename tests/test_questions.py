@@ -1,0 +1,182 @@
+"""Raw ids become requests: nobody is lost or asked twice, what is left out is named."""
+
+import json
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from lightlm_jax.data import interactions
+from lightlm_jax.errors import UserError
+from lightlm_jax.serving import questions as questions_lib
+
+ROWS = {"anna": ["x", "y"], "bo": ["z"], "cy": ["y", "y", "x", "w"]}
+LOG = interactions.from_sequences(ROWS.items())
+KNOWN = questions_lib.known(LOG)
+ids = st.sampled_from(["anna", "bo", "cy", "dan", "eve", "7"])
+items = st.sampled_from(["w", "x", "y", "z", "?", "!"])
+
+
+def histories(questions):
+  """What is asked, by raw ids."""
+  requests = questions.requests
+  assert len(requests) == len(questions.names)
+  return {
+    name: LOG.item_ids[requests.row(n)].tolist()
+    for n, name in enumerate(questions.names.tolist())
+  }
+
+
+def test_everyone_is_asked_once_by_the_whole_log():
+  everyone = questions_lib.everyone(LOG)
+  assert histories(everyone) == ROWS
+  assert everyone.names.tolist() == sorted(ROWS)
+  users = LOG.user_ids[everyone.requests.user_N].tolist()
+  assert users == sorted(ROWS)
+  assert (everyone.requests.target_N == -1).all()
+
+
+@given(st.lists(ids))
+def test_users_are_those_of_the_log_in_the_order_given(names):
+  found = questions_lib.of_users(KNOWN, names)
+  once = list(dict.fromkeys(names))
+  assert found.names.tolist() == [name for name in once if name in ROWS]
+  assert list(found.unknown) == [name for name in once if name not in ROWS]
+  assert histories(found) == {name: ROWS[name] for name in once if name in ROWS}
+
+
+@given(st.dictionaries(ids, st.none() | st.lists(items, max_size=5)))
+def test_histories_are_cleaned_and_every_loss_is_counted(rows):
+  found = questions_lib.of_histories(KNOWN, rows.items())
+  catalogue = set(LOG.item_ids.tolist())
+  wanted, unknown, empty, dropped = {}, [], [], 0
+  for name, row in rows.items():
+    if row is None and name in ROWS:
+      wanted[name] = ROWS[name]
+      continue
+    kept = [item for item in row or [] if item in catalogue]
+    dropped += len(row or []) - len(kept)
+    if kept:
+      wanted[name] = kept
+    else:
+      (empty if row else unknown).append(name)
+  assert histories(found) == wanted
+  assert (list(found.unknown), list(found.empty)) == (unknown, empty)
+  assert found.dropped == dropped
+  users = [KNOWN.users.get(name, -1) for name in wanted]
+  assert found.requests.user_N.tolist() == users
+
+
+def test_what_is_left_out_is_named_and_nothing_left_is_an_error():
+  names = ["bo", *(f"u{n}" for n in range(7))]
+  (line,) = questions_lib.check(questions_lib.of_users(KNOWN, names))
+  assert line.startswith("7 users are not in the log")
+  assert "'u0', 'u1', 'u2', 'u3', 'u4' and 2 more" in line
+  lines = questions_lib.check(
+    questions_lib.of_histories(KNOWN, [("a", ["x", "?"]), ("b", ["?"])])
+  )
+  assert ["('b')" in line for line in lines] == [True, False]
+  assert "2 dropped" in lines[1]
+  with pytest.raises(UserError, match=r"1 user is not in the log.*'eve'.*--history"):
+    questions_lib.check(questions_lib.of_users(KNOWN, ["eve"]))
+  assert questions_lib.check(questions_lib.everyone(LOG)) == []
+
+
+@given(st.none() | st.lists(items, max_size=6), st.none() | st.lists(items, max_size=6))
+def test_lists_open_what_is_allowed_and_not_denied(allow, deny):
+  catalogue = LOG.item_ids.tolist()
+  wanted = {
+    item
+    for item in catalogue
+    if (allow is None or item in allow) and item not in (deny or [])
+  }
+  if not wanted:
+    with pytest.raises(UserError, match="leave none of the 4 items"):
+      questions_lib.open_items(KNOWN, allow, deny)
+    return
+  open_I, lost = questions_lib.open_items(KNOWN, allow, deny)
+  strange = [set(ids or ()) - set(catalogue) for ids in (allow, deny)]
+  assert lost == sum(map(len, strange))
+  if allow is None and deny is None:
+    assert open_I is None
+  else:
+    assert set(LOG.item_ids[open_I].tolist()) == wanted
+
+
+def test_ids_come_from_the_command_line_or_a_file(tmp_path):
+  path = tmp_path / "ids.txt"
+  path.write_text("a, b\n\n  c\n", encoding="utf-8-sig")
+  assert questions_lib.read_ids("users", str(path)) == ["a, b", "c"]
+  assert questions_lib.read_ids("users", "a, b,,c") == ["a", "b", "c"]
+  for given_, message in (
+    (str(tmp_path / "none.txt"), "no such file"),
+    (",", "names nobody"),
+  ):
+    with pytest.raises(UserError, match=message):
+      questions_lib.read_ids("users", given_)
+  long = ",".join(f"user{n}" for n in range(2_000))
+  assert len(questions_lib.read_ids("users", long)) == 2_000
+
+
+def test_histories_are_read_line_by_line(tmp_path):
+  path = tmp_path / "h.jsonl"
+  path.write_text('{"user": 7, "history": ["x", 3]}\n\n{"user": "é"}\n', "utf-8")
+  assert list(questions_lib.read_histories(path)) == [("7", ["x", "3"]), ("é", None)]
+  with pytest.raises(UserError, match="does not exist"):
+    list(questions_lib.read_histories(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "nonsense",
+    "[1]",
+    "3",
+    '{"history": ["x"]}',
+    '{"user": null}',
+    '{"user": true}',
+    '{"user": 1.5}',
+    '{"user": "a", "history": 3}',
+    '{"user": "a", "history": [["x"]]}',
+    '{"user": "a", "history": [null]}',
+    '{"user": "a", "history": "x"}',
+    '{"user": "a", "history": {"x": 1}}',
+    '{"user": "\\ud800"}',
+    "[" * 100_000,
+  ],
+)
+def test_a_line_of_another_form_is_named(tmp_path, line):
+  path = tmp_path / "h.jsonl"
+  path.write_text('{"user": "first"}\n' + line + "\n")
+  with pytest.raises(UserError, match=re.escape(f"{path}, line 2: ")) as error:
+    list(questions_lib.read_histories(path))
+  assert len(str(error.value)) < 300
+
+
+def test_a_user_twice_and_bytes_that_are_no_text_are_named(tmp_path):
+  path = tmp_path / "h.jsonl"
+  path.write_text('{"user": "a"}\n{"user": "a"}\n')
+  with pytest.raises(UserError, match=r"line 2: user 'a' already stands in line 1"):
+    list(questions_lib.read_histories(path))
+  path.write_bytes(b'{"user": "\xff"}\n')
+  with pytest.raises(UserError, match="is not UTF-8"):
+    list(questions_lib.read_histories(path))
+
+
+def test_a_digest_knows_users_and_their_histories():
+  one = questions_lib.of_histories(KNOWN, [("a", ["x", "y"]), ("b", ["z"])])
+  others = [
+    [("a", ["y", "x"]), ("b", ["z"])],
+    [("a", ["x"]), ("b", ["y", "z"])],
+    [("a", ["x", "y"]), ("c", ["z"])],
+    [("b", ["z"]), ("a", ["x", "y"])],
+  ]
+  digests = {questions_lib.digest(questions_lib.of_histories(KNOWN, o)) for o in others}
+  assert len(digests | {questions_lib.digest(one)}) == 5
+  again = json.loads(json.dumps([("a", ["x", "y"]), ("b", ["z"])]))
+  same = questions_lib.of_histories(KNOWN, again)
+  assert questions_lib.digest(same) == questions_lib.digest(one)
+  taken = questions_lib.take(one, np.array([1]))
+  assert histories(taken) == {"b": ["z"]}

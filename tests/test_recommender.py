@@ -1,0 +1,226 @@
+"""The Python interface: what it learns, gives, keeps and refuses."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import polars
+import pytest
+import served as small
+
+import lightlm_jax
+from lightlm_jax import recommend as recommend_lib
+from lightlm_jax.errors import UserError
+from lightlm_jax.recommender import Recommender
+
+ROOT = pathlib.Path(__file__).parent.parent
+FIELDS = {
+  "train.steps": 20,
+  "train.eval_every": 20,
+  "train.batch_size": 8,
+  "train.history_buckets": (),
+  "input.history": 8,
+  "baselines": (),
+}
+ITEMS = {
+  "item": [f"i{n}" for n in range(small.ITEMS)],
+  "title": [f"thing {n}" for n in range(small.ITEMS)],
+}
+# Loads in a process of its own, and writes what everyone gets there.
+AGAIN = """
+import sys
+from lightlm_jax import Recommender
+Recommender.load(sys.argv[1]).recommend(k=7).write_parquet(sys.argv[2])
+"""
+
+
+def table():
+  log = small.log()
+  return {"user": log.user_ids[log.user_E], "item": log.item_ids[log.item_E]}
+
+
+def again(path, to):
+  """What a new process recommends, which compiles as this one does."""
+  fast = str(int(jax.config.read("jax_disable_most_optimizations")))
+  done = subprocess.run(
+    [sys.executable, "-c", AGAIN, str(path), str(to)],
+    cwd=ROOT,
+    env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": fast},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  return polars.read_parquet(to)
+
+
+@pytest.fixture(scope="module")
+def fitted(_compiled_fast):
+  model = Recommender.from_config("sasrec:tiny", **FIELDS)
+  return model.fit(table(), ITEMS)
+
+
+@pytest.fixture(scope="module")
+def ease():
+  model = Recommender.from_config("demo:tiny", system="ease", baselines=())
+  return model.fit(table())
+
+
+def test_the_package_gives_it_and_is_cheap_until_then():
+  assert lightlm_jax.Recommender is Recommender
+  with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+    lightlm_jax.Nothing  # noqa: B018
+  script = "import lightlm_jax, sys; print(sorted({'jax', 'numpy'} & set(sys.modules)))"
+  done = subprocess.run(
+    [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+  )
+  assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_everyone_gets_k_items_that_are_new_to_them(fitted):
+  found = fitted.recommend(k=4, text=True)
+  assert found.columns == ["user", "rank", "item", "score", "text"]
+  log = small.log()
+  assert len(found) == 4 * log.num_users
+  for (user,), rows in found.group_by(["user"]):
+    index = log.user_ids.tolist().index(user)
+    had = set(log.item_ids[log.row(index)].tolist())
+    assert rows["rank"].to_list() == [1, 2, 3, 4]
+    assert rows["score"].is_sorted(descending=True)
+    assert len(set(rows["item"]) - had) == 4
+  words = [f"thing {item[1:]}" for item in found["item"]]
+  assert found["text"].to_list() == words
+
+
+def test_users_histories_and_lists(fitted):
+  log = small.log()
+  user = log.user_ids[3]
+  had = log.item_ids[log.row(3)].tolist()
+  mine = fitted.recommend([user], k=5)
+  by_name = fitted.recommend(histories={"new": had}, k=5)
+  by_number = fitted.recommend(histories=[had, had], k=5)
+  for found in (by_name, by_number[:5], by_number[5:]):
+    assert found["item"].to_list() == mine["item"].to_list()
+    np.testing.assert_allclose(found["score"], mine["score"], rtol=1e-5)
+  assert by_number["user"].to_list() == ["0"] * 5 + ["1"] * 5
+  best = mine["item"][0]
+  assert best not in fitted.recommend([user], k=5, deny=[best])["item"].to_list()
+  assert fitted.recommend([user], k=5, allow=[best])["item"].to_list() == [best]
+  every = fitted.recommend([user], k=100, exclude_seen=False)
+  assert len(every) == log.num_items
+
+
+def test_what_is_left_out_is_warned_of(fitted):
+  user = small.log().user_ids[0]
+  with pytest.warns(UserWarning, match=r"1 user is not in the log.*'nobody'"):
+    assert set(fitted.recommend([user, "nobody"])["user"]) == {user}
+  with pytest.warns(UserWarning, match="not in the catalogue: 1 dropped"):
+    fitted.recommend(histories=[["i1", "what"]])
+  with pytest.warns(UserWarning, match="not in the catalogue: 1 ignored"):
+    fitted.recommend([user], deny=["what"])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"users": ["nobody"]}, "1 user is not in the log"),
+    ({"users": []}, "no user is asked for"),
+    ({"users": "u1"}, "users are a text, 'u1'; give a list"),
+    ({"users": [1.5]}, "users hold 1.5"),
+    ({"users": ["u1"], "histories": [["i1"]]}, "one after the other"),
+    ({"histories": ["i1", "i2"]}, "a history are a text, 'i1'; give a list"),
+    ({"histories": {}}, "no user is asked for"),
+    ({"k": 0}, "k is 0"),
+    ({"allow": ["what"]}, "leave none of the"),
+  ],
+)
+def test_what_cannot_be_asked_is_one_line(ease, arguments, message):
+  with pytest.raises(UserError, match=message) as error:
+    ease.recommend(**arguments)
+  assert "\n" not in str(error.value)
+
+
+def test_what_is_not_fitted_or_not_there_is_one_line(ease, tmp_path):
+  fresh = Recommender.from_config("demo:tiny")
+  for call in (fresh.recommend, fresh.evaluate, lambda: fresh.save(tmp_path / "x")):
+    with pytest.raises(UserError, match="learned nothing yet"):
+      call()
+  with pytest.raises(UserError, match=r"config\.json does not exist"):
+    Recommender.load(tmp_path / "x")
+  with pytest.raises(UserError, match=r"did you mean train\.steps"):
+    Recommender.from_config("demo:tiny", train__step=3)
+  with pytest.raises(UserError, match="give test or validation"):
+    ease.evaluate("train")
+  with pytest.raises(UserError, match="nothing is known of the items"):
+    ease.recommend(text=True)
+  with pytest.raises(UserError, match="a folder has its items"):
+    fresh.fit(tmp_path, ITEMS)
+  (tmp_path / "taken").mkdir()
+  with pytest.raises(UserError, match="exists already"):
+    ease.save(tmp_path / "taken")
+
+
+def test_saved_and_loaded_elsewhere_it_says_the_same_bit_for_bit(fitted, tmp_path):
+  fitted.save(tmp_path / "model")
+  assert not list(tmp_path.glob("*.part"))
+  found = again(tmp_path / "model", tmp_path / "again.parquet")
+  assert found.equals(fitted.recommend(k=7))
+  assert len(found) == 7 * small.log().num_users
+
+
+def test_every_command_takes_what_was_saved(ease, tmp_path):
+  ease.save(tmp_path / "model")
+  rows = recommend_lib.recommend(tmp_path / "model", k=3)
+  assert polars.from_arrow(rows).equals(ease.recommend(k=3))
+  judged = Recommender.load(tmp_path / "model").evaluate()
+  assert judged["metrics"] == ease.evaluate()["metrics"]
+  assert (tmp_path / "model" / "results-test-scores.json").exists()
+
+
+def test_a_config_is_a_start_too_and_names_its_fields(ease):
+  model = Recommender.from_config("demo:tiny", system="item_knn")
+  other = Recommender.from_config(model._config, split__kind="none", baselines=())
+  other.fit(polars.DataFrame(table()))
+  assert other._run.config.system == "item_knn"
+  assert len(other._run.split.train.item_E) == len(small.log().item_E)
+  with pytest.raises(UserError, match="holds nothing out"):
+    other.evaluate()
+  assert other.workdir.exists()
+
+
+def test_a_folder_of_a_log_is_read_as_the_commands_read_it(tmp_path):
+  folder = tmp_path / "shop"
+  folder.mkdir()
+  (folder / "sequences.txt").write_text("u1 a b c\nu2 a b\nu3 b c d\n")
+  fields = {"system": "pop", "baselines": ()}
+  model = Recommender.from_config("toys:tiny", **fields).fit(folder)
+  assert sorted(set(model.recommend(k=9)["user"])) == ["u1", "u2", "u3"]
+  moved = tmp_path / "moved"
+  folder.rename(moved)
+  found = again(model.workdir, tmp_path / "again.parquet")
+  assert found.equals(model.recommend(k=7))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lightlm", "bpr_mf", "item_knn"])
+def test_every_kind_of_system_comes_back_bit_for_bit(name, tmp_path):
+  file = name if name == "bpr_mf" else "demo"
+  fields = {"train.steps": 20, "train.eval_every": 10, "baselines": ()}
+  model = Recommender.from_config(f"{file}:tiny", system=name, **fields)
+  model.fit(table()).save(tmp_path / "model")
+  found = again(tmp_path / "model", tmp_path / "again.parquet")
+  assert found.equals(model.recommend(k=7))
+
+
+@pytest.mark.slow
+def test_texts_come_along_for_those_who_read_them(tmp_path):
+  pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+  fields = {"train.steps": 4, "train.eval_every": 4, "baselines": ()}
+  model = Recommender.from_config("lite_llm4rec:tiny", **fields).fit(table(), ITEMS)
+  model.save(tmp_path / "model")
+  found = again(tmp_path / "model", tmp_path / "again.parquet")
+  assert found.equals(model.recommend(k=7))
