@@ -24,7 +24,7 @@ import ml_collections
 
 from lightlm_jax import config as config_lib
 
-PRESETS = ("tiny",)
+PRESETS = ("ml-1m", "tiny")
 
 
 def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
@@ -37,10 +37,18 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.input.text_vocab = 4_096  # tokens that are learned from the texts
     config.input.attributes = False  # item_attributes.json: a token each
     config.model.source = "hierarchical"  # or "flat": all words in one transformer
-    config.model.num_item_layers = 2  # of the item encoder
+    config.model.num_item_layers = 1  # of the item encoder
     config.model.item_dropout_rate = 0.1
   config.model.num_decoder_layers = config.model.num_layers  # lite_llm4rec_beam
   if preset == "tiny":
     config.input.text_vocab = 300
-    config.model.num_item_layers = 1
+  if preset == "ml-1m":
+    config.input.history = 20
+    config.input.text_tokens = 12
+    config.model.num_item_layers = 2
+    config.train.batch_size = 128
+    config.train.learning_rate = 2e-3
+    config.train.steps = 2_500
+    config.train.eval_every = 500
+    config.train.eval_users = 2_000
   return config
