@@ -109,7 +109,7 @@ def cost(folder: pathlib.Path, overrides: dict) -> dict:
     served = serve.ready(run.system, run.params, mesh, size)
     requests = loop.sample(split.test, min(4 * size, 512) if size > 1 else 48, 0)
     times = []
-    for turn in range(4):  # the first compiles
+    for _ in range(4):  # the first compiles
       began = time.perf_counter()
       for first in range(0, len(requests), size):
         index_N = np.arange(first, min(first + size, len(requests)))
