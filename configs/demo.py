@@ -110,8 +110,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.decoding.length_offset = 0.0  # 5 = T5's and GNMT's form of the penalty
   config.decoding.state = "decoder"  # latent: what is remembered; or "encoder"
   config.decoding.memory_share = 1.0  # latent: of the training examples
-  config.decoding.prior = 0.0  # latent: weight of how often an item was bought
-  config.decoding.nearest = 100  # latent_local: examples of which items are the means
+  config.decoding.prior = 16.0  # latent: weight of log purchases; 0 = L2D as published
+  config.decoding.nearest = 300  # latent_local: examples of which items are the means
   config.decoding.trie_bytes = (
     256 * 2**20
   )  # the most that dense masks may take; 0 = lists
