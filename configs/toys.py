@@ -116,7 +116,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.decoding.beam_size = 20
   config.decoding.length_penalty = 0.0  # 0 = summed log-probability
   config.decoding.length_offset = 0.0  # 5 = T5's and GNMT's form of the penalty
-  config.decoding.state = "decoder"  # latent: what is remembered; or "encoder"
+  config.decoding.state = "encoder"  # latent: what is remembered; or "decoder"
   config.decoding.memory_share = 1.0  # latent: of the training examples
   config.decoding.prior = 16.0  # latent: weight of log purchases; 0 = L2D as published
   config.decoding.nearest = 300  # latent_local: examples of which items are the means

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import ml_collections
@@ -53,6 +55,19 @@ def test_all_of_memory_as_neighbours_is_global(run):
     asked(run, decoding__nearest=examples + 1, **LOCAL)
 
 
+def test_flags_of_the_memory_reach_their_fields(run):
+  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
+  flags = ["--decoding=latent_global", "--prior=0", "--state=decoder", "--users=50"]
+  done = subprocess.run(
+    [*command, f"--workdir={run}", *flags], capture_output=True, text=True, timeout=600
+  )
+  assert done.returncode == 0, done.stderr
+  name = "results-test-latent_global-prior0.0-statedecoder-50users.json"
+  assert json.loads((run / name).read_text())["num_users"] == 50
+  about = json.loads((run / "latent" / "manifest.json").read_text())
+  assert about["state"] == "decoder"
+
+
 def test_a_memory_is_built_once(run, monkeypatch):
   first = asked(run, **GLOBAL)
   built = []
@@ -66,16 +81,16 @@ def test_a_memory_is_built_once(run, monkeypatch):
   assert asked(run, **GLOBAL)["metrics"] == first["metrics"]
   assert not built
   asked(run, decoding__memory_share=0.5, **GLOBAL)
-  asked(run, decoding__state="encoder", **GLOBAL)
+  asked(run, decoding__state="decoder", **GLOBAL)
   assert len(built) == 2
   # Half of a file is no memory.
   path = run / "latent" / "states.npy"
   path.write_bytes(path.read_bytes()[:-1])
-  asked(run, decoding__state="encoder", **GLOBAL)
+  asked(run, decoding__state="decoder", **GLOBAL)
   array = np.load(path)
   array[0] += 1
   np.save(path, array)
-  asked(run, decoding__state="encoder", **GLOBAL)
+  asked(run, decoding__state="decoder", **GLOBAL)
   assert len(built) == 4
 
 
