@@ -11,6 +11,7 @@ from lightlm_jax.preparing import lines, rows
 SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
   map(chr, range(0x2000, 0x200B))
 )
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 END = 253_402_300_800
 
 
@@ -147,10 +148,10 @@ def valid(kept, roles, unit, min_rating):
     time = micros(fields[roles["time"]], unit) if unit else 0
     rating = None
     if min_rating is not None:
-      try:
-        rating = float(fields[roles["rating"]].strip(SPACE))
-      except ValueError:
-        rating = math.nan
+      text = fields[roles["rating"]].strip(SPACE)
+      # Python's own reader takes digits of every script, and 1_0.
+      is_number = re.fullmatch(NUMBER, text)
+      rating = float(text) if is_number else math.nan
     if not user:
       bad["no_user"] += 1
     elif not item:

@@ -106,7 +106,11 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def check(content, options, ending, delimiter, quotes):
-  """Prepares a file as a person would; compares what comes out, or the complaint."""
+  """Prepares a file as a person would; compares what comes out, or the complaint.
+
+  Returns:
+    Whether anything came out.
+  """
   folder = pathlib.Path(tempfile.mkdtemp())
   try:
     path = folder / f"log{ending}"
@@ -131,7 +135,7 @@ def check(content, options, ending, delimiter, quotes):
         raise AssertionError(f"{rows} rows were lost") from error
       # Nothing is left behind, neither half a log nor what was made on the way.
       assert [p.name for p in folder.iterdir()] == [path.name]
-      return
+      return False
     assert manifest["rows_in"] == rows_in
     assert Counter(manifest["rejected"]) == +rejected
     assert Counter(manifest["filtered"]) == +filtered
@@ -141,10 +145,13 @@ def check(content, options, ending, delimiter, quotes):
     log = prepared.read(asked_folder := folder / "out").log
     assert same(log, plain.log_of(by_user))
     assert sorted(p.name for p in folder.iterdir()) == [path.name, asked_folder.name]
+    return True
   finally:
     shutil.rmtree(folder)
 
 
+# Two users with two items: what is left of most files, whatever else they hold.
+SURE = b"y,p,4,1\ny,q,4,2\nz,p,4,1\nz,q,4,2\n"
 ALL = {
   "duplicates": "keep",
   "k_core": 0,
@@ -158,6 +165,9 @@ ALL = {
 
 
 def run(examples):
+  """How many files were tried, and of how many a log was made."""
+  tried = [0, 0]
+
   @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
   # What was wrong once, or nearly: a mark in the middle, bytes behind an open quote, a
   # row over two lines of too many columns, a byte order mark alone, a first blank line.
@@ -170,21 +180,29 @@ def run(examples):
   def test(content, options, quotes, before):
     ending, delimiter = (".csv", ",") if quotes else (".tsv", ",")
     # Blocks are as long as the longest line at least, or that line is rejected.
-    content = f"{before}{HEADER}\n".encode() + content
+    sure = SURE if options["part_bytes"] < 2**20 else b""
+    content = f"{before}{HEADER}\n".encode() + sure + content
     longest = max(map(len, content.replace(b"\r", b"\n").split(b"\n")))
     options = options | {"block_bytes": max(options["block_bytes"], longest + 2)}
-    check(content, options, ending, delimiter, quotes)
+    tried[0] += 1
+    tried[1] += check(content, options, ending, delimiter, quotes)
 
   test()
+  return tried
 
 
 def test_any_file_is_prepared_or_refused_and_no_row_is_lost():
-  run(100)
+  tried, made = run(100)
+  assert tried >= 100
+  assert made > 50
 
 
 @pytest.mark.slow
 def test_ten_thousand_malformed_files():
-  run(10_000)
+  tried, made = run(10_000)
+  print(f"{tried} files, {made} logs")
+  assert tried >= 10_000
+  assert made > 5_000
 
 
 JSON_IDS = st.sampled_from(
