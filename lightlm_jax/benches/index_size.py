@@ -102,4 +102,6 @@ def _peak_rss() -> int:
 
 
 if __name__ == "__main__":
-  print(json.dumps(build(np.load(sys.argv[1]), *map(int, sys.argv[2:]))))
+  print(
+    json.dumps(build(np.load(sys.argv[1], allow_pickle=False), *map(int, sys.argv[2:])))
+  )

@@ -8,7 +8,8 @@ requests in a batch is a symbol: any will do, and jax compiles once for each.
 Files are bytes, JSON and safetensors: nothing in them is run when they are read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import hashlib
 import importlib.resources
 import importlib.util
@@ -134,9 +135,10 @@ def program(
   kept = {inputs[place] for place in fixed.module_kept_var_idx}
   chosen = [name for name in sorted(weights) if name in kept]
   (B,) = jax.export.symbolic_shape("b")
-  exported = jax.export.export(jax.jit(recommend), platforms=tuple(platforms))(
-    *arguments(B, chosen)
-  )
+  with _without_locations():
+    exported = jax.export.export(jax.jit(recommend), platforms=tuple(platforms))(
+      *arguments(B, chosen)
+    )
   contract = {
     "arguments": {
       "weights": WEIGHTS,
@@ -152,6 +154,17 @@ def program(
   }
   found = {name: np.asarray(weights[name]) for name in chosen}
   return Program(bytes(exported.serialize()), found, contract, "user" in kept)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+  """What is lowered inside does not tell the paths of this machine's source files."""
+  before = jax.config.jax_traceback_in_locations_limit
+  jax.config.update("jax_traceback_in_locations_limit", 0)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def write(

@@ -95,7 +95,10 @@ def _claim(path, question, parts, manifest) -> dict[str, Any] | None:
   if manifest.exists():
     done = _read(manifest)
     _refuse_other(path, done.get("question"), question)
-    files = [path.with_name(name) for name in done.get("files", ())]
+    try:
+      files = [path.with_name(name) for name in done.get("files", ())]
+    except (ValueError, TypeError):
+      raise UserError(f"{manifest} names no files of its own; remove it")
     if files and all(file.exists() for file in files):
       if parts.exists() and processes.is_first():
         parts.rmtree()

@@ -1,0 +1,290 @@
+"""Files of any origin are read as data: whatever they hold, nothing of it is run."""
+
+import ast
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import pickle
+import re
+import shutil
+import zipfile
+
+from etils import epath
+import numpy as np
+import pyarrow
+import pytest
+import served as small
+
+from lightlm_jax import recommend as recommend_lib
+from lightlm_jax.data import formats, parquet, snapshot, tables
+from lightlm_jax.errors import UserError
+from lightlm_jax.evaluation import users as users_lib
+from lightlm_jax.ids import codes
+from lightlm_jax.recommender import Recommender
+from lightlm_jax.serving import output as output_lib
+from lightlm_jax.serving import questions as questions_lib
+from lightlm_jax.systems import latent_decoding
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Bomb:
+  """Once unpickled it leaves a file."""
+
+  def __init__(self, mark):
+    self.mark = str(mark)
+
+  def __reduce__(self):
+    return open, (self.mark, "w")
+
+
+@pytest.fixture
+def mark(tmp_path):
+  """What a bomb leaves; it is not there in the end, and the bomb does work."""
+  path = tmp_path / "somebody-was-here"
+  pickle.loads(bomb(path)).close()
+  assert path.exists()
+  path.unlink()
+  yield path
+  assert not path.exists()
+
+
+def bomb(mark):
+  return pickle.dumps(Bomb(mark))
+
+
+def object_arrays(mark, *names):
+  """An .npz whose arrays are pickles."""
+  content = io.BytesIO()
+  array = np.array([Bomb(mark)], dtype=object)
+  np.savez(content, **{name: array for name in names})
+  return content.getvalue()
+
+
+def object_array(mark):
+  content = io.BytesIO()
+  np.save(content, np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+  return content.getvalue()
+
+
+def extension_parquet(mark):
+  """A table with a column of the type that pyarrow once unpickled when it was read."""
+  metadata = {
+    b"ARROW:extension:name": b"arrow.py_extension_type",
+    b"ARROW:extension:metadata": bomb(mark),
+  }
+  fields = [
+    pyarrow.field(name, pyarrow.string(), metadata=metadata)
+    for name in ("user", "item")
+  ]
+  return parquet.to_bytes(pyarrow.table([["a"], ["x"]], schema=pyarrow.schema(fields)))
+
+
+def kinds(mark):
+  """Hostile files of every kind, by name."""
+  plain = bomb(mark)
+  zipped = io.BytesIO()
+  with zipfile.ZipFile(zipped, "w") as archive:
+    archive.writestr("items.npy", plain)
+    archive.writestr("../../escaped.npy", plain)
+  return {
+    "pickle": plain,
+    "npz of objects": object_arrays(mark, "items", "users"),
+    "npy of objects": object_array(mark),
+    "zip": zipped.getvalue(),
+    "parquet": extension_parquet(mark),
+    "json": json.dumps({"__reduce__": ["os.system", str(mark)]}).encode(),
+  }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, _compiled_fast):
+  """A saved recommender that has every kind of file: checkpoints, ids, a log."""
+  path = tmp_path_factory.mktemp("saved") / "run"
+  log = small.log()
+  fields = {
+    "train.steps": 2,
+    "train.eval_every": 2,
+    "train.history_buckets": (),
+    "split.kind": "none",
+    "baselines": (),
+    "model.num_layers": 1,
+    "model.num_decoder_layers": 1,
+  }
+  table = {"user": log.user_ids[log.user_E], "item": log.item_ids[log.item_E]}
+  Recommender.from_config("demo:tiny", **fields).fit(table).save(path)
+  return path
+
+
+def one_line_or_nothing(call):
+  """A hostile file is refused in one line, or is data like any other."""
+  try:
+    call()
+  except UserError as error:
+    lines = str(error).splitlines()
+    return len(lines) == 1
+  return True
+
+
+@pytest.mark.slow
+def test_no_file_of_a_saved_run_is_a_pickle(saved):
+  for path in saved.rglob("*"):
+    if path.is_file():
+      assert not re.match(rb"\x80[\x02-\x05]", path.read_bytes()), path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ["pickle", "npz of objects", "parquet"])
+def test_a_run_with_a_hostile_file_is_refused_or_runs_without_it(
+  saved, tmp_path, mark, kind
+):
+  hostile = kinds(mark)[kind]
+  files = sorted(p.relative_to(saved) for p in saved.rglob("*") if p.is_file())
+  # Of the arrays of a checkpoint one stands for all.
+  chosen = [p for p in files if "/d/" not in str(p)]
+  chosen += [p for p in files if "/d/" in str(p)][:1]
+  assert len(chosen) > 8
+  for n, name in enumerate(chosen):
+    run = shutil.copytree(saved, tmp_path / str(n))
+    (run / name).write_bytes(hostile)
+    # Without the digests, as one would who put it there.
+    for digests in run.glob("checkpoints/*/sha256.json"):
+      digests.unlink()
+    asked = functools.partial(recommend_lib.recommend, run, users=["u1"], k=1)
+    assert one_line_or_nothing(asked), name
+    assert not mark.exists(), name
+    shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npz of objects", "npy of objects", "zip"])
+def test_hostile_ids_are_no_ids(tmp_path, mark, kind):
+  folder = tmp_path / "codes"
+  book = small.book(small.log())
+  codes.save(book, folder)
+  (folder / "codes.npz").write_bytes(kinds(mark)[kind])
+  assert codes.load(folder) is None
+
+
+def test_a_hostile_memory_is_built_anew(tmp_path, mark):
+  folder = epath.Path(tmp_path / "latent")
+  about = {"ids_sha256": "0"}
+  arrays = np.zeros((2, 3), np.float16), np.arange(2, dtype=np.int32)
+  latent_decoding.cached(folder, about, lambda: arrays, print)
+  for kind in ("pickle", "npy of objects", "npz of objects"):
+    (folder / "states.npy").write_bytes(kinds(mark)[kind])
+    found = latent_decoding.cached(folder, about, lambda: arrays, print)
+    np.testing.assert_array_equal(found[0], arrays[0])
+
+
+@pytest.mark.parametrize("kind", list(kinds("x")))
+def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
+  hostile = kinds(mark)[kind]
+
+  def put(name):
+    path = tmp_path / name
+    path.write_bytes(hostile)
+    return path
+
+  readers = [
+    lambda: formats.read_sequences(put("sequences.txt")),
+    lambda: formats.read_ratings(put("u.data")),
+    lambda: formats.read_item_attributes(put("a.json"), np.array(["x"])),
+    lambda: list(questions_lib.read_histories(put("h.jsonl"))),
+    lambda: users_lib.read(epath.Path(put("users.parquet"))),
+    lambda: output_lib._read(epath.Path(put("m.json"))),
+    *(lambda s=s: tables.dataset(put(f"log{s}")) for s in tables._READERS),
+  ]
+  for read in readers:
+    assert one_line_or_nothing(read)
+    assert not mark.exists()
+
+
+def test_a_hostile_snapshot_with_its_own_digests_is_data(tmp_path, mark):
+  """Who can write a file can write its SHA-256."""
+  folder = epath.Path(tmp_path / "log")
+  snapshot.write(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
+  for kind, hostile in kinds(mark).items():
+    (folder / "interactions.parquet").write_bytes(hostile)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["interactions.parquet"] = hashlib.sha256(hostile).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert one_line_or_nothing(lambda: snapshot.read(folder))
+    assert not mark.exists(), kind
+
+
+def test_a_hostile_manifest_reads_no_file_outside(tmp_path, mark):
+  """Names in manifests are looked up, never opened."""
+  outside = tmp_path / "outside.parquet"
+  rows = pyarrow.table({"user": ["spy"], "item": ["x"]})
+  outside.write_bytes(parquet.to_bytes(rows))
+  folder = epath.Path(tmp_path / "log")
+  snapshot.write(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
+  manifest = {"sha256": {"../outside.parquet": "0", "interactions.parquet": "0"}}
+  (folder / "manifest.json").write_text(json.dumps(manifest))
+  with pytest.raises(UserError, match="not the log that was written"):
+    snapshot.read(folder)
+  path = epath.Path(tmp_path / "recs.csv")
+  manifest = {"question": {}, "files": ["../outside.parquet"]}
+  path.with_name("recs.csv.json").write_text(json.dumps(manifest))
+  beside = path.with_name("recs.csv.parts"), path.with_name("recs.csv.json")
+  with pytest.raises(UserError, match="names no files of its own"):
+    output_lib._claim(path, {}, *beside)
+  assert outside.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "text",
+  [
+    "{\"system\": \"__import__('os').system('touch MARK')\"}",
+    '{"model": {"dtype": "!!python/object/apply:os.system"}}',
+    '{"data": {"dir": "$(touch MARK)"}}',
+    "1e999999",
+    '"\\ud800"',
+  ],
+)
+def test_a_hostile_config_is_data(saved, tmp_path, mark, text):
+  """A run's config.json is JSON: only --config names files that are programs."""
+  run = shutil.copytree(saved, tmp_path / "run")
+  given = text.replace("MARK", str(mark))
+  config = json.loads((run / "config.json").read_text())
+  if given.startswith("{"):
+    for group, value in json.loads(given).items():
+      config[group] = {**config[group], **value} if isinstance(value, dict) else value
+    given = json.dumps(config)
+  (run / "config.json").write_text(given)
+  assert one_line_or_nothing(lambda: recommend_lib.recommend(run, users=["u1"], k=1))
+  assert not mark.exists()
+
+
+def test_nothing_here_reads_pickles_or_runs_text():
+  """By the source: no such module, no such call, and numpy is always told so."""
+  forbidden = {
+    "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal",
+    "shelve", "jsonpickle", "torch",
+  }  # fmt: skip
+  # The peers that are measured beside ours, and tests that compare with them.
+  peers = {"benches/t5.py", "benches/t5_training.py", "benches/peers.py"}
+  for path in sorted((ROOT / "lightlm_jax").rglob("*.py")):
+    where = str(path.relative_to(ROOT / "lightlm_jax"))
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+      for name in names:
+        if where not in peers:
+          assert name.partition(".")[0] not in forbidden, where
+      if isinstance(node, ast.Call):
+        call = ast.unparse(node.func)
+        assert call not in ("eval", "exec", "compile", "os.system"), where
+        assert not re.search(r"pickle|torch\.load|yaml\.(unsafe_)?load$", call), where
+        if call in ("np.load", "numpy.load"):
+          told = {k.arg: ast.unparse(k.value) for k in node.keywords}
+          assert told.get("allow_pickle") == "False", where
+        for keyword in node.keywords:
+          assert (keyword.arg, ast.unparse(keyword.value)) != ("shell", "True"), where
