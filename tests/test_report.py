@@ -28,8 +28,9 @@ from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.reporting import lists, runs, sections
 
 SECTIONS = (
-  "result learning slices popularity ids examples setup audit comparison beams".split()
-)
+  "result learning slices popularity ids examples setup audit comparison beams "
+  "memories"
+).split()
 
 
 def test_the_command_reports_a_trained_run(demo_run, tmp_path):
@@ -58,7 +59,7 @@ def test_the_command_reports_a_trained_run(demo_run, tmp_path):
 def test_every_section_says_what_the_run_left(shop):
   report.report(shop / "one")
   page = written(shop / "one/report.html")
-  assert [name for name in SECTIONS if name in page.ids] == SECTIONS[:-2]
+  assert [name for name in SECTIONS if name in page.ids] == SECTIONS[:-3]
   found = json.loads((shop / "one/results.json").read_text())
   said = page.said("result")
   pop = [found["baselines"]["pop"][rule] for rule in RULES]
