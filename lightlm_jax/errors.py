@@ -9,7 +9,14 @@ INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 class UserError(Exception):
-  """Something the person at the keyboard can mend: what, where, what to do."""
+  """Something the person at the keyboard can mend: what, where, what to do.
+
+  Always one line that can be shown, whatever names of files and columns are part of it.
+  """
+
+  def __init__(self, message: str):
+    line = " ".join(message.split())
+    super().__init__("".join(c if c.isprintable() else "\ufffd" for c in line))
 
 
 class Stopped(BaseException):
@@ -32,8 +39,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
   try:
     return main(argv) or 0
   except UserError as error:
-    message = " ".join(str(error).split())
-    print(f"lightlm_jax: error: {message}", file=sys.stderr, flush=True)
+    print(f"lightlm_jax: error: {error}", file=sys.stderr, flush=True)
     return EXIT_CODE
   except (KeyboardInterrupt, Stopped) as stop:
     name = str(stop) or "Ctrl-C"

@@ -188,3 +188,11 @@ def test_a_copy_that_has_changed_is_refused_and_none_is_none(tmp_path):
       snapshot.read(folder)
   (folder / "manifest.json").write_text(json.dumps(wanted))
   assert sequences(snapshot.read(folder).log) == SEQUENCES
+
+
+def test_names_of_columns_cannot_break_the_line():
+  rows = polars.DataFrame({"a\x1cb\x1b[31m": ["x"], "item\n": ["y"]})
+  with pytest.raises(UserError, match="have no column 'user'") as error:
+    tables.dataset(rows)
+  assert len(str(error.value).splitlines()) == 1
+  assert str(error.value).isprintable()
