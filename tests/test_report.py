@@ -28,8 +28,7 @@ from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.reporting import lists, runs, sections
 
 SECTIONS = (
-  "result learning slices popularity ids examples setup audit comparison beams "
-  "memories"
+  "result learning slices popularity ids examples setup audit comparison beams memories"
 ).split()
 
 
