@@ -69,6 +69,7 @@ def describe(
     "split_sha256": split.sha256,
     "best_step": (progress.best_step or config.train.steps) if trained else None,
     "validation": None,
+    "validation_loss": None,
     "metrics": None,
     "intervals": None,
     "slices": None,

@@ -29,7 +29,7 @@ from lightlm_jax.data import datasets, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
 from lightlm_jax.errors import UserError
-from lightlm_jax.evaluation import evaluator, judge, samples, yardsticks
+from lightlm_jax.evaluation import evaluator, judge, likelihood, samples, yardsticks
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
@@ -375,6 +375,10 @@ def _judge(system: System, params, config, split: splits.Split, mesh, book):
   validation, _ = ask(split.validation)
   judged, ranks = ask(split.test)
   judged |= {"validation": validation["metrics"]}
+  if system.nll is not None:
+    judged["validation_loss"] = likelihood.mean_nll(
+      system, params, split.validation, batch_size=batch_size, mesh=mesh
+    )
   if system.hallucinated is not None:
     judged["hallucination_rate"] = evaluator.hallucination_rate(
       system,

@@ -98,6 +98,7 @@ def test_results_hold_every_promised_field(demo_run):
     "split_sha256": str,
     "best_step": int,
     "validation": dict,
+    "validation_loss": float,
     "metrics": dict,
     "intervals": dict,
     "slices": dict,
@@ -231,7 +232,10 @@ def test_train_on_everything_by_half_batches_then_raise_the_steps(
   small_config, tmp_path, capsys
 ):
   results = train.train(small_config(), tmp_path)
-  for name in ("validation", "metrics", "hallucination_rate", "users_per_second"):
+  for name in (
+    *("validation", "validation_loss", "metrics"),
+    *("hallucination_rate", "users_per_second"),
+  ):
     assert results[name] is None
   assert (results["num_users"], results["baselines"]) == (0, {})
   assert (results["protocol"], results["steps"], results["best_step"]) == ("none", 6, 6)
@@ -263,7 +267,7 @@ def test_baselines_go_through_the_same_train(small_config, tmp_path, system, dem
   assert results["system"] == system
   for name in (
     *("ids", "steps", "params", "train_seconds", "examples_per_second"),
-    *("decoding", "beam_size", "best_step", "hallucination_rate"),
+    *("decoding", "beam_size", "best_step", "hallucination_rate", "validation_loss"),
   ):
     assert results[name] is None
   assert_metrics(results["validation"])

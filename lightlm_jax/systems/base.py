@@ -29,6 +29,9 @@ class System(NamedTuple):
     recommend: (params, tables, batch, allowed, *, k) → Recommendations.
     scores: (params, tables, batch) → [B, I] float32, for systems that score every
       item; the evaluator then counts the items above and level with the target.
+    nll: (params, tables, batch) → [B] float32, -log p(target | source) in nats over
+      all that could have been written in its place; None for systems whose scores are
+      no logits.
     hallucinated: (params, tables, batch) → [B, K] bool, the beams of a search without
       the trie that are no item, for systems that write ids.
     prepare: (params, tables) → tables with what all requests share, such as the items'
@@ -49,6 +52,7 @@ class System(NamedTuple):
   fit: Callable | None = None
   recommend: Callable | None = None
   scores: Callable | None = None
+  nll: Callable | None = None
   hallucinated: Callable | None = None
   prepare: Callable | None = None
   state: Callable | None = None

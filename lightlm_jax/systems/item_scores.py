@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
@@ -21,6 +22,17 @@ def recommender(scores: Callable) -> Callable:
     return top_items(scores_BI, open_items(allowed, scores_BI.shape[1]), k)
 
   return recommend
+
+
+def nll_of(scores: Callable) -> Callable:
+  """`System.nll` from `System.scores`, where these are logits."""
+
+  def nll(params: Any, tables: Any, batch: Batch) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(
+      scores(params, tables, batch), jnp.maximum(batch.target_B, 0)
+    )
+
+  return nll
 
 
 def open_items(allowed: Allowed, num_items: int) -> jax.Array:

@@ -6,6 +6,7 @@ example is drawn from all that the user bought, because nothing in the source sa
 when.
 """
 
+from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
@@ -200,6 +201,11 @@ def build(
       beams = beam.without_closed(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, k=k, **lengths)
 
+  def nll(params, tables: Tables, batch: Batch) -> jax.Array:
+    """[B] float32: the trie is not asked, as in training."""
+    apply, memory = read(params, tables, batch)
+    return written_nll(apply, memory, tables.target_IL, batch.target_B)
+
   def hallucinated(params, tables: Tables, batch: Batch) -> jax.Array:
     """[B, K] bool: the beams of a search without the trie that are no item."""
     beam_size = config.decoding.beam_size
@@ -243,6 +249,7 @@ def build(
     init=init,
     loss=loss,
     recommend=recommend if chunks is None else recommend_exactly,
+    nll=nll,
     hallucinated=hallucinated,
     state=state,
   )
@@ -286,6 +293,27 @@ def shift_right(target: jax.Array) -> jax.Array:
   """The decoder's input [..., L]: the start token, then the target without its last."""
   start = jnp.full_like(target[..., :1], text.START)
   return jnp.concatenate([start, jnp.maximum(target[..., :-1], text.PAD)], axis=-1)
+
+
+def written_nll(
+  apply: Callable,
+  memory: encoder_decoder.Memory,
+  target_IL: jax.Array,
+  target_B: jax.Array,
+) -> jax.Array:
+  """[B] float32: -log of how likely the decoder writes an item's whole code.
+
+  Args:
+    apply: the model as a function of tokens alone.
+    memory: what it remembers of each source.
+    target_IL: int32, the items' codes, -1 = padding.
+    target_B: int32, which item.
+  """
+  target_B1L = target_IL[jnp.maximum(target_B, 0)][:, None]
+  segment_B1 = jnp.ones_like(target_B1L[..., 0])
+  logits_B1LV = apply(shift_right(target_B1L), memory, segment_B1, method="decode")
+  cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
+  return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
 
 
 def token_cross_entropy(logits, target, label_smoothing: float) -> jax.Array:

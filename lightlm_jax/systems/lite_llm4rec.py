@@ -125,6 +125,7 @@ def build(
     init=init,
     loss=loss,
     scores=scores,
+    nll=None if config.train.loss == "binary" else item_scores.nll_of(scores),
     recommend=item_scores.recommender(scores),
     prepare=prepare,
   )

@@ -25,7 +25,7 @@ from lightlm_jax.models import encoder_decoder, flat_text
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import item_decoder, lite_llm4rec, next_item, text
 from lightlm_jax.systems.base import System
-from lightlm_jax.systems.lightlm import shift_right
+from lightlm_jax.systems.lightlm import shift_right, written_nll
 
 NAME = "lite_llm4rec_beam"
 
@@ -138,12 +138,20 @@ def build(
     items = lite_llm4rec.with_vectors(reader, params, tables.items)
     return tables._replace(items=items)
 
+  def remember(params, tables: Tables, batch: Batch):
+    """The decoder as a function of tokens alone, with what it remembers of a source."""
+    apply = functools.partial(writer.apply, {"params": params["writer"]})
+    hidden_BHD = read(params, tables, batch)
+    return apply, apply(hidden_BHD, batch.segment_BH, method="remember")
+
+  def nll(params, tables: Tables, batch: Batch) -> jax.Array:
+    apply, memory = remember(params, tables, batch)
+    return written_nll(apply, memory, tables.target_IL, batch.target_B)
+
   def recommend(
     params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    hidden_BHD = read(params, tables, batch)
-    apply = functools.partial(writer.apply, {"params": params["writer"]})
-    memory = apply(hidden_BHD, batch.segment_BH, method="remember")
+    apply, memory = remember(params, tables, batch)
 
     def step(token_BK, parent_BK, cache):
       segment_BK = jnp.ones_like(token_BK)
@@ -173,6 +181,7 @@ def build(
     init=init,
     loss=loss,
     recommend=recommend,
+    nll=nll,
     prepare=None if is_flat else prepare,
   )
 
