@@ -41,6 +41,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.input = ml_collections.ConfigDict()
   config.input.user = True  # the user's id opens the source
   config.input.history = 20  # last items; 0 = the user alone
+  config.input.order = "time"  # or "none": the history is a set
   config.input.prompt = False  # the ids in the words of the paper's prompt
   config.input.user_dropout = 0.9  # how often training hides the user
 

@@ -46,12 +46,14 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.input = ml_collections.ConfigDict()
   config.input.user = False  # whether the user's id opens the source
   config.input.history = 20  # last items; 0 = the user alone
+  config.input.order = "time"  # or "none": the history is a set (lightlm)
   config.input.prompt = False  # the ids in the words of the paper's prompt
   config.input.user_dropout = 0.9  # how often training hides the user
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, gci, rid, sid, iid
-  config.ids.graph = "bipartite"  # sci: or all_together, separate, items, users
+  # sci: or all_together, attributes, separate, items, users.
+  config.ids.graph = "bipartite"
   config.ids.branching = 128  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
   config.ids.levels = 1  # sci: at most so many clusterings

@@ -1,5 +1,7 @@
 """Tries whether anything held out, or any number of a file, reaches the ids.
 
+And says of the log whether its order means anything (data/sequential.py).
+
 python -m lightlm_jax.audit --config=configs/toys.py
 
 Builds the ids six times, reading none that were kept, and trains nothing. Exit code 1
@@ -23,7 +25,7 @@ import rich.console
 
 from lightlm_jax import command_line, limits
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Split
 from lightlm_jax.errors import UserError
@@ -78,7 +80,8 @@ def audit(
     workdir: of the run whose ids they have to be; None = of no run.
 
   Returns:
-    What evaluation.audit finds, ids {kind, manifest_sha256} and split_sha256.
+    What evaluation.audit finds, order {rules, shuffled, lost} (data/sequential.py),
+    ids {kind, manifest_sha256} and split_sha256.
 
   Raises:
     UserError: in one line, what a person can mend.
@@ -101,7 +104,10 @@ def audit(
 
   if config.ids.kind in ids_build.WARNINGS:
     say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
-  say(f"{config.data.name}: {datasets.describe(log)}; ids {config.ids.kind} …")
+  order = sequential.shuffle_test(log, config.seed)
+  say(f"{config.data.name}: {datasets.describe(log)}")
+  say(f"  {order}")
+  say(f"ids {config.ids.kind} …")
   as_is = split, book = construct(log, config.seed)
   if workdir is not None:
     _check_same_ids(workdir, split, book)
@@ -115,6 +121,7 @@ def audit(
 
   found = audit_lib.audit(build, log, split_of, seed=config.seed)
   found |= {
+    "order": {"rules": order.rules, "shuffled": order.shuffled, "lost": order.lost},
     "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256},
     "split_sha256": split.sha256,
   }

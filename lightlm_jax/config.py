@@ -25,6 +25,7 @@ LATER = {
   "split.test_share": 0.1,
   "split.gap": 0,
   "split.withheld": 0.0,
+  "input.order": "time",
   "ids.cold": "apart",
   "model.remat": False,
   "train.steps_per_dispatch": 1,

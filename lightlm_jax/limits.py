@@ -24,6 +24,7 @@ from lightlm_jax.systems import (
 CHOICES = {
   "system": registry.NAMES,
   "split.kind": tuple(splits.SPLITS),
+  "input.order": ("time", "none"),
   "ids.kind": ids_build.KINDS,
   "ids.cold": ids_build.COLD,
   "ids.graph": spectral.GRAPHS,
@@ -150,6 +151,11 @@ def check(config: ml_collections.ConfigDict, *, trained: bool = False) -> None:
       )
   if config.get("system") == "lightlm":
     lightlm.check(config)
+  elif _value(config, "input.order") == "none":
+    raise UserError(
+      f"config.input.order is 'none', and {config.system} reads a history as it came; "
+      "lightlm alone can read it as a set"
+    )
   if config.get("system") in sasrec.NAMES:
     next_item.check(config)
   if config.get("system") == item_decoder.NAME:

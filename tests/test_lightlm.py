@@ -133,6 +133,30 @@ def test_the_source_is_the_user_then_the_history_newest_last(with_user):
     assert got_BS.tolist() == list(expected)
 
 
+def test_without_order_a_history_is_a_set():
+  """As if it had been bought in the order of the catalogue, also in shared rows."""
+  _, tables, _ = build()
+  write = functools.partial(
+    text.write_history, tables.user_code_UL, tables.item_code_IL, with_user=True
+  )
+  rows = [(0, [3, 1, 2], 5, 1.0), (1, [9, 11, 0, 4, 1], 2, 1.0), (2, [], 2, 1.0)]
+  shared = make_batch(rows)._replace(
+    segment_BH=np.array([[0, 0, 1, 2, 2], [1, 1, 2, 2, 2], [0] * 5], np.int32),
+    user_B=np.array([[0, 1], [2, 3], [1, -1]], np.int32),
+  )
+  sets = shared._replace(
+    history_BH=np.array([[-1, -1, 3, 1, 2], [9, 11, 0, 1, 4], [-1] * 5], np.int32)
+  )
+  other_order = shared._replace(
+    history_BH=np.array([[-1, -1, 3, 2, 1], [11, 9, 1, 4, 0], [-1] * 5], np.int32)
+  )
+  for found, expected in zip(write(shared, in_order=False), write(sets)):
+    np.testing.assert_array_equal(found, expected)
+  for found, expected in zip(write(other_order, in_order=False), write(sets)):
+    np.testing.assert_array_equal(found, expected)
+  assert (write(shared).token_BS != write(sets).token_BS).any()
+
+
 def test_the_decoder_reads_the_target_behind_a_start():
   target_BL = jnp.asarray(
     text.shift(codes_lib.stack_codes([(0, 3, 2), (5,)]), prompt=False)

@@ -69,6 +69,7 @@ def sci(
   seed=0,
   tokens="level",
   graph="bipartite",
+  attributes=None,
 ):
   return spectral.spectral_ids(
     log,
@@ -79,6 +80,7 @@ def sci(
     levels=levels,
     seed=seed,
     tokens=tokens,
+    attributes=attributes,
   )
 
 
@@ -357,9 +359,13 @@ def test_every_graph_gives_codes_that_follow_its_communities(graph, tokens):
   # With strays, pairs of users are so many that a cluster may be of users alone.
   strays = 0 if graph == "all_together" else 1
   log, community_U, community_I = planted(3, strays=strays)
-  items, users = sci(log, 3, leaf_size=20, levels=1, tokens=tokens, graph=graph)
+  # What is known of an item says where it belongs; each has something of its own, too.
+  attributes = [np.array([own, 3 + n]) for n, own in enumerate(community_I)]
+  options = {"leaf_size": 60 if graph == "attributes" else 20, "attributes": attributes}
+  options |= {"levels": 1, "tokens": tokens, "graph": graph}
+  items, users = sci(log, 3, **options)
   check(items, users, log)
-  again = sci(log, 3, leaf_size=20, levels=1, tokens=tokens, graph=graph)
+  again = sci(log, 3, **options)
   np.testing.assert_array_equal(items, again[0])
   np.testing.assert_array_equal(users, again[1])
 
@@ -370,14 +376,36 @@ def test_every_graph_gives_codes_that_follow_its_communities(graph, tokens):
   assert follows(items, community_I) == (graph != "users")
   assert follows(users, community_U) == (graph != "items")
   shared = set(items.ravel()) & set(users.ravel()) - {-1}
-  assert len(shared) == (3 if graph in spectral.CO_INDEXED else 0)
+  assert len(shared) == (3 if graph in (*spectral.CO_INDEXED, "attributes") else 0)
 
 
 @pytest.mark.parametrize("graph", spectral.GRAPHS)
 @pytest.mark.parametrize("rows", [[[]], [[0]], [[0, 0], [1, 2]], [[], [0, 1, 2]]])
 def test_every_graph_takes_logs_with_hardly_an_edge(graph, rows):
   log = make_log(rows, num_items=4)
-  check(*sci(log, graph=graph), log)
+  attributes = [np.array(row, np.int64) for row in ([0], [], [0, 1], [1])]
+  check(*sci(log, graph=graph, attributes=attributes), log)
+
+
+def test_items_are_joined_by_what_few_have_and_users_by_what_theirs_have():
+  log = make_log([[0, 1, 0], [2]], num_items=4)
+  attributes = [np.array(row, np.int64) for row in ([0, 2], [1, 2], [0, 2], [2])]
+  weight_A = np.log(5 / np.array([3, 2, 5]))
+  has_IA = np.zeros((4, 3))
+  for item, row in enumerate(attributes):
+    has_IA[item, row] = weight_A[row]
+  has_NA = np.concatenate([[2 * has_IA[0] + has_IA[1], has_IA[2]], has_IA])
+  nothing_NN, nothing_AA = np.zeros((6, 6)), np.zeros((3, 3))
+  found = graph_lib.by_attributes(log, attributes)
+  np.testing.assert_allclose(
+    found.toarray(), np.block([[nothing_NN, has_NA], [has_NA.T, nothing_AA]])
+  )
+  assert found.nnz == 2 * np.count_nonzero(has_NA)  # what all have joins nothing
+
+
+def test_a_graph_of_attributes_without_attributes_is_refused_in_a_line():
+  with pytest.raises(UserError, match=r"wants item_attributes\.json"):
+    sci(make_log([[0]], 1), graph="attributes")
 
 
 @pytest.mark.parametrize("side", ["user", "item"])

@@ -49,7 +49,8 @@ def load(config: ml_collections.ConfigDict, *, fetch: bool = True) -> Dataset:
     dataset = Dataset(log, titles, tastes, attributes, titles)
   else:
     # What no run reads, no run stumbles over.
-    wanted = "ids" in config and config.ids.get("cold") == "attributes"
+    ids = config.get("ids", {})
+    wanted = "attributes" in (ids.get("cold"), ids.get("graph"))
     wanted |= "input" in config and config.input.get("attributes", False)
     dataset = _read(_folder(config.data, fetch), wanted)
   return long_enough(dataset, config)

@@ -39,6 +39,7 @@ def code_book(
   train: Interactions,
   seed: int,
   cache: epath.Path,
+  attributes: Sequence[np.ndarray] | None = None,
 ) -> codes.CodeBook:
   """The codes of `config.ids` from training interactions only.
 
@@ -47,13 +48,16 @@ def code_book(
     train: the interactions that may shape an id.
     seed: of whatever is drawn.
     cache: folder of books by content; an equal one is read instead of built.
+    attributes: of the items, read where `config.graph` is "attributes".
   """
   manifest = _manifest(config, train, seed)
+  if config.kind == "sci" and config.graph == "attributes":
+    manifest["attributes_sha256"] = _digest_attributes(attributes or ())
   name = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
   folder = cache / name[:32]
   book = codes.load(folder)
   if book is None:
-    book = codes.code_book(*_build(config, train, seed), manifest)
+    book = codes.code_book(*_build(config, train, seed, attributes), manifest)
     try:
       codes.save(book, folder)
     except OSError:
@@ -72,19 +76,19 @@ def book_of_run(
 
   Args:
     attributes: of the catalogue's items, None where nothing is known of them; read if
-      `config.cold` is "attributes".
+      `config.cold` or `config.graph` is "attributes".
 
   Raises:
     UserError: attributes are wanted and not there, or have no room for all items.
   """
   if config.cold == "apart":
-    return code_book(config, train, seed, cache)
+    return code_book(config, train, seed, cache, attributes)
   if config.kind == "iid":
     raise UserError(
       "config.ids.cold is 'attributes', but an iid id is one token and stands beside "
       "nothing; choose another config.ids.kind, or set it to 'apart'"
     )
-  book = code_book(config, train, seed, cache)
+  book = code_book(config, train, seed, cache, attributes)
   cold_I = np.bincount(train.item_E, minlength=train.num_items) == 0
   return grow.place_cold(book, cold_I, attributes, seed=seed)
 
@@ -94,6 +98,13 @@ def digest(train: Interactions) -> str:
   sha256 = hashlib.sha256()
   for array in (train.offset_U1, train.item_E):
     sha256.update(array.astype("<i8").tobytes())
+  return sha256.hexdigest()
+
+
+def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
+  sha256 = hashlib.sha256()
+  for row in attributes:
+    sha256.update(np.array([len(row), *row], "<i8").tobytes())
   return sha256.hexdigest()
 
 
@@ -144,7 +155,7 @@ def _plain(value: Any) -> Any:
   return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
-def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
+def _build(config: ml_collections.ConfigDict, train: Interactions, seed, attributes):
   if config.kind == "rid":
     return plain.random_ids(train, config.base, seed)
   if config.kind == "sid":
@@ -170,6 +181,7 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed: int):
     tokens=config.tokens,
     base=config.base,
     seed=seed,
+    attributes=attributes,
   )
 
 

@@ -1,4 +1,6 @@
-"""Graphs of who bought what, from training interactions only."""
+"""Graphs of who bought what, from training interactions only, or of what it is."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
@@ -38,6 +40,36 @@ def all_together(train: Interactions) -> scipy.sparse.csr_array:
   """
   blocks = [[users_together(train), None], [None, items_together(train)]]
   return (bipartite(train) + scipy.sparse.block_array(blocks)).tocsr()
+
+
+def by_attributes(
+  train: Interactions, attributes: Sequence[np.ndarray]
+) -> scipy.sparse.csr_array:
+  """[U + I + A, U + I + A] symmetric: users and items, each with its attributes.
+
+  No purchase joins two items here: an attribute does. It weighs log((1 + I) / (1 + i))
+  where i items have it, so that what all have joins nothing; a user has what her items
+  have, as often as she bought it.
+
+  Args:
+    train: U users, I items.
+    attributes: int, of each item, each once, numbered from 0.
+  """
+  U, I = train.num_users, train.num_items
+  item_E = np.repeat(np.arange(I), [len(row) for row in attributes])
+  attribute_E = np.concatenate([np.empty(0, np.int64), *attributes])
+  A = 1 + int(attribute_E.max(initial=-1))
+  weight_A = np.log((1 + I) / (1 + np.bincount(attribute_E, minlength=A)))
+  shape_IA = (I, A)
+  has_IA = scipy.sparse.coo_array(
+    (weight_A[attribute_E], (item_E, attribute_E)), shape_IA
+  )
+  bought_UI = bipartite(train)[:U, U:]
+  has_NA = scipy.sparse.vstack([bought_UI @ has_IA, has_IA])
+  blocks = [[scipy.sparse.coo_array((U + I, U + I)), has_NA], [has_NA.T, None]]
+  adjacency = scipy.sparse.block_array(blocks).tocsr()
+  adjacency.eliminate_zeros()
+  return adjacency
 
 
 def distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:

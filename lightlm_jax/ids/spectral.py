@@ -9,6 +9,7 @@ counts by its eigenvalue to the power of `WALK`, so that two nodes are near if r
 walks of so many steps from them end alike. Coarse structure then goes before fine.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 import warnings
 
@@ -25,10 +26,10 @@ from lightlm_jax.ids import plain
 from lightlm_jax.ids.codes import stack_codes, with_last_token
 
 TOKENS = ("level", "node")
-# Users and items on one graph (co-indexing); each on a graph of their own; or one of
-# them alone, while the others get random ids.
+# Users and items on one graph (co-indexing), by purchases or by attributes; each on a
+# graph of their own; or one of them alone, while the others get random ids.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
-GRAPHS = (*CO_INDEXED, "separate", "items", "users")
+GRAPHS = (*CO_INDEXED, "attributes", "separate", "items", "users")
 # Steps of the random walk, and eigenvectors for every cluster. On Toys and Beauty more
 # steps tie users closer to their items, by fewer and ever larger clusters.
 WALK, VECTORS = 5, 2
@@ -88,6 +89,7 @@ def spectral_ids(
   tokens: str,
   base: int,
   seed: int,
+  attributes: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Item codes [I, L] and user codes [U, L'], int32, padded with -1.
 
@@ -102,7 +104,8 @@ def spectral_ids(
   Args:
     train: training interactions.
     graph: one of `GRAPHS`. "bipartite": users and items on the purchases between
-      them. "all_together": with the edges between users and between items. "separate":
+      them. "all_together": with the edges between users and between items.
+      "attributes": no purchase joins two items, but what they are. "separate":
       items by who has both, users by what both have, no token in common. "items",
       "users": these alone; the others get random numbers, as `plain.random_ids`.
     branching: clusters at every level (the paper's N); small components, packed
@@ -116,14 +119,21 @@ def spectral_ids(
       cluster and every item's last token has its own, and with it an embedding.
     base: of the random numbers.
     seed: of the clustering, of the last tokens and of the random numbers.
+    attributes: of the graph of that name, see `graph.by_attributes`.
 
   Raises:
-    UserError: there are more than a million users or items.
+    UserError: there are more than a million users or items; attributes are wanted and
+      not there.
   """
   if max(train.num_users, train.num_items) > MOST_NODES:
     raise UserError(
       f"sci ids of {train.num_users:,} users and {train.num_items:,} items are out of "
       f"reach, they end at {MOST_NODES:,}; choose --config.ids.kind=gci"
+    )
+  if graph == "attributes" and attributes is None:
+    raise UserError(
+      "config.ids.graph is 'attributes', which wants item_attributes.json (raw item id "
+      "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
     )
   # Clustering may not depend on how many threads the machine has. The limit reaches
   # the libraries loaded by then: scikit-learn brings one, so it is loaded before.
@@ -142,6 +152,10 @@ def spectral_ids(
     if graph in CO_INDEXED:
       path_NL = paths(CO_INDEXED[graph](train))
       return _finish(*np.split(path_NL, [train.num_users]), tokens, rng)
+    if graph == "attributes":
+      path_NL = paths(graph_lib.by_attributes(train, attributes))
+      ends = train.num_users, train.num_users + train.num_items
+      return _finish(*np.split(path_NL, ends)[:2], tokens, rng)
     path_UL = path_IL = None
     if graph != "users":
       path_IL = paths(graph_lib.items_together(train))

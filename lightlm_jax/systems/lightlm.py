@@ -100,6 +100,7 @@ def build(
       tables.item_code_IL,
       batch,
       with_user=config.input.user,
+      in_order=config.input.order == "time",
       width=width,
     )
 

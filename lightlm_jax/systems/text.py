@@ -85,6 +85,7 @@ def write_history(
   batch: Batch,
   *,
   with_user: bool,
+  in_order: bool = True,
   width: int | None = None,
 ) -> Source:
   """The codes of the user (word 0) and of the k-th last items (word k), newest last.
@@ -92,10 +93,19 @@ def write_history(
   Args:
     batch: requests, or examples; those that share a row stand one behind the other.
     with_user: whether users are written.
+    in_order: of time; or a history is a set, written in the order of the catalogue,
+      which is that of a hash and says nothing.
     width: S, which holds what every row has to say; None = what it might.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
+  if not in_order:
+    order_BH = jnp.lexsort((batch.history_BH, batch.segment_BH), axis=1)
+    history_BH, segment_BH = (
+      jnp.take_along_axis(x_BH, order_BH, axis=1)
+      for x_BH in (batch.history_BH, batch.segment_BH)
+    )
+    batch = batch._replace(history_BH=history_BH, segment_BH=segment_BH)
   known_BH1 = batch.history_BH[..., None] >= 0
   code_BHL = jnp.where(known_BH1, item_code_IL[jnp.maximum(batch.history_BH, 0)], -1)
   token_BS = code_BHL.reshape(B, H * item_L)
