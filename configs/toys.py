@@ -6,7 +6,8 @@
 The log is `DATA/toys/sequences.txt` (a line `user item item …` for each user, in time
 order). Where there is none, it is fetched into `DATA/toys/`, or made of
 `reviews_Toys_and_Games_5.json.gz` and `meta_Toys_and_Games.json.gz` put there by hand:
-19,412 users, 11,924 items, 167,597 interactions, or an error.
+19,412 users, 11,924 items, 167,597 interactions, or an error. It is sequential: of 348
+rules that one item follows another the order makes 92 % (data/sequential.py).
 
 Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests), `paper`:
 LightLM's own task and recipe, the user alone in the published sentence. It is trained

@@ -14,7 +14,9 @@ this log yet.
 People come back to places: 11,830 of the 316,354 visits are of a place that the user
 had been to, and the test item of 2,027 of the 30,431 users is in their history (of
 1,539 in their training interactions). Where seen items are excluded each of them is a
-miss, so that no system can pass HR@k = .933; where they are allowed, none is.
+miss, so that no system can pass HR@k = .933; where they are allowed, none is. It is
+hardly sequential: of 47 rules that one place follows another the order makes 53 %
+(data/sequential.py).
 """
 
 import ml_collections
