@@ -2,8 +2,10 @@
 
   LIGHTLM_DATA_DIR=DATA python results/compare/run.py --workdir=runs/compare
 
-A run that is finished is read, one that was stopped goes on; `--finished` trains
-nothing and leaves out what is not there. Prints a table a log, and writes what is in it
+A run that is finished is read, one that was stopped goes on, and what a run answered in
+another way is kept beside it; `--finished` trains nothing and leaves out what is not
+there. What an answer costs is measured anew each time, on an idle machine if it is to
+mean something; --nocost leaves it out. Prints a table a log, and writes what is in it
 to FILE with --report=FILE.
 """
 
@@ -47,6 +49,7 @@ def main() -> None:
   parser.add_argument("--datasets", nargs="*", default=DATASETS)
   parser.add_argument("--systems", nargs="*", default=SYSTEMS)
   parser.add_argument("--finished", action="store_true")
+  parser.add_argument("--nocost", action="store_true")
   parser.add_argument("--report", type=pathlib.Path)
   flags = parser.parse_args()
   devices.enable_compilation_cache()
@@ -61,10 +64,13 @@ def main() -> None:
         train.train(config, folder)
       elif not (folder / "results.json").exists():
         continue
-      rows[system] = row(folder, {})
+      asked = {system: {}}
       if system == "lightlm":
-        for name, how in L2D.items():
-          rows[f"lightlm, L2D {name}"] = row(folder, MEMORY | how)
+        asked |= {f"lightlm, L2D {name}": MEMORY | how for name, how in L2D.items()}
+      for name, overrides in asked.items():
+        rows[name] = answers(folder, name, overrides)
+        if not flags.nocost:
+          rows[name] |= cost(folder, overrides)
     found[dataset] = rows
   print("\n\n".join(table(dataset, rows) for dataset, rows in found.items()))
   if flags.report:
@@ -81,19 +87,21 @@ def config_of(dataset: str, system: str) -> ml_collections.ConfigDict:
   return config_lib.load(system, preset, overrides)
 
 
-def row(folder: pathlib.Path, overrides: dict) -> dict:
-  """What a line of the table holds: of the run itself, or asked in another way."""
+def answers(folder: pathlib.Path, name: str, overrides: dict) -> dict:
+  """What a run found, itself or asked in another way."""
+  kept = folder / "results.json"
   if overrides:
-    answer = evaluate.evaluate(folder, overrides=overrides)
-  else:
-    answer = json.loads((folder / "results.json").read_text())
+    kept = folder / f"compare-{name.replace(', ', '-').replace(' ', '-')}.json"
+    if not kept.exists():
+      evaluated = evaluate.evaluate(folder, overrides=overrides)
+      kept.write_text(json.dumps(evaluated))
+  found = json.loads(kept.read_text())
   return {
     "metrics": {
-      rule: {m: answer["metrics"][rule][m] for m in METRICS} for rule in RULES
+      rule: {m: found["metrics"][rule][m] for m in METRICS} for rule in RULES
     },
-    "parameters": answer["params"]["total"],
-    "train_seconds": answer["train_seconds"],
-    **cost(folder, overrides),
+    "parameters": found["params"]["total"],
+    "train_seconds": found["train_seconds"],
   }
 
 
@@ -126,19 +134,23 @@ def cost(folder: pathlib.Path, overrides: dict) -> dict:
 def table(dataset: str, rows: dict[str, dict]) -> str:
   """Markdown: a row a system."""
   heads = [f"{m.upper()} {name}" for name in RULES.values() for m in METRICS]
-  heads += ["parameters", "training", *(f"ms a user, {b} at once" for b in BATCHES)]
+  heads += ["parameters", "training"]
+  if any("milliseconds" in found for found in rows.values()):
+    heads += [*(f"ms a user, {b} at once" for b in BATCHES), "MiB to answer"]
   lines = [
     f"### {dataset}",
     "",
-    f"| system | {' | '.join(heads)} | MiB to answer |",
-    "| --- " * (2 + len(heads)) + "|",
+    f"| system | {' | '.join(heads)} |",
+    "| --- " * (1 + len(heads)) + "|",
   ]
   for name, found in rows.items():
     cells = [f"{found['metrics'][r][m]:.4f}" for r in RULES for m in METRICS]
     cells.append(f"{found['parameters'] / 1e6:.2f} M")
     cells.append(f"{found['train_seconds'] / 60:.0f} min")
-    cells += [f"{found['milliseconds'][size]:.2f}" for size in BATCHES]
-    lines.append(f"| {name} | {' | '.join(cells)} | {found['megabytes']:.1f} |")
+    if "milliseconds" in found:
+      cells += [f"{found['milliseconds'][size]:.2f}" for size in BATCHES]
+      cells.append(f"{found['megabytes']:.1f}")
+    lines.append(f"| {name} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
