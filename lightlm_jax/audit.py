@@ -23,7 +23,7 @@ from etils import epath
 import ml_collections
 import rich.console
 
-from lightlm_jax import command_line, limits
+from lightlm_jax import command_line, limits, trained
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
@@ -90,7 +90,10 @@ def audit(
   _check_split(config)
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  dataset = datasets.load(config)
+  if workdir is None:
+    dataset = datasets.load(config)
+  else:
+    dataset = trained.dataset_of(workdir, config)
   log = dataset.log
   split_of = functools.partial(splits.make, config.split)
 

@@ -4,9 +4,10 @@ An entry point defines its flags at import, `_CONFIG = command_line.define_confi
 among them, and ends with `sys.exit(command_line.main(main))`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import re
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -32,6 +33,17 @@ def define_config() -> flags.Flag:
 
 def define_workdir(help_text: str) -> flags.Flag:
   return _define_once("workdir", help_text)
+
+
+def workdir() -> str:
+  """--workdir of a command that asks a run.
+
+  Raises:
+    UserError: it is not given.
+  """
+  if flags.FLAGS["workdir"].value is None:
+    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  return flags.FLAGS["workdir"].value
 
 
 def define_platform() -> flags.Flag:
@@ -71,8 +83,30 @@ def define_users(help_text: str) -> flags.Flag:
   return _define_once("users", help_text)
 
 
-def define_decoding() -> flags.Flag:
-  return _define_once("decoding", "as config.decoding.kind; default: the run's own")
+def define_decoding() -> dict[str, flags.Flag]:
+  """How a run is decoded, if not in its own way: by the fields that the flags set."""
+  _define_once("decoding", "as config.decoding.kind; default: the run's own")
+  if "beam_size" not in flags.FLAGS:
+    for name, what in (
+      ("beam_size", "beams of a search"),
+      ("nearest", "latent_local: training examples that are looked at"),
+    ):
+      flags.DEFINE_integer(name, 0, f"{what}; 0 = the run's own", lower_bound=0)
+    flags.DEFINE_float(
+      "memory_share", 0.0, "latent: share of the training examples; 0 = the run's own"
+    )
+    flags.DEFINE_float(
+      "prior",
+      None,
+      "latent: weight of how often an item was bought; default: the run's own",
+      lower_bound=0,
+    )
+    flags.DEFINE_string(
+      "state", None, "latent: decoder or encoder; default: the run's own"
+    )
+  names = ("beam_size", "nearest", "memory_share", "prior", "state")
+  fields = {f"decoding.{name}": flags.FLAGS[name] for name in names}
+  return {"decoding.kind": flags.FLAGS["decoding"], **fields}
 
 
 def define_batch_size() -> flags.Flag:
@@ -84,6 +118,13 @@ def define_batch_size() -> flags.Flag:
       lower_bound=0,
     )
   return flags.FLAGS["batch_size"]
+
+
+def overrides(asked: Mapping[str, flags.Flag]) -> dict[str, Any]:
+  """The fields whose flags say something else than their defaults."""
+  return {
+    field: flag.value for field, flag in asked.items() if flag.value != flag.default
+  }
 
 
 def define_output(help_text: str) -> flags.Flag:

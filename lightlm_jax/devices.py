@@ -1,7 +1,7 @@
 """Which devices a run uses, said before it starts, and programs compiled only once.
 
-In the order in which they have to be called: `select`, `enable_compilation_cache`,
-(jax.distributed), `check`, `describe`.
+In the order in which they have to be called: `begin`, which is `select`,
+`enable_compilation_cache`, `processes.join` and `check`; then `describe`.
 """
 
 import collections
@@ -11,10 +11,27 @@ import os
 
 import jax
 
+from lightlm_jax import processes
 from lightlm_jax.cache import cache_root
 from lightlm_jax.errors import UserError
 
 ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
+
+
+def begin(platform: str | None, distributed: str | None) -> None:
+  """All of it: this process's devices, as one of its run's processes.
+
+  Args:
+    platform: see `select`.
+    distributed: see `processes.join`.
+
+  Raises:
+    UserError: there are no such devices, or no such processes.
+  """
+  select(platform)
+  enable_compilation_cache()
+  processes.join(distributed)
+  check(platform)
 
 
 def select(platform: str | None) -> None:

@@ -8,6 +8,11 @@ EXIT_CODE = 2
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
+def printable(text: str) -> str:
+  """Text that does nothing to a terminal: ids come from anywhere."""
+  return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 class UserError(Exception):
   """Something the person at the keyboard can mend: what, where, what to do.
 
@@ -15,8 +20,7 @@ class UserError(Exception):
   """
 
   def __init__(self, message: str):
-    line = " ".join(message.split())
-    super().__init__("".join(c if c.isprintable() else "\ufffd" for c in line))
+    super().__init__(printable(" ".join(message.split())))
 
 
 class Stopped(BaseException):

@@ -26,7 +26,6 @@ from collections.abc import Sequence
 import functools
 import sys
 
-from absl import flags
 from etils import epath
 import jax
 import rich.console
@@ -42,32 +41,9 @@ from lightlm_jax.systems import latent_decoding, registry
 from lightlm_jax.training import loop
 from lightlm_jax.training import mesh as mesh_lib
 
-_WORKDIR = command_line.define_workdir("a run that `train` left")
+command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
 _DECODING = command_line.define_decoding()
-_BEAM_SIZE = flags.DEFINE_integer(
-  "beam_size", 0, "beams of a search; 0 = the run's own", lower_bound=0
-)
-_NEAREST = flags.DEFINE_integer(
-  "nearest",
-  0,
-  "latent_local: training examples that are looked at; 0 = decoding.nearest",
-  lower_bound=0,
-)
-_MEMORY_SHARE = flags.DEFINE_float(
-  "memory_share",
-  0.0,
-  "latent: share of the training examples; 0 = decoding.memory_share",
-)
-_PRIOR = flags.DEFINE_float(
-  "prior",
-  None,
-  "latent: weight of how often an item was bought; default: decoding.prior",
-  lower_bound=0,
-)
-_STATE = flags.DEFINE_string(
-  "state", None, "latent: decoder or encoder; default: decoding.state"
-)
 _USERS = command_line.define_users(
   "ask so many users, drawn by the run's seed; default: all"
 )
@@ -81,41 +57,29 @@ _DISTRIBUTED = command_line.define_distributed()
 
 def main(argv) -> None:
   users = _number_of_users(_USERS.value)
-  if _WORKDIR.value is None:
-    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  workdir = command_line.workdir()
   if _COMPARE.value:
-    if _BEAM_SIZE.value:
+    if _DECODING["decoding.beam_size"].value:
       raise UserError(
         "--compare reads the tables of the runs' own widths; leave out --beam_size "
         "(`report` sets the widths of a run beside each other)"
       )
     results = compare(
-      [_WORKDIR.value, _COMPARE.value, *argv[1:]],
+      [workdir, _COMPARE.value, *argv[1:]],
       split_name=_SPLIT.value,
-      decoding=_DECODING.value,
+      decoding=_DECODING["decoding.kind"].value,
       users=users,
     )
     if _REPORT.value:
       workdir_lib.write_json(epath.Path(_REPORT.value), results)
     return
-  devices.select(_PLATFORM.value)
-  devices.enable_compilation_cache()
-  processes.join(_DISTRIBUTED.value)
-  devices.check(_PLATFORM.value)
-  given = {
-    "data.dir": _DATA_DIR.value,
-    "decoding.kind": _DECODING.value,
-    "decoding.beam_size": _BEAM_SIZE.value,
-    "decoding.nearest": _NEAREST.value,
-    "decoding.memory_share": _MEMORY_SHARE.value,
-    "decoding.state": _STATE.value,
-    "train.eval_batch_size": _BATCH_SIZE.value,
-  }
-  overrides = {field: value for field, value in given.items() if value}
-  if _PRIOR.value is not None:  # 0 is a weight, too
-    overrides["decoding.prior"] = _PRIOR.value
+  devices.begin(_PLATFORM.value, _DISTRIBUTED.value)
+  fields = {"data.dir": _DATA_DIR, "train.eval_batch_size": _BATCH_SIZE, **_DECODING}
   results = evaluate(
-    _WORKDIR.value, split_name=_SPLIT.value, overrides=overrides, users=users
+    workdir,
+    split_name=_SPLIT.value,
+    overrides=command_line.overrides(fields),
+    users=users,
   )
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), results)
@@ -142,10 +106,7 @@ def evaluate(
     UserError: in one line, what a person can mend.
   """
   overrides = overrides or {}
-  workdir, own = workdir_lib.read(workdir, {})
-  trained.check_decoding(own, overrides)
-  _, config = workdir_lib.read(workdir, overrides)
-  limits.check(config, trained=True)
+  workdir, config, own = trained.asked(workdir, overrides)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
   console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)

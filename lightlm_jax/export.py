@@ -17,13 +17,13 @@ from etils import epath
 import jax
 import rich.console
 
-from lightlm_jax import command_line, devices, limits, trained
+from lightlm_jax import command_line, devices, trained
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import UserError
 from lightlm_jax.serving import artefact, serve
 from lightlm_jax.training import mesh as mesh_lib
 
-_WORKDIR = command_line.define_workdir("a run that `train` left")
+command_line.define_workdir("a run that `train` left")
 _OUTPUT = command_line.define_output("the folder to make")
 _K = command_line.define_k()
 _EXCLUSIONS = flags.DEFINE_integer(
@@ -45,21 +45,19 @@ _PLATFORM = command_line.define_platform()
 
 def main(argv) -> None:
   del argv
-  if _WORKDIR.value is None:
-    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  workdir = command_line.workdir()
   if _OUTPUT.value is None:
     raise UserError("no place for the artefact; give --output=FOLDER")
   devices.select(_PLATFORM.value)
   devices.check(_PLATFORM.value)
-  given = {"data.dir": _DATA_DIR.value, "decoding.kind": _DECODING.value}
   export(
-    _WORKDIR.value,
+    workdir,
     _OUTPUT.value,
     k=_K.value,
     exclusions=_EXCLUSIONS.value,
     longest=_LONGEST.value,
     platforms=_PLATFORMS.value,
-    overrides={field: value for field, value in given.items() if value},
+    overrides=command_line.overrides({"data.dir": _DATA_DIR, **_DECODING}),
   )
 
 
@@ -87,7 +85,6 @@ def export(
   Raises:
     UserError: in one line, what a person can mend.
   """
-  overrides = overrides or {}
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]
   if unknown or not platforms:
@@ -98,10 +95,7 @@ def export(
   output = workdir_lib.absolute(output)
   if output.exists():
     raise UserError(f"{output} exists already; remove it, or give another --output")
-  workdir, own = workdir_lib.read(workdir, {})
-  trained.check_decoding(own, overrides)
-  _, config = workdir_lib.read(workdir, overrides)
-  limits.check(config, trained=True)
+  workdir, config, _ = trained.asked(workdir, overrides or {})
   console = rich.console.Console()
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())

@@ -18,14 +18,14 @@ import rich.console
 from lightlm_jax import command_line
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import Stopped, UserError
-from lightlm_jax.preparing import columns, files, pipeline, times
+from lightlm_jax.preparing import columns, files, pipeline, readers, times
 from lightlm_jax.preparing.sequences import DUPLICATES
 
 _INPUT = flags.DEFINE_string(
   "input",
   None,
   "the log: a file, a glob or a folder (CSV, TSV, Parquet, JSON Lines, RecBole's "
-  ".inter, sequences.txt; gzip too)",
+  ".inter, MovieLens' .dat, sequences.txt; gzip too)",
 )
 _OUTPUT = command_line.define_output("the folder to make, such as DATA/shop")
 _FORMAT = flags.DEFINE_enum("format", None, files.FORMATS, "default: by the names")
@@ -119,10 +119,12 @@ def _stop(number, frame):
 
 
 def _delimiter(text: str | None) -> str | None:
-  """One character; a tab as people write it."""
+  """One character; a tab as people write it; or MovieLens' two colons."""
   text = {"\\t": "\t", "tab": "\t"}.get(text, text)
-  if text is not None and (len(text.encode()) != 1 or text in '"\n\r'):
-    raise UserError(f"--delimiter={text!r} is not one character such as , or ;")
+  if text in (None, readers.COLONS):
+    return text
+  if len(text.encode()) != 1 or text in '"\n\r':
+    raise UserError(f"--delimiter={text!r} is not one character such as , or ; or ::")
   return text
 
 

@@ -31,18 +31,19 @@ from etils import epath
 import jax
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import rich.console
 import rich.progress
 
 from lightlm_jax import command_line, devices, limits, processes, trained
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import UserError
+from lightlm_jax.errors import UserError, printable
 from lightlm_jax.serving import output as output_lib
 from lightlm_jax.serving import questions as questions_lib
 from lightlm_jax.serving import serve
 from lightlm_jax.training import mesh as mesh_lib
 
-_WORKDIR = command_line.define_workdir("a run that `train` left")
+command_line.define_workdir("a run that `train` left")
 _USERS = command_line.define_users("of the log: A,B or a file with one in each line")
 _HISTORY = flags.DEFINE_string("history", None, "of somebody new, oldest first: X,Y")
 _HISTORIES = flags.DEFINE_string(
@@ -73,8 +74,7 @@ PRINTED = 20  # users whose lists are shown where there is no output
 
 def main(argv) -> None:
   del argv
-  if _WORKDIR.value is None:
-    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  workdir = command_line.workdir()
   asked = {
     "--users": _USERS.value,
     "--history": _HISTORY.value,
@@ -100,17 +100,10 @@ def main(argv) -> None:
     output_lib.check(_OUTPUT.value)
   elif _ALL.value:
     raise UserError("--all wants a place for its lists; give --output=FILE.parquet")
-  devices.select(_PLATFORM.value)
-  devices.enable_compilation_cache()
-  processes.join(_DISTRIBUTED.value)
-  devices.check(_PLATFORM.value)
-  overrides = {
-    "data.dir": _DATA_DIR.value,
-    "decoding.kind": _DECODING.value,
-    "train.eval_batch_size": _BATCH_SIZE.value,
-  }
+  devices.begin(_PLATFORM.value, _DISTRIBUTED.value)
+  fields = {"data.dir": _DATA_DIR, "train.eval_batch_size": _BATCH_SIZE, **_DECODING}
   found = recommend(
-    _WORKDIR.value,
+    workdir,
     users=users,
     histories=histories,
     output=_OUTPUT.value,
@@ -119,7 +112,7 @@ def main(argv) -> None:
     allow=allow,
     deny=deny,
     with_text=_TEXT.value,
-    overrides={field: value for field, value in overrides.items() if value},
+    overrides=command_line.overrides(fields),
   )
   if found is not None:
     show(found, print)
@@ -160,11 +153,7 @@ def recommend(
   Raises:
     UserError: in one line, what a person can mend.
   """
-  overrides = overrides or {}
-  workdir, own = workdir_lib.read(workdir, {})
-  trained.check_decoding(own, overrides)
-  _, config = workdir_lib.read(workdir, overrides)
-  limits.check(config, trained=True)
+  workdir, config, _ = trained.asked(workdir, overrides or {})
   console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
@@ -195,6 +184,9 @@ def recommend(
   def lists(index_N: np.ndarray) -> pyarrow.Table:
     asked = questions_lib.take(questions, index_N)
     found = serve.recommend(served, asked.requests, **options)
+    if output is None:
+      for line in questions_lib.left_without(asked.names, found[0]):
+        say(f"warning: {line}")
     return serve.table(asked.names, *found, dataset.log.item_ids, titles)
 
   if output is None:
@@ -215,9 +207,12 @@ def recommend(
 
 def show(found: pyarrow.Table, say: Callable[[str], None]) -> None:
   """Says the lists of the first users, a line an item."""
-  rows = found.to_pylist()
-  users = list(dict.fromkeys(row["user"] for row in rows))
-  shown = [row for row in rows if row["user"] in set(users[:PRINTED])]
+  users = found["user"].unique().to_pylist()
+  first = pyarrow.compute.is_in(found["user"], pyarrow.array(users[:PRINTED]))
+  shown = [
+    {name: printable(x) if isinstance(x, str) else x for name, x in row.items()}
+    for row in found.filter(first).to_pylist()
+  ]
   widths = {
     name: max(map(len, [name, *(row[name] for row in shown)]))
     for name in ("user", "item")

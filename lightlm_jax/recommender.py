@@ -93,7 +93,8 @@ class Recommender:
       interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
         perhaps `timestamp` (dates, or whole seconds since 1970), a row an interaction,
         see `tables.dataset`; the path of such a file (.parquet, .csv, .tsv, .jsonl), or
-        of a folder as LIGHTLM_DATA_DIR holds them; None = the log of the configuration.
+        of a folder that `prepare` made or LIGHTLM_DATA_DIR holds; None = the log of the
+        configuration.
       items: a table or file with the column `item`, and title, brand, category or
         description: for systems that read texts, and for `text=True`.
 
@@ -164,8 +165,8 @@ class Recommender:
     _, run = self._fitted()
     if users is not None and histories is not None:
       raise UserError("users and histories are given; ask for one after the other")
-    if k < 1:
-      raise UserError(f"k is {k}; ask for at least 1 item")
+    if not isinstance(k, int | np.integer) or k < 1:
+      raise UserError(f"k is {k}; ask for a whole number of items, at least 1")
     titles = trained.titles(run.dataset, run.config) if text else None
     if self._known is None:
       self._known = questions_lib.known(run.dataset.log)
@@ -198,6 +199,8 @@ class Recommender:
       exclude_seen=exclude_seen,
       open_I=open_I,
     )
+    for line in questions_lib.left_without(questions.names, found[0]):
+      warnings.warn(line, stacklevel=2)
     return polars.from_arrow(serve.table(questions.names, *found, log.item_ids, titles))
 
   def evaluate(self, split: str = "test") -> dict[str, Any]:

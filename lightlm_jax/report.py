@@ -37,7 +37,7 @@ from lightlm_jax.reporting import (
   tree,
 )
 
-_WORKDIR = command_line.define_workdir("a run that `train` left")
+command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
 _COMPARE = command_line.define_compare()
 _DATA_DIR = command_line.define_data_dir()
@@ -49,11 +49,10 @@ _OUT = flags.DEFINE_string(
 
 
 def main(argv) -> None:
-  if _WORKDIR.value is None:
-    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+  workdir = command_line.workdir()
   others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
   report(
-    _WORKDIR.value,
+    workdir,
     others,
     split_name=_SPLIT.value,
     out=_OUT.value,

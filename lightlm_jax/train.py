@@ -21,7 +21,15 @@ from ml_collections import config_flags
 import numpy as np
 import rich.console
 
-from lightlm_jax import STARTED, cache, command_line, devices, limits, processes
+from lightlm_jax import (
+  STARTED,
+  cache,
+  command_line,
+  devices,
+  json_text,
+  limits,
+  processes,
+)
 from lightlm_jax import results as results_lib
 from lightlm_jax import signals as signals_lib
 from lightlm_jax import workdir as workdir_lib
@@ -63,10 +71,7 @@ def main(argv) -> None:
   if _TOPOLOGY.value is not None:
     _dry_run_elsewhere(ml_collections.FrozenConfigDict(config), _TOPOLOGY.value)
     return
-  devices.select(_PLATFORM.value)
-  devices.enable_compilation_cache()
-  processes.join(_DISTRIBUTED.value)
-  devices.check(_PLATFORM.value)
+  devices.begin(_PLATFORM.value, _DISTRIBUTED.value)
   system = "" if config.system == "lightlm" else f"-{config.system}"
   default = f"runs/{config.data.name}{system}-{config.preset}"
   config = ml_collections.FrozenConfigDict(config)
@@ -256,7 +261,7 @@ def _claim_split(workdir: epath.Path, split: splits.Split, log) -> None:
     workdir_lib.write_json(path, splits.manifest(split, log))
     return
   try:
-    sha256 = json.loads(path.read_text())["sha256"]
+    sha256 = json_text.loads(path.read_text())["sha256"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
   if sha256 != split.sha256:

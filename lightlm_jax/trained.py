@@ -3,7 +3,7 @@
 Whoever asks a run (evaluate.py, recommend.py, export.py) gets it here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from lightlm_jax import limits
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, snapshot, splits
 from lightlm_jax.data import texts as texts_lib
@@ -47,7 +48,9 @@ class Run:
   mesh: jax.sharding.Mesh
 
 
-def check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> None:
+def check_decoding(
+  own: ml_collections.FrozenConfigDict, overrides: Mapping[str, Any]
+) -> None:
   """Refuses to decode where nothing is, and a width where it means nothing."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
@@ -73,17 +76,49 @@ def check_decoding(own: ml_collections.FrozenConfigDict, overrides: dict) -> Non
     )
 
 
+def asked(
+  workdir: epath.PathLike, overrides: Mapping[str, Any]
+) -> tuple[
+  epath.Path, ml_collections.FrozenConfigDict, ml_collections.FrozenConfigDict
+]:
+  """A run's folder, the configuration that it is asked by, and its own.
+
+  Raises:
+    UserError: there is no run, or it cannot be asked so.
+  """
+  workdir, own = workdir_lib.read(workdir, {})
+  check_decoding(own, overrides)
+  _, config = workdir_lib.read(workdir, overrides)
+  limits.check(config, trained=True)
+  return workdir, config, own
+
+
+def dataset_of(
+  workdir: epath.Path, config: ml_collections.ConfigDict, *, fetch: bool = True
+) -> datasets.Dataset:
+  """The log that a run learned from: its own copy, where it has one.
+
+  Args:
+    workdir: of the run.
+    config: the run's, which says where the log is otherwise.
+    fetch: see `datasets.load`.
+
+  Raises:
+    UserError: it is not there, or is damaged.
+  """
+  kept = snapshot.read(workdir / LOG)
+  return datasets.load(config, fetch=fetch) if kept is None else kept
+
+
 def log_of(
   workdir: epath.Path, config: ml_collections.FrozenConfigDict
 ) -> tuple[datasets.Dataset, splits.Split]:
-  """The log that a run learned from, and its split: its own copy, where it has one.
+  """The log that a run learned from, and its split.
 
   Raises:
     UserError: it is not there, or is another one.
   """
-  dataset = snapshot.read(workdir / LOG)
-  if dataset is None:
-    dataset = datasets.load(config)
+  dataset = dataset_of(workdir, config)
   split = splits.make(config.split, dataset.log)
   earlier = workdir_lib.read_results(workdir)
   if earlier and earlier["split_sha256"] != split.sha256:
@@ -160,8 +195,9 @@ def titles(
   """
   if dataset.titles is None:
     raise UserError(
-      f"nothing is known of the items of {config.data.name} that could be shown; put "
-      f"{config.data.name}/items.tsv beside the log, or ask without texts"
+      f"nothing is known of the items of {config.data.name} that could be shown; bring "
+      "their texts (prepare --items=FILE, items.tsv beside sequences.txt, or the items "
+      "of Recommender.fit), or ask without"
     )
   return np.array(dataset.titles, object)
 

@@ -11,7 +11,7 @@ from etils import epath
 import ml_collections
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import processes
+from lightlm_jax import json_text, processes
 from lightlm_jax.errors import UserError
 
 # What may change between two starts in one workdir.
@@ -54,7 +54,7 @@ def _check_owner(workdir: epath.Path, config: ml_collections.ConfigDict) -> None
   path = workdir / "config.json"
   if path.exists():
     try:
-      old = json.loads(path.read_text())
+      old = json_text.loads(path.read_text())
     except (OSError, ValueError) as error:
       raise UserError(f"cannot read {path}: {error}; give another --workdir")
     different = config_lib.differences(old, config, ignore=MAY_DIFFER)
@@ -100,7 +100,7 @@ def read(
   if not path.exists():
     raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
   try:
-    old = json.loads(path.read_text())
+    old = json_text.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read {path}: {error}")
   missing = config_lib.missing_fields(old)
@@ -123,7 +123,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    results = json.loads(path.read_text())
+    results = json_text.loads(path.read_text())
     results["split_sha256"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")

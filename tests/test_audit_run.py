@@ -15,9 +15,9 @@ import ml_collections
 import pytest
 from report_pages import SCRIPT, change, make_run, written
 
-from lightlm_jax import audit, report, train
+from lightlm_jax import audit, report, train, trained
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import datasets
+from lightlm_jax.data import datasets, snapshot
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes
@@ -49,6 +49,20 @@ def test_the_audit_of_a_run_is_of_its_ids_and_its_report_says_passed(run, tmp_pa
   assert found["split_sha256"] == results["split_sha256"]
   assert json.loads((tmp_path / "report.json").read_text()) == found
   assert "✓ passed" in written(report.report(run)).said("audit")
+
+
+def test_a_run_that_carries_its_log_is_audited_on_it(run):
+  """As `Recommender.save` leaves one: where it was, nobody knows."""
+  config = json.loads((run / "config.json").read_text())
+  snapshot.write(
+    datasets.load(config_lib.with_overrides(config, {})), epath.Path(run / trained.LOG)
+  )
+  config["data"] = {"name": "interactions", "min_len": config["data"]["min_len"]}
+  (run / "config.json").write_text(json.dumps(config))
+  found = audit.audit_run(run)
+  results = json.loads((run / "results.json").read_text())
+  assert found["split_sha256"] == results["split_sha256"]
+  assert found["ids"] == results["ids"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,43 @@ def test_every_flag_reaches_its_field(run):
   assert (found["num_users"], found["beam_size"]) == (50, None)
 
 
+# Parses as the command does, and shows what its work is given.
+ASKS = """
+import json, sys
+from lightlm_jax import command_line, devices, {command}
+
+def work(*args, overrides, **rest):
+  print(json.dumps(overrides))
+
+setattr({command}, "{command}", work)
+devices.begin = devices.select = devices.check = lambda *args: None
+sys.exit(command_line.main({command}.main))
+"""
+
+
+@pytest.mark.parametrize(
+  ("command", "more"),
+  [
+    ("evaluate", []),
+    ("recommend", ["--users=u1", "--output=recs.csv"]),
+    ("export", ["--output=artefact"]),
+  ],
+)
+def test_whoever_asks_a_run_decodes_it_by_the_same_flags(command, more):
+  wanted = {"kind": "latent_local", "nearest": 5, "prior": 0.0, "state": "encoder"}
+  given = [f"--{name}={value}" for name, value in wanted.items() if name != "kind"]
+  flags = ["--workdir=run", "--decoding=latent_local", "--beam_size=0", *given, *more]
+  done = subprocess.run(
+    [sys.executable, "-c", ASKS.format(command=command), *flags],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found == {f"decoding.{name}": value for name, value in wanted.items()}
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"seed": 0}'])
 def test_a_config_of_another_kind_is_one_line(run, text):
   (run / "config.json").write_text(text)

@@ -72,14 +72,15 @@ def test_read_sequences_without_a_file(tmp_path):
 
 def test_item_titles_follow_the_catalogue(tmp_path):
   path, item_ids = tmp_path / "items.tsv", np.array(["7", "007", "b", "c"])
-  assert formats.read_item_titles(path, item_ids) is None
+  assert formats.read_items(path, item_ids) == (None, None)
   path.write_bytes(
     "item_id\ttext\nb\tä bear\n007\tx\tseven\nz\tother\n7\t7 up".encode()
   )
-  assert formats.read_item_titles(path, item_ids) == ["7 up", "seven", "ä bear", ""]
+  titles, _ = formats.read_items(path, item_ids)
+  assert titles == ["7 up", "seven", "ä bear", ""]
   path.write_bytes(b"item_id\ttext\nb\t\xe4 bear\n")
   with pytest.raises(UserError, match=r"items\.tsv: byte 15 is not UTF-8"):
-    formats.read_item_titles(path, item_ids)
+    formats.read_items(path, item_ids)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,38 @@ def test_sequences(tmp_path, packed):
   assert manifest["rows"] == sum(map(len, rows.values()))
 
 
+def test_two_colons_stand_between_columns_as_movielens_writes_them(tmp_path):
+  rows = [(user, item, 5, time) for user, item, time in TRIPLES]
+  lines = "".join("::".join(map(str, row)) + "\n" for row in rows)
+  (tmp_path / "ratings.dat").write_text(lines + "1::2::3\n\n1::2::x\x1fy::3::9\n")
+  said = []
+  found, manifest = prepare(tmp_path / "ratings.dat", tmp_path, said.append)
+  assert same(found.log, LOG)
+  assert (manifest["rows_in"], manifest["rejected"]) == (len(rows) + 2, {"columns": 2})
+  shown = [line[1:] for line in manifest["rejected_examples"]["columns"]]
+  assert shown[0] == (len(rows) + 1, "1::2::3")
+  assert "taken for user, item, rating, time" in said[0]
+
+
+def test_texts_of_films_stand_between_two_colons_too(tmp_path):
+  (tmp_path / "log.csv").write_text("user,item\nu,1\nu,2\nv,1\n")
+  films = '1::"Great" Cats: Part 2 (1998)::Drama|War\n2::Heat::Action\n'
+  (tmp_path / "movies.dat").write_text(films)
+  found, _ = prepare(tmp_path / "log.csv", tmp_path, items=str(tmp_path / "movies.dat"))
+  titles = dict(zip(found.log.item_ids.tolist(), found.titles))
+  assert titles == {"1": '"Great" Cats: Part 2 (1998)', "2": "Heat"}
+  assert sorted(len(numbers) for numbers in found.attributes) == [1, 2]
+
+
+def test_a_file_of_a_head_alone_does_not_decide_what_times_are(tmp_path):
+  head, *rows = as_csv(TRIPLES).splitlines(keepends=True)
+  (tmp_path / "log-0.csv").write_text(head)
+  (tmp_path / "log-1.csv").write_text(head + "".join(rows))
+  found, manifest = prepare(tmp_path / "log-?.csv", tmp_path)
+  assert same(found.log, LOG)
+  assert manifest["time_unit"] == "s"
+
+
 def test_lines_of_sequences_that_are_none(tmp_path):
   (tmp_path / "sequences.txt").write_bytes(b"u a b\n\nv\n\xff x\nu c\n")
   found, manifest = prepare(tmp_path / "sequences.txt", tmp_path)
@@ -288,7 +320,7 @@ def test_rejected_rows_are_shown_with_their_lines(tmp_path):
   ("name", "content", "options", "complaint"),
   [
     ("log.csv", "", {}, "is empty"),
-    ("log.csv", "user,item,time\n", {}, "cannot tell the unit|no row"),
+    ("log.csv", "user,item,time\n", {}, "begins with no row that has a time"),
     ("log.csv", "user,item\n", {}, "no row is left of 0"),
     ("log.csv", "user,item,time\nu,a,?\n", {}, "cannot tell the unit of 'time'"),
     ("log.csv", "user,item,time\nu,a,?\n", {"time_unit": "s"}, "line 2: .*'\\?'"),

@@ -165,6 +165,16 @@ def test_a_user_twice_and_bytes_that_are_no_text_are_named(tmp_path):
     list(questions_lib.read_histories(path))
 
 
+def test_who_got_nothing_is_named():
+  names = np.array([f"u{n}" for n in range(8)])
+  items_NK = np.full((8, 3), -1)
+  items_NK[0] = 1, 2, -1
+  (line,) = questions_lib.left_without(names, items_NK)
+  assert line.startswith("7 users are left without any item")
+  assert "'u1', 'u2', 'u3', 'u4', 'u5' and 2 more" in line
+  assert questions_lib.left_without(names[:1], items_NK[:1]) == []
+
+
 def test_a_digest_knows_users_and_their_histories():
   one = questions_lib.of_histories(KNOWN, [("a", ["x", "y"]), ("b", ["z"])])
   others = [

@@ -2,18 +2,23 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import polars
+import pyarrow
 import pytest
+import rich.console
 import served as small
 
 import lightlm_jax
 from lightlm_jax import recommend as recommend_lib
+from lightlm_jax import report as report_lib
 from lightlm_jax.errors import UserError
+from lightlm_jax.preparing import pipeline
 from lightlm_jax.recommender import Recommender
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -135,6 +140,7 @@ def test_what_is_left_out_is_warned_of(fitted):
     ({"histories": ["i1", "i2"]}, "a history are a text, 'i1'; give a list"),
     ({"histories": {}}, "no user is asked for"),
     ({"k": 0}, "k is 0"),
+    ({"k": 2.5}, "k is 2.5"),
     ({"allow": ["what"]}, "leave none of the"),
   ],
 )
@@ -203,6 +209,57 @@ def test_a_folder_of_a_log_is_read_as_the_commands_read_it(tmp_path):
   folder.rename(moved)
   found = again(model.workdir, tmp_path / "again.parquet")
   assert found.equals(model.recommend(k=7))
+
+
+def test_a_folder_that_prepare_made_is_read_too(tmp_path):
+  log = "user,item,time\n007,0042,5\n007,x y,6\n7,0042,6\n7,z,9\n"
+  (tmp_path / "log.csv").write_text(log)
+  (tmp_path / "names.csv").write_text("item,title\n0042,Heat\n")
+  options = pipeline.Options(
+    str(tmp_path / "log.csv"),
+    str(tmp_path / "shop"),
+    items=str(tmp_path / "names.csv"),
+  )
+  pipeline.prepare(options, rich.console.Console(quiet=True), lambda line: None)
+  fields = {"system": "pop", "split__kind": "none", "data__min_len": 1}
+  model = Recommender.from_config("toys:tiny", **fields).fit(str(tmp_path / "shop"))
+  (row,) = model.recommend(users=["007"], text=True).to_dicts()
+  assert (row["item"], row["text"]) == ("z", "")
+  found = model.recommend(histories={"new": ["z"]}, k=1, text=True).to_dicts()
+  assert [(row["item"], row["text"]) for row in found] == [("0042", "Heat")]
+  shutil.rmtree(tmp_path / "shop")
+  model.save(tmp_path / "model")
+  again = Recommender.load(tmp_path / "model").recommend(text=True)
+  assert again.equals(model.recommend(text=True))
+
+
+def test_a_report_reads_the_log_that_came_along(tmp_path):
+  model = Recommender.from_config("demo:tiny", system="item_knn", baselines=())
+  model.fit(table(), ITEMS).save(tmp_path / "model")
+  page = report_lib.report(tmp_path / "model").read_text()
+  assert "thing 1" in page
+  assert "does not exist" not in page
+
+
+def test_a_user_who_had_everything_is_named(ease, capsys):
+  had = [f"i{n}" for n in range(small.ITEMS)]
+  with pytest.warns(UserWarning, match="1 user is left without any item.*'full'"):
+    assert ease.recommend(histories={"full": had}).is_empty()
+  asked = [("full", had), ("new", ["i1"])]
+  rows = recommend_lib.recommend(ease.workdir, histories=asked, k=2)
+  assert rows["user"].to_pylist() == ["new"] * 2
+  assert "left without any item that may be recommended ('full')" in (
+    capsys.readouterr().out
+  )
+
+
+def test_what_is_printed_does_nothing_to_a_terminal():
+  rows = {"user": ["a\x1b[2J", "b"], "rank": [1, 1], "item": ["x\ny", "z"]}
+  rows |= {"score": [0.5, 0.2], "text": ["\x1b]0;\x07", "fine"]}
+  said = []
+  recommend_lib.show(pyarrow.table(rows), said.append)
+  assert all(line.isprintable() for line in said)
+  assert len({len(line.partition("0.")[0]) for line in said[1:]}) == 1
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ def test_whole_numbers_are_ids_as_texts():
     ({"user": ["a\0"], "item": ["x"]}, "no id in 1 rows, first in row 0"),
     ({"user": [1.5], "item": ["x"]}, "is of type Float64; ids are"),
     ({"user": [], "item": []}, "type Null; ids are|without rows"),
+    (polars.DataFrame({**ROWS, "timestamp": 1}).clear(), "without rows"),
     ({**ROWS, "timestamp": [1, 2, 3, 4, None]}, "1 missing; give dates"),
     ({**ROWS, "timestamp": [1.5] * 5}, "type Float64"),
     ({**ROWS, "timestamp": [1_700_000_000_000] * 5}, "whole seconds"),
@@ -115,13 +116,25 @@ def test_whole_numbers_are_ids_as_texts():
     ({"user": ["a"], "item": ["x", "y"]}, "are no table"),
     (3, "are no table"),
     ("/nowhere/log.csv", "cannot read /nowhere/log.csv"),
-    ("/nowhere/log.xls", "ends with none of"),
+    ("/nowhere/log.xls", "log.xls does not exist; give such a file"),
+    (__file__, "ends with none of"),
   ],
 )
 def test_what_is_no_log_is_one_line(rows, message):
   with pytest.raises(UserError, match=message) as error:
     tables.dataset(rows)
   assert "\n" not in str(error.value)
+
+
+def test_ids_of_a_file_are_texts_whatever_they_look_like(tmp_path):
+  for suffix, between in ((".csv", ","), (".tsv", "\t")):
+    path = tmp_path / f"log{suffix}"
+    rows = ("user,item,timestamp", "007,0042,5", "7,1e5,6")
+    path.write_text("\n".join(rows).replace(",", between))
+    log = tables.dataset(path).log
+    assert sorted(log.user_ids) == ["007", "7"]
+    assert sorted(log.item_ids) == ["0042", "1e5"]
+    assert sorted(log.time_E) == [5, 6]
 
 
 def test_a_damaged_file_is_one_line(tmp_path):

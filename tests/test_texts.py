@@ -107,14 +107,14 @@ def test_what_is_saved_is_read_and_what_is_damaged_is_not(tmp_path):
 
 def test_the_columns_that_say_what_an_item_is(tmp_path):
   path, item_ids = tmp_path / "items.tsv", np.array(["2", "9", "1"])
-  assert formats.read_item_texts(path, item_ids) is None
+  assert formats.read_items(path, item_ids) == (None, None)
   path.write_text("item_id\tyear\tTitle\tgenres\n1\t1982\tGandhi\tDrama|War\n2\t1990\n")
-  assert formats.read_item_texts(path, item_ids) == ["", "", "Gandhi Drama|War"]
-  assert formats.read_item_titles(path, item_ids) == ["", "", "Gandhi"]
+  titles, texts = formats.read_items(path, item_ids)
+  assert (titles, texts) == (["", "", "Gandhi"], ["", "", "Gandhi Drama|War"])
   path.write_text("item_id\tasin\ttextual_id\n1\tB00\tteddy bear\n")
-  assert formats.read_item_texts(path, item_ids) == ["", "", "teddy bear"]
+  assert formats.read_items(path, item_ids) == (["", "", "teddy bear"],) * 2
   path.write_text("")
-  assert formats.read_item_texts(path, item_ids) == ["", "", ""]
+  assert formats.read_items(path, item_ids) == (["", "", ""],) * 2
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,7 @@ def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
     log = formats.read_sequences(folder / "sequences.txt")
   else:
     log = formats.read_ratings(folder / "u.data")
-  titles = formats.read_item_titles(items, log.item_ids)
-  texts = formats.read_item_texts(items, log.item_ids)
+  titles, texts = formats.read_items(items, log.item_ids)
   if titles is None:
     titles = texts = formats.read_film_titles(folder / "u.item", log.item_ids)
   if with_attributes:

@@ -109,36 +109,37 @@ def read_lines(path: epath.PathLike) -> list[str]:
   return _lines(epath.Path(path))
 
 
-def read_item_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
-  """Titles of `item_ids` from a tab-separated `item_id … text` file, None without it.
+def read_items(
+  path: epath.PathLike, item_ids: np.ndarray
+) -> tuple[list[str], list[str]] | tuple[None, None]:
+  """What a tab-separated `item_id … text` file says of `item_ids`, None without it.
 
-  The column `title` if the first line names one, otherwise the last.
+  Returns:
+    Titles: the column `title` if the first line names one, otherwise the last. And
+    texts: the columns of TEXTS that it names, in its order, otherwise the last. "" of
+    an item that the file lacks.
   """
-  return _read_columns(path, item_ids, ("title",))
-
-
-def read_item_texts(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
-  """All that such a file says of `item_ids` in words, "" of an item that it lacks.
-
-  The columns of TEXTS that the first line names, in its order, otherwise the last.
-  """
-  return _read_columns(path, item_ids, TEXTS)
-
-
-def _read_columns(path, item_ids: np.ndarray, names) -> list[str] | None:
   path = epath.Path(path)
   if not path.exists():
-    return None
-  text = dict.fromkeys(item_ids.tolist(), "")
+    return None, None
   lines = _lines(path)
   heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
-  wanted = [column for column, head in enumerate(heads) if column and head in names]
+  wanted = [
+    [column for column, head in enumerate(heads) if column and head in names]
+    for names in (("title",), TEXTS)
+  ]
+  said = dict.fromkeys(item_ids.tolist(), ("", ""))
   for line in lines[1:]:
     fields = line.split("\t")
-    if fields[0] in text:
-      found = [fields[column] for column in wanted if column < len(fields)]
-      text[fields[0]] = " ".join(found) if wanted else fields[-1]
-  return [text[item] for item in item_ids.tolist()]
+    if fields[0] in said:
+      said[fields[0]] = tuple(
+        " ".join(fields[column] for column in columns if column < len(fields))
+        if columns
+        else fields[-1]
+        for columns in wanted
+      )
+  titles, texts = zip(*(said[item] for item in item_ids.tolist()))
+  return list(titles), list(texts)
 
 
 def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:

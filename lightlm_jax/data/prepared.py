@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import hashlib
 import io
-import json
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from lightlm_jax import json_text
 from lightlm_jax.data import formats
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.errors import UserError
@@ -71,13 +71,15 @@ def read(folder: epath.Path) -> Prepared:
   found = (len(log.user_ids), len(log.item_ids), len(log.item_E))
   if found != (about["users"], about["items"], about["rows"]):
     raise _damaged(folder, f"it has {found} users, items and rows")
+  if not ((log.item_E >= 0) & (log.item_E < log.num_items)).all():
+    raise _damaged(folder, "rows name items that items.parquet lacks")
   return Prepared(log, *_words(catalogue))
 
 
 def _manifest(folder: epath.Path) -> Mapping[str, Any]:
   path = folder / MANIFEST
   try:
-    about = json.loads(path.read_text())
+    about = json_text.loads(path.read_text())
     kind, version = about["kind"], about["version"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _damaged(folder, error)
@@ -90,6 +92,8 @@ def _manifest(folder: epath.Path) -> Mapping[str, Any]:
 
 
 def _table(folder: epath.Path, file: Mapping[str, Any]) -> pyarrow.Table:
+  if epath.Path(file["name"]).name != file["name"]:
+    raise ValueError(f"{file['name']} is no file of the folder")
   content = (folder / file["name"]).read_bytes()
   if hashlib.sha256(content).hexdigest() != file["sha256"]:
     raise ValueError(f"{file['name']} is not what was written")

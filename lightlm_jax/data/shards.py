@@ -18,6 +18,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from lightlm_jax import json_text
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.errors import UserError
@@ -40,7 +41,7 @@ class Shards:
     """
     folder = epath.Path(folder)
     try:
-      self.about = json.loads((folder / _MANIFEST).read_text())
+      self.about = json_text.loads((folder / _MANIFEST).read_text())
       paths = [folder / file["name"] for file in self.about["files"]]
       for path, file in zip(paths, self.about["files"]):
         if path.stat().length != file["bytes"]:

@@ -6,12 +6,12 @@ of it. The manifest with their SHA-256 comes last.
 """
 
 import hashlib
-import json
 
 from etils import epath
 import numpy as np
 import pyarrow
 
+from lightlm_jax import json_text
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import parquet
 from lightlm_jax.data.datasets import Dataset
@@ -56,7 +56,7 @@ def read(folder: epath.Path) -> Dataset | None:
   if not (folder / _MANIFEST).exists():
     return None
   try:
-    wanted = json.loads((folder / _MANIFEST).read_text())["sha256"]
+    wanted = json_text.loads((folder / _MANIFEST).read_text())["sha256"]
     contents = [(folder / name).read_bytes() for name in _FILES]
     found = [hashlib.sha256(content).hexdigest() for content in contents]
     if found != [wanted[name] for name in _FILES]:

@@ -12,8 +12,8 @@ from lightlm_jax.errors import UserError
 COLUMNS = ("user", "item", "timestamp")
 _READERS = {
   ".parquet": polars.read_parquet,
-  ".csv": polars.read_csv,
-  ".tsv": lambda file: polars.read_csv(file, separator="\t"),
+  ".csv": lambda file: _delimited(file, ","),
+  ".tsv": lambda file: _delimited(file, "\t"),
   ".jsonl": polars.read_ndjson,
 }
 
@@ -36,11 +36,11 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
   rows = _frame(table, "interactions")
   times = "timestamp" in rows.columns
   columns = [_ids(rows, name, "interactions") for name in COLUMNS[:2]]
+  if rows.is_empty():
+    raise UserError("the interactions are a table without rows; give at least one")
   if times:
     columns.append(_seconds(rows["timestamp"]))
   rows = polars.DataFrame(columns)
-  if rows.is_empty():
-    raise UserError("the interactions are a table without rows; give at least one")
   if times:
     rows = rows.sort("timestamp", maintain_order=True)
   users = rows.group_by("user", maintain_order=True).agg(polars.exclude("user"))
@@ -63,9 +63,12 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
       return polars.DataFrame(table)
     path = epath.Path(table)
     if path.suffix not in _READERS:
+      what = "does not exist"
+      if path.exists():
+        what = f"ends with none of {', '.join(_READERS)}"
       raise UserError(
-        f"{path} ends with none of {', '.join(_READERS)}; give such a file, a table, "
-        "or a folder with sequences.txt"
+        f"{path} {what}; give such a file, a table, or a folder: "
+        "`python -m lightlm_jax.prepare` makes one of logs of many forms"
       )
     with path.open("rb") as file:
       return _READERS[path.suffix](file.read())
@@ -76,6 +79,12 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
     raise UserError(
       f"the {what} are no table ({first}); give pandas, polars, Arrow or a file"
     )
+
+
+def _delimited(content: bytes, separator: str) -> polars.DataFrame:
+  """A table whose ids are texts: 007 is not 7."""
+  texts = dict.fromkeys(("user", "item"), polars.String)
+  return polars.read_csv(content, separator=separator, schema_overrides=texts)
 
 
 def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:

@@ -15,6 +15,7 @@ from etils import epath
 import ml_collections
 import numpy as np
 
+from lightlm_jax import json_text
 from lightlm_jax.errors import UserError
 
 EMPTY = 0  # the one token of an item without text
@@ -180,7 +181,7 @@ def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
 def load(folder: epath.Path) -> tuple[str, str] | None:
   """The tokenizer, and the SHA-256 of the tokens; None where they are not whole."""
   try:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json_text.loads((folder / "manifest.json").read_text())
     tokenizer = (folder / "tokenizer.json").read_text()
     expected, sha256 = manifest["tokenizer_sha256"], manifest["sha256"]
   except (OSError, ValueError, KeyError, TypeError):

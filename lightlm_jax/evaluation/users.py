@@ -16,7 +16,7 @@ from etils import epath
 import numpy as np
 import pyarrow
 
-from lightlm_jax import workdir
+from lightlm_jax import json_text, workdir
 from lightlm_jax.data import parquet
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
@@ -90,7 +90,7 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     )
   try:
     users = parquet.from_bytes(path.read_bytes())
-    return users, json.loads(users.schema.metadata[_KEY])
+    return users, json_text.loads(users.schema.metadata[_KEY])
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise UserError(f"{path} is no table of users ({first}); let `evaluate` write it")

@@ -10,6 +10,7 @@ import zlib
 from etils import epath
 import numpy as np
 
+from lightlm_jax import json_text
 from lightlm_jax.errors import UserError
 
 # What reading raises where a file is missing, cut short or overwritten.
@@ -17,6 +18,8 @@ _DAMAGED = (
   OSError,
   EOFError,
   KeyError,
+  TypeError,
+  AttributeError,  # a manifest that is no object
   ValueError,
   RuntimeError,  # zipfile, of a damaged header: unknown compression, encryption
   zipfile.BadZipFile,
@@ -128,7 +131,7 @@ def load(directory: epath.PathLike) -> CodeBook | None:
   """Reads a saved book; None where there is none or it is not whole."""
   directory = epath.Path(directory)
   try:
-    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest = json_text.loads((directory / "manifest.json").read_text())
     sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
     with (directory / "codes.npz").open("rb") as file:
       arrays = np.load(file, allow_pickle=False)

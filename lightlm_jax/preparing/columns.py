@@ -68,7 +68,7 @@ def decide(
     )
   of = {role: repr(first.names[place]) for role, place in first.roles.items()}
   line = ", ".join(f"{role} = {name}" for role, name in of.items())
-  unit = _time_unit(first, asked)
+  unit = _time_unit(sources, asked)
   if unit is None:
     line += "; no time: rows stand in the order of the files"
   else:
@@ -163,9 +163,9 @@ def _first_line(path: epath.Path, form: str, asked: Asked):
     return [], False, ""
   delimiter = asked.delimiter or "\t"
   if form == "csv" and not asked.delimiter:
-    delimiter = max(",;\t|", key=line.count)
+    delimiter = max(",", ";", "\t", "|", readers.COLONS, key=line.count)
   fields = line.split(delimiter)
-  if form == "csv":
+  if form == "csv" and delimiter != readers.COLONS:
     fields = next(csv.reader([line], delimiter=delimiter), fields)
   fields = [field.strip() for field in fields]
   if asked.columns is not None:
@@ -211,18 +211,26 @@ def _keys(path: epath.Path) -> list[str]:
   return list(keys)
 
 
-def _time_unit(first: Source, asked: Asked) -> str | None:
-  if "time" not in first.roles:
+def _time_unit(sources: Sequence[Source], asked: Asked) -> str | None:
+  """That of the first file that begins with any times."""
+  if "time" not in sources[0].roles:
     return None
   if asked.time_unit:
     return asked.time_unit
-  piece = next(readers.pieces(first, 2**18), None)
-  if piece is not None:
-    column = pl.from_arrow(readers.parse(first, piece).table["time"])
-    if unit := times.guess(column.drop_nulls().head(_LOOKED_AT)):
+  for source in sources:
+    piece = next(readers.pieces(source, 2**18), None)
+    if piece is None:
+      continue
+    column = pl.from_arrow(readers.parse(source, piece).table["time"]).drop_nulls()
+    if unit := times.guess(column.head(_LOOKED_AT)):
       return unit
-  name = first.names[first.roles["time"]]
+    if len(column):
+      raise UserError(
+        f"cannot tell the unit of {source.names[source.roles['time']]!r} in "
+        f"{source.path}; give --time_unit, one of {', '.join(times.UNITS)}, or "
+        "--time=NAME of another column"
+      )
   raise UserError(
-    f"cannot tell the unit of {name!r} in {first.path}; give --time_unit, one of "
-    f"{', '.join(times.UNITS)}, or --time=NAME of another column"
+    f"{sources[0].path} begins with no row that has a time, as does every other file; "
+    "give a log with rows, or --time_unit"
   )

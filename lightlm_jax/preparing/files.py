@@ -15,6 +15,7 @@ from lightlm_jax.errors import UserError
 FORMATS = ("csv", "tsv", "parquet", "jsonl", "recbole", "sequences")
 _ENDINGS = {
   ".csv": "csv",
+  ".dat": "csv",
   ".tsv": "tsv",
   ".tab": "tsv",
   ".parquet": "parquet",

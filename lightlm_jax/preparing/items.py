@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from lightlm_jax import json_text
 from lightlm_jax.data import formats
 from lightlm_jax.errors import UserError
 from lightlm_jax.preparing import columns, files, parquet, readers
@@ -20,6 +21,8 @@ TEXTS = {
   "categories": "categories",
   "description": "description desc",
 }
+# Of a file without a line of names, as MovieLens' movies.dat.
+_HEADLESS = ("item", "title", "genres", "description")
 ATTRIBUTES = ("brand", "genres", "category", "categories")
 
 
@@ -124,6 +127,8 @@ def _source(path: epath.Path, item_column: str | None):
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
   source = columns.named(path, form)
+  if not source.header and source.names:
+    source = source._replace(names=_HEADLESS[: len(source.names)])
   places = dict(enumerate(source.names))
   if item_column is not None and item_column not in source.names:
     raise UserError(
@@ -167,9 +172,9 @@ def _rows(
 
 def _object(raw: bytes) -> dict[str, Any] | None:
   try:
-    value = json.loads(raw)
+    value = json_text.loads(raw)
     json.dumps(value, ensure_ascii=False).encode()  # half a character is none
-  except (ValueError, RecursionError):
+  except ValueError:
     return None
   return value if isinstance(value, dict) else None
 

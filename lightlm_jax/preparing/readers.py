@@ -13,6 +13,8 @@ import pyarrow.csv
 from lightlm_jax.preparing import files, lines, parquet
 from lightlm_jax.preparing.tally import Rejected
 
+COLONS = "::"  # between the columns of MovieLens' .dat files
+_FOR_COLONS = "\x1f"  # which no text has; parsers take a byte
 _MARK = b"\xef\xbb\xbf"  # of the order of bytes
 
 
@@ -25,7 +27,7 @@ class Source(NamedTuple):
     form: of files.FORMATS.
     names: all columns, in order.
     roles: ROLES → the column's place; what the log has not is left out.
-    delimiter: of columns.
+    delimiter: of columns; a byte, or COLONS.
     header: whether the first line names them.
   """
 
@@ -36,6 +38,16 @@ class Source(NamedTuple):
   roles: Mapping[str, int] = {}
   delimiter: str = ""
   header: bool = False
+
+  @property
+  def has_quotes(self) -> bool:
+    """Whether a field may be `"…"`."""
+    return self.form == "csv" and self.delimiter != COLONS
+
+  @property
+  def between(self) -> str:
+    """The byte that stands between columns when they are parsed."""
+    return _FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
 
 class Piece(NamedTuple):
@@ -105,12 +117,14 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
       line, end, content = content.partition(b"\n")
       number += bool(end)
       wants_header = not line.strip(b" ")
+    if source.delimiter == COLONS:
+      content = content.replace(COLONS.encode(), _FOR_COLONS.encode())
     if source.delimiter:
       seen = lines.screen(
         content,
         number,
-        source.delimiter,
-        quotes=source.form == "csv",
+        source.between,
+        quotes=source.has_quotes,
         columns=len(source.names),
         last=block.last or block.too_long,
       )
@@ -147,7 +161,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
     nonlocal blank
     if row.text.strip(" "):
       line = piece.line_R[row.number - 1]
-      rejected.add("columns", line, row.text)
+      rejected.add("columns", line, row.text.replace(source.between, source.delimiter))
     else:
       blank += 1
     bad.append(row.number - 1)
@@ -156,7 +170,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
   bad = []
   names = [f"{n}" for n in range(len(source.names))]
   wanted = [names[place] for place in source.roles.values()]
-  quote = '"' if source.form == "csv" else False
+  quote = '"' if source.has_quotes else False
   content = piece.content
   if content.startswith(_MARK):
     content = _MARK + content  # one is taken off, here in the middle of a file too
@@ -166,7 +180,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
       use_threads=False, block_size=len(content) + 1, column_names=names
     ),
     parse_options=pyarrow.csv.ParseOptions(
-      delimiter=source.delimiter,
+      delimiter=source.between,
       quote_char=quote,
       newlines_in_values=True,
       ignore_empty_lines=False,

@@ -5,7 +5,6 @@ is not there is None or empty here; what a person can do about it is for the sec
 """
 
 from collections.abc import Mapping
-import json
 import shlex
 from typing import Any, NamedTuple
 
@@ -14,9 +13,10 @@ import ml_collections
 import numpy as np
 import pyarrow
 
+from lightlm_jax import json_text, trained
 from lightlm_jax import results as results_lib
 from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.errors import UserError
@@ -145,7 +145,7 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
   if data_dir:
     config.data.dir = data_dir
   try:
-    dataset = datasets.load(config, fetch=False)
+    dataset = trained.dataset_of(run.workdir, config, fetch=False)
     split = splits.make(config.split, dataset.log)
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(
@@ -275,7 +275,7 @@ def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
-    value = json.loads(path.read_text())
+    value = json_text.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read {path} ({error}); remove it, and write it anew")
   if not isinstance(value, dict):
@@ -288,7 +288,7 @@ def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
   lines = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
-      record = json.loads(line)
+      record = json_text.loads(line)
     except ValueError:
       continue
     if isinstance(record, dict) and np.isfinite(record.get("step", np.nan)):

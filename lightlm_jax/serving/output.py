@@ -17,7 +17,7 @@ import polars
 import pyarrow
 import pyarrow.parquet
 
-from lightlm_jax import processes
+from lightlm_jax import json_text, processes
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import parquet
 from lightlm_jax.errors import UserError
@@ -192,7 +192,7 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
 
 def _read(path: epath.Path) -> dict[str, Any]:
   try:
-    found = json.loads(path.read_text())
+    found = json_text.loads(path.read_text())
   except ValueError as error:
     raise UserError(f"{path} is no JSON ({error}); remove it, and start again")
   return found if isinstance(found, dict) else {}

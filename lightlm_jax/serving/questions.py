@@ -127,16 +127,10 @@ def check(questions: Questions) -> list[str]:
   Raises:
     UserError: nothing is left.
   """
-  lines = []
-  for names, what in (
-    (questions.unknown, "not in the log, and without a history"),
-    (questions.empty, "without an item of the catalogue in the history given"),
-  ):
-    if names:
-      shown = ", ".join(map(repr, names[:SHOWN]))
-      more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-      users = "user is" if len(names) == 1 else "users are"
-      lines.append(f"{len(names):,} {users} {what} ({shown}{more})")
+  lines = [
+    *_named(questions.unknown, "not in the log, and without a history"),
+    *_named(questions.empty, "without an item of the catalogue in the history given"),
+  ]
   if not len(questions.requests):
     raise UserError(
       f"{'; '.join(lines) or 'no user is asked for'}; give users of the log, or "
@@ -169,6 +163,17 @@ def notes(questions: Questions, lost: int, system: System) -> list[str]:
       "somebody unknown"
     )
   return lines
+
+
+def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
+  """Lines that say who got no item at all.
+
+  Args:
+    names: [N] str, the users that were asked.
+    items_NK: what they got, -1 behind the last.
+  """
+  alone = names[(items_NK < 0).all(axis=1)].tolist()
+  return _named(alone, "left without any item that may be recommended")
 
 
 def open_items(
@@ -258,6 +263,16 @@ def read_histories(
       )
     seen[user] = number
     yield user, items
+
+
+def _named(names: Sequence[str], what: str) -> list[str]:
+  """A line that says what these users are; none of nobody."""
+  if not names:
+    return []
+  shown = ", ".join(map(repr, names[:SHOWN]))
+  more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+  users = "user is" if len(names) == 1 else "users are"
+  return [f"{len(names):,} {users} {what} ({shown}{more})"]
 
 
 def _raw(value: object) -> str:

@@ -9,7 +9,6 @@ import collections
 from collections.abc import Callable, Mapping
 import functools
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
-from lightlm_jax import processes
+from lightlm_jax import json_text, processes
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
@@ -150,9 +149,10 @@ def cached(
     UserError: the folder holds a memory of other ids, or cannot be written.
   """
   try:
-    found = json.loads((folder / "manifest.json").read_text())
+    found = json_text.loads((folder / "manifest.json").read_text())
   except (OSError, ValueError):
-    found = {}
+    found = None
+  found = found if isinstance(found, dict) else {}
   if found.get("ids_sha256", about["ids_sha256"]) != about["ids_sha256"]:
     raise UserError(
       f"{folder} is the memory of a run with other ids; remove it, and it is built "

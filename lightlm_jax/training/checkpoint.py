@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from concurrent import futures
 import contextlib
 import hashlib
-import json
 import logging
 from typing import Any
 
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from lightlm_jax import processes
+from lightlm_jax import json_text, processes
 from lightlm_jax.errors import UserError
 from lightlm_jax.training.state import TrainState
 from lightlm_jax.workdir import write_json
@@ -76,7 +75,8 @@ class Checkpoints:
     """What `save` or `judge` was given beside the latest state."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
-      return json.loads(judged.read_text())
+      with _one_line("read", self.directory):
+        return dict(json_text.loads(judged.read_text()))
     metrics = {c.step: c.metrics for c in self._checkpointer.checkpoints}
     return metrics[self.latest_step]["progress"]
 
@@ -201,9 +201,11 @@ def _damage(folder: epath.Path) -> str | None:
   if not manifest.exists():
     return None
   try:
-    wanted = json.loads(manifest.read_text())
+    wanted = json_text.loads(manifest.read_text())
   except ValueError as error:
     return f"{_MANIFEST} is no JSON ({error})"
+  if not isinstance(wanted, dict):
+    return f"{_MANIFEST} is no JSON object"
   found = _digests(folder)
   for name, digest in wanted.items():
     if name not in found:

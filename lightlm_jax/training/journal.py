@@ -10,7 +10,7 @@ from etils import epath
 import rich.console
 import rich.progress
 
-from lightlm_jax import processes
+from lightlm_jax import json_text, processes
 from lightlm_jax.errors import UserError
 from lightlm_jax.workdir import write_whole
 
@@ -167,7 +167,7 @@ class Bar:
 def _step(line: str) -> float:
   """The step of a line; a line cut off by a kill belongs to no step that is kept."""
   try:
-    return json.loads(line)["step"]
+    return json_text.loads(line)["step"]
   except (ValueError, KeyError, TypeError):
     return float("inf")
 

@@ -92,9 +92,7 @@ def train(
     progress = Progress()
     state = state_lib.create(system.init, tx, config.seed, abstract)
   else:
-    saved = checkpoints.progress()
-    # Older checkpoints were saved when they had been judged, and do not say so.
-    progress = Progress(**{"judged_step": checkpoints.latest_step} | saved)
+    progress = _progress(checkpoints)
     state = checkpoints.restore(checkpoints.latest_step, abstract)
   start = step = int(state.step)
   read = _reader(feed, plan, config, mesh, start, shards_root)
@@ -180,11 +178,29 @@ def restore_best(
   system: System, config: ml_collections.ConfigDict, mesh: Mesh, checkpoints
 ) -> tuple[Any, Progress]:
   """What `train` returned, or would return now, from its checkpoints alone."""
-  progress = Progress(**checkpoints.progress())
+  progress = _progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
   abstract = abstract_state(system, state_lib.optimiser(config), config, mesh)
   return checkpoints.restore(step, abstract).params, progress
+
+
+def _progress(checkpoints) -> Progress:
+  """What was saved beside the latest state.
+
+  Raises:
+    UserError: it is of another version, or was not written by this project.
+  """
+  # Older checkpoints were saved when they had been judged, and do not say so.
+  saved = {"judged_step": checkpoints.latest_step} | checkpoints.progress()
+  try:
+    return Progress(**saved)
+  except TypeError as error:
+    raise UserError(
+      f"the checkpoints in {checkpoints.directory} say other things of their progress "
+      f"than this version writes ({error}); ask the run with that version, or train it "
+      "anew"
+    )
 
 
 def abstract_state(
