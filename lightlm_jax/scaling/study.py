@@ -165,8 +165,11 @@ def _run(
           claims.release_dead(study, workdir, running.keys(), watch)
           claims.ensure(study, plan)
           while free and (claim := claims.take(study, plan, workdir)):
-            one = _start(plan, claim, workdir, free.pop(0), platform, train)
+            one = _start(study, plan, claim, workdir, free[0], platform, train)
+            if one is None:
+              continue
             running[claim.name] = one
+            free.pop(0)
             shown.started(claim.name, len(_rows(study, plan)), plan.trials)
         if not running and claims.complete(study, plan):
           return
@@ -175,15 +178,22 @@ def _run(
 
 
 def _start(
+  study: optuna.Study,
   plan: Plan,
   claim: Claim,
   workdir: pathlib.Path,
   slot: Slot,
   platform: str | None,
   train: Sequence[str],
-) -> Running:
+) -> Running | None:
+  """Starts a trial; one that was drawn and cannot be trained has failed."""
   folder = workdir / "trials" / claim.name
-  config = plan_lib.config_of(plan, claim.point)
+  try:
+    config = plan_lib.config_of(plan, claim.point)
+  except UserError as error:
+    row = table.row(claim.name, claim.point, plan.run, folder, str(error))
+    claims.settle(study, claim, row)
+    return None
   overrides = plan_lib.overrides(plan, claim.point)
   line = trials.command(train, plan.base, overrides, folder, platform)
   process = trials.start(claim, line, folder, slot)
