@@ -62,9 +62,9 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.also.again.ffn = (0.125,)
     config.also.again.seed = (1,)
   if preset == "quick":
-    config.run.train.steps = 300
-    config.run.train.warmup_steps = 15
-    config.run.train.eval_every = 150
+    config.run.train.steps = 600
+    config.run.train.warmup_steps = 30
+    config.run.train.eval_every = 300
     config.run.train.eval_users = 1_000
     config.axes.depth = (1, 2, 4)
     config.axes.width = (16, 32)

@@ -344,3 +344,26 @@ def test_the_command(tmp_path):
   assert half["params"] is None
   assert 0 < whole["validation_ndcg@10_seen_excluded"] < 1
   assert "best so far data.share=" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_cut_off_resumes_from_its_checkpoint(tmp_path):
+  workdir = tmp_path / "s"
+  command = [
+    *(sys.executable, "-m", "lightlm_jax.sweep", "--config=demo:tiny", "--jobs=1"),
+    *("--config.baselines=()", "--config.train.steps=300", "--vary=data.share=0.5,1"),
+    *("--config.train.eval_every=50", f"--workdir={workdir}", "--platform=cpu"),
+  ]
+  options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+  process = subprocess.Popen(command, text=True, **options)
+  folder = workdir / "trials" / "data.share=0.5,seed=0"
+  wait_until(lambda: list(folder.glob("checkpoints/*/sha256.json")), process, 300)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  done = subprocess.run(command, text=True, timeout=600, check=False, **options)
+  assert done.returncode == 0, done.stdout
+  assert "resuming at step" in (folder / trials.LOG).read_text()
+  half, whole = rows(workdir)
+  assert half["state"] == whole["state"] == "finished"
+  assert half["examples"] <= 32 * half["best_step"]
+  assert half["train_flops"] == half["examples"] * half["flops_per_example"] > 0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import rich.console
 import rich.live
 import rich.table
+import rich.text
 
 from lightlm_jax.scaling.trials import Progress
 
@@ -64,7 +65,7 @@ class View:
     if not self._live or time.monotonic() - self._shown < 1:
       return
     self._shown = time.monotonic()
-    table = rich.table.Table(title=summary(counts, best), title_justify="left")
+    table = rich.table.Table()
     for head in ("trial", "step", "loss", "NDCG@10", "left"):
       table.add_column(head, justify="left" if head == "trial" else "right")
     for name, steps, found, here in running:
@@ -75,11 +76,9 @@ class View:
         _number(found.score, ".4f"),
         duration(found.seconds_left),
       )
-    if self._ended:
-      table.add_section()
-    for name, what in self._ended[-_SHOWN:]:
-      table.add_row(name, what)
-    self._live.update(table, refresh=True)
+    lines = [f"{name}: {what}" for name, what in self._ended[-_SHOWN:]]
+    below = rich.text.Text("\n".join([*lines, summary(counts, best)]))
+    self._live.update(rich.console.Group(table, below), refresh=True)
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
