@@ -25,6 +25,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   config.data.name = "demo"
   config.data.min_len = 1  # users with fewer interactions are left out
+  config.data.share = 1.0  # of the users, whose rows are learned from; all are asked
   config.data.shop = ml_collections.ConfigDict()  # see data/synthetic.py
   config.data.shop.num_users = 2_800
   config.data.shop.num_items = 480

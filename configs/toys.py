@@ -37,6 +37,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.data.name = "toys"
   config.data.dir = ""  # empty: the environment's LIGHTLM_DATA_DIR
   config.data.min_len = 1  # users with fewer interactions are left out
+  config.data.share = 1.0  # of the users, whose rows are learned from; all are asked
   config.split = ml_collections.ConfigDict()
   config.split.kind = "leave_one_out"  # or ratio, temporal, none; see data/splits.py
   config.split.validation_share = 0.1  # ratio, temporal: of the interactions

@@ -95,7 +95,7 @@ def audit(
   else:
     dataset = trained.dataset_of(workdir, config)
   log = dataset.log
-  split_of = functools.partial(splits.make, config.split)
+  split_of = functools.partial(splits.of_run, config)
 
   def construct(log: Interactions, seed: int) -> tuple[Split, CodeBook]:
     split, attributes = split_of(log), _attributes(dataset, log)
@@ -165,6 +165,11 @@ def _check_split(config: ml_collections.FrozenConfigDict) -> None:
       f"config.split.withheld is {withheld}; the audit knows what stands behind the "
       "training rows, not items that are taken out of them: audit with "
       "config.split.withheld 0"
+    )
+  if (share := config.data.get("share", 1.0)) != 1:
+    raise UserError(
+      f"config.data.share is {share}: which users are learned from follows from their "
+      "raw ids, which the audit changes; audit with config.data.share 1.0"
     )
 
 

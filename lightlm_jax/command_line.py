@@ -19,15 +19,19 @@ from lightlm_jax.errors import UserError
 flags.disclaim_key_flags()
 
 
-def define_config() -> flags.Flag:
-  """Defines --config=FILE[:preset] and --config.a.b=value; call it at import."""
+def define_config(*, studies: bool = False) -> flags.Flag:
+  """Defines --config=FILE[:preset] and --config.a.b=value; call it at import.
+
+  Args:
+    studies: whether a study's config will do, beside a run's.
+  """
   if "config" not in flags.FLAGS:
     config_flags.DEFINE_config_file(
       "config",
       help_string="a config file or bare name, with a preset: configs/toys.py:small; "
       "--config.train.steps=20 sets one field",
     )
-    flags.FLAGS["config"].parser = _ConfigParser()
+    flags.FLAGS["config"].parser = _ConfigParser(studies)
   return flags.FLAGS["config"]
 
 
@@ -165,7 +169,9 @@ class _ConfigParser(flags.ArgumentParser):
   unknown field with a traceback; a tuple it takes for any other.
   """
 
-  def __init__(self):
+  def __init__(self, studies: bool):
+    self._studies = studies
+    self.argument, self.is_study = None, False
     self.defaults = None
 
   def parse(self, argument: str) -> ConfigDict:
@@ -176,10 +182,15 @@ class _ConfigParser(flags.ArgumentParser):
     except (TypeError, ValueError) as error:
       # absl would shorten these to a complaint about the flag; it is a bug's trace.
       raise RuntimeError(f"{argument} did not load") from error
+    self.argument, self.is_study = argument, "axes" in loaded
+    if self.is_study and not self._studies:
+      raise UserError(
+        f"--config={argument} is a study's; give it to python -m lightlm_jax.sweep"
+      )
     self.defaults = {}
     argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
-    for argument in argv:
-      if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+    for word in argv:
+      if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
         group, name = config.place(loaded, match[1])
         self.defaults[match[1]] = group[name]
     return loaded

@@ -21,6 +21,7 @@ PRESETS = ("paper", "small", "tiny")
 SETTABLE = (bool, int, float, str, tuple)
 # Fields younger than some runs, and what those did without them.
 LATER = {
+  "data.share": 1.0,
   "split.validation_share": 0.1,
   "split.test_share": 0.1,
   "split.gap": 0,

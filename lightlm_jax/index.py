@@ -62,7 +62,7 @@ def index(
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   dataset = datasets.load(config)
   log = dataset.log
-  split = splits.make(config.split, log)
+  split = splits.of_run(config, log)
   say(f"{config.data.name}: {datasets.describe(log)}")
   began = time.monotonic()
   root = cache.cache_root() / "codes"

@@ -101,7 +101,7 @@ RULES = (
   (
     "above 0 and at most 1",
     lambda value: 0 < value <= 1,
-    ("decoding.memory_share",),
+    ("decoding.memory_share", "data.share"),
   ),
   ("-1 (all) or at least 1", lambda value: value == -1 or value >= 1, ("ids.devices",)),
   (

@@ -42,7 +42,9 @@ def describe(
 ) -> dict[str, Any]:
   """What is known of a run before it is judged; null where a thing does not apply.
 
-  Of `k` items that are asked for a beam is at least as wide.
+  `examples` were seen until `best_step`; `flops_per_example` are those of the matrix
+  products of the loss and its gradient (training/speed.py). Of `k` items that are asked
+  for a beam is at least as wide.
   """
   writes_ids = book is not None
   trained = progress is not None
@@ -60,6 +62,8 @@ def describe(
     "examples_per_second": progress.examples / progress.train_seconds
     if trained
     else None,
+    "examples": _examples(progress) if trained else None,
+    "flops_per_example": _flops_per_example(progress) if trained else None,
     "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
     "decoding": config.decoding.kind if writes_ids else None,
@@ -172,6 +176,17 @@ def file_name(
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
   return f"{name}-{users}users" if users else name
+
+
+def _examples(progress: Progress) -> int | None:
+  return progress.best_examples if progress.best_step else progress.examples
+
+
+def _flops_per_example(progress: Progress) -> float | None:
+  """The mean over what was trained on: a batch may hold fewer than it has room for."""
+  if progress.step_flops is None or not progress.examples:
+    return None
+  return progress.step_flops * progress.trained_step / progress.examples
 
 
 def _beam_size(config: ml_collections.ConfigDict, k: int) -> int | None:

@@ -100,7 +100,7 @@ def describe(
     config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
   limits.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
-  split = splits.make(config.split, dataset.log)
+  split = splits.of_run(config, dataset.log)
   book = None
   if config.system in registry.WRITE_IDS:
     root = cache.cache_root() / "codes"
@@ -140,7 +140,7 @@ def train(
   limits.check_batches(config, mesh.shape["data"])
   if dataset is None:
     dataset = datasets.load(config)
-  split = splits.make(config.split, dataset.log)
+  split = splits.of_run(config, dataset.log)
   _check_asked(split, config)
   if config.system in registry.READ_TEXTS:
     texts_lib.check(config, dataset.texts, dataset.attributes)

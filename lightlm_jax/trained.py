@@ -119,7 +119,7 @@ def log_of(
     UserError: it is not there, or is another one.
   """
   dataset = dataset_of(workdir, config)
-  split = splits.make(config.split, dataset.log)
+  split = splits.of_run(config, dataset.log)
   earlier = workdir_lib.read_results(workdir)
   if earlier and earlier["split_sha256"] != split.sha256:
     raise UserError(workdir_lib.other_log(workdir))

@@ -93,6 +93,8 @@ def test_results_hold_every_promised_field(demo_run):
     "params": dict,
     "train_seconds": float,
     "examples_per_second": float,
+    "examples": int,
+    "flops_per_example": float,
     "users_per_second": float,
     "beam_size": int,
     "split_sha256": str,
@@ -123,6 +125,13 @@ def test_results_hold_every_promised_field(demo_run):
     assert set(digest) <= set("0123456789abcdef")
   assert 0 < results["params"]["non_embedding"] < results["params"]["total"]
   assert results["best_step"] in (10, 20, 30, 40)
+  # A step has at most 32 examples; the last of an epoch has fewer.
+  assert 0 < results["examples"] <= 32 * results["best_step"]
+  steps = [line for line in lines_of(demo_run[0]) if "loss" in line]
+  flops = [
+    line["flops_per_second"] / line["examples_per_second"] for line in steps
+  ]  # of windows, each with its own number of examples
+  assert min(flops) <= results["flops_per_example"] <= max(flops)
   assert 0 <= results["hallucination_rate"] <= 1
   assert min(results["examples_per_second"], results["users_per_second"]) > 0
   assert results["versions"]["jax"] == jax.__version__

@@ -85,7 +85,7 @@ def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBoo
   Raises:
     UserError: there is no such log here.
   """
-  split = splits.make(config.split, datasets.load(config, fetch=False).log)
+  split = splits.of_run(config, datasets.load(config, fetch=False).log)
   folder = cache.cache_root() / "codes"
   return split, ids_build.code_book(config.ids, split.train, config.seed, folder)
 

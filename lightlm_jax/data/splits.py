@@ -3,7 +3,8 @@
 Every split trains on the beginnings of the users' rows, of some users perhaps on
 nothing, and keeps the whole catalogue. It asks a user at most once for validation and
 once at test, each time for one item, after everything of this user that came before.
-`withhold` makes some items of a split new on the day of the test.
+`withhold` makes some items of a split new on the day of the test, `learn_from` leaves
+the rows of some users out of training.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from lightlm_jax.data.interactions import (
   Interactions,
   concatenate_rows,
   first_of_rows,
+  hash_keys,
   offsets_of_kept,
   without_items,
 )
@@ -27,6 +29,8 @@ from lightlm_jax.errors import UserError
 
 # Of the draw of `withhold`: one share means the same items in every run.
 WITHHELD_SEED = 0
+# Of the hash of `learn_from`, another than the one that numbers the users.
+SHARE_SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,15 @@ class Split:
   parameters: dict[str, float] = dataclasses.field(default_factory=dict)
   cut_times: dict[str, int] | None = None  # seconds; of splits by time: see `temporal`
   withheld_I: np.ndarray | None = None  # [I] bool, items new at test: see `withhold`
+
+
+def of_run(config: ml_collections.ConfigDict, log: Interactions) -> Split:
+  """The split of a run: what `config.split` asks for, learned from `data.share` of it.
+
+  Raises:
+    UserError: as `make` and `learn_from`.
+  """
+  return learn_from(make(config.split, log), config.data.get("share", 1.0))
 
 
 def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
@@ -298,15 +311,52 @@ def withhold(split: Split, share: float) -> Split:
         f"items and leaves {what}; lower it"
       )
   parameters = {"withheld": share, "seed": WITHHELD_SEED}
-  named = f"{split.sha256} {json.dumps(parameters, sort_keys=True)}"
   return dataclasses.replace(
     split,
     train=train,
     validation=validation,
     test=None if test is None else test.without_items(withheld_I),
-    sha256=hashlib.sha256(named.encode()).hexdigest(),
+    sha256=_digest_of_part(split, parameters),
     parameters={**split.parameters, "withheld": share},
     withheld_I=withheld_I,
+  )
+
+
+def learn_from(split: Split, share: float) -> Split:
+  """A split that trains on the rows of some users only, and asks what it asked before.
+
+  A user is in or out by a keyed hash of the raw id alone: the users of a share are
+  among those of every larger one, whoever else is in the log. Who is out has an empty
+  row in training, stays a user, and is asked with the whole history.
+
+  Args:
+    split: of any kind.
+    share: of the users, about; 1 leaves the split as it is.
+
+  Raises:
+    UserError: there is no such share, or nobody is left to learn from.
+  """
+  if not 0 < share <= 1:
+    raise UserError(
+      f"config.data.share is {share}; it must be above 0 and at most 1: the share of "
+      "the users whose interactions are learned from"
+    )
+  if share == 1:
+    return split
+  log = split.train
+  place_U = hash_keys(log.user_ids.tolist(), SHARE_SEED)[:, 0] / 2.0**64
+  train = first_of_rows(log, np.where(place_U < share, log.length_U, 0))
+  if not len(train.item_E):
+    raise UserError(
+      f"config.data.share={share} leaves nobody of {log.num_users:,} users to learn "
+      "from; raise it"
+    )
+  parameters = {"share": share, "seed": SHARE_SEED}
+  return dataclasses.replace(
+    split,
+    train=train,
+    sha256=_digest_of_part(split, parameters),
+    parameters={**split.parameters, "share": share},
   )
 
 
@@ -418,6 +468,12 @@ def _digest(
   if log.time_E is not None:
     digest.update(log.time_E.astype("<i8").tobytes())
   return digest.hexdigest()
+
+
+def _digest_of_part(split: Split, parameters: dict[str, float]) -> str:
+  """SHA-256 of a split of which less is learned or asked."""
+  named = f"{split.sha256} {json.dumps(parameters, sort_keys=True)}"
+  return hashlib.sha256(named.encode()).hexdigest()
 
 
 def _iso(seconds: int) -> str:

@@ -146,7 +146,7 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
     config.data.dir = data_dir
   try:
     dataset = trained.dataset_of(run.workdir, config, fetch=False)
-    split = splits.make(config.split, dataset.log)
+    split = splits.of_run(config, dataset.log)
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(
       f"the configuration of {run.name} is of another version ({error}), and its log "

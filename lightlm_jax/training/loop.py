@@ -41,7 +41,10 @@ class Progress:
   best_step: int = 0
   judged_step: int = 0  # the last that was validated, or passed where nobody is asked
   validations_since_best: int = 0
-  examples: int = 0
+  examples: int = 0  # seen until `trained_step`
+  trained_step: int = 0
+  best_examples: int | None = None  # seen until `best_step`; of older runs unknown
+  step_flops: int | None = None  # speed.flops_per_step; likewise
   train_seconds: float = 0.0
 
 
@@ -109,6 +112,7 @@ def train(
     progress.train_seconds += clock.lap(end - first)
     window.append([number_K[: end - first] for number_K in report.numbers])
     progress.examples += int(report.numbers.examples.sum())
+    progress.trained_step = end
     return bool(report.told)
 
   told = False  # to end; of several processes all know it at the same dispatch
@@ -152,6 +156,7 @@ def train(
     if step == start:
       on_first_step()
       step_flops = speed.flops_per_step(system, abstract.params, feed, plan)
+      progress.step_flops = step_flops
       peak = speed.peak_of_run()
       clock.restart()
     step = end
@@ -277,6 +282,7 @@ def _tell(step, metrics, asked, journal, bar) -> None:
 def _judge(progress: Progress, score: float, step: int) -> None:
   if progress.best_score is None or score > progress.best_score:
     progress.best_score, progress.best_step = score, step
+    progress.best_examples = progress.examples
     progress.validations_since_best = 0
   else:
     progress.validations_since_best += 1

@@ -1,0 +1,1 @@
+"""Scaling studies: many runs of one configuration, and what they say together."""
