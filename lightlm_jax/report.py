@@ -13,14 +13,11 @@ examples. The file needs no network and no other file.
 """
 
 from collections.abc import Sequence
-import pathlib
 import sys
 from typing import Any
 
 from absl import flags
 from etils import epath
-import jinja2
-from markupsafe import Markup, escape
 import rich.console
 
 from lightlm_jax import command_line
@@ -28,7 +25,6 @@ from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import UserError
 from lightlm_jax.reporting import (
   beams,
-  charts,
   lists,
   memories,
   provenance,
@@ -36,6 +32,7 @@ from lightlm_jax.reporting import (
   sections,
   tree,
 )
+from lightlm_jax.reporting import page as page_lib
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
@@ -91,7 +88,7 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
-  html = render(page(found, split_name, log, no_log))
+  html = page_lib.render("report.html.jinja", page(found, split_name, log, no_log))
   name = "report.html" if split_name == "test" else f"report-{split_name}.html"
   path = epath.Path(out) if out else found[0].workdir / name
   workdir_lib.write_whole(path, html)
@@ -139,36 +136,6 @@ def page(
     "configs": provenance.configs(found),
     "audits": provenance.audits(found),
   }
-
-
-def render(content: dict[str, Any]) -> str:
-  """The HTML of a page; whatever is data is escaped."""
-  folder = pathlib.Path(sections.__file__).parent
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(folder),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.globals |= {"swatch": charts.swatch, "short": _short}
-  environment.filters["in_code"] = _in_code
-  return environment.get_template("report.html.jinja").render(content)
-
-
-def _short(share: float) -> str:
-  """Three decimals and no leading zero: two of them fit beneath a figure."""
-  return f"{share:.3f}".removeprefix("0")
-
-
-def _in_code(text: str) -> Markup:
-  """What stands between `ticks` as code, and all of it escaped."""
-  parts = text.split("`")
-  shown = (
-    Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
-    for n, part in enumerate(parts)
-  )
-  return Markup("").join(shown)
 
 
 if __name__ == "__main__":

@@ -134,9 +134,7 @@ def test_seeds_of_a_point_are_drawn_together():
   np.testing.assert_allclose(
     together.intervals["alpha"], once.intervals["alpha"], rtol=1e-3
   )
-  wide, narrow = (
-    np.diff(f.intervals["alpha"]).item() for f in (together, apart)
-  )
+  wide, narrow = (np.diff(f.intervals["alpha"]).item() for f in (together, apart))
   assert wide > 1.4 * narrow
 
 
