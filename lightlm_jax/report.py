@@ -8,6 +8,10 @@ python -m lightlm_jax.report --workdir=runs/toys --split=validation
 
 shows what `evaluate --split=validation` left, and nothing of the test, to choose by.
 
+python -m lightlm_jax.report --workdir=STUDY
+
+writes the analysis of a study that `sweep` left, as `sweep` itself does at its end.
+
 Nobody is asked again and nothing is trained: it reads the folders, and the log for the
 examples. The file needs no network and no other file.
 """
@@ -33,6 +37,7 @@ from lightlm_jax.reporting import (
   tree,
 )
 from lightlm_jax.reporting import page as page_lib
+from lightlm_jax.scaling import analysis
 
 _WORKDIR = command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
@@ -49,6 +54,13 @@ def main(argv) -> None:
   if _WORKDIR.value is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
+  if analysis.is_study(_WORKDIR.value):
+    if others or _OUT.value or _SPLIT.value != "test":
+      raise UserError(
+        f"{_WORKDIR.value} is a study: its report takes no --compare, --split or --out"
+      )
+    report_study(_WORKDIR.value)
+    return
   report(
     _WORKDIR.value,
     others,
@@ -95,6 +107,22 @@ def report(
   said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
   console.print(said, highlight=False, soft_wrap=True, markup=False)
   return path
+
+
+def report_study(study: epath.PathLike) -> None:
+  """Analyses a study, says what was found and where it is.
+
+  Raises:
+    UserError: as `analysis.analyse`.
+  """
+  found = analysis.analyse(study)
+  console = rich.console.Console()
+  for family in found["families"]:
+    for line in family["said"]:
+      console.print(f"- {line}", highlight=False, markup=False)
+  path = epath.Path(study) / analysis.REPORT
+  said = f"written to {path}, with {len(found['figures'])} files of figures"
+  console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def page(

@@ -35,11 +35,9 @@ def against(
   if cost == "parameters" and measures[0] is not LOSS:
     name, label = "params", "parameters, embeddings included"
   cost_P = fronts.column(family, name)
-  measures = [m for m in measures if panels.places(family, m, cost_P).size > 1]
-  if (
-    not measures
-    or len(np.unique(cost_P[panels.places(family, measures[0], cost_P)])) < 2
-  ):
+  known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
+  measures = [m for m in measures if len(np.unique(known[m])) > 1]
+  if not measures:
     return None
   drawn = Panels(family, measures, x=label)
   running = ("data.share",) if cost == "data" else fronts.WIDTH
