@@ -58,7 +58,11 @@ def inline(svg: bytes, name: str, label: str) -> Markup:
     body,
   )
   body = body.replace('href="#', f'href="#{name}-')
-  body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+  body = re.sub(
+    r' (d|x|y|transform)="[^"]*"',  # places alone: a tick's text keeps its decimals
+    lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]),
+    body,
+  )
   for variable, colour in page.colours().items():
     body = body.replace(colour, f"var(--{variable})")
   width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()

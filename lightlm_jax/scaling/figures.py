@@ -26,13 +26,13 @@ def against(
   The line of the points that no other beats is drawn where there is no law.
 
   Args:
-    family: at least two points.
+    family: whose points; None is returned where all cost the same.
     cost: a name of AGAINST.
-    measures: a panel each.
+    measures: a panel each, those that any point has.
     law: of one variable, in this cost; of the one measure.
   """
   name, label = AGAINST[cost]
-  if cost == "parameters" and measures[0] is not LOSS:
+  if cost == "parameters" and LOSS not in measures:
     name, label = "params", "parameters, embeddings included"
   cost_P = fronts.column(family, name)
   known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
@@ -50,7 +50,7 @@ def against(
     drawn.scatter(panel, measure, cost_P, None if front else running)
     panel.set_xscale("log")
   short = "loss" if measures[0] is LOSS else "ndcg"
-  caption = "Points are means over seeds, their bars the seeds' deviation."
+  caption = "Means over seeds, bars their deviation."
   if law:
     low, high = law.intervals["alpha"]
     caption += (
@@ -58,10 +58,9 @@ def against(
       "shaded: 95 % of the resampled laws."
     )
   elif cost != "data":
-    caption += " The line joins points that no other beats in both"
-    caption += " (Pareto); hollow: the same runs on the test split, to read alone."
-    if measures[0] is LOSS:
-      caption = caption.split("; hollow")[0] + "."
+    caption += " The line joins points that no other beats in both (Pareto)."
+    if any(measure.test for measure in measures):
+      caption += " Hollow: the same runs on the test split, for reading alone."
   title = f"{_short(measures[0])} against {label.split(',')[0]}"
   return drawn.done(f"{short}-{cost}", title, caption)
 
@@ -158,6 +157,7 @@ def heat_map(
   for measure, panel in zip(known, drawn.panels):
     value_P = fronts.column(family, measure.column)
     panels.draw_cells(panel, grid, measure, value_P, size_P, equal)
+    panel.set_title(f"{family.key['dataset']}, {measure.title}")
   short = "loss" if known[0] is LOSS else "ndcg"
   caption = "Beneath each value: parameters outside the embeddings. Darker is better."
   if equal:

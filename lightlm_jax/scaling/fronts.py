@@ -110,15 +110,14 @@ def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
     places = places[np.argsort(size_P[places], kind="stable")]
     if len(np.unique(size_P[places])) >= 4:
       sign = 1 if measure.lower_is_better else -1
-      error_N = spread and spread.std / np.sqrt(seeds_P[places])
-      fit = _parabola(size_P[places], sign * value_P[places], error_N)
+      fit = _parabola(size_P[places], sign * value_P[places], spread, seeds_P[places])
       curve = tuple(sign * number for number in fit[0])
       ends = float(flops_P[places].min()), float(flops_P[places].max())
       found.append(IsoFlop(*ends, tuple(places.tolist()), curve, *fit[1:]))
   return found
 
 
-def _parabola(size_N, value_N, error_N, *, draws: int = 400, seed: int = 0):
+def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int = 0):
   """The curve, its lowest place, the place's interval, and why there is none."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
@@ -141,10 +140,12 @@ def _parabola(size_N, value_N, error_N, *, draws: int = 400, seed: int = 0):
     edge = "smallest" if best <= low else "largest"
     return curve, None, None, f"the best size lies beyond the {edge} that was tried"
   size = float(np.exp(middle + half * best))
-  if error_N is None:
+  if spread is None:
     return curve, size, None, None
+  # Means that other seeds could have given; how far seeds deviate is itself a guess.
   rng = np.random.default_rng(seed)
-  noise_ND = error_N[:, None] * rng.normal(size=(len(x_N), draws))
+  std_D = spread.std * np.sqrt(spread.freedom / rng.chisquare(spread.freedom, draws))
+  noise_ND = std_D * rng.normal(size=(len(x_N), draws)) / np.sqrt(seeds_N)[:, None]
   best_D = lowest(np.polyfit(at_N, value_N[:, None] + noise_ND, 2))
   ends = np.quantile(best_D, [0.025, 0.975], method="nearest")
   if not (low < ends[0] and ends[1] < high):

@@ -208,7 +208,6 @@ def draw_cells(
   for letter, cells in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", equal):
     for row, place in np.argwhere(np.isin(point_DW, cells)):
       panel.text(place + 0.44, row + 0.44, letter, color=colour("s2"), **_LETTER)
-  panel.set_title(f"{panel.get_title().split(',')[0]}, {measure.title}")
   panel.set_xlim(-0.5, len(grid.widths) - 0.5)
   panel.set_ylim(-0.5, len(grid.depths) - 0.5)
   panel.set_xticks(range(len(grid.widths)), [str(width) for width in grid.widths])

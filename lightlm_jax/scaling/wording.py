@@ -186,35 +186,36 @@ def _laws(found: Findings) -> list[str]:
 
 
 def _iso_flop(found: Findings) -> list[str]:
-  lines = []
+  lines, reasons = [], {}
   for group in found.iso_flop:
-    lead = f"Of {len(group.points)} points of about {group.low:.2g} FLOPs"
     if group.reason:
-      lines.append(f"{lead} no best size can be told: {group.reason}.")
+      reasons.setdefault(group.reason, []).append(f"{group.low:.2g}")
       continue
     best = points_lib.amount(group.best_size)
-    line = f"{lead} the parabola of the loss is lowest at {best} {NAMES[SIZE]}"
+    line = f"Of {len(group.points)} points of about {group.low:.2g} FLOPs the loss, a "
+    line += f"parabola in log N, is lowest at {best} {NAMES[SIZE]}"
     if group.interval:
       low, high = map(points_lib.amount, group.interval)
-      lines.append(f"{line} [{low}, {high}], with other seeds.")
+      lines.append(f"{line}, with other seeds at {low} to {high}.")
     else:
-      lines.append(f"{line}; of one seed each, so without an interval.")
+      lines.append(f"{line}; there is one seed of each, and no interval.")
+  for reason, flops in reasons.items():
+    lines.append(f"At about {', '.join(flops)} FLOPs no best size is told: {reason}.")
   return lines
 
 
 def _fronts(found: Findings) -> list[str]:
   """The front of the deciding measure; it is of means, and says so."""
-  names = found.family.names()
-  parts = []
-  for (column, cost), places in found.fronts.items():
-    if column == DECIDING.column and len(places):
-      ends = f"{names[places[0]]} to {names[places[-1]]}"
-      several = f"{len(places)} points, from {ends}"
-      one = f"{names[places[0]]} alone"
-      parts.append(f"{fronts.COSTS[cost]} {several if len(places) > 1 else one}")
-  if not parts or len(names) < 2:
+  number = len(found.family.points)
+  parts = [
+    f"{fronts.COSTS[cost]} {len(places)}"
+    for (column, cost), places in found.fronts.items()
+    if column == DECIDING.column and places
+  ]
+  if not parts or number < 2:
     return []
   return [
-    f"No other is both cheaper and better in {DECIDING.title}, by means: for "
-    f"{'; for '.join(parts)}. Neighbours on such a front need not be told apart."
+    f"Of {number} points so many are beaten by none that is both cheaper and better in "
+    f"{DECIDING.title}: by {', by '.join(parts)}. They are fronts of means; neighbours "
+    "on them need not be told apart."
   ]
