@@ -174,6 +174,11 @@ def test_lines_of_feed_forwards_and_grids_hold_all_else_equal():
     for (row, place), point in np.ndenumerate(grid.point_DW):
       found = rows[point]["depth"], rows[point]["width"]
       assert found == (grid.depths[row], grid.widths[place])
+  less = one_family(depths=(2, 4), widths=(32, 64), ffns=(1.0,), shares=(0.5, 1.0))
+  assert [grid.name for grid in fronts.grids(less)] == [
+    "data.share 1",
+    "data.share 0.5",
+  ]
   ragged = studies.rows(depths=(2, 4), widths=(32, 64), ffns=(1.0,))[:-2]
   (grid,) = fronts.grids(studies.families(ragged)[0])
   assert grid.point_DW.tolist() == [[0, 1], [2, -1]]

@@ -53,9 +53,11 @@ def against(
   caption = "Means over seeds, bars their deviation."
   if law:
     low, high = law.intervals["alpha"]
+    form, letter = ("b·D^-β", "β") if cost == "data" else ("a·N^-α", "α")
+    held = "of one size" if cost == "data" else "with the most data"
     caption += (
-      f" Dashed: L = a·N^-α + c with α = {law.law.alpha:.2f} [{low:.2f}, {high:.2f}]; "
-      "shaded: 95 % of the resampled laws."
+      f" Dashed: L = {form} + c of the runs {held}, {letter} = {law.law.alpha:.2f} "
+      f"[{low:.2f}, {high:.2f}]; shaded: 95 % of the resampled laws."
     )
   elif cost != "data":
     caption += " The line joins points that no other beats in both (Pareto)."

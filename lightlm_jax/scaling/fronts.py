@@ -214,9 +214,10 @@ def narrowing(family: Family) -> list[Narrowing]:
 
 
 def grids(family: Family) -> list[Grid]:
-  """Points by depth and width, a grid for all else that is equal; the fullest first.
+  """Points by depth and width, a grid for all else that is equal.
 
-  A grid has two depths and two widths at least.
+  A grid has two depths and two widths at least. The fullest comes first, of several
+  that of the most data.
   """
   depth_P, width_P = depth(family), column(family, "d_model")
   names = [name for name in family.axes if name not in (*SHAPE, *WIDTH)]
@@ -234,7 +235,13 @@ def grids(family: Family) -> list[Grid]:
     name = points_lib.name_of(rows[places[0]], names) if names else ""
     sizes = (tuple(int(v) for v in values) for values in (depths, widths))
     found.append(Grid(name, *sizes, point_DW))
-  return sorted(found, key=lambda grid: -(grid.point_DW >= 0).sum())
+  data_P = column(family, "interactions")
+
+  def order(grid: Grid):
+    inside = grid.point_DW[grid.point_DW >= 0]
+    return -len(inside), -data_P[inside].max()
+
+  return sorted(found, key=order)
 
 
 def column(family: Family, name: str) -> np.ndarray:
