@@ -5,14 +5,16 @@ import re
 import sys
 import xml.etree.ElementTree
 
+import numpy as np
 import polars as pl
 import pytest
 from report_pages import command, written
 import studies
 
+from lightlm_jax import figures
 from lightlm_jax.errors import UserError
 from lightlm_jax.reporting import drawn, page
-from lightlm_jax.scaling import analysis, points
+from lightlm_jax.scaling import analysis, panels, points
 
 SCRIPT = "<script>document.title='owned'</script>"
 
@@ -196,6 +198,21 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="wants matplotlib: pip install"):
     analysis.analyse(folder)
   assert [path.name for path in folder.iterdir()] == [points.TABLE]
+
+
+def test_axes_have_few_ticks_and_two_at_least():
+  rng = np.random.default_rng(0)
+  panel = figures.new(3, 3).subplots()
+  for _ in range(40):
+    low = 10 ** rng.uniform(0, 15)
+    high = low * 10 ** rng.uniform(0.01, 5)
+    panels.log_axis(panel, np.array([low, high]))
+    at = panel.get_xticks()
+    assert 2 <= len(at) <= 6
+    assert ((0.89 * low < at) & (at < 1.11 * high)).all()
+    texts = [text.get_text() for text in panel.get_xticklabels()]
+    assert len(set(texts)) == len(texts) or high < 1.1 * low
+    assert panel.get_xticks(minor=True).size == 0
 
 
 def test_names_and_amounts_are_short():

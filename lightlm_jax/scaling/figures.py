@@ -48,7 +48,7 @@ def against(
     elif front:
       panels.draw_front(family, panel, measure, cost_P)
     drawn.scatter(panel, measure, cost_P, None if front else running)
-    panel.set_xscale("log")
+    panels.log_axis(panel, known[measure])
   short = "loss" if measures[0] is LOSS else "ndcg"
   caption = "Means over seeds, bars their deviation."
   if law:
@@ -82,7 +82,7 @@ def law_of_both(family: Family, law: Fit) -> Drawing:
     panel.fill_between(grid, low, high, color=series.colour, alpha=0.15, linewidth=0)
     panel.plot(grid, law.law(grid, amount), "--", color=series.colour, linewidth=1.2)
   drawn.scatter(panel, LOSS, size_P, None)
-  panel.set_xscale("log")
+  panels.log_axis(panel, size_P[known])
   caption = "Dashed: L = a·N^-α + b·D^-β + c; shaded: 95 % of the resampled laws."
   return drawn.done("loss-law", "Loss by parameters and data", caption)
 
@@ -108,7 +108,7 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
       best = np.polyval(group.curve, np.log(group.best_size))
       panel.plot(group.best_size, best, "|", color=series.colour, ms=18, mew=2)
   drawn.scatter(panel, LOSS, size_P, None)
-  panel.set_xscale("log")
+  panels.log_axis(panel, size_P[[place for group in found for place in group.points]])
   caption = (
     f"FLOPs within a factor of {fronts.EQUAL_FLOPS}; a parabola in log N, its least "
     "marked where it lies within the points."

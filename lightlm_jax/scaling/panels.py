@@ -134,6 +134,25 @@ class Panels:
     return Drawing(name, title, caption, len(self.panels), self.figure)
 
 
+def log_axis(panel, x_N: np.ndarray) -> None:
+  """A logarithmic axis with few ticks, and words for thousands and millions."""
+  low, high = float(x_N.min()), float(x_N.max())
+  for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [tick for tick in ticks if 0.9 * low <= tick <= 1.1 * high]
+    if len(ticks) > 2:
+      break
+  ticks = ticks[:: 1 + len(ticks) // 6] if len(ticks) > 1 else sorted({low, high})
+  panel.set_xscale("log")
+  panel.set_xticks(ticks, [_tick(tick) for tick in ticks])
+  panel.set_xticks([], minor=True)
+
+
+def _tick(value: float) -> str:
+  return points_lib.amount(value) if value < 1e10 else f"{value:.2g}".replace("+", "")
+
+
 def draw_law(panel, law: Fit, x_P: np.ndarray) -> None:
   grid = np.geomspace(x_P.min(), x_P.max(), 80)
   low, high = law.band(grid)
