@@ -8,19 +8,20 @@ python -m lightlm_jax.report --workdir=runs/toys --split=validation
 
 shows what `evaluate --split=validation` left, and nothing of the test, to choose by.
 
+python -m lightlm_jax.report --workdir=STUDY
+
+writes the analysis of a study that `sweep` left, as `sweep` itself does at its end.
+
 Nobody is asked again and nothing is trained: it reads the folders, and the log for the
 examples. The file needs no network and no other file.
 """
 
 from collections.abc import Sequence
-import pathlib
 import sys
 from typing import Any
 
 from absl import flags
 from etils import epath
-import jinja2
-from markupsafe import Markup, escape
 import rich.console
 
 from lightlm_jax import command_line
@@ -28,7 +29,6 @@ from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import UserError
 from lightlm_jax.reporting import (
   beams,
-  charts,
   lists,
   memories,
   provenance,
@@ -36,6 +36,8 @@ from lightlm_jax.reporting import (
   sections,
   tree,
 )
+from lightlm_jax.reporting import page as page_lib
+from lightlm_jax.scaling import analysis
 
 command_line.define_workdir("a run that `train` left")
 _SPLIT = command_line.define_split()
@@ -51,6 +53,13 @@ _OUT = flags.DEFINE_string(
 def main(argv) -> None:
   workdir = command_line.workdir()
   others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
+  if analysis.is_study(_WORKDIR.value):
+    if others or _OUT.value or _SPLIT.value != "test":
+      raise UserError(
+        f"{_WORKDIR.value} is a study: its report takes no --compare, --split or --out"
+      )
+    report_study(_WORKDIR.value)
+    return
   report(
     workdir,
     others,
@@ -90,13 +99,29 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
-  html = render(page(found, split_name, log, no_log))
+  html = page_lib.render("report.html.jinja", page(found, split_name, log, no_log))
   name = "report.html" if split_name == "test" else f"report-{split_name}.html"
   path = epath.Path(out) if out else found[0].workdir / name
   workdir_lib.write_whole(path, html)
   said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
   console.print(said, highlight=False, soft_wrap=True, markup=False)
   return path
+
+
+def report_study(study: epath.PathLike) -> None:
+  """Analyses a study, says what was found and where it is.
+
+  Raises:
+    UserError: as `analysis.analyse`.
+  """
+  found = analysis.analyse(study)
+  console = rich.console.Console()
+  for family in found["families"]:
+    for line in family["said"]:
+      console.print(f"- {line}", highlight=False, markup=False)
+  path = epath.Path(study) / analysis.REPORT
+  said = f"written to {path}, with {len(found['figures'])} files of figures"
+  console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def page(
@@ -138,36 +163,6 @@ def page(
     "configs": provenance.configs(found),
     "audits": provenance.audits(found),
   }
-
-
-def render(content: dict[str, Any]) -> str:
-  """The HTML of a page; whatever is data is escaped."""
-  folder = pathlib.Path(sections.__file__).parent
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(folder),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.globals |= {"swatch": charts.swatch, "short": _short}
-  environment.filters["in_code"] = _in_code
-  return environment.get_template("report.html.jinja").render(content)
-
-
-def _short(share: float) -> str:
-  """Three decimals and no leading zero: two of them fit beneath a figure."""
-  return f"{share:.3f}".removeprefix("0")
-
-
-def _in_code(text: str) -> Markup:
-  """What stands between `ticks` as code, and all of it escaped."""
-  parts = text.split("`")
-  shown = (
-    Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
-    for n, part in enumerate(parts)
-  )
-  return Markup("").join(shown)
 
 
 if __name__ == "__main__":
