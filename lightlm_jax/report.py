@@ -53,12 +53,12 @@ _OUT = flags.DEFINE_string(
 def main(argv) -> None:
   workdir = command_line.workdir()
   others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
-  if analysis.is_study(_WORKDIR.value):
+  if analysis.is_study(workdir):
     if others or _OUT.value or _SPLIT.value != "test":
       raise UserError(
-        f"{_WORKDIR.value} is a study: its report takes no --compare, --split or --out"
+        f"{workdir} is a study: its report takes no --compare, --split or --out"
       )
-    report_study(_WORKDIR.value)
+    analysis.report(workdir)
     return
   report(
     workdir,
@@ -106,22 +106,6 @@ def report(
   said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
   console.print(said, highlight=False, soft_wrap=True, markup=False)
   return path
-
-
-def report_study(study: epath.PathLike) -> None:
-  """Analyses a study, says what was found and where it is.
-
-  Raises:
-    UserError: as `analysis.analyse`.
-  """
-  found = analysis.analyse(study)
-  console = rich.console.Console()
-  for family in found["families"]:
-    for line in family["said"]:
-      console.print(f"- {line}", highlight=False, markup=False)
-  path = epath.Path(study) / analysis.REPORT
-  said = f"written to {path}, with {len(found['figures'])} files of figures"
-  console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def page(

@@ -10,6 +10,7 @@ python -m lightlm_jax.sweep --config=configs/toys.py:small --vary=model.d_ff=8,6
 
 The same command again goes on where the study stands; on a disk that they share several
 may go at once. Without such a disk --storage names a database that all of them reach.
+At its end a study says what it found: `report --workdir=STUDY` says it again.
 Exit code 1 if a trial has failed.
 """
 
@@ -56,8 +57,8 @@ def main(argv) -> int:
     raise UserError(
       "there is no optuna; install with pip install -c constraints.txt -e '.[sweep]'"
     )
-  from lightlm_jax.scaling import plan as plan_lib  # noqa: PLC0415, of the extra `sweep`
-  from lightlm_jax.scaling import study  # noqa: PLC0415, likewise
+  from lightlm_jax.scaling import analysis, study  # noqa: PLC0415, of the extra `sweep`
+  from lightlm_jax.scaling import plan as plan_lib  # noqa: PLC0415, likewise
 
   # Devices are for the trials.
   jax.config.update("jax_platforms", "cpu")
@@ -75,6 +76,8 @@ def main(argv) -> int:
     platform=_PLATFORM.value,
     retry_failed=_RETRY_FAILED.value,
   )
+  if report["finished"]:
+    analysis.report(_WORKDIR.value)
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), report)
   return 1 if report["failed"] else 0

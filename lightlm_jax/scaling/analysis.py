@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from etils import epath
+import rich.console
 
 from lightlm_jax import figures as figure_files
 from lightlm_jax import workdir as workdir_lib
@@ -77,6 +78,18 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
   workdir_lib.write_whole(study / REPORT, html)
   workdir_lib.write_json(study / ANALYSIS, report)
   return report
+
+
+def report(study: epath.PathLike) -> dict[str, Any]:
+  """`analyse`, and prints what was found and where it is."""
+  found = analyse(study)
+  console = rich.console.Console()
+  for family in found["families"]:
+    for line in family["said"]:
+      console.print(f"- {line}", highlight=False, markup=False)
+  said = f"written to {epath.Path(study) / REPORT}, {len(found['figures'])} figures"
+  console.print(said, highlight=False, soft_wrap=True, markup=False)
+  return found
 
 
 def draw(found: Findings) -> list[Drawing]:
