@@ -207,8 +207,8 @@ def recommend(
 
 def show(found: pyarrow.Table, say: Callable[[str], None]) -> None:
   """Says the lists of the first users, a line an item."""
-  users = found["user"].unique().to_pylist()
-  first = pyarrow.compute.is_in(found["user"], pyarrow.array(users[:PRINTED]))
+  users = found["user"].unique()
+  first = pyarrow.compute.is_in(found["user"], users[:PRINTED])
   shown = [
     {name: printable(x) if isinstance(x, str) else x for name, x in row.items()}
     for row in found.filter(first).to_pylist()

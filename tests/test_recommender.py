@@ -262,6 +262,23 @@ def test_what_is_printed_does_nothing_to_a_terminal():
   assert len({len(line.partition("0.")[0]) for line in said[1:]}) == 1
 
 
+def test_many_users_and_none_are_printed():
+  def said(users):
+    column = pyarrow.array([f"u{n // 2}" for n in range(2 * users)], pyarrow.string())
+    score = pyarrow.array(np.zeros(2 * users, np.float32))
+    rank = pyarrow.array(np.arange(2 * users) % 2 + 1)
+    rows = {"user": column, "rank": rank, "item": column, "score": score}
+    lines = []
+    recommend_lib.show(pyarrow.table(rows), lines.append)
+    return lines[1:]
+
+  assert said(0) == []
+  assert len(said(recommend_lib.PRINTED)) == 2 * recommend_lib.PRINTED
+  *shown, last = said(recommend_lib.PRINTED + 3)
+  assert len(shown) == 2 * recommend_lib.PRINTED
+  assert "3 users more" in last
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lightlm", "bpr_mf", "item_knn"])
 def test_every_kind_of_system_comes_back_bit_for_bit(name, tmp_path):
