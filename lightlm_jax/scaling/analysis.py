@@ -1,7 +1,6 @@
 """Makes of a study's table its findings, figures and page; nothing is trained."""
 
 from collections.abc import Sequence
-import json
 import re
 from typing import Any
 
@@ -9,6 +8,7 @@ from etils import epath
 import rich.console
 
 from lightlm_jax import figures as figure_files
+from lightlm_jax import json_text
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.reporting import drawn
 from lightlm_jax.reporting import page as page_lib
@@ -119,7 +119,7 @@ def _slug(found: Findings, number: int) -> str:
 def _remove_older(study: epath.Path, files: Sequence[str]) -> None:
   """Takes away figures of an earlier analysis that this one does not make."""
   try:
-    older = json.loads((study / ANALYSIS).read_text())["figures"]
+    older = json_text.loads((study / ANALYSIS).read_text())["figures"]
   except (OSError, ValueError, KeyError, TypeError):
     return
   for name in older:

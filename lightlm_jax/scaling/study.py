@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import contextlib
-import json
 import pathlib
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from etils import epath
 import optuna
 import rich.console
 
+from lightlm_jax import json_text
 from lightlm_jax import signals as signals_lib
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.errors import Stopped, UserError
@@ -108,7 +108,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
   with claims.alone(workdir):
     if path.exists():
       try:
-        different = plan_lib.differences(json.loads(path.read_text()), plan)
+        different = plan_lib.differences(json_text.loads(path.read_text()), plan)
       except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}; give another --workdir")
       if different:

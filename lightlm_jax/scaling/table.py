@@ -1,7 +1,6 @@
 """A study's summary: one row for each trial that ended, as Parquet."""
 
 from collections.abc import Iterable, Mapping
-import json
 import math
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 import pyarrow
 
+from lightlm_jax import json_text
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import parquet
 from lightlm_jax.scaling.axes import Point, Values
@@ -71,8 +71,8 @@ def row(
   results, split = {}, {}
   if reason is None:
     try:
-      results = json.loads((folder / "results.json").read_text())
-      split = json.loads((folder / "split.json").read_text())
+      results = json_text.loads((folder / "results.json").read_text())
+      split = json_text.loads((folder / "split.json").read_text())
       if not math.isfinite(_at(results, METRICS[OBJECTIVE])):
         raise ValueError("its validation is no number")
     except (OSError, ValueError, TypeError) as error:

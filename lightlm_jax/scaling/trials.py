@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import ctypes
-import json
 import os
 import pathlib
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from lightlm_jax import devices
+from lightlm_jax import devices, json_text
 from lightlm_jax.errors import UserError
 from lightlm_jax.scaling.claims import Claim
 
@@ -142,7 +141,7 @@ def progress(folder: pathlib.Path, steps: int) -> Progress:
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
     try:
-      record = json.loads(line)
+      record = json_text.loads(line)
       found = found._replace(step=record["step"])
       if "loss" in record:
         left = record["step_seconds"]["median"] * max(steps - record["step"], 0)
