@@ -12,12 +12,12 @@ the paper's comparison (the search learns faster with --config.train.embedding_r
 
 2 CPU cores (AMD EPYC, jax 0.10.2), a core each and other jobs beside, one seed; test,
 seen excluded / allowed, HR@10 and NDCG@10: Toys .0868 .0540 / .0811 .0486 (38 minutes;
-validation .0645), Beauty .0767 .0443 / .0707 .0399, Yelp .0326 .0159 / .0345 .0168 (2,500
-steps each), `ml-1m` .2798 .1550 / .2036 .1041 (16 minutes). By the same 2,500 steps of
-`ml-1m` and embedding_rate=8 the search over flat texts came to .2063 .1110. With 50 items of 24 tokens it takes 66 to 77 times as long to answer in
-batches (results/lite). Before texts of a length shared a chunk, with 5 % of Toys' items
-withheld, HR@100 of the 983 users who bought one was .091 tied and 0 untied (.008 by
-chance) after 250 steps.
+validation .0645), by 2,500 steps Beauty .0767 .0443 / .0707 .0399 and Yelp .0326 .0159
+/ .0345 .0168, `ml-1m` .2798 .1550 / .2036 .1041 (16 minutes). By as many steps of
+`ml-1m`, with embedding_rate=8, the search over flat texts came to .2063 .1110. With 50
+items of 24 tokens it takes 66 to 77 times as long to answer in batches (results/lite).
+Before texts of a length shared a chunk, with 5 % of Toys' items withheld, HR@100 of the
+983 users who bought one was .091 tied and 0 untied (.008 by chance) after 250 steps.
 Presets: none (Toys, Beauty, Yelp), `ml-1m` (every interaction is learned from, the
 history is the last 20), `tiny` (tests).
 """
