@@ -171,8 +171,12 @@ def check(config: ml_collections.ConfigDict, *, trained: bool = False) -> None:
   for wanted, holds, fields in RULES:
     for field in fields:
       value = _value(config, field)
-      if value is not None and not holds(value):
-        raise UserError(f"config.{field} is {value}; it must be {wanted}")
+      try:
+        fits = value is None or holds(value)
+      except TypeError:  # of a config.json that somebody else wrote
+        fits = False
+      if not fits:
+        raise UserError(f"config.{field} is {value!r}; it must be {wanted}")
 
 
 def _check_stream(config: ml_collections.ConfigDict) -> None:

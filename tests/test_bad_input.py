@@ -291,6 +291,14 @@ def test_impossible_number(tmp_path, field, value, wanted):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("value", ["many", [3], {"a": 1}])
+def test_what_a_config_file_of_somebody_else_has_for_a_number(value):
+  tree = config_lib.load("demo:tiny").to_dict()
+  tree["train"]["steps"] = value
+  with pytest.raises(UserError, match=r"config.train.steps is .* at least 1"):
+    limits.check(config_lib.with_overrides(tree, {}))
+
+
 def test_batch_that_the_devices_cannot_share():
   config = config_lib.load("demo:tiny", overrides={"train.eval_batch_size": 30})
   limits.check_batches(config, 2)
