@@ -22,7 +22,7 @@ KNOWN = {
   "articleid trackid songid artistid videoid newsid gameid storeid contentid sku isbn "
   "product movie book",
   "time": "timestamp time ts unixreviewtime unixtime datetime eventtime createdat "
-  "createdtime date timems purchasedate ratedat viewedat",
+  "createdtime date timems when purchasedate ratedat viewedat",
   "rating": "rating ratings stars score overall userrating",
 }
 _LOOKED_AT = 1_000  # values, to tell a unit of time
