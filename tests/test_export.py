@@ -185,12 +185,15 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
     export_lib.export(tmp_path, tmp_path / "artefact")
 
 
-def test_a_changed_file_is_refused_by_the_loader(tmp_path):
+def test_the_loader_refuses_a_changed_file_and_a_history_too_long(tmp_path):
   folder = tmp_path / "artefact"
   make("item_knn", folder)
   scope = {}
   exec(loader(folder), scope)
-  scope["open_artefact"](folder)
+  recommend = scope["open_artefact"](folder)
+  too_many = small.log().item_ids[: E + 1].tolist()
+  with pytest.raises(ValueError, match=f"export with --exclusions={E + 1}"):
+    recommend([too_many])
   for name in ("program.stablehlo", "weights.safetensors", "items.json", "users.json"):
     changed = shutil.copytree(folder, tmp_path / name)
     content = bytearray((changed / name).read_bytes())
