@@ -48,7 +48,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   config.ids = ml_collections.ConfigDict()
   config.ids.kind = "sci"  # sci, gci, rid, sid, iid
-  config.ids.graph = "bipartite"  # sci: or all_together, separate, items, users
+  # sci: or all_together, attributes, separate, items, users.
+  config.ids.graph = "bipartite"
   config.ids.branching = 24  # sci: clusters a level
   config.ids.leaf_size = 20  # sci: larger clusters are clustered again
   config.ids.levels = 1  # sci: at most so many clusterings
