@@ -3,10 +3,10 @@
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.sweep --config=configs/scaling.py \
     --workdir=runs/scaling
 
-Presets: none (depth × width, the feed-forward from d_model / 16 to 16 · d_model, and
-second seeds), `quick` (24 small runs), `data` (a sixteenth of the users to all of
-them), `tiny` (tests: the made-up shop). Another axis, or other values of one:
-`--vary=FIELD=VALUE,VALUE`; `--vary=ffn=` leaves one out.
+Presets: none (depth × width, the feed-forward from d_model / 8 to 32 · d_model, two
+smaller shares of the users, second seeds: 21 runs), `quick` (24 small runs), `data` (a
+sixteenth of the users to all of them), `tiny` (tests: the made-up shop). Another axis,
+or other values of one: `--vary=FIELD=VALUE,VALUE`; `--vary=ffn=` leaves one out.
 """
 
 import ml_collections
@@ -24,8 +24,9 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.run.data.name = "toys"
   config.run.train = ml_collections.ConfigDict()
   config.run.train.steps = 3_000  # 3 epochs
+  config.run.train.learning_rate = 2e-3
   config.run.train.warmup_steps = 150
-  config.run.train.eval_every = 500
+  config.run.train.eval_every = 1_000
   config.run.train.eval_users = 2_000
   config.run.train.patience = 0  # all see as much
 
@@ -34,7 +35,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.axes = ml_collections.ConfigDict()
   config.axes.depth = (2, 4, 8)
   config.axes.width = (32, 64, 128)
-  config.axes.ffn = (0.125, 4.0)
+  config.axes.ffn = (0.125,)
   # Further grids of the same study. An axis that one does not name is as in the base.
   config.also = ml_collections.ConfigDict()
   config.seeds = (0,)
@@ -44,23 +45,18 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.trials = 0  # random, tpe: how many points are tried
 
   if preset is None:
-    config.also.extremes = ml_collections.ConfigDict()
-    config.also.extremes.depth = (6, 12)
-    config.also.extremes.width = (64,)
-    config.also.extremes.ffn = (0.125,)
-    config.also.wide = ml_collections.ConfigDict()
-    config.also.wide.depth = (2,)
-    config.also.wide.width = (256,)
-    config.also.wide.ffn = (0.125, 4.0)
-    config.also.narrow = ml_collections.ConfigDict()  # d_ff 8, 32, 128, 512, 2,048
-    config.also.narrow.depth = (4,)
-    config.also.narrow.width = (128,)
-    config.also.narrow.ffn = (0.0625, 0.25, 1.0, 4.0, 16.0)
-    config.also.again = ml_collections.ConfigDict()
-    config.also.again.depth = (2, 8)
-    config.also.again.width = (64, 128)
-    config.also.again.ffn = (0.125,)
-    config.also.again.seed = (1,)
+    one = {"depth": (4,), "width": (64,), "ffn": (0.125,)}
+    config.also = ml_collections.ConfigDict(
+      {
+        "extremes": one | {"depth": (12,), "width": (32,)},
+        "wide": one | {"depth": (2,), "width": (256,)},
+        "narrow": one | {"ffn": (0.125, 0.5, 2.0, 8.0, 32.0)},  # d_ff 8 … 2,048
+        "again": one | {"depth": (2, 8), "seed": (1,)},
+        "small_again": one | {"depth": (8,), "width": (32,), "seed": (1,)},
+        "large_again": one | {"depth": (2,), "width": (128,), "seed": (1,)},
+        "data": one | {"data": {"share": (0.25, 0.5)}},
+      }
+    )
   if preset == "quick":
     config.run.train.steps = 600
     config.run.train.warmup_steps = 30
