@@ -24,18 +24,19 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.run.data.name = "toys"
   config.run.train = ml_collections.ConfigDict()
   config.run.train.steps = 3_000  # 3 epochs
-  config.run.train.learning_rate = 2e-3
   config.run.train.warmup_steps = 150
   config.run.train.eval_every = 1_000
   config.run.train.eval_users = 2_000
   config.run.train.patience = 0  # all see as much
 
   # Fields of the run by name, or depth (layers of encoder and decoder), width
-  # (d_model, shared by the heads), ffn (d_ff as a multiple of d_model).
+  # (d_model, shared by the heads), ffn (d_ff as a multiple of d_model), rate (the
+  # learning rate times d_model).
   config.axes = ml_collections.ConfigDict()
   config.axes.depth = (2, 4, 8)
   config.axes.width = (32, 64, 128)
   config.axes.ffn = (0.125,)
+  config.axes.rate = (0.256,)  # 8e-3 at width 32, 2e-3 at 128
   # Further grids of the same study. An axis that one does not name is as in the base.
   config.also = ml_collections.ConfigDict()
   config.seeds = (0,)
@@ -45,7 +46,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.trials = 0  # random, tpe: how many points are tried
 
   if preset is None:
-    one = {"depth": (4,), "width": (64,), "ffn": (0.125,)}
+    one = config.axes.to_dict() | {"depth": (4,), "width": (64,)}
     config.also = ml_collections.ConfigDict(
       {
         "extremes": one | {"depth": (12,), "width": (32,)},
@@ -66,10 +67,13 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.axes.width = (16, 32)
     config.axes.ffn = (0.25, 1.0, 2.0, 4.0)
   if preset == "data":
-    config.axes = ml_collections.ConfigDict()
-    config.axes.data = ml_collections.ConfigDict()
-    config.axes.data.share = (0.0625, 0.125, 0.25, 0.5, 1.0)
-    config.axes.width = (32, 64, 128)
+    config.axes = ml_collections.ConfigDict(
+      {
+        "data": {"share": (0.0625, 0.125, 0.25, 0.5, 1.0)},
+        "width": (32, 64, 128),
+        "rate": config.axes.rate,
+      }
+    )
   if preset == "tiny":
     config.base = "demo:tiny"
     config.run.data.name = "demo"
@@ -77,7 +81,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.run.train.warmup_steps = 2
     config.run.train.eval_every = 10
     config.run.train.eval_users = 50
-    config.axes.depth = (1, 2)
-    config.axes.width = (8, 16)
-    config.axes.ffn = (0.5, 4.0)
+    config.axes = ml_collections.ConfigDict(
+      {"depth": (1, 2), "width": (8, 16), "ffn": (0.5, 4.0)}
+    )
   return config

@@ -52,6 +52,21 @@ def test_a_shape_sets_its_fields():
   assert (*found, model.d_ff, model.num_heads) == (2, 2, 16, 4, 64, 4)
   narrow = plan_of("ffn=0.001")
   assert plan_lib.config_of(narrow, narrow.points[0]).model.d_ff == 1
+  rated = plan_of("rate=0.016")
+  for point in rated.points:
+    config = plan_lib.config_of(rated, point)
+    assert config.train.learning_rate == {8: 0.002, 16: 0.001}[config.model.d_model]
+
+
+def test_a_grid_without_a_rate_has_that_of_the_base():
+  config = config_lib.load("scaling:tiny")
+  with config.unlocked():
+    config.axes.rate = (0.5,)
+    config.also.other = {"width": (8,)}
+  plan = plan_lib.of_study(config)
+  base = config_lib.load("demo:tiny")
+  (other,) = (p for p in plan.points if p["rate"] != 0.5)
+  assert other["rate"] == base.train.learning_rate * base.model.d_model
 
 
 def test_further_grids_join_and_are_as_the_base_where_they_say_nothing():

@@ -2,7 +2,8 @@
 
 An axis is a field of a run's config by its dotted name, or a shape that sets several:
 `depth` (layers of encoder and decoder), `width` (model.d_model; the heads share it),
-`ffn` (model.d_ff as a multiple of model.d_model).
+`ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate times
+model.d_model: Adam's best falls with the width, arXiv 2203.03466, section 4).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "depth": (int, ("model.num_layers", "model.num_decoder_layers")),
   "width": (int, ("model.d_model", "model.d_kv")),
   "ffn": (float, ("model.d_ff",)),
+  "rate": (float, ("train.learning_rate",)),
 }
 _RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
 _TRUTH = {"true": True, "false": False}
@@ -129,6 +131,8 @@ def value_in(run: ConfigDict, axis: str) -> Value | None:
   if axis == "ffn":
     known = "d_ff" in model and "d_model" in model
     return model.d_ff / model.d_model if known else None
+  if axis == "rate":
+    return run.train.learning_rate * model.d_model if "d_model" in model else None
   group, leaf = config_lib.place(run, axis)
   return group[leaf]
 
@@ -158,6 +162,8 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
     fields |= {"model.d_model": width, "model.d_kv": width // heads}
   if "ffn" in point:
     fields["model.d_ff"] = max(1, round(point["ffn"] * now("model.d_model")))
+  if "rate" in point:
+    fields["train.learning_rate"] = point["rate"] / now("model.d_model")
   return fields
 
 
