@@ -24,12 +24,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: says what to give.
   """
   next_item.check(config)
-  m, name = config.model, config.system
-  if "tied" not in m:
-    raise UserError(
-      f"config.system {name} wants fields that this config lacks; start from "
-      f"--config={name}, with --config.data.name for the log"
-    )
+  m = config.model
+  next_item.made_for_it("tied" in m, config.system)
   if m.num_heads % m.num_kv_heads:
     raise UserError(
       f"model.num_heads {m.num_heads} does not divide over model.num_kv_heads "

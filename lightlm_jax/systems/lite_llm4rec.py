@@ -55,11 +55,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: says what to give.
   """
-  if "text_tokens" not in config.input:
-    raise UserError(
-      f"config.system {config.system} wants fields that this config lacks; start from "
-      f"--config={NAME}, with --config.data.name for the log"
-    )
+  next_item.made_for_it("text_tokens" in config.input, config.system, NAME)
   item_decoder.check(config)
   if config.model.tied and config.model.source == "flat":
     raise UserError(

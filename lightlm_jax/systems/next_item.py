@@ -35,16 +35,30 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: says what to give.
   """
   m, name = config.model, config.system
-  if "loss" not in config.train:
-    raise UserError(
-      f"config.system {name} wants fields that this config lacks; start from "
-      f"--config={name}, with --config.data.name for the log"
-    )
+  made_for_it("loss" in config.train, name)
   if not config.input.history:
     raise UserError(f"{name} reads the history; input.history is 0")
   if m.d_model % m.num_heads:
     raise UserError(
       f"model.d_model {m.d_model} does not divide over model.num_heads {m.num_heads}"
+    )
+
+
+def made_for_it(has: bool, name: str, config_name: str | None = None) -> None:
+  """Refuses another system's configuration.
+
+  Args:
+    has: whether a field is there that only this system's configuration has.
+    name: `config.system`.
+    config_name: the file in configs/ to start from; None = called as the system.
+
+  Raises:
+    UserError: it is not there.
+  """
+  if not has:
+    raise UserError(
+      f"config.system {name} wants fields that this config lacks; start from "
+      f"--config={config_name or name}, with --config.data.name for the log"
     )
 
 
