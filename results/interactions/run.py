@@ -26,6 +26,15 @@ HISTORIES = {
   "user alone": {"input.history": 0, "input.user": True, "input.user_dropout": 0.0},
 }
 IDS = {"interactions": "bipartite", "attributes": "attributes"}
+# Of two layers and width 64, which learn the most a second (results/scaling).
+SHAPE = {
+  "model.num_layers": 2,
+  "model.num_decoder_layers": 2,
+  "model.d_model": 64,
+  "model.d_kv": 16,
+  "model.d_ff": 8,
+  "train.learning_rate": 4e-3,
+}
 LOGS = ("toys", "ml-100k-all", "ml-100k-liked")
 RULES = ("seen_excluded", "seen_allowed")
 GENRES = 5  # the first column of u.item that is one
@@ -36,7 +45,7 @@ def main() -> None:
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--logs", nargs="*", default=LOGS)
-  parser.add_argument("--steps", type=int, default=4_000, help="of the preset `small`")
+  parser.add_argument("--steps", type=int, default=3_000)
   parser.add_argument("--seeds", nargs="*", type=int, default=[0])
   flags = parser.parse_args()
   devices.enable_compilation_cache()
@@ -48,15 +57,19 @@ def main() -> None:
     flags.logs, IDS, HISTORIES, flags.seeds
   ):
     root = made if log.startswith("ml-100k") else flags.data
-    overrides = {
-      "data.name": log,
-      "data.dir": str(root),
-      "baselines": (),
-      "seed": seed,
-      "ids.graph": IDS[ids],
-      "train.steps": flags.steps,
-      "train.eval_every": flags.steps // 4,
-    } | HISTORIES[history]
+    overrides = (
+      SHAPE
+      | {
+        "data.name": log,
+        "data.dir": str(root),
+        "baselines": (),
+        "seed": seed,
+        "ids.graph": IDS[ids],
+        "train.steps": flags.steps,
+        "train.eval_every": flags.steps // 4,
+      }
+      | HISTORIES[history]
+    )
     config = ml_collections.FrozenConfigDict(
       config_lib.load("toys", "small", overrides)
     )
