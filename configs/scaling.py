@@ -24,6 +24,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.run.data.name = "toys"
   config.run.train = ml_collections.ConfigDict()
   config.run.train.steps = 3_000  # 3 epochs
+  config.run.train.embedding_rate = 64.0  # a short training wants a high one
   config.run.train.warmup_steps = 150
   config.run.train.eval_every = 1_000
   config.run.train.eval_users = 2_000
@@ -31,12 +32,12 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
   # Fields of the run by name, or depth (layers of encoder and decoder), width
   # (d_model, shared by the heads), ffn (d_ff as a multiple of d_model), rate (the
-  # learning rate times d_model).
+  # learning rate times d_model; that of the embeddings stays).
   config.axes = ml_collections.ConfigDict()
   config.axes.depth = (2, 4, 8)
   config.axes.width = (32, 64, 128)
   config.axes.ffn = (0.125,)
-  config.axes.rate = (0.256,)  # 8e-3 at width 32, 2e-3 at 128
+  config.axes.rate = (0.128,)  # 4e-3 at width 32, 1e-3 at 128
   # Further grids of the same study. An axis that one does not name is as in the base.
   config.also = ml_collections.ConfigDict()
   config.seeds = (0,)

@@ -55,7 +55,10 @@ def test_a_shape_sets_its_fields():
   rated = plan_of("rate=0.016")
   for point in rated.points:
     config = plan_lib.config_of(rated, point)
-    assert config.train.learning_rate == {8: 0.002, 16: 0.001}[config.model.d_model]
+    t, base = config.train, rated.run.train
+    assert t.learning_rate == {8: 0.002, 16: 0.001}[config.model.d_model]
+    embeddings = base.learning_rate * base.embedding_rate
+    assert t.learning_rate * t.embedding_rate == pytest.approx(embeddings, rel=1e-12)
 
 
 def test_a_grid_without_a_rate_has_that_of_the_base():

@@ -3,7 +3,8 @@
 An axis is a field of a run's config by its dotted name, or a shape that sets several:
 `depth` (layers of encoder and decoder), `width` (model.d_model; the heads share it),
 `ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate times
-model.d_model: Adam's best falls with the width, arXiv 2203.03466, section 4).
+model.d_model; the embeddings' own rate stays what it is in the base). So do Adam's
+rates go over from one width to another, arXiv 2203.03466.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "depth": (int, ("model.num_layers", "model.num_decoder_layers")),
   "width": (int, ("model.d_model", "model.d_kv")),
   "ffn": (float, ("model.d_ff",)),
-  "rate": (float, ("train.learning_rate",)),
+  "rate": (float, ("train.learning_rate", "train.embedding_rate")),
 }
 _RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
 _TRUTH = {"true": True, "false": False}
@@ -163,7 +164,9 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
   if "ffn" in point:
     fields["model.d_ff"] = max(1, round(point["ffn"] * now("model.d_model")))
   if "rate" in point:
-    fields["train.learning_rate"] = point["rate"] / now("model.d_model")
+    rate = point["rate"] / now("model.d_model")
+    embeddings = run.train.learning_rate * run.train.embedding_rate
+    fields |= {"train.learning_rate": rate, "train.embedding_rate": embeddings / rate}
   return fields
 
 
