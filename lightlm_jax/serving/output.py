@@ -70,7 +70,7 @@ def write(
   question = json.loads(json.dumps(question))
   parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   with processes.together("begin the output"), _one_line(path):
-    done = _claim(path, question, parts, manifest)
+    done = _claim(path, question, parts, manifest, _of_process(path, *process))
   if done is not None:
     return {**done, "finished_before": True}
   rank, count = process
@@ -90,8 +90,12 @@ def write(
   return {}
 
 
-def _claim(path, question, parts, manifest) -> dict[str, Any] | None:
-  """Makes the output this question's, or gives what was found before."""
+def _claim(path, question, parts, manifest, own) -> dict[str, Any] | None:
+  """Makes the output this question's, or gives what was found before.
+
+  Args:
+    own: the file that this process will write.
+  """
   if manifest.exists():
     done = _read(manifest)
     _refuse_other(path, done.get("question"), question)
@@ -103,8 +107,8 @@ def _claim(path, question, parts, manifest) -> dict[str, Any] | None:
       if parts.exists() and processes.is_first():
         parts.rmtree()
       return done
-  elif path.exists() and not parts.exists():
-    raise UserError(f"{path} exists already; remove it, or give another --output")
+  elif own.exists() and not parts.exists():
+    raise UserError(f"{own} exists already; remove it, or give another --output")
   begun = parts / "question.json"
   if begun.exists():
     _refuse_other(path, _read(begun), question)
