@@ -42,7 +42,7 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import best_possible, registry
+from lightlm_jax.systems import asking, best_possible, registry
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, dry_run, loop, speed
 from lightlm_jax.training import journal as journal_lib
@@ -368,6 +368,9 @@ def _judge(system: System, params, config, split: splits.Split, mesh, book):
     What goes into the results, and where test's targets came.
   """
   batch_size = config.train.eval_batch_size
+  # Made once for all that is asked below.
+  params, tables = asking.prepared(system, params, mesh)
+  system = system._replace(tables=tables, prepare=None)
   ask = functools.partial(
     judge.judge,
     system,
