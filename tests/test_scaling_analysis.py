@@ -14,7 +14,8 @@ import studies
 from lightlm_jax import figures
 from lightlm_jax.errors import UserError
 from lightlm_jax.reporting import drawn, page
-from lightlm_jax.scaling import analysis, panels, points
+from lightlm_jax.scaling import analysis, fronts, panels, points
+from lightlm_jax.scaling import figures as shapes
 
 SCRIPT = "<script>document.title='owned'</script>"
 
@@ -221,3 +222,13 @@ def test_names_and_amounts_are_short():
   )
   said = [points.amount(v) for v in (7, 999, 1000, 123456, 999_600, 1.5e6, 2.5e9)]
   assert said == ["7", "999", "1 k", "123 k", "1 M", "1.5 M", "2.5 G"]
+
+
+def test_the_legend_of_the_feed_forwards_names_what_has_several():
+  found = studies.rows(depths=(2, 4, 8), widths=(32,), ffns=(0.5,))
+  found += studies.rows(depths=(4,), widths=(32,), ffns=(1.0, 4.0))
+  (family,) = studies.families(found)
+  lines = fronts.narrowing(family)
+  figure = shapes.narrowing(family, lines, [points.LOSS]).figure
+  (legend,) = figure.legends
+  assert [text.get_text() for text in legend.get_texts()] == ["depth 4"]

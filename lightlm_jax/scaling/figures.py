@@ -126,10 +126,11 @@ def narrowing(
     return None
   drawn = Panels(family, known, x="d_ff, width of the feed-forward")
   inside = {place for line in found for place in line.points}
-  drawn.series = [
+  kept = (
     series._replace(places=tuple(place for place in series.places if place in inside))
     for series in drawn.series
-  ]
+  )
+  drawn.series = [series for series in kept if series.places]
   for measure, panel in zip(known, drawn.panels):
     drawn.scatter(panel, measure, ffn_P, fronts.FFN)
     panel.set_xscale("log", base=2)
