@@ -122,8 +122,8 @@ def _narrowing(found: Findings) -> list[str]:
   span += f" to {100 * kept[-1]:.0f}" if kept[-1] - kept[0] > 0.01 else ""
   return [
     *_pairs(found, found.narrowing, lead, narrow),
-    f"The narrowest has {span} % of the {NAMES[SIZE]} of the widest: what is lost "
-    "with it may be size alone.",
+    f"The narrowest has {span} % of the {NAMES[SIZE]} of the widest: a difference "
+    "may be one of size alone.",
   ]
 
 
