@@ -231,7 +231,7 @@ def test_a_hostile_manifest_reads_no_file_outside(tmp_path, mark):
   path.with_name("recs.csv.json").write_text(json.dumps(manifest))
   beside = path.with_name("recs.csv.parts"), path.with_name("recs.csv.json")
   with pytest.raises(UserError, match="names no files of its own"):
-    output_lib._claim(path, {}, *beside)
+    output_lib._claim(path, {}, *beside, path)
   assert outside.exists()
 
 

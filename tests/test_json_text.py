@@ -70,7 +70,7 @@ def test_a_folder_with_such_a_file_is_refused_in_a_line(tmp_path, name, read, te
 
 def claim(folder):
   path = folder / "recs.csv"
-  return path, {"k": 1}, folder / "recs.csv.parts", folder / "recs.csv.json"
+  return path, {"k": 1}, folder / "recs.csv.parts", folder / "recs.csv.json", path
 
 
 @pytest.mark.parametrize("text", [*DEEP, "[]", "3", '"a"'])

@@ -1,59 +1,23 @@
-"""The notebooks run from top to bottom, on the demo shop, and find what they say."""
+"""The notebooks run, and find what they say; those that train most are apart."""
 
 import json
-import pathlib
 import re
 
-import nbclient
-import nbformat
+from notebook_runs import NOTEBOOKS, run
 import pytest
 
-NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
+TRAINING_MOST = ("03_decoding", "05_four_systems")  # test_notebooks_training
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory):
-  """What a notebook prints at tiny size, by path; each is run once."""
-  found = {}
-
-  def execute(path):
-    if path not in found:
-      found[path] = run(path, tmp_path_factory.mktemp(path.stem))
-    return found[path]
-
-  return execute
+@pytest.mark.parametrize(
+  "name", [path.stem for path in PATHS if path.stem not in (*TRAINING_MOST, "02_ids")]
+)
+def test_it_runs(name, tmp_path):
+  assert run(NOTEBOOKS / f"{name}.ipynb", tmp_path)
 
 
-def run(path, folder):
-  notebook = nbformat.read(path, 4)
-  for cell in notebook.cells:
-    cell.source = cell.source.replace('SIZE = ""', 'SIZE = ":tiny"')
-  with pytest.MonkeyPatch.context() as patch:
-    patch.delenv("LIGHTLM_DATA_DIR", raising=False)
-    # What is compiled here runs for less time than that takes.
-    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter"))
-    patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-    client = nbclient.NotebookClient(
-      notebook,
-      timeout=600,
-      kernel_name="python3",
-      resources={"metadata": {"path": str(NOTEBOOKS)}},
-    )
-    client.execute()
-  outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
-  assert not [o for o in outputs if o.get("name") == "stderr"]
-  return "".join(o["text"] for o in outputs if o["output_type"] == "stream")
-
-
-@every_notebook
-def test_it_runs(said, path):
-  assert said(path)
-
-
-@every_notebook
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_it_shows_what_it_printed_and_no_error(path):
   cells = json.loads(path.read_text())["cells"]
   outputs = [output for cell in cells for output in cell.get("outputs", ())]
@@ -63,8 +27,8 @@ def test_it_shows_what_it_printed_and_no_error(path):
   assert path.stat().st_size < 400_000
 
 
-def test_the_ids_notebook_shows_the_leak(said):
-  out = said(NOTEBOOKS / "02_ids.ipynb")
+def test_the_ids_notebook_shows_the_leak(tmp_path):
+  out = run(NOTEBOOKS / "02_ids.ipynb", tmp_path)
   found = {
     line.split(" HR@10 ")[0].strip(): float(line.split(" HR@10 ")[1])
     for line in out.splitlines()
@@ -78,10 +42,3 @@ def test_the_ids_notebook_shows_the_leak(said):
   (row,) = re.findall(r"sci, N = 50 +([\d.]+)% +([\d.]+)% +([\d.]+)%", out)
   training, held_out, random = map(float, row)
   assert training > held_out > random
-
-
-def test_the_decoding_notebook_fills_lists_that_a_filter_would_shorten(said):
-  out = said(NOTEBOOKS / "03_decoding.ipynb")
-  inside, afterwards = re.findall(r": ([\d.]+) items of 10", out)
-  assert float(inside) == 10
-  assert float(afterwards) < 8

@@ -1,0 +1,16 @@
+"""The notebooks that train most, in a file of their own for a worker of their own."""
+
+import re
+
+from notebook_runs import NOTEBOOKS, run
+
+
+def test_the_decoding_notebook_fills_lists_that_a_filter_would_shorten(tmp_path):
+  out = run(NOTEBOOKS / "03_decoding.ipynb", tmp_path)
+  inside, afterwards = re.findall(r": ([\d.]+) items of 10", out)
+  assert float(inside) == 10
+  assert float(afterwards) < 8
+
+
+def test_the_four_systems_run(tmp_path):
+  assert run(NOTEBOOKS / "05_four_systems.ipynb", tmp_path)
