@@ -80,7 +80,7 @@ def test_what_is_printed_runs(command, place):
     env=os.environ | QUICKLY | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
   )
   assert done.returncode == 0, done.stdout + done.stderr
 
