@@ -58,7 +58,7 @@ def test_too_deep_is_a_value_error(text):
     ("manifest.json", prepared.read),
     ("manifest.json", snapshot.read),
     ("manifest.json", shards.Shards),
-    ("recs.csv.json", lambda folder: output._claim(*claim(folder))),
+    ("recs.csv.json", lambda folder: output._claim(folder / "recs.csv", {"k": 1}, 1)),
   ],
 )
 def test_a_folder_with_such_a_file_is_refused_in_a_line(tmp_path, name, read, text):
@@ -66,11 +66,6 @@ def test_a_folder_with_such_a_file_is_refused_in_a_line(tmp_path, name, read, te
   with pytest.raises(UserError) as error:
     read(epath.Path(tmp_path))
   assert len(str(error.value)) < 500
-
-
-def claim(folder):
-  path = folder / "recs.csv"
-  return path, {"k": 1}, folder / "recs.csv.parts", folder / "recs.csv.json", path
 
 
 @pytest.mark.parametrize("text", [*DEEP, "[]", "3", '"a"'])

@@ -155,8 +155,8 @@ def test_another_question_is_refused_with_what_differs(tmp_path):
   with pytest.raises(UserError, match="exists already"):
     write(other)
   assert other.read_text() == "my own\n"
-  other.rename(tmp_path / "mine-00000-of-00002.csv")
-  with pytest.raises(UserError, match=r"mine-00000-of-00002\.csv exists already"):
+  other.rename(tmp_path / "mine-00001-of-00002.csv")
+  with pytest.raises(UserError, match=r"mine-00001-of-00002\.csv exists already"):
     write(other, process=(0, 2))
   with pytest.raises(UserError, match=r"ends with none of \.parquet, \.csv, \.jsonl"):
     output_lib.check(tmp_path / "recs.xlsx")

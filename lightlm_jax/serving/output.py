@@ -68,9 +68,9 @@ def write(
     UserError: the file exists and is of another question, or cannot be written.
   """
   question = json.loads(json.dumps(question))
-  parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
+  parts = _beside(path, ".parts")
   with processes.together("begin the output"), _one_line(path):
-    done = _claim(path, question, parts, manifest, _of_process(path, *process))
+    done = _claim(path, question, process[1])
   if done is not None:
     return {**done, "finished_before": True}
   rank, count = process
@@ -90,12 +90,9 @@ def write(
   return {}
 
 
-def _claim(path, question, parts, manifest, own) -> dict[str, Any] | None:
-  """Makes the output this question's, or gives what was found before.
-
-  Args:
-    own: the file that this process will write.
-  """
+def _claim(path, question, count: int) -> dict[str, Any] | None:
+  """Makes the output of `count` processes this question's, or gives what was found."""
+  parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   if manifest.exists():
     done = _read(manifest)
     _refuse_other(path, done.get("question"), question)
@@ -107,8 +104,11 @@ def _claim(path, question, parts, manifest, own) -> dict[str, Any] | None:
       if parts.exists() and processes.is_first():
         parts.rmtree()
       return done
-  elif own.exists() and not parts.exists():
-    raise UserError(f"{own} exists already; remove it, or give another --output")
+  elif not parts.exists():
+    # All of them, by every process: the first makes `parts` only where none is taken.
+    for file in (_of_process(path, rank, count) for rank in range(count)):
+      if file.exists():
+        raise UserError(f"{file} exists already; remove it, or give another --output")
   begun = parts / "question.json"
   if begun.exists():
     _refuse_other(path, _read(begun), question)
