@@ -42,7 +42,8 @@ _JOBS = flags.DEFINE_integer(
 _STORAGE = flags.DEFINE_string(
   "storage",
   None,
-  "of hosts without a common disk: a database, postgresql://…, or grpc://host:port",
+  "of hosts without a common disk, whose --workdir ends in the same name: a database, "
+  "postgresql://…, or grpc://host:port",
 )
 _RETRY_FAILED = flags.DEFINE_bool(
   "retry_failed", False, "run those again that have failed before"

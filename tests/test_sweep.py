@@ -1,12 +1,14 @@
 """Studies: every point once, whoever runs it, whatever dies; nothing is lost."""
 
 import collections
+from concurrent import futures
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow.parquet
@@ -147,6 +149,20 @@ def test_two_processes_share_a_study(tmp_path, storage):
   assert len(kept.trials) == 8
 
 
+def test_tables_are_made_once(tmp_path):
+  """By hosts that find an empty database at the same moment, without a common lock."""
+  url, plan = f"sqlite:///{tmp_path}/trials.db", plan_of()
+  ready = threading.Barrier(8)
+
+  def open_study(host):
+    ready.wait()
+    return claims.open_study(tmp_path / str(host) / "s", plan, url)
+
+  with futures.ThreadPoolExecutor(8) as pool:
+    opened = list(pool.map(open_study, range(8)))
+  assert len({kept.study_name for kept in opened}) == 1
+
+
 def test_killed_and_started_again_repeats_nothing_that_finished(tmp_path):
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[3]
@@ -216,7 +232,7 @@ def test_a_claim_of_a_dead_host_is_taken_over(tmp_path, monkeypatch):
   watch = claims.Watch()
 
   def look():
-    claims.release_dead(kept, workdir, (), watch)
+    claims.release_dead(kept, (), watch)
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"  # nothing is known yet of its beat
@@ -236,14 +252,16 @@ def test_a_claim_of_a_dead_host_is_taken_over(tmp_path, monkeypatch):
   assert [row["state"] for row in rows(workdir)] == ["finished"] * 8
 
 
-def test_a_claim_of_this_host_lives_while_its_lock_is_held(tmp_path):
-  workdir, plan = tmp_path / "s", plan_of()
-  kept = study._open(workdir, plan, None)
+@pytest.mark.parametrize("folder", ["s", "of/another/s"])
+def test_a_claim_of_this_host_lives_while_its_lock_is_held(tmp_path, folder):
+  """In whichever of its folders."""
+  plan = plan_of()
+  kept = study._open(tmp_path / "s", plan, None)
   claims.ensure(kept, plan)
-  claim = claims.take(kept, plan, workdir)
+  claim = claims.take(kept, plan, tmp_path / folder)
 
   def look():
-    claims.release_dead(kept, workdir, (), claims.Watch())
+    claims.release_dead(kept, (), claims.Watch())
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"

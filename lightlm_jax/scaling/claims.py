@@ -30,6 +30,7 @@ import warnings
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+import sqlalchemy.exc
 
 from lightlm_jax.errors import UserError
 from lightlm_jax.scaling import axes as axes_lib
@@ -40,6 +41,8 @@ from lightlm_jax.scaling.plan import Plan
 BEAT_SECONDS = 15.0
 # So long a beat may stand still before its host counts as dead.
 PATIENCE_SECONDS = 180.0
+# Tables are made in less; a database that does not make them says so after all.
+TABLE_ATTEMPTS, TABLE_SECONDS = 5, 1.0
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -169,7 +172,8 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
       _end_unrun(study, trial)
       continue
     host = _host() if held else None
-    trial.set_user_attr("claim", {"host": host, "pid": os.getpid(), "beat": 0})
+    about = {"host": host, "pid": os.getpid(), "folder": str(folder), "beat": 0}
+    trial.set_user_attr("claim", about)
     return Claim(trial, name, point, lock)
   return None
 
@@ -198,14 +202,11 @@ def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
   claim.lock.close()
 
 
-def release_dead(
-  study: optuna.Study, workdir: pathlib.Path, own: Collection[str], watch: Watch
-) -> None:
+def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
   """Ends trials whose process has died: then they are lost, and have another turn.
 
   Args:
     study: whose.
-    workdir: of the study.
     own: names of the trials that this process runs.
     watch: of this process.
   """
@@ -215,7 +216,7 @@ def release_dead(
     claim = trial.user_attrs.get("claim") or {}
     lock = None
     if claim.get("host") == _host():
-      folder = workdir / "trials" / name
+      folder = pathlib.Path(claim["folder"])  # perhaps of another workdir
       lock, _ = _lock(folder) if folder.exists() else (open(os.devnull), False)
       if lock is None:
         continue
@@ -338,7 +339,7 @@ def _storage(workdir: pathlib.Path, url: str | None):
     backend = journal.JournalFileBackend(str(workdir / "journal.log"))
     return optuna.storages.JournalStorage(backend)
   if not url.startswith("grpc://"):
-    return url
+    return _database(url)
   if importlib.util.find_spec("grpc") is None:
     raise UserError(f"--storage={url} wants grpcio; install with pip install grpcio")
   host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
@@ -349,6 +350,20 @@ def _storage(workdir: pathlib.Path, url: str | None):
   return proxy
 
 
+def _database(url: str) -> optuna.storages.RDBStorage:
+  """Optuna makes the tables if there are none; of hosts that come at once one can."""
+  for _ in range(TABLE_ATTEMPTS - 1):
+    try:
+      return optuna.storages.RDBStorage(url)
+    except sqlalchemy.exc.IntegrityError:
+      pass
+    except sqlalchemy.exc.DBAPIError as error:
+      if "already exists" not in str(error):
+        raise
+    time.sleep(TABLE_SECONDS)
+  return optuna.storages.RDBStorage(url)
+
+
 @contextlib.contextmanager
 def _one_line(where):
   try:
@@ -356,6 +371,8 @@ def _one_line(where):
   except UserError:
     raise
   except Exception as error:  # each database has errors of its own
+    if isinstance(error, ImportError):  # Optuna does not say which module it misses
+      error = error.__cause__ or error
     first, *_ = str(error).strip().splitlines() or [type(error).__name__]
     without_password = re.sub("//[^/@]*@", "//…@", str(where))
     raise UserError(f"cannot open the study in {without_password}: {first}")

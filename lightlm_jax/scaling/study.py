@@ -162,7 +162,7 @@ def _run(
       if ended or now - looked > _LOOK_SECONDS:
         looked = now
         with claims.alone(workdir):
-          claims.release_dead(study, workdir, running.keys(), watch)
+          claims.release_dead(study, running.keys(), watch)
           claims.ensure(study, plan)
           while free and (claim := claims.take(study, plan, workdir)):
             one = _start(study, plan, claim, workdir, free[0], platform, train)
