@@ -18,6 +18,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.errors import UserError
 from lightlm_jax.scaling import claims, study, trials
 from lightlm_jax.scaling import plan as plan_lib
+from lightlm_jax.scaling import storage as storage_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUB = (sys.executable, str(pathlib.Path(__file__).parent / "stub_train.py"))
@@ -145,7 +146,7 @@ def test_two_processes_share_a_study(tmp_path, storage):
   assert all(": finished in" in text for text in said)
   assert all("8 finished" in text for text in said)
   assert [row["trial"] for row in rows(workdir)] == names(plan)
-  kept = claims.open_study(workdir, plan, url or None)
+  kept = storage_lib.open_study(workdir, plan, url or None)
   assert len(kept.trials) == 8
 
 
@@ -156,7 +157,7 @@ def test_tables_are_made_once(tmp_path):
 
   def open_study(host):
     ready.wait()
-    return claims.open_study(tmp_path / str(host) / "s", plan, url)
+    return storage_lib.open_study(tmp_path / str(host) / "s", plan, url)
 
   with futures.ThreadPoolExecutor(8) as pool:
     opened = list(pool.map(open_study, range(8)))
@@ -330,6 +331,7 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
   [
     ("nosuch://x", "cannot open the study in nosuch://x"),
     ("sqlite:////no/such/folder/x.db", "cannot open the study"),
+    ("oracle://x", "cannot open the study in oracle://x: No module named"),
     ("grpc://nobody", "write grpc://host:port|pip install grpcio"),
   ],
 )

@@ -16,23 +16,16 @@ from collections.abc import Collection
 import contextlib
 import fcntl
 import functools
-import hashlib
-import importlib.util
-import json
 import os
 import pathlib
 import platform
-import re
 import time
 from typing import IO, Any, NamedTuple
-import warnings
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-import sqlalchemy.exc
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.scaling import axes as axes_lib
 from lightlm_jax.scaling import plan as plan_lib
 from lightlm_jax.scaling.axes import Point, Range
@@ -41,11 +34,6 @@ from lightlm_jax.scaling.plan import Plan
 BEAT_SECONDS = 15.0
 # So long a beat may stand still before its host counts as dead.
 PATIENCE_SECONDS = 180.0
-# Tables are made in less; a database that does not make them says so after all.
-TABLE_ATTEMPTS, TABLE_SECONDS = 5, 1.0
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 class Claim(NamedTuple):
@@ -77,31 +65,6 @@ class Watch:
       since = time.monotonic()
       self._seen[number] = beat, since
     return time.monotonic() - since
-
-
-def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Study:
-  """The study of a plan, made or found.
-
-  Args:
-    workdir: where the journal is, if `storage` names no other place.
-    plan: what the study is; in a database another one is another study.
-    storage: a database as SQLAlchemy writes it (postgresql://…), or grpc://host:port of
-      an Optuna proxy.
-
-  Raises:
-    UserError: the storage cannot be had.
-  """
-  definition = plan_lib.definition(plan) | {"trials": None}
-  text = json.dumps(definition, sort_keys=True)
-  name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-  with _one_line(storage or workdir / "journal.log"):
-    return optuna.create_study(
-      storage=_storage(workdir, storage),
-      study_name=name,
-      direction="maximize",
-      load_if_exists=True,
-      sampler=optuna.samplers.RandomSampler(),
-    )
 
 
 @contextlib.contextmanager
@@ -331,48 +294,3 @@ def _host() -> str:
   """This machine, and this start of it: names alone are not always different."""
   boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
   return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"
-
-
-def _storage(workdir: pathlib.Path, url: str | None):
-  if url is None:
-    journal = optuna.storages.journal
-    backend = journal.JournalFileBackend(str(workdir / "journal.log"))
-    return optuna.storages.JournalStorage(backend)
-  if not url.startswith("grpc://"):
-    return _database(url)
-  if importlib.util.find_spec("grpc") is None:
-    raise UserError(f"--storage={url} wants grpcio; install with pip install grpcio")
-  host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
-  if not host or not port.isdecimal():
-    raise UserError(f"--storage={url} is not understood; write grpc://host:port")
-  proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-  proxy.wait_server_ready(timeout=30)
-  return proxy
-
-
-def _database(url: str) -> optuna.storages.RDBStorage:
-  """Optuna makes the tables if there are none; of hosts that come at once one can."""
-  for _ in range(TABLE_ATTEMPTS - 1):
-    try:
-      return optuna.storages.RDBStorage(url)
-    except sqlalchemy.exc.IntegrityError:
-      pass
-    except sqlalchemy.exc.DBAPIError as error:
-      if "already exists" not in str(error):
-        raise
-    time.sleep(TABLE_SECONDS)
-  return optuna.storages.RDBStorage(url)
-
-
-@contextlib.contextmanager
-def _one_line(where):
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # each database has errors of its own
-    if isinstance(error, ImportError):  # Optuna does not say which module it misses
-      error = error.__cause__ or error
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    without_password = re.sub("//[^/@]*@", "//…@", str(where))
-    raise UserError(f"cannot open the study in {without_password}: {first}")

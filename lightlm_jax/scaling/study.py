@@ -19,6 +19,7 @@ from lightlm_jax.errors import Stopped, UserError
 from lightlm_jax.scaling import axes as axes_lib
 from lightlm_jax.scaling import claims, table, trials, view
 from lightlm_jax.scaling import plan as plan_lib
+from lightlm_jax.scaling import storage as storage_lib
 from lightlm_jax.scaling.claims import Claim
 from lightlm_jax.scaling.plan import Plan
 from lightlm_jax.scaling.trials import Slot
@@ -118,7 +119,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
         )
     elif (workdir / "config.json").exists():
       raise UserError(f"{workdir} is a run's, not a study's; give another --workdir")
-    study = claims.open_study(workdir, plan, storage)
+    study = storage_lib.open_study(workdir, plan, storage)
     workdir_lib.write_json(epath.Path(path), plan_lib.definition(plan))
   return study
 
