@@ -27,7 +27,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightlm_jax.scaling import axes as axes_lib
-from lightlm_jax.scaling import plan as plan_lib
 from lightlm_jax.scaling.axes import Point, Range
 from lightlm_jax.scaling.plan import Plan
 
