@@ -8,18 +8,15 @@ import shutil
 
 from etils import epath
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax import evaluate, limits, train, workdir
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build, codes
-from lightlm_jax.training import checkpoint, journal
-from lightlm_jax.training import state as state_lib
+from lightlm_jax.training import checkpoint
 
 METRICS = {"hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10"}
 RULES = {"seen_excluded", "seen_allowed"}
@@ -288,136 +285,6 @@ def test_baselines_go_through_the_same_train(small_config, tmp_path, system, dem
     assert results["metrics"] == demo["baselines"][system]
   assert not (tmp_path / "checkpoints").exists()
   assert train.train(config, tmp_path) == results
-
-
-def test_two_half_batches_make_one_update():
-  config = config_lib.load("demo:tiny", overrides={"train.warmup_steps": 0})
-  halves = config.copy_and_resolve_references()
-  halves.train.accumulate, halves.train.steps = 2, 2 * config.train.steps
-  params = {"query": jnp.array([1.0, -2.0]), "scale": jnp.array([0.5])}
-  grads = [
-    {"query": jnp.array([0.3, 0.1]), "scale": jnp.array([-0.2])},
-    {"query": jnp.array([-0.1, 0.5]), "scale": jnp.array([0.4])},
-  ]
-  mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
-
-  def run(config, all_grads):
-    tx = state_lib.optimiser(config)
-    value, state, seen = params, tx.init(params), []
-    for grad in all_grads:
-      updates, state = tx.update(grad, state, value)
-      value = jax.tree.map(jnp.add, value, updates)
-      seen.append(value)
-    return seen
-
-  whole = run(config, [mean] * 3)
-  half = run(halves, grads * 3)
-  for place in (0, 2, 4):  # a half batch alone moves nothing
-    before = half[place - 1] if place else params
-    jax.tree.map(np.testing.assert_array_equal, half[place], before)
-  for a, b in zip(whole, half[1::2]):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
-  assert not np.allclose(half[1]["query"], params["query"])
-
-
-def test_norms_and_biases_are_not_decayed():
-  config = config_lib.load(
-    "demo:tiny", overrides={"train.warmup_steps": 0, "train.weight_decay": 0.5}
-  )
-  tx = state_lib.optimiser(config)
-  params = {
-    "block": {"norm": {"scale": jnp.ones(2)}, "query": jnp.ones(2)},
-    "bias": {"table": jnp.ones(2)},
-  }
-  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-  assert (updates["block"]["query"] < 0).all()
-  assert not updates["block"]["norm"]["scale"].any()
-  assert not updates["bias"]["table"].any()
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_rate_warms_up_and_ends_at_zero(schedule):
-  overrides = {
-    "train.schedule": schedule,
-    "train.steps": 10,
-    "train.warmup_steps": 4,
-    "train.weight_decay": 0.0,
-    "train.learning_rate": 0.01,
-  }
-  tx = state_lib.optimiser(config_lib.load("demo:tiny", overrides=overrides))
-  params = {"query": jnp.zeros(1)}
-  state, moves = tx.init(params), []
-  for _ in range(11):
-    # A constant gradient: Adam moves by exactly the learning rate.
-    updates, state = tx.update({"query": jnp.ones(1)}, state, params)
-    moves.append(-float(updates["query"][0]))
-  assert moves[:5] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01], rel=1e-3)
-  assert moves[4:] == sorted(moves[4:], reverse=True)
-  assert moves[10] == pytest.approx(0, abs=1e-9)
-
-
-def write_journal(folder, lines):
-  (folder / "metrics.jsonl").write_text(lines)
-
-
-def test_journal_drops_what_lies_behind_the_resumed_step(tmp_path):
-  kept = '{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.5}\n'
-  write_journal(tmp_path, kept + '{"step": 30, "loss": 1.0}\n{"step": 40, "lo')
-  book = journal.Journal(epath.Path(tmp_path), 20)
-  book.write(30, {"loss": 0.9, "validation": {"hr@5": 0.5}})
-  book.close()
-  text = (tmp_path / "metrics.jsonl").read_text()
-  assert text == kept + '{"step": 30, "loss": 0.9, "validation": {"hr@5": 0.5}}\n'
-
-
-@pytest.mark.parametrize("torn", ['{"step": 1', "", "null", '"', "[]", '{"loss": 1}'])
-def test_journal_drops_a_torn_line(tmp_path, torn):
-  whole = '{"step": 1, "loss": 2.0}\n'
-  write_journal(tmp_path, whole + torn)
-  journal.Journal(epath.Path(tmp_path), 5).close()
-  assert (tmp_path / "metrics.jsonl").read_text() == whole
-
-
-def test_journal_of_a_fresh_start_is_empty(tmp_path):
-  write_journal(tmp_path, '{"step": 1, "loss": 2.0}\n')
-  journal.Journal(epath.Path(tmp_path), 0).close()
-  assert (tmp_path / "metrics.jsonl").read_text() == ""
-
-
-def bar_output(capsys, console=None, **options):
-  bar = journal.Bar(console or rich.console.Console(), **options)
-  for step in range(options["start"] + 1, options["total"] + 1):
-    bar.advance(step)
-  bar.log(options["total"], 1.23456, 98765.4)
-  bar.say("a word [not markup]")
-  bar.close()
-  return capsys.readouterr().out
-
-
-def test_bar_writes_lines_where_there_is_no_terminal(capsys):
-  out = bar_output(capsys, start=5, total=10)
-  first, second = out.splitlines()
-  assert first == "step 10/10  loss 1.235  98,765 examples/s  0:00 left"
-  assert second == "a word [not markup]"
-
-
-def test_bar_is_drawn_on_a_terminal(capsys):
-  console = rich.console.Console(force_terminal=True, width=100)
-  out = bar_output(capsys, console, start=5, total=10)
-  assert "\x1b[" in out
-  assert "10/10" in out
-  assert "loss 1.235" in out
-
-
-def test_lines_at_an_address_are_written_anew(tmp_path):
-  """Where "a" would be taken for "w", and what was there before be lost."""
-  path = epath.Path(tmp_path / "metrics.jsonl")
-  path.write_text("before\n")
-  lines = journal._Bucket(path)
-  lines.write("now\n")
-  lines.flush()
-  lines.close()
-  assert path.read_text() == "before\nnow\n"
 
 
 def test_claim_ignores_only_steps_and_logging(tmp_path):
