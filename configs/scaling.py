@@ -24,7 +24,6 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.run.data.name = "toys"
   config.run.train = ml_collections.ConfigDict()
   config.run.train.steps = 3_000  # 3 epochs
-  config.run.train.embedding_rate = 64.0  # a short training wants a high one
   config.run.train.warmup_steps = 150
   config.run.train.eval_every = 1_000
   config.run.train.eval_users = 2_000

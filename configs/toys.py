@@ -167,6 +167,8 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
     config.train.warmup_steps = 600
     config.train.eval_users = 2_000
     config.train.eval_batch_size = 128
+  if preset == "small":
+    config.train.embedding_rate = 64.0  # results/toys-small has it beside 8
   if preset == "tiny":
     config.model.d_model = 32
     config.model.num_layers = 1

@@ -59,7 +59,8 @@ def row(flags, dataset: str, share: float, system: str) -> str:
   }
   if system == "lightlm":
     overrides |= {"train.steps": flags.steps, "train.warmup_steps": flags.steps // 20}
-    overrides |= {"input.user": True, "train.pack": 1}  # as `small` was then
+    # As `small` was then.
+    overrides |= {"input.user": True, "train.pack": 1, "train.embedding_rate": 8.0}
   config = config_lib.load("toys", "small", overrides)
   config = ml_collections.FrozenConfigDict(config)
   limits.check(config)

@@ -85,6 +85,7 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
     "train.warmup_steps": steps // 20,
     "train.eval_every": steps,
     "train.eval_users": 64,
+    "train.embedding_rate": 8.0,  # as `small` was then
     "decoding.length_penalty": 1.0,
   }
   config = config_lib.load(data, "small", overrides | change)
