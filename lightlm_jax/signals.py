@@ -4,11 +4,15 @@ from collections.abc import Iterator
 import contextlib
 import signal
 import threading
+import time
 
 from lightlm_jax import processes
 from lightlm_jax.errors import Stopped
 
 HEARD = (signal.SIGTERM, signal.SIGINT)
+# A scheduler tells every process of a job, and who started one passes it on: that is
+# one signal.
+SAME_SECONDS = 2.0
 
 
 class Signals:
@@ -20,6 +24,7 @@ class Signals:
 
   def __init__(self):
     self.received = None
+    self._at = 0.0
     self._held = False
 
   @contextlib.contextmanager
@@ -51,7 +56,11 @@ class Signals:
   def hear(self, number: int, frame) -> None:
     """The handler; a second signal is never held back."""
     del frame
-    again, self.received = self.received is not None, number
+    now = time.monotonic()
+    again = self.received is not None
+    if again and now - self._at < SAME_SECONDS:
+      return
+    self.received, self._at = number, now
     if again or not self._held:
       raise Stopped(number)
 

@@ -15,6 +15,7 @@ Exit code 1 if a trial has failed.
 """
 
 import importlib.util
+import pathlib
 import sys
 
 from absl import flags
@@ -58,7 +59,8 @@ def main(argv) -> int:
     raise UserError(
       "there is no optuna; install with pip install -c constraints.txt -e '.[sweep]'"
     )
-  from lightlm_jax.scaling import analysis, study  # noqa: PLC0415, of the extra `sweep`
+  # Of the extra `sweep`.
+  from lightlm_jax.scaling import analysis, claims, study  # noqa: PLC0415
   from lightlm_jax.scaling import plan as plan_lib  # noqa: PLC0415, likewise
 
   # Devices are for the trials.
@@ -77,10 +79,11 @@ def main(argv) -> int:
     platform=_PLATFORM.value,
     retry_failed=_RETRY_FAILED.value,
   )
-  if report["finished"]:
-    analysis.report(_WORKDIR.value)
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), report)
+  if report["finished"]:
+    with claims.alone(pathlib.Path(_WORKDIR.value)):  # others end at the same time
+      analysis.report(_WORKDIR.value)
   return 1 if report["failed"] else 0
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from lightlm_jax.scaling import points
+from lightlm_jax.scaling import table as table_lib
 from lightlm_jax.scaling.law import Law
 
 LAW = Law(a=60.0, alpha=0.35, b=0.0, beta=0.0, c=3.2)
@@ -75,7 +76,7 @@ def rows(
 
 def failed(row, reason="out of memory: give a smaller batch"):
   """The row of a trial that did not end well."""
-  kept = (*points.ABOUT, "depth", "width", "ffn", "data.share")
+  kept = ("trial", "dataset", "system", "seed", "depth", "width", "ffn", "data.share")
   return {k: v if k in kept else None for k, v in row.items()} | {
     "state": "failed",
     "reason": reason,
@@ -93,5 +94,5 @@ def families(found):
 
 def write(folder, found):
   folder.mkdir(parents=True, exist_ok=True)
-  table(found).write_parquet(folder / points.TABLE)
+  table(found).write_parquet(folder / table_lib.FILE)
   return folder

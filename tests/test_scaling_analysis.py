@@ -16,6 +16,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.reporting import drawn, page
 from lightlm_jax.scaling import analysis, fronts, panels, points
 from lightlm_jax.scaling import figures as shapes
+from lightlm_jax.scaling import table as table_lib
 
 SCRIPT = "<script>document.title='owned'</script>"
 
@@ -186,19 +187,19 @@ def test_figures_of_an_earlier_analysis_go_and_others_stay(tmp_path):
 def test_mistakes_are_one_line(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"summary.parquet does not exist; give"):
     analysis.analyse(tmp_path)
-  (tmp_path / points.TABLE).write_bytes(b"no table")
+  (tmp_path / table_lib.FILE).write_bytes(b"no table")
   with pytest.raises(UserError, match=r"cannot read .*summary\.parquet"):
     analysis.analyse(tmp_path)
-  pl.DataFrame({"trial": ["a"]}).write_parquet(tmp_path / points.TABLE)
+  pl.DataFrame({"trial": ["a"]}).write_parquet(tmp_path / table_lib.FILE)
   with pytest.raises(UserError, match="has no column state, reason, dataset"):
     analysis.analyse(tmp_path)
-  assert [path.name for path in tmp_path.iterdir()] == [points.TABLE]
+  assert [path.name for path in tmp_path.iterdir()] == [table_lib.FILE]
   folder = studies.write(tmp_path / "s", studies.rows(depths=(2,), widths=(32,)))
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
   with pytest.raises(UserError, match="wants matplotlib: pip install"):
     analysis.analyse(folder)
-  assert [path.name for path in folder.iterdir()] == [points.TABLE]
+  assert [path.name for path in folder.iterdir()] == [table_lib.FILE]
 
 
 def test_axes_have_few_ticks_and_two_at_least():

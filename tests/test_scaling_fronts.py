@@ -158,6 +158,24 @@ def test_pairs_share_all_other_axes():
   assert all(share[pair.deep] == share[pair.wide] for pair in pairs)
 
 
+def test_other_heads_are_other_points():
+  rows = [
+    row
+    for heads in (2, 4)
+    for row in studies.rows(
+      depths=(2, 8), widths=(32, 64), ffns=(1.0,), extra={"model.num_heads": heads}
+    )
+  ]
+  (family,) = studies.families(rows)
+  heads = family.points["model.num_heads"].to_list()
+  pairs = fronts.equal_size(family)
+  assert len(pairs) == 2
+  assert all(heads[pair.deep] == heads[pair.wide] for pair in pairs)
+  grids = fronts.grids(family)
+  assert [grid.name for grid in grids] == ["model.num_heads 2", "model.num_heads 4"]
+  assert all((grid.point_DW >= 0).all() for grid in grids)
+
+
 def test_lines_of_feed_forwards_and_grids_hold_all_else_equal():
   family = one_family(depths=(2, 4), widths=(32, 64), ffns=(4.0, 0.25, 1.0))
   rows = family.points.to_dicts()

@@ -150,6 +150,15 @@ def test_two_processes_share_a_study(tmp_path, storage):
   assert len(kept.trials) == 8
 
 
+def test_a_study_is_the_same_however_it_is_spelled(tmp_path):
+  url = f"sqlite:///{tmp_path}/trials.db"
+  spelled = plan_of(), plan_of(base="configs/demo.py:tiny")
+  opened = [storage_lib.open_study(tmp_path / "s", one, url) for one in spelled]
+  assert len({kept.study_name for kept in opened}) == 1
+  other = storage_lib.open_study(tmp_path / "s", plan_of(run__train__steps=30), url)
+  assert other.study_name != opened[0].study_name
+
+
 def test_tables_are_made_once(tmp_path):
   """By hosts that find an empty database at the same moment, without a common lock."""
   url, plan = f"sqlite:///{tmp_path}/trials.db", plan_of()
@@ -197,6 +206,21 @@ def test_sigterm_is_passed_on(tmp_path):
   assert rows(workdir) == []  # a trial that was told to end has not failed
   sweep(plan, workdir)
   assert ran(workdir) == dict.fromkeys(names(plan), 1) | {slow: 2}
+
+
+def test_a_trial_that_is_told_to_end_with_its_sweep_has_not_failed(tmp_path):
+  """As Slurm tells every process of a job."""
+  workdir, plan = tmp_path / "s", plan_of()
+  slow = names(plan)[0]
+  process = start(workdir, STUB_SLOW=slow)
+  wait_until(lambda: ran(workdir)[slow], process)
+  time.sleep(0.2)
+  os.kill(int((workdir / "ran.txt").read_text().split()[1]), signal.SIGTERM)
+  time.sleep(0.3)
+  process.terminate()
+  said, _ = process.communicate(timeout=60)
+  assert process.returncode == 143, said
+  assert rows(workdir) == []
 
 
 def test_failed_trials_have_their_reason(tmp_path, monkeypatch, capsys):
@@ -296,6 +320,40 @@ def test_a_search_draws_so_many_points(tmp_path, search):
   assert set(ran(tmp_path / "s").values()) == {1}
 
 
+def test_a_search_goes_on_with_no_fewer_points(tmp_path):
+  plan = plan_of("ffn=", search="random", trials=3)
+  study._open(tmp_path / "s", plan, None)
+  with pytest.raises(UserError, match="trials: 3 → 2"):
+    study._open(tmp_path / "s", plan_of("ffn=", search="random", trials=2), None)
+
+
+def test_a_search_of_all_of_a_range_finds_each_once(tmp_path):
+  plan = plan_of("depth=1..3", "width=8", "ffn=1", search="random", trials=3)
+  kept = study._open(tmp_path / "s", plan, None)
+  taken = [claims.take(kept, plan, tmp_path / "s") for _ in range(3)]
+  assert sorted(claim.point["depth"] for claim in taken) == [1, 2, 3]
+  for claim in taken:
+    claim.lock.close()
+
+
+def test_a_range_in_which_nothing_is_left_ends_the_search(tmp_path, monkeypatch):
+  monkeypatch.setattr(claims, "_DRAWS", 100)
+  plan = plan_of(
+    "rate=1..1.0001", "depth=1", "width=8", "ffn=1", search="random", trials=9
+  )
+  with pytest.raises(UserError, match="no other is found; widen the ranges"):
+    sweep(plan, tmp_path / "s")
+
+
+def test_a_drawn_point_that_cannot_be_trained_has_a_row(tmp_path):
+  plan = plan_of("width=8..10", "depth=1", "ffn=1", search="random", trials=3)
+  report = sweep(plan, tmp_path / "s")
+  assert (report["finished"], report["failed"]) == (2, 1)
+  (row,) = [row for row in rows(tmp_path / "s") if row["state"] == "failed"]
+  assert (row["width"], row["d_model"]) == (9, None)
+  assert "width 9 does not divide" in row["reason"]
+
+
 def test_random_points_do_not_depend_on_how_many_go_at_once(tmp_path):
   plan = plan_of("train.learning_rate=1e-4..1e-2", search="random", trials=6)
   sweep(plan, tmp_path / "one")
@@ -320,6 +378,8 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=message) as caught:
       study._open(tmp_path / "s", other, None)
     assert "is another study" in str(caught.value)
+  with pytest.raises(UserError, match=r"keeps its trials in its own journal\.log"):
+    study._open(tmp_path / "s", plan_of(), f"sqlite:///{tmp_path}/trials.db")
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "config.json").write_text("{}")
   with pytest.raises(UserError, match="is a run's, not a study's"):

@@ -141,6 +141,12 @@ def test_different_points_have_different_folders(values):
       r"8 of 16 points cannot be trained; the first, depth=1,width=9,.*"
       r"width 9 does not divide over model.num_heads 2",
     ),
+    ("width=0,8", {}, r"4 of 8 points .*width is 0; it must be more than 0"),
+    ("ffn=-1,1", {}, r"4 of 8 points .*ffn is -1; it must be more than 0"),
+    ("ffn=1e308", {}, r"4 of 4 points .*ffn 1e\+308 makes model.d_ff .*; take less"),
+    ("rate=0,0.1", {}, r"rate is 0; it must be more than 0"),
+    ("rate=0..1", {"search": "random", "trials": 2}, "rate is 0; it must be more"),
+    ("depth=1..3", {"search": "tpe", "trials": 13}, "the axes have 12 points"),
     ("model.num_heads=3", {}, r"8 of 8 points .*num_heads 3"),
     ("data.share=0.5,1.5", {}, r"8 of 16 .*data\.share is 1\.5"),
     ("ids.kind=rid,xid", {}, r"8 of 16 .*ids\.kind is 'xid'; choose one of sci"),
@@ -157,6 +163,16 @@ def test_a_slip_is_one_line(vary, fields, message):
   with pytest.raises(UserError, match=message) as caught:
     plan_lib.check(plan_of(vary, **fields))
   assert "\n" not in str(caught.value)
+
+
+def test_an_axis_is_given_once():
+  with pytest.raises(UserError, match="--vary gives depth twice"):
+    plan_of("depth=2", "depth=4")
+
+
+def test_without_seeds_there_is_the_one_of_the_base():
+  for plan in (plan_of("seed="), plan_of(seeds=()), plan_of("seed=", seeds=(3, 4))):
+    assert {point["seed"] for point in plan.points} == {0}
 
 
 def test_slots_divide_cores_and_gpus(monkeypatch):

@@ -13,7 +13,9 @@ from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.reporting import drawn
 from lightlm_jax.reporting import page as page_lib
 from lightlm_jax.scaling import figures, findings, page, wording
+from lightlm_jax.scaling import plan as plan_lib
 from lightlm_jax.scaling import points as points_lib
+from lightlm_jax.scaling import table as table_lib
 from lightlm_jax.scaling.findings import Findings
 from lightlm_jax.scaling.law import Fit
 from lightlm_jax.scaling.panels import Drawing
@@ -26,7 +28,7 @@ FIGURES = "figures"
 
 def is_study(folder: epath.PathLike) -> bool:
   folder = workdir_lib.absolute(folder)
-  return any((folder / name).exists() for name in (points_lib.TABLE, "study.json"))
+  return any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE))
 
 
 def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:

@@ -52,6 +52,13 @@ class Range(NamedTuple):
 Values = tuple[Value, ...] | Range
 
 
+def size(values: Values) -> float:
+  """How many there are."""
+  if not isinstance(values, Range):
+    return len(values)
+  return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
+
+
 def parse(text: str, what: str) -> tuple[str, list[str]]:
   """`axis=value,value` → the axis and its values as they stand.
 
@@ -146,15 +153,18 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
   """
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
-  def now(field):
+  def so_far(field):
     return fields[field] if field in fields else value_in(run, field)
 
+  for axis in SHAPES:
+    if axis in point and not point[axis] > 0:
+      raise UserError(f"{axis} is {point[axis]:g}; it must be more than 0")
   if "depth" in point:
     # A system without a decoder of its own has one of the two.
     has = [f for f in SHAPES["depth"][1] if f.split(".")[1] in run.model]
     fields |= dict.fromkeys(has, point["depth"])
   if "width" in point:
-    width, heads = point["width"], now("model.num_heads")
+    width, heads = point["width"], so_far("model.num_heads")
     if heads < 1 or width % heads:
       raise UserError(
         f"width {width} does not divide over model.num_heads {heads}; choose a "
@@ -162,9 +172,12 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
       )
     fields |= {"model.d_model": width, "model.d_kv": width // heads}
   if "ffn" in point:
-    fields["model.d_ff"] = max(1, round(point["ffn"] * now("model.d_model")))
+    d_ff = point["ffn"] * so_far("model.d_model")
+    if not d_ff < 2**31:
+      raise UserError(f"ffn {point['ffn']:g} makes model.d_ff {d_ff:g}; take less")
+    fields["model.d_ff"] = max(1, round(d_ff))
   if "rate" in point:
-    rate = point["rate"] / now("model.d_model")
+    rate = point["rate"] / so_far("model.d_model")
     embeddings = run.train.learning_rate * run.train.embedding_rate
     fields |= {"train.learning_rate": rate, "train.embedding_rate": embeddings / rate}
   return fields

@@ -26,13 +26,16 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lightlm_jax.errors import UserError
 from lightlm_jax.scaling import axes as axes_lib
-from lightlm_jax.scaling.axes import Point, Range
+from lightlm_jax.scaling import table
+from lightlm_jax.scaling.axes import Point, Range, Value, Values
 from lightlm_jax.scaling.plan import Plan
 
 BEAT_SECONDS = 15.0
 # So long a beat may stand still before its host counts as dead.
 PATIENCE_SECONDS = 180.0
+_DRAWS = 100_000  # after so many points that were there before, there is no other
 
 
 class Claim(NamedTuple):
@@ -152,7 +155,7 @@ def beat(claim: Claim) -> bool:
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
   """Ends a trial by what it leaves in the summary: see scaling/table.py."""
-  value = row["validation_ndcg@10_seen_excluded"]
+  value = row[table.OBJECTIVE]
   # Where another process was quicker, what it says stands.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
@@ -177,9 +180,10 @@ def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> Non
       continue
     claim = trial.user_attrs.get("claim") or {}
     lock = None
-    if claim.get("host") == _host():
-      folder = pathlib.Path(claim["folder"])  # perhaps of another workdir
-      lock, _ = _lock(folder) if folder.exists() else (open(os.devnull), False)
+    here = claim.get("host") == _host()
+    # The folder may be of another workdir, or on a disk that only its container sees.
+    if here and (folder := pathlib.Path(claim["folder"])).exists():
+      lock, _ = _lock(folder)
       if lock is None:
         continue
     elif watch.still(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
@@ -266,13 +270,22 @@ def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
 def _unseen(plan: Plan, now: Collection[str]) -> Point:
   """In place of a point that was drawn twice: one that was not, by chance."""
   rng = np.random.default_rng([plan.search_seed, len(now)])
-  while True:
-    point = {}
-    for name, values in plan.axes.items():
-      choices = values[:2] if isinstance(values, Range) else values
-      point[name] = choices[rng.integers(len(choices))]
+  for _ in range(_DRAWS):
+    point = {name: _any_of(values, rng) for name, values in plan.axes.items()}
     if axes_lib.name_of(point) not in now:
       return point
+  raise UserError(
+    f"{len(now)} of {plan.trials} points are drawn and no other is found; widen the "
+    f"ranges, or take --config.trials={len(now)}"
+  )
+
+
+def _any_of(values: Values, rng: np.random.Generator) -> Value:
+  if not isinstance(values, Range):
+    return values[rng.integers(len(values))]
+  if isinstance(values.low, int):
+    return int(rng.integers(values.low, values.high, endpoint=True))
+  return values.rounded(float(rng.uniform(values.low, values.high)))
 
 
 def _lock(folder: pathlib.Path) -> tuple[IO | None, bool]:

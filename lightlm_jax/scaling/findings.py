@@ -78,7 +78,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """The law of the loss in some variables, all else held at one value."""
+  """The law of the loss in size, data or both; of one alone the other is held."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA)),
     pl.col(LOSS.column) > 0,

@@ -14,13 +14,13 @@ from lightlm_jax.scaling.points import Family, Measure
 
 COSTS = {
   "params": "parameters",
-  "train_flops": "training FLOPs",
+  "train_flops": "training FLOPs until the best step",
   "train_seconds": "seconds of training",
 }
 EQUAL_FLOPS = 1.5  # the most that FLOPs of one bin differ by, as a ratio
 EQUAL_SIZE = 0.10  # the most that parameters of a pair differ by
-SHAPE = ("depth", "model.num_layers", "model.num_decoder_layers")
-WIDTH = ("width", "model.d_model", "model.num_heads", "model.d_kv")
+SHAPE = ("depth", "model.num_layers")
+WIDTH = ("width", "model.d_model")
 FFN = ("ffn", "model.d_ff")
 
 
@@ -171,7 +171,7 @@ def equal_size(family: Family) -> list[Pair]:
     column(family, "d_model"),
     column(family, "d_ff"),
   )
-  others = rest(family, (*SHAPE, *WIDTH, *FFN))
+  others = rest(family, (*depth_axes(family), *WIDTH, *FFN))
   found = []
   for deep in range(len(size_P)):
     for wide in range(len(size_P)):
@@ -220,11 +220,12 @@ def grids(family: Family) -> list[Grid]:
   that of the most data.
   """
   depth_P, width_P = depth(family), column(family, "d_model")
-  names = [name for name in family.axes if name not in (*SHAPE, *WIDTH)]
+  shape = (*depth_axes(family), *WIDTH)
+  names = [name for name in family.axes if name not in shape]
   rows = family.points.to_dicts()
   found = []
   known_P = np.isfinite(depth_P) & np.isfinite(width_P)
-  for places in alike(rest(family, (*SHAPE, *WIDTH))):
+  for places in alike(rest(family, shape)):
     places = places[known_P[places]]
     depths, row = np.unique(depth_P[places], return_inverse=True)
     widths, place = np.unique(width_P[places], return_inverse=True)
@@ -253,6 +254,12 @@ def depth(family: Family) -> np.ndarray:
   """[P] layers of the encoder, or of the decoder where there is no encoder."""
   layers_P = column(family, "num_layers")
   return np.where(layers_P > 0, layers_P, column(family, "num_decoder_layers"))
+
+
+def depth_axes(family: Family) -> tuple[str, ...]:
+  """The axes that `depth` is of; where both stacks vary apart, the other is not."""
+  encoder = (column(family, "num_layers") > 0).any()
+  return SHAPE if encoder else ("depth", "model.num_decoder_layers")
 
 
 def rest(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:

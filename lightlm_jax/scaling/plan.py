@@ -14,6 +14,7 @@ from lightlm_jax.errors import UserError
 from lightlm_jax.scaling import axes as axes_lib
 from lightlm_jax.scaling.axes import Point, Range, Value, Values
 
+FILE = "study.json"  # in the study's folder: its definition, and where it is kept
 SEARCHES = ("grid", "random", "tpe")
 # Of a search that draws, so many combinations of values and ends are looked at before.
 _CHECKED = 10_000
@@ -143,11 +144,13 @@ def definition(plan: Plan) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
   """What another definition has that this one has not, as "field: old → new".
 
-  A search may go on to draw more.
+  A search may go on to draw more, and what was spelled in another way is the same.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
-  ignored = {"run", "base", "points"} | ({"trials"} if plan.points is None else set())
+  ignored = {"run", "base", "points"}
+  if plan.points is None and old["trials"] <= plan.trials:
+    ignored.add("trials")
   for name in (name for name in new if name not in ignored):
     if old.get(name) != new[name]:
       found.append(f"{name}: {json.dumps(old.get(name))} → {json.dumps(new[name])}")
@@ -175,10 +178,15 @@ def _grids(base, fixed, groups, seeds, vary):
   values in none.
   """
   run = config_lib.load(base, overrides=fixed)
+  given = {}
+  for name, values in (axes_lib.parse(text, "--vary") for text in vary):
+    if name in given:
+      raise UserError(f"--vary gives {name} twice; write all its values once")
+    given[name] = values
   grids = []
   for group in groups:
-    found = {"seed": seeds} | axes_lib.flat(group)
-    found |= dict(axes_lib.parse(text, "--vary") for text in vary)
+    found = {"seed": seeds} | axes_lib.flat(group) | given
+    found["seed"] = found["seed"] or (run.seed,)
     listed = {
       name: [values] if isinstance(values, str) else values
       for name, values in found.items()
@@ -234,13 +242,12 @@ def _drawn(config, fixed, run: ConfigDict, axes: dict[str, Values]) -> Plan:
       f"config.trials is {config.trials}; say how many points {config.search} tries: "
       "--config.trials=20"
     )
-  if not any(isinstance(values, Range) for values in axes.values()):
-    size = math.prod(len(values) for values in axes.values())
-    if config.trials > size:
-      raise UserError(
-        f"config.trials is {config.trials}, and the axes have {size} points; take "
-        f"--config.search=grid, or at most {size}"
-      )
+  size = math.prod(map(axes_lib.size, axes.values()))
+  if config.trials > size:
+    raise UserError(
+      f"config.trials is {config.trials}, and the axes have {size} points; take "
+      f"--config.search=grid, or at most {size}"
+    )
   seed = config.search_seed
   return Plan(config.base, fixed, run, axes, config.search, seed, config.trials, None)
 

@@ -17,9 +17,8 @@ from lightlm_jax.data import parquet
 from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import uncertainty
 from lightlm_jax.evaluation.evaluator import RULES
+from lightlm_jax.scaling import table as table_lib
 
-TABLE = "summary.parquet"
-ABOUT = ("trial", "state", "reason", "dataset", "system", "seed")
 SIZES = (
   *("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff"),
   *("data_share", "interactions", "params", "params_non_embedding"),
@@ -66,7 +65,6 @@ _MEASURED = tuple(
       for rule in RULES),
   )
 )  # fmt: skip
-FIXED = (*ABOUT, *SIZES, *COSTS, *_MEASURED)
 
 
 class Spread(NamedTuple):
@@ -123,7 +121,7 @@ def read(study: epath.Path) -> pl.DataFrame:
   Raises:
     UserError: there is none, or it is no such table.
   """
-  path = study / TABLE
+  path = study / table_lib.FILE
   if not path.exists():
     raise UserError(
       f"{path} does not exist; give --workdir=STUDY, a folder in which `sweep` has "
@@ -133,7 +131,7 @@ def read(study: epath.Path) -> pl.DataFrame:
     table = pl.from_arrow(parquet.from_bytes(path.read_bytes()))
   except (OSError, ValueError, pyarrow.ArrowException) as error:
     raise UserError(f"cannot read {path} ({error}); `sweep` writes it anew")
-  missing = [name for name in FIXED if name not in table.columns]
+  missing = [name for name in table_lib.COLUMNS if name not in table.columns]
   if missing:
     raise UserError(
       f"{path} has no column {', '.join(missing[:3])}; `sweep` of this version writes "
@@ -148,7 +146,7 @@ def read(study: epath.Path) -> pl.DataFrame:
 
 def axes(table: pl.DataFrame) -> tuple[str, ...]:
   """What was varied, as the columns that every table has say nothing of it."""
-  return tuple(name for name in table.columns if name not in FIXED)
+  return tuple(name for name in table.columns if name not in table_lib.COLUMNS)
 
 
 def families(table: pl.DataFrame) -> list[Family]:

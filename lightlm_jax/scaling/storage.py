@@ -1,11 +1,13 @@
 """Where a study's trials are kept: a journal beside it, a database, or its proxy."""
 
+from collections.abc import Iterator
 import contextlib
 import hashlib
 import importlib.util
 import json
 import pathlib
 import re
+import sys
 import time
 import warnings
 
@@ -28,15 +30,18 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
   Args:
     workdir: where the journal is, if `storage` names no other place.
-    plan: what the study is; in a database another one is another study, and so is the
-      same one in a folder of another name.
+    plan: what the study is, wherever its hosts have the data; in a database another
+      one is another study, and so is the same one in a folder of another name.
     storage: a database as SQLAlchemy writes it (postgresql://…), or grpc://host:port of
       an Optuna proxy.
 
   Raises:
     UserError: the storage cannot be had.
   """
-  definition = plan_lib.definition(plan) | {"trials": None}
+  definition = plan_lib.definition(plan)
+  for name in ("base", "trials"):  # in which two starts of one study may differ
+    del definition[name]
+  definition["run"].get("data", {}).pop("dir", None)
   text = json.dumps(definition, sort_keys=True)
   name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
   with _one_line(storage or workdir / "journal.log"):
@@ -47,6 +52,25 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
       load_if_exists=True,
       sampler=optuna.samplers.RandomSampler(),
     )
+
+
+def shown(url: object) -> str:
+  """An address without its password."""
+  return re.sub("//.*@", "//…@", str(url))
+
+
+@contextlib.contextmanager
+def told(workdir: pathlib.Path) -> Iterator[None]:
+  """Inside, what breaks of the folder or the storage is told in one line."""
+  try:
+    yield
+  except Exception as error:
+    grpc = sys.modules.get("grpc")
+    known = (OSError, optuna.exceptions.StorageInternalError)
+    if not isinstance(error, known + ((grpc.RpcError,) if grpc else ())):
+      raise
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    raise UserError(f"{workdir} or its storage: {first}; start again to go on")
 
 
 def _storage(workdir: pathlib.Path, url: str | None):
@@ -90,5 +114,4 @@ def _one_line(where):
     if isinstance(error, ImportError):  # Optuna does not say which module it misses
       error = error.__cause__ or error
     first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    without_password = re.sub("//[^/@]*@", "//…@", str(where))
-    raise UserError(f"cannot open the study in {without_password}: {first}")
+    raise UserError(f"cannot open the study in {shown(where)}: {first}")

@@ -24,8 +24,8 @@ from lightlm_jax.scaling.claims import Claim
 from lightlm_jax.scaling.plan import Plan
 from lightlm_jax.scaling.trials import Slot
 
-DEFINITION, SUMMARY = "study.json", "summary.parquet"
 _TICK_SECONDS = 0.1
+_GRACE_SECONDS = 1.0  # in which who told a trial to end may tell this process, too
 _LOOK_SECONDS = 1.0  # between two looks at what other processes do
 _STOP_SECONDS = 60.0  # that a trial has to save where it stands
 
@@ -69,7 +69,7 @@ def sweep(
     counts, the best row by validation and all rows: what `--report` writes.
 
   Raises:
-    UserError: in one line, what a person can mend; no trial was started.
+    UserError: in one line, what a person can mend.
     Stopped: a signal came; the trials that ran have saved where they stand.
   """
   began = time.monotonic()
@@ -81,20 +81,17 @@ def sweep(
   plan_lib.check(plan)
   free = trials.slots(jobs, platform)
   shown = view.View(rich.console.Console())
-  study = _open(workdir, plan, storage)
-  with claims.alone(workdir):
-    failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
-    claims.ensure(study, plan, failed if retry_failed else ())
-    _write_summary(workdir, study, plan)
-  shown.say(
-    f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
-  )
-  try:
+  with storage_lib.told(workdir):
+    study = _open(workdir, plan, storage)
+    with claims.alone(workdir):
+      failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
+      claims.ensure(study, plan, failed if retry_failed else ())
+      _write_summary(workdir, study, plan)
+    shown.say(
+      f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
+    )
     _run(study, plan, workdir, free, platform, train, shown)
-  except (OSError, optuna.exceptions.StorageInternalError) as error:
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    raise UserError(f"{workdir} or its storage: {first}; start again to go on")
-  report = _report(study, plan, workdir) | {"seconds": time.monotonic() - began}
+    report = _report(study, plan, workdir) | {"seconds": time.monotonic() - began}
   _tell(report, shown.say)
   return report
 
@@ -105,13 +102,20 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
     (workdir / "trials").mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"cannot make {workdir}: {error.strerror or error}")
-  path = workdir / DEFINITION
+  path = workdir / plan_lib.FILE
+  kept = storage and storage_lib.shown(storage)
   with claims.alone(workdir):
     if path.exists():
       try:
-        different = plan_lib.differences(json_text.loads(path.read_text()), plan)
+        old = json_text.loads(path.read_text())
+        different, before = plan_lib.differences(old, plan), old["storage"]
       except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}; give another --workdir")
+      if before != kept:
+        raise UserError(
+          f"{workdir} keeps its trials in {before or 'its own journal.log'}; give "
+          f"{'the same' if before else 'no'} --storage, or another --workdir"
+        )
       if different:
         raise UserError(
           f"{workdir} is another study ({'; '.join(different)}); give another "
@@ -120,7 +124,8 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
     elif (workdir / "config.json").exists():
       raise UserError(f"{workdir} is a run's, not a study's; give another --workdir")
     study = storage_lib.open_study(workdir, plan, storage)
-    workdir_lib.write_json(epath.Path(path), plan_lib.definition(plan))
+    definition = plan_lib.definition(plan) | {"storage": kept}
+    workdir_lib.write_json(epath.Path(path), definition)
   return study
 
 
@@ -144,13 +149,15 @@ def _run(
     stack.callback(_kill, running)
     while True:
       ended = [r for r in running.values() if r.process.poll() is not None]
+      if any(trials.was_told(one.process.returncode) for one in ended):
+        time.sleep(_GRACE_SECONDS)
+      if signals.received:
+        _stop(running)
+        raise Stopped(signals.received)
       for one in ended:
         _settle(study, plan, workdir, one, shown)
         del running[one.claim.name]
         free.append(one.slot)
-      if signals.received:
-        _stop(running)
-        raise Stopped(signals.received)
       now = time.monotonic()
       if now - beaten > claims.BEAT_SECONDS:
         beaten = now
@@ -166,8 +173,9 @@ def _run(
           claims.release_dead(study, running.keys(), watch)
           claims.ensure(study, plan)
           while free and (claim := claims.take(study, plan, workdir)):
-            one = _start(study, plan, claim, workdir, free[0], platform, train)
-            if one is None:
+            one = _start(plan, claim, workdir, free[0], platform, train)
+            if isinstance(one, str):
+              _refuse(study, plan, workdir, claim, one, shown)
               continue
             running[claim.name] = one
             free.pop(0)
@@ -179,26 +187,39 @@ def _run(
 
 
 def _start(
-  study: optuna.Study,
   plan: Plan,
   claim: Claim,
   workdir: pathlib.Path,
   slot: Slot,
   platform: str | None,
   train: Sequence[str],
-) -> Running | None:
-  """Starts a trial; one that was drawn and cannot be trained has failed."""
+) -> Running | str:
+  """Starts a trial, or says why what was drawn cannot be trained."""
   folder = workdir / "trials" / claim.name
   try:
     config = plan_lib.config_of(plan, claim.point)
   except UserError as error:
-    row = table.row(claim.name, claim.point, plan.run, folder, str(error))
-    claims.settle(study, claim, row)
-    return None
+    return str(error)
   overrides = plan_lib.overrides(plan, claim.point)
   line = trials.command(train, plan.base, overrides, folder, platform)
   process = trials.start(claim, line, folder, slot)
   return Running(claim, process, slot, config, folder, time.monotonic())
+
+
+def _refuse(
+  study: optuna.Study,
+  plan: Plan,
+  workdir: pathlib.Path,
+  claim: Claim,
+  why: str,
+  shown: view.View,
+) -> None:
+  """Writes down that a point failed before it was a model."""
+  folder = workdir / "trials" / claim.name
+  row = table.row(claim.name, claim.point, plan.run, folder, why)
+  row |= dict.fromkeys(table.MODEL)
+  claims.settle(study, claim, row)
+  shown.ended(claim.name, row, 0, _write_summary(workdir, study, plan), plan.trials)
 
 
 def _settle(
@@ -231,7 +252,7 @@ def _rows(study: optuna.Study, plan: Plan) -> list[dict[str, Any]]:
 
 def _write_summary(workdir: pathlib.Path, study: optuna.Study, plan: Plan) -> int:
   rows = _rows(study, plan)
-  table.write(workdir / SUMMARY, rows, plan)
+  table.write(workdir / table.FILE, rows, plan)
   return len(rows)
 
 
@@ -260,6 +281,8 @@ def _show(
   running: dict[str, Running],
   shown: view.View,
 ) -> None:
+  if not shown.live:
+    return
   lines = []
   for name, trial in claims.current(study).items():
     if trial.state == optuna.trial.TrialState.RUNNING:
@@ -310,4 +333,4 @@ def _tell(report: dict[str, Any], say) -> None:
   say(f"{view.summary(counts, report['best'])}; {report['seconds']:.0f} s")
   if report["failed"]:
     say("--retry_failed runs the failed ones again")
-  say(f"written to {pathlib.Path(report['study']) / SUMMARY}")
+  say(f"written to {pathlib.Path(report['study']) / table.FILE}")

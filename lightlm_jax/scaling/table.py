@@ -12,18 +12,19 @@ import pyarrow
 from lightlm_jax import json_text
 from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import parquet
+from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.scaling.axes import Point, Values
 from lightlm_jax.scaling.plan import Plan
 
+FILE = "summary.parquet"  # in the study's folder
 OBJECTIVE = "validation_ndcg@10_seen_excluded"
-RULES = ("seen_excluded", "seen_allowed")
 METRICS = {
   f"{prefix}{metric}_{rule}": (group, rule, metric)
   for prefix, group in (("validation_", "validation"), ("", "metrics"))
   for metric in ("ndcg@10", "hr@10")
   for rule in RULES
 }
-_MODEL = ("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff")
+MODEL = ("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff")
 _TYPES = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
 _FIRST = {
   "trial": pyarrow.string(),
@@ -34,7 +35,7 @@ _FIRST = {
   "seed": pyarrow.int64(),
 }
 _LAST = (
-  dict.fromkeys(_MODEL, pyarrow.int64())
+  dict.fromkeys(MODEL, pyarrow.int64())
   | {
     "data_share": pyarrow.float64(),
     "interactions": pyarrow.int64(),  # learned from
@@ -50,6 +51,7 @@ _LAST = (
   }
   | dict.fromkeys(METRICS, pyarrow.float64())
 )
+COLUMNS = (*_FIRST, *_LAST)  # that every study has, whatever it varies
 
 
 def row(
@@ -87,7 +89,7 @@ def row(
     "dataset": config.data.name,
     "system": config.system,
     **point,
-    **{field: model.get(field) for field in _MODEL},
+    **{field: model.get(field) for field in MODEL},
     "data_share": config.data.get("share", 1.0),
     "interactions": (split.get("train") or {}).get("interactions"),
     "params": params.get("total"),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from lightlm_jax import devices, json_text
+from lightlm_jax import devices, json_text, signals
 from lightlm_jax.errors import UserError
 from lightlm_jax.scaling.claims import Claim
 
@@ -162,6 +162,11 @@ def reason(code: int, folder: pathlib.Path) -> str:
   lines = [line.strip() for line in _tail(folder / LOG) if line.strip()]
   last = lines[-1] if lines else "it said nothing"
   return f"exit code {code}: {last.removeprefix('lightlm_jax: error: ')}"
+
+
+def was_told(code: int) -> bool:
+  """Whether a trial ended because somebody told it to; it would go on if asked."""
+  return any(code in (-number, 128 + number) for number in signals.HEARD)
 
 
 def _tail(path: pathlib.Path) -> list[str]:

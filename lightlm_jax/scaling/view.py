@@ -10,6 +10,7 @@ import rich.live
 import rich.table
 import rich.text
 
+from lightlm_jax.scaling import table as table_lib
 from lightlm_jax.scaling.trials import Progress
 
 _SHOWN = 8  # of the trials that ended, the last
@@ -33,6 +34,11 @@ class View:
     self._ended = []
     self._shown = 0.0
 
+  @property
+  def live(self) -> bool:
+    """Whether somebody watches the table."""
+    return self._live is not None
+
   @contextlib.contextmanager
   def shown(self):
     if self._console.is_terminal:
@@ -50,7 +56,7 @@ class View:
 
   def ended(self, name: str, row: Mapping, seconds: float, number: int, of: int):
     if row["state"] == "finished":
-      score = row["validation_ndcg@10_seen_excluded"]
+      score = row[table_lib.OBJECTIVE]
       what = f"finished in {seconds:.0f} s, validation NDCG@10 {score:.4f}"
     else:
       what = f"failed after {seconds:.0f} s: {row['reason']}"
@@ -86,7 +92,7 @@ def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line
-  score = best["validation_ndcg@10_seen_excluded"]
+  score = best[table_lib.OBJECTIVE]
   return f"{line}; best so far {best['trial']}: validation NDCG@10 {score:.4f}"
 
 
