@@ -82,6 +82,13 @@ def rows_of(plan):
   return [{"trial": study.axes_lib.name_of(point)} for point in plan.points]
 
 
+def start_slow(workdir, name):
+  """A sweep of which one trial takes a minute, and has begun."""
+  process = start(workdir, STUB_SLOW=name)
+  wait_until(lambda: ran(workdir)[name], process)
+  return process
+
+
 def wait_until(holds, process=None, seconds=120):
   deadline = time.monotonic() + seconds
   while not holds():
@@ -176,8 +183,7 @@ def test_tables_are_made_once(tmp_path):
 def test_killed_and_started_again_repeats_nothing_that_finished(tmp_path):
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[3]
-  process = start(workdir, STUB_SLOW=slow)
-  wait_until(lambda: ran(workdir)[slow], process)
+  process = start_slow(workdir, slow)
   process.send_signal(signal.SIGKILL)
   process.communicate()
   pid = (workdir / "ran.txt").read_text().split()[-3]
@@ -196,8 +202,7 @@ def alive(pid):
 def test_sigterm_is_passed_on(tmp_path):
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[0]
-  process = start(workdir, STUB_SLOW=slow)
-  wait_until(lambda: ran(workdir)[slow], process)
+  process = start_slow(workdir, slow)
   time.sleep(0.2)
   process.terminate()
   said, _ = process.communicate(timeout=60)
@@ -212,8 +217,7 @@ def test_a_trial_that_is_told_to_end_with_its_sweep_has_not_failed(tmp_path):
   """As Slurm tells every process of a job."""
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[0]
-  process = start(workdir, STUB_SLOW=slow)
-  wait_until(lambda: ran(workdir)[slow], process)
+  process = start_slow(workdir, slow)
   time.sleep(0.2)
   os.kill(int((workdir / "ran.txt").read_text().split()[1]), signal.SIGTERM)
   time.sleep(0.3)
