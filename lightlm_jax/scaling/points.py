@@ -20,7 +20,7 @@ from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.scaling import table as table_lib
 
 SIZES = (
-  *("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff"),
+  *table_lib.MODEL,
   *("data_share", "interactions", "params", "params_non_embedding"),
 )
 COSTS = (
@@ -57,14 +57,7 @@ ACCURACY = tuple(
 )
 MEASURES = (LOSS, *ACCURACY)
 DECIDING = ACCURACY[0]
-_MEASURED = tuple(
-  name
-  for name in (
-    LOSS.column,
-    *(f"{split}{m}@10_{rule}" for split in ("validation_", "") for m in ("ndcg", "hr")
-      for rule in RULES),
-  )
-)  # fmt: skip
+_MEASURED = (LOSS.column, *table_lib.METRICS)
 
 
 class Spread(NamedTuple):

@@ -69,8 +69,13 @@ def told(workdir: pathlib.Path) -> Iterator[None]:
     known = (OSError, optuna.exceptions.StorageInternalError)
     if not isinstance(error, known + ((grpc.RpcError,) if grpc else ())):
       raise
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    raise UserError(f"{workdir} or its storage: {first}; start again to go on")
+    raise UserError(
+      f"{workdir} or its storage: {_first_line(error)}; start again to go on"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _storage(workdir: pathlib.Path, url: str | None):
@@ -113,5 +118,4 @@ def _one_line(where):
   except Exception as error:  # each database has errors of its own
     if isinstance(error, ImportError):  # Optuna does not say which module it misses
       error = error.__cause__ or error
-    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-    raise UserError(f"cannot open the study in {shown(where)}: {first}")
+    raise UserError(f"cannot open the study in {shown(where)}: {_first_line(error)}")
