@@ -14,29 +14,19 @@ the run's ids are not those that its configuration builds today, an audit of the
 say nothing of the run: it is refused, and nothing is written.
 """
 
-import functools
 import sys
-import tempfile
-from typing import Any
 
 from etils import epath
 import ml_collections
-import rich.console
 
-from lightlm_jax import command_line, limits, trained
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import datasets, sequential, splits
-from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.data.splits import Split
-from lightlm_jax.errors import UserError
-from lightlm_jax.evaluation import audit as audit_lib
-from lightlm_jax.ids import build as ids_build
-from lightlm_jax.ids import codes as codes_lib
-from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.systems import registry
+from lightlm_jax import command_line
+from lightlm_jax.runs.audit import audit, audit_run
+from lightlm_jax.storage import workdir as workdir_lib
 
 _CONFIG = command_line.define_config()
+
 _WORKDIR = command_line.define_workdir("a run that `train` left, in place of --config")
+
 _REPORT = command_line.define_report()
 
 
@@ -49,150 +39,6 @@ def main(argv) -> int:
   if _REPORT.value:
     workdir_lib.write_json(epath.Path(_REPORT.value), found)
   return 0 if found["passed"] else 1
-
-
-def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
-  """Audits the ids of a run, and leaves audit.json in its folder.
-
-  Raises:
-    UserError: in one line, what a person can mend; the run's ids or its log are other
-      ones than today's.
-  """
-  workdir, config = workdir_lib.read(workdir, {})
-  if config.system not in registry.WRITE_IDS:
-    raise UserError(
-      f"{workdir} is a run of {config.system}, which writes no ids; there is nothing "
-      "to audit"
-    )
-  found = audit(config, workdir)
-  workdir_lib.write_json(workdir / "audit.json", found)
-  print(f"written to {workdir / 'audit.json'}")
-  return found
-
-
-def audit(
-  config: ml_collections.FrozenConfigDict, workdir: epath.Path | None = None
-) -> dict[str, Any]:
-  """Audits the ids of a configuration, prints and returns the findings.
-
-  Args:
-    config: whose ids are built.
-    workdir: of the run whose ids they have to be; None = of no run.
-
-  Returns:
-    What evaluation.audit finds, order {rules, shuffled, lost} (data/sequential.py),
-    ids {kind, manifest_sha256} and split_sha256.
-
-  Raises:
-    UserError: in one line, what a person can mend.
-  """
-  limits.check(config)
-  _check_split(config)
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  if workdir is None:
-    dataset = datasets.load(config)
-  else:
-    dataset = trained.dataset_of(workdir, config)
-  log = dataset.log
-  split_of = functools.partial(splits.of_run, config)
-
-  def construct(log: Interactions, seed: int) -> tuple[Split, CodeBook]:
-    split, attributes = split_of(log), _attributes(dataset, log)
-    # A kept book would answer for the one that the trial wants to see built.
-    with tempfile.TemporaryDirectory() as empty:
-      cache = epath.Path(empty)
-      book = ids_build.book_of_run(config.ids, split.train, attributes, seed, cache)
-    return split, book
-
-  if config.ids.kind in ids_build.WARNINGS:
-    say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
-  order = sequential.shuffle_test(log, config.seed)
-  say(f"{config.data.name}: {datasets.describe(log)}")
-  say(f"  {order}")
-  say(f"ids {config.ids.kind} …")
-  as_is = split, book = construct(log, config.seed)
-  if workdir is not None:
-    _check_same_ids(workdir, split, book)
-
-  def build(other_log: Interactions, seed: int) -> audit_lib.Ids:
-    same = other_log is log and seed == config.seed
-    split, book = as_is if same else construct(other_log, seed)
-    return audit_lib.Ids(
-      book.items_IL, book.users_UL, split.train.user_E, split.train.item_E
-    )
-
-  found = audit_lib.audit(build, log, split_of, seed=config.seed)
-  found |= {
-    "order": {"rules": order.rules, "shuffled": order.shuffled, "lost": order.lost},
-    "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256},
-    "split_sha256": split.sha256,
-  }
-  for name, changed in found["exchange"].items():
-    say(f"  held-out items exchanged, {name.replace('_', ' ')}: {changed}")
-  for name, figures in found["renumber"].items():
-    others = ", ".join(f"{value:.4f}" for value in figures["other_seeds"])
-    say(
-      f"  {name}: {figures['as_is']:.4f}; numbered anew {figures['renumbered']:.4f}; "
-      f"other seeds {others}"
-    )
-  say(f"  last token and raw number in leaves: {found['spearman_last_token']:.3f}")
-  say(f"  held-out interactions read: {found['held_out_edges']}")
-  for line in found["failures"]:
-    say(f"FOUND: {line}")
-  if found["passed"]:
-    say("nothing found")
-  return found
-
-
-def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """Those of the dataset's items, in the order of a log that numbers them anew."""
-  if dataset.attributes is None:
-    return None
-  of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
-  return [of_item[item] for item in log.item_ids.tolist()]
-
-
-def _check_split(config: ml_collections.FrozenConfigDict) -> None:
-  """Refuses what the audit does not know as held out."""
-  if config.split.kind == "none":
-    raise UserError(
-      "config.split.kind is 'none': nothing is held out that could reach the ids; "
-      "audit them with a split that holds something out, such as leave_one_out"
-    )
-  if withheld := config.split.get("withheld", 0.0):
-    raise UserError(
-      f"config.split.withheld is {withheld}; the audit knows what stands behind the "
-      "training rows, not items that are taken out of them: audit with "
-      "config.split.withheld 0"
-    )
-  if (share := config.data.get("share", 1.0)) != 1:
-    raise UserError(
-      f"config.data.share is {share}: which users are learned from follows from their "
-      "raw ids, which the audit changes; audit with config.data.share 1.0"
-    )
-
-
-def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
-  """Refuses a run that has another log, or other ids, than were built just now."""
-  results = workdir_lib.read_results(workdir) or {}
-  if results and results["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
-  kept = codes_lib.load(workdir / "codes")
-  of_run = [] if kept is None else [kept.sha256]
-  of_run += [ids["manifest_sha256"]] if (ids := results.get("ids")) else []
-  if not of_run:
-    raise UserError(
-      f"{workdir / 'codes'} holds no whole ids; let `train` write them, then audit them"
-    )
-  for sha256 in of_run:
-    if sha256 != book.sha256:
-      raise UserError(
-        f"the ids of {workdir} (SHA-256 {sha256[:16]}…) are not those that its "
-        f"configuration builds today ({book.sha256[:16]}…): they were made by another "
-        "version or on another kind of machine, and an audit of today's would be no "
-        "verdict on the run; audit it where it was made, or train anew"
-      )
 
 
 if __name__ == "__main__":

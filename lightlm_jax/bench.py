@@ -15,8 +15,8 @@ same training in transformers' T5; (g) growth with the model, the batch and the 
 
 `all` is both, in one call that ends before --minutes have passed.
 
---peer=MODULE:FUNCTION adds an implementation to (a) of `decode`: benches/transition.py
-says what the function is given and returns.
+--peer=MODULE:FUNCTION adds an implementation to (a) of `decode`:
+benchmarks/transition.py says what the function is given and returns.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,13 @@ from absl import flags
 from etils import epath
 import jax
 
-from lightlm_jax import command_line, devices, figures
-from lightlm_jax.benches import decode as decode_lib
-from lightlm_jax.benches import plot, shapes
-from lightlm_jax.benches import train as train_lib
-from lightlm_jax.errors import UserError
+from lightlm_jax import command_line
+from lightlm_jax.benchmarks import decode as decode_lib
+from lightlm_jax.benchmarks import plot, shapes
+from lightlm_jax.benchmarks import training as train_lib
+from lightlm_jax.reporting import drawing as figures
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime.errors import UserError
 
 COMMANDS = ("decode", "train", "all")
 _QUICK = flags.DEFINE_bool("quick", False, "small sizes: 2 minutes on 2 CPU cores")

@@ -12,8 +12,9 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from lightlm_jax import config, errors
-from lightlm_jax.errors import UserError
+from lightlm_jax import config
+from lightlm_jax.runtime import errors
+from lightlm_jax.runtime.errors import UserError
 
 # --help shows the flags of the entry point: --config counts as one of its own.
 flags.disclaim_key_flags()

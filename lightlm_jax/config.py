@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 PRESETS = ("paper", "small", "tiny")
 SETTABLE = (bool, int, float, str, tuple)

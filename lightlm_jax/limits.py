@@ -7,12 +7,12 @@ import math
 import ml_collections
 
 from lightlm_jax.data import splits, texts
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quantise, spectral
+from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   item_decoder,
-  latent_decoding,
   lightlm,
   lite_llm4rec,
   lite_llm4rec_beam,

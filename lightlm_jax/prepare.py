@@ -16,10 +16,10 @@ from etils import epath
 import rich.console
 
 from lightlm_jax import command_line
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import Stopped, UserError
-from lightlm_jax.preparing import columns, files, pipeline, readers, times
-from lightlm_jax.preparing.sequences import DUPLICATES
+from lightlm_jax.preprocess import columns, files, pipeline, readers, times
+from lightlm_jax.preprocess.sequences import DUPLICATES
+from lightlm_jax.runtime.errors import Stopped, UserError
+from lightlm_jax.storage import workdir as workdir_lib
 
 _INPUT = flags.DEFINE_string(
   "input",

@@ -24,8 +24,8 @@ import jax
 from ml_collections import config_flags
 
 from lightlm_jax import command_line
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
 
 _CONFIG = command_line.define_config(studies=True)
 _WORKDIR = command_line.define_workdir("the study's folder")
@@ -60,8 +60,8 @@ def main(argv) -> int:
       "there is no optuna; install with pip install -c constraints.txt -e '.[sweep]'"
     )
   # Of the extra `sweep`.
-  from lightlm_jax.scaling import analysis, claims, study  # noqa: PLC0415
-  from lightlm_jax.scaling import plan as plan_lib  # noqa: PLC0415, likewise
+  from lightlm_jax.studies import analysis, claims, study  # noqa: PLC0415
+  from lightlm_jax.studies import plan as plan_lib  # noqa: PLC0415, likewise
 
   # Devices are for the trials.
   jax.config.update("jax_platforms", "cpu")

@@ -108,7 +108,7 @@ def _compiled_once(_cache_root):
   """Lets this process share its compiled programs with the tests' subprocesses."""
   from jax.experimental.compilation_cache import compilation_cache  # noqa: PLC0415
 
-  from lightlm_jax import devices  # noqa: PLC0415
+  from lightlm_jax.runtime import devices  # noqa: PLC0415
 
   compilation_cache.reset_cache()  # jax asks for the folder only once
   devices.enable_compilation_cache()

@@ -21,9 +21,9 @@ import test_parity
 import torch
 import transformers
 
-from lightlm_jax.benches.t5 import T5, T5_NAMES, is_layered, under_dict
+from lightlm_jax.benchmarks.t5 import T5, T5_NAMES, is_layered, under_dict
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems.text import NUM_SPECIALS, PAD, START, Source
+from lightlm_jax.systems.token_sequences import NUM_SPECIALS, PAD, START, Source
 from lightlm_jax.training.state import count_parameters
 
 PAPER = encoder_decoder.Config(V=600, W=20, dropout_rate=0.0)

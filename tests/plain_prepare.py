@@ -6,7 +6,8 @@ import math
 import re
 
 from lightlm_jax.data import interactions
-from lightlm_jax.preparing import lines, rows
+from lightlm_jax.preprocess import delimited as lines
+from lightlm_jax.preprocess import rows
 
 SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
   map(chr, range(0x2000, 0x200B))

@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.evaluation.audit import Ids
+from lightlm_jax.evaluation.leaks import Ids
 from lightlm_jax.ids import graph
 from lightlm_jax.ids.codes import stack_codes
 

@@ -12,11 +12,11 @@ import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import results
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.evaluation import evaluator, exposure, slices, uncertainty, users
 from lightlm_jax.evaluation.evaluator import RULES, Ranks
 from lightlm_jax.ids import codes
+from lightlm_jax.runs import results
 
 SCRIPT = "<script>document.title='owned'</script>"
 U, I = 60, 25

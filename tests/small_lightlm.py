@@ -9,7 +9,8 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import lightlm, text
+from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import token_sequences as text
 
 H = 5
 ITEM_CODES = [

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import polars as pl
 
-from lightlm_jax.scaling import points
-from lightlm_jax.scaling import table as table_lib
-from lightlm_jax.scaling.law import Law
+from lightlm_jax.studies import points
+from lightlm_jax.studies import summary as table_lib
+from lightlm_jax.studies.law import Law
 
 LAW = Law(a=60.0, alpha=0.35, b=0.0, beta=0.0, c=3.2)
 NOISE = 0.004

@@ -12,7 +12,8 @@ from small_logs import make_log
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import first_of_rows
 from lightlm_jax.data.synthetic import Shop, make_shop
-from lightlm_jax.evaluation import audit, metrics
+from lightlm_jax.evaluation import leaks as audit
+from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import plain, spectral
 
 OPTIONS = {

@@ -15,12 +15,14 @@ import ml_collections
 import pytest
 from report_pages import SCRIPT, change, make_run, written
 
-from lightlm_jax import audit, report, train, trained
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, snapshot
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes
+from lightlm_jax.reporting import report
+from lightlm_jax.runs import audit, train
+from lightlm_jax.runs import restore as trained
+from lightlm_jax.runtime.errors import UserError
 
 
 @pytest.fixture

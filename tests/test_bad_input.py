@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import errors, limits, train
-from lightlm_jax.errors import UserError
-from lightlm_jax.training import checkpoint, journal
+from lightlm_jax import limits
+from lightlm_jax.runs import train
+from lightlm_jax.runtime import errors
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.training import checkpoint
+from lightlm_jax.training import metric_writer as journal
 
 LOG = "u1 a b c d\nu2 a\nu3 b c a\nu4 d a b\n"
 

@@ -13,8 +13,8 @@ from lightlm_jax.data import formats, interactions, splits
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import ease, item_item, item_knn, item_scores, popularity
 
 NUM_ITEMS = 17

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lightlm_jax.benches import (
+from lightlm_jax.benchmarks import (
   catalogue,
   end_to_end,
   memory,
@@ -24,9 +24,9 @@ from lightlm_jax.benches import (
 )
 from lightlm_jax.decoding import beam
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.errors import UserError
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems.text import START
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems.token_sequences import START
 
 OURS = {
   name: make
@@ -239,7 +239,7 @@ def test_growth_and_filter_ratios_compare_like_with_like():
 
 PEER = """
   import flax.struct
-  from lightlm_jax.benches import ours
+  from lightlm_jax.benchmarks import ours
 
   right = ours.sparse
 
@@ -377,7 +377,7 @@ def test_a_memory_is_timed_beside_the_search():
 @pytest.mark.slow
 def test_t5_recommends_the_same():
   pytest.importorskip("transformers", reason="no extra `parity`: no T5 was asked")
-  from lightlm_jax.benches import t5  # noqa: PLC0415
+  from lightlm_jax.benchmarks import t5  # noqa: PLC0415
 
   lines = []
   report = t5.compare(tiny(), 3, 1, lines.append)

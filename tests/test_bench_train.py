@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_bench import bench
 
-from lightlm_jax.benches import (
+from lightlm_jax.benchmarks import (
   growth,
   record,
   scatter,
@@ -16,11 +16,12 @@ from lightlm_jax.benches import (
   timing,
   training_step,
 )
-from lightlm_jax.benches import train as train_lib
+from lightlm_jax.benchmarks import training as train_lib
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.errors import UserError
-from lightlm_jax.systems import lightlm, text
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import token_sequences as text
 
 FEW = 2_000  # interactions
 
@@ -271,7 +272,7 @@ def test_rows_of_toys_are_compared(data_dir):
 @pytest.mark.slow
 def test_t5_trains_the_same():
   pytest.importorskip("transformers", reason="no extra `parity`: no T5 was trained")
-  from lightlm_jax.benches import t5_training  # noqa: PLC0415
+  from lightlm_jax.benchmarks import t5_training  # noqa: PLC0415
 
   config = shapes.config(
     "paper",

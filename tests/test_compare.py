@@ -11,9 +11,9 @@ import pytest
 from small_logs import make_log
 
 from lightlm_jax.data import splits
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare, metrics, users
 from lightlm_jax.evaluation.evaluator import RULES, Ranks
+from lightlm_jax.runtime.errors import UserError
 
 ABOUT = {
   "dataset": "shop",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from lightlm_jax import config
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 CARD = '''
 """A card."""

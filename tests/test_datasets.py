@@ -8,7 +8,7 @@ import pytest
 from raw_logs import HEADER, RATED, question, raw_rows, same, timed_rows
 
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 
 def data_config(name="toys", folder="", min_len=1, cold="apart", **shop):

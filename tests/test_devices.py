@@ -7,8 +7,8 @@ import sys
 import jax
 import pytest
 
-from lightlm_jax import cache, devices
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import cache, devices
+from lightlm_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import train
+from lightlm_jax.runs import train
 from lightlm_jax.training import speed
 
 

@@ -8,8 +8,8 @@ import sys
 import ml_collections
 import pytest
 
-from lightlm_jax import evaluate, train
-from lightlm_jax.errors import UserError
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runtime.errors import UserError
 
 
 @pytest.fixture

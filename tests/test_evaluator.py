@@ -10,8 +10,8 @@ from lightlm_jax.data import formats, splits
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Recommendations
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
 

@@ -17,11 +17,11 @@ import pytest
 import served as small
 from test_hostile import Bomb
 
-from lightlm_jax import export as export_lib
-from lightlm_jax.errors import UserError
-from lightlm_jax.recommender import Recommender
-from lightlm_jax.serving import artefact, serve
-from lightlm_jax.serving import questions as questions_lib
+from lightlm_jax.inference import artefact, serve
+from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.runs import export as export_lib
+from lightlm_jax.runs.recommender import Recommender
+from lightlm_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")
 K, E = 5, 16
@@ -225,5 +225,5 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path):
 
 
 def test_the_page_travels_with_the_package():
-  page = importlib.resources.files("lightlm_jax.serving").joinpath("artefact.md")
+  page = importlib.resources.files("lightlm_jax.inference").joinpath("artefact.md")
   assert "open_artefact" in page.read_text()

@@ -9,7 +9,7 @@ import pytest
 from raw_logs import HEADER, RATED, RAW, raw_rows, same, timed_rows
 
 from lightlm_jax.data import formats, interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse
 from small_logs import make_log
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import gcn
+from lightlm_jax.runtime.errors import UserError
 
 # Purchases repeat, user 1 bought nothing, nobody bought item 4.
 ROWS = [[2, 0, 2], [], [1, 3], [3, 3, 5, 1, 0], [5]]

@@ -13,8 +13,8 @@ from small_logs import check, make_log, strip
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build, codes, grow, neighbours, plain, quantise, spectral
+from lightlm_jax.runtime.errors import UserError
 
 
 def add(book, neighbours, cold=(), *, capacity=1000, seed=0):

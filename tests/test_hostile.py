@@ -17,15 +17,16 @@ import pyarrow
 import pytest
 import served as small
 
-from lightlm_jax import recommend as recommend_lib
-from lightlm_jax.data import formats, parquet, snapshot, tables
-from lightlm_jax.errors import UserError
+from lightlm_jax.data import formats, snapshot, tables
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes
-from lightlm_jax.recommender import Recommender
-from lightlm_jax.serving import output as output_lib
-from lightlm_jax.serving import questions as questions_lib
-from lightlm_jax.systems import latent_decoding
+from lightlm_jax.inference import output as output_lib
+from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.runs import recommend as recommend_lib
+from lightlm_jax.runs.recommender import Recommender
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import parquet
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -266,7 +267,7 @@ def test_nothing_here_reads_pickles_or_runs_text():
     "shelve", "jsonpickle", "torch",
   }  # fmt: skip
   # The peers that are measured beside ours, and tests that compare with them.
-  peers = {"benches/t5.py", "benches/t5_training.py", "benches/peers.py"}
+  peers = {"benchmarks/t5.py", "benchmarks/t5_training.py", "benchmarks/peers.py"}
   for path in sorted((ROOT / "lightlm_jax").rglob("*.py")):
     where = str(path.relative_to(ROOT / "lightlm_jax"))
     for node in ast.walk(ast.parse(path.read_text())):

@@ -12,8 +12,8 @@ from small_logs import check, make_log
 
 from lightlm_jax.data import interactions, splits
 from lightlm_jax.data.synthetic import Shop, item_attributes, make_shop
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build, codes, grow, plain
+from lightlm_jax.runtime.errors import UserError
 
 SMALL_SHOP = Shop(num_users=200, num_items=60, num_categories=4, num_shelves=12)
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build
+from lightlm_jax.runtime.errors import UserError
 
 SCRIPT = """
 import json

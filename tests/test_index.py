@@ -11,13 +11,13 @@ import pyarrow.parquet
 import pytest
 from small_logs import make_log
 
-from lightlm_jax import audit, index
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import splits
-from lightlm_jax.errors import UserError
-from lightlm_jax.evaluation import audit as audit_lib
+from lightlm_jax.evaluation import leaks as audit_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes, quality
+from lightlm_jax.runs import audit, index
+from lightlm_jax.runtime.errors import UserError
 
 
 def run(module, *arguments, cwd=ROOT):

@@ -8,7 +8,7 @@ import numpy as np
 from raw_logs import LOGS, random_rows, raw_rows, same, timed_rows
 
 from lightlm_jax.data import interactions
-from lightlm_jax.evaluation import audit
+from lightlm_jax.evaluation import leaks as audit
 
 
 @given(LOGS)

@@ -10,8 +10,8 @@ import pytest
 
 from lightlm_jax import config as config_lib
 from lightlm_jax import limits
-from lightlm_jax.errors import UserError
 from lightlm_jax.models import decoder
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder
 from lightlm_jax.training import state as state_lib
 

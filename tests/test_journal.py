@@ -4,7 +4,7 @@ from etils import epath
 import pytest
 import rich.console
 
-from lightlm_jax.training import journal
+from lightlm_jax.training import metric_writer as journal
 
 
 def write_journal(folder, lines):

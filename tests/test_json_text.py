@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from lightlm_jax import json_text
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import prepared, shards, snapshot, texts
-from lightlm_jax.errors import UserError
+from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.data import shards, snapshot, texts
 from lightlm_jax.ids import codes
-from lightlm_jax.preparing import items
-from lightlm_jax.serving import output
-from lightlm_jax.systems import latent_decoding
+from lightlm_jax.inference import output
+from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.preprocess import items
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
+from lightlm_jax.storage import workdir as workdir_lib
 
 ROOT = pathlib.Path(json_text.__file__).parent
 values = st.recursive(

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import evaluate, limits
-from lightlm_jax import workdir as workdir_lib
+from lightlm_jax import limits
 from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import allowed, latent
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes
-from lightlm_jax.systems import latent_decoding, lightlm
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.runs import evaluate
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.systems import lightlm
 
 GLOBAL = {"decoding.kind": "latent_global"}
 LOCAL = {"decoding.kind": "latent_local"}

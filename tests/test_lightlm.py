@@ -23,9 +23,10 @@ from small_lightlm import (
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
-from lightlm_jax.systems import lightlm, text
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import token_sequences as text
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -11,9 +11,9 @@ from test_next_item import make_batch
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.evaluation import likelihood
+from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import mesh as mesh_lib
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")
 

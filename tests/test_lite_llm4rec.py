@@ -13,13 +13,14 @@ import pytest
 from test_next_item import make_batch, make_rows
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import evaluate, limits, train
+from lightlm_jax import limits
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.models import decoder, hierarchical
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, lite_llm4rec, registry
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")

@@ -19,10 +19,11 @@ from test_lite_llm4rec import (
 from test_next_item import make_batch, make_rows
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import evaluate, limits, train
+from lightlm_jax import limits
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lite_llm4rec_beam
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")

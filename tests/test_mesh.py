@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import pytest
 
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import registry
-from lightlm_jax.training import mesh as mesh_lib
 
 # data, model, whether devices along `data` share what the optimiser keeps.
 FAST = ((1, 1, False), (2, 4, True))

@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits, train
+from lightlm_jax import limits
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.errors import UserError
 from lightlm_jax.models import item_sequence
+from lightlm_jax.runs import train
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, next_item, registry, sasrec
 from lightlm_jax.training import checkpoint
 

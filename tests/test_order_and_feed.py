@@ -17,7 +17,7 @@ from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import packing
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 KEYS = st.integers(0, 2**32 - 1)
 

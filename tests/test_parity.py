@@ -17,7 +17,8 @@ import pytest
 
 from lightlm_jax.decoding import beam, trie
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import lightlm, text
+from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import token_sequences as text
 
 GOLDEN = pathlib.Path(__file__).with_name("golden") / "t5.npz"
 CONFIG = encoder_decoder.Config(

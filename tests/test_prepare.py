@@ -19,10 +19,11 @@ from raw_logs import random_rows, random_timed_rows, same, timed_log
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import train
-from lightlm_jax.data import datasets, interactions, prepared
-from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import pipeline, stages
+from lightlm_jax.data import datasets, interactions
+from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.preprocess import pipeline, stages
+from lightlm_jax.runs import train
+from lightlm_jax.runtime.errors import UserError
 
 QUIET = rich.console.Console(file=io.StringIO())
 TIMED = random_timed_rows(num_users=30, longest=8, seed=1)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import pipeline
+from lightlm_jax.preprocess import pipeline
+from lightlm_jax.runtime.errors import UserError
 
 MISSING = importlib.util.find_spec("apache_beam") is None
 needs_beam = pytest.mark.skipif(

@@ -20,9 +20,9 @@ import pytest
 from raw_logs import same
 import rich.console
 
-from lightlm_jax.data import prepared
-from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import files, pipeline, times
+from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.preprocess import files, pipeline, times
+from lightlm_jax.runtime.errors import UserError
 
 QUIET = rich.console.Console(file=io.StringIO())
 HEADER = "user_id,item_id,rating,timestamp"

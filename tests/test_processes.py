@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from lightlm_jax import processes
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 200

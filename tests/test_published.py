@@ -19,9 +19,9 @@ import raw_files as raw
 from raw_logs import raw_rows, same, timed_rows
 
 from lightlm_jax.data import datasets
-from lightlm_jax.data.published import folder as folder_lib
+from lightlm_jax.data.published import placing as folder_lib
 from lightlm_jax.data.published import raw_files, sources
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 USERS = ["A2VNYWOPJ13AFP", "A30TL5EWN6DFXT", "ASY55RVNIL0UD", "AWG2O9C42XW5G", "ALQ4"]
 ITEMS = ["0000013714", "B00004U9JO", "B003EYVXV4", "B00LKJ5UQ2", "1400501466"]

@@ -8,7 +8,7 @@ import pytest
 import raw_files as raw
 
 from lightlm_jax.data.published import amazon, movielens, yelp
-from lightlm_jax.data.published.lines import Item, Malformed, Rating
+from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 RATINGS = {
   "2014": (amazon.rating_2014, raw.review_2014("A2SUAM1J3GNN3B", "0000013714", 7)),

@@ -11,7 +11,7 @@ import pytest
 import raw_files as raw
 
 from lightlm_jax.data.published import raw_files, reading, sources
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 TOYS = dataclasses.replace(sources.SOURCES["toys"], published=None)
 GAMES = dataclasses.replace(sources.SOURCES["amazon2023-Video_Games"], published=None)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from small_logs import check, make_log, strip
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import gcn, quantise
+from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 KINDS = tuple(quantise.QUANTISERS)

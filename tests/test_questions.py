@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lightlm_jax.data import interactions
-from lightlm_jax.errors import UserError
-from lightlm_jax.serving import questions as questions_lib
+from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.runtime.errors import UserError
 
 ROWS = {"anna": ["x", "y"], "bo": ["z"], "cy": ["y", "y", "x", "w"]}
 LOG = interactions.from_sequences(ROWS.items())

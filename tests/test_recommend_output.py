@@ -17,10 +17,10 @@ import pyarrow.parquet
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import processes
 from lightlm_jax.data import datasets
-from lightlm_jax.errors import UserError
-from lightlm_jax.serving import output as output_lib
+from lightlm_jax.inference import output as output_lib
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 USERS, PART = 23, 5

@@ -15,11 +15,11 @@ import rich.console
 import served as small
 
 import lightlm_jax
-from lightlm_jax import recommend as recommend_lib
-from lightlm_jax import report as report_lib
-from lightlm_jax.errors import UserError
-from lightlm_jax.preparing import pipeline
-from lightlm_jax.recommender import Recommender
+from lightlm_jax.preprocess import pipeline
+from lightlm_jax.reporting import report as report_lib
+from lightlm_jax.runs import recommend as recommend_lib
+from lightlm_jax.runs.recommender import Recommender
+from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {

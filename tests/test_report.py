@@ -23,9 +23,10 @@ from report_pages import (
   written,
 )
 
-from lightlm_jax import report, results
 from lightlm_jax.evaluation.evaluator import RULES
-from lightlm_jax.reporting import lists, runs, sections
+from lightlm_jax.reporting import lists, report, sections
+from lightlm_jax.reporting import run_files as runs
+from lightlm_jax.runs import results
 
 SECTIONS = (
   "result learning slices popularity ids examples setup audit comparison beams memories"

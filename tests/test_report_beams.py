@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from report_pages import ask_again, change, make_run, written
 
-from lightlm_jax import report
 from lightlm_jax.evaluation import uncertainty, users
 from lightlm_jax.evaluation.evaluator import RULES
+from lightlm_jax.reporting import report
 
 
 def page_of(run, *others):

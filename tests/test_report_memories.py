@@ -5,8 +5,8 @@ import re
 import pytest
 from report_pages import ask_again, change, make_run, written
 
-from lightlm_jax import report
 from lightlm_jax.evaluation.evaluator import RULES
+from lightlm_jax.reporting import report
 
 
 def page_of(run, *others):

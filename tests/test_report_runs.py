@@ -8,11 +8,11 @@ from etils import epath
 import pytest
 from report_pages import ask_again, change, command, make_run, written
 
-from lightlm_jax import report
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import compare, users
 from lightlm_jax.evaluation.evaluator import RULES
-from lightlm_jax.reporting import runs
+from lightlm_jax.reporting import report
+from lightlm_jax.reporting import run_files as runs
+from lightlm_jax.runtime.errors import UserError
 
 
 def test_runs_are_compared_as_evaluate_does(shop):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import train
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.errors import Stopped, UserError
+from lightlm_jax.runs import train
+from lightlm_jax.runtime.errors import Stopped, UserError
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import checkpoint, loop
 
 # A checkpoint is read here as it was written, onto whatever device there is.

@@ -11,12 +11,13 @@ import pytest
 from report_pages import command, written
 import studies
 
-from lightlm_jax import figures
-from lightlm_jax.errors import UserError
-from lightlm_jax.reporting import drawn, page
-from lightlm_jax.scaling import analysis, fronts, panels, points
-from lightlm_jax.scaling import figures as shapes
-from lightlm_jax.scaling import table as table_lib
+from lightlm_jax.reporting import drawing as figures
+from lightlm_jax.reporting import html as page
+from lightlm_jax.reporting import themed as drawn
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.studies import analysis, fronts, panels, points
+from lightlm_jax.studies import study_figures as shapes
+from lightlm_jax.studies import summary as table_lib
 
 SCRIPT = "<script>document.title='owned'</script>"
 

@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 import studies
 
-from lightlm_jax.scaling import findings, fronts, points, wording
-from lightlm_jax.scaling.points import DECIDING, LOSS
+from lightlm_jax.studies import findings, fronts, points, wording
+from lightlm_jax.studies.points import DECIDING, LOSS
 
 
 def one_family(**options):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from lightlm_jax.scaling import law
-from lightlm_jax.scaling.law import Law
+from lightlm_jax.studies import law
+from lightlm_jax.studies.law import Law
 
 ONE = Law(a=40.0, alpha=0.3, b=0.0, beta=0.0, c=3.0)
 TWO = Law(a=40.0, alpha=0.4, b=300.0, beta=0.5, c=2.5)

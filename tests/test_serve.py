@@ -7,8 +7,8 @@ import served as small
 
 from lightlm_jax.data import splits
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.serving import questions as questions_lib
-from lightlm_jax.serving import serve
+from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import serve
 from lightlm_jax.training import speed
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")

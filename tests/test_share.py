@@ -8,8 +8,8 @@ from raw_logs import TIMED_ROWS, question, random_rows, raw_rows, same, timed_lo
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, interactions, splits
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build as ids_build
+from lightlm_jax.runtime.errors import UserError
 
 SHARES = (0.1, 0.25, 0.5, 0.9)
 USERS_OF_A_HALF = ["u1", "u3", "u4", "u5", "u6"]

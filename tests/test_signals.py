@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from lightlm_jax import signals as signals_lib
-from lightlm_jax.errors import Stopped
+from lightlm_jax.runtime import signals as signals_lib
+from lightlm_jax.runtime.errors import Stopped
 
 
 def test_what_comes_twice_at_once_is_one_signal(monkeypatch):

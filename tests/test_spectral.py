@@ -17,9 +17,9 @@ from small_logs import check, make_log, strip
 
 from lightlm_jax.data import splits
 from lightlm_jax.data.synthetic import Shop, make_shop
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes, spectral
 from lightlm_jax.ids import graph as graph_lib
+from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 

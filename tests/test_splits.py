@@ -14,7 +14,7 @@ from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_lo
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, formats, interactions, splits
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 SHARES = st.sampled_from([0.05, 0.1, 0.2, 0.29, 0.45])
 

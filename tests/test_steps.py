@@ -11,9 +11,10 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import mesh
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import registry
-from lightlm_jax.training import loop, mesh, state, step
+from lightlm_jax.training import loop, state, step
 
 K = 8
 

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from lightlm_jax import train
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import packing, shards, stream
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runs import train
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
 
 WINDOW = 6
 K = 3

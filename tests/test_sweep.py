@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.errors import UserError
-from lightlm_jax.scaling import claims, study, trials
-from lightlm_jax.scaling import plan as plan_lib
-from lightlm_jax.scaling import storage as storage_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.studies import claims, study, trials
+from lightlm_jax.studies import database as storage_lib
+from lightlm_jax.studies import plan as plan_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUB = (sys.executable, str(pathlib.Path(__file__).parent / "stub_train.py"))

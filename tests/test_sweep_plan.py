@@ -12,9 +12,10 @@ import pytest
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.errors import UserError
-from lightlm_jax.scaling import axes, table, trials, view
-from lightlm_jax.scaling import plan as plan_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.studies import axes, trials, view
+from lightlm_jax.studies import plan as plan_lib
+from lightlm_jax.studies import summary as table
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from lightlm_jax import errors
 from lightlm_jax.data import splits
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.synthetic import (
@@ -17,6 +16,7 @@ from lightlm_jax.data.synthetic import (
   item_titles,
   make_shop,
 )
+from lightlm_jax.runtime import errors
 from lightlm_jax.systems.best_possible import best_possible, expected_best_ndcg
 
 TINY_SHOP = Shop(

@@ -13,7 +13,7 @@ import pytest
 
 from lightlm_jax.data import interactions, snapshot, tables
 from lightlm_jax.data.datasets import Dataset
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 ROWS = {
   "user": ["b", "a", "b", "a", "b"],

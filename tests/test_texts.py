@@ -12,7 +12,7 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax import limits
 from lightlm_jax.data import formats, texts
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 TEXTS = [
   "red wooden train with wooden track",

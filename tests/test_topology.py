@@ -16,9 +16,9 @@ import ml_collections
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.training import topology
 
 ROOT = pathlib.Path(__file__).parent.parent

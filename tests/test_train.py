@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import evaluate, limits, train, workdir
+from lightlm_jax import limits
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import build, codes
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir
 from lightlm_jax.training import checkpoint
 
 METRICS = {"hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10"}

@@ -9,8 +9,8 @@ import pytest
 from slow_search import PLENTY, begins, build_roomy, following, prefix_free, quick_jit
 
 from lightlm_jax.decoding import trie as trie_lib
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import stack_codes
+from lightlm_jax.runtime.errors import UserError
 
 VOCAB = 70
 TOKENS = (0, 1, 31, 32, 63, 64, 69)  # in all three words of a mask, and on their edges

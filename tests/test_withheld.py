@@ -7,7 +7,7 @@ import pytest
 from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_log
 
 from lightlm_jax.data import interactions, splits
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("kind", splits.SPLITS)

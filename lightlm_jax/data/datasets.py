@@ -10,12 +10,13 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from lightlm_jax import cache
-from lightlm_jax.data import formats, prepared, synthetic
+from lightlm_jax.data import formats, synthetic
+from lightlm_jax.data import preprocessed as prepared
 from lightlm_jax.data.interactions import Interactions, keep_rows
-from lightlm_jax.data.published import folder as published
+from lightlm_jax.data.published import placing as published
 from lightlm_jax.data.published.sources import SOURCES
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import cache
+from lightlm_jax.runtime.errors import UserError
 
 # One of them stands in the folder of a log.
 _MARKS = ("sequences.txt", "u.data", prepared.MANIFEST)

@@ -22,7 +22,7 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
 from lightlm_jax.data.packing import Rows, pack
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 _OF_TARGETS = ("user_B", "target_B", "weight_B")  # of a Batch
 

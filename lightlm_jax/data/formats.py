@@ -9,7 +9,7 @@ from etils import epath
 import numpy as np
 
 from lightlm_jax.data import interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 # Columns of items.tsv that say what an item is.
 TEXTS = ("title", "brand", "genres", "category", "categories", "description")

@@ -18,10 +18,10 @@ from etils import epath
 import jax
 import numpy as np
 
-from lightlm_jax import json_text
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
 
 ROWS_A_FILE = 2**20
 _MANIFEST = "manifest.json"

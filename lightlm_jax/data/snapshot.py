@@ -11,12 +11,11 @@ from etils import epath
 import numpy as np
 import pyarrow
 
-from lightlm_jax import json_text
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.data import parquet
 from lightlm_jax.data.datasets import Dataset
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text, parquet
+from lightlm_jax.storage import workdir as workdir_lib
 
 _FILES = ("interactions.parquet", "items.parquet")
 _MANIFEST = "manifest.json"

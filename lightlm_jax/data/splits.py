@@ -25,7 +25,7 @@ from lightlm_jax.data.interactions import (
   offsets_of_kept,
   without_items,
 )
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 # Of the draw of `withhold`: one share means the same items in every run.
 WITHHELD_SEED = 0

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightlm_jax.data.interactions import Interactions, from_sequences, keep_rows
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 CATEGORIES = (
   "tea coffee honey bread cheese spice soap candle paper ink "

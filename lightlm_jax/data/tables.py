@@ -7,7 +7,7 @@ import polars
 
 from lightlm_jax.data import formats, interactions
 from lightlm_jax.data.datasets import Dataset
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 COLUMNS = ("user", "item", "timestamp")
 _READERS = {

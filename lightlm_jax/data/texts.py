@@ -15,8 +15,8 @@ from etils import epath
 import ml_collections
 import numpy as np
 
-from lightlm_jax import json_text
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
 
 EMPTY = 0  # the one token of an item without text
 FIRST = 1  # of the tokenizer's own tokens

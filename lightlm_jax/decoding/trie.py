@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 WORD = 32  # bits of a mask's word
 # Where masks are faster than lists: results/decode has the times of both.

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator, uncertainty
 from lightlm_jax.evaluation import users as users_lib
+from lightlm_jax.runtime.errors import UserError
 
 SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
 # One figure is tested: among many tests something is always found.

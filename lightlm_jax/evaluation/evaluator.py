@@ -16,11 +16,12 @@ import numpy as np
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation.metrics import summarise
-from lightlm_jax.systems import asking, item_scores
+from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import mesh as mesh_lib
 
 RULES = ("seen_excluded", "seen_allowed")
 K = 20  # recommendations asked for: the largest cut-off of the metrics

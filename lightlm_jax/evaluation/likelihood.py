@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from lightlm_jax.data.splits import Requests
-from lightlm_jax.systems import asking
+from lightlm_jax.inference import batched_inference as asking
 from lightlm_jax.systems.base import System
 
 

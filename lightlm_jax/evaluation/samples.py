@@ -11,8 +11,8 @@ from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import mesh as mesh_lib
 
 
 def recommended(

@@ -16,13 +16,12 @@ from etils import epath
 import numpy as np
 import pyarrow
 
-from lightlm_jax import json_text, workdir
-from lightlm_jax.data import parquet
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.evaluation.evaluator import Ranks
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text, parquet, workdir
 
 SHOWN = 10
 _KEY = b"lightlm_jax"

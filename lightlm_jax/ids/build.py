@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import codes, gcn, grow, plain, quantise, spectral
+from lightlm_jax.runtime.errors import UserError
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
 COLD = ("apart", "attributes")

@@ -10,8 +10,8 @@ import zlib
 from etils import epath
 import numpy as np
 
-from lightlm_jax import json_text
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
 
 # What reading raises where a file is missing, cut short or overwritten.
 _DAMAGED = (

@@ -31,8 +31,8 @@ import optax
 import scipy.sparse
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import graph as graph_lib
+from lightlm_jax.runtime.errors import UserError
 
 # Standard deviation of the start vectors' entries.
 INIT_SCALE = 0.01

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
 from lightlm_jax.ids.neighbours import by_attributes
+from lightlm_jax.runtime.errors import UserError
 
 # Items of training, most like it, that say where an item without training belongs.
 NEIGHBOURS = 10

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 import numpy as np
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import gcn, lloyd
 from lightlm_jax.ids.codes import with_last_token
+from lightlm_jax.runtime.errors import UserError
 
 _MOST_ITERATIONS = 100
 # Of more, scikit-learn's K-Means and a GCN on one CPU take many hours.

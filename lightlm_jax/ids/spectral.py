@@ -20,10 +20,10 @@ import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import graph as graph_lib
 from lightlm_jax.ids import plain
 from lightlm_jax.ids.codes import stack_codes, with_last_token
+from lightlm_jax.runtime.errors import UserError
 
 TOKENS = ("level", "node")
 # Users and items on one graph (co-indexing), by purchases or by attributes; each on a

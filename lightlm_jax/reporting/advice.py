@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.reporting.runs import Run, flatten
+from lightlm_jax.reporting.run_files import Run, flatten
 
 
 def note(text: str, command: str | None = None) -> dict[str, str | None]:

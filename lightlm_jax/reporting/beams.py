@@ -12,7 +12,7 @@ from lightlm_jax.evaluation import uncertainty
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.evaluation.compare import DECIDING
 from lightlm_jax.reporting.advice import asks, note
-from lightlm_jax.reporting.runs import Run, Search
+from lightlm_jax.reporting.run_files import Run, Search
 from lightlm_jax.reporting.sections import RULES
 
 # What two answers have to share: the same users asked, of the same parameters.

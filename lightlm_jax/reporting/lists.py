@@ -13,7 +13,7 @@ import pyarrow.compute
 from lightlm_jax.evaluation.users import SHOWN
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note
-from lightlm_jax.reporting.runs import Log, Run
+from lightlm_jax.reporting.run_files import Log, Run
 from lightlm_jax.reporting.sections import RULES
 
 EXPOSURE = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.reporting.advice import config_flags, quoted
-from lightlm_jax.reporting.runs import Run, flatten
+from lightlm_jax.reporting.run_files import Run, flatten
 
 
 def cost(runs: Sequence[Run]) -> dict[str, Any]:

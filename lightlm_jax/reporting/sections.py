@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lightlm_jax import results as results_lib
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note, train, unfinished
-from lightlm_jax.reporting.runs import Run
+from lightlm_jax.reporting.run_files import Run
+from lightlm_jax.runs import results as results_lib
 
 RULES = {rule: rule.replace("_", " ") for rule in evaluator.RULES}
 DECIDING = compare_lib.DECIDING

@@ -8,7 +8,7 @@ import numpy as np
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import note
-from lightlm_jax.reporting.runs import Run
+from lightlm_jax.reporting.run_files import Run
 
 LEVELS = 3  # that are drawn
 SMALLEST = 1 / 600  # share of the items below which clusters are drawn as one

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_item
 from lightlm_jax.systems.base import System
 

@@ -9,8 +9,8 @@ layers and widths (`model.num_layers`, `d_model`, `d_ff`), heads of keys and val
 import jax.numpy as jnp
 import ml_collections
 
-from lightlm_jax.errors import UserError
 from lightlm_jax.models import decoder
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item
 from lightlm_jax.systems.base import System
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids import graph
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
 

@@ -22,10 +22,11 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import beam, exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import item_scores, text
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import item_scores
+from lightlm_jax.systems import token_sequences as text
 from lightlm_jax.systems.base import System
 
 # What the logits of a chunk of forced prefixes may take, all users of a batch together.

@@ -23,9 +23,9 @@ import numpy as np
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
-from lightlm_jax.errors import UserError
 from lightlm_jax.models import flat_text, hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, item_scores, next_item
 from lightlm_jax.systems.base import System
 

@@ -19,11 +19,12 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import beam, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, flat_text
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
-from lightlm_jax.systems import item_decoder, lite_llm4rec, next_item, text
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import item_decoder, lite_llm4rec, next_item
+from lightlm_jax.systems import token_sequences as text
 from lightlm_jax.systems.base import System
 from lightlm_jax.systems.lightlm import shift_right, written_nll
 

@@ -15,11 +15,8 @@ import ml_collections
 import numpy as np
 
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.errors import UserError
-from lightlm_jax.models.cross_entropy import (
-  linear_cross_entropy,
-  sampled_cross_entropy,
-)
+from lightlm_jax.models.cross_entropy import linear_cross_entropy, sampled_cross_entropy
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import System
 

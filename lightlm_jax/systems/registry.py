@@ -4,14 +4,14 @@ import ml_collections
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
-from lightlm_jax.errors import UserError
 from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   bpr_mf,
   ease,
   item_decoder,
   item_knn,
-  latent_decoding,
   lightlm,
   lite_llm4rec,
   lite_llm4rec_beam,

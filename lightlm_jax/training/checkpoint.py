@@ -14,10 +14,11 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from lightlm_jax import json_text, processes
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
+from lightlm_jax.storage.workdir import write_json
 from lightlm_jax.training.state import TrainState
-from lightlm_jax.workdir import write_json
 
 _MANIFEST = "sha256.json"
 _JUDGED = "progress.json"  # in place of what was saved with the state

@@ -18,16 +18,16 @@ import optax
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
-from lightlm_jax.errors import Stopped, UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.signals import Signals
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import Stopped, UserError
+from lightlm_jax.runtime.signals import Signals
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 from lightlm_jax.training.checkpoint import Checkpoints
-from lightlm_jax.training.journal import Bar, Journal
+from lightlm_jax.training.metric_writer import Bar, Journal
 
 # More in flight hide nothing, and with collectives they deadlock CPU devices.
 DISPATCHES_IN_FLIGHT = 2

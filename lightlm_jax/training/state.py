@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 import ml_collections
 import optax
 
-from lightlm_jax.errors import UserError
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
 
 # Tables of tokens, of items and of whole words, by path.
 EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")

@@ -15,8 +15,8 @@ import optax
 
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems.base import System
-from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.state import TrainState
 

@@ -20,12 +20,13 @@ import numpy as np
 
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.decoding.allowed import exclusion_width
-from lightlm_jax.errors import UserError
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.systems import asking, lightlm
+from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import lightlm
 from lightlm_jax.systems.base import System
 from lightlm_jax.training import collectives, loop, speed
-from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 

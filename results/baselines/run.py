@@ -12,8 +12,9 @@ import pathlib
 import ml_collections
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import devices, train
 from lightlm_jax.evaluation import evaluator, uncertainty
+from lightlm_jax.runs import train
+from lightlm_jax.runtime import devices
 
 DATASETS = ("toys", "beauty", "yelp")
 FITTED = ("pop", "recent_pop", "item_knn", "ease")

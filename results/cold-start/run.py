@@ -20,12 +20,14 @@ import numpy as np
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import devices, limits, train
-from lightlm_jax import workdir as workdir_lib
+from lightlm_jax import limits
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import concatenate_rows
 from lightlm_jax.evaluation import evaluator, metrics, uncertainty
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runs import train
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 
 RULE = "seen_excluded"
 LAST = 2  # items that are known of a stranger

@@ -21,11 +21,13 @@ import numpy as np
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import devices, evaluate, train, trained
-from lightlm_jax import workdir as workdir_lib
-from lightlm_jax.serving import serve
+from lightlm_jax.inference import serve
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runs import restore as trained
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import loop
-from lightlm_jax.training import mesh as mesh_lib
 
 DATASETS = ("toys", "beauty", "yelp", "ml-1m")
 SYSTEMS = ("lightlm", "item_decoder", "lite_llm4rec")

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax import devices
-from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.evaluation.metrics import summarise
 from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.training import checkpoint, loop
-from lightlm_jax.training import mesh as mesh_lib
 
 RULE = "seen_excluded"
 LONG = (0, 20, 50)  # items of a history

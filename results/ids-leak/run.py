@@ -13,7 +13,8 @@ import reference_ids
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.evaluation import audit, metrics
+from lightlm_jax.evaluation import leaks as audit
+from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import graph
 
 

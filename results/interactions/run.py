@@ -16,8 +16,9 @@ import pathlib
 import ml_collections
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import devices, train
 from lightlm_jax.data import datasets, sequential
+from lightlm_jax.runs import train
+from lightlm_jax.runtime import devices
 
 LIKED = 4
 HISTORIES = {

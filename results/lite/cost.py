@@ -14,14 +14,14 @@ import time
 import jax
 import numpy as np
 
-from lightlm_jax import cache, devices
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits, texts
 from lightlm_jax.ids import build as ids_build
-from lightlm_jax.serving import serve
+from lightlm_jax.inference import serve
+from lightlm_jax.runtime import cache, devices
+from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import lite_llm4rec, lite_llm4rec_beam, registry
 from lightlm_jax.training import loop
-from lightlm_jax.training import mesh as mesh_lib
 
 ENDS = {"head": lite_llm4rec.NAME, "beam": lite_llm4rec_beam.NAME}
 TURNS = 5

@@ -14,12 +14,13 @@ import time
 
 from etils import epath
 
-from lightlm_jax import devices, trained
-from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.serving import output, serve
+from lightlm_jax.inference import output, serve
+from lightlm_jax.runs import restore as trained
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import loop
-from lightlm_jax.training import mesh as mesh_lib
 
 K = 20
 

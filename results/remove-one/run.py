@@ -17,10 +17,11 @@ import ml_collections
 import rich.console
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import devices, evaluate, train
-from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 
 BATCH = 128
 USERS = 5_000  # test users asked, the same for every arm of a log and seed

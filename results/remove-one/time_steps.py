@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax import devices
-from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.training import loop
-from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 

@@ -9,14 +9,14 @@ import sys
 
 import jax
 
-from lightlm_jax import devices
-from lightlm_jax import workdir as workdir_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.evaluation import judge
 from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.training import checkpoint, loop
-from lightlm_jax.training import mesh as mesh_lib
 
 USERS = 5_000
 

@@ -24,8 +24,8 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import shards, stream
 from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import registry
-from lightlm_jax.training import mesh as mesh_lib
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 

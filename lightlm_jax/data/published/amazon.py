@@ -2,8 +2,8 @@
 
 import ast
 
-from lightlm_jax.data.published import lines
-from lightlm_jax.data.published.lines import Item, Malformed, Rating
+from lightlm_jax.data.published import raw_rows as lines
+from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 HEADER_2023 = "user_id,parent_asin,rating,timestamp"
 TICKS_2023 = 1_000  # a second

@@ -17,10 +17,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import download_manager
 
 from lightlm_jax.data.published import raw_files, reading
-from lightlm_jax.data.published.lines import Item
 from lightlm_jax.data.published.raw_files import RawFile
+from lightlm_jax.data.published.raw_rows import Item
 from lightlm_jax.data.published.sources import SOURCES, Source
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 FORMAT = "array_record"  # the default wants TensorFlow, parquet loses rows
 

@@ -1,7 +1,7 @@
 """Lines of MovieLens, 100k and 1M; the texts are Latin-1."""
 
-from lightlm_jax.data.published import lines
-from lightlm_jax.data.published.lines import Item, Malformed, Rating
+from lightlm_jax.data.published import raw_rows as lines
+from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 GENRES = (
   "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|"

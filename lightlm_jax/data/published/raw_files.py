@@ -13,7 +13,7 @@ import zlib
 
 from etils import epath
 
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 LONGEST = 2**20  # bytes of a line; no source has one of a tenth of this
 _PATIENCE_SECONDS = 20

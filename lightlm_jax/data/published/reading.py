@@ -10,10 +10,10 @@ import warnings
 from etils import epath
 import numpy as np
 
-from lightlm_jax.data.published.lines import Item, Malformed
 from lightlm_jax.data.published.raw_files import RawFile, read_lines
+from lightlm_jax.data.published.raw_rows import Item, Malformed
 from lightlm_jax.data.published.sources import Counts, Source
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 
 SHOWN = 5  # rejected lines of a file that are named by their numbers
 

@@ -10,8 +10,8 @@ import dataclasses
 from typing import NamedTuple
 
 from lightlm_jax.data.published import amazon, movielens, yelp
-from lightlm_jax.data.published.lines import Item, Rating
 from lightlm_jax.data.published.raw_files import RawFile
+from lightlm_jax.data.published.raw_rows import Item, Rating
 
 _2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 _2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/"

@@ -3,8 +3,8 @@
 import calendar
 import datetime
 
-from lightlm_jax.data.published import lines
-from lightlm_jax.data.published.lines import Item, Malformed, Rating
+from lightlm_jax.data.published import raw_rows as lines
+from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 _FORM = "%Y-%m-%d %H:%M:%S"
 

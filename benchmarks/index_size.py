@@ -1,0 +1,107 @@
+"""How large the trie is, how long it takes to build, and what memory that wants.
+
+python -m lightlm_jax.benchmarks.index_size CODES.npy VOCAB_SIZE prints one JSON
+object: a process for each size, because a process remembers only its highest peak.
+"""
+
+from collections.abc import Callable, Sequence
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightlm_jax.benchmarks import catalogue, ours, transition
+from lightlm_jax.decoding import trie as trie_lib
+
+DEPTH = 4
+
+
+def run(
+  sizes: Sequence[int], repeats: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+  """Builds the trie of every size, `repeats` times, and says the table."""
+  say(f"index, depth {DEPTH}, vocabulary {transition.VOCAB_SIZE:,}")
+  heads = ("items", "MB", "MB a million", "lists, MB", "build, s", "peak, MB more")
+  say("".join(f"{head:>15}" for head in heads))
+  rows = []
+  for size in sizes:
+    code_IL = catalogue.random_codes(size, transition.VOCAB_SIZE, DEPTH)
+    rows.append({"items": size} | _in_a_process(code_IL, repeats))
+    row = rows[-1]
+    cells = (
+      f"{size:,}",
+      f"{row['bytes'] / 1e6:,.2f}",
+      f"{row['bytes_a_million'] / 1e6:,.2f}",
+      f"{row['list_bytes'] / 1e6:,.2f}",
+      f"{row['seconds']:,.2f}",
+      f"{row['peak_bytes'] / 1e6:,.0f}",
+    )
+    say("".join(f"{cell:>15}" for cell in cells))
+  return rows
+
+
+def build(code_IL: np.ndarray, vocab_size: int, repeats: int) -> dict[str, Any]:
+  """Builds the trie in this process.
+
+  Returns:
+    bytes (and a million items), list_bytes (without the masks), seconds of the best
+    build, and peak_bytes, by which the process grew.
+  """
+  before = _peak_rss()
+  seconds = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    trie, _ = trie_lib.build(code_IL, vocab_size, ours.TRIE_BYTES)
+    seconds.append(time.perf_counter() - began)
+  masks = sum(
+    level.mask_NW.nbytes for level in trie.levels if level.mask_NW is not None
+  )
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(trie))
+  return {
+    "bytes": size,
+    "bytes_a_million": 1e6 * size / len(code_IL),
+    "list_bytes": size - masks,
+    "seconds": min(seconds),
+    "peak_bytes": _peak_rss() - before,
+  }
+
+
+def _in_a_process(code_IL: np.ndarray, repeats: int) -> dict[str, Any]:
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "codes.npy"
+    np.save(path, code_IL)
+    command = [sys.executable, "-m", "lightlm_jax.benchmarks.index_size", str(path)]
+    done = subprocess.run(
+      [*command, str(transition.VOCAB_SIZE), str(repeats)],
+      # The device, if there is one, is this process's.
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak_rss() -> int:
+  """The most memory that this program held, in bytes."""
+  # Linux's getrusage also counts the parent's pages that a child had before its exec.
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():
+    (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak
+
+
+if __name__ == "__main__":
+  print(
+    json.dumps(build(np.load(sys.argv[1], allow_pickle=False), *map(int, sys.argv[2:])))
+  )

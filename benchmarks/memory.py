@@ -1,0 +1,109 @@
+"""Decoding by memory (L2D) beside the search that it takes the place of.
+
+The weights are as initialised and the memory is drawn: they cost the same as others.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.benchmarks import end_to_end, timing
+from lightlm_jax.decoding import latent
+from lightlm_jax.decoding.top_k import top_k
+from lightlm_jax.systems import token_sequences as text
+
+NEAREST = 100
+_PATIENCE = 60.0  # seconds for the calls of a batch
+
+
+def run(
+  work: end_to_end.Workload,
+  batches: Sequence[int],
+  examples: int,
+  repeats: int,
+  say: Callable[[str], None],
+  t5_searcher: Callable | None,
+) -> list[dict[str, Any]]:
+  """Times all of them by turns at every batch size, and says the table.
+
+  Args:
+    work: a model and a catalogue.
+    batches: users at once.
+    examples: in memory.
+    repeats: rounds that are timed.
+    say: prints a line.
+    t5_searcher: of t5.py; None = without T5.
+
+  Returns:
+    Rows of ms_a_user by name (beam, global, local, t5) and their `seconds`.
+  """
+  say(f"{work.name}: ms a user; memory of {examples:,} examples, {NEAREST} nearest")
+  names = ("beam", "global", "local", *(("t5",) if t5_searcher else ()))
+  say("  " + "".join(f"{head:>10}" for head in ("batch", *names, "beam/glob.")))
+  memory = made(work, examples)
+  rows = []
+  for B in batches:
+    source = work.source(B)
+    everything, _ = jax.device_put(end_to_end.filters(work.trie, B))
+    find = end_to_end.recommender(work)
+    ask = asker(work)
+    calls = {
+      "beam": functools.partial(find, work.params, work.trie, source, everything),
+      "global": functools.partial(ask, work.params, memory, source, None),
+      "local": functools.partial(ask, work.params, memory, source, NEAREST),
+    }
+    if t5_searcher:
+      calls["t5"] = t5_searcher(work, B)
+    times = timing.interleaved(calls, repeats=repeats, patience=_PATIENCE)
+    ms = {name: 1e3 * time.median / B for name, time in times.items()}
+    rows.append(
+      {
+        "workload": work.name,
+        "batch": B,
+        "beams": work.beam_size,
+        "examples": examples,
+        "nearest": NEAREST,
+        "ms_a_user": ms,
+        "speedup_over_beam": {name: ms["beam"] / ms[name] for name in names},
+        "seconds": {name: time._asdict() for name, time in times.items()},
+      }
+    )
+    cells = [f"{B}", *(f"{ms[name]:,.3f}" for name in names)]
+    cells.append(f"x {ms['beam'] / ms['global']:.1f}")
+    say("  " + "".join(f"{cell:>10}" for cell in cells))
+  return rows
+
+
+def made(work: end_to_end.Workload, examples: int) -> latent.Memory:
+  """A memory of random states, every item as often as any other."""
+  rng = np.random.default_rng(0)
+  shape = examples, work.net.config.D
+  state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
+  num_items = len(work.code_IL)
+  item_N = rng.integers(num_items, size=examples, dtype=np.int32)
+  return latent.memory(*jax.device_put((state_ND, item_N)), num_items)
+
+
+def asker(work: end_to_end.Workload) -> Callable:
+  """(params, memory, source, nearest) → the best items and their scores, compiled."""
+
+  @functools.partial(jax.jit, static_argnames="nearest")
+  def ask(params, memory, source: text.Source, nearest):
+    apply = functools.partial(work.net.apply, {"params": params})
+    encoded_BSD = apply(*source, method="encode")
+    read = apply(encoded_BSD, source.segment_BS, method="remember")
+    start_B11 = jnp.full((len(encoded_BSD), 1, 1), text.START)
+    segment_B1 = jnp.ones_like(start_B11[..., 0])
+    state_BD = apply(start_B11, read, segment_B1, method="states")[:, 0, 0]
+    state_BD = state_BD.astype(jnp.float32)
+    if nearest is None:
+      score_BI = latent.global_scores(state_BD, memory)
+    else:
+      score_BI = latent.local_scores(state_BD, memory, nearest)
+    return top_k(score_BI, work.beam_size)
+
+  return ask

@@ -1,0 +1,143 @@
+"""One level of the package's own search, in each of its forms.
+
+`beam.search` holds the levels together with the model in one program; here each is a
+program of its own, so that it can be timed alone. A test holds the two together.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.benchmarks import catalogue
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.decoding import candidates, filters
+from lightlm_jax.decoding import trie as trie_lib
+from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.runtime.errors import UserError
+
+TRIE_BYTES = 256 * 2**20  # for masks, as in configs/
+DENSE_BYTES = 2 * 2**30  # for masks at every level
+
+
+class State(NamedTuple):
+  """The beams after a level, and what the request brought."""
+
+  node_BK: jax.Array
+  score_BK: jax.Array
+  excluded_BE: jax.Array
+  paths: tuple[filters.Path, ...] | None  # from level 0 on
+
+
+@flax.struct.dataclass
+class Ours:
+  """`lightlm_jax.decoding`, as `transition` wants it.
+
+  Attributes:
+    trie: of the catalogue.
+    prefix_MI1: as in `Allowed`: one shared mask or none.
+    exclude: whether each row excludes items of its own; static.
+  """
+
+  trie: trie_lib.Trie
+  prefix_MI1: jax.Array
+  exclude: bool = flax.struct.field(pytree_node=False)
+
+  def start(self, B: int) -> State:
+    """The root of each of B rows."""
+    excluded_BE = np.zeros((B, 0), np.int32)
+    if self.exclude:
+      number = int((np.asarray(self.trie.item_R) >= 0).sum())
+      excluded_BE = catalogue.random_exclusions(number, B)
+    zero_B1 = jnp.zeros((B, 1), jnp.int32)
+    score_B1 = zero_B1.astype(jnp.float32)
+    return State(zero_B1, score_B1, jnp.asarray(excluded_BE), None)
+
+  def open_items(self, B: int) -> np.ndarray:
+    """[B, I] bool: what each row may get, in the order of the catalogue."""
+    item_R = np.asarray(self.trie.item_R)
+    item_R = item_R[item_R >= 0]
+    rank_R = np.broadcast_to(np.arange(len(item_R)), (B, len(item_R)))
+    open_BI = np.empty(rank_R.shape, bool)
+    allowed = self._allowed(self.start(B))
+    open_BI[:, item_R] = filters.is_open(allowed, jnp.asarray(rank_R))
+    return open_BI
+
+  def step(self, level: int, state: State, log_prob_BKV, width: int):
+    """The best `width` of all candidates: see `transition`."""
+    allowed, paths = self._allowed(state), state.paths
+    if self.exclude and level == 0:
+      paths = filters.paths(self.trie, allowed)
+    path = paths[level] if self.exclude else None
+    node_BK = state.node_BK
+    children = candidates.children(self.trie, level, node_BK, allowed, path)
+    scale = candidates.Scale(
+      log_prob_BK=state.score_BK,
+      total_BK=jnp.zeros_like(state.score_BK),
+      norm_BK=jnp.ones_like(state.score_BK),
+      finished_BK=self.trie.ended(node_BK, level),
+    )
+    best = children.best(log_prob_BKV, scale, width)
+    node_BK = jnp.take_along_axis(node_BK, best.parent_BK, axis=1)
+    node_BK = children.child(self.trie, level, node_BK, best)
+    nowhere = self.trie.nowhere(level + 1)
+    node_BK = jnp.where(best.key_BK > -jnp.inf, node_BK, nowhere)
+    state = State(node_BK, best.key_BK, state.excluded_BE, paths)
+    return best.key_BK, best.parent_BK, best.token_BK, state
+
+  def _allowed(self, state: State) -> Allowed:
+    mask_B = jnp.zeros(len(state.excluded_BE), jnp.int32)
+    return Allowed(self.prefix_MI1, mask_B, state.excluded_BE)
+
+
+def sparse(code_IL: np.ndarray, vocab_size: int) -> Ours:
+  """Children are listed at every level."""
+  return _make(code_IL, vocab_size, byte_budget=0)
+
+
+def hybrid(code_IL: np.ndarray, vocab_size: int) -> Ours:
+  """Masks where nodes are full, lists elsewhere: what a search uses."""
+  return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES)
+
+
+def hybrid_excluding(code_IL: np.ndarray, vocab_size: int) -> Ours:
+  """Each request excludes EXCLUSIONS items of its own."""
+  return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES, exclude=True)
+
+
+def shared_mask(code_IL: np.ndarray, vocab_size: int) -> Ours:
+  """Half of the catalogue is open, the same half for all requests."""
+  open_MR = np.random.default_rng(0).random((1, len(code_IL))) < 0.5
+  prefix_MI1 = allowed_lib.shared_masks(open_MR, np.arange(len(code_IL)))
+  return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_MI1)
+
+
+def dense(code_IL: np.ndarray, vocab_size: int) -> Ours:
+  """A mask at every level.
+
+  Raises:
+    UserError: they take more than DENSE_BYTES.
+  """
+  lists, _ = trie_lib.build(code_IL, vocab_size, 0)
+  rows = sum(len(level.first_N1) - 1 for level in lists.levels)
+  needed = rows * -(-vocab_size // 32) * 4
+  if needed > DENSE_BYTES:
+    raise UserError(f"its masks take {needed:,} bytes of at most {DENSE_BYTES:,}")
+  return _make(code_IL, vocab_size, byte_budget=DENSE_BYTES, dense_share=0)
+
+
+def _make(
+  code_IL,
+  vocab_size,
+  *,
+  byte_budget,
+  dense_share=trie_lib.DENSE_SHARE,
+  exclude=False,
+  prefix_MI1=None,
+) -> Ours:
+  trie, _ = trie_lib.build(code_IL, vocab_size, byte_budget, dense_share)
+  if prefix_MI1 is None:
+    prefix_MI1 = allowed_lib.no_shared_mask()
+  return jax.device_put(Ours(trie, prefix_MI1, exclude))

@@ -1,0 +1,191 @@
+"""Other ways to keep a beam search to a catalogue."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.decoding import trie as trie_lib
+from lightlm_jax.decoding.top_k import top_k
+from lightlm_jax.runtime.errors import UserError
+
+MOST_IN_DICTS = 1_000_000  # items: a dict takes hundreds of bytes a node
+
+
+class DictTrie:
+  """Children as a dict of dicts, on the host: what `generate` is usually given."""
+
+  jit = False
+
+  def __init__(self, roots: list[dict]):
+    """Takes the root of each row, or one for all."""
+    self._roots = roots
+
+  def start(self, B: int):
+    """(nodes, scores): rows of dicts, [B, 1] float32."""
+    roots = self._roots * B if len(self._roots) == 1 else self._roots
+    return [[root] for root in roots], np.zeros((B, 1), np.float32)
+
+  def step(self, level: int, state, log_prob_BKV, width: int):
+    """The best `width` of all candidates: see `transition`."""
+    del level
+    score_BKV = self._candidates(state, log_prob_BKV)
+    B, K, V = score_BKV.shape
+    flat_BX = score_BKV.reshape(B, K * V)
+    best = min(width, K * V)
+    flat_BK = np.argpartition(-flat_BX, best - 1, axis=1)[:, :best]
+    order_BK = np.argsort(-np.take_along_axis(flat_BX, flat_BK, axis=1), axis=1)
+    flat_BK = np.take_along_axis(flat_BK, order_BK, axis=1)
+    score_BK = np.take_along_axis(flat_BX, flat_BK, axis=1)
+    parent_BK, token_BK = flat_BK // V, flat_BK % V
+    nodes = [
+      [of_row[parent].get(token, {}) for parent, token in zip(parents, tokens)]
+      for of_row, parents, tokens in zip(
+        state[0], parent_BK.tolist(), token_BK.tolist()
+      )
+    ]
+    return score_BK, parent_BK, token_BK, (nodes, score_BK)
+
+  def _candidates(self, state, log_prob_BKV) -> np.ndarray:
+    """Scores [B, K, V], -inf where closed."""
+    nodes, score_BK = state
+    log_prob_BKV = np.asarray(log_prob_BKV)
+    score_BKV = np.full(log_prob_BKV.shape, -np.inf, np.float32)
+    for row, of_row in enumerate(nodes):
+      for slot, children in enumerate(of_row):
+        tokens = list(children)
+        log_prob = log_prob_BKV[row, slot, tokens]
+        score_BKV[row, slot, tokens] = score_BK[row, slot] + log_prob
+    return score_BKV
+
+
+def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
+  """A Python dict trie."""
+  del vocab_size
+  if len(code_IL) > MOST_IN_DICTS:
+    raise UserError(f"Python dicts are for {MOST_IN_DICTS:,} items at most")
+  return DictTrie([root(code_IL)])
+
+
+def root(code_IL: np.ndarray) -> dict:
+  """The root of codes without padding."""
+  top = {}
+  for code in code_IL.tolist():
+    node = top
+    for token in code:
+      node = node.setdefault(token, {})
+  return top
+
+
+class _Range(NamedTuple):
+  low_BK: jax.Array  # ranks low to high - 1 begin with the beam's tokens
+  high_BK: jax.Array
+  score_BK: jax.Array
+
+
+@flax.struct.dataclass
+class SortedCodes:
+  """Sorted codes and a binary search for every token of the vocabulary.
+
+  Attributes:
+    token_R: the tokens of each level, in the order of the codes.
+  """
+
+  token_R: tuple[jax.Array, ...]
+
+  def start(self, B: int) -> _Range:
+    """All ranks, for each of B rows."""
+    zero_B1 = jnp.zeros((B, 1), jnp.int32)
+    return _Range(zero_B1, zero_B1 + len(self.token_R[0]), zero_B1.astype(jnp.float32))
+
+  def step(self, level: int, state: _Range, log_prob_BKV, width: int):
+    """The best `width` of all candidates: see `transition`."""
+    score_BKV, bound_BKV1 = self._candidates(level, state, log_prob_BKV)
+    score_BK, parent_BK, token_BK = _best(score_BKV, width)
+    low_BK = _pick(bound_BKV1, parent_BK, token_BK)
+    high_BK = _pick(bound_BKV1, parent_BK, token_BK + 1)
+    return score_BK, parent_BK, token_BK, _Range(low_BK, high_BK, score_BK)
+
+  def _candidates(self, level: int, state: _Range, log_prob_BKV):
+    """Scores, and of each beam the first rank whose token is at least v, 0 to V."""
+    token_R = self.token_R[level]
+    wanted_V1 = jnp.arange(log_prob_BKV.shape[2] + 1, dtype=jnp.int32)[None, None]
+
+    def halve(_, bounds):
+      low, high = bounds
+      middle = (low + high) // 2
+      below = (low < high) & (token_R[middle] < wanted_V1)
+      return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+    B, K, V = log_prob_BKV.shape
+    bounds = (
+      jnp.broadcast_to(bound_BK[..., None], (B, K, V + 1))
+      for bound_BK in (state.low_BK, state.high_BK)
+    )
+    halvings = len(token_R).bit_length()
+    bound_BKV1, _ = jax.lax.fori_loop(0, halvings, halve, tuple(bounds))
+    open_BKV = bound_BKV1[..., 1:] > bound_BKV1[..., :-1]
+    score_BKV = state.score_BK[..., None] + log_prob_BKV
+    return jnp.where(open_BKV, score_BKV, -jnp.inf), bound_BKV1
+
+
+def binary_search(code_IL: np.ndarray, vocab_size: int) -> SortedCodes:
+  """Sorted codes and nothing else."""
+  del vocab_size
+  code_RL = code_IL[np.lexsort(code_IL.T[::-1])]
+  return SortedCodes(tuple(jnp.asarray(token_R) for token_R in code_RL.T))
+
+
+class _Nodes(NamedTuple):
+  node_BK: jax.Array
+  score_BK: jax.Array
+
+
+@flax.struct.dataclass
+class Scattered:
+  """Lists of children, padded to the widest of the level, written into a row of V."""
+
+  trie: trie_lib.Trie
+
+  def start(self, B: int) -> _Nodes:
+    """The root of each of B rows."""
+    zero_B1 = jnp.zeros((B, 1), jnp.int32)
+    return _Nodes(zero_B1, zero_B1.astype(jnp.float32))
+
+  def step(self, level: int, state: _Nodes, log_prob_BKV, width: int):
+    """The best `width` of all candidates: see `transition`."""
+    score_BKV, next_BKV = self._candidates(level, state, log_prob_BKV)
+    score_BK, parent_BK, token_BK = _best(score_BKV, width)
+    node_BK = _pick(next_BKV, parent_BK, token_BK)
+    return score_BK, parent_BK, token_BK, _Nodes(node_BK, score_BK)
+
+  def _candidates(self, level: int, state: _Nodes, log_prob_BKV):
+    B, K, V = log_prob_BKV.shape
+    token_BKC, child_BKC, open_BKC = self.trie.children(state.node_BK, level)
+    token_BKC = jnp.where(open_BKC, token_BKC, V)  # outside: dropped
+    row_BKC = jnp.arange(B)[:, None, None]
+    slot_BKC = jnp.arange(K)[None, :, None]
+    nowhere_BKV = jnp.full((B, K, V), self.trie.nowhere(level + 1), jnp.int32)
+    next_BKV = nowhere_BKV.at[row_BKC, slot_BKC, token_BKC].set(child_BKC, mode="drop")
+    score_BKV = state.score_BK[..., None] + log_prob_BKV
+    return jnp.where(next_BKV != nowhere_BKV, score_BKV, -jnp.inf), next_BKV
+
+
+def naive(code_IL: np.ndarray, vocab_size: int) -> Scattered:
+  """Compressed rows, padded and scattered."""
+  trie, _ = trie_lib.build(code_IL, vocab_size, 0)
+  return Scattered(jax.device_put(trie))
+
+
+def _best(score_BKV: jax.Array, width: int):
+  """Scores, slots and tokens [B, K] of the best `width`."""
+  B, K, V = score_BKV.shape
+  score_BK, flat_BK = top_k(score_BKV.reshape(B, K * V), min(width, K * V))
+  return score_BK, flat_BK // V, flat_BK % V
+
+
+def _pick(value_BKV: jax.Array, parent_BK: jax.Array, token_BK: jax.Array):
+  """`value_BKV[b, parent, token]` of every beam."""
+  return value_BKV[jnp.arange(len(value_BKV))[:, None], parent_BK, token_BK]

@@ -1,0 +1,108 @@
+"""The gradient of an embedding: float32 rows added up by their token.
+
+Some versions of jaxlib make it hundreds of times slower on NVIDIA GPUs than it has to
+be; what frequent tokens cost is seen beside tokens that are all as rare.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.benchmarks import record, shapes, timing
+
+SLOW = 10  # times an alternative's time
+
+
+def scatter_add(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
+  """As differentiating `table[token]` does it; what training uses."""
+  table_VD = jnp.zeros((V, grad_ND.shape[1]), grad_ND.dtype)
+  return jax.vjp(lambda table_VD: table_VD[token_N], table_VD)[1](grad_ND)[0]
+
+
+def sorted_sum(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
+  """Rows of a token beside each other first."""
+  order_N = jnp.argsort(token_N)
+  return jax.ops.segment_sum(
+    grad_ND[order_N], token_N[order_N], num_segments=V, indices_are_sorted=True
+  )
+
+
+def one_hot(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
+  """As a matrix product."""
+  hot_NV = jax.nn.one_hot(token_N, V, dtype=grad_ND.dtype)
+  return jnp.einsum("nv,nd->vd", hot_NV, grad_ND, precision=jax.lax.Precision.HIGHEST)
+
+
+FORMS = {"scatter-add": scatter_add, "sorted": sorted_sum, "one-hot": one_hot}
+
+
+def run(
+  sizes: Sequence[tuple[int, int, int]],
+  repeats: int,
+  say: Callable[[str], None],
+  warn: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+  """Times every form on both kinds of tokens, says the table and warns.
+
+  Args:
+    sizes: of each case tokens N, vocabulary V and width D.
+    repeats: see `timing.measure`.
+    say: prints a line.
+    warn: likewise, and leaves it in the report.
+
+  Yields:
+    milliseconds of each form by the best call, `ratio` (the scatter-add's time over
+    the quickest alternative's) and `difference`, the largest between two forms'
+    gradients, relative to the largest number in them.
+  """
+  say("the embedding's gradient, float32, ms")
+  line = record.table(
+    say, ("tokens, vocabulary x width", "tokens are", *FORMS, "ratio")
+  )
+  for N, V, D in sizes:
+    rng = np.random.default_rng(N)
+    grad_ND = jax.device_put(rng.normal(size=(N, D)).astype(np.float32))
+    kinds = {
+      "Zipf": shapes.zipf(rng, V, N),
+      "uniform": rng.integers(V, size=N, dtype=np.int32),
+    }
+    for kind, token_N in kinds.items():
+      row = _measure(jax.device_put(token_N), grad_ND, V, repeats)
+      row = {"tokens": N, "vocabulary": V, "width": D, "kind": kind} | row
+      ms = [f"{row['milliseconds'][name]:,.3f}" for name in FORMS]
+      line(f"{N:,}, {V:,} x {D:,}", kind, *ms, f"{row['ratio']:.2f}")
+      if row["ratio"] > SLOW:
+        warn(
+          f"warning: the scatter-add of {N:,} tokens ({kind}) takes {row['ratio']:.0f} "
+          f"times as long as another way to the same sums; jaxlib 0.10.2 and 0.11.0 "
+          "are known for that on NVIDIA GPUs, and another version is the way out"
+        )
+      yield row
+
+
+def _measure(token_N, grad_ND, V: int, repeats: int) -> dict[str, Any]:
+  programs = {name: jax.jit(form, static_argnums=2) for name, form in FORMS.items()}
+  found = {name: form(token_N, grad_ND, V) for name, form in programs.items()}
+  largest = float(jnp.abs(found["scatter-add"]).max())
+  times = timing.interleaved(
+    {
+      name: lambda form=form: form(token_N, grad_ND, V)
+      for name, form in programs.items()
+    },
+    repeats=repeats,
+    patience=30.0,
+  )
+  best = {name: time.best for name, time in times.items()}
+  others = [second for name, second in best.items() if name != "scatter-add"]
+  return {
+    "milliseconds": {name: 1e3 * second for name, second in best.items()},
+    "ratio": best["scatter-add"] / min(others),
+    "difference": max(
+      float(jnp.abs(found["scatter-add"] - other).max()) / largest
+      for other in found.values()
+    ),
+    "seconds": {name: time._asdict() for name, time in times.items()},
+  }

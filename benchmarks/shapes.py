@@ -1,0 +1,107 @@
+"""What is trained: models by their presets, on made logs or on Toys.
+
+A made log is drawn, not bought: its items follow Zipf's law and its ids are random,
+because neither changes what a step costs. Its codes are as long as the paper's: 4
+tokens an item and 5 a user, so that the paper's sentence is a source of 20 and its
+answer a target of 6.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.benchmarks import catalogue
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.ids import codes as codes_lib
+from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.runtime import cache
+from lightlm_jax.systems import token_sequences as text
+
+PRESETS = ("paper", "small", "default", "tiny")  # of configs/toys.py
+VOCAB_SIZE = 500  # of the model, prompt and specials among them
+ITEM_TOKENS, USER_TOKENS = 4, 5
+NUM_ITEMS = 12_000  # as Toys
+MEAN_LENGTH, MIN_LENGTH = 9, 5  # interactions a user, as Toys
+
+
+class Source(NamedTuple):
+  """Where training examples come from."""
+
+  name: str
+  log: Interactions  # for training
+  book: CodeBook
+
+
+def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
+  """A preset of configs/toys.py; `fields` as in `model__d_model=64`.
+
+  Of a batch that does not divide into shared rows every example has its own.
+  """
+  name = "toys" if preset == "default" else f"toys:{preset}"
+  overrides = {field.replace("__", "."): value for field, value in fields.items()}
+  loaded = config_lib.load(name, overrides=overrides)
+  if loaded.train.batch_size % loaded.train.pack:
+    loaded.train.pack = 1
+  return ml_collections.FrozenConfigDict(loaded)
+
+
+@functools.lru_cache(maxsize=2)
+def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
+  """A log of about so many interactions, and random codes.
+
+  Args:
+    interactions: at least one user's.
+    prompt: whether the model's vocabulary has the words of the paper's prompt.
+    seed: of both.
+  """
+  rng = np.random.default_rng(seed)
+  users = max(1, round(interactions / MEAN_LENGTH))
+  beyond = MEAN_LENGTH - MIN_LENGTH
+  length_U = MIN_LENGTH - 1 + rng.geometric(1 / (1 + beyond), users)
+  offset_U1 = np.concatenate([[0], np.cumsum(length_U)])
+  log = Interactions(
+    offset_U1=offset_U1,
+    item_E=zipf(rng, NUM_ITEMS, offset_U1[-1]),
+    user_ids=np.arange(users).astype(np.str_),
+    item_ids=np.arange(NUM_ITEMS).astype(np.str_),
+  )
+  tokens = VOCAB_SIZE - text.first_code_token(prompt)
+  book = codes_lib.code_book(
+    catalogue.random_codes(NUM_ITEMS, tokens, ITEM_TOKENS),
+    rng.integers(tokens, size=(users, USER_TOKENS), dtype=np.int32),
+    {},
+  )
+  return Source(f"made, {interactions:,}", log, book)
+
+
+def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBook]:
+  """Toys, split, and the ids that the configuration builds of it.
+
+  Raises:
+    UserError: there is no such log here.
+  """
+  split = splits.of_run(config, datasets.load(config, fetch=False).log)
+  folder = cache.cache_root() / "codes"
+  return split, ids_build.code_book(config.ids, split.train, config.seed, folder)
+
+
+def toys_source(config: ml_collections.FrozenConfigDict) -> Source:
+  """The training part of Toys.
+
+  Raises:
+    UserError: there is no such log here.
+  """
+  split, book = toys(config)
+  return Source("Toys", split.train, book)
+
+
+def zipf(rng: np.random.Generator, values: int, size: int) -> np.ndarray:
+  """[size] int32 from 0: value v as often as 1 / (v + 1), in no order of numbers."""
+  share_V = 1 / np.arange(1, values + 1)
+  drawn = rng.choice(values, size, p=share_V / share_V.sum())
+  return rng.permutation(values).astype(np.int32)[drawn]

@@ -1,0 +1,284 @@
+"""transformers' T5 with our weights, and how fast it recommends.
+
+With t5_training.py the only file that imports torch and transformers, of the extra
+`parity`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+import torch
+import transformers
+
+from lightlm_jax.benchmarks import end_to_end, timing
+from lightlm_jax.decoding.allowed import Recommendations
+from lightlm_jax.models import encoder_decoder
+from lightlm_jax.systems.token_sequences import PAD, START, Source
+
+SCORE_BAR = 1e-4  # items whose scores are closer may be swapped
+_PATIENCE = 30.0  # seconds for the calls of each
+
+# T5's name of each parameter; {} is the layer, the first axis of ours.
+_ENCODER, _DECODER = "encoder.block.{}.layer.", "decoder.block.{}.layer."
+T5_NAMES = {
+  "embedding": "shared.weight",
+  # The first layer has the only table; the layers after it get its biases handed on.
+  "encoder_bias/table": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
+  ".weight",
+  "encoder/attention_norm/scale": _ENCODER + "0.layer_norm.weight",
+  "encoder/query/kernel/kernel": _ENCODER + "0.SelfAttention.q.weight",
+  "encoder/key/kernel/kernel": _ENCODER + "0.SelfAttention.k.weight",
+  "encoder/value/kernel/kernel": _ENCODER + "0.SelfAttention.v.weight",
+  "encoder/output/kernel": _ENCODER + "0.SelfAttention.o.weight",
+  "encoder/feed_forward_norm/scale": _ENCODER + "1.layer_norm.weight",
+  "encoder/feed_forward/inner/kernel": _ENCODER + "1.DenseReluDense.wi.weight",
+  "encoder/feed_forward/outer/kernel": _ENCODER + "1.DenseReluDense.wo.weight",
+  "encoder_norm/scale": "encoder.final_layer_norm.weight",
+  "decoder_bias/table": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias"
+  ".weight",
+  "decoder/self_norm/scale": _DECODER + "0.layer_norm.weight",
+  "decoder/query/kernel/kernel": _DECODER + "0.SelfAttention.q.weight",
+  "decoder/key/kernel/kernel": _DECODER + "0.SelfAttention.k.weight",
+  "decoder/value/kernel/kernel": _DECODER + "0.SelfAttention.v.weight",
+  "decoder/self_output/kernel": _DECODER + "0.SelfAttention.o.weight",
+  "decoder/cross_norm/scale": _DECODER + "1.layer_norm.weight",
+  "decoder/cross_query/kernel/kernel": _DECODER + "1.EncDecAttention.q.weight",
+  "memory/cross_key/kernel/kernel": _DECODER + "1.EncDecAttention.k.weight",
+  "memory/cross_value/kernel/kernel": _DECODER + "1.EncDecAttention.v.weight",
+  "decoder/cross_output/kernel": _DECODER + "1.EncDecAttention.o.weight",
+  "decoder/feed_forward_norm/scale": _DECODER + "2.layer_norm.weight",
+  "decoder/feed_forward/inner/kernel": _DECODER + "2.DenseReluDense.wi.weight",
+  "decoder/feed_forward/outer/kernel": _DECODER + "2.DenseReluDense.wo.weight",
+  "decoder_norm/scale": "decoder.final_layer_norm.weight",
+}
+TIED = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"}
+
+
+class T5:
+  """The model, and the whole-word table that T5 has not.
+
+  Args:
+    c: its shape; dropout is only on in the model's train mode, at `dropout_rate`.
+    params: ours.
+    dropout_rate: not that of `c`, whose bytes round it.
+    attention: of transformers: "eager" or "sdpa".
+  """
+
+  def __init__(
+    self,
+    c: encoder_decoder.Config,
+    params,
+    *,
+    dropout_rate: float = 0.0,
+    attention: str = "eager",
+  ):
+    config = transformers.T5Config(
+      vocab_size=c.V,
+      d_model=c.D,
+      d_kv=c.A,
+      d_ff=c.F,
+      num_layers=c.N,
+      num_decoder_layers=c.num_decoder_layers,
+      num_heads=c.H,
+      relative_attention_num_buckets=c.num_buckets,
+      relative_attention_max_distance=c.max_distance,
+      dropout_rate=dropout_rate,
+      layer_norm_epsilon=1e-6,
+      feed_forward_proj="relu",
+      tie_word_embeddings=True,
+      pad_token_id=PAD,
+      decoder_start_token_id=START,
+      attn_implementation=attention,
+    )
+    self.model = transformers.T5ForConditionalGeneration(config).eval()
+    flat = traverse_util.flatten_dict(params, sep="/")
+    self.word_WD = torch.tensor(flat.pop("word_embedding"))
+    self.word_WD.requires_grad_()
+    self.num_layers = {"encoder": c.N, "decoder": c.num_decoder_layers}
+    state = {}
+    for path, leaf in flat.items():
+      leaves = torch.tensor(leaf if is_layered(path) else leaf[None])
+      leaves = leaves.mT if path.endswith("kernel") else leaves
+      state |= dict(zip(self.names(path), leaves, strict=True))
+    loaded = self.model.load_state_dict(state, strict=False)
+    # Every parameter is ours, or tied to one that is.
+    assert not loaded.unexpected_keys
+    assert set(loaded.missing_keys) == TIED
+    shared = self.model.shared.weight
+    assert all(self.model.get_parameter(name) is shared for name in TIED)
+    assert self.model.config.scale_decoder_outputs
+
+  def names(self, path: str) -> list[str]:
+    """T5's names of the layers of our parameter."""
+    name = T5_NAMES[path]
+    if not is_layered(path):
+      return [name]
+    return [name.format(i) for i in range(self.num_layers[name.partition(".")[0]])]
+
+  def source(self, source: Source) -> dict[str, torch.Tensor]:
+    """The encoder's input, as arguments of T5."""
+    token_BS, word_BS, segment_BS = (torch.tensor(np.asarray(x)) for x in source)
+    embedded_BSD = self.model.shared(token_BS) + self.word_WD[word_BS]
+    return {"inputs_embeds": embedded_BSD, "attention_mask": (segment_BS > 0).long()}
+
+  @torch.no_grad()
+  def search(
+    self,
+    source: Source,
+    may_follow: Callable,
+    *,
+    length: int,
+    beam_size: int,
+    length_penalty: float,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best codes by `generate`, best first.
+
+    Args:
+      source: numpy arrays.
+      may_follow: from `under_dict`, of codes of `length` tokens that do not hold the
+        vocabulary's last.
+      length: L.
+      beam_size: K.
+      length_penalty: of `generate`; 1 is our 1, the mean over the tokens.
+
+    Returns:
+      code_BKL int32 and score_BK float32.
+    """
+    found = self.model.generate(
+      **self.source(source),
+      # The start token is a prompt and does not count. No code ends with `eos`: all
+      # beams end together, with the last token.
+      max_new_tokens=length,
+      eos_token_id=self.model.config.vocab_size - 1,
+      num_beams=beam_size,
+      num_return_sequences=beam_size,
+      length_penalty=length_penalty,
+      do_sample=False,
+      # The cache that `generate` makes has as many layers as the encoder.
+      use_cache=self.model.config.num_layers == self.model.config.num_decoder_layers,
+      prefix_allowed_tokens_fn=may_follow,
+      return_dict_in_generate=True,
+      output_scores=True,
+    )
+    rows = len(source[0]), beam_size
+    code_BKL = found.sequences[:, 1:].reshape(*rows, -1).numpy()
+    assert code_BKL.shape[2] == length
+    return code_BKL.astype(np.int32), found.sequences_scores.reshape(rows).numpy()
+
+
+def is_layered(path: str) -> bool:
+  """Whether our parameter is stacked over layers."""
+  return "{}" in T5_NAMES[path]
+
+
+def under_dict(code_IL: np.ndarray) -> Callable:
+  """`prefix_allowed_tokens_fn` of the codes: a dict of prefixes."""
+  children = {}
+  for code in code_IL.tolist():
+    for level, token in enumerate(code):
+      children.setdefault(tuple(code[:level]), set()).add(token)
+  lists = {prefix: list(tokens) for prefix, tokens in children.items()}
+  return lambda _, told: lists[tuple(told[1:].tolist())]
+
+
+def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
+  """`T5.search` with our weights for B users, by all cores.
+
+  Args:
+    work: ids of one length, the vocabulary's last token in none of them.
+    B: users.
+  """
+  torch.set_num_threads(end_to_end.threads())
+  t5 = T5(work.net.config, jax.device_get(work.params))
+  return functools.partial(
+    t5.search,
+    jax.device_get(work.source(B)),
+    under_dict(work.code_IL),
+    length=work.code_IL.shape[1],
+    beam_size=work.beam_size,
+    length_penalty=work.length_penalty,
+  )
+
+
+def compare(
+  work: end_to_end.Workload, B: int, repeats: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+  """Recommends for the same users with the same weights, by T5 and by ours.
+
+  Args:
+    work: ids of one length, the vocabulary's last token in none of them.
+    B: users.
+    repeats: calls of each that are timed.
+    say: prints a line.
+
+  Returns:
+    users_per_second of both, the ratio (ours over T5's), identical (the share of
+    users whose items are the same, but for near ties) and what it was asked on.
+  """
+  search = searcher(work, B)
+  source = work.source(B)
+  everything, _ = jax.device_put(end_to_end.filters(work.trie, B))
+  find = end_to_end.recommender(work)
+
+  found = expected = None
+
+  def ours():
+    nonlocal found
+    # Or a GPU rounds to ten bits what is compared to four digits.
+    with jax.default_matmul_precision("highest"):
+      found = find(work.params, work.trie, source, everything)
+    return found
+
+  def theirs():
+    nonlocal expected
+    expected = search()
+
+  time = timing.measure(ours, repeats=repeats, patience=_PATIENCE)
+  t5_time = timing.measure(theirs, repeats=repeats, patience=_PATIENCE)
+  same = identical(jax.device_get(found), *expected, work.code_IL)
+  report = {
+    "workload": work.name,
+    "batch": B,
+    "beams": work.beam_size,
+    "devices": {"ours": jax.default_backend(), "t5": "cpu"},
+    "threads": torch.get_num_threads(),
+    "users_per_second": B / time.median,
+    "t5_users_per_second": B / t5_time.median,
+    "ratio": t5_time.median / time.median,
+    "identical": same,
+    "seconds": time._asdict(),
+    "t5_seconds": t5_time._asdict(),
+    "versions": {m.__name__: m.__version__ for m in (torch, transformers)},
+  }
+  say(
+    f"{work.name}, {B} users, {work.beam_size} beams, {report['threads']} CPU threads: "
+    f"{report['users_per_second']:,.1f} users/s on the {jax.default_backend()}, "
+    f"T5's generate (transformers {transformers.__version__}, torch "
+    f"{torch.__version__}) {report['t5_users_per_second']:,.1f} on the cpu: "
+    f"x {report['ratio']:.1f}; the same items for {100 * same:.0f} % of the users"
+  )
+  return report
+
+
+def identical(
+  found: Recommendations,
+  code_BKL: np.ndarray,
+  score_BK: np.ndarray,
+  code_IL: np.ndarray,
+) -> float:
+  """The share of rows with the same items, but for near ties with the last place."""
+  item_of = {tuple(code): item for item, code in enumerate(code_IL.tolist())}
+  same = 0
+  for items, scores, codes, expected in zip(
+    found.items_BK.tolist(), found.scores_BK, code_BKL.tolist(), score_BK
+  ):
+    theirs = [item_of[tuple(code)] for code in codes]
+    only = [s - scores[-1] for item, s in zip(items, scores) if item not in theirs]
+    only += [s - expected[-1] for item, s in zip(theirs, expected) if item not in items]
+    close = np.abs(scores - expected).max() < SCORE_BAR
+    same += bool(close and all(gap < SCORE_BAR for gap in only))
+  return same / len(score_BK)

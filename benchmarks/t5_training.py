@@ -1,0 +1,186 @@
+"""transformers' T5 in training, by turns with ours: same weights, batches and loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import torch
+import transformers
+
+from lightlm_jax.benchmarks import end_to_end, timing
+from lightlm_jax.benchmarks.shapes import Source
+from lightlm_jax.benchmarks.t5 import T5
+from lightlm_jax.benchmarks.training_step import Trainee, row
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import token_sequences as text
+
+_PATIENCE = 300.0  # seconds for all calls together
+_IGNORED = -100  # a label that is none, to transformers
+
+
+class _Peer:
+  """T5 with AdamW, over batches that lie ready on its device: it has no feed to pay."""
+
+  def __init__(self, trainee: Trainee, *, attention: str, compiled: bool = False):
+    config = trainee.config
+    self._device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    self._bf16 = config.model.dtype == "bfloat16"
+    shape = lightlm.model_config(config, trainee.tables.trie.vocab_size)
+    self.t5 = T5(
+      shape,
+      jax.device_get(trainee.state.params),
+      dropout_rate=config.model.dropout_rate,
+      attention=attention,
+    )
+    self.t5.model.to(self._device).train()
+    self.t5.word_WD = self.t5.word_WD.detach().to(self._device).requires_grad_()
+    self._loss = torch.compile(self._loss_of) if compiled else self._loss_of
+    self._optimiser = torch.optim.AdamW(
+      [*self.t5.model.parameters(), self.t5.word_WD],
+      # As ours at its first steps: neither may run away while it is timed.
+      lr=config.train.learning_rate / config.train.warmup_steps,
+      eps=1e-6,
+      weight_decay=config.train.weight_decay,
+      fused=True,
+    )
+    self._batches = [
+      tuple(torch.tensor(x, device=self._device).long() for x in arrays)
+      for arrays in tokens(trainee)
+    ]
+
+  def loss_without_dropout(self) -> float:
+    self.t5.model.eval()
+    with torch.no_grad():
+      loss = self._loss_of(*self._batches[0]).item()
+    self.t5.model.train()
+    return loss
+
+  def go(self) -> None:
+    """As many steps as a dispatch of ours has."""
+    for batch in self._batches:
+      self._optimiser.zero_grad(set_to_none=True)
+      with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+        loss = self._loss(*batch)
+      loss.backward()
+      self._optimiser.step()
+    loss.item()  # waits
+
+  def _loss_of(self, token_BS, word_BS, mask_BS, label_BL):
+    # By indexing its gradient would be slower.
+    word_BSD = torch.nn.functional.embedding(word_BS, self.t5.word_WD)
+    embedded_BSD = self.t5.model.shared(token_BS) + word_BSD
+    return self.t5.model(
+      inputs_embeds=embedded_BSD,
+      attention_mask=mask_BS,
+      labels=label_BL,
+      use_cache=False,
+    ).loss
+
+
+def forms() -> dict[str, dict[str, Any]]:
+  """T5 as people run it on this machine, by name."""
+  found = {"eager": {"attention": "eager"}, "sdpa": {"attention": "sdpa"}}
+  if jax.default_backend() != "cpu":
+    found["sdpa, compiled"] = {"attention": "sdpa", "compiled": True}
+  return found
+
+
+def compare(
+  config: ml_collections.FrozenConfigDict,
+  source: Source,
+  repeats: int,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Trains both for the same number of steps at a time, by turns, and says the line.
+
+  Ours is the whole step of a run: gathering the batch, clipping, the check that all is
+  finite are in it and not in T5's.
+
+  Args:
+    config: of the paper's task; its dtype is that of both.
+    source: examples whose ids are all of one length.
+    repeats: see `timing.interleaved`.
+    say: prints a line.
+
+  Returns:
+    ours (see `training_step.row`), T5's examples_per_second and seconds by form, the
+    `ratio` of ours to the quickest form's, by the medians (`ratio_of_best` by the best
+    calls, `ratio_of_cpu` by CPU time, which other processes disturb least and which
+    means nothing on an accelerator), and both losses at the weights that T5 starts
+    from, without dropout.
+
+  Raises:
+    UserError: there is an accelerator, and torch cannot use it.
+  """
+  if jax.default_backend() != "cpu" and not torch.cuda.is_available():
+    raise UserError(
+      f"torch {torch.__version__} has no CUDA here, and the "
+      f"{jax.default_backend()} beside its CPU would compare nothing"
+    )
+  torch.set_num_threads(end_to_end.threads())
+  trainee = Trainee(config, source)
+  # T5 starts from where our first dispatch, which compiles, has come to.
+  loss = _loss_without_dropout(trainee)
+  peers = {name: _Peer(trainee, **options) for name, options in forms().items()}
+  t5_loss = peers["eager"].loss_without_dropout()
+  calls = {"ours": trainee.go} | {name: peer.go for name, peer in peers.items()}
+  times = timing.interleaved(calls, repeats=repeats, patience=_PATIENCE)
+  ours = row(trainee, times.pop("ours"))
+  examples = trainee.examples
+  quickest = min(times, key=lambda name: times[name].median)
+  best = min(time.best for time in times.values())
+  cpu = min(time.cpu for time in times.values())
+  report = {
+    "ours": ours,
+    "t5": {
+      name: {"examples_per_second": examples / time.median, "seconds": time._asdict()}
+      for name, time in times.items()
+    },
+    "quickest": quickest,
+    "ratio": times[quickest].median / ours["seconds"]["median"],
+    "ratio_of_best": best / ours["seconds"]["best"],
+    "ratio_of_cpu": cpu / ours["seconds"]["cpu"],
+    "loss": loss,
+    "t5_loss": t5_loss,
+    "threads": torch.get_num_threads(),
+    "versions": {m.__name__: m.__version__ for m in (torch, transformers)},
+  }
+  rates = (
+    f"T5 ({name}) {each['examples_per_second']:,.0f}"
+    for name, each in report["t5"].items()
+  )
+  say(
+    f"training, paper shape, batch {ours['batch']}, {ours['dtype']}, on the "
+    f"{jax.default_backend()}, transformers {transformers.__version__}, torch "
+    f"{torch.__version__}: {ours['examples_per_second']:,.0f} examples/s, "
+    f"{', '.join(rates)}: x {report['ratio']:.2f} by the medians, "
+    f"x {report['ratio_of_best']:.2f} by the best calls, "
+    f"x {report['ratio_of_cpu']:.2f} by CPU time; the losses before are {loss:.4f} and "
+    f"{t5_loss:.4f}"
+  )
+  return report
+
+
+def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
+  """As T5 reads each batch: token_BS, word_BS, mask_BS and label_BL."""
+  found = []
+  for batch in trainee.batches():
+    source = text.write_prompt(trainee.tables.user_code_UL, batch)
+    target_BL = np.asarray(trainee.tables.target_IL)[np.asarray(batch.target_B)]
+    label_BL = np.where(target_BL >= 0, target_BL, _IGNORED)
+    mask_BS = np.asarray(source.segment_BS > 0)
+    token_BS, word_BS = np.asarray(source.token_BS), np.asarray(source.word_BS)
+    found.append((token_BS, word_BS, mask_BS, label_BL))
+  return found
+
+
+def _loss_without_dropout(trainee: Trainee) -> float:
+  config = ml_collections.ConfigDict(trainee.config)
+  config.model.dropout_rate = 0.0
+  system = lightlm.build(config, trainee.source.book)
+  batch = next(trainee.batches())
+  loss = jax.jit(system.loss)
+  return float(loss(trainee.state.params, trainee.tables, batch, jax.random.key(0))[0])

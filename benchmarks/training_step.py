@@ -1,0 +1,197 @@
+"""Real training steps, timed: with the optimiser, the donated state and the feed."""
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping
+import functools
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from lightlm_jax.benchmarks import timing
+from lightlm_jax.benchmarks.shapes import Source
+from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.systems import lightlm
+from lightlm_jax.training import loop, speed
+from lightlm_jax.training import state as state_lib
+from lightlm_jax.training import step as step_lib
+
+_PATIENCE = 60.0  # seconds for the calls of one comparison
+
+
+class Trainee:
+  """A system in training on one device, which takes steps over the same batches.
+
+  The batches of a dispatch stand for an epoch: they lie evenly over its buckets, so
+  that one dispatch costs what the next does.
+
+  Attributes:
+    system, config, source: what is trained, on what.
+    feed, plan, state: see training/.
+    K: steps to a dispatch.
+    examples: that a dispatch really holds.
+    flops: of its matrix products, forward and backward.
+    feed_seconds: in which the feed was built and sent to the device.
+    first_seconds: of the first dispatch, which compiles.
+  """
+
+  def __init__(self, config: ml_collections.FrozenConfigDict, source: Source):
+    self.config, self.source = config, source
+    self.system = lightlm.build(config, source.book, source.log)
+    self.K = config.train.steps_per_dispatch
+    mesh = mesh_lib.make(1, 1)
+    everywhere = mesh_lib.replicated(mesh)
+    began = time.perf_counter()
+    feed, self.plan = loop.make_feed(self.system, source.log, config)
+    self.feed = jax.block_until_ready(mesh_lib.put(feed, everywhere))
+    self.feed_seconds = time.perf_counter() - began
+    self.tables = mesh_lib.put(self.system.tables, everywhere)
+    tx = state_lib.optimiser(config)
+    abstract = state_lib.abstract(self.system.init, tx, mesh)
+    self._steps = step_lib.make_steps(
+      self.system, tx, self.plan, mesh, config.seed, abstract
+    )
+    self._told = step_lib.told_to_end(False, mesh)
+    self.state = state_lib.create(self.system.init, tx, config.seed, abstract)
+    self._mix = mix(self.plan, self.K)
+    self._step = 0
+    bucket_K, *_ = self._mix
+    flops = speed.flops_of_buckets(self.system, self.state.params, self.feed, self.plan)
+    self.flops = int(np.array(flops)[bucket_K].sum())
+    began = time.perf_counter()
+    self.report = jax.block_until_ready(self.go())
+    self.first_seconds = time.perf_counter() - began
+    self.examples = int(self.report.numbers.examples.sum())
+
+  def go(self, dispatches: int = 1) -> step_lib.Report:
+    """Some dispatches, as many in flight as training has; the last one's report."""
+    waiting = collections.deque()
+    for _ in range(dispatches):
+      first, self._step = self._step, self._step + self.K
+      # As training makes it, which costs the host what it does; then our own batches.
+      what = step_lib.dispatch(self.plan, first, self._step, self.K)
+      what = step_lib.Dispatch(what.first, what.end, *self._mix)
+      self.state, self.report = self._steps(
+        self.state, self.tables, self.feed, what, self._told
+      )
+      waiting.append(self.report)
+      if len(waiting) == loop.DISPATCHES_IN_FLIGHT:
+        jax.device_get(waiting.popleft())
+    return self.report
+
+  def batches(self) -> Iterator[feed_lib.Batch]:
+    """Those of a dispatch, in order."""
+    for bucket, key, batch in zip(*self._mix):
+      yield feed_lib.gather(self.feed, key, batch, plan=self.plan, bucket=int(bucket))
+
+  def check(self) -> None:
+    """A step that is not taken takes no time either."""
+    if int(self.state.step) != self._step or not self.report.sound:
+      raise RuntimeError(f"only {self.state.step} of {self._step} steps were taken")
+
+
+def mix(plan: feed_lib.Plan, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Bucket, key and batch of K steps that lie evenly over an epoch: see `Plan.at`."""
+  ends = np.cumsum(plan.batches)
+  place_K = ((np.arange(K) + 0.5) / K * ends[-1]).astype(np.int64)
+  bucket_K = np.searchsorted(ends, place_K, side="right")
+  first_K = (ends - plan.batches)[bucket_K]
+  key_K = np.arange(K, dtype=np.uint32)
+  return bucket_K.astype(np.int32), key_K, (place_K - first_K).astype(np.uint32)
+
+
+def compare(
+  configs: Mapping[Any, ml_collections.FrozenConfigDict],
+  source: Source,
+  repeats: int,
+  *,
+  steps: int | None = None,
+) -> dict[Any, dict[str, Any]]:
+  """Trains by every configuration, by turns.
+
+  Args:
+    configs: by name.
+    source: what all of them are trained on.
+    repeats: see `timing.interleaved`.
+    steps: that a turn has, whole dispatches of each; None = a dispatch.
+
+  Returns:
+    By name what `row` makes of it.
+  """
+  trainees = {name: Trainee(config, source) for name, config in configs.items()}
+  turns = {name: (steps or each.K) // each.K for name, each in trainees.items()}
+  times = timing.interleaved(
+    {
+      name: functools.partial(trainee.go, turns[name])
+      for name, trainee in trainees.items()
+    },
+    repeats=repeats,
+    patience=_PATIENCE,
+  )
+  found = {}
+  for name, trainee in trainees.items():
+    *seconds, rounds = times[name]
+    a_dispatch = timing.Time(*(x / turns[name] for x in seconds), rounds)
+    found[name] = row(trainee, a_dispatch)
+  return found
+
+
+def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
+  """What is told of a dispatch: rates by the median of its `seconds`.
+
+  Returns:
+    data, preset, dtype, batch, steps_per_dispatch and parameters; examples, tokens
+    (those that weigh) and places (columns for them) of a dispatch; all three,
+    FLOPs of matrix products and, where the device's peak is known, their share
+    of it (`mfu`) a second; step_seconds, and what `Trainee` knows.
+  """
+  trainee.check()
+  report = jax.device_get(trainee.report)
+  K, whole = trainee.K, seconds.median
+  told = {
+    "examples": trainee.examples,
+    "tokens": float(report.numbers.tokens.sum()),
+    "places": float(report.numbers.places.sum()),
+  }
+  flops_per_second = trainee.flops / whole
+  peak = _peak()
+  return {
+    "data": trainee.source.name,
+    "preset": trainee.config.preset,
+    "dtype": trainee.config.model.dtype,
+    "batch": trainee.config.train.batch_size,
+    "steps_per_dispatch": K,
+    "parameters": state_lib.count_parameters(trainee.state.params),
+    **told,
+    **{f"{name}_per_second": number / whole for name, number in told.items()},
+    "step_seconds": whole / K,
+    "flops_per_step": trainee.flops / K,
+    "flops_per_second": flops_per_second,
+    **({} if peak is None else {"mfu": flops_per_second / peak}),
+    "loss": float(report.numbers.loss.mean()),
+    "seconds": seconds._asdict(),
+    "feed_seconds": trainee.feed_seconds,
+    "first_seconds": trainee.first_seconds,
+  }
+
+
+HEADS = ("examples/s", "tokens/s", "ms a step", "GFLOP/s", "of peak")
+
+
+def cells(row: dict[str, Any]) -> Iterable[str]:
+  """Those of `row` that stand below HEADS."""
+  return (
+    f"{row['examples_per_second']:,.0f}",
+    f"{row['tokens_per_second']:,.0f}",
+    f"{1e3 * row['step_seconds']:,.2f}",
+    f"{row['flops_per_second'] / 1e9:,.1f}",
+    f"{100 * row['mfu']:.1f} %" if "mfu" in row else "-",
+  )
+
+
+@functools.cache  # of all rows of a report the same
+def _peak() -> float | None:
+  return speed.peak_of_device()

@@ -1,0 +1,271 @@
+"""The step under a trie, without a model: mask, choose the best, advance.
+
+An implementation is a function `make(code_IL, vocab_size)`, code_IL int32 [I, L] of
+distinct codes without padding, that returns an object with
+
+- `start(B)` → state, the root of each of B rows with score 0;
+- `step(level, state, log_prob_BKV, width)` → score_BK, parent_BK, token_BK, state: of
+  all continuations of all K beams that begin an item the best `width` by summed
+  log-probability, best first (fewer columns, or -inf, where there are fewer); `parent`
+  is the beam that each continues. K is 1 at level 0.
+
+`level` and `width` are static. The object and the state are pytrees (a NamedTuple, a
+flax.struct.dataclass): the steps are compiled with both as arguments, so that no table
+becomes a constant of the program. `jit = False` marks code of the host, which is called
+as it is. `make` raises a UserError where it will not have so many items.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+import statistics
+from typing import Any
+
+import jax
+import numpy as np
+
+from lightlm_jax.benchmarks import catalogue, ours, peers, timing
+from lightlm_jax.runtime.errors import UserError
+
+VOCAB_SIZE = 2048
+IMPLEMENTATIONS = {
+  "sparse": ours.sparse,
+  "hybrid": ours.hybrid,
+  "dense": ours.dense,
+  "hybrid, 20 exclusions": ours.hybrid_excluding,
+  "shared mask": ours.shared_mask,
+  "naive": peers.naive,
+  "binary search": peers.binary_search,
+  "dict trie": peers.dict_trie,
+}
+# Between these the growth is told where both are asked for.
+_GROWTH = (100_000, 10_000_000)
+_TOLERANCE = 1e-6
+
+
+def run(
+  implementations: dict[str, Callable],
+  *,
+  sizes: Sequence[int],
+  depths: Sequence[int],
+  beams: Sequence[int],
+  batch: Callable[[int], int],
+  repeats: int,
+  seconds: float,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Times every implementation that agrees with the dict trie, and says the table.
+
+  Args:
+    implementations: makers by name.
+    sizes: items of the catalogues, which are random.
+    depths: tokens of a code.
+    beams: widths of the search.
+    batch: the rows of a call by the width of its search.
+    repeats: see `timing.measure`; a slow call, such as a host's, is repeated less.
+    seconds: likewise.
+    say: prints a line.
+  """
+  notes, rows = [], []
+
+  def note(line):
+    notes.append(line.strip())
+    say(line)
+
+  clock = functools.partial(
+    timing.measure, repeats=repeats, seconds=seconds, patience=5 * seconds
+  )
+  nothing = jax.jit(lambda zero: zero + 1)
+  dispatch = clock(lambda: nothing(np.float32(0))).best
+  say(f"to call any program at all takes {1e6 * dispatch:.0f} μs")
+  for depth in depths:
+    agreeing = {}
+    for name, make in implementations.items():
+      complaint = disagreement(make, depth)
+      if complaint:
+        note(f"{name}: not timed, at depth {depth} it {complaint}")
+      else:
+        agreeing[name] = make
+    for size in sizes:
+      code_IL = catalogue.random_codes(size, VOCAB_SIZE, depth)
+      say(
+        f"depth {depth}, {size:,} items: best of the calls, μs a row; all levels' mean"
+      )
+      levels = "".join(f"{f'level {level}':>9}" for level in range(depth))
+      say(f"  {'':22}{'beams':>6}{'rows':>6}{'step':>9}{levels}")
+      for name, make in agreeing.items():
+        try:
+          subject = make(code_IL, VOCAB_SIZE)
+        except UserError as error:
+          note(f"  {name}: skipped, {error}")
+          continue
+        for width in beams:
+          B = batch(width)
+          row = {"implementation": name, "depth": depth, "items": size, "beams": width}
+          row |= {"rows": B, "bytes": _bytes(subject)}
+          rows.append(row | measure(subject, depth, width, B, clock))
+          say(_line(rows[-1]))
+  growth = growth_of(rows)
+  for found in growth:
+    say(
+      f"growth, depth {found['depth']}, {found['beams']} beams, "
+      f"{found['implementation']}: step x {found['step']:.2f} from {found['from']:,} "
+      f"to {found['to']:,} items"
+    )
+  ratios = filter_ratios(rows)
+  for found in ratios:
+    say(
+      f"20 exclusions, depth {found['depth']}, {found['items']:,} items, "
+      f"{found['beams']} beams: step x {found['step']:.2f}"
+    )
+  return {
+    "vocab_size": VOCAB_SIZE,
+    "dispatch": dispatch,
+    "rows": rows,
+    "growth": growth,
+    "filter_ratio": ratios,
+    "notes": notes,
+  }
+
+
+def disagreement(make: Callable, depth: int) -> str | None:
+  """What is wrong with an implementation by the dict trie of a small catalogue."""
+  vocab_size, B, width = 50, 3, 8
+  number = min(600, vocab_size**depth // 2)
+  code_IL = catalogue.random_codes(number, vocab_size, depth)
+  subject = make(code_IL, vocab_size)
+  open_BI = np.ones((B, number), bool)
+  if hasattr(subject, "open_items"):
+    open_BI = subject.open_items(B)
+  truth = peers.DictTrie([peers.root(code_IL[open_I]) for open_I in open_BI])
+  step = compiled(subject, "step")
+  state, true_state = subject.start(B), truth.start(B)
+  K = true_K = 1
+  for level in range(depth):
+    log_prob_BKV = np.asarray(log_probs(level, (B, width, vocab_size)))
+    *expected, true_state = truth.step(
+      level, true_state, log_prob_BKV[:, :true_K], width
+    )
+    *found, state = step(level, state, jax.device_put(log_prob_BKV[:, :K]), width)
+    K, true_K = found[0].shape[1], expected[0].shape[1]
+    score_BK, parent_BK, token_BK = (_padded(value, width) for value in found)
+    true_BK, *true_beams = (_padded(value, width) for value in expected)
+    real_BK = true_BK > -np.inf
+    if ((score_BK > -np.inf) != real_BK).any():
+      return f"has another number of beams at level {level}"
+    error_X = np.abs(score_BK[real_BK] - true_BK[real_BK])
+    if not (error_X <= _TOLERANCE * np.maximum(1, np.abs(true_BK[real_BK]))).all():
+      return f"has other scores at level {level}, by up to {error_X.max():.1e}"
+    for value_BK, true_value_BK in zip((parent_BK, token_BK), true_beams):
+      if (value_BK != true_value_BK)[real_BK].any():
+        return f"has other beams at level {level}"
+  return None
+
+
+def measure(
+  subject: Any, depth: int, width: int, B: int, clock: Callable
+) -> dict[str, Any]:
+  """Times of each level at states that the steps themselves reach.
+
+  Args:
+    subject: what `make` made.
+    depth: levels.
+    width: of the search.
+    B: rows.
+    clock: times a call.
+
+  Returns:
+    step_levels, a `timing.Time` as a dict for each level, and `step`, the mean of their
+    best, in seconds a call.
+  """
+  state, step = subject.start(B), compiled(subject, "step")
+  levels, K = [], 1
+  for level in range(depth):
+    log_prob_BKV = log_probs(level, (B, K, VOCAB_SIZE))
+    levels.append(clock(lambda: step(level, state, log_prob_BKV, width)))  # noqa: B023
+    score_BK, _, _, state = step(level, state, log_prob_BKV, width)
+    K = score_BK.shape[1]
+  # The best, because a busy machine disturbs short calls more than it slows them.
+  return {
+    "step": statistics.fmean(time.best for time in levels),
+    "step_levels": [time._asdict() for time in levels],
+  }
+
+
+def compiled(subject: Any, method: str) -> Callable:
+  """`subject.method` as the bench calls it."""
+  if not getattr(subject, "jit", True):
+    return getattr(subject, method)
+  if jax.tree.leaves(subject) == [subject]:
+    raise UserError(
+      f"{type(subject).__name__} is no pytree; make it a NamedTuple or a "
+      "flax.struct.dataclass, or set `jit = False` if it is code of the host"
+    )
+
+  @functools.partial(jax.jit, static_argnums=(1, 4))
+  def call(subject, level, state, log_prob_BKV, *width):
+    return getattr(subject, method)(level, state, log_prob_BKV, *width)
+
+  return functools.partial(call, subject)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def log_probs(seed: int, shape: tuple[int, ...]) -> jax.Array:
+  """Random log-probabilities over the last axis, float32."""
+  return jax.nn.log_softmax(jax.random.normal(jax.random.key(seed), shape))
+
+
+def growth_of(rows: list[dict]) -> list[dict]:
+  """How many times as long a step takes with many items as with few."""
+  found = []
+  sizes = {row["items"] for row in rows}
+  if not sizes:
+    return found
+  few, many = _GROWTH if sizes >= set(_GROWTH) else (min(sizes), max(sizes))
+  by_key = {_key(row): row for row in rows}
+  for (name, depth, items, width), row in by_key.items():
+    more = by_key.get((name, depth, many, width))
+    if items == few and few < many and more:
+      place = {"implementation": name, "depth": depth, "beams": width}
+      ratio = {"step": more["step"] / row["step"]}
+      found.append(place | {"from": few, "to": many} | ratio)
+  return found
+
+
+def filter_ratios(rows: list[dict]) -> list[dict]:
+  """How many times as long a step takes with exclusions as without."""
+  found = []
+  by_key = {_key(row): row for row in rows}
+  for (name, *place), row in by_key.items():
+    plain = by_key.get(("hybrid", *place))
+    if name == "hybrid, 20 exclusions" and plain:
+      ratio = {"step": row["step"] / plain["step"]}
+      found.append(dict(zip(("depth", "items", "beams"), place)) | ratio)
+  return found
+
+
+def _key(row: dict) -> tuple:
+  return row["implementation"], row["depth"], row["items"], row["beams"]
+
+
+def _bytes(subject: Any) -> int | None:
+  """Of its tables; None for what is no pytree."""
+  leaves = jax.tree.leaves(subject)
+  return None if leaves == [subject] else sum(leaf.nbytes for leaf in leaves)
+
+
+def _padded(value_BK, width: int) -> np.ndarray:
+  """[B, width]: -inf (for integers the least) where there is no beam."""
+  value_BK = np.asarray(value_BK)
+  integers = np.issubdtype(value_BK.dtype, np.integer)
+  fill = np.iinfo(value_BK.dtype).min if integers else -np.inf
+  missing = width - value_BK.shape[1]
+  return np.pad(value_BK, ((0, 0), (0, missing)), constant_values=fill)
+
+
+def _line(row: dict) -> str:
+  cells = []
+  for time in (row["step"], *(level["best"] for level in row["step_levels"])):
+    micros = 1e6 * time / row["rows"]
+    cells.append(f"{micros:,.{0 if micros >= 1000 else 1}f}")
+  head = f"  {row['implementation']:22}{row['beams']:>6}{row['rows']:>6}"
+  return head + "".join(f"{cell:>9}" for cell in cells)

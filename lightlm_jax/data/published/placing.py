@@ -1,0 +1,165 @@
+"""Puts a published log into the data folder, in the form that every log has there."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import sys
+
+from etils import epath
+
+from lightlm_jax.data.published import raw_files, reading
+from lightlm_jax.data.published.raw_rows import Item
+from lightlm_jax.data.published.sources import Source
+from lightlm_jax.runtime.errors import UserError
+
+LOG = "u.data"
+MANIFEST = "published.json"  # where it came from, and what became of every line
+_ITEMS = "items.tsv"
+_ATTRIBUTES = "item_attributes.json"
+
+
+def prepare(source: Source, root: epath.Path) -> None:
+  """Fetches a log, or takes what was put there by hand, and writes `root/NAME`.
+
+  The log is written last: where it is, the rest is too. A process that comes while
+  another one does this waits for it.
+
+  Args:
+    source: of the log.
+    root: the data folder.
+
+  Raises:
+    UserError: there is no network, or something is not as it was published; the line
+      says which file to put where.
+  """
+  folder = root / source.name
+  start = f"no data for {source.name!r}: {folder} has neither sequences.txt nor {LOG}"
+  hand = (
+    f"put {source.ratings.describe()} and, for the items' texts, "
+    f"{source.items.describe()} into {folder} by hand and start again, or name a "
+    f"folder that has {source.name}/sequences.txt (a line `user item item …` for each "
+    "user) by LIGHTLM_DATA_DIR or --config.data.dir; configs/demo.py needs no data"
+  )
+  if source.by_hand:
+    hand = f"{source.by_hand}; {hand}"
+  if "://" in str(root):
+    raise UserError(f"{start}, and only a disk can be prepared; copy it there")
+  if source.ratings.by_hand(folder) is None:
+    if source.ratings.url is None:
+      raise UserError(f"{start}, and it cannot be downloaded: {hand}")
+    if why := raw_files.unreachable(source.ratings.url):
+      raise UserError(f"{start}, and it cannot be downloaded ({why}): {hand}")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot make {folder}: {error.strerror or error}")
+  with _alone(folder):
+    if not (folder / LOG).exists():
+      _prepare(source, folder, root / "tfds")
+
+
+def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
+  from lightlm_jax.data.published import builder  # noqa: PLC0415, it is slow
+
+  _say(f"{source.name}: {source.about}; fetching and preparing it, once, in {folder}")
+  log, items, about_log, about_items = builder.build(source, folder, data_dir)
+  manifest = {
+    "name": source.name,
+    "about": source.about,
+    "from": [raw.url for raw in (source.ratings, source.items)],
+    "counts": log.counts._asdict(),
+    "published": source.published and source.published._asdict(),
+    "log": about_log,
+    "items": about_items,
+    "tfds": {"data_dir": data_dir.name, "name": f"published_log/{source.name}-ratings"},
+  }
+  if about_items["lines"] is not None:
+    _write_new(folder / _ITEMS, _table(items))
+    attributes = {item.item: _attributes(item) for item in items}
+    _write_new(folder / _ATTRIBUTES, json.dumps(attributes, ensure_ascii=False))
+  _write(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+  _write(folder / LOG, _rows(log))
+  _say(_describe(source, log, about_log, about_items))
+
+
+def _describe(source: Source, log: reading.Log, about_log, about_items) -> str:
+  parts = [f"{log.counts} interactions"]
+  if source.published is None:
+    parts.append("no figures in print to check them by")
+  else:
+    parts.append("as published")
+  if tied := about_log["tied_rows"]:
+    parts.append(f"{tied:,} of them in the file's order where times are equal")
+  for about in (about_log, about_items):
+    if about["lines"] and about["lines"]["rejected"]:
+      parts.append(str(reading.Tally.of_json(about["lines"])))
+  if about_items["lines"] is None:
+    parts.append(
+      f"no texts of the items ({about_items['without']}); for them put "
+      f"{source.items.describe()} there, remove {LOG} and start again"
+    )
+  return f"{source.name}: {'; '.join(parts)}"
+
+
+def _rows(log: reading.Log) -> str:
+  lines = ["user\titem\trating\tseconds"]
+  for user, name in enumerate(log.user_ids):
+    for e in range(log.offset_U1[user], log.offset_U1[user + 1]):
+      item, rating = log.item_ids[log.item_E[e]], log.rating_E[e]
+      lines.append(f"{name}\t{item}\t{rating:g}\t{log.time_E[e]}")
+  return "\n".join(lines) + "\n"
+
+
+def _table(items: list[Item]) -> str:
+  lines = ["item_id\ttitle\tbrand\tcategories\tdescription"]
+  for item in items:
+    categories = ", ".join(item.categories)
+    fields = (item.item, item.title, item.brand, categories, item.description)
+    lines.append("\t".join(fields))
+  return "\n".join(lines) + "\n"
+
+
+def _attributes(item: Item) -> list[str]:
+  """As S3-Rec and P5 have them: brand and categories."""
+  return [name for name in (item.brand, *item.categories) if name]
+
+
+def _write_new(path: epath.Path, content: str) -> None:
+  """What a person has put there stays."""
+  if path.exists():
+    _say(f"{path} is there already and is left as it is")
+  else:
+    _write(path, content)
+
+
+def _write(path: epath.Path, content: str) -> None:
+  part = path.with_name(path.name + ".part")
+  try:
+    part.write_bytes(content.encode())
+    part.replace(path)
+  except OSError as error:
+    part.unlink(missing_ok=True)
+    raise UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def _alone(folder: epath.Path) -> Iterator[None]:
+  """Keeps other processes waiting; a disk without locks keeps nobody."""
+  try:
+    file = open(folder / ".lock", "w")
+  except OSError as error:
+    raise UserError(f"cannot write into {folder}: {error.strerror or error}")
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      _say(f"another process prepares {folder}: waiting for it")
+      fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+      pass
+    yield
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,223 @@
+"""A system as a folder that serves without this package: program, weights, ids.
+
+The program is StableHLO (jax.export) of all that lies between catalogue indices and
+recommendations: encoder, beam search under the trie, live filters. Weights and trie are
+its arguments, by name, so that the program is small and holds no data. The number of
+requests in a batch is a symbol: any will do, and jax compiles once for each.
+
+Files are bytes, JSON and safetensors: nothing in them is run when they are read.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import hashlib
+import importlib.resources
+import importlib.util
+import json
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding.allowed import Allowed
+from lightlm_jax.inference.serve import Served
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
+
+FORMAT = "lightlm_jax artefact 1"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+PROGRAM, WEIGHTS = "program.stablehlo", "weights.safetensors"
+ITEMS, USERS = "items.json", "users.json"
+MANIFEST, README = "manifest.json", "README.md"
+_RANK = "catalogue/rank"  # of the weights: each item's place in code order
+
+
+class Program(NamedTuple):
+  """What is exported.
+
+  Attributes:
+    serialized: StableHLO with its calling convention, as jax.export writes it.
+    weights: name → array; what the program does not read is left out.
+    contract: JSON, of a manifest: what it is called with, and what it gives.
+    reads_users: whether the answer depends on who asks, not on the history alone.
+  """
+
+  serialized: bytes
+  weights: dict[str, np.ndarray]
+  contract: dict[str, Any]
+  reads_users: bool
+
+
+def check_installed() -> None:
+  """Refuses to begin without the libraries of the extra `export`.
+
+  Raises:
+    UserError: one is not there.
+  """
+  for name in ("flatbuffers", "safetensors"):
+    if importlib.util.find_spec(name) is None:
+      raise UserError(
+        f"an artefact is written by {name}, which is not installed; install with "
+        "pip install -c constraints.txt -e '.[export]'"
+      )
+
+
+def program(
+  served: Served,
+  *,
+  k: int,
+  history: int,
+  exclusions: int,
+  platforms: Sequence[str],
+) -> Program:
+  """Exports `System.recommend` with its filters.
+
+  Args:
+    served: on one device.
+    k: K, the most items a request gets.
+    history: H, items of a history that are read.
+    exclusions: E, the most items that a request may exclude.
+    platforms: of PLATFORMS, what the program is lowered for.
+  """
+  system = served.system
+  rank_I = np.asarray(system.rank_I, np.int32)
+  num_items = len(rank_I)
+  leaves, tree = jax.tree_util.tree_flatten_with_path(
+    {"params": served.params, "tables": served.tables}
+  )
+  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+  weights = dict(zip(names, (leaf for _, leaf in leaves), strict=True))
+  weights[_RANK] = jnp.asarray(rank_I)
+  dtypes = {name: jnp.asarray(leaf).dtype for name, leaf in weights.items()}
+  shapes = {name: jnp.shape(leaf) for name, leaf in weights.items()}
+
+  def recommend(weights, user_B, history_BH, excluded_BE, open_I):
+    # What is left out has no reader: zeros stand where the tree wants it.
+    def leaf(name):
+      given = weights.get(name)
+      return jnp.zeros(shapes[name], dtypes[name]) if given is None else given
+
+    parts = jax.tree.unflatten(tree, [leaf(name) for name in names])
+    rank_I = leaf(_RANK)
+    batch = Batch(
+      user_B=user_B,
+      history_BH=history_BH,
+      segment_BH=(history_BH >= 0).astype(jnp.int32),
+      target_B=jnp.full_like(user_B, -1),
+      weight_B=jnp.ones_like(user_B, jnp.float32),
+    )
+    is_item_BE = excluded_BE >= 0
+    rank_BE = jnp.where(is_item_BE, rank_I[jnp.maximum(excluded_BE, 0)], num_items)
+    open_R = jnp.zeros(num_items, jnp.int32).at[rank_I].set(open_I.astype(jnp.int32))
+    prefix_MI1 = jnp.pad(jnp.cumsum(open_R), (1, 0))[None]
+    allowed = Allowed(prefix_MI1, jnp.zeros_like(user_B), jnp.sort(rank_BE, axis=1))
+    best = system.recommend(parts["params"], parts["tables"], batch, allowed, k=k)
+    return best.items_BK, best.scores_BK
+
+  def arguments(B, chosen):
+    return (
+      {name: jax.ShapeDtypeStruct(shapes[name], dtypes[name]) for name in chosen},
+      jax.ShapeDtypeStruct((B,), jnp.int32),
+      jax.ShapeDtypeStruct((B, history), jnp.int32),
+      jax.ShapeDtypeStruct((B, exclusions), jnp.int32),
+      jax.ShapeDtypeStruct((num_items,), jnp.bool_),
+    )
+
+  # Of a fixed batch jax says which arguments are read; with a symbol it keeps all.
+  fixed = jax.export.export(jax.jit(recommend), platforms=("cpu",))(
+    *arguments(2, weights)
+  )
+  inputs = [*sorted(weights), "user", "history", "excluded", "open"]
+  kept = {inputs[place] for place in fixed.module_kept_var_idx}
+  chosen = [name for name in sorted(weights) if name in kept]
+  (B,) = jax.export.symbolic_shape("b")
+  with _without_locations():
+    exported = jax.export.export(jax.jit(recommend), platforms=tuple(platforms))(
+      *arguments(B, chosen)
+    )
+  contract = {
+    "arguments": {
+      "weights": WEIGHTS,
+      "user": ["b"],
+      "history": ["b", history],
+      "excluded": ["b", exclusions],
+      "open": [num_items],
+    },
+    "results": {"items": ["b", k], "scores": ["b", k]},
+    "platforms": list(exported.platforms),
+    "calling_convention": exported.calling_convention_version,
+    "jax": jax.__version__,
+  }
+  found = {name: np.asarray(weights[name]) for name in chosen}
+  return Program(bytes(exported.serialize()), found, contract, "user" in kept)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+  """What is lowered inside does not tell the paths of this machine's source files."""
+  before = jax.config.jax_traceback_in_locations_limit
+  jax.config.update("jax_traceback_in_locations_limit", 0)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def write(
+  folder: epath.Path,
+  exported: Program,
+  item_ids: np.ndarray,
+  user_ids: np.ndarray,
+  about: dict[str, Any],
+) -> dict[str, Any]:
+  """Writes the folder, whole or not at all, and returns its manifest.
+
+  Args:
+    folder: which does not exist.
+    exported: from `program`.
+    item_ids: [I] str, raw ids by catalogue index.
+    user_ids: [U] str, likewise; left out where nothing reads them.
+    about: JSON, what the program is of.
+
+  Raises:
+    UserError: the folder exists, or cannot be written.
+  """
+  from safetensors import numpy as safetensors  # noqa: PLC0415, of the extra `export`
+
+  contents = {
+    PROGRAM: exported.serialized,
+    WEIGHTS: safetensors.save(
+      {name: np.ascontiguousarray(x) for name, x in exported.weights.items()}
+    ),
+    ITEMS: json.dumps(item_ids.tolist()).encode(),
+    USERS: json.dumps(user_ids.tolist() if exported.reads_users else []).encode(),
+    README: importlib.resources.files(__package__).joinpath("artefact.md").read_bytes(),
+  }
+  manifest = {
+    "format": FORMAT,
+    **about,
+    "items": len(item_ids),
+    "users": len(user_ids) if exported.reads_users else 0,
+    **exported.contract,
+    "sha256": {
+      name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
+    },
+  }
+  if folder.exists():
+    raise UserError(f"{folder} exists already; remove it, or give another --output")
+  half = folder.with_name(folder.name + ".part")
+  try:
+    if half.exists():
+      half.rmtree()
+    half.mkdir(parents=True)
+    for name, content in contents.items():
+      workdir_lib.write_own(half / name, content)
+    workdir_lib.write_json(half / MANIFEST, manifest)
+    half.rename(folder)
+  except OSError as error:
+    raise UserError(f"cannot write {folder}: {error.strerror or error}")
+  return manifest

@@ -1,0 +1,141 @@
+"""How requests are put to a system, whoever asks: the evaluator, or one who serves.
+
+Requests go in batches of a few static shapes (a batch's histories and exclusions are
+as wide as a bucket), so that after the first of each shape nothing is compiled.
+"""
+
+import collections
+from collections.abc import Callable, Iterator
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+from lightlm_jax.data import batch as batch_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems.base import System
+
+BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
+
+
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+  """A whole copy on every device of the mesh; None = there is one device."""
+  return None if mesh is None else mesh_lib.replicated(mesh)
+
+
+def prepared(system: System, params: Any, mesh: Mesh | None) -> tuple[Any, Any]:
+  """Parameters and tables on the mesh, with what all requests share made once."""
+  copied = everywhere(mesh)
+  params, tables = on_mesh((params, system.tables), copied)
+  if system.prepare is not None:
+    tables = _preparer(system.prepare, copied)(params, tables)
+  return params, tables
+
+
+def answers(
+  ask: Callable[[Batch, jax.Array], Any],
+  requests: Requests,
+  *,
+  batch_size: int,
+  max_history: int | None,
+  rank_I: np.ndarray,
+  mesh: Mesh | None,
+) -> Iterator[tuple[np.ndarray, Any]]:
+  """Asks all requests, a few batches ahead of what is read.
+
+  Args:
+    ask: (batch, excluded_BE), both on the devices → answers, in rows of the batch; the
+      exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
+    requests: N questions, in any order.
+    batch_size: B, a multiple of the mesh's "data" axis.
+    max_history: see `System`.
+    rank_I: likewise.
+    mesh: devices that share each batch; None = the one.
+
+  Yields:
+    Which requests they were, at most B indices, and the answers as host arrays of B
+    rows, of which those behind the last index mean nothing.
+  """
+  rows = None if mesh is None else mesh_lib.by_rows(mesh)
+  in_flight = collections.deque()
+  for index, batch, excluded_BE in host_batches(
+    requests, batch_size, max_history, rank_I
+  ):
+    if len(in_flight) == BATCHES_IN_FLIGHT:
+      asked, answer = in_flight.popleft()
+      yield asked, jax.device_get(answer)
+    in_flight.append((index, ask(*put((batch, excluded_BE), rows))))
+  for asked, answer in in_flight:
+    yield asked, jax.device_get(answer)
+
+
+def host_batches(
+  requests: Requests, batch_size: int, max_history: int | None, rank_I: np.ndarray
+) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
+  """Shortest histories first: the requests' indices, the batch, its exclusions."""
+  order_N = np.argsort(requests.length_N, kind="stable")
+  for start in range(0, len(order_N), batch_size):
+    index = order_N[start : start + batch_size]
+    width = batch_lib.history_width(requests.length_N[index[-1]], max_history)
+    batch = batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)
+    row_P, item_P = allowed_lib.seen_items(requests, index)
+    yield (
+      index,
+      batch,
+      allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=batch_size),
+    )
+
+
+def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
+  """Arrays that live on fewer devices than the mesh's are copied to all, once."""
+  if copied is None:
+    return tree
+  size = copied.num_devices
+  return jax.tree.map(
+    lambda x: x if _on_devices(x) == size else mesh_lib.put(x, copied), tree
+  )
+
+
+def put(tree: Any, sharding: NamedSharding | None) -> Any:
+  """Host arrays on the devices of a sharding; None = on the one device."""
+  return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)
+
+
+def refuse_nan(
+  system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
+) -> None:
+  """Ends where a system is out of its mind.
+
+  Args:
+    system: that was asked.
+    user_B: whose rows these are.
+    nan_B: bool, whether a score of the row is NaN.
+    user_ids: what users are called; None = by their index.
+
+  Raises:
+    UserError: one is.
+  """
+  if nan_B.any():
+    first = user_B[nan_B][0]
+    name = f"index {first}" if user_ids is None else user_ids[first]
+    raise UserError(
+      f"{system.name} scores items with NaN for {nan_B.sum()} of {len(nan_B)} users of "
+      f"a batch, first for user {name}; the parameters have diverged: go back to an "
+      "earlier checkpoint or lower train.learning_rate"
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _preparer(prepare: Callable, out_sharding: NamedSharding | None) -> Callable:
+  """The compiled work that is done once for all batches."""
+  return jax.jit(prepare, out_shardings=out_sharding)
+
+
+def _on_devices(x: Any) -> int:
+  return x.sharding.num_devices if isinstance(x, jax.Array) else 0

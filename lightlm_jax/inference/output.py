@@ -1,0 +1,215 @@
+"""Recommendations as files: whole or not there, and after a kill the rest alone.
+
+Users are cut into parts of a fixed size, written one by one into FILE.parts; the
+processes of a job take them by turns. Who starts again makes those that are not there
+yet. When a process has all of its parts, it joins them to FILE (of several processes to
+FILE-00000-of-00004 and so on); the manifest comes last.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+import polars
+import pyarrow
+import pyarrow.parquet
+
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text, parquet
+from lightlm_jax.storage import workdir as workdir_lib
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+USERS_A_PART = 2_048
+
+
+def check(path: epath.PathLike) -> epath.Path:
+  """The path, if its suffix is one of SUFFIXES.
+
+  Raises:
+    UserError: it is none.
+  """
+  path = epath.Path(path)
+  if path.suffix not in SUFFIXES:
+    raise UserError(
+      f"--output={path} ends with none of {', '.join(SUFFIXES)}, which say how it is "
+      "written"
+    )
+  return path
+
+
+def write(
+  path: epath.Path,
+  question: dict[str, Any],
+  users: int,
+  make: Callable[[np.ndarray], pyarrow.Table],
+  *,
+  process: tuple[int, int],
+  tell: Callable[[int], None],
+) -> dict[str, Any]:
+  """Writes what `make` finds for all users, or what is missing of it.
+
+  Args:
+    path: of the output; its folder is shared by the processes.
+    question: JSON; what was begun under another one is not gone on with.
+    users: N.
+    make: indices of users → rows of their recommendations, best first, `rank` from 1.
+    process: this one's number, and how many there are.
+    tell: called with the number of users that are done.
+
+  Returns:
+    The manifest: the question, and users, rows, files; `answered`, the users that got
+    any item; `finished_before`, whether there was nothing left to do.
+
+  Raises:
+    UserError: the file exists and is of another question, or cannot be written.
+  """
+  question = json.loads(json.dumps(question))
+  parts = _beside(path, ".parts")
+  with processes.together("begin the output"), _one_line(path):
+    done = _claim(path, question, process[1])
+  if done is not None:
+    return {**done, "finished_before": True}
+  rank, count = process
+  mine = range(rank, -(-users // USERS_A_PART), count)
+  for number in mine:
+    index = np.arange(users)[number * USERS_A_PART :][:USERS_A_PART]
+    part = parts / _name(number)
+    if not part.exists():
+      workdir_lib.write_own(part, parquet.to_bytes(make(index)))
+    tell(len(index))
+  with processes.together("write the output"), _one_line(path):
+    nobody = make(np.zeros(0, np.int64))
+    _join(_of_process(path, rank, count), nobody, [parts / _name(n) for n in mine])
+  with processes.together("finish the output"), _one_line(path):
+    if processes.is_first():
+      return _finish(path, question, users, count)
+  return {}
+
+
+def _claim(path, question, count: int) -> dict[str, Any] | None:
+  """Makes the output of `count` processes this question's, or gives what was found."""
+  parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
+  if manifest.exists():
+    done = _read(manifest)
+    _refuse_other(path, done.get("question"), question)
+    try:
+      files = [path.with_name(name) for name in done.get("files", ())]
+    except (ValueError, TypeError):
+      raise UserError(f"{manifest} names no files of its own; remove it")
+    if files and all(file.exists() for file in files):
+      if parts.exists() and processes.is_first():
+        parts.rmtree()
+      return done
+  elif not parts.exists():
+    # All of them, by every process: the first makes `parts` only where none is taken.
+    for file in (_of_process(path, rank, count) for rank in range(count)):
+      if file.exists():
+        raise UserError(f"{file} exists already; remove it, or give another --output")
+  begun = parts / "question.json"
+  if begun.exists():
+    _refuse_other(path, _read(begun), question)
+  elif processes.is_first():
+    parts.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(begun, question)
+  return None
+
+
+def _refuse_other(path: epath.Path, old: Any, new: dict[str, Any]) -> None:
+  old = old if isinstance(old, dict) else {}
+  different = [
+    f"{name}: {old.get(name)} → {new.get(name)}"
+    for name in sorted({*old, *new})
+    if old.get(name) != new.get(name)
+  ]
+  if different:
+    raise UserError(
+      f"{path} was begun for another question ({'; '.join(different)}); give another "
+      f"--output, or remove it, {path.name}.json and {path.name}.parts"
+    )
+
+
+def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) -> None:
+  """Writes the rows of all parts, one part in memory at a time.
+
+  Args:
+    nobody: no rows, with the columns of all.
+  """
+  half = _beside(path, ".part")
+  with half.open("wb") as file:
+    if path.suffix == ".parquet":
+      with pyarrow.parquet.ParquetWriter(file, nobody.schema, compression="zstd") as to:
+        for part in parts:
+          to.write_table(_rows(part))
+    elif path.suffix == ".csv":
+      polars.from_arrow(nobody).write_csv(file)
+      for part in parts:
+        polars.from_arrow(_rows(part)).write_csv(file, include_header=False)
+    else:
+      for part in parts:
+        polars.from_arrow(_rows(part)).write_ndjson(file)
+  half.replace(path)
+
+
+def _finish(
+  path: epath.Path, question: dict[str, Any], users: int, count: int
+) -> dict[str, Any]:
+  """Counts what all processes found, vouches for it and sweeps up the parts."""
+  parts = _beside(path, ".parts")
+  rows = answered = 0
+  for number in range(-(-users // USERS_A_PART)):
+    rank_R = _rows(parts / _name(number), ["rank"])["rank"].to_numpy()
+    rows += len(rank_R)
+    answered += int((rank_R == 1).sum())
+  manifest = {
+    "question": question,
+    "users": users,
+    "answered": answered,
+    "rows": rows,
+    "files": [_of_process(path, rank, count).name for rank in range(count)],
+  }
+  workdir_lib.write_json(_beside(path, ".json"), manifest)
+  parts.rmtree()
+  return {**manifest, "finished_before": False}
+
+
+def _rows(part: epath.Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+  return parquet.from_bytes(part.read_bytes(), columns)
+
+
+def _name(number: int) -> str:
+  return f"{number:06d}.parquet"
+
+
+def _of_process(path: epath.Path, rank: int, count: int) -> epath.Path:
+  if count == 1:
+    return path
+  return path.with_name(f"{path.stem}-{rank:05d}-of-{count:05d}{path.suffix}")
+
+
+def _beside(path: epath.Path, ending: str) -> epath.Path:
+  return path.with_name(path.name + ending)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+  try:
+    found = json_text.loads(path.read_text())
+  except ValueError as error:
+    raise UserError(f"{path} is no JSON ({error}); remove it, and start again")
+  return found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def _one_line(path: epath.Path) -> Iterator[None]:
+  """What a disk refuses is a person's to mend, and so is a part that is damaged."""
+  try:
+    yield
+  except (OSError, pyarrow.ArrowException) as error:
+    first, *_ = str(getattr(error, "strerror", None) or error).splitlines() or [""]
+    raise UserError(
+      f"cannot write {path}: {first or type(error).__name__}; check free space and "
+      f"permissions, then start again: what {path.name}.parts holds is not made twice"
+    )

@@ -1,0 +1,237 @@
+"""Which column is what: as flags say, otherwise by the names that logs are known by."""
+
+from collections.abc import Callable, Mapping, Sequence
+import csv
+import json
+import re
+from typing import NamedTuple
+
+from etils import epath
+import polars as pl
+
+from lightlm_jax.preprocess import files, readers, times
+from lightlm_jax.preprocess import parquet_rows as parquet
+from lightlm_jax.preprocess.readers import Source
+from lightlm_jax.runtime.errors import UserError
+
+ROLES = ("user", "item", "time", "rating")
+# In small letters, without signs; the first that a file has is taken.
+KNOWN = {
+  "user": "user userid uid reviewerid customerid visitorid memberid accountid clientid "
+  "personid profileid customer member username session sessionid",
+  "item": "item itemid iid parentasin asin productid movieid bookid businessid "
+  "articleid trackid songid artistid videoid newsid gameid storeid contentid sku isbn "
+  "product movie book",
+  "time": "timestamp time ts unixreviewtime unixtime datetime eventtime createdat "
+  "createdtime date timems when purchasedate ratedat viewedat",
+  "rating": "rating ratings stars score overall userrating",
+}
+_LOOKED_AT = 1_000  # values, to tell a unit of time
+
+
+class Asked(NamedTuple):
+  """What flags say of the columns; None = to be guessed."""
+
+  names: Mapping[str, str]  # ROLES → a column's name
+  columns: tuple[str, ...] | None = None  # of files without a line of names
+  delimiter: str | None = None
+  time_unit: str | None = None
+  with_ratings: bool = False
+
+
+def decide(
+  found: Sequence[tuple[epath.Path, str]], asked: Asked, say: Callable[[str], None]
+) -> tuple[list[Source], str | None]:
+  """How to read the files, said aloud; and the unit of their times.
+
+  Raises:
+    UserError: a file's columns cannot be told, or are not those of the others.
+  """
+  sources = [_source(path, n, form, asked) for n, (path, form) in enumerate(found)]
+  sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
+  sources = [source._replace(index=n) for n, source in enumerate(sources)]
+  if not sources:
+    raise UserError(f"{found[0][0]} is empty, as is every other file; give a log")
+  first = sources[0]
+  for source in sources[1:]:
+    if source.roles.keys() != first.roles.keys():
+      raise UserError(
+        f"{source.path} has {', '.join(source.roles)}, and {first.path} "
+        f"{', '.join(first.roles)}; give files of one kind"
+      )
+  if first.form == "sequences":
+    say(f"{first.path}: a line `user item item …` for each user")
+    return sources, None
+  if not first.header and first.delimiter:
+    say(
+      f"{first.path} has no line of names; its columns are taken for "
+      f"{', '.join(first.names)} (others: --columns)"
+    )
+  of = {role: repr(first.names[place]) for role, place in first.roles.items()}
+  line = ", ".join(f"{role} = {name}" for role, name in of.items())
+  unit = _time_unit(sources, asked)
+  if unit is None:
+    line += "; no time: rows stand in the order of the files"
+  else:
+    line += f"; times are {times.UNITS[unit]}"
+  say(f"columns: {line}")
+  return sources, unit
+
+
+def named(
+  path: epath.Path, form: str, asked: Asked | None = None, index: int = 0
+) -> Source:
+  """A file with its columns, none of which has a role."""
+  if form == "parquet":
+    names, header, delimiter = parquet.schema(path).names, True, ""
+  elif form == "jsonl":
+    names, header, delimiter = _keys(path), True, ""
+  elif form == "sequences":
+    names, header, delimiter = [], False, ""
+  else:
+    names, header, delimiter = _first_line(path, form, asked or Asked({}))
+  names = tuple(names)
+  return Source(str(path), index, form, names=names, header=header, delimiter=delimiter)
+
+
+def _source(path: epath.Path, index: int, form: str, asked: Asked) -> Source:
+  source = named(path, form, asked, index)
+  roles = {}
+  for role in ROLES if source.names else ():
+    if role == "rating" and not asked.with_ratings:
+      continue
+    place = _place(path, source.names, role, asked.names.get(role))
+    if place is not None:
+      roles[role] = place
+  if form == "sequences":
+    roles = {"user": 0, "item": 1}
+  return source._replace(roles=roles)
+
+
+def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | None:
+  listed = ", ".join(names[:30])
+  if wanted is not None:
+    if wanted in names:
+      return _only(path, names, wanted)
+    raise UserError(f"{path} has no column {wanted!r} (--{role}); it has {listed}")
+  if (known := guess(names, role)) is not None:
+    return _only(path, names, known)
+  if role in ("user", "item"):
+    raise UserError(
+      f"cannot tell which column of {path} is the {role}; it has {listed}: give "
+      f"--{role}=NAME, or --columns=NAME,NAME,… for a file whose first line is no line "
+      "of names"
+    )
+  if role == "rating":
+    raise UserError(
+      f"{path} has no column of ratings, give --rating=NAME; has {listed}"
+    )
+  return None
+
+
+def _only(path, names: Sequence[str], name: str) -> int:
+  if names.count(name) > 1:
+    raise UserError(f"{path} has {names.count(name)} columns {name!r}; rename them")
+  return names.index(name)
+
+
+def guess(names: Sequence[str], role: str) -> str | None:
+  """The column that has a role by its name."""
+  return first_known(names, KNOWN[role].split())
+
+
+def first_known(names: Sequence[str], known: Sequence[str]) -> str | None:
+  """The column that is called like one of these, the first of which goes first."""
+  plain = [_plain(name) for name in names]
+  return next((names[plain.index(name)] for name in known if name in plain), None)
+
+
+def _plain(name: str) -> str:
+  return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
+
+
+def _first_line(path: epath.Path, form: str, asked: Asked):
+  """The columns' names, whether the first line has them, and what stands between."""
+  head = files.head(path)
+  line = next((x for x in head.split(b"\n") if x.strip(b" ")), b"")
+  if b"\0" in line:
+    raise UserError(f"the first line of {path} has NUL bytes; write the file as UTF-8")
+  try:
+    line = line.decode()
+  except UnicodeDecodeError:
+    raise UserError(f"the first line of {path} is not UTF-8; write the file as UTF-8")
+  if not line:
+    return [], False, ""
+  delimiter = asked.delimiter or "\t"
+  if form == "csv" and not asked.delimiter:
+    delimiter = max(",", ";", "\t", "|", readers.COLONS, key=line.count)
+  fields = line.split(delimiter)
+  if form == "csv" and delimiter != readers.COLONS:
+    fields = next(csv.reader([line], delimiter=delimiter), fields)
+  fields = [field.strip() for field in fields]
+  if asked.columns is not None:
+    if len(asked.columns) != len(fields):
+      raise UserError(
+        f"--columns names {len(asked.columns)} columns, and the first line of {path} "
+        f"has {len(fields)}: {line[:80]!r}"
+      )
+    return list(asked.columns), fields == list(asked.columns), delimiter
+  plain = {_plain(field) for field in fields}
+  known = [plain & set(KNOWN[role].split()) for role in ("user", "item")]
+  if not (any(known) or asked.names or form == "recbole"):
+    guess = _headless(fields)
+    if guess:
+      return guess, False, delimiter
+  return fields, True, delimiter
+
+
+def _headless(fields: Sequence[str]) -> list[str] | None:
+  """Names for a first line that is a row: user, item, then a rating or a time."""
+  if not 2 <= len(fields) <= 4 or not any(x.isdecimal() for x in fields):
+    return None
+  names = ["user", "item"]
+  for field in fields[2:]:
+    series = pl.Series([field], dtype=pl.String)
+    is_time = times.guess(series) is not None and not re.fullmatch(r"[\d.]{1,8}", field)
+    names.append("time" if is_time else "rating")
+  return names if len(set(names)) == len(names) else None
+
+
+def _keys(path: epath.Path) -> list[str]:
+  """The keys of the first objects."""
+  keys, head = {}, files.head(path)
+  for line in head.split(b"\n")[:100]:
+    try:
+      value = json.loads(line)
+    except (ValueError, RecursionError):
+      continue
+    if isinstance(value, dict):
+      keys |= dict.fromkeys(value)
+  if head.strip() and not keys:
+    raise UserError(f"{path} begins with no JSON object; write one in each line")
+  return list(keys)
+
+
+def _time_unit(sources: Sequence[Source], asked: Asked) -> str | None:
+  """That of the first file that begins with any times."""
+  if "time" not in sources[0].roles:
+    return None
+  if asked.time_unit:
+    return asked.time_unit
+  for source in sources:
+    piece = next(readers.pieces(source, 2**18), None)
+    if piece is None:
+      continue
+    column = pl.from_arrow(readers.parse(source, piece).table["time"]).drop_nulls()
+    if unit := times.guess(column.head(_LOOKED_AT)):
+      return unit
+    if len(column):
+      raise UserError(
+        f"cannot tell the unit of {source.names[source.roles['time']]!r} in "
+        f"{source.path}; give --time_unit, one of {', '.join(times.UNITS)}, or "
+        "--time=NAME of another column"
+      )
+  raise UserError(
+    f"{sources[0].path} begins with no row that has a time, as does every other file; "
+    "give a log with rows, or --time_unit"
+  )

@@ -1,0 +1,96 @@
+"""Parquet files, some rows at a time, whatever they hold and however damaged."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+import pyarrow
+import pyarrow.parquet
+
+from lightlm_jax.preprocess import files
+from lightlm_jax.runtime.errors import UserError
+
+_ROWS = 2**18  # at once
+# What pyarrow raises where a Parquet file is damaged.
+_DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError)
+
+
+def schema(path: epath.Path) -> pyarrow.Schema:
+  """Of a Parquet file.
+
+  Raises:
+    UserError: it is none.
+  """
+  try:
+    with files.opened(path) as (stream, _), pyarrow.parquet.ParquetFile(stream) as file:
+      return file.schema_arrow
+  except _DAMAGED as error:
+    raise UserError(f"{path} is no Parquet file ({files.first_line(error)})")
+
+
+def read(
+  path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+  """The columns of a Parquet file, some rows at a time.
+
+  Args:
+    path: of the file.
+    names: of columns, by role.
+    convert: of a column.
+
+  Yields:
+    Columns by role, how many rows these are, and bytes of the file up to here.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  number, size = 0, path.stat().length
+  try:
+    with (
+      files.opened(path) as (stream, _),
+      pyarrow.parquet.ParquetFile(stream, pre_buffer=False) as file,
+    ):
+      rows = file.metadata.num_rows
+      listed = list(dict.fromkeys(names.values()))
+      for batch in file.iter_batches(_ROWS, columns=listed, use_threads=False):
+        number += len(batch)
+        found = {role: convert(batch.column(name)) for role, name in names.items()}
+        yield found, len(batch), int(size * min(1, number / max(1, rows)))
+      if number != rows:
+        raise UserError(f"{path} has {number} rows of {rows}; is it whole?")
+  except _DAMAGED as error:
+    raise UserError(f"cannot read {path} ({files.first_line(error)}); is it whole?")
+
+
+def usable(column: pyarrow.Array) -> pyarrow.Array:
+  """A Parquet column as text, numbers or times; nulls of what is none of these."""
+  if pyarrow.types.is_dictionary(column.type):
+    column = column.dictionary_decode()
+  kind = column.type
+  t = pyarrow.types
+  if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
+    return _as_text(column.cast(pyarrow.large_binary()))
+  if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+    return _as_text(column.cast(pyarrow.large_binary()))
+  if t.is_integer(kind) or t.is_timestamp(kind) or t.is_date(kind):
+    return column
+  if t.is_decimal(kind) and kind.scale <= 0:
+    return column.cast(pyarrow.large_string())
+  if t.is_floating(kind) or t.is_decimal(kind):
+    return column.cast(pyarrow.float64())
+  return pyarrow.nulls(len(column), pyarrow.string())
+
+
+def _as_text(column: pyarrow.Array) -> pyarrow.Array:
+  """Bytes as text; null where they are not UTF-8."""
+  try:
+    return column.cast(pyarrow.large_string())
+  except pyarrow.ArrowInvalid:
+    return pyarrow.array(map(_decoded, column.to_pylist()), pyarrow.large_string())
+
+
+def _decoded(raw: bytes | None) -> str | None:
+  try:
+    return None if raw is None else raw.decode()
+  except UnicodeDecodeError:
+    return None

@@ -1,0 +1,288 @@
+"""A preparation from its first step to its last, on whatever engine runs the steps."""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import tempfile
+import time
+from typing import Any
+import uuid
+
+from etils import epath
+import pyarrow
+import rich.console
+import rich.progress
+
+from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.preprocess import columns, files, items, one_machine, stages
+from lightlm_jax.preprocess import shards_out as output
+from lightlm_jax.preprocess import tally as tally_lib
+from lightlm_jax.preprocess.rows import Rules
+from lightlm_jax.preprocess.sequences import Policy
+from lightlm_jax.preprocess.stages import Layout
+from lightlm_jax.preprocess.tally import Tally
+from lightlm_jax.runtime.errors import UserError
+
+PART_BYTES = 2**25  # of the input, to a part of the log
+MOST_PARTS = 1_024
+SHARD_ROWS = 2**21  # of the output, to a shard
+_PACKED = 6  # times as large is a log as its gzip or Parquet file, about
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to prepare, and how: the flags of prepare.py."""
+
+  input: str
+  output: str
+  format: str | None = None
+  names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by role
+  columns: tuple[str, ...] | None = None
+  delimiter: str | None = None
+  time_unit: str | None = None
+  min_rating: float | None = None
+  duplicates: str = "keep"
+  k_core: int = 0
+  min_len: int = 1
+  max_len: int = 0
+  items: str | None = None
+  items_id: str | None = None
+  strict: bool = False
+  work: str | None = None
+  engine: str = "one_machine"
+  beam_options: str = ""
+  part_bytes: int = PART_BYTES
+  shard_rows: int = SHARD_ROWS
+  block_bytes: int = files.BLOCK
+
+
+def prepare(
+  options: Options, console: rich.console.Console, say: Callable[[str], None]
+) -> dict[str, Any]:
+  """Makes the folder `options.output`, whole or not at all.
+
+  Returns:
+    What its manifest holds, and the seconds that each step took.
+
+  Raises:
+    UserError: in one line, what a person can mend.
+  """
+  target = epath.Path(options.output)
+  if target.exists():
+    raise UserError(f"{target} is there already; give another --output, or remove it")
+  found = files.find(options.input, options.format)
+  asked = columns.Asked(
+    options.names,
+    options.columns,
+    options.delimiter,
+    options.time_unit,
+    options.min_rating is not None,
+  )
+  sources, unit = columns.decide(found, asked, say)
+  if options.duplicates == "exact" and unit is None:
+    raise UserError(
+      "--duplicates=exact compares times, and the log has none; give first or last"
+    )
+  if options.min_rating is not None and "rating" not in sources[0].roles:
+    raise UserError("--min_rating wants ratings, and the log has none")
+  with _work_folder(options.work, target) as folder, _progress(console) as progress:
+    engine = _engine(options, progress, say)
+    clock = _Clock()
+    parts = _parts(found, options.part_bytes)
+    layout = Layout(str(folder), parts, block_bytes=options.block_bytes)
+    rules = Rules(unit, options.min_rating, layout.parts)
+    policy = Policy(options.duplicates, options.max_len, unit is not None)
+    tally = engine.settle(sources, rules, policy, layout, options.strict)
+    clock.lap("read and sort")
+    _check_any_left(tally, sources)
+
+    catalogue = stages.catalogue(layout)
+    tally.check(catalogue["rows"].sum(), "after sorting")
+    layout = layout._replace(shards=-(-tally.left // options.shard_rows))
+    stages.write(layout.path("catalogue"), catalogue.select("item").to_arrow())
+    engine.each(stages.number, layout, title="number", number=layout.parts)
+    clock.lap("number")
+
+    min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
+    rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows, say)
+    if max(min_len, min_rows) > 1:
+      tally.filtered["core"] = tally.left - rows
+      tally.filtered = +tally.filtered
+    tally.check(rows, "after the core")
+    clock.lap("core")
+    if not rows:
+      raise UserError(
+        f"no row is left: {_listed(tally)}; lower --k_core={options.k_core} or "
+        f"--min_len={options.min_len}"
+      )
+
+    shards = engine.each(
+      stages.shard, layout, min_len=min_len, title="write", number=layout.shards
+    )
+    tally.check(sum(shard["rows"] for shard in shards), "after writing")
+    clock.lap("write")
+    item_ids = catalogue.filter(rows_I > 0)["item"]
+    about = _about_items(options, found, item_ids, say)
+    items_file = output.write_items(
+      folder / output.ITEMS, _item_columns(item_ids, rows_I[rows_I > 0], about)
+    )
+    manifest = _manifest(
+      options, sources, unit, tally, shards, items_file, about, len(item_ids)
+    )
+    names = [shard[kind]["name"] for shard in shards for kind in output.KINDS]
+    output.publish(folder, target, [*names, output.ITEMS], manifest)
+    clock.lap("items")
+  show(manifest, say)
+  return manifest | {"seconds": clock.laps}
+
+
+def show(manifest: Mapping[str, Any], say: Callable[[str], None]) -> None:
+  """Says what became of the rows, a line at a time."""
+  say(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
+  sources = [source["path"] for source in manifest["sources"]]
+  for reason, number in manifest["rejected"].items():
+    say(f"  rejected: {number:,} {reason} ({tally_lib.REJECTED[reason]})")
+    for file, line, text in manifest["rejected_examples"].get(reason, []):
+      say(f"    {sources[file]}, line {line}: {text!r}")
+  for reason, number in manifest["filtered"].items():
+    say(f"  left out: {number:,} {reason} ({tally_lib.FILTERED[reason]})")
+  if manifest["tied_rows"]:
+    say(
+      f"  {manifest['tied_rows']:,} rows of {manifest['tied_users']:,} users have the "
+      "time of another row of the user: these stand as in the files"
+    )
+  say(f"{manifest['users']:,} users, {manifest['items']:,} items")
+
+
+class _Clock:
+  """Seconds by step."""
+
+  def __init__(self):
+    self.laps: dict[str, float] = {}
+    self._last = time.monotonic()
+
+  def lap(self, name: str) -> None:
+    now = time.monotonic()
+    self.laps[name], self._last = now - self._last, now
+
+
+def _engine(options: Options, progress: rich.progress.Progress, say):
+  if options.engine == "one_machine":
+    return one_machine.OneMachine(progress)
+  try:
+    from lightlm_jax.preprocess import beam_engine  # noqa: PLC0415, of the extra `beam`
+  except ImportError as error:
+    raise UserError(
+      f"--engine=beam wants Apache Beam ({error}); install with "
+      "pip install -e '.[beam]', in an environment of its own"
+    )
+  return beam_engine.Beam(options.beam_options, say)
+
+
+def _parts(found, part_bytes: int) -> int:
+  size = 0
+  for path, form in found:
+    is_packed = form == "parquet" or path.name.endswith(".gz")
+    size += path.stat().length * (_PACKED if is_packed else 1)
+  return min(MOST_PARTS, max(1, -(-size // part_bytes)))
+
+
+def _check_any_left(tally: Tally, sources) -> None:
+  if tally.left:
+    return
+  shown = tally_lib.first(tally, {source.index: source.path for source in sources})
+  shown = f" (the first: {shown})" if shown else ""
+  raise UserError(f"no row is left of {tally.rows_in:,}: {_listed(tally)}{shown}")
+
+
+def _listed(tally: Tally) -> str:
+  counts = {**tally.rejected, **tally.filtered}
+  return (
+    ", ".join(f"{number:,} {reason}" for reason, number in counts.items()) or "empty"
+  )
+
+
+def _about_items(options: Options, found, item_ids, say) -> items.About:
+  table, attributes = items.beside([path for path, _ in found])
+  if options.items is not None:
+    table = epath.Path(options.items)
+    if not table.exists():
+      raise UserError(f"--items={table} does not exist; give a file of items")
+  return items.read(table, attributes, item_ids.to_numpy(), options.items_id, say)
+
+
+def _item_columns(item_ids, rows_I, about: items.About) -> dict[str, Any]:
+  found = {"item": item_ids.to_arrow().cast(pyarrow.string()), "rows": rows_I}
+  found |= {name: pyarrow.array(values) for name, values in about.texts.items()}
+  if about.attributes is not None:
+    lists = pyarrow.list_(pyarrow.string())
+    found["attributes"] = pyarrow.array(about.attributes, lists)
+  return found
+
+
+def _manifest(
+  options, sources, unit, tally: Tally, shards, items_file, about, number_of_items: int
+) -> dict[str, Any]:
+  flags = dataclasses.asdict(options) | {"names": dict(options.names)}
+  for name in ("output", "work", "engine", "beam_options"):
+    del flags[name]
+  return {
+    "kind": prepared.KIND,
+    "version": prepared.VERSION,
+    "users": sum(shard["users"] for shard in shards),
+    "items": number_of_items,
+    "rows": sum(shard["rows"] for shard in shards),
+    "rows_in": tally.rows_in,
+    "rejected": dict(sorted(tally.rejected.items())),
+    "filtered": dict(sorted(tally.filtered.items())),
+    "rejected_examples": tally.examples,
+    "tied_rows": tally.tied_rows,
+    "tied_users": tally.tied_users,
+    "time_unit": unit,
+    "sources": [
+      {
+        "path": source.path,
+        "bytes": epath.Path(source.path).stat().length,
+        "columns": {role: source.names[n] for role, n in source.roles.items()}
+        if source.names
+        else {},
+      }
+      for source in sources
+    ],
+    "items_file": about.counts,
+    "options": flags,
+    "shards": shards,
+    "items_parquet": items_file,
+  }
+
+
+@contextlib.contextmanager
+def _work_folder(work: str | None, target: epath.Path):
+  """A new folder, removed at the end; on the disk of the output unless told."""
+  if work is None and "://" in str(target):
+    work = tempfile.gettempdir()
+  root = epath.Path(work) if work else target.parent
+  folder = root / f".{target.name}.work-{uuid.uuid4().hex[:8]}"
+  try:
+    folder.mkdir(parents=True)
+    yield folder
+  except OSError as error:
+    raise UserError(
+      f"cannot write {folder if work else target}: {error.strerror or error}; check "
+      "free space and permissions, or give another --work"
+    )
+  finally:
+    if folder.exists():
+      folder.rmtree()
+
+
+def _progress(console: rich.console.Console) -> rich.progress.Progress:
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description:>6}"),
+    rich.progress.BarColumn(),
+    rich.progress.TaskProgressColumn(),
+    rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+    console=console,
+    transient=True,
+    disable=not console.is_terminal,
+  )

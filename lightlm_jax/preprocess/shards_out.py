@@ -1,0 +1,134 @@
+"""What a preparation leaves: shards of users, the catalogue, a manifest.
+
+    interactions-00000-of-00002.parquet       user, items, times: a row for each user
+    interactions-00000-of-00002.array_record  the same rows, to be read at random
+    items.parquet                             item, rows, texts, attributes
+    manifest.json                             counts, SHA-256, rejected rows by reason
+
+`items` are rows of items.parquet, int32. Users and items stand in the order of a hash
+of their ids, so that their numbers tell nothing. A record of ArrayRecord is the user's
+times, int64 seconds since 1970 (none in a log without times), then the items, int32.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from typing import Any
+import uuid
+
+from array_record.python import array_record_module
+from etils import epath
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from lightlm_jax.data.preprocessed import MANIFEST
+from lightlm_jax.preprocess.sequences import Users
+
+ITEMS = "items.parquet"
+KINDS = ("parquet", "array_record")  # of a shard's files
+# As data/shards.py: groups that are read fast.
+_WRITING = "group_size:16,uncompressed"
+
+
+def write_shard(
+  folder: epath.Path, number: int, shards: int, users: Users
+) -> dict[str, Any]:
+  """Writes the two files of a shard.
+
+  Returns:
+    Their names, bytes and digests, and what they hold.
+  """
+  name = f"interactions-{number:05d}-of-{shards:05d}"
+  parquet, records = folder / f"{name}.parquet", folder / f"{name}.array_record"
+  offset = pyarrow.array(users.offset_U1.astype(np.int32))
+  columns = {
+    "user": users.user_U.cast(pyarrow.string()),
+    "items": pyarrow.ListArray.from_arrays(offset, pyarrow.array(users.item_E)),
+  }
+  if users.time_E is not None:
+    times = pyarrow.array(users.time_E).cast(pyarrow.timestamp("us", "UTC"))
+    columns["times"] = pyarrow.ListArray.from_arrays(offset, times)
+  _write_parquet(parquet, pyarrow.table(columns))
+  _write_records(records, users)
+  return {
+    "users": len(users.user_U),
+    "rows": len(users.item_E),
+    "longest": int(np.diff(users.offset_U1).max(initial=0)),
+    "shortest": int(np.diff(users.offset_U1).min(initial=2**31)),
+    "parquet": about(parquet),
+    "array_record": about(records),
+  }
+
+
+def write_items(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
+  """Writes the catalogue; returns its name, bytes and digest."""
+  _write_parquet(path, pyarrow.table(columns))
+  return about(path)
+
+
+def about(path: epath.Path) -> dict[str, Any]:
+  """Name, bytes and SHA-256 of a file."""
+  with path.open("rb") as file:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  return {"name": path.name, "bytes": path.stat().length, "sha256": sha256}
+
+
+def publish(
+  work: epath.Path, target: epath.Path, names: Sequence[str], manifest: dict[str, Any]
+) -> None:
+  """Moves the files to where they belong, at once; where that cannot be, manifest last.
+
+  Args:
+    work: where they were written.
+    target: a folder that does not exist.
+    names: of the files.
+    manifest: of them.
+  """
+  text = json.dumps(manifest, indent=2) + "\n"
+  if "://" in str(work) or "://" in str(target):
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+      (work / name).copy(target / name)
+    (target / MANIFEST).write_text(text)
+    return
+  partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:8]}")
+  partial.mkdir(parents=True)
+  try:
+    for name in names:
+      shutil.move(work / name, partial / name)
+    (partial / MANIFEST).write_text(text)
+    partial.rename(target)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def put(path: epath.Path, content) -> None:
+  """Writes a file whole; of several that write it at once, one stays."""
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+  partial.write_bytes(content)
+  partial.replace(path)
+
+
+def _write_parquet(path: epath.Path, table: pyarrow.Table) -> None:
+  sink = pyarrow.BufferOutputStream()
+  pyarrow.parquet.write_table(table, sink, compression="zstd", row_group_size=2**20)
+  put(path, sink.getvalue().to_pybytes())
+
+
+def _write_records(path: epath.Path, users: Users) -> None:
+  """Writes where the library can write, on this machine's disk, then puts it there."""
+  with tempfile.TemporaryDirectory() as local:
+    file = os.path.join(local, "records")
+    writer = array_record_module.ArrayRecordWriter(file, _WRITING)
+    item_E, offset_U1 = users.item_E.astype("<i4"), users.offset_U1.tolist()
+    time_E = None if users.time_E is None else (users.time_E // 10**6).astype("<i8")
+    for start, end in itertools.pairwise(offset_U1):
+      times = b"" if time_E is None else time_E[start:end].tobytes()
+      writer.write(times + item_E[start:end].tobytes())
+    writer.close()
+    put(path, epath.Path(file).read_bytes())

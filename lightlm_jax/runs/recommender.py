@@ -1,0 +1,295 @@
+"""A recommender for programs and notebooks: fit, recommend, evaluate, save, load.
+
+    from lightlm_jax import Recommender
+
+    model = Recommender.from_config("sasrec:tiny", train__steps=200).fit(interactions)
+    model.recommend(users=["anna"], k=5)
+    model.recommend(histories={"somebody new": ["B00X", "B00Y"]})
+    model.save("model")
+
+What is fitted is a run as `python -m lightlm_jax.train` leaves it, in a folder that
+carries its log along, so that every command that takes a --workdir takes it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import os
+import tempfile
+from typing import Any, Self
+import warnings
+
+from etils import epath
+import ml_collections
+import numpy as np
+import polars
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import limits
+from lightlm_jax.data import datasets, snapshot, tables
+from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import serve
+from lightlm_jax.runs import evaluate as evaluate_lib
+from lightlm_jax.runs import restore as trained
+from lightlm_jax.runs import train as train_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
+
+# What a copy of a run does without.
+_LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
+
+
+class Recommender:
+  """A system that is made for a log and asked by raw ids, which are texts throughout.
+
+  Every method raises lightlm_jax.errors.UserError, one line that says what to mend,
+  for what its caller can mend.
+  """
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, *, workdir: epath.PathLike | None = None
+  ):
+    """A recommender that has learned nothing yet.
+
+    Args:
+      config: of a run, see `from_config`.
+      workdir: where `fit` writes, and goes on after a kill; None = a temporary folder,
+        which ends with this object.
+    """
+    self._config = ml_collections.FrozenConfigDict(config)
+    self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
+    self._temporary = None
+    self._run = self._served = self._known = None
+
+  @classmethod
+  def from_config(
+    cls,
+    config: str | ml_collections.ConfigDict,
+    *,
+    workdir: epath.PathLike | None = None,
+    **overrides: Any,
+  ) -> Self:
+    """A recommender by a configuration.
+
+    Args:
+      config: a file or a bare name, with a preset: "toys:small"; or a config.
+      workdir: see `__init__`.
+      **overrides: fields, with two underscores for a dot: train__steps=200,
+        system="ease", split__kind="none" (learn from everything, hold nothing out).
+    """
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    if isinstance(config, str):
+      return cls(config_lib.load(config, overrides=fields), workdir=workdir)
+    tree = ml_collections.ConfigDict(config).to_dict()
+    return cls(config_lib.with_overrides(tree, fields), workdir=workdir)
+
+  @property
+  def workdir(self) -> epath.Path:
+    """The run's folder, for the commands that take a --workdir."""
+    return self._fitted()[0]
+
+  def fit(self, interactions: Any = None, items: Any = None) -> Self:
+    """Trains as `python -m lightlm_jax.train` does, which prints how far it is.
+
+    Args:
+      interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
+        perhaps `timestamp` (dates, or whole seconds since 1970), a row an interaction,
+        see `tables.dataset`; the path of such a file (.parquet, .csv, .tsv, .jsonl), or
+        of a folder that `prepare` made or LIGHTLM_DATA_DIR holds; None = the log of the
+        configuration.
+      items: a table or file with the column `item`, and title, brand, category or
+        description: for systems that read texts, and for `text=True`.
+
+    Raises:
+      UserError: the log cannot be read, or nothing can be learned from it.
+    """
+    tree = self._config.to_dict()
+    if interactions is None or _is_folder(interactions):
+      if items is not None:
+        raise UserError("items go with a table or file; a folder has its items.tsv")
+      if interactions is not None:
+        folder = workdir_lib.absolute(interactions)
+        tree["data"] |= {"dir": str(folder.parent), "name": folder.name}
+      dataset = datasets.load(ml_collections.ConfigDict(tree))
+    else:
+      tree["data"]["name"] = "interactions"
+      table = tables.dataset(interactions, items)
+      dataset = datasets.long_enough(table, self._config)
+    # The workdir gets a copy of the log.
+    tree["data"] = {name: tree["data"][name] for name in ("name", "min_len")}
+    config = ml_collections.FrozenConfigDict(tree)
+    workdir = self._workdir
+    if workdir is None:
+      self._temporary = tempfile.TemporaryDirectory(prefix="lightlm_jax-")
+      workdir = epath.Path(self._temporary.name)
+    train_lib.train(config, workdir, dataset)
+    snapshot.write(dataset, workdir / trained.LOG)
+    self._restore(workdir)
+    return self
+
+  def recommend(
+    self,
+    users: Iterable[str | int] | None = None,
+    histories: Mapping[Any, Sequence[str | int]]
+    | Sequence[Sequence[str | int]]
+    | None = None,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    allow: Iterable[str | int] | None = None,
+    deny: Iterable[str | int] | None = None,
+    text: bool = False,
+  ) -> polars.DataFrame:
+    """The best items for users of the log, for new ones, or (neither) for everyone.
+
+    A known user's history is everything in the log, what was held out for validation
+    and test too. Users without a history that can be read, and items that the catalogue
+    lacks, are left out with a warning.
+
+    Args:
+      users: N raw ids.
+      histories: N users' items, oldest first: by the users' names, or in a list, where
+        they are called 0, 1, ….
+      k: K, the most items that a user gets.
+      exclude_seen: whether items of a user's history are kept from the user.
+      allow: raw ids of the only items that anybody gets; None = all.
+      deny: raw ids of items that nobody gets.
+      text: whether the items' titles come along, as a column `text`.
+
+    Returns:
+      At most N × K rows: `user` and `item` (text), `rank` (int32, from 1), `score`
+      (float32: tells one user's items apart; of systems that write ids it is a
+      log-probability).
+
+    Raises:
+      UserError: not fitted; none of the users can be served; the lists leave no item.
+    """
+    _, run = self._fitted()
+    if users is not None and histories is not None:
+      raise UserError("users and histories are given; ask for one after the other")
+    if not isinstance(k, int | np.integer) or k < 1:
+      raise UserError(f"k is {k}; ask for a whole number of items, at least 1")
+    titles = trained.titles(run.dataset, run.config) if text else None
+    if self._known is None:
+      self._known = questions_lib.known(run.dataset.log)
+    known = self._known
+    if users is not None:
+      questions = questions_lib.of_users(known, _raw(users, "users"))
+    elif histories is not None:
+      named = histories.items() if isinstance(histories, Mapping) else None
+      rows = named or enumerate(histories)
+      questions = questions_lib.of_histories(
+        known, ((str(name), _raw(items, "a history")) for name, items in rows)
+      )
+    else:
+      questions = questions_lib.everyone(run.dataset.log)
+    lines = questions_lib.check(questions)
+    open_I, lost = questions_lib.open_items(
+      known,
+      *(None if ids is None else _raw(ids, "allow and deny") for ids in (allow, deny)),
+    )
+    for line in [*lines, *questions_lib.notes(questions, lost, run.system)]:
+      warnings.warn(line, stacklevel=2)
+    if self._served is None:
+      batch_size = run.config.train.eval_batch_size
+      self._served = serve.ready(run.system, run.params, run.mesh, batch_size)
+    log = run.dataset.log
+    found = serve.recommend(
+      self._served,
+      questions.requests,
+      k=min(k, log.num_items),
+      exclude_seen=exclude_seen,
+      open_I=open_I,
+    )
+    for line in questions_lib.left_without(questions.names, found[0]):
+      warnings.warn(line, stacklevel=2)
+    return polars.from_arrow(serve.table(questions.names, *found, log.item_ids, titles))
+
+  def evaluate(self, split: str = "test") -> dict[str, Any]:
+    """Metrics on what was held out, as `python -m lightlm_jax.evaluate` has them.
+
+    Args:
+      split: "test" or "validation"; choose by validation.
+
+    Returns:
+      What is also left in the workdir; `metrics` by rule, seen_excluded and
+      seen_allowed: hr@10, ndcg@10 and so on, means over users.
+
+    Raises:
+      UserError: not fitted, or nothing was held out (split.kind=none).
+    """
+    workdir, _ = self._fitted()
+    if split not in ("test", "validation"):
+      raise UserError(f"split is {split!r}; give test or validation")
+    return evaluate_lib.evaluate(workdir, split_name=split)
+
+  def save(self, path: epath.PathLike) -> None:
+    """Copies the run, with its log, to a new folder.
+
+    Raises:
+      UserError: not fitted, the folder exists, or it cannot be written.
+    """
+    workdir, _ = self._fitted()
+    path = workdir_lib.absolute(path)
+    if path.exists():
+      raise UserError(f"{path} exists already; remove it, or give another path")
+    half = path.with_name(path.name + ".part")
+    try:
+      if half.exists():
+        half.rmtree()
+      _copy(workdir, half)
+      half.rename(path)
+    except OSError as error:
+      raise UserError(f"cannot write {path}: {error.strerror or error}")
+
+  @classmethod
+  def load(cls, path: epath.PathLike) -> Self:
+    """A recommender that `save` left, or the workdir of a run of `train`.
+
+    Raises:
+      UserError: it is neither, or not whole.
+    """
+    workdir, config = workdir_lib.read(path, {})
+    loaded = cls(config, workdir=workdir)
+    loaded._restore(workdir)
+    return loaded
+
+  def _restore(self, workdir: epath.Path) -> None:
+    workdir, config = workdir_lib.read(workdir, {})
+    limits.check(config, trained=True)
+    mesh = mesh_lib.make(-1, 1)
+    limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
+    dataset, split = trained.log_of(workdir, config)
+    self._run = trained.restore(workdir, config, dataset, split, mesh, warnings.warn)
+    self._at, self._served, self._known = workdir, None, None
+
+  def _fitted(self) -> tuple[epath.Path, trained.Run]:
+    if self._run is None:
+      raise UserError("this recommender has learned nothing yet; call fit, or load one")
+    return self._at, self._run
+
+
+def _is_folder(interactions: Any) -> bool:
+  is_path = isinstance(interactions, str | os.PathLike)
+  return is_path and epath.Path(interactions).is_dir()
+
+
+def _raw(ids: Iterable[Any], what: str) -> list[str]:
+  """Raw ids as texts; numpy's integers are integers too."""
+  if isinstance(ids, str):
+    raise UserError(f"{what} are a text, {ids!r}; give a list of ids")
+  found = [id.item() if isinstance(id, np.generic) else id for id in ids]
+  wrong = [id for id in found if type(id) not in (str, int)]
+  if wrong:
+    raise UserError(f"{what} hold {wrong[0]!r}; ids are texts or whole numbers")
+  return [str(id) for id in found]
+
+
+def _copy(source: epath.Path, to: epath.Path) -> None:
+  to.mkdir(parents=True)
+  for path in source.iterdir():
+    if path.name.startswith(_LEFT_BEHIND):
+      continue
+    if path.is_dir():
+      _copy(path, to / path.name)
+    else:
+      path.copy(to / path.name)

@@ -1,0 +1,132 @@
+"""Makes of a study's table its findings, figures and page; nothing is trained."""
+
+from collections.abc import Sequence
+import re
+from typing import Any
+
+from etils import epath
+import rich.console
+
+from lightlm_jax.reporting import drawing as figure_files
+from lightlm_jax.reporting import html as page_lib
+from lightlm_jax.reporting import themed as drawn
+from lightlm_jax.storage import json_text
+from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.studies import findings, wording
+from lightlm_jax.studies import plan as plan_lib
+from lightlm_jax.studies import points as points_lib
+from lightlm_jax.studies import study_figures as figures
+from lightlm_jax.studies import study_page as page
+from lightlm_jax.studies import summary as table_lib
+from lightlm_jax.studies.findings import Findings
+from lightlm_jax.studies.law import Fit
+from lightlm_jax.studies.panels import Drawing
+from lightlm_jax.studies.points import ACCURACY, LOSS
+
+REPORT = "report.html"
+ANALYSIS = "analysis.json"
+FIGURES = "figures"
+
+
+def is_study(folder: epath.PathLike) -> bool:
+  folder = workdir_lib.absolute(folder)
+  return any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE))
+
+
+def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
+  """Writes analysis.json, figures/ and report.html into a study's folder.
+
+  Args:
+    study: a folder with a summary.parquet, of trials that have all ended or not.
+    resamples: of the laws' intervals.
+
+  Returns:
+    What is in analysis.json: axes; trials {finished, failed}; families, each with its
+    points, its findings and, as `said`, these in sentences; figures, as paths.
+
+  Raises:
+    UserError: there is no summary.parquet, it is not one, or there is no matplotlib.
+  """
+  study = workdir_lib.absolute(study)
+  table = points_lib.read(study)
+  with figure_files.style(drawn.style()):
+    found = [findings.find(f, resamples=resamples) for f in points_lib.families(table)]
+    drawings = [
+      [(drawing, figure_files.content(drawing.figure, "svg")) for drawing in draw(one)]
+      for one in found
+    ]
+    files = {}
+    for number, pairs in enumerate(drawings):
+      start = f"{_slug(found[number], number)}-" if len(found) > 1 else ""
+      for drawing, svg in pairs:
+        name = f"{FIGURES}/{start}{drawing.name}"
+        files[f"{name}.svg"] = svg
+        files[f"{name}.png"] = figure_files.content(drawing.figure, "png")
+  states = table["state"].to_list()
+  report = {
+    "axes": list(points_lib.axes(table)),
+    "trials": {
+      "finished": states.count("finished"),
+      "failed": len(states) - states.count("finished"),
+    },
+    "families": [findings.as_json(one) | {"said": wording.said(one)} for one in found],
+    "figures": list(files),
+  }
+  html = page_lib.render(
+    "study.html.jinja", page.content(study.name, table, found, drawings)
+  )
+  _remove_older(study, files)
+  (study / FIGURES).mkdir(exist_ok=True)
+  for name, content in files.items():
+    workdir_lib.write_whole(study / name, content)
+  workdir_lib.write_whole(study / REPORT, html)
+  workdir_lib.write_json(study / ANALYSIS, report)
+  return report
+
+
+def report(study: epath.PathLike) -> dict[str, Any]:
+  """`analyse`, and prints what was found and where it is."""
+  found = analyse(study)
+  console = rich.console.Console()
+  for family in found["families"]:
+    for line in family["said"]:
+      console.print(f"- {line}", highlight=False, markup=False)
+  said = f"written to {epath.Path(study) / REPORT}, {len(found['figures'])} figures"
+  console.print(said, highlight=False, soft_wrap=True, markup=False)
+  return found
+
+
+def draw(found: Findings) -> list[Drawing]:
+  """The figures that a family's points support."""
+  family = found.family
+  drawn_so_far: list[Drawing | None] = []
+  accuracy = [measure for measure in ACCURACY if measure in found.measures]
+  for measures in ([LOSS] if LOSS in found.measures else [], accuracy):
+    for cost in figures.AGAINST:
+      law = found.laws.get(cost) if measures == [LOSS] else None
+      law = law if isinstance(law, Fit) else None
+      drawn_so_far.append(figures.against(family, cost, measures, law))
+    drawn_so_far.append(figures.narrowing(family, found.lines, measures))
+    if found.grids:
+      drawn_so_far.append(figures.heat_map(family, found.grids[0], measures))
+  if isinstance(found.laws["both"], Fit):
+    drawn_so_far.append(figures.law_of_both(family, found.laws["both"]))
+  drawn_so_far.append(figures.iso_flop(family, found.iso_flop))
+  return [drawing for drawing in drawn_so_far if drawing]
+
+
+def _slug(found: Findings, number: int) -> str:
+  words = "-".join(str(value) for value in found.family.key.values())
+  return f"{number}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', words)[:60]}"
+
+
+def _remove_older(study: epath.Path, files: Sequence[str]) -> None:
+  """Takes away figures of an earlier analysis that this one does not make."""
+  try:
+    older = json_text.loads((study / ANALYSIS).read_text())["figures"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return
+  for name in older:
+    known = re.fullmatch(rf"{FIGURES}/[A-Za-z0-9_.-]+\.(svg|png)", str(name))
+    if known and name not in files:
+      (study / name).unlink(missing_ok=True)

@@ -1,0 +1,249 @@
+"""What a study varies: axes, their values, and the fields of a run that a point sets.
+
+An axis is a field of a run's config by its dotted name, or a shape that sets several:
+`depth` (layers of encoder and decoder), `width` (model.d_model; the heads share it),
+`ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate times
+model.d_model; the embeddings' own rate stays what it is in the base). So do Adam's
+rates go over from one width to another, arXiv 2203.03466.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+import re
+from typing import Any, NamedTuple
+import urllib.parse
+
+from ml_collections import ConfigDict
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.runtime.errors import UserError
+
+Value = bool | int | float | str
+Point = dict[str, Value]  # axis → value, in the order of the axes
+
+# Shape → the type of its values, and the fields that it sets.
+SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
+  "depth": (int, ("model.num_layers", "model.num_decoder_layers")),
+  "width": (int, ("model.d_model", "model.d_kv")),
+  "ffn": (float, ("model.d_ff",)),
+  "rate": (float, ("train.learning_rate", "train.embedding_rate")),
+}
+_RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
+_TRUTH = {"true": True, "false": False}
+
+
+class Range(NamedTuple):
+  """All numbers from `low` to `high`: for a search that draws, not for a grid."""
+
+  low: int | float
+  high: int | float
+  log: bool  # drawn even by their logarithm
+
+  def rounded(self, value: int | float) -> int | float:
+    """A drawn number of few digits: what the trial's name says is what it trains."""
+    short = float(f"{value:.4g}") if isinstance(value, float) else value
+    return min(max(short, self.low), self.high)
+
+  def __str__(self) -> str:
+    return f"{'log:' if self.log else ''}{self.low}..{self.high}"
+
+
+Values = tuple[Value, ...] | Range
+
+
+def size(values: Values) -> float:
+  """How many there are."""
+  if not isinstance(values, Range):
+    return len(values)
+  return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
+
+
+def parse(text: str, what: str) -> tuple[str, list[str]]:
+  """`axis=value,value` → the axis and its values as they stand.
+
+  Args:
+    text: as written.
+    what: the flag, for the error.
+  """
+  name, equals, values = text.partition("=")
+  if not equals or not name.strip():
+    raise UserError(
+      f"{what}={text} is not understood; write {what}=FIELD=VALUE,VALUE, such as "
+      f"{what}=model.d_ff=8,64"
+    )
+  return name.strip(), [v.strip() for v in values.split(",") if v.strip()]
+
+
+def values_of(axis: str, given: Sequence[Any], run: ConfigDict) -> Values:
+  """The values of an axis, of the type that its field has.
+
+  Args:
+    axis: a shape or a dotted field.
+    given: values, or words for them; a range is one word.
+    run: the configuration that is varied.
+
+  Raises:
+    UserError: there is no such field, or a value is not of its type.
+  """
+  kind = _kind(axis, run)
+  found = [_value(axis, kind, value) for value in given]
+  ranges = [value for value in found if isinstance(value, Range)]
+  if ranges:
+    if len(found) > 1:
+      raise UserError(f"axis {axis} has a range and other values; give one range alone")
+    return ranges[0]
+  for value in found:
+    if found.count(value) > 1:
+      raise UserError(f"axis {axis} has the value {value!r} twice")
+  return tuple(found)
+
+
+def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested groups by dotted names: {"data": {"share": x}} gives {"data.share": x}."""
+  found = {}
+  for name, inner in group.items():
+    if isinstance(inner, Mapping | ConfigDict):
+      found |= flat(inner, f"{prefix}{name}.")
+    else:
+      found[f"{prefix}{name}"] = inner
+  return found
+
+
+def check_apart(axes: Iterable[str]) -> None:
+  """Refuses axes that set the same field."""
+  setter = {}
+  for axis in axes:
+    for field in SHAPES.get(axis, (None, (axis,)))[1]:
+      if field in setter:
+        raise UserError(
+          f"axes {setter[field]} and {axis} both set {field}; leave one out, such as "
+          f"by --vary={setter[field]}="
+        )
+      setter[field] = axis
+
+
+def product(axes: Mapping[str, tuple[Value, ...]]) -> list[Point]:
+  """Every combination, the last axis running fastest."""
+  return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def value_in(run: ConfigDict, axis: str) -> Value | None:
+  """What an axis is in a configuration, None where that is no value of the axis."""
+  model = run.get("model", {})
+  if axis == "depth":
+    layers = {model[f.split(".")[1]] for f in SHAPES["depth"][1] if f[6:] in model}
+    return layers.pop() if len(layers) == 1 else None
+  if axis == "width":
+    return model.get("d_model")
+  if axis == "ffn":
+    known = "d_ff" in model and "d_model" in model
+    return model.d_ff / model.d_model if known else None
+  if axis == "rate":
+    return run.train.learning_rate * model.d_model if "d_model" in model else None
+  group, leaf = config_lib.place(run, axis)
+  return group[leaf]
+
+
+def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
+  """The fields of a run's configuration that a point sets, with their values.
+
+  Raises:
+    UserError: the numbers do not go together.
+  """
+  fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
+
+  def so_far(field):
+    return fields[field] if field in fields else value_in(run, field)
+
+  for axis in SHAPES:
+    if axis in point and not point[axis] > 0:
+      raise UserError(f"{axis} is {point[axis]:g}; it must be more than 0")
+  if "depth" in point:
+    # A system without a decoder of its own has one of the two.
+    has = [f for f in SHAPES["depth"][1] if f.split(".")[1] in run.model]
+    fields |= dict.fromkeys(has, point["depth"])
+  if "width" in point:
+    width, heads = point["width"], so_far("model.num_heads")
+    if heads < 1 or width % heads:
+      raise UserError(
+        f"width {width} does not divide over model.num_heads {heads}; choose a "
+        f"multiple of {heads}"
+      )
+    fields |= {"model.d_model": width, "model.d_kv": width // heads}
+  if "ffn" in point:
+    d_ff = point["ffn"] * so_far("model.d_model")
+    if not d_ff < 2**31:
+      raise UserError(f"ffn {point['ffn']:g} makes model.d_ff {d_ff:g}; take less")
+    fields["model.d_ff"] = max(1, round(d_ff))
+  if "rate" in point:
+    rate = point["rate"] / so_far("model.d_model")
+    embeddings = run.train.learning_rate * run.train.embedding_rate
+    fields |= {"train.learning_rate": rate, "train.embedding_rate": embeddings / rate}
+  return fields
+
+
+def name_of(point: Point) -> str:
+  """The name of a point, which is that of its folder; different points differ in it."""
+  return ",".join(f"{axis}={_word(value)}" for axis, value in point.items())
+
+
+def _word(value: Value) -> str:
+  text = f"{value:g}" if isinstance(value, float) else str(value)
+  if isinstance(value, float) and float(text) != value:
+    text = repr(value)
+  return urllib.parse.quote(text, safe="+")
+
+
+def _kind(axis: str, run: ConfigDict) -> type:
+  if axis in SHAPES:
+    for field in SHAPES[axis][1]:
+      if field != "model.num_decoder_layers":
+        config_lib.place(run, field)
+    return SHAPES[axis][0]
+  close = [name for name in SHAPES if name == axis.split(".")[-1]]
+  try:
+    group, leaf = config_lib.place(run, axis)
+  except UserError as error:
+    hint = f" ({close[0]} is a shape; write it alone)" if close else ""
+    raise UserError(f"axis {axis}{hint}: {error}")
+  kind = group.get_type(leaf)
+  if kind not in (bool, int, float, str):
+    raise UserError(
+      f"axis {axis} is a {kind.__name__}; only numbers, words and truth values vary"
+    )
+  return kind
+
+
+def _value(axis: str, kind: type, given: Any) -> Value | Range:
+  try:
+    if isinstance(given, str):
+      if kind in (int, float) and (match := _RANGE.fullmatch(given)):
+        low, high = (_number(kind, word) for word in match.groups()[1:])
+        return _checked_range(axis, Range(low, high, bool(match[1])))
+      if kind is bool:
+        return _TRUTH[given.lower()]
+      return given if kind is str else _number(kind, given)
+    if kind is float and type(given) is int:
+      return float(given)
+    if type(given) is not kind:
+      raise ValueError
+    return given
+  except (ValueError, KeyError, OverflowError):
+    raise UserError(f"axis {axis} takes values of type {kind.__name__}; got {given!r}")
+
+
+def _number(kind: type, word: str) -> int | float:
+  number = kind(word.replace("_", ""))
+  if not math.isfinite(number):
+    raise ValueError
+  return number
+
+
+def _checked_range(axis: str, found: Range) -> Range:
+  if not found.low < found.high or (found.log and found.low <= 0):
+    raise UserError(
+      f"axis {axis}: {found} is no range; write LOW..HIGH, or log:LOW..HIGH with LOW "
+      "above 0"
+    )
+  return found

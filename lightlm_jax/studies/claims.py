@@ -1,0 +1,308 @@
+"""Which trial is whose: several processes, on several hosts, share one study.
+
+Optuna keeps the trials, in a journal beside the study or in a database. All that is
+asked of it is that trials have one order and that each ends only once; the rest are
+rules that every process comes to by itself:
+
+- Of a point's trials the one of the highest turn counts, of equal ones the first. Who
+  has another in hand ends it unrun.
+- A trial that ended without a result or a reason is lost: the point gets another turn.
+- A running trial whose process is on this host lives while the lock in its folder is
+  held, which its train command inherits. One of another host lives while its beat goes
+  on.
+"""
+
+from collections.abc import Collection
+import contextlib
+import fcntl
+import functools
+import os
+import pathlib
+import platform
+import time
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.studies import axes as axes_lib
+from lightlm_jax.studies import summary as table
+from lightlm_jax.studies.axes import Point, Range, Value, Values
+from lightlm_jax.studies.plan import Plan
+
+BEAT_SECONDS = 15.0
+# So long a beat may stand still before its host counts as dead.
+PATIENCE_SECONDS = 180.0
+_DRAWS = 100_000  # after so many points that were there before, there is no other
+
+
+class Claim(NamedTuple):
+  """A trial that this process runs.
+
+  Attributes:
+    trial: Optuna's.
+    name: of the point.
+    point: what is tried.
+    lock: held by this process, and by the trial's own, while they live.
+  """
+
+  trial: optuna.Trial
+  name: str
+  point: Point
+  lock: IO
+
+
+class Watch:
+  """When the beats of other hosts' trials were last seen to change."""
+
+  def __init__(self):
+    self._seen = {}
+
+  def still(self, number: int, beat: Any) -> float:
+    """Seconds that a trial's beat has been as it is, so far as this process saw."""
+    before, since = self._seen.get(number, (None, None))
+    if since is None or before != beat:
+      since = time.monotonic()
+      self._seen[number] = beat, since
+    return time.monotonic() - since
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path):
+  """Keeps out other processes that share the folder; where there are no locks, none.
+
+  Several hosts without a common disk are kept right by the rules, if not as tidy.
+  """
+  with open(workdir / ".lock", "w") as file:
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def current(study: optuna.Study) -> dict[str, FrozenTrial]:
+  """The trial that counts of each point, by name, in the order of the first ones."""
+  found = {}
+  for trial in study.get_trials(deepcopy=False):
+    about = trial.user_attrs
+    if "name" not in about or about.get("void"):
+      continue
+    before = found.get(about["name"])
+    if before is None or about["turn"] > before.user_attrs["turn"]:
+      found[about["name"]] = trial
+  return found
+
+
+def ended(trial: FrozenTrial) -> bool:
+  """Whether it has a result, or a reason why not."""
+  return trial.state.is_finished() and not _lost(trial)
+
+
+def failed(trial: FrozenTrial) -> bool:
+  return "reason" in trial.user_attrs and trial.state.is_finished()
+
+
+def complete(study: optuna.Study, plan: Plan) -> bool:
+  """Whether nothing is left to do, here or elsewhere."""
+  now = current(study)
+  return len(now) >= plan.trials and all(map(ended, now.values()))
+
+
+def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None:
+  """Every point of a grid is there, and every lost one has another turn.
+
+  Args:
+    study: of the plan.
+    plan: what is searched.
+    retry: names of failed points that get another turn, too.
+  """
+  now = current(study)
+  for point in plan.points or ():
+    if axes_lib.name_of(point) not in now:
+      _enqueue(study, point, turn=0)
+  for name, trial in now.items():
+    if _lost(trial) or (name in retry and failed(trial)):
+      _enqueue(study, trial.user_attrs["point"], trial.user_attrs["turn"] + 1)
+
+
+def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None:
+  """Claims the next trial for this process; None while there is none to have."""
+  while (found := _pop(study, plan)) is not None:
+    trial, name, point = found
+    folder = workdir / "trials" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, held = _lock(folder)
+    if lock is None:  # what was lost elsewhere still runs here
+      _end_unrun(study, trial)
+      continue
+    host = _host() if held else None
+    about = {"host": host, "pid": os.getpid(), "folder": str(folder), "beat": 0}
+    trial.set_user_attr("claim", about)
+    return Claim(trial, name, point, lock)
+  return None
+
+
+def beat(claim: Claim) -> bool:
+  """Says that a trial goes on; False where another process has taken it over."""
+  before = claim.trial.user_attrs["claim"]
+  try:
+    claim.trial.set_user_attr("claim", before | {"beat": before["beat"] + 1})
+  except optuna.exceptions.UpdateFinishedTrialError:
+    return False
+  return True
+
+
+def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
+  """Ends a trial by what it leaves in the summary: see studies/summary.py."""
+  value = row[table.OBJECTIVE]
+  # Where another process was quicker, what it says stands.
+  with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+    claim.trial.set_user_attr("row", row)
+    if row["state"] == "finished":
+      study.tell(claim.trial, value)
+    else:
+      claim.trial.set_user_attr("reason", row["reason"])
+      study.tell(claim.trial, state=TrialState.FAIL)
+  claim.lock.close()
+
+
+def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
+  """Ends trials whose process has died: then they are lost, and have another turn.
+
+  Args:
+    study: whose.
+    own: names of the trials that this process runs.
+    watch: of this process.
+  """
+  for name, trial in current(study).items():
+    if trial.state != TrialState.RUNNING or name in own:
+      continue
+    claim = trial.user_attrs.get("claim") or {}
+    lock = None
+    here = claim.get("host") == _host()
+    # The folder may be of another workdir, or on a disk that only its container sees.
+    if here and (folder := pathlib.Path(claim["folder"])).exists():
+      lock, _ = _lock(folder)
+      if lock is None:
+        continue
+    elif watch.still(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
+      continue
+    # It may have ended since it was listed, or another process was quicker.
+    with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+      study.tell(trial.number, state=TrialState.FAIL)
+    if lock is not None:
+      lock.close()
+
+
+def _pop(study: optuna.Study, plan: Plan):
+  """A trial that counts, its name and its point; None where none waits."""
+  while True:
+    now = current(study)
+    waits = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
+    if not waits and (plan.points is not None or len(now) >= plan.trials):
+      return None
+    study.sampler = _sampler(plan, len(study.get_trials(deepcopy=False)))
+    trial = study.ask(_distributions(plan))
+    point = trial.user_attrs.get("point") or _drawn_point(plan, trial)
+    if "name" not in trial.user_attrs:
+      name = axes_lib.name_of(point)
+      if plan.points is not None:  # somebody took what waited
+        _end_unrun(study, trial)
+        continue
+      if name in now:
+        _end_unrun(study, trial)
+        _enqueue(study, _unseen(plan, now), turn=0)
+        continue
+      for key, value in (("point", point), ("turn", 0), ("name", name)):
+        trial.set_user_attr(key, value)
+    name = trial.user_attrs["name"]
+    now = current(study)
+    counts = now[name].number == trial.number
+    if counts and list(now).index(name) < plan.trials:
+      return trial, name, point
+    _end_unrun(study, trial)
+
+
+def _enqueue(study: optuna.Study, point: Point, turn: int) -> None:
+  about = {"name": axes_lib.name_of(point), "point": point, "turn": turn}
+  study.enqueue_trial(point, user_attrs=about)
+
+
+def _end_unrun(study: optuna.Study, trial: optuna.Trial) -> None:
+  trial.set_user_attr("void", True)
+  study.tell(trial, state=TrialState.FAIL)
+
+
+def _lost(trial: FrozenTrial) -> bool:
+  return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
+
+
+def _distributions(plan: Plan) -> dict[str, Any]:
+  found = {}
+  for name, values in plan.axes.items():
+    if not isinstance(values, Range):
+      found[name] = optuna.distributions.CategoricalDistribution(values)
+    elif isinstance(values.low, int):
+      found[name] = optuna.distributions.IntDistribution(*values)
+    else:
+      found[name] = optuna.distributions.FloatDistribution(*values)
+  return found
+
+
+def _sampler(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
+  """Of trial `number`: a draw is the same whichever process makes it."""
+  seed = int(np.random.SeedSequence([plan.search_seed, number]).generate_state(1)[0])
+  if plan.search == "tpe":
+    return optuna.samplers.TPESampler(seed=seed)
+  return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
+  return {
+    name: values.rounded(trial.params[name])
+    if isinstance(values, Range)
+    else trial.params[name]
+    for name, values in plan.axes.items()
+  }
+
+
+def _unseen(plan: Plan, now: Collection[str]) -> Point:
+  """In place of a point that was drawn twice: one that was not, by chance."""
+  rng = np.random.default_rng([plan.search_seed, len(now)])
+  for _ in range(_DRAWS):
+    point = {name: _any_of(values, rng) for name, values in plan.axes.items()}
+    if axes_lib.name_of(point) not in now:
+      return point
+  raise UserError(
+    f"{len(now)} of {plan.trials} points are drawn and no other is found; widen the "
+    f"ranges, or take --config.trials={len(now)}"
+  )
+
+
+def _any_of(values: Values, rng: np.random.Generator) -> Value:
+  if not isinstance(values, Range):
+    return values[rng.integers(len(values))]
+  if isinstance(values.low, int):
+    return int(rng.integers(values.low, values.high, endpoint=True))
+  return values.rounded(float(rng.uniform(values.low, values.high)))
+
+
+def _lock(folder: pathlib.Path) -> tuple[IO | None, bool]:
+  """The folder's lock and whether the disk has such; None where another holds it."""
+  file = open(folder / ".claim", "w")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.close()
+    return None, True
+  except OSError:
+    return file, False
+  return file, True
+
+
+@functools.cache
+def _host() -> str:
+  """This machine, and this start of it: names alone are not always different."""
+  boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
+  return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"

@@ -1,0 +1,201 @@
+"""What the points of a family say: laws, fronts, comparisons; and the same as JSON."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from lightlm_jax.studies import fronts, law
+from lightlm_jax.studies import points as points_lib
+from lightlm_jax.studies.points import DECIDING, LOSS, MEASURES, Family, Measure
+
+SIZE, DATA = "params_non_embedding", "interactions"
+NAMES = {SIZE: "parameters outside the embeddings", DATA: "training interactions"}
+# What a law is of: the variables of its terms.
+LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
+
+
+class Best(NamedTuple):
+  """The point of the best validation figure, and who is not told apart from it."""
+
+  place: int
+  level: tuple[int, ...]  # the smallest first
+
+
+class Compared(NamedTuple):
+  """Pairs of points, the first of each less the second, by one measure."""
+
+  measure: Measure
+  pairs: tuple[tuple[int, int], ...]
+  differences: tuple[points_lib.Difference, ...]
+  apart: tuple[bool, ...]
+
+  def better(self, number: int) -> int:
+    """The point that has the better mean, told apart or not."""
+    first_less = self.differences[number].value < 0
+    return self.pairs[number][first_less != self.measure.lower_is_better]
+
+
+class Findings(NamedTuple):
+  """All of one family; `measures` are those that its points have."""
+
+  family: Family
+  measures: tuple[Measure, ...]
+  best: Best | None
+  laws: dict[str, law.Fit | law.Unidentified]
+  fronts: dict[tuple[str, str], tuple[int, ...]]  # by measure's column and cost
+  iso_flop: tuple[fronts.IsoFlop, ...]
+  depth_width: tuple[Compared, ...]
+  lines: tuple[fronts.Narrowing, ...]
+  narrowing: tuple[Compared, ...]
+  grids: tuple[fronts.Grid, ...]
+
+
+def find(family: Family, *, resamples: int = 300) -> Findings:
+  """Everything that the points of a family support."""
+  measures = tuple(m for m in MEASURES if family.points[m.column].count())
+  lines = tuple(fronts.narrowing(family))
+  ends = [(line.points[0], line.points[-1]) for line in lines]
+  return Findings(
+    family,
+    measures,
+    _best(family) if DECIDING in measures else None,
+    {name: _law(family, of, resamples) for name, of in LAWS.items()},
+    {
+      (m.column, cost): tuple(_front(family, m, cost).tolist())
+      for m in measures
+      for cost in fronts.COSTS
+    },
+    tuple(fronts.iso_flop(family, LOSS)),
+    tuple(_compare(family, m, fronts.equal_size(family)) for m in measures),
+    lines,
+    tuple(_compare(family, m, ends) for m in measures),
+    tuple(fronts.grids(family)),
+  )
+
+
+def _law(
+  family: Family, of: Sequence[str], resamples: int
+) -> law.Fit | law.Unidentified:
+  """The law of the loss in size, data or both; of one alone the other is held."""
+  runs = family.runs.filter(
+    pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA)),
+    pl.col(LOSS.column) > 0,
+  )
+  if runs.is_empty():
+    return law.Unidentified("no run has a validation loss")
+  if of == (SIZE,):
+    runs = runs.filter(pl.col(DATA) == pl.col(DATA).max())
+  if of == (DATA,):
+    # Of the size that has seen the most amounts of data; of several the largest.
+    amounts = runs.group_by(SIZE).agg(pl.col(DATA).n_unique())
+    size = amounts.sort(DATA, SIZE)[SIZE][-1]
+    runs = runs.filter(pl.col(SIZE) == size)
+  columns = [runs[name].to_numpy() for name in of]
+  return law.fit(
+    runs[LOSS.column].to_numpy(),
+    *columns,
+    point_R=runs["point"].to_numpy(),
+    names=tuple(f"number of {NAMES[name]}" for name in (*of, *of)[:2]),
+    resamples=resamples,
+  )
+
+
+def _best(family: Family) -> Best:
+  value_P = fronts.column(family, DECIDING.column)
+  known = np.flatnonzero(np.isfinite(value_P))
+  place = int(known[np.argmax(value_P[known])])
+  others = [int(other) for other in known if other != place]
+  apart = points_lib.told_apart(family, DECIDING, [(place, o) for o in others])
+  size_P = fronts.column(family, "params")
+  level = [other for other, told in zip(others, apart) if not told]
+  return Best(place, tuple(sorted(level, key=lambda other: size_P[other])))
+
+
+def _front(family: Family, measure: Measure, cost: str) -> np.ndarray:
+  columns = (fronts.column(family, name) for name in (cost, measure.column))
+  return fronts.pareto(*columns, lower=measure.lower_is_better)
+
+
+def _compare(family: Family, measure: Measure, pairs) -> Compared:
+  value_P = fronts.column(family, measure.column)
+  known = tuple(
+    tuple(map(int, pair)) for pair in pairs if np.isfinite(value_P[list(pair)]).all()
+  )
+  return Compared(
+    measure,
+    known,
+    tuple(points_lib.compare(family, measure, *pair) for pair in known),
+    tuple(points_lib.told_apart(family, measure, known)),
+  )
+
+
+def as_json(found: Findings) -> dict[str, Any]:
+  """The findings as plain data, points by their names."""
+  family = found.family
+  names = family.names()
+  spreads = {m.column: family.spread(m) for m in found.measures}
+  return {
+    "family": family.key,
+    "axes": list(family.axes),
+    "runs": len(family.runs),
+    "points": [
+      {"name": name} | {k: v for k, v in row.items() if k != "point"}
+      for name, row in zip(names, family.points.iter_rows(named=True))
+    ],
+    "seeds": {name: s and s._asdict() for name, s in spreads.items()},
+    "best": found.best
+    and {
+      "measure": DECIDING.column,
+      "point": names[found.best.place],
+      "not_told_apart": [names[place] for place in found.best.level],
+    },
+    "laws": {name: _law_as_json(of, found.laws[name]) for name, of in LAWS.items()},
+    "fronts": [
+      {"measure": measure, "cost": cost, "points": [names[p] for p in places]}
+      for (measure, cost), places in found.fronts.items()
+    ],
+    "iso_flop": [
+      group._asdict() | {"points": [names[p] for p in group.points]}
+      for group in found.iso_flop
+    ],
+    "equal_parameters": [
+      row for by in found.depth_width for row in _as_json(by, names, "deep", "wide")
+    ],
+    "narrow_feed_forward": [
+      row for by in found.narrowing for row in _as_json(by, names, "narrow", "full")
+    ],
+  }
+
+
+def _law_as_json(of: Sequence[str], found: law.Fit | law.Unidentified):
+  if isinstance(found, law.Unidentified):
+    return {"of": list(of), "reason": found.reason}
+  kept = ("a", "alpha", "b", "beta", "c") if len(of) == 2 else ("a", "alpha", "c")
+  return {
+    "of": list(of),
+    "numbers": {name: getattr(found.law, name) for name in kept},
+    "intervals": {name: list(found.intervals[name]) for name in kept},
+    "typical_error": found.error,
+    "runs": found.runs,
+    "points": found.points,
+    "remarks": list(found.remarks),
+  }
+
+
+def _as_json(by: Compared, names: Sequence[str], first: str, second: str):
+  return [
+    {
+      "measure": by.measure.column,
+      first: names[pair[0]],
+      second: names[pair[1]],
+      "difference": difference.value,
+      "interval": difference.interval(),
+      "told_apart": apart,
+      "better": names[by.better(number)] if apart else None,
+    }
+    for number, (pair, difference, apart) in enumerate(
+      zip(by.pairs, by.differences, by.apart)
+    )
+  ]

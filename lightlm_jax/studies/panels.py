@@ -1,0 +1,235 @@
+"""Panels of a study's figures: how points, laws, fronts and cells are drawn.
+
+One panel is 320 units wide and two are 640, so that letters are as large as those of
+the report's other charts. A colour and a marker together are one value of an axis.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightlm_jax.reporting import drawing as figures
+from lightlm_jax.reporting import html as page
+from lightlm_jax.studies import fronts
+from lightlm_jax.studies import points as points_lib
+from lightlm_jax.studies.law import Fit
+from lightlm_jax.studies.points import LOSS, Family, Measure
+
+MOST_NAMED = 12  # series in a legend
+_MARKERS = "os^Dvph*"
+_LETTER = {"ha": "right", "va": "top", "weight": "bold", "fontsize": 11}
+_WIDTH, _HEIGHT = 320 / 72, 270 / 72  # inches of a panel
+
+
+class Drawing(NamedTuple):
+  """A figure and what to say of it."""
+
+  name: str  # of its files
+  title: str
+  caption: str
+  panels: int  # side by side
+  figure: object
+
+
+class Series(NamedTuple):
+  """Points of one value of an axis."""
+
+  label: str
+  places: tuple[int, ...]
+  colour: str
+  marker: str
+
+
+def colour(name: str) -> str:
+  return page.colours()[name]
+
+
+def one(number: int, label: str, places: Sequence[int]) -> Series:
+  """The series of a number from 0: its colour and its marker."""
+  marker = _MARKERS[number % len(_MARKERS)]
+  return Series(label, tuple(map(int, places)), colour(f"s{number % 8 + 1}"), marker)
+
+
+def series_by_axis(family: Family) -> list[Series]:
+  """Points by their depth, or by whatever axis comes first."""
+  axes = sorted(family.axes, key=lambda name: name not in fronts.SHAPE)
+  if not axes:
+    return [one(0, "", range(len(family.points)))]
+  return series_of(family.points[axes[0]].to_list(), axes[0])
+
+
+def series_of(value_P: Sequence[float], name: str) -> list[Series]:
+  """Points by a value of theirs, in its order."""
+  found = []
+  for number, value in enumerate(sorted(set(value_P))):
+    places = [p for p, other in enumerate(value_P) if other == value]
+    found.append(one(number, f"{name} {points_lib.number(value)}", places))
+  return found
+
+
+def places(family: Family, measure: Measure, x_P: np.ndarray) -> np.ndarray:
+  """Points that have both, and an x that a logarithm can show."""
+  value_P = fronts.column(family, measure.column)
+  return np.flatnonzero(np.isfinite(value_P) & np.isfinite(x_P) & (x_P > 0))
+
+
+class Panels:
+  """A figure with a panel for each measure, and a legend of its series."""
+
+  def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
+    self.family, self.measures = family, measures
+    self.series = series_by_axis(family)
+    self.figure = figures.new(_WIDTH * len(measures), _HEIGHT)
+    self.panels = self.figure.subplots(1, len(measures), squeeze=False)[0]
+    for measure, panel in zip(measures, self.panels):
+      dataset = str(family.key["dataset"])
+      panel.set_title(f"{dataset}, {measure.rule}" if measure.rule else dataset)
+      panel.set_xlabel(x)
+      panel.set_ylabel(measure.name + (", nats an item" if measure is LOSS else ""))
+
+  def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
+    """The points of all series; those that differ in `running` alone are joined."""
+    value_P = fronts.column(self.family, measure.column)
+    std_P = fronts.column(self.family, f"{measure.column}:std")
+    known = set(places(self.family, measure, x_P).tolist())
+    for series in self.series:
+      here = np.array([p for p in series.places if p in known], int)
+      if running is not None and len(here):
+        rest = fronts.rest(self.family, running)
+        for group in fronts.alike([rest[p] for p in here]):
+          line = here[group][np.argsort(x_P[here[group]], kind="stable")]
+          panel.plot(
+            x_P[line], value_P[line], color=series.colour, linewidth=1, alpha=0.55
+          )
+      panel.errorbar(
+        x_P[here],
+        value_P[here],
+        yerr=np.nan_to_num(std_P[here]),
+        fmt=series.marker,
+        color=series.colour,
+        markersize=6,
+        markeredgecolor=colour("paper"),
+        markeredgewidth=0.7,
+        elinewidth=1.1,
+        label=series.label,
+      )
+
+  def done(self, name: str, title: str, caption: str) -> Drawing:
+    shown = [series for series in self.series if series.label]
+    if shown and len(shown) <= MOST_NAMED:
+      handles, labels = self.panels[0].get_legend_handles_labels()
+      room = 72 * _WIDTH * len(self.panels)
+      columns = max(1, int(room // (7 * max(map(len, labels)) + 30)))
+      self.figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        handletextpad=0.2,
+        columnspacing=1.2,
+      )
+      lines = -(-len(labels) // columns)
+      self.figure.set_figheight(_HEIGHT + 0.24 * lines)
+    return Drawing(name, title, caption, len(self.panels), self.figure)
+
+
+def log_axis(panel, x_N: np.ndarray) -> None:
+  """A logarithmic axis with few ticks, and words for thousands and millions."""
+  low, high = float(x_N.min()), float(x_N.max())
+  for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [tick for tick in ticks if 0.9 * low <= tick <= 1.1 * high]
+    if len(ticks) > 2:
+      break
+  ticks = ticks[:: 1 + len(ticks) // 6] if len(ticks) > 1 else sorted({low, high})
+  panel.set_xscale("log")
+  panel.set_xticks(ticks, [_tick(tick) for tick in ticks])
+  panel.set_xticks([], minor=True)
+
+
+def _tick(value: float) -> str:
+  return points_lib.amount(value) if value < 1e10 else f"{value:.2g}".replace("+", "")
+
+
+def draw_law(panel, law: Fit, x_P: np.ndarray) -> None:
+  grid = np.geomspace(x_P.min(), x_P.max(), 80)
+  low, high = law.band(grid)
+  panel.fill_between(grid, low, high, color=colour("s8"), alpha=0.25, linewidth=0)
+  panel.plot(grid, law.law(grid), "--", color=colour("ink"), linewidth=1.3)
+
+
+def draw_front(family: Family, panel, measure: Measure, cost_P: np.ndarray) -> None:
+  value_P = fronts.column(family, measure.column)
+  cost_P = np.where(cost_P > 0, cost_P, np.nan)
+  front = fronts.pareto(cost_P, value_P, lower=measure.lower_is_better)
+  panel.plot(
+    cost_P[front],
+    value_P[front],
+    drawstyle="steps-post",
+    color=colour("ink"),
+    linewidth=1.3,
+    zorder=1.5,
+  )
+  if measure.test:
+    test_P = fronts.column(family, measure.test)
+    panel.plot(
+      cost_P[front],
+      test_P[front],
+      "o",
+      markerfacecolor="none",
+      markeredgecolor=colour("muted"),
+      markersize=6,
+    )
+
+
+def draw_cells(
+  panel,
+  grid: fronts.Grid,
+  measure: Measure,
+  value_P: np.ndarray,
+  size_P: np.ndarray,
+  equal: Sequence[Sequence[int]],
+) -> None:
+  """Cells by place: depth upwards, width to the right; darker is better.
+
+  Args:
+    panel: empty.
+    grid: of the points.
+    measure: what is shown.
+    value_P: [P] its values.
+    size_P: [P] parameters.
+    equal: points of equal parameters, a letter a group.
+  """
+  point_DW = grid.point_DW
+  value_DW = np.where(point_DW >= 0, value_P[point_DW], np.nan)
+  worth_DW = -value_DW if measure.lower_is_better else value_DW
+  low, high = np.nanmin(worth_DW), np.nanmax(worth_DW)
+  strength_DW = (worth_DW - low) / (high - low) if high > low else worth_DW * 0
+  for (row, place), value in np.ndenumerate(value_DW):
+    if not np.isfinite(value):
+      continue
+    # Bars, because an image would be pixels inside the SVG.
+    panel.bar(
+      place,
+      0.96,
+      width=0.96,
+      bottom=row - 0.48,
+      color=colour("s1"),
+      alpha=0.06 + 0.5 * strength_DW[row, place],
+      linewidth=0,
+    )
+    size = points_lib.amount(size_P[point_DW[row, place]])
+    text = f"{value:.3f}" if measure is LOSS else f"{value:.4f}".removeprefix("0")
+    panel.text(place, row + 0.16, text, ha="center", va="center", weight="bold")
+    panel.text(place, row - 0.2, size, ha="center", va="center", color=colour("ink"))
+  for letter, cells in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", equal):
+    for row, place in np.argwhere(np.isin(point_DW, cells)):
+      panel.text(place + 0.44, row + 0.44, letter, color=colour("s2"), **_LETTER)
+  panel.set_xlim(-0.5, len(grid.widths) - 0.5)
+  panel.set_ylim(-0.5, len(grid.depths) - 0.5)
+  panel.set_xticks(range(len(grid.widths)), [str(width) for width in grid.widths])
+  panel.set_yticks(range(len(grid.depths)), [str(depth) for depth in grid.depths])
+  panel.set_ylabel("depth")
+  panel.grid(visible=False)

@@ -1,0 +1,263 @@
+"""What a study searches: a run's configuration, axes, and how points are chosen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import json
+import math
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from lightlm_jax import config as config_lib
+from lightlm_jax import limits
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.studies import axes as axes_lib
+from lightlm_jax.studies.axes import Point, Range, Value, Values
+
+FILE = "study.json"  # in the study's folder: its definition, and where it is kept
+SEARCHES = ("grid", "random", "tpe")
+# Of a search that draws, so many combinations of values and ends are looked at before.
+_CHECKED = 10_000
+_NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=depth=2,4"
+
+
+class Plan(NamedTuple):
+  """A study before its first trial.
+
+  Attributes:
+    base: a run's config file or bare name, with its preset.
+    fixed: what is set in it for all trials, by dotted field.
+    run: that configuration.
+    axes: all values of each axis; `seed` is the last.
+    search: one of SEARCHES.
+    search_seed: of what is drawn.
+    trials: how many points are tried.
+    points: those of a grid, in order; None where they are drawn.
+  """
+
+  base: str
+  fixed: dict[str, Any]
+  run: ConfigDict
+  axes: dict[str, Values]
+  search: str
+  search_seed: int
+  trials: int
+  points: list[Point] | None
+
+
+def of_study(config: ConfigDict, vary: Sequence[str] = ()) -> Plan:
+  """The plan of a study's config: see configs/scaling.py.
+
+  Args:
+    config: with base, run, axes, also, seeds, search, search_seed and trials.
+    vary: `axis=value,value`, in place of what the config says of that axis.
+
+  Raises:
+    UserError: there is no such field, or too little or too much to search.
+  """
+  if config.search not in SEARCHES:
+    raise UserError(
+      f"config.search is {config.search!r}; choose one of {', '.join(SEARCHES)}"
+    )
+  if not config.search_seed >= 0:
+    raise UserError(f"config.search_seed is {config.search_seed}; it must be 0 or more")
+  fixed = axes_lib.flat(config.run)
+  if config.search == "grid":
+    groups = [config.axes, *config.also.values()]
+    return _of_grids(config.base, fixed, groups, config.seeds, vary)
+  # Further grids are points that a person chose: a search draws from the axes alone.
+  run, (axes,) = _grids(config.base, fixed, [config.axes], config.seeds, vary)
+  return _drawn(config, fixed, run, axes)
+
+
+def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
+  """A grid of what `vary` says over a run's own config.
+
+  Args:
+    base: its file or bare name, with the preset.
+    overrides: what the command line sets in it, by dotted field.
+    vary: as for `of_study`.
+  """
+  seed = config_lib.load(base, overrides=overrides).seed
+  return _of_grids(base, dict(overrides), [{}], (seed,), vary)
+
+
+def overrides(plan: Plan, point: Point) -> dict[str, Any]:
+  """What a trial sets in the base, by dotted field."""
+  return plan.fixed | axes_lib.fields_of(plan.run, point)
+
+
+def config_of(plan: Plan, point: Point) -> ConfigDict:
+  """The configuration of a trial.
+
+  Raises:
+    UserError: no run can do anything with it.
+  """
+  config = config_lib.load(plan.base, overrides=overrides(plan, point))
+  limits.check(config)
+  limits.check_batches(config, 1)
+  if config.split.kind == "none":
+    raise UserError(
+      "config.split.kind is 'none', and a study compares by validation; choose "
+      "leave_one_out"
+    )
+  return config
+
+
+def check(plan: Plan) -> None:
+  """Refuses a plan of which some point cannot be trained.
+
+  Raises:
+    UserError: names the first of them, and how many there are.
+  """
+  bad, first, number = 0, None, 0
+  for point in plan.points or _corners(plan.axes):
+    number += 1
+    try:
+      config_of(plan, point)
+    except UserError as error:
+      bad += 1
+      first = first or f"{axes_lib.name_of(point)}: {error}"
+  if bad:
+    of = f"{bad} of {number} points" if number > 1 else "the point"
+    raise UserError(f"{of} cannot be trained; the first, {first}")
+
+
+def definition(plan: Plan) -> dict[str, Any]:
+  """What is searched, as JSON: a study is the same if this is."""
+  axes = {name: values for name, values in plan.axes.items() if name != "seed"}
+  return {
+    "base": {"config": plan.base, "overrides": plan.fixed},
+    "run": json.loads(plan.run.to_json()),
+    "axes": {
+      name: str(values) if isinstance(values, Range) else list(values)
+      for name, values in axes.items()
+    },
+    "seeds": list(plan.axes["seed"]),
+    "search": plan.search,
+    "search_seed": plan.search_seed,
+    "trials": plan.trials,
+    "points": plan.points and [axes_lib.name_of(point) for point in plan.points],
+  }
+
+
+def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
+  """What another definition has that this one has not, as "field: old → new".
+
+  A search may go on to draw more, and what was spelled in another way is the same.
+  """
+  new = json.loads(json.dumps(definition(plan)))
+  found = config_lib.differences(old["run"], plan.run)
+  ignored = {"run", "base", "points"}
+  if plan.points is None and old["trials"] <= plan.trials:
+    ignored.add("trials")
+  for name in (name for name in new if name not in ignored):
+    if old.get(name) != new[name]:
+      found.append(f"{name}: {json.dumps(old.get(name))} → {json.dumps(new[name])}")
+  if not found and old.get("points") != new["points"]:
+    found.append("other points of the same axes")
+  return found
+
+
+def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
+  """A point for each combination of each grid, none twice."""
+  run, grids = _grids(base, fixed, groups, seeds, vary)
+  names = _in_order(name for grid in grids for name in grid)
+  completed = [_completed(grid, names, run) for grid in grids]
+  points = _points(completed)
+  if len(names) == 1 and len(points) == 1:
+    raise UserError(_NOTHING)
+  axes = {name: tuple(dict.fromkeys(p[name] for p in points)) for name in names}
+  return Plan(base, fixed, run, axes, "grid", 0, len(points), points)
+
+
+def _grids(base, fixed, groups, seeds, vary):
+  """The base as it is set, and the axes of each grid, their values of the right type.
+
+  An axis of the command line stands in every grid, in place of its own; one without
+  values in none.
+  """
+  run = config_lib.load(base, overrides=fixed)
+  given = {}
+  for name, values in (axes_lib.parse(text, "--vary") for text in vary):
+    if name in given:
+      raise UserError(f"--vary gives {name} twice; write all its values once")
+    given[name] = values
+  grids = []
+  for group in groups:
+    found = {"seed": seeds} | axes_lib.flat(group) | given
+    found["seed"] = found["seed"] or (run.seed,)
+    listed = {
+      name: [values] if isinstance(values, str) else values
+      for name, values in found.items()
+      if values
+    }
+    grids.append(
+      {name: axes_lib.values_of(name, listed[name], run) for name in _in_order(listed)}
+    )
+  axes_lib.check_apart({name: None for grid in grids for name in grid})
+  return run, grids
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+  """Shapes first, the seed last and always."""
+  names = list(dict.fromkeys(names))
+  others = [name for name in names if name not in axes_lib.SHAPES and name != "seed"]
+  return [*(name for name in axes_lib.SHAPES if name in names), *others, "seed"]
+
+
+def _completed(
+  grid: Mapping[str, Values], names: Sequence[str], run: ConfigDict
+) -> dict[str, tuple[Value, ...]]:
+  """A grid of all axes: what it does not name is as in the base."""
+  for name, values in grid.items():
+    if isinstance(values, Range):
+      raise UserError(
+        f"axis {name} is the range {values}, and a grid has no end there; give values, "
+        "or --config.search=random"
+      )
+  found = {}
+  for name in names:
+    found[name] = grid.get(name) or (axes_lib.value_in(run, name),)
+    if found[name] == (None,):
+      raise UserError(f"a grid does not name {name}, and the base has no single one")
+  return found
+
+
+def _points(grids: Iterable[Mapping[str, tuple[Value, ...]]]) -> list[Point]:
+  points = [point for grid in grids for point in axes_lib.product(grid)]
+  return list({axes_lib.name_of(point): point for point in points}.values())
+
+
+def _drawn(config, fixed, run: ConfigDict, axes: dict[str, Values]) -> Plan:
+  if len(axes) == 1:
+    raise UserError(_NOTHING)
+  if len(axes["seed"]) != 1 or isinstance(axes["seed"], Range):
+    raise UserError(
+      f"config.search is {config.search!r}, which takes one seed; try the best points "
+      "with more of them, as a grid"
+    )
+  if config.trials < 1:
+    raise UserError(
+      f"config.trials is {config.trials}; say how many points {config.search} tries: "
+      "--config.trials=20"
+    )
+  size = math.prod(map(axes_lib.size, axes.values()))
+  if config.trials > size:
+    raise UserError(
+      f"config.trials is {config.trials}, and the axes have {size} points; take "
+      f"--config.search=grid, or at most {size}"
+    )
+  seed = config.search_seed
+  return Plan(config.base, fixed, run, axes, config.search, seed, config.trials, None)
+
+
+def _corners(axes: Mapping[str, Values]) -> Iterable[Point]:
+  """Every combination of values, and of the ends of ranges; the first 10,000."""
+  finite = {
+    name: (values.low, values.high) if isinstance(values, Range) else values
+    for name, values in axes.items()
+  }
+  combinations = itertools.product(*finite.values())
+  for values in itertools.islice(combinations, _CHECKED):
+    yield dict(zip(finite, values))

@@ -1,0 +1,174 @@
+"""A study's figures: of each what its points support, and no more."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightlm_jax.studies import fronts, panels
+from lightlm_jax.studies.law import Fit
+from lightlm_jax.studies.panels import Drawing, Panels
+from lightlm_jax.studies.points import LOSS, Family, Measure
+
+INSIDE = "parameters outside the embeddings"
+AGAINST = {
+  "parameters": ("params_non_embedding", INSIDE),
+  "flops": ("train_flops", "training FLOPs until the best step"),
+  "data": ("interactions", "training interactions"),
+  "seconds": ("train_seconds", "seconds of training"),
+}
+
+
+def against(
+  family: Family, cost: str, measures: Sequence[Measure], law: Fit | None = None
+) -> Drawing | None:
+  """Figures of merit against what they cost, or against the data.
+
+  The line of the points that no other beats is drawn where there is no law.
+
+  Args:
+    family: whose points; None is returned where all cost the same.
+    cost: a name of AGAINST.
+    measures: a panel each, those that any point has.
+    law: of one variable, in this cost; of the one measure.
+  """
+  name, label = AGAINST[cost]
+  if cost == "parameters" and LOSS not in measures:
+    name, label = "params", "parameters, embeddings included"
+  cost_P = fronts.column(family, name)
+  known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
+  measures = [m for m in measures if len(np.unique(known[m])) > 1]
+  if not measures:
+    return None
+  drawn = Panels(family, measures, x=label)
+  running = ("data.share",) if cost == "data" else fronts.WIDTH
+  for measure, panel in zip(measures, drawn.panels):
+    front = not law and cost != "data"
+    if law:
+      panels.draw_law(panel, law, known[measure])
+    elif front:
+      panels.draw_front(family, panel, measure, cost_P)
+    drawn.scatter(panel, measure, cost_P, None if front else running)
+    panels.log_axis(panel, known[measure])
+  short = "loss" if measures[0] is LOSS else "ndcg"
+  caption = "Means over seeds, bars their deviation."
+  if law:
+    low, high = law.intervals["alpha"]
+    form, letter = ("b·D^-β", "β") if cost == "data" else ("a·N^-α", "α")
+    held = "of one size" if cost == "data" else "with the most data"
+    caption += (
+      f" Dashed: L = {form} + c of the runs {held}, {letter} = {law.law.alpha:.2f} "
+      f"[{low:.2f}, {high:.2f}]; shaded: 95 % of the resampled laws."
+    )
+  elif cost != "data":
+    caption += " The line joins points that no other beats in both (Pareto)."
+    if any(measure.test for measure in measures):
+      caption += " Hollow: the same runs on the test split, for reading alone."
+  title = f"{_short(measures[0])} against {label.split(',')[0]}"
+  return drawn.done(f"{short}-{cost}", title, caption)
+
+
+def law_of_both(family: Family, law: Fit) -> Drawing:
+  """The loss against parameters, a curve of the law for each amount of data."""
+  size_P = fronts.column(family, AGAINST["parameters"][0])
+  data_P = fronts.column(family, AGAINST["data"][0])
+  drawn = Panels(family, [LOSS], x=INSIDE)
+  (panel,) = drawn.panels
+  known = panels.places(family, LOSS, size_P)
+  amounts = np.unique(data_P[known])
+  grid = np.geomspace(size_P[known].min(), size_P[known].max(), 80)
+  drawn.series = panels.series_of(data_P.tolist(), "interactions")
+  for series, amount in zip(drawn.series, amounts):
+    low, high = law.band(grid, amount)
+    panel.fill_between(grid, low, high, color=series.colour, alpha=0.15, linewidth=0)
+    panel.plot(grid, law.law(grid, amount), "--", color=series.colour, linewidth=1.2)
+  drawn.scatter(panel, LOSS, size_P, None)
+  panels.log_axis(panel, size_P[known])
+  caption = "Dashed: L = a·N^-α + b·D^-β + c; shaded: 95 % of the resampled laws."
+  return drawn.done("loss-law", "Loss by parameters and data", caption)
+
+
+def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
+  """The loss against parameters at equal FLOPs, a parabola each, best sizes marked."""
+  if not found:
+    return None
+  size_P = fronts.column(family, AGAINST["parameters"][0])
+  drawn = Panels(family, [LOSS], x=INSIDE)
+  (panel,) = drawn.panels
+  drawn.series = []
+  for number, group in enumerate(found):
+    places = np.array(group.points)
+    low, high = (f"{flops:.1e}" for flops in (group.low, group.high))
+    span = low if low == high else f"{low} to {high}"
+    series = panels.one(number, f"{span} FLOPs", places)
+    drawn.series.append(series)
+    grid = np.geomspace(size_P[places].min(), size_P[places].max(), 60)
+    expected = np.polyval(group.curve, np.log(grid))
+    panel.plot(grid, expected, color=series.colour, linewidth=1.2)
+    if group.reason is None:
+      best = np.polyval(group.curve, np.log(group.best_size))
+      panel.plot(group.best_size, best, "|", color=series.colour, ms=18, mew=2)
+  drawn.scatter(panel, LOSS, size_P, None)
+  panels.log_axis(panel, size_P[[place for group in found for place in group.points]])
+  caption = (
+    f"FLOPs within a factor of {fronts.EQUAL_FLOPS}; a parabola in log N, its least "
+    "marked where it lies within the points."
+  )
+  return drawn.done("iso-flop", "Loss at equal FLOPs", caption)
+
+
+def narrowing(
+  family: Family, found: Sequence[fronts.Narrowing], measures: Sequence[Measure]
+) -> Drawing | None:
+  """Figures of merit against the width of the feed-forward, a line a shape."""
+  ffn_P = fronts.column(family, "d_ff")
+  known = [m for m in measures if len(panels.places(family, m, ffn_P)) > 1]
+  if not found or not known:
+    return None
+  drawn = Panels(family, known, x="d_ff, width of the feed-forward")
+  inside = {place for line in found for place in line.points}
+  kept = (
+    series._replace(places=tuple(place for place in series.places if place in inside))
+    for series in drawn.series
+  )
+  drawn.series = [series for series in kept if series.places]
+  for measure, panel in zip(known, drawn.panels):
+    drawn.scatter(panel, measure, ffn_P, fronts.FFN)
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+  short = "loss" if known[0] is LOSS else "ndcg"
+  caption = (
+    "A line is one depth and width, all else equal; a narrower feed-forward has fewer "
+    "parameters."
+  )
+  return drawn.done(f"ffn-{short}", f"{_short(known[0])} by the feed-forward", caption)
+
+
+def heat_map(
+  family: Family, grid: fronts.Grid, measures: Sequence[Measure]
+) -> Drawing | None:
+  """Depth against width, darker is better; lines join cells of equal parameters."""
+  size_P = fronts.column(family, AGAINST["parameters"][0])
+  inside = set(grid.point_DW.ravel().tolist())
+  known = [
+    m for m in measures if inside & set(panels.places(family, m, size_P).tolist())
+  ]
+  if not known:
+    return None
+  drawn = Panels(family, known, x="width")
+  drawn.series = []
+  equal = [g for g in fronts.equal_groups(family) if len(inside & set(g)) > 1]
+  for measure, panel in zip(known, drawn.panels):
+    value_P = fronts.column(family, measure.column)
+    panels.draw_cells(panel, grid, measure, value_P, size_P, equal)
+    panel.set_title(f"{family.key['dataset']}, {measure.title}")
+  short = "loss" if known[0] is LOSS else "ndcg"
+  caption = "Beneath each value: parameters outside the embeddings. Darker is better."
+  if equal:
+    percent = round(100 * fronts.EQUAL_SIZE)
+    caption += f" Cells with one letter have equal parameters (±{percent} %)."
+  title = f"{_short(known[0])} by depth and width"
+  return drawn.done(f"shape-{short}", title + (grid.name and f", {grid.name}"), caption)
+
+
+def _short(measure: Measure) -> str:
+  return "Validation loss" if measure is LOSS else "Validation NDCG@10"

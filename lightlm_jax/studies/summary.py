@@ -1,0 +1,122 @@
+"""A study's summary: one row for each trial that ended, as Parquet."""
+
+from collections.abc import Iterable, Mapping
+import math
+import pathlib
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+import pyarrow
+
+from lightlm_jax.evaluation.evaluator import RULES
+from lightlm_jax.storage import json_text, parquet
+from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.studies.axes import Point, Values
+from lightlm_jax.studies.plan import Plan
+
+FILE = "summary.parquet"  # in the study's folder
+OBJECTIVE = "validation_ndcg@10_seen_excluded"
+METRICS = {
+  f"{prefix}{metric}_{rule}": (group, rule, metric)
+  for prefix, group in (("validation_", "validation"), ("", "metrics"))
+  for metric in ("ndcg@10", "hr@10")
+  for rule in RULES
+}
+MODEL = ("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff")
+_TYPES = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
+_FIRST = {
+  "trial": pyarrow.string(),
+  "state": pyarrow.string(),  # finished or failed
+  "reason": pyarrow.string(),  # of a failed one
+  "dataset": pyarrow.string(),
+  "system": pyarrow.string(),
+  "seed": pyarrow.int64(),
+}
+_LAST = (
+  dict.fromkeys(MODEL, pyarrow.int64())
+  | {
+    "data_share": pyarrow.float64(),
+    "interactions": pyarrow.int64(),  # learned from
+    "params": pyarrow.int64(),
+    "params_non_embedding": pyarrow.int64(),
+    "flops_per_example": pyarrow.float64(),
+    "examples": pyarrow.int64(),  # seen until best_step
+    "train_flops": pyarrow.float64(),
+    "train_seconds": pyarrow.float64(),
+    "examples_per_second": pyarrow.float64(),
+    "best_step": pyarrow.int64(),
+    "validation_loss": pyarrow.float64(),
+  }
+  | dict.fromkeys(METRICS, pyarrow.float64())
+)
+COLUMNS = (*_FIRST, *_LAST)  # that every study has, whatever it varies
+
+
+def row(
+  name: str,
+  point: Point,
+  config: ConfigDict,
+  folder: pathlib.Path,
+  reason: str | None,
+) -> dict[str, Any]:
+  """What the summary says of a trial that ended; null where a thing does not apply.
+
+  Args:
+    name: of the trial.
+    point: what was tried.
+    config: what it was trained by.
+    folder: its workdir.
+    reason: why it failed; None = it has results.
+  """
+  results, split = {}, {}
+  if reason is None:
+    try:
+      results = json_text.loads((folder / "results.json").read_text())
+      split = json_text.loads((folder / "split.json").read_text())
+      if not math.isfinite(_at(results, METRICS[OBJECTIVE])):
+        raise ValueError("its validation is no number")
+    except (OSError, ValueError, TypeError) as error:
+      results, reason = {}, f"no results that can be read: {error}"
+  examples, flops = results.get("examples"), results.get("flops_per_example")
+  params = results.get("params") or {}
+  model = config.get("model", {})
+  return {
+    "trial": name,
+    "state": "finished" if reason is None else "failed",
+    "reason": reason,
+    "dataset": config.data.name,
+    "system": config.system,
+    **point,
+    **{field: model.get(field) for field in MODEL},
+    "data_share": config.data.get("share", 1.0),
+    "interactions": (split.get("train") or {}).get("interactions"),
+    "params": params.get("total"),
+    "params_non_embedding": params.get("non_embedding"),
+    "flops_per_example": flops,
+    "examples": examples,
+    "train_flops": flops * examples if flops and examples else None,
+    "train_seconds": results.get("train_seconds"),
+    "examples_per_second": results.get("examples_per_second"),
+    "best_step": results.get("best_step"),
+    "validation_loss": results.get("validation_loss"),
+    **{column: _at(results, place) for column, place in METRICS.items()},
+  }
+
+
+def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
+  """Writes the summary whole, so that nobody ever reads half of it."""
+  own = {name: _type(values) for name, values in plan.axes.items() if name != "seed"}
+  schema = pyarrow.schema(list((_FIRST | own | _LAST).items()))
+  table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
+  workdir_lib.write_own(epath.Path(path), parquet.to_bytes(table))
+
+
+def _type(values: Values) -> pyarrow.DataType:
+  return _TYPES.get(type(values[0]), pyarrow.string())
+
+
+def _at(results: Mapping[str, Any], place: Iterable[str]) -> Any:
+  for name in place:
+    results = (results or {}).get(name)
+  return results

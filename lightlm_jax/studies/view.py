@@ -1,0 +1,108 @@
+"""What a person sees of a study while it runs: a live table, or plain lines."""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from typing import NamedTuple
+
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+
+from lightlm_jax.studies import summary as table_lib
+from lightlm_jax.studies.trials import Progress
+
+_SHOWN = 8  # of the trials that ended, the last
+
+
+class Line(NamedTuple):
+  """A running trial."""
+
+  name: str
+  steps: int
+  progress: Progress
+  here: bool  # this process runs it
+
+
+class View:
+  """Shows how a study stands; says what happens where nobody watches a screen."""
+
+  def __init__(self, console: rich.console.Console):
+    self._console = console
+    self._live = None
+    self._ended = []
+    self._shown = 0.0
+
+  @property
+  def live(self) -> bool:
+    """Whether somebody watches the table."""
+    return self._live is not None
+
+  @contextlib.contextmanager
+  def shown(self):
+    if self._console.is_terminal:
+      # Drawn by this thread alone: trials are started from it by fork.
+      self._live = rich.live.Live(console=self._console, auto_refresh=False)
+    with self._live or contextlib.nullcontext():
+      yield
+
+  def say(self, line: str) -> None:
+    self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+  def started(self, name: str, number: int, of: int) -> None:
+    if not self._live:
+      self.say(f"{name}: started, {number} of {of} have ended")
+
+  def ended(self, name: str, row: Mapping, seconds: float, number: int, of: int):
+    if row["state"] == "finished":
+      score = row[table_lib.OBJECTIVE]
+      what = f"finished in {seconds:.0f} s, validation NDCG@10 {score:.4f}"
+    else:
+      what = f"failed after {seconds:.0f} s: {row['reason']}"
+    self._ended.append((name, what))
+    if not self._live:
+      self.say(f"{name}: {what}; {number} of {of} have ended")
+
+  def refresh(
+    self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
+  ) -> None:
+    """Draws the table anew, about once a second."""
+    if not self._live or time.monotonic() - self._shown < 1:
+      return
+    self._shown = time.monotonic()
+    table = rich.table.Table()
+    for head in ("trial", "step", "loss", "NDCG@10", "left"):
+      table.add_column(head, justify="left" if head == "trial" else "right")
+    for name, steps, found, here in running:
+      table.add_row(
+        name if here else f"{name} (elsewhere)",
+        f"{found.step}/{steps}",
+        _number(found.loss, ".3f"),
+        _number(found.score, ".4f"),
+        duration(found.seconds_left),
+      )
+    lines = [f"{name}: {what}" for name, what in self._ended[-_SHOWN:]]
+    below = rich.text.Text("\n".join([*lines, summary(counts, best)]))
+    self._live.update(rich.console.Group(table, below), refresh=True)
+
+
+def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
+  """How a study stands, in a line."""
+  line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+  if best is None:
+    return line
+  score = best[table_lib.OBJECTIVE]
+  return f"{line}; best so far {best['trial']}: validation NDCG@10 {score:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+  if seconds is None:
+    return "–"
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _number(value: float | None, form: str) -> str:
+  return "–" if value is None else format(value, form)

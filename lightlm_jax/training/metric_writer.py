@@ -1,0 +1,181 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+
+from collections.abc import Iterable
+import contextlib
+import json
+import time
+from typing import Any
+
+from etils import epath
+import rich.console
+import rich.progress
+
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
+from lightlm_jax.storage.workdir import write_whole
+
+_FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
+
+
+class Journal:
+  """Writes one JSON object a line to `metrics.jsonl`, the numbers to TensorBoard too.
+
+  A run that resumes drops the lines behind the step it resumes from. Of several
+  processes the first one writes.
+  """
+
+  def __init__(self, workdir: epath.Path, resume_step: int):
+    self._silent = not processes.is_first()
+    if self._silent:
+      return
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if _step(line) <= resume_step]
+    write_whole(path, "".join(line + "\n" for line in kept))
+    self._path = path
+    with self._one_line():
+      self._file = _open_to_append(path)
+      self._events = _Events(workdir, purge_step=resume_step + 1)
+
+  def write(self, step: int, record: dict[str, Any]) -> None:
+    """One line: the step and what is known at it; nested groups become tags a/b."""
+    if self._silent:
+      return
+    with self._one_line():
+      self._file.write(json.dumps({"step": step, **record}) + "\n")
+      self._file.flush()
+      self._events.write(step, _scalars(record))
+
+  def close(self) -> None:
+    if self._silent:
+      return
+    with self._one_line():
+      try:
+        self._file.close()
+      finally:
+        self._events.close()
+
+  @contextlib.contextmanager
+  def _one_line(self):
+    try:
+      yield
+    except OSError as error:
+      raise UserError(
+        f"cannot write {self._path} and the events beside it: "
+        f"{error.strerror or error}; check free space, limits and permissions, then "
+        "start again to resume"
+      )
+
+
+class _Bucket:
+  """A file of lines at an address, where nothing can be appended: written anew."""
+
+  def __init__(self, path: epath.Path):
+    self._path, self._content = path, path.read_text()
+    self._flushed = time.monotonic()
+
+  def write(self, text: str) -> None:
+    self._content += text
+
+  def flush(self) -> None:
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self.close()
+
+  def close(self) -> None:
+    write_whole(self._path, self._content)
+    self._flushed = time.monotonic()
+
+
+def _open_to_append(path: epath.Path):
+  return _Bucket(path) if "://" in str(path) else path.open("a")
+
+
+class _Events:
+  """A TensorBoard event file, written at once.
+
+  tensorboardX's own writer hands the events to a thread, which dies on a full disk
+  and leaves the run waiting for it for ever.
+  """
+
+  def __init__(self, workdir: epath.Path, purge_step: int):
+    from tensorboardX import event_file_writer, proto, summary  # noqa: PLC0415, slow
+
+    self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+    self._file = event_file_writer.EventsWriter(str(workdir / "events"))
+    self._flushed = 0.0
+    # TensorBoard then hides what a run that was killed wrote from this step on.
+    session = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+    self._add(step=purge_step, file_version="brain.Event:2")
+    self._add(step=purge_step, session_log=session)
+
+  def write(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
+    for tag, value in scalars:
+      self._add(step=step, summary=self._scalar(tag, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._file.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _add(self, **event) -> None:
+    self._file.write_event(self._event(wall_time=time.time(), **event))
+
+
+class Bar:
+  """A live bar on a terminal; a plain line at every log step elsewhere."""
+
+  def __init__(self, console: rich.console.Console, *, start: int, total: int):
+    self._console = console
+    self._total = total
+    self._start, self._started = start, time.monotonic()
+    self._bar = None
+    if console.is_terminal:
+      columns = [
+        "{task.description}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        "{task.fields[numbers]}",
+        rich.progress.TimeRemainingColumn(),
+      ]
+      self._bar = rich.progress.Progress(*columns, console=console)
+      self._task = self._bar.add_task("train", total=total, completed=start, numbers="")
+      self._bar.start()
+
+  def advance(self, step: int) -> None:
+    if self._bar:
+      self._bar.update(self._task, completed=step)
+
+  def log(self, step: int, loss: float, rate: float) -> None:
+    numbers = f"loss {loss:.3f}  {rate:,.0f} examples/s"
+    if self._bar:
+      self._bar.update(self._task, completed=step, numbers=numbers)
+      return
+    a_step = (time.monotonic() - self._started) / max(step - self._start, 1)
+    left = int(a_step * (self._total - step))
+    self.say(f"step {step}/{self._total}  {numbers}  {left // 60}:{left % 60:02d} left")
+
+  def say(self, line: str) -> None:
+    """A line above the bar."""
+    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+  def close(self) -> None:
+    if self._bar:
+      self._bar.stop()
+
+
+def _step(line: str) -> float:
+  """The step of a line; a line cut off by a kill belongs to no step that is kept."""
+  try:
+    return json_text.loads(line)["step"]
+  except (ValueError, KeyError, TypeError):
+    return float("inf")
+
+
+def _scalars(record: dict[str, Any], prefix: str = ""):
+  for name, value in record.items():
+    if isinstance(value, dict):
+      yield from _scalars(value, f"{prefix}{name}/")
+    elif isinstance(value, int | float):
+      yield prefix + name, value
