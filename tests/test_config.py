@@ -58,7 +58,7 @@ def card(tmp_path):
 def run(tmp_path, card):
   entry = tmp_path / "entry.py"
   entry.write_text(ENTRY)
-  root = str(pathlib.Path(config.__file__).parent.parent)
+  root = str(pathlib.Path(config.__file__).parent.parent.parent)
 
   def run(*arguments):
     return subprocess.run(

@@ -46,7 +46,7 @@ LATER = {
 
 def folder() -> pathlib.Path:
   """The configs of the installed package, or of the checkout."""
-  package = pathlib.Path(__file__).resolve().parent
+  package = pathlib.Path(__file__).resolve().parent.parent
   installed = package / "configs"
   return installed if installed.is_dir() else package.parent / "configs"
 

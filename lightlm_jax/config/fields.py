@@ -1,0 +1,256 @@
+"""Fields of a configuration: type, default, range and choices stand at the field.
+
+A configuration is a tree of frozen dataclasses. `leaves` lists the fields of such a
+class by dotted name, `check` holds a configuration against what stands at them.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import importlib.util
+import math
+import typing
+from typing import Any
+
+from lightlm_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """The range of a field, in words and as a test."""
+
+  text: str
+  holds: Callable[[Any], bool]
+
+
+POSITIVE = Rule("at least 1", lambda value: value >= 1)
+NOT_NEGATIVE = Rule("0 or more", lambda value: 0 <= value < math.inf)
+ABOVE_0 = Rule("above 0 and finite", lambda value: 0 < value < math.inf)
+BETWEEN_0_AND_1 = Rule("above 0 and below 1", lambda value: 0 < value < 1)
+BELOW_1 = Rule("0 or more and below 1", lambda value: 0 <= value < 1)
+SHARE = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
+PROBABILITY = Rule("from 0 to 1", lambda value: 0 <= value <= 1)
+SEED = Rule("from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
+DEVICES = Rule("-1 (all) or at least 1", lambda value: value == -1 or value >= 1)
+ASCENDING = Rule(
+  "ascending numbers from 1",
+  lambda value: all(a < b for a, b in zip((0, *value), value)),
+)
+
+
+def from_to_a_million(low: int, text: str = "") -> Rule:
+  """The rule for sizes of tables, from `low`; `text` explains that number."""
+  return Rule(f"from {low}{text} to a million", lambda value: low <= value <= 10**6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+  """Optional packages that a value of a field needs, and the extra that has them."""
+
+  name: str
+  modules: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What stands at a field beside its type and default.
+
+  Attributes:
+    text: what the field is, with its unit.
+    rule: its range; None = any value of its type.
+    choices: its possible values, or those of each element of a tuple; () = any.
+    extras: the packages that a value needs, by value.
+    like: another field of the same group, whose value is the default of this one where
+      a configuration is turned into one of another system.
+    signature: whether a configuration without this field was not made for a system that
+      has it.
+  """
+
+  text: str
+  rule: Rule | None = None
+  choices: tuple[str, ...] = ()
+  extras: tuple[tuple[str, Extra], ...] = ()
+  like: str | None = None
+  signature: bool = False
+
+
+def field(default: Any, text: str, rule: Rule | None = None, **about: Any) -> Any:
+  """A field of a configuration dataclass; for `about` see `About`."""
+  metadata = {"about": About(text, rule, **about)}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """A field that holds a value, not a group.
+
+  Attributes:
+    name: dotted.
+    kind: bool, int, float, str or tuple.
+    element: the type of a tuple's elements, None where `kind` is not a tuple.
+    default: of the dataclass.
+    about: see `About`.
+  """
+
+  name: str
+  kind: type
+  element: type | None
+  default: Any
+  about: About
+
+  def fits(self, value: Any) -> bool:
+    """Whether a value is of the field's type. A truth value is not a number."""
+    if self.element is not None:
+      return isinstance(value, tuple) and all(
+        type(element) is self.element for element in value
+      )
+    return type(value) is self.kind
+
+  def converted(self, value: Any) -> Any:
+    """The value as the field's type, where that loses nothing: 1 → 1.0, [1] → (1,)."""
+    if self.kind is float and type(value) is int:
+      return float(value)
+    if self.kind is tuple and isinstance(value, list):
+      return tuple(value)
+    return value
+
+  def check_type(self, value: Any, prefix: str = "config.") -> None:
+    """Refuses a value that is not of the field's type.
+
+    Raises:
+      UserError: names the field, the value and what it may be.
+    """
+    if not self.fits(value):
+      wanted = f"of type {self.kind.__name__}"
+      if self.about.rule is not None:
+        wanted = self.about.rule.text
+      raise UserError(f"{prefix}{self.name} is {value!r}; it must be {wanted}")
+
+  @property
+  def range(self) -> str:
+    """The possible values in words, empty where any value of the type is one."""
+    if self.about.choices:
+      return " | ".join(self.about.choices)
+    return self.about.rule.text if self.about.rule else ""
+
+
+# The order in which the groups of a configuration are listed.
+_GROUPS = ("data", "split", "input", "ids", "model", "train", "decoding", "mesh")
+
+
+@functools.cache
+def leaves(cls: type) -> dict[str, Leaf]:
+  """The fields of a configuration dataclass by dotted name, values before groups."""
+  found, groups = {}, {}
+  kinds = typing.get_type_hints(cls)
+  in_order = sorted(dataclasses.fields(cls), key=lambda own: _place(own.name))
+  for own in in_order:
+    kind = kinds[own.name]
+    if dataclasses.is_dataclass(kind):
+      for name, leaf in leaves(typing.cast(type, kind)).items():
+        name = f"{own.name}.{name}"
+        default = value_of(own.default, name.partition(".")[2])
+        groups[name] = dataclasses.replace(leaf, name=name, default=default)
+      continue
+    arguments = typing.get_args(kind)
+    found[own.name] = Leaf(
+      name=own.name,
+      kind=typing.get_origin(kind) or kind,
+      element=arguments[0] if arguments else None,
+      default=own.default,
+      about=own.metadata["about"],
+    )
+  return found | groups
+
+
+def _place(name: str) -> int:
+  return 1 + _GROUPS.index(name) if name in _GROUPS else 0
+
+
+def value_of(config: Any, name: str) -> Any:
+  """The value of a field by its dotted name."""
+  return functools.reduce(getattr, name.split("."), config)
+
+
+def check(config: Any, prefix: str = "config.") -> None:
+  """Refuses a configuration with a value that its field does not allow.
+
+  The values are held against the fields first; then each dataclass of the tree is asked
+  by its own `check`, which compares fields of the group with each other.
+
+  Raises:
+    UserError: names the field, its value and what it may be.
+  """
+  for name, leaf in leaves(type(config)).items():
+    check_value(leaf, value_of(config, name), prefix)
+  _check_groups(config)
+
+
+def check_value(leaf: Leaf, value: Any, prefix: str = "config.") -> None:
+  """Refuses a value that is not of the field's type or range.
+
+  Raises:
+    UserError: likewise.
+  """
+  about, name = leaf.about, prefix + leaf.name
+  leaf.check_type(value, prefix)
+  if about.choices:
+    _check_choice(leaf, value, name)
+  if about.rule is not None and not about.rule.holds(value):
+    raise UserError(f"{name} is {value!r}; it must be {about.rule.text}")
+  for needing, extra in about.extras:
+    if value == needing:
+      check_installed(name, value, extra)
+
+
+def check_installed(name: str, value: Any, extra: Extra) -> None:
+  """Refuses a value whose packages are not installed."""
+  for module in extra.modules:
+    if importlib.util.find_spec(module) is None:
+      raise UserError(
+        f"{name} is {value!r}, and there is no {module}; install with "
+        f"pip install -c constraints.txt -e '.[{extra.name}]'"
+      )
+
+
+def _check_choice(leaf: Leaf, value: Any, name: str) -> None:
+  choices = leaf.about.choices
+  if leaf.element is not None:
+    for element in value:
+      if element not in choices:
+        raise UserError(f"{name} names {element!r}; choose from {', '.join(choices)}")
+  elif value not in choices:
+    raise UserError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_groups(config: Any) -> None:
+  for own in dataclasses.fields(config):
+    if dataclasses.is_dataclass(value := getattr(config, own.name)):
+      _check_groups(value)
+  # Each class of the hierarchy checks its own fields; none calls its parent's check.
+  for cls in reversed(type(config).__mro__):
+    if own_check := vars(cls).get("check"):
+      own_check(config)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The values of a nested tree by dotted name; an empty group counts as a value."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The nested tree of values by dotted name."""
+  tree: dict[str, Any] = {}
+  for name, value in flat.items():
+    *parents, leaf = name.split(".")
+    inner = tree
+    for parent in parents:
+      inner = inner.setdefault(parent, {})
+    inner[leaf] = value
+  return tree

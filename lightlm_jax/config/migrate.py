@@ -1,0 +1,69 @@
+"""Configurations of older runs, read as this version reads its own.
+
+Runs before typed configurations wrote the fields of all systems into config.json: what
+the run's own system does not read is dropped. Fields that are younger than a run have
+the value that the run worked by, which need not be today's default.
+"""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from lightlm_jax.config import schema
+from lightlm_jax.config.data_groups import Shop
+from lightlm_jax.config.fields import leaves, value_of
+
+# Field → how runs worked that do not have it.
+EARLIER: dict[str, Any] = {
+  "data.dir": "",
+  "data.share": 1.0,
+  **{f"data.shop.{name}": value_of(Shop(), name) for name in leaves(Shop)},
+  "split.validation_share": 0.1,
+  "split.test_share": 0.1,
+  "split.gap": 0,
+  "split.withheld": 0.0,
+  "input.order": "time",
+  "ids.cold": "apart",
+  "model.remat": False,
+  "train.steps_per_dispatch": 1,
+  "train.pack": 1,
+  "train.feed": "device",
+  "train.whole_histories": False,
+  "train.negatives": 8_192,
+  "decoding.length_offset": 0.0,
+  "decoding.state": "decoder",
+  "decoding.memory_share": 1.0,
+  "decoding.nearest": 100,
+  "decoding.prior": 0.0,
+  "mesh.shard_optimiser": False,
+  "profile": False,
+}
+
+
+@functools.cache
+def all_fields() -> frozenset[str]:
+  """The dotted names of all systems' fields."""
+  return frozenset().union(*(leaves(cls) for cls in schema.CONFIGS.values()))
+
+
+def current(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The values of a configuration's own fields, by dotted name.
+
+  Args:
+    flat: values by dotted name, perhaps of an older run; its system is known.
+  """
+  own = leaves(schema.of_system(flat["system"]))
+  filled = EARLIER | dict(flat)
+  return {name: filled[name] for name in own if name in filled}
+
+
+def lacking(flat: Mapping[str, Any]) -> list[str]:
+  """The fields without which a configuration cannot be read, sorted.
+
+  Args:
+    flat: likewise; what is no configuration at all lacks every field of LightLM.
+  """
+  system = flat.get("system")
+  cls = schema.CONFIGS.get(system) if isinstance(system, str) else None
+  own = leaves(cls or schema.LightLMConfig)
+  return sorted(own.keys() - EARLIER.keys() - flat.keys())

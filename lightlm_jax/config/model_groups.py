@@ -1,0 +1,303 @@
+"""Groups of a run's configuration: the model, its training, decoding, devices.
+
+See data_groups.py for the others.
+"""
+
+import dataclasses
+
+from lightlm_jax.config.fields import (
+  ABOVE_0,
+  ASCENDING,
+  BELOW_1,
+  DEVICES,
+  NOT_NEGATIVE,
+  POSITIVE,
+  PROBABILITY,
+  SHARE,
+  Extra,
+  field,
+)
+from lightlm_jax.runtime.errors import UserError
+
+# Values of decoding.kind that rank by the states of training examples: decoding/latent.
+LATENT = ("latent_global", "latent_local")
+_STREAM = Extra("stream", ("grain", "array_record"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorModel:
+  """A model that is a table of vectors."""
+
+  d_model: int = field(512, "width of the model", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transformer(VectorModel):
+  """The shape that all transformers have."""
+
+  num_layers: int = field(6, "layers (of the encoder, where there are two)", POSITIVE)
+  num_heads: int = field(8, "attention heads", POSITIVE)
+  d_ff: int = field(16, "width of the feed-forward layers", POSITIVE)
+  dropout_rate: float = field(0.1, "dropout", BELOW_1)
+
+
+_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightLMModel(Transformer):
+  """The encoder-decoder of LightLM."""
+
+  num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
+  d_kv: int = field(64, "width of an attention head", POSITIVE)
+  whole_word: bool = field(
+    True, "whether tokens get the position of their item in the history"
+  )
+  id_range: float = field(
+    0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
+  )
+  remat: bool = field(False, "whether gradients compute layers again, to save memory")
+  dtype: str = field("bfloat16", "dtype of the computation", choices=_DTYPES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedWidthModel(Transformer):
+  """A transformer whose heads share the width of the model."""
+
+  def check(self) -> None:
+    if self.d_model % self.num_heads:
+      raise UserError(
+        f"config.model.d_model {self.d_model} does not divide over "
+        f"config.model.num_heads {self.num_heads}"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SASRecModel(SharedWidthModel):
+  """The layers of SASRec and BSARec."""
+
+  mix: float = field(0.7, "bsarec: share of the frequency branch", PROBABILITY)
+  low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderModel(SharedWidthModel):
+  """A Llama-style decoder: rotary positions, heads that share keys and values."""
+
+  num_kv_heads: int = field(
+    8,
+    "heads of keys and values; fewer than num_heads share them",
+    POSITIVE,
+    like="num_heads",
+  )
+  dtype: str = field("float32", "dtype of the computation", choices=_DTYPES)
+
+  def check(self) -> None:
+    if self.num_heads % self.num_kv_heads:
+      raise UserError(
+        f"config.model.num_heads {self.num_heads} does not divide over "
+        f"config.model.num_kv_heads {self.num_kv_heads}"
+      )
+    width = self.d_model // self.num_heads
+    if width % 2:
+      raise UserError(
+        f"a head of width {width} cannot be rotated in pairs; choose "
+        "config.model.d_model as an even multiple of config.model.num_heads"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemDecoderModel(DecoderModel):
+  """The decoder with one token an item."""
+
+  tied: bool = field(
+    True, "whether the output table is that of the input", signature=True
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextModel(DecoderModel):
+  """The decoder of a history whose items are texts."""
+
+  source: str = field(
+    "hierarchical",
+    "hierarchical = a text encoder under a history encoder, flat = one for all",
+    choices=("hierarchical", "flat"),
+  )
+  num_item_layers: int = field(1, "hierarchical: layers of the item encoder", POSITIVE)
+  item_dropout_rate: float = field(0.1, "hierarchical: dropout in it", BELOW_1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteModel(TextModel):
+  """Lite-LLM4Rec with its item head."""
+
+  tied: bool = field(
+    False, "whether items are scored by their texts' vectors, not by a table"
+  )
+
+  def check(self) -> None:
+    if self.tied and self.source == "flat":
+      raise UserError(
+        "config.model.source is 'flat', which makes no vectors of items that "
+        "config.model.tied could score by; set config.model.tied=False"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteBeamModel(TextModel):
+  """Lite-LLM4Rec with a decoder of ids in place of the head."""
+
+  num_decoder_layers: int = field(
+    6, "layers of the decoder of ids", POSITIVE, like="num_layers"
+  )
+  remat: bool = field(False, "whether gradients compute layers again, to save memory")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluating:
+  """How a system without training steps is run."""
+
+  eval_batch_size: int = field(256, "users of an evaluation batch", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Evaluating):
+  """Training by gradient."""
+
+  steps: int = field(20_000, "steps", POSITIVE)
+  batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
+  accumulate: int = field(1, "steps an update of the parameters", POSITIVE)
+  learning_rate: float = field(1e-3, "peak learning rate of AdamW", ABOVE_0)
+  embedding_rate: float = field(
+    8.0, "learning rate of the embeddings, as a multiple", ABOVE_0
+  )
+  warmup_steps: int = field(1_000, "steps of linear warm-up", NOT_NEGATIVE)
+  schedule: str = field(
+    "cosine",
+    "decay of the learning rate to 0 at the last step",
+    choices=("cosine", "linear"),
+  )
+  weight_decay: float = field(
+    0.01, "AdamW's decay, times the learning rate a step", NOT_NEGATIVE
+  )
+  clip_norm: float = field(1.0, "largest norm of the gradient", ABOVE_0)
+  feed: str = field(
+    "device",
+    "device = the log in device memory, stream = rows from disk",
+    choices=("device", "stream"),
+    extras=(("stream", _STREAM),),
+  )
+  eval_every: int = field(1_000, "steps between validations and checkpoints", POSITIVE)
+  eval_users: int = field(0, "users of a validation; 0 = all", NOT_NEGATIVE)
+  patience: int = field(
+    5, "validations without a new best before it stops; 0 = never", NOT_NEGATIVE
+  )
+  log_every: int = field(100, "steps between lines of the log", POSITIVE)
+  steps_per_dispatch: int = field(10, "steps a call of the device", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightLMTrain(Train):
+  """Training of LightLM."""
+
+  label_smoothing: float = field(0.0, "label smoothing", BELOW_1)
+  pack: int = field(
+    4, "examples that share a row, of all lengths; 1 = history_buckets", POSITIVE
+  )
+  history_buckets: tuple[int, ...] = field(
+    (2, 5, 10), "widths of batches by history length, below input.history", ASCENDING
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowTrain(Train):
+  """Training at every position of a row of histories."""
+
+  whole_histories: bool = field(
+    False, "longer histories: True = go on in further rows, False = are cut"
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemLossTrain(RowTrain):
+  """Training by next-item prediction."""
+
+  loss: str = field(
+    "full",
+    "full cross-entropy, over a sample of the items, or binary against one negative",
+    choices=("full", "sampled", "binary"),
+    signature=True,
+  )
+  negatives: int = field(8_192, "sampled: items of a batch's loss", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SASRecTrain(ItemLossTrain):
+  """Training of SASRec and BSARec."""
+
+  history_buckets: tuple[int, ...] = field(
+    (2, 5, 10),
+    "bsarec: widths of batches by history length, below input.history",
+    ASCENDING,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BeamDecoding:
+  """Beam search over ids."""
+
+  kind: str = field("beam", "how ids are decoded", choices=("beam",))
+  beam_size: int = field(20, "beams", POSITIVE)
+  length_penalty: float = field(
+    0.0, "exponent of the length that scores are divided by", NOT_NEGATIVE
+  )
+  length_offset: float = field(
+    0.0, "added to lengths; 5 = T5's and GNMT's penalty", NOT_NEGATIVE
+  )
+  trie_bytes: int = field(
+    256 * 2**20, "bytes that dense masks of the trie may take; 0 = sparse", NOT_NEGATIVE
+  )
+
+  @property
+  def has_beams(self) -> bool:
+    """Whether beam_size means anything to this kind."""
+    return self.kind not in ("exact", *LATENT)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding(BeamDecoding):
+  """Decoding of LightLM."""
+
+  kind: str = field(
+    "beam",
+    "how ids are decoded; latent: `evaluate` of a trained run",
+    choices=("beam", "beam_renormalised", "exact", "unconstrained", *LATENT),
+  )
+  state: str = field(
+    "encoder", "latent: the states that are kept", choices=("decoder", "encoder")
+  )
+  memory_share: float = field(1.0, "latent: share of the training examples", SHARE)
+  prior: float = field(
+    16.0, "latent: weight of log purchases; 0 = L2D as published", NOT_NEGATIVE
+  )
+  nearest: int = field(
+    300, "latent_local: examples of which items are the means", POSITIVE
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedMesh:
+  """The devices of a system that is not trained by gradient."""
+
+  data: int = field(-1, "devices that share a batch; -1 = all that are left", DEVICES)
+  model: int = field(1, "devices that share the weights", POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh(FixedMesh):
+  """The devices of a run."""
+
+  shard_optimiser: bool = field(
+    False, "whether devices along `data` share the optimiser's state"
+  )

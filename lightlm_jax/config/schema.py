@@ -1,0 +1,312 @@
+"""The configuration of a run, one frozen dataclass a system, with its own fields only.
+
+    RunConfig ── BaselineConfig                       pop, recent_pop, item_knn, ease
+              └─ LearnedConfig ── LightLMConfig       lightlm            (WritesIds)
+                               ├─ BprMfConfig         bpr_mf
+                               └─ SequenceConfig ── SASRecConfig      sasrec, bsarec
+                                                 ├─ ItemDecoderConfig item_decoder
+                                                 ├─ LiteConfig        lite_llm4rec
+                                                 │                    (ReadsTexts)
+                                                 └─ LiteBeamConfig    lite_llm4rec_beam
+                                                                      (both)
+
+All are hashable, so that a configuration can be a static argument. Their groups are in
+data_groups.py and model_groups.py, what can stand at a field in fields.py.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import ClassVar
+
+from lightlm_jax.config import fields
+from lightlm_jax.config.data_groups import (
+  Data,
+  HistoryInput,
+  Ids,
+  LightLMInput,
+  Split,
+  TextInput,
+)
+from lightlm_jax.config.fields import Extra, field
+from lightlm_jax.config.model_groups import (
+  LATENT,
+  BeamDecoding,
+  Decoding,
+  Evaluating,
+  FixedMesh,
+  ItemDecoderModel,
+  ItemLossTrain,
+  LightLMModel,
+  LightLMTrain,
+  LiteBeamModel,
+  LiteModel,
+  Mesh,
+  RowTrain,
+  SASRecModel,
+  SASRecTrain,
+  SharedWidthModel,
+  TextModel,
+  Train,
+  VectorModel,
+)
+from lightlm_jax.runtime.errors import UserError
+
+BASELINES = ("pop", "recent_pop", "item_knn", "ease")
+_TEXT = Extra("text", ("tokenizers",))
+
+
+def _system(*names: str) -> str:
+  return field(names[0], "the recommender", choices=names)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+  """What every run has."""
+
+  card: ClassVar[str] = ""  # config file to start from; empty = called as the system
+
+  system: str
+  preset: str = field("default", "preset of the config file that this began as")
+  seed: int = field(0, "seed of everything that is drawn", fields.SEED)
+  baselines: tuple[str, ...] = field(
+    ("pop", "item_knn", "ease"), "measured beside the system", choices=BASELINES
+  )
+  data: Data = Data()
+  split: Split = Split()
+  train: Evaluating = Evaluating()
+  mesh: FixedMesh = FixedMesh()
+
+  @property
+  def examples_a_row(self) -> int:
+    """How many examples share a row of a training batch."""
+    return 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineConfig(RunConfig):
+  """A baseline that counts: there is nothing to train."""
+
+  system: str = _system(*BASELINES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedConfig(RunConfig):
+  """A system that is trained by gradient."""
+
+  profile: bool = field(False, "whether a trace of some steps is left in the workdir")
+  train: Train = Train()
+  mesh: Mesh = Mesh()
+
+  @property
+  def learns_sequences(self) -> bool:
+    """Whether an example is a row of histories with a target at every position."""
+    return False
+
+  @property
+  def history_buckets(self) -> tuple[int, ...]:
+    """The widths of batches by history length, where batches have several."""
+    return getattr(self.train, "history_buckets", ())
+
+  @property
+  def can_stream(self) -> bool:
+    """Whether training rows are of one width, so that files of them can be read."""
+    return self.learns_sequences
+
+  def check(self) -> None:
+    if self.train.feed == "stream" and not self.can_stream:
+      raise UserError(
+        "config.train.feed is 'stream', which needs a history and rows of one width; "
+        "set config.train.pack=4 (lightlm), or config.train.history_buckets=()"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WritesIds:
+  """The part of systems that write items as ids."""
+
+  ids: Ids = Ids()
+  decoding: BeamDecoding = BeamDecoding()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadsTexts:
+  """The part of systems that read the items' texts."""
+
+  input: TextInput = TextInput()
+  model: TextModel = TextModel()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightLMConfig(LearnedConfig, WritesIds):
+  """LightLM."""
+
+  system: str = _system("lightlm")
+  input: LightLMInput = LightLMInput()
+  model: LightLMModel = LightLMModel()
+  train: LightLMTrain = LightLMTrain()
+  decoding: Decoding = Decoding()
+
+  @property
+  def examples_a_row(self) -> int:
+    # Without histories all sources are nearly of one length.
+    return self.train.pack if self.input.history else 1
+
+  @property
+  def can_stream(self) -> bool:
+    widths = self.train.history_buckets
+    one_width = all(width >= self.input.history for width in widths)
+    return self.input.history > 0 and (self.examples_a_row > 1 or one_width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BprMfConfig(LearnedConfig):
+  """Matrix factorisation: a vector for each user and item."""
+
+  system: str = _system("bpr_mf")
+  model: VectorModel = VectorModel()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceConfig(LearnedConfig):
+  """A system that predicts the next item of a history."""
+
+  input: HistoryInput = HistoryInput()
+  model: SharedWidthModel = SharedWidthModel()
+  train: RowTrain = RowTrain()
+
+  @property
+  def learns_sequences(self) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SASRecConfig(SequenceConfig):
+  """SASRec, and BSARec, whose examples are the beginnings of histories."""
+
+  system: str = _system("sasrec", "bsarec")
+  model: SASRecModel = SASRecModel()
+  train: SASRecTrain = SASRecTrain()
+
+  @property
+  def learns_sequences(self) -> bool:
+    # BSARec's filter reads both ways.
+    return self.system == "sasrec"
+
+  @property
+  def can_stream(self) -> bool:
+    widths = self.train.history_buckets
+    return self.learns_sequences or all(w >= self.input.history for w in widths)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemDecoderConfig(SequenceConfig):
+  """Dropping the Text: a decoder with one token an item."""
+
+  system: str = _system("item_decoder")
+  model: ItemDecoderModel = ItemDecoderModel()
+  train: ItemLossTrain = ItemLossTrain()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteConfig(SequenceConfig, ReadsTexts):
+  """Lite-LLM4Rec."""
+
+  system: str = field(
+    "lite_llm4rec",
+    "the recommender",
+    choices=("lite_llm4rec",),
+    extras=(("lite_llm4rec", _TEXT),),
+  )
+  input: TextInput = TextInput()
+  model: LiteModel = LiteModel()
+  train: ItemLossTrain = ItemLossTrain()
+
+  def check(self) -> None:
+    if self.model.tied and self.train.loss != "full":
+      raise UserError(
+        f"config.train.loss is {self.train.loss!r}, and with config.model.tied only "
+        "the items of a batch are compared; set config.train.loss=full"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteBeamConfig(SequenceConfig, ReadsTexts, WritesIds):
+  """Lite-LLM4Rec that writes ids under a beam search, in place of its head."""
+
+  card: ClassVar[str] = "lite_llm4rec"
+
+  system: str = field(
+    "lite_llm4rec_beam",
+    "the recommender",
+    choices=("lite_llm4rec_beam",),
+    extras=(("lite_llm4rec_beam", _TEXT),),
+  )
+  input: TextInput = TextInput()
+  model: LiteBeamModel = LiteBeamModel()
+  decoding: BeamDecoding = BeamDecoding()
+
+
+CONFIGS: dict[str, type[RunConfig]] = {
+  "lightlm": LightLMConfig,
+  "item_decoder": ItemDecoderConfig,
+  "lite_llm4rec": LiteConfig,
+  "lite_llm4rec_beam": LiteBeamConfig,
+  "pop": BaselineConfig,
+  "recent_pop": BaselineConfig,
+  "item_knn": BaselineConfig,
+  "ease": BaselineConfig,
+  "bpr_mf": BprMfConfig,
+  "sasrec": SASRecConfig,
+  "bsarec": SASRecConfig,
+}
+SYSTEMS = tuple(CONFIGS)
+
+
+def of_system(name: str) -> type[RunConfig]:
+  """The class of a system's configuration.
+
+  Raises:
+    UserError: there is no such system.
+  """
+  if name not in SYSTEMS:  # not the dict: `name` may be anything
+    raise UserError(f"config.system is {name!r}; choose one of {', '.join(SYSTEMS)}")
+  return CONFIGS[name]
+
+
+def check(config: RunConfig, *, trained: bool = False) -> None:
+  """Refuses names that do not exist and numbers that mean nothing.
+
+  Args:
+    config: of a run.
+    trained: whether the run is trained already, so that its states can be searched.
+
+  Raises:
+    UserError: names the field, its value and what it may be.
+  """
+  fields.check(config)
+  if isinstance(config, LightLMConfig) and not trained:
+    kind = config.decoding.kind
+    if kind in LATENT:
+      raise UserError(
+        f"config.decoding.kind {kind} searches the states of a trained run; train with "
+        f"beam, then evaluate with --decoding={kind}"
+      )
+
+
+def check_batches(
+  config: RunConfig,
+  devices: int,
+  names: Sequence[str] = ("train.batch_size", "train.eval_batch_size"),
+) -> None:
+  """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
+  for name in names:
+    if name not in fields.leaves(type(config)):
+      continue
+    pack = config.examples_a_row if name == "train.batch_size" else 1
+    size = fields.value_of(config, name)
+    if size % (devices * pack):
+      rows = f" in rows of config.train.pack {pack} examples" if pack > 1 else ""
+      raise UserError(
+        f"config.{name} {size}{rows} does not divide over the {devices} devices of "
+        f"mesh.data; choose a multiple of {devices * pack}"
+      )
