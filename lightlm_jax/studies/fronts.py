@@ -171,7 +171,7 @@ def equal_size(family: Family) -> list[Pair]:
     column(family, "d_model"),
     column(family, "d_ff"),
   )
-  others = rest(family, (*depth_axes(family), *WIDTH, *FFN))
+  others = other_axes(family, (*depth_axes(family), *WIDTH, *FFN))
   found = []
   for deep in range(len(size_P)):
     for wide in range(len(size_P)):
@@ -203,7 +203,7 @@ def narrowing(family: Family) -> list[Narrowing]:
   names = [name for name in family.axes if name not in FFN]
   rows = family.points.to_dicts()
   found = []
-  for places in alike(rest(family, FFN)):
+  for places in group_by(other_axes(family, FFN)):
     places = places[np.isfinite(ffn_P[places])]
     places = places[np.argsort(ffn_P[places], kind="stable")]
     widths = tuple(int(value) for value in ffn_P[places])
@@ -225,7 +225,7 @@ def grids(family: Family) -> list[Grid]:
   rows = family.points.to_dicts()
   found = []
   known_P = np.isfinite(depth_P) & np.isfinite(width_P)
-  for places in alike(rest(family, shape)):
+  for places in group_by(other_axes(family, shape)):
     places = places[known_P[places]]
     depths, row = np.unique(depth_P[places], return_inverse=True)
     widths, place = np.unique(width_P[places], return_inverse=True)
@@ -262,14 +262,14 @@ def depth_axes(family: Family) -> tuple[str, ...]:
   return SHAPE if encoder else ("depth", "model.num_decoder_layers")
 
 
-def rest(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:
-  """What each point is, but for some axes."""
+def other_axes(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:
+  """Returns each point's values on all axes but `without`."""
   names = [name for name in family.axes if name not in without]
   return family.points.select(names).rows() if names else [()] * len(family.points)
 
 
-def alike(keys: Sequence[Any]) -> list[np.ndarray]:
-  """Places of equal keys, in the order in which keys first come."""
+def group_by(keys: Sequence[Any]) -> list[np.ndarray]:
+  """Returns the indices of equal keys, groups in order of first appearance."""
   groups: dict[Any, list[int]] = {}
   for place, key in enumerate(keys):
     groups.setdefault(key, []).append(place)

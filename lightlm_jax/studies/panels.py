@@ -96,8 +96,8 @@ class Panels:
     for series in self.series:
       here = np.array([p for p in series.places if p in known], int)
       if running is not None and len(here):
-        rest = fronts.rest(self.family, running)
-        for group in fronts.alike([rest[p] for p in here]):
+        other_axes = fronts.other_axes(self.family, running)
+        for group in fronts.group_by([other_axes[p] for p in here]):
           line = here[group][np.argsort(x_P[here[group]], kind="stable")]
           panel.plot(
             x_P[line], value_P[line], color=series.colour, linewidth=1, alpha=0.55

@@ -25,7 +25,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   next_item.check(config)
   m = config.model
-  next_item.made_for_it("tied" in m, config.system)
+  next_item.require_fields("tied" in m, config.system)
   if m.num_heads % m.num_kv_heads:
     raise UserError(
       f"model.num_heads {m.num_heads} does not divide over model.num_kv_heads "

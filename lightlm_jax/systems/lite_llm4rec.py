@@ -55,7 +55,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: says what to give.
   """
-  next_item.made_for_it("text_tokens" in config.input, config.system, NAME)
+  next_item.require_fields("text_tokens" in config.input, config.system, NAME)
   item_decoder.check(config)
   if config.model.tied and config.model.source == "flat":
     raise UserError(
@@ -179,7 +179,7 @@ def read_batch(
   item_rng, history_rng = jax.random.split(rng)
   known_BH = batch.segment_BH > 0
   items = (batch.history_BH, *others)
-  item_U, places = different(items, known_BH, len(tables.token_IT))
+  item_U, places = unique_items(items, known_BH, len(tables.token_IT))
   token_UT = _texts_of(item_U, tables)
   vector_UD = hierarchical.item_vectors(net, params, token_UT, item_rng)
   hidden_BHD = net.apply(
@@ -225,10 +225,10 @@ def head(vector_ID: jax.Array) -> jax.Array:
   return vector_ID * vector_ID.shape[1] ** -0.5
 
 
-def different(
+def unique_items(
   items: tuple[jax.Array, ...], known_BH: jax.Array, num_items: int
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """The different items of a batch, as many places as it could ever hold.
+  """The unique items of a batch, in an array that any batch fits.
 
   Args:
     items: int32 [B, H] each.

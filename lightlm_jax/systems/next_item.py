@@ -32,7 +32,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: says what to give.
   """
   m, name = config.model, config.system
-  made_for_it("loss" in config.train, name)
+  require_fields("loss" in config.train, name)
   if not config.input.history:
     raise UserError(f"{name} reads the history; input.history is 0")
   if m.d_model % m.num_heads:
@@ -41,7 +41,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def made_for_it(has: bool, name: str, config_name: str | None = None) -> None:
+def require_fields(has: bool, name: str, config_name: str | None = None) -> None:
   """Refuses another system's configuration.
 
   Args:
