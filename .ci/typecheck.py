@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs pyright and holds its errors, by folder, against a table of limits.
 
-    .venv/bin/python .ci/typecheck.py            all folders
-    .venv/bin/python .ci/typecheck.py --list     with every error, not only those over a limit
+    .venv/bin/python .ci/typecheck.py            the folders over their limit
+    .venv/bin/python .ci/typecheck.py --list     every error
 
 Exit code 1 where a folder has more errors than its limit. `pip install '.[test]'`
 brings pyright and the Node.js that it runs on; no other network is asked.
@@ -16,10 +16,20 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# No error at all in these folders of the package.
-CLEAN = ("config", "runtime", "models", "decoding", "ids", "systems")
-CLEAN += ("training", "evaluation", "inference", "runs")
-# At most so many in all others together.
+# The most errors in a folder of the package.
+LIMITS = {
+  "config": 0,
+  "runtime": 0,
+  "models": 0,
+  "decoding": 0,
+  "ids": 0,
+  "systems": 0,
+  "training": 0,
+  "evaluation": 0,
+  "inference": 0,
+  "runs": 0,
+}
+# The most in all others together.
 ELSEWHERE = 60
 
 
@@ -58,16 +68,15 @@ def main() -> int:
   errors = collections.defaultdict(list)
   for error in pyright(sys.executable):
     errors[folder(error["file"])].append(line(error))
-  over = [name for name in CLEAN if errors[name]]
-  others = [name for name in errors if name not in CLEAN]
+  over = [name for name, limit in LIMITS.items() if len(errors[name]) > limit]
+  others = [name for name in errors if name not in LIMITS]
   elsewhere = sum(len(errors[name]) for name in others)
   if elsewhere > ELSEWHERE:
     over += others
   for name in sorted(errors):
-    if errors[name]:
-      limit = "limit 0" if name in CLEAN else "counted together"
-      print(f"{len(errors[name]):5}  {name} ({limit})")
-  print(f"{elsewhere:5}  outside the typed folders (limit {ELSEWHERE})")
+    limit = LIMITS.get(name, "shared")
+    print(f"{len(errors[name]):5}  {name} (limit {limit})")
+  print(f"{elsewhere:5}  in all folders that share a limit (limit {ELSEWHERE})")
   for name in sorted(errors if arguments.list else over):
     print(*errors[name], sep="\n")
   if over:
