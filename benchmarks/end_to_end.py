@@ -57,8 +57,8 @@ def toys() -> Workload:
   """
   config = shapes.config("paper")
   split, book = shapes.toys(config)
-  system = lightlm.build(config, book)
-  tables = jax.device_put(system.tables)
+  built = lightlm.build(config, book)
+  tables = jax.device_put(built.tables)
   shape = lightlm.model_config(config, tables.trie.vocab_size)
 
   def source(B):
@@ -69,7 +69,7 @@ def toys() -> Workload:
   return Workload(
     name=f"paper shape, Toys, {split.train.num_items:,} items",
     net=EncoderDecoder(shape),
-    params=jax.jit(system.init)(jax.random.key(0)),
+    params=jax.jit(built.system.init)(jax.random.key(0)),
     code_IL=np.asarray(tables.target_IL),
     trie=tables.trie,
     source=source,
@@ -128,7 +128,7 @@ def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
   Returns:
     users_per_second and ms_a_user by the median, `seconds` a batch as a
     `timing.Time`, the same with 20 exclusions a user, the ratio of their best, and
-    the breakdown of ms_a_user: the encoder with the keys and values of its memory, the
+    the breakdown of ms_a_user: the encoder with the cross-attention keys and values,
     choice (mask and top-k, searching precomputed logits), and the decoder's steps,
     which are the rest.
   """
@@ -165,13 +165,13 @@ def recommender(work: Workload) -> Callable:
 
   @jax.jit
   def find(params, trie, source, allowed) -> Recommendations:
-    memory = _remember(work, params, source)
+    kv = _cross_kv(work, params, source)
 
     def step(token_BK, parent_BK, cache):
       segment_BK = jnp.ones_like(token_BK)
       variables = {"params": params}
       return work.net.apply(
-        variables, token_BK, parent_BK, memory, segment_BK, cache, method="extend"
+        variables, token_BK, parent_BK, kv, segment_BK, cache, method="extend"
       )
 
     return _search(work, step, encoder_decoder.Cache(), trie, allowed)
@@ -219,13 +219,14 @@ def filters(trie: trie_lib.Trie, B: int) -> tuple[Allowed, Allowed]:
   )
 
 
-def _remember(work: Workload, params, source: text.Source):
+def _cross_kv(work: Workload, params, source: text.Source):
   apply = functools.partial(work.net.apply, {"params": params})
-  return apply(apply(*source, method="encode"), source.segment_BS, method="remember")
+  encoded_BSD = apply(*source, method="encode")
+  return apply(encoded_BSD, source.segment_BS, method="precompute_cross_kv")
 
 
 def _encoder(work: Workload) -> Callable:
-  return jax.jit(lambda params, source: _remember(work, params, source))
+  return jax.jit(lambda params, source: _cross_kv(work, params, source))
 
 
 def _chooser(work: Workload) -> Callable:
@@ -250,17 +251,11 @@ def _random_logits(work: Workload, B: int) -> list[jax.Array]:
 
 
 def _search(work: Workload, step, cache, trie, allowed) -> Recommendations:
-  beams = beam.search(
-    step,
-    cache,
-    trie,
-    allowed,
-    B=len(allowed.mask_B),
+  options = beam.Options(
     beam_size=work.beam_size,
     start_token=text.START,
     end_token=work.end_token,
     length_penalty=work.length_penalty,
   )
-  return beam.recommendations(
-    beams, trie, k=work.beam_size, length_penalty=work.length_penalty
-  )
+  beams = beam.search(step, cache, trie, allowed, options, B=len(allowed.mask_B))
+  return beam.recommendations(beams, trie, options, k=work.beam_size)

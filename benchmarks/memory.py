@@ -78,14 +78,14 @@ def run(
   return rows
 
 
-def made(work: end_to_end.Workload, examples: int) -> latent.Memory:
-  """A memory of random states, every item as often as any other."""
+def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
+  """A state index of random states, every item as often as any other."""
   rng = np.random.default_rng(0)
   shape = examples, work.net.config.D
   state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
   num_items = len(work.code_IL)
   item_N = rng.integers(num_items, size=examples, dtype=np.int32)
-  return latent.memory(*jax.device_put((state_ND, item_N)), num_items)
+  return latent.build(*jax.device_put((state_ND, item_N)), num_items)
 
 
 def asker(work: end_to_end.Workload) -> Callable:
@@ -95,7 +95,7 @@ def asker(work: end_to_end.Workload) -> Callable:
   def ask(params, memory, source: text.Source, nearest):
     apply = functools.partial(work.net.apply, {"params": params})
     encoded_BSD = apply(*source, method="encode")
-    read = apply(encoded_BSD, source.segment_BS, method="remember")
+    read = apply(encoded_BSD, source.segment_BS, method="precompute_cross_kv")
     start_B11 = jnp.full((len(encoded_BSD), 1, 1), text.START)
     segment_B1 = jnp.ones_like(start_B11[..., 0])
     state_BD = apply(start_B11, read, segment_B1, method="states")[:, 0, 0]

@@ -180,7 +180,7 @@ def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
 def _loss_without_dropout(trainee: Trainee) -> float:
   config = ml_collections.ConfigDict(trainee.config)
   config.model.dropout_rate = 0.0
-  system = lightlm.build(config, trainee.source.book)
+  built = lightlm.build(config, trainee.source.book)
   batch = next(trainee.batches())
-  loss = jax.jit(system.loss)
+  loss = jax.jit(built.system.loss)
   return float(loss(trainee.state.params, trainee.tables, batch, jax.random.key(0))[0])

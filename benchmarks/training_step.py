@@ -40,26 +40,26 @@ class Trainee:
 
   def __init__(self, config: ml_collections.FrozenConfigDict, source: Source):
     self.config, self.source = config, source
-    self.system = lightlm.build(config, source.book, source.log)
+    self.built = lightlm.build(config, source.book, source.log)
     self.K = config.train.steps_per_dispatch
     mesh = mesh_lib.make(1, 1)
     everywhere = mesh_lib.replicated(mesh)
     began = time.perf_counter()
-    feed, self.plan = loop.make_feed(self.system, source.log, config)
+    feed, self.plan = loop.make_feed(self.built, source.log, config)
     self.feed = jax.block_until_ready(mesh_lib.put(feed, everywhere))
     self.feed_seconds = time.perf_counter() - began
-    self.tables = mesh_lib.put(self.system.tables, everywhere)
+    self.tables = mesh_lib.put(self.built.tables, everywhere)
     tx = state_lib.optimiser(config)
-    abstract = state_lib.abstract(self.system.init, tx, mesh)
+    abstract = state_lib.abstract(self.built.system.init, tx, mesh)
     self._steps = step_lib.make_steps(
-      self.system, tx, self.plan, mesh, config.seed, abstract
+      self.built.system, tx, self.plan, mesh, config.seed, abstract
     )
     self._told = step_lib.told_to_end(False, mesh)
-    self.state = state_lib.create(self.system.init, tx, config.seed, abstract)
+    self.state = state_lib.create(self.built.system.init, tx, config.seed, abstract)
     self._mix = mix(self.plan, self.K)
     self._step = 0
     bucket_K, *_ = self._mix
-    flops = speed.flops_of_buckets(self.system, self.state.params, self.feed, self.plan)
+    flops = speed.flops_of_buckets(self.built, self.state.params, self.feed, self.plan)
     self.flops = int(np.array(flops)[bucket_K].sum())
     began = time.perf_counter()
     self.report = jax.block_until_ready(self.go())

@@ -9,7 +9,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, texts
 from lightlm_jax.ids import codes
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import registry
+from lightlm_jax.systems import base, registry
 
 USERS, ITEMS = 30, 40
 # Its own config and preset, or else the demo's.
@@ -56,12 +56,12 @@ def build(name, **overrides):
     rng = np.random.default_rng(3)
     tokens = texts.Tokens(rng.integers(50, size=(train.num_items, 4)), 50, 0, 0)
   wanted = book(train) if name in registry.WRITE_IDS else None
-  system = registry.build(name, config, train, wanted, tokens)
-  system = system._replace(tables=jax.device_put(system.tables))
-  if system.loss is None:
-    return config, system, system.fit(train)
-  params = jax.jit(system.init)(jax.random.key(0))
-  return config, system, jax.tree.map(lambda x: x * (2 if x.ndim > 1 else 1), params)
+  built = registry.build(name, config, train, wanted, tokens)
+  built = built._replace(tables=jax.device_put(built.tables))
+  if isinstance(built.system, base.Fitted):
+    return config, built, built.system.fit(train)
+  params = jax.jit(built.system.init)(jax.random.key(0))
+  return config, built, jax.tree.map(lambda x: x * (2 if x.ndim > 1 else 1), params)
 
 
 def one_device():

@@ -181,7 +181,7 @@ class Catalogue:
     return len(self.codes)
 
   def run(self, table, allowed, norm=SUM, **static):
-    """(Recommendations, hallucinated) as numpy; `allowed` None = trie alone."""
+    """(Recommendations, invalid beams) as numpy; `allowed` None = trie alone."""
     arguments = jax.device_put((table, allowed, np.float32(norm)))
     return jax.device_get(self.compiled(**static)(*arguments, self.trie))
 
@@ -192,21 +192,21 @@ class Catalogue:
 
     def search(table, allowed, norm, trie):
       lengths = {"length_penalty": norm[0], "length_offset": norm[1]}
+      options = beam.Options(
+        beam_size=beam_size, start_token=START, **lengths, **static
+      )
       beams = beam.search(
         functools.partial(step, table),
         jnp.arange(ROWS, dtype=jnp.uint32)[:, None],
         trie,
         None if filtered_after else allowed,
+        options,
         B=ROWS,
-        beam_size=beam_size,
-        start_token=START,
-        **lengths,
-        **static,
       )
       if filtered_after:
-        beams = beam.without_closed(beams, trie, allowed)
-      found = beam.recommendations(beams, trie, k=k or beam_size, **lengths)
-      return found, beam.hallucinated(beams, trie)
+        beams = beam.without_excluded(beams, trie, allowed)
+      found = beam.recommendations(beams, trie, options, k=k or beam_size)
+      return found, beam.invalid_beams(beams, trie)
 
     return self._compiled.setdefault(key, quick_jit(search))
 

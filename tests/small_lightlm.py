@@ -2,6 +2,7 @@
 
 import functools
 
+from compiled import Compiled
 import jax
 import numpy as np
 
@@ -43,7 +44,8 @@ def build(log=None, **overrides):
   } | {name.replace("__", "."): value for name, value in overrides.items()}
   config = config_lib.load("demo", "tiny", overrides)
   items_IL, users_UL = map(codes_lib.stack_codes, (ITEM_CODES, USER_CODES))
-  system = lightlm.build(config, codes_lib.code_book(items_IL, users_UL, {}), log)
+  book = codes_lib.code_book(items_IL, users_UL, {})
+  system = Compiled(lightlm.build(config, book, log))
   tables = jax.device_put(system.tables)
   net = encoder_decoder.EncoderDecoder(lightlm.model_config(config, VOCAB))
   return system, tables, net
@@ -53,7 +55,7 @@ def build(log=None, **overrides):
 def weights():
   """Of every system here: what differs among them has no weights."""
   system, *_ = build()
-  return jax.jit(system.init)(jax.random.key(0, impl="rbg"))
+  return system.init(jax.random.key(0, impl="rbg"))
 
 
 def make_batch(rows, width=H):

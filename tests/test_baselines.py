@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 
+from compiled import Compiled, Scored, without_scores
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import ease, item_item, item_knn, item_scores, popularity
+from lightlm_jax.systems import ease, item_item, item_knn, popularity
 
 NUM_ITEMS = 17
 
@@ -69,16 +70,19 @@ def knn_by_hand(log):
 
 
 @pytest.mark.parametrize(
-  ("system", "by_hand"),
+  ("built", "by_hand"),
   [
-    (ease.build(NUM_ITEMS, regularisation=2.0), lambda log: ease_by_hand(log, 2.0)),
-    (item_knn.build(NUM_ITEMS), knn_by_hand),
+    (
+      Compiled(ease.build(NUM_ITEMS, regularisation=2.0)),
+      lambda log: ease_by_hand(log, 2.0),
+    ),
+    (Compiled(item_knn.build(NUM_ITEMS)), knn_by_hand),
   ],
 )
-def test_weights_and_scores_equal_brute_force(system, by_hand, monkeypatch):
+def test_weights_and_scores_equal_brute_force(built, by_hand, monkeypatch):
   monkeypatch.setattr(item_item, "ROWS_AT_ONCE", 5)
   monkeypatch.setattr(ease, "ROWS_AT_ONCE", 5)
-  log = small_log()
+  log, system = small_log(), Compiled(built)
   params, expected_II = system.fit(log), by_hand(log)
   np.testing.assert_allclose(params, expected_II, atol=1e-6)
   assert not np.diagonal(params).any()
@@ -95,7 +99,7 @@ def test_weights_and_scores_equal_brute_force(system, by_hand, monkeypatch):
 
 def test_popularity_counts_training_interactions():
   log = small_log()
-  system = popularity.build(NUM_ITEMS)
+  system = Compiled(popularity.build(NUM_ITEMS))
   batch = make_batch([[1], []], width=5)
   scores_BI = system.scores(system.fit(log), system.tables, batch)
   count_I = [log.item_E.tolist().count(item) for item in range(NUM_ITEMS)]
@@ -103,7 +107,7 @@ def test_popularity_counts_training_interactions():
 
 
 def recent_counts(log):
-  return popularity.build_recent(NUM_ITEMS).fit(log).tolist()
+  return popularity.build_recent(NUM_ITEMS).system.fit(log).tolist()
 
 
 def test_recent_popularity_counts_the_last_interactions_of_users():
@@ -112,7 +116,7 @@ def test_recent_popularity_counts_the_last_interactions_of_users():
     sum(log.row(u)[-popularity.RECENT_PLACES :].tolist().count(item) for u in range(40))
     for item in range(NUM_ITEMS)
   ]
-  system = popularity.build_recent(NUM_ITEMS)
+  system = Compiled(popularity.build_recent(NUM_ITEMS))
   assert system.name == "recent_pop"
   scores_BI = system.scores(system.fit(log), (), make_batch([[1], []], width=5))
   assert scores_BI.tolist() == [recent_counts(log)] * 2
@@ -165,9 +169,8 @@ def test_closed_items_are_never_recommended(k, longer, shorter):
   prefix_MI1 = np.pad(np.cumsum(open_MI, axis=1), ((0, 0), (1, 0))).astype(np.int32)
   prefix_MI1 = prefix_MI1[:, : NUM_ITEMS + 1 - shorter]
   prefix_MI1 = np.pad(prefix_MI1, ((0, 0), (0, longer)), mode="edge")
-  recommend = jax.jit(
-    item_scores.recommender(lambda params, tables, batch: params), static_argnames="k"
-  )
+  system = Scored(function=lambda params, tables, batch: params)
+  recommend = jax.jit(system.recommend, static_argnames="k")
   allowed = Allowed(prefix_MI1, mask_B, excluded_BE)
   best = jax.device_get(recommend(scores_BI, (), None, allowed, k=k))
   for b in range(6):
@@ -183,13 +186,11 @@ def test_closed_items_are_never_recommended(k, longer, shorter):
 def test_recommendations_and_scores_give_the_same_ranks():
   log = small_log()
   split = splits.leave_one_out(log)
-  system = ease.build(NUM_ITEMS)
-  params = system.fit(split.train)
+  built = ease.build(NUM_ITEMS)
+  params = built.system.fit(split.train)
   arguments = {"num_items": NUM_ITEMS, "batch_size": 16, "k": NUM_ITEMS}
-  counted = evaluator.evaluate(system, params, split.test, **arguments)
-  listed = evaluator.evaluate(
-    system._replace(scores=None), params, split.test, **arguments
-  )
+  counted = evaluator.evaluate(built, params, split.test, **arguments)
+  listed = evaluator.evaluate(without_scores(built), params, split.test, **arguments)
   for rule in evaluator.RULES:
     rank_N, ties_N, _ = counted[rule]
     place_N = listed[rule].rank_N
@@ -212,10 +213,10 @@ def real_metrics(dataset, build):
   path = pathlib.Path(folder) / dataset / "sequences.txt"
   split = splits.leave_one_out(formats.read_sequences(path))
   num_items = split.train.num_items
-  system = build(num_items)
-  params = system.fit(split.train)
+  built = build(num_items)
+  params = built.system.fit(split.train)
   ranks = evaluator.evaluate(
-    system, params, split.test, num_items=num_items, batch_size=256
+    built, params, split.test, num_items=num_items, batch_size=256
   )
   return evaluator.summarise_rules(ranks)
 

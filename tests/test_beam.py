@@ -107,10 +107,8 @@ def test_the_first_step_reads_one_beam_and_none_reads_more_than_asked():
       jnp.zeros((ROWS, 1), jnp.uint32),
       trie,
       None,
+      beam.Options(beam_size=20, start_token=START, length_penalty=0.0),
       B=ROWS,
-      beam_size=20,
-      start_token=START,
-      length_penalty=0.0,
     )
 
   jax.eval_shape(search, random_table(0, 8), forty_items("lists").trie)

@@ -72,10 +72,8 @@ def test_the_steps_are_those_of_the_search(name):
       0,
       trie,
       allowed,
+      beam.Options(beam_size=K, start_token=START, length_penalty=0.0),
       B=B,
-      beam_size=K,
-      start_token=START,
-      length_penalty=0.0,
     )
 
   beams = search(subject.trie, logits, allowed)

@@ -35,14 +35,14 @@ def test_a_made_log_is_the_papers_task_by_its_shape():
   source = shapes.made(FEW, prompt=True)
   assert len(source.log.item_E) == pytest.approx(FEW, rel=0.1)
   assert source.log.length_U.min() == shapes.MIN_LENGTH
-  system = lightlm.build(config, source.book)
-  assert lightlm.model_config(config, system.tables.trie.vocab_size).V == 500
+  tables = lightlm.build(config, source.book).tables
+  assert lightlm.model_config(config, tables.trie.vocab_size).V == 500
   nobody = np.zeros((2, 0), np.int32)
   batch = Batch(np.zeros(2, np.int32), nobody, nobody, None, None)
-  told = text.write_prompt(system.tables.user_code_UL, batch)
-  assert told.token_BS.shape == (2, 20)
-  assert (np.asarray(told.segment_BS) > 0).all()
-  target_IL = system.tables.target_IL[: shapes.NUM_ITEMS]
+  found = text.write_prompt(tables.user_code_UL, batch)
+  assert found.token_BS.shape == (2, 20)
+  assert (np.asarray(found.segment_BS) > 0).all()
+  target_IL = tables.target_IL[: shapes.NUM_ITEMS]
   assert target_IL.shape[1] == 6
   assert (target_IL >= 0).all()
 

@@ -2,6 +2,7 @@
 
 import json
 
+from compiled import Compiled, without_scores
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ U, I, D = 6, 9, 4
 
 def make_system(num_users=U, num_items=I, width=D):
   config = config_lib.load("bpr_mf:tiny", overrides={"model.d_model": width})
-  return bpr_mf.build(config, num_users, num_items)
+  return Compiled(bpr_mf.build(config, num_users, num_items))
 
 
 def make_batch(users, targets=None, weights=None):
@@ -63,7 +64,7 @@ def test_loss_equals_numpy_on_the_same_negatives():
   users, targets, weights = [0, 3, 5, 3, -1], [8, 0, 2, 1, 4], [1, 1, 0, 2, 1]
   batch, rng = make_batch(users, targets, weights), jax.random.key(7)
   negative_BM = bpr_mf.draw_negatives(rng, len(users), I)
-  loss, metrics = jax.jit(system.loss)(params, system.tables, batch, rng)
+  loss, metrics = system.loss(params, system.tables, batch, rng)
 
   def score(user, item):
     vector = params["user"][user] if user >= 0 else np.zeros(D)
@@ -106,7 +107,7 @@ def test_a_negative_that_is_the_target_has_no_gradient():
 
 def test_scores_are_products_and_biases_and_of_the_unknown_user_the_biases():
   system, params = make_system(), make_params()
-  scores_BI = jax.jit(system.scores)(params, system.tables, make_batch([4, -1, 0]))
+  scores_BI = system.scores(params, system.tables, make_batch([4, -1, 0]))
   assert (scores_BI.shape, scores_BI.dtype) == ((3, I), jnp.float32)
   expected_UI = params["user"] @ params["item"].T + params["item_bias"]
   np.testing.assert_allclose(scores_BI[0], expected_UI[4], rtol=1e-5, atol=1e-6)
@@ -150,7 +151,7 @@ def test_two_blocks_are_learned():
   log = block_log()
   split = splits.leave_one_out(log)
   config = config_lib.load("bpr_mf:tiny", overrides={"model.d_model": 2})
-  system = registry.build("bpr_mf", config, split.train, None)
+  system = Compiled(registry.build("bpr_mf", config, split.train, None))
   tx = optax.adamw(0.02, weight_decay=1.0)
   batch = make_batch(split.train.user_E, split.train.item_E)
 
@@ -174,12 +175,12 @@ def test_two_blocks_are_learned():
   assert (scores_UI[:, :half].min(axis=1) > scores_UI[:, half:].max(axis=1)).all()
 
   arguments = {"num_items": log.num_items, "batch_size": 32}
-  ranks = evaluator.evaluate(system, params, split.test, **arguments)
+  ranks = evaluator.evaluate(system.built, params, split.test, **arguments)
   rank_N = ranks["seen_excluded"].rank_N
   # Seven of a block's twelve items are seen: five are left.
   assert ((rank_N >= 1) & (rank_N <= half - 7)).all()
   listed = evaluator.evaluate(
-    system._replace(scores=None), params, split.test, k=log.num_items, **arguments
+    without_scores(system.built), params, split.test, k=log.num_items, **arguments
   )
   np.testing.assert_array_equal(listed["seen_excluded"].rank_N, rank_N)
 

@@ -1,5 +1,6 @@
 """The evaluator against brute force over Python lists and sets."""
 
+from compiled import Listed, Scored, without_scores
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from lightlm_jax.decoding.allowed import Recommendations
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, in_catalogue_order
 
 NUM_ITEMS = 60
 NUM_USERS = 9
@@ -75,10 +76,8 @@ def scoring_system(seed):
   rng = np.random.default_rng(seed)
   host = make_scores(rng), rng.integers(0, 2, NUM_ITEMS).astype(np.float32)
   params, bonus = jax.device_put(host)
-  system = System(
-    "fake", None, 3, {"bonus": bonus}, rng.permutation(NUM_ITEMS), scores=scores
-  )
-  return system, params, *host
+  system = Scored(max_history=3, function=scores)
+  return Built(system, {"bonus": bonus}, rng.permutation(NUM_ITEMS)), params, *host
 
 
 def ranks_by_hand(score_I, history, target):
@@ -139,9 +138,9 @@ def test_a_shelf_is_a_catalogue_of_its_own():
   system, params, host_params, bonus = scoring_system(seed=0)
   rows = random_rows(seed=1)
   requests = make_requests(rows)
-  open_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
-  closed = set(np.flatnonzero(~open_I).tolist())
-  found = evaluate(system, params, requests, open_I=open_I, k=NUM_ITEMS)
+  allowed_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
+  closed = set(np.flatnonzero(~allowed_I).tolist())
+  found = evaluate(system, params, requests, allowed_I=allowed_I, k=NUM_ITEMS)
   for n, (user, history, target) in enumerate(rows):
     score_I = oracle_scores(host_params, bonus, user, history)
     for rule, gone in (("seen_excluded", set(history)), ("seen_allowed", set())):
@@ -163,13 +162,13 @@ def test_a_shelf_of_a_generative_system():
   """Where no two scores are level, the place in the list is the rank."""
   system, params, *_ = scoring_system(seed=0)
   requests = make_requests(random_rows(seed=1))
-  open_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
+  allowed_I = np.random.default_rng(5).random(NUM_ITEMS) < 0.4
   unlike_UI = jax.device_put(np.linspace(0, 0.5, NUM_ITEMS, dtype=np.float32)[None])
   unlike = params | {"user": params["user"] + unlike_UI}
   in_order = system._replace(rank_I=np.arange(NUM_ITEMS))
-  finder = in_order._replace(scores=None, recommend=item_scores.recommender(scores))
-  as_scores = evaluate(in_order, unlike, requests, open_I=open_I)
-  as_lists = evaluate(finder, unlike, requests, open_I=open_I, k=NUM_ITEMS)
+  finder = without_scores(in_order)
+  as_scores = evaluate(in_order, unlike, requests, allowed_I=allowed_I)
+  as_lists = evaluate(finder, unlike, requests, allowed_I=allowed_I, k=NUM_ITEMS)
   for rule in evaluator.RULES:
     assert as_scores[rule].ties_N.max() == 0
     assert as_scores[rule].rank_N.tolist() == as_lists[rule].rank_N.tolist()
@@ -201,7 +200,8 @@ def test_other_parameters_and_tables_compile_nothing():
   requests = make_requests([(0, [1, 2], 3)] * 5)
   for seed in range(3):
     system, params, *_ = scoring_system(seed)
-    evaluate(system._replace(scores=counted), params, requests)
+    watched = Scored(max_history=3, function=counted)
+    evaluate(system._replace(system=watched), params, requests)
   assert traced == [(16, 3)]
 
 
@@ -209,7 +209,7 @@ def generative_system():
   """Spoils slots 1 and 2 of good lists with a repeat and an invalid beam."""
 
   def recommend(params, tables, batch, allowed, *, k):
-    open_BI = item_scores.open_items(allowed, len(tables["rank"]))[:, tables["rank"]]
+    open_BI = item_scores.allowed_items(allowed, len(tables["rank"]))[:, tables["rank"]]
     best = item_scores.top_items(params["user"][batch.user_B], open_BI, k)
     items_BK = best.items_BK.at[:, 1].set(best.items_BK[:, 0])
     return Recommendations(items_BK, best.scores_BK, best.valid_BK.at[:, 2].set(False))
@@ -220,8 +220,7 @@ def generative_system():
   params, tables = jax.device_put(
     ({"user": order_UI.astype(np.float32)}, {"rank": rank_I})
   )
-  system = System("beams", None, None, tables, rank_I, recommend=recommend)
-  return system, params, order_UI
+  return Built(Listed(function=recommend), tables, rank_I), params, order_UI
 
 
 @pytest.mark.parametrize("k", [20, NUM_ITEMS + 10])
@@ -316,7 +315,8 @@ def test_on_yelp_a_repeated_target_is_a_miss_where_seen_items_are_excluded(data_
     first_BK = jnp.broadcast_to(jnp.arange(k)[None] == 0, items_BK.shape)
     return Recommendations(items_BK, first_BK.astype(jnp.float32), first_BK)
 
-  oracle = System("oracle", None, 1, (), np.arange(log.num_items), recommend=tell)
+  system = Listed(max_history=1, function=tell)
+  oracle = in_catalogue_order(system, (), log.num_items)
   ranks = evaluate(oracle, (), test, num_items=log.num_items, batch_size=2_048)
   assert ranks["seen_allowed"].rank_N.tolist() == [1] * len(test)
   assert (ranks["seen_excluded"].rank_N == ~seen_N).all()

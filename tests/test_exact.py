@@ -129,22 +129,23 @@ def test_no_more_chunks_are_made_than_halving_wants():
 def search(table, trie, allowed, norm):
   """As many beams as items: no level has more nodes."""
   lengths = {"length_penalty": norm[0], "length_offset": norm[1]}
+  options = beam.Options(beam_size=ITEMS, start_token=START, **lengths)
   beams = beam.search(
     functools.partial(step, table),
     jnp.arange(ROWS, dtype=jnp.uint32)[:, None],
     trie,
     allowed,
+    options,
     B=ROWS,
-    beam_size=ITEMS,
-    start_token=START,
-    **lengths,
   )
-  return beam.recommendations(beams, trie, k=ITEMS, **lengths)
+  return beam.recommendations(beams, trie, options, k=ITEMS)
 
 
 @quick_jit
 def filtered(score_BI, allowed):
-  return item_scores.top_items(score_BI, item_scores.open_items(allowed, ITEMS), ITEMS)
+  return item_scores.top_items(
+    score_BI, item_scores.allowed_items(allowed, ITEMS), ITEMS
+  )
 
 
 @st.composite

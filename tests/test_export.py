@@ -76,9 +76,10 @@ def elsewhere(folder, tmp_path, *asked):
 
 def make(name, folder):
   """The artefact of an untrained system, and the system."""
-  _, system, params = small.build(name)
-  served = serve.ready(system, params, small.one_device(), 32)
-  history = 12 if system.max_history is None else system.max_history
+  _, built, params = small.build(name)
+  served = serve.ready(built, params, small.one_device(), 32)
+  history = built.system.max_history
+  history = 12 if history is None else history
   exported = artefact.program(
     served, k=K, history=history, exclusions=E, platforms=("cpu", "cuda", "tpu")
   )
@@ -107,14 +108,14 @@ def test_elsewhere_the_lists_are_those_of_the_run(name, tmp_path):
   known = {"histories": histories, "users": questions.names.tolist()}
   new = {"histories": [*histories[:2], ["what", *histories[2]]], "allow": shelf}
   found = elsewhere(tmp_path / "artefact", tmp_path, known, new)
-  open_I = np.isin(log.item_ids, shelf)
+  allowed_I = np.isin(log.item_ids, shelf)
   nobody = questions.requests.take(np.arange(3))
   nobody.user_N[:] = -1
   for lists, requests, opened in (
     (found[0], questions.requests, None),
-    (found[1], nobody, open_I),
+    (found[1], nobody, allowed_I),
   ):
-    items_NK, scores_NK = serve.recommend(served, requests, k=K, open_I=opened)
+    items_NK, scores_NK = serve.recommend(served, requests, k=K, allowed_I=opened)
     assert len(lists) == len(requests)
     for row, items_K, scores_K in zip(lists, items_NK, scores_NK):
       items_K = items_K[items_K >= 0]

@@ -84,7 +84,8 @@ def test_turned_products_know_distances_alone():
 
 def build(**fields):
   fields = {name.replace("__", "."): value for name, value in fields.items()}
-  return item_decoder.build(config_lib.load("item_decoder", "tiny", fields), I)
+  config = config_lib.load("item_decoder", "tiny", fields)
+  return item_decoder.build(config, I).system
 
 
 def test_an_output_table_of_its_own():

@@ -21,7 +21,7 @@ def made():
 
 
 def memory_of(state_ND, item_N, prior=0.0):
-  return latent.memory(jnp.asarray(state_ND), jnp.asarray(item_N), I, prior)
+  return latent.build(jnp.asarray(state_ND), jnp.asarray(item_N), I, prior)
 
 
 def order(score_BI):

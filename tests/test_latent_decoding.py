@@ -53,7 +53,7 @@ def test_all_of_memory_as_neighbours_is_global(run):
   local = asked(run, decoding__nearest=examples, **LOCAL)
   assert (run / f"results-test-latent_local-nearest{examples}-100users.json").exists()
   assert local["metrics"] == everywhere["metrics"]
-  with pytest.raises(UserError, match=r"is .*, and the memory holds .* smaller --near"):
+  with pytest.raises(UserError, match=r"is .*, and the state index holds .*smaller"):
     asked(run, decoding__nearest=examples + 1, **LOCAL)
 
 
@@ -73,13 +73,13 @@ def test_flags_of_the_memory_reach_their_fields(run):
 def test_a_memory_is_built_once(run, monkeypatch):
   first = asked(run, **GLOBAL)
   built = []
-  remember = latent_decoding.remember
+  index_states = latent_decoding.index_states
 
   def counted(*arguments, **options):
     built.append(options)
-    return remember(*arguments, **options)
+    return index_states(*arguments, **options)
 
-  monkeypatch.setattr(latent_decoding, "remember", counted)
+  monkeypatch.setattr(latent_decoding, "index_states", counted)
   assert asked(run, **GLOBAL)["metrics"] == first["metrics"]
   assert not built
   asked(run, decoding__memory_share=0.5, **GLOBAL)
@@ -101,7 +101,7 @@ def test_a_memory_of_other_ids_is_refused(run):
   path = run / "latent" / "manifest.json"
   manifest = json.loads(path.read_text())
   path.write_text(json.dumps(manifest | {"ids_sha256": "0" * 64}))
-  with pytest.raises(UserError, match=r"latent is the memory of a run with other ids"):
+  with pytest.raises(UserError, match="latent is the state index of a run with oth"):
     asked(run, **GLOBAL)
 
 
@@ -123,19 +123,20 @@ def model(demo_run):
   split = splits.make(config.split, datasets.load(config).log)
   book = codes.load(demo_run[0] / "codes")
   config = ml_collections.ConfigDict(config)
-  system = lightlm.build(config, book)
-  return split.train, system, system.init(jax.random.key(0)), config, book
+  built = lightlm.build(config, book)
+  return split.train, built, built.system.init(jax.random.key(0)), config, book
 
 
 @pytest.mark.parametrize("state", ["decoder", "encoder"])
 def test_the_memory_holds_the_state_of_every_example(model, state):
   train, _, params, config, book = model
   config.decoding.state = state
-  system = lightlm.build(config, book)
+  built = lightlm.build(config, book)
+  system = built.system
   mesh = mesh_lib.make(1, 1)
   options = {"seed": 0, "batch_size": 64, "mesh": mesh}
-  state_ND, item_N = latent_decoding.remember(
-    system, params, train, share=1.0, **options
+  state_ND, item_N = latent_decoding.index_states(
+    built, params, train, share=1.0, **options
   )
   assert (item_N == train.item_E).all()
   for e in (0, 1, 17, len(item_N) - 1):
@@ -150,12 +151,12 @@ def test_the_memory_holds_the_state_of_every_example(model, state):
       target_B=np.array([-1], np.int32),
       weight_B=np.ones(1, np.float32),
     )
-    (own_D,) = system.state(params, system.tables, batch)
+    (own_D,) = system.state(params, built.tables, batch)
     np.testing.assert_allclose(state_ND[e], own_D, rtol=2e-3, atol=2e-3)
   assert np.ptp(state_ND, axis=0).max() > 0.1
 
-  some_ND, some_N = latent_decoding.remember(
-    system, params, train, share=0.25, **options
+  some_ND, some_N = latent_decoding.index_states(
+    built, params, train, share=0.25, **options
   )
   assert len(some_N) == round(len(item_N) / 4)
   rows = {(item, *row) for item, row in zip(item_N, state_ND.tolist())}
@@ -163,13 +164,13 @@ def test_the_memory_holds_the_state_of_every_example(model, state):
 
 
 def test_what_is_wanted_changes_no_order(model):
-  train, system, params, config, _ = model
+  train, built, params, config, _ = model
   rng = np.random.default_rng(0)
   state_ND = rng.normal(size=(500, config.model.d_model)).astype(np.float16)
   item_N = rng.integers(train.num_items, size=500).astype(np.int32)
-  memory = latent.memory(*jax.device_put((state_ND, item_N)), train.num_items)
+  index = latent.build(*jax.device_put((state_ND, item_N)), train.num_items)
   config.decoding.kind, config.decoding.nearest = "latent_local", 50
-  asks = latent_decoding.build(config, system, memory)
+  asks = latent_decoding.build(config, built, index)
   history_BH = train.item_E[: 4 * 3].reshape(4, 3)
   batch = batch_lib.Batch(
     user_B=np.arange(4, dtype=np.int32),
@@ -183,7 +184,8 @@ def test_what_is_wanted_changes_no_order(model):
   )
   open_to = allowed.Allowed(allowed.no_shared_mask(), np.zeros(4, int), excluded_BE)
   few, many = (
-    asks.recommend(params, asks.tables, batch, open_to, k=k).items_BK for k in (3, 40)
+    asks.system.recommend(params, asks.tables, batch, open_to, k=k).items_BK
+    for k in (3, 40)
   )
   assert (few == many[:, :3]).all()
   assert not (np.asarray(many)[..., None] == history_BH[:, None]).any()

@@ -25,7 +25,7 @@ from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import lightlm
+from lightlm_jax.systems import id_writer, lightlm
 from lightlm_jax.systems import token_sequences as text
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -41,7 +41,7 @@ def exact():
 def loss_of(**overrides):
   """(params, batch, seed) → the loss as a float."""
   system, tables, _ = build(**overrides)
-  loss = jax.jit(system.loss)
+  loss = system.loss
 
   def value(params, batch, seed=0):
     return float(loss(params, tables, batch, jax.random.key(seed))[0])
@@ -97,7 +97,7 @@ def test_the_decoder_reads_the_target_behind_a_start():
   )
   assert target_BL.tolist() == [[2, 5, 4], [7, -1, -1]]
   start, pad = text.START, text.PAD
-  assert lightlm.shift_right(target_BL).tolist() == [[start, 2, 5], [start, 7, pad]]
+  assert id_writer.shift_right(target_BL).tolist() == [[start, 2, 5], [start, 7, pad]]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -136,7 +136,7 @@ def test_tokens_are_counted_in_rows_that_weigh(params):
       tokens += ITEM_CODES[item]
     told += len(tokens) * (weight > 0)
   assert metrics["tokens"] == told
-  assert metrics["places"] == len(rows) * (2 + 3 * H + 3)
+  assert metrics["capacity_tokens"] == len(rows) * (2 + 3 * H + 3)
 
 
 def test_more_padding_changes_no_loss(params):

@@ -72,7 +72,7 @@ def test_scores_are_teacher_forced_log_probabilities(params, length_penalty, bea
 
 def test_hallucinations_are_beams_that_are_no_item(params):
   system, tables, _ = build(decoding__beam_size=7)
-  flags_BK = jax.jit(system.hallucinated)(params, tables, make_batch(ROWS))
+  flags_BK = jax.jit(system.invalid_beams)(params, tables, make_batch(ROWS))
   assert flags_BK.shape == (5, 7)
   assert flags_BK.dtype == jnp.bool_
   assert flags_BK.any()

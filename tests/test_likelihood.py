@@ -1,5 +1,9 @@
 """The loss of held-out items is the probability that a system gives them."""
 
+from collections.abc import Callable
+import dataclasses
+
+from compiled import Scored
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +16,29 @@ from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.evaluation import likelihood
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems import base, item_scores
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithSoftmax(item_scores.Softmax, Scored):
+  pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surprised(base.System):
+  function: Callable
+
+  def nll(self, params, tables, batch):
+    return self.function(params, tables, batch)
 
 
 @pytest.mark.parametrize("name", ["lightlm", "hierarchical", "flat"])
 def test_what_writes_ids_is_as_surprised_as_a_wide_search_scores(name):
   if name == "lightlm":
     system, *_ = test_lightlm.build()
-    params = jax.jit(system.init)(jax.random.key(0))
+    params = system.init(jax.random.key(0))
   else:
     system, params = test_lite_llm4rec_beam.build(name)
   num_items = len(system.rank_I)
@@ -30,11 +46,10 @@ def test_what_writes_ids_is_as_surprised_as_a_wide_search_scores(name):
   batch = test_lightlm.make_batch(rows)
   nobody = np.zeros(num_items, np.int32)
   allowed = Allowed(no_shared_mask(), nobody, np.zeros((num_items, 0), np.int32))
-  recommend = jax.jit(system.recommend, static_argnames="k")
-  best = recommend(params, system.tables, batch, allowed, k=num_items)
+  best = system.recommend(params, system.tables, batch, allowed, k=num_items)
   found_I = np.empty(num_items)
   found_I[best.items_BK[0]] = -best.scores_BK[0]
-  nll_I = jax.jit(system.nll)(params, system.tables, batch)
+  nll_I = system.nll(params, system.tables, batch)
   assert np.ptp(nll_I) > 0.1
   np.testing.assert_allclose(nll_I, found_I, rtol=1e-4)
 
@@ -45,8 +60,8 @@ def test_scores_that_are_logits_make_a_distribution():
   def scores(params, tables, batch):
     return params * score_I[None] * (batch.user_B == batch.user_B)[:, None]
 
-  nll = item_scores.nll_of(scores)
-  share_I = np.exp(-nll(0.1, (), make_batch([[0]] * 4, [0, 1, 2, 3])))
+  system = WithSoftmax(function=scores)
+  share_I = np.exp(-system.nll(0.1, (), make_batch([[0]] * 4, [0, 1, 2, 3])))
   assert share_I.sum() == pytest.approx(1)
   assert share_I[0] / share_I[1] == pytest.approx(np.exp(0.3))
 
@@ -66,7 +81,7 @@ def test_the_mean_is_over_requests_whatever_the_batches(batch_size):
     item_E=np.zeros(sum(lengths), np.int32),
     target_N=np.array([1, 2, 3, 4, 0], np.int32),
   )
-  system = System("made", None, None, (), np.arange(5, dtype=np.int32), nll=nll)
+  system = base.in_catalogue_order(Surprised(name="made", function=nll), (), 5)
   found = likelihood.mean_nll(
     system, np.float32(10), requests, batch_size=batch_size, mesh=mesh_lib.make(1, 1)
   )

@@ -1,9 +1,12 @@
 """Lite-LLM4Rec against its definition: heads, texts, caches, what a batch encodes."""
 
+from collections.abc import Callable
+import dataclasses
 import functools
 import itertools
 import types
 
+from compiled import Compiled, Scored
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -64,14 +67,7 @@ def build(tied, width=T):
 
 def of_texts(config, texts, bought):
   log = types.SimpleNamespace(num_items=I, num_users=3, item_E=bought)
-  system = registry.build(config.system, config, log, None, texts)
-  return system._replace(
-    init=jax.jit(system.init),
-    loss=jax.jit(system.loss),
-    scores=jax.jit(system.scores),
-    prepare=system.prepare and jax.jit(system.prepare),
-    recommend=jax.jit(system.recommend, static_argnames="k"),
-  )
+  return Compiled(registry.build(config.system, config, log, None, texts))
 
 
 def network(tied):
@@ -114,6 +110,17 @@ def test_the_ranking_is_that_of_brute_force(tied):
     assert few.items_BK[row].tolist() == order[:3], "the length of the list matters"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watched(Scored):
+  """Scores by a function, from tables prepared by another."""
+
+  max_history: int | None = H
+  prepare_by: Callable
+
+  def prepare(self, params, tables):
+    return self.prepare_by(params, tables)
+
+
 @both_heads
 def test_cached_vectors_give_the_same_logits(tied):
   system, params = build(tied)
@@ -141,11 +148,13 @@ def test_the_evaluator_encodes_the_catalogue_once():
     offset_N1=np.cumsum([0, *map(len, HISTORIES)]),
     target_N=np.array(TARGETS, np.int32),
   )
-  watched = system._replace(scores=scores)
+  watched = system.built._replace(
+    system=Watched(function=scores, prepare_by=system.built.system.prepare)
+  )
   ranks = evaluator.evaluate(watched, params, requests, num_items=I, batch_size=2)
   assert asked
   assert all(vector_ID is not None for vector_ID in asked)
-  plain = system._replace(prepare=None)
+  plain = system.built._replace(prepared=True)
   expected = evaluator.evaluate(plain, params, requests, num_items=I, batch_size=2)
   for rule, found in ranks.items():
     np.testing.assert_array_equal(found.rank_N, expected[rule].rank_N)

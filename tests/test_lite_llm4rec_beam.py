@@ -2,9 +2,9 @@
 
 import functools
 
+from compiled import Compiled
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from test_lite_llm4rec import (
@@ -39,14 +39,8 @@ def build(source):
   config = make_config(False, model__source=source)
   items_IL = codes_lib.stack_codes(CODES)
   book = codes_lib.code_book(items_IL, items_IL[:0], {})
-  log = ml_collections.ConfigDict({"num_items": I})
-  system = lite_llm4rec_beam.build(config, log, make_texts(), book)
-  system = system._replace(
-    loss=jax.jit(system.loss),
-    prepare=system.prepare and jax.jit(system.prepare),
-    recommend=jax.jit(system.recommend, static_argnames="k"),
-  )
-  params = jax.jit(system.init)(jax.random.key(0))
+  system = Compiled(lite_llm4rec_beam.build(config, make_texts(), book))
+  params = system.init(jax.random.key(0))
   return system, jax.tree.map(lambda x: x * (2 if x.ndim > 1 else 1), params)
 
 

@@ -57,9 +57,10 @@ book = codes.code_book(
   np.stack([item // 5, 5 + item % 5], axis=1), 10 + user[:, None], {}
 )
 words = np.stack([item % 7, 7 + item // 7], axis=1).astype(np.int32)
-system = registry.build(name, config, log, book, texts.Tokens(words, 12, 0, 0))
+built = registry.build(name, config, log, book, texts.Tokens(words, 12, 0, 0))
 tx = state.optimiser(config)
-feed, plan = loop.make_feed(system, log, config)
+system = built.system
+feed, plan = loop.make_feed(built, log, config)
 losses, held_by_one = [], []
 for data, model, shard_optimiser in json.loads(sys.argv[1]):
   devices = mesh.make(data, model)
@@ -69,7 +70,7 @@ for data, model, shard_optimiser in json.loads(sys.argv[1]):
   held = jax.device_put(feed, mesh.replicated(devices))
   three = step.dispatch(plan, 0, 3, 3)
   told_D = step.told_to_end(False, devices)
-  current, report = steps(current, system.tables, held, three, told_D)
+  current, report = steps(current, built.tables, held, three, told_D)
   losses.append(report.numbers.loss.tolist())
   held_by_one.append({})
   for part, tree in (("params", current.params), ("moments", current.opt_state)):
@@ -167,8 +168,8 @@ for trie_bytes, prefix in ((2**20, allowed_lib.no_shared_mask()), (0, prefix_MI1
     "decoding.beam_size": 6,
     "decoding.trie_bytes": trie_bytes,
   })
-  system = lightlm.build(config, book)
-  forms = [level.mask_NW is not None for level in system.tables.trie.levels]
+  system, tables, *_ = lightlm.build(config, book)
+  forms = [level.mask_NW is not None for level in tables.trie.levels]
   assert forms == [False, trie_bytes > 0]
   params = system.init(jax.random.key(0))
   for devices in (1, 8):
@@ -179,7 +180,7 @@ for trie_bytes, prefix in ((2**20, allowed_lib.no_shared_mask()), (0, prefix_MI1
       jax.device_put(prefix, everywhere),
       *jax.device_put((np.zeros(B, np.int32), excluded_BE), rows),
     )
-    held = jax.device_put((params, system.tables), everywhere)
+    held = jax.device_put((params, tables), everywhere)
     ask = jax.jit(system.recommend, static_argnames="k")
     arguments = (*held, jax.device_put(batch, rows), allowed)
     program = ask.lower(*arguments, k=6).compile()

@@ -2,6 +2,7 @@
 
 import types
 
+from compiled import Compiled
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,6 @@ def build(name, **overrides):
     "model.dropout_rate": 0.0,
   } | {field.replace("__", "."): value for field, value in overrides.items()}
   system = of_items(config_lib.load(name, "tiny", fields))
-  system = system._replace(scores=jax.jit(system.scores), loss=jax.jit(system.loss))
   params = system.init(jax.random.key(0))
   # As initialised the logits hardly differ, and nothing would show.
   return system, jax.tree.map(lambda x: x * (5 if x.ndim > 1 else 1), params)
@@ -42,7 +42,7 @@ def build(name, **overrides):
 
 def of_items(config):
   log = types.SimpleNamespace(num_items=I, num_users=3)
-  return registry.build(config.system, config, log, None)
+  return Compiled(registry.build(config.system, config, log, None))
 
 
 def make_batch(histories, targets, width=H):
@@ -176,7 +176,7 @@ def test_sasrec_learns_at_every_position(rows):
   value, metrics = system.loss(params, (), batch, jax.random.key(0))
   np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
   assert metrics["tokens"] == sum(map(len, HISTORIES))
-  assert metrics["places"] == batch.history_BH.size
+  assert metrics["capacity_tokens"] == batch.history_BH.size
 
 
 def test_bsarec_learns_at_the_last_position_alone():

@@ -68,33 +68,34 @@ def outputs(net, params, inputs: Inputs) -> dict[str, jax.Array]:
 
 
 def _begin(apply, inputs: Inputs):
-  """The encoder's states and the memory of them."""
+  """The encoder's states and their cross-attention keys and values."""
   encoded_BSD = apply(*inputs[:3], method="encode")
-  return encoded_BSD, apply(encoded_BSD, inputs.segment_BS, method="remember")
+  return encoded_BSD, apply(
+    encoded_BSD, inputs.segment_BS, method="precompute_cross_kv"
+  )
 
 
 @functools.partial(jax.jit, static_argnames="net")
 def _find(net, params, inputs: Inputs, item_trie):
   apply = functools.partial(net.apply, {"params": params})
-  _, memory = _begin(apply, inputs)
+  _, kv = _begin(apply, inputs)
 
   def step(token_BK, parent_BK, cache):
     segment_BK = jnp.ones_like(token_BK)
-    return apply(token_BK, parent_BK, memory, segment_BK, cache, method="extend")
+    return apply(token_BK, parent_BK, kv, segment_BK, cache, method="extend")
 
+  options = beam.Options(
+    beam_size=BEAM_SIZE, start_token=text.START, length_penalty=LENGTH_PENALTY
+  )
   beams = beam.search(
     step,
     encoder_decoder.Cache(),
     item_trie,
     None,
+    options,
     B=len(inputs.token_BS),
-    beam_size=BEAM_SIZE,
-    start_token=text.START,
-    length_penalty=LENGTH_PENALTY,
   )
-  return beam.recommendations(
-    beams, item_trie, k=BEAM_SIZE, length_penalty=LENGTH_PENALTY
-  )
+  return beam.recommendations(beams, item_trie, options, k=BEAM_SIZE)
 
 
 def search(net, params, inputs: Inputs, code_IL: np.ndarray):

@@ -6,6 +6,7 @@ import pytest
 import served as small
 
 from lightlm_jax.data import splits
+from lightlm_jax.data.batch import Batch
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import queries as questions_lib
 from lightlm_jax.inference import serve
@@ -23,18 +24,18 @@ K = 5
 
 
 def ready(name, batch_size=32):
-  _, system, params = small.build(name)
-  return serve.ready(system, params, small.one_device(), batch_size)
+  _, built, params = small.build(name)
+  return serve.ready(built, params, small.one_device(), batch_size)
 
 
 @every_system
 def test_lists_are_the_evaluators(name):
   """Whoever is asked what the evaluator asked gets what it found, under both rules."""
-  _, system, params = small.build(name)
+  _, built, params = small.build(name)
   log = small.log()
   requests = splits.leave_one_out(log).test
   found = evaluator.evaluate(
-    system,
+    built,
     params,
     requests,
     num_items=log.num_items,
@@ -55,10 +56,10 @@ def test_lists_are_the_evaluators(name):
 def test_filters_hold_and_only_filter(name):
   """With a shelf the list is what is left of the longest list without it."""
   requests = questions_lib.everyone(small.log()).requests
-  open_I = np.arange(small.ITEMS) % 3 > 0
+  allowed_I = np.arange(small.ITEMS) % 3 > 0
   whole_NK, score_NK = serve.recommend(ready(name), requests, k=small.ITEMS)
   shelf_NK, shelf_score_NK = serve.recommend(
-    ready(name), requests, k=small.ITEMS, open_I=open_I
+    ready(name), requests, k=small.ITEMS, allowed_I=allowed_I
   )
   for n in range(len(requests)):
     row, seen = whole_NK[n], set(requests.row(n).tolist())
@@ -66,7 +67,7 @@ def test_filters_hold_and_only_filter(name):
     assert set(listed) == set(range(small.ITEMS)) - seen
     score = dict(zip(listed, score_NK[n]))
     shelf = shelf_NK[n][shelf_NK[n] >= 0]
-    assert set(shelf.tolist()) == {item for item in listed if open_I[item]}
+    assert set(shelf.tolist()) == {item for item in listed if allowed_I[item]}
     shelf_score = shelf_score_NK[n][: len(shelf)]
     np.testing.assert_allclose(
       shelf_score, [score[i] for i in shelf.tolist()], rtol=1e-5
@@ -77,19 +78,19 @@ def test_filters_hold_and_only_filter(name):
 
 def test_scores_against_a_sorted_list():
   """SASRec's own scores, sorted by numpy, less what the user had."""
-  _, system, params = small.build("sasrec")
+  _, built, params = small.build("sasrec")
   log = small.log()
   requests = questions_lib.everyone(log).requests
   items_NK, scores_NK = serve.recommend(ready("sasrec"), requests, k=K)
-  scores = jax.jit(system.scores)
+  scores = jax.jit(built.system.scores)
   for n in range(len(requests)):
     history_1H = np.full((1, 8), -1, np.int32)
     last = requests.row(n)[-8:]
     history_1H[0, 8 - len(last) :] = last
-    batch = evaluator.asking.Batch(
+    batch = Batch(
       np.array([0]), history_1H, (history_1H >= 0).astype(np.int32), None, None
     )
-    score_I = np.array(scores(params, system.tables, batch))[0]
+    score_I = np.array(scores(params, built.tables, batch))[0]
     score_I[requests.row(n)] = -np.inf
     wanted = np.argsort(-score_I, kind="stable")[:K]
     assert items_NK[n].tolist() == wanted.tolist()
@@ -113,14 +114,14 @@ def test_no_request_compiles_anything_that_was_asked_in_its_shape_before():
   length_N = everyone.length_N
   short = np.flatnonzero(length_N <= 5)[:4]
   serve.recommend(served, everyone.take(short), k=K)
-  open_I = np.ones(small.ITEMS, bool)
-  serve.recommend(served, everyone.take(short), k=K, open_I=open_I)
+  allowed_I = np.ones(small.ITEMS, bool)
+  serve.recommend(served, everyone.take(short), k=K, allowed_I=allowed_I)
   with speed.counted() as made:
     for number in (2, 3, 4):
       other = np.flatnonzero(length_N <= 5)[-number:]
       serve.recommend(served, everyone.take(other), k=K)
-      open_I[number] = False
-      serve.recommend(served, everyone.take(other), k=K, open_I=open_I)
+      allowed_I[number] = False
+      serve.recommend(served, everyone.take(other), k=K, allowed_I=allowed_I)
   assert made.count == 0
 
 

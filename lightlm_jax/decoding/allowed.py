@@ -1,4 +1,4 @@
-"""What a request may get, and what it got."""
+"""The items that a request may get, and those that it got."""
 
 from typing import NamedTuple
 
@@ -94,19 +94,19 @@ def exclusions(
   return excluded_BE
 
 
-def shared_masks(open_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
+def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
   """Masks as `Allowed.prefix_MI1`, with room for a catalogue that grows.
 
   Args:
-    open_MI: bool [M, I], which catalogue items each mask opens.
+    allowed_MI: bool [M, I], which catalogue items each mask opens.
     rank_I: each catalogue item's place in code order.
 
   Returns:
     int32 [M, `capacity(I + 1)`]: behind the last item nothing is open.
   """
-  num_masks, num_items = open_MI.shape
+  num_masks, num_items = allowed_MI.shape
   open_MR = np.zeros((num_masks, capacity(num_items + 1) - 1), bool)
-  open_MR[:, rank_I] = open_MI
+  open_MR[:, rank_I] = allowed_MI
   return np.pad(np.cumsum(open_MR, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
 
 

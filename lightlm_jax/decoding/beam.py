@@ -1,6 +1,7 @@
 """Beam search under a trie: one compiled program, exact scores, live filters."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -23,20 +24,46 @@ class Beams(NamedTuple):
   parent_BK: jax.Array  # int32, the slot that each came from in the step before
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How a search goes.
+
+  Attributes:
+    beam_size: the most hypotheses that a row keeps.
+    start_token: what the first step reads.
+    end_token: ends a beam of an unconstrained search even where the trie knows no such
+      item; None = leaves do, as they always do under the trie.
+    length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
+    length_offset: see `length_norm`.
+    renormalise: log-probabilities over the open children alone, not the vocabulary.
+    constrained: false = any token may follow: the trie only tells which items are
+      written, and which items are allowed is not looked at.
+
+  Raises:
+    ValueError: the start would end every beam.
+  """
+
+  beam_size: int
+  start_token: int
+  end_token: int | None = None
+  length_penalty: float
+  length_offset: float = 0.0
+  renormalise: bool = False
+  constrained: bool = True
+
+  def __post_init__(self):
+    if self.start_token == self.end_token:
+      raise ValueError(f"token {self.start_token} starts every beam and ends it")
+
+
 def search(
   step: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
   cache: Any,
   trie: Trie,
   allowed: Allowed | None,
+  options: Options,
   *,
   B: int,
-  beam_size: int,
-  start_token: int,
-  end_token: int | None = None,
-  length_penalty: float,
-  length_offset: float = 0.0,
-  renormalise: bool = False,
-  constrained: bool = True,
 ) -> Beams:
   """Finds the best codes of each of B rows.
 
@@ -51,78 +78,80 @@ def search(
     cache: what the first step is given.
     trie: over the vocabulary of the logits.
     allowed: which items each row may get; None = the trie alone decides.
-    beam_size: the most hypotheses that a row keeps.
-    start_token: what the first step reads.
-    end_token: ends a beam of an unconstrained search even where the trie knows no such
-      item; None = leaves do, as they always do under the trie.
-    length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
-    length_offset: see `length_norm`.
-    renormalise: log-probabilities over the open children alone, not the vocabulary.
-    constrained: false = any token may follow, the trie only keeps the books and
-      `allowed` is not looked at.
-
-  Raises:
-    ValueError: the start would end every beam.
+    options: see there.
   """
-  if start_token == end_token:
-    raise ValueError(f"token {start_token} starts every beam and ends it")
   paths = (None,) * trie.depth
-  if constrained and allowed is not None and allowed.excluded_BE.shape[1]:
+  if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
     paths = filters.paths(trie, allowed)
   zero_B1 = jnp.zeros((B, 1), jnp.int32)
   beams = Beams(
     state_BK=zero_B1,
     log_prob_BK=zero_B1.astype(jnp.float32),
     length_BK=zero_B1,
-    token_BK=jnp.full((B, 1), start_token, jnp.int32),
+    token_BK=jnp.full((B, 1), options.start_token, jnp.int32),
     parent_BK=zero_B1,
   )
   for level in range(trie.depth):
     logits_BKV, cache = step(beams.token_BK, beams.parent_BK, cache)
-    state_BK = beams.state_BK
-    ended_BK = finished_BK = trie.ended(state_BK, level)
-    if end_token is not None and not constrained:
-      finished_BK = ended_BK | (beams.token_BK == end_token)
-    if constrained:
-      open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
-    else:
-      open_children = candidates.every_token(finished_BK, logits_BKV.shape[-1])
-    normalised = open_children.logits(logits_BKV) if renormalise else logits_BKV
-    length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
-    # Where nothing is open the total is -inf, and keys would be no numbers.
-    total_BK = jnp.maximum(jax.nn.logsumexp(normalised, axis=2), LOWEST)
-    scale = candidates.Scale(
-      beams.log_prob_BK,
-      total_BK,
-      length_norm(length_BK, length_penalty, length_offset),
-      finished_BK,
-    )
-    best = open_children.best(logits_BKV, scale, beam_size)
-
-    def of_parent(value_BK, parent_BK=best.parent_BK):
-      return jnp.take_along_axis(value_BK, parent_BK, axis=1)
-
-    stays_BK, real_BK = of_parent(finished_BK), best.key_BK > -jnp.inf
-    if constrained:
-      state_BK = open_children.child(trie, level, of_parent(state_BK), best)
-    else:
-      state_BK = trie.follow(of_parent(state_BK), best.token_BK, level)
-      real_BK &= ~stays_BK | of_parent(ended_BK)  # what ended elsewhere is no item
-    beams = Beams(
-      state_BK=jnp.where(real_BK, state_BK, trie.nowhere(level + 1)),
-      log_prob_BK=best.key_BK * of_parent(scale.norm_BK),
-      length_BK=of_parent(length_BK),
-      token_BK=jnp.where(stays_BK, of_parent(beams.token_BK), best.token_BK),
-      parent_BK=best.parent_BK,
-    )
+    beams = _extended(beams, logits_BKV, trie, level, allowed, paths[level], options)
   return beams
 
 
+def _extended(
+  beams: Beams,
+  logits_BKV: jax.Array,
+  trie: Trie,
+  level: int,
+  allowed: Allowed | None,
+  path: filters.Path | None,
+  options: Options,
+) -> Beams:
+  """The best continuations of `beams` by one token."""
+  state_BK = beams.state_BK
+  ended_BK = finished_BK = trie.ended(state_BK, level)
+  if options.end_token is not None and not options.constrained:
+    finished_BK = ended_BK | (beams.token_BK == options.end_token)
+  if options.constrained:
+    open_children = candidates.children(trie, level, state_BK, allowed, path)
+  else:
+    open_children = candidates.every_token(finished_BK, logits_BKV.shape[-1])
+  normalised = logits_BKV
+  if options.renormalise:
+    normalised = open_children.logits(logits_BKV)
+  length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
+  # Where nothing is open the total is -inf, and keys would be no numbers.
+  total_BK = jnp.maximum(jax.nn.logsumexp(normalised, axis=2), LOWEST)
+  scale = candidates.Scale(
+    beams.log_prob_BK,
+    total_BK,
+    length_norm(length_BK, options.length_penalty, options.length_offset),
+    finished_BK,
+  )
+  best = open_children.best(logits_BKV, scale, options.beam_size)
+
+  def of_parent(value_BK):
+    return jnp.take_along_axis(value_BK, best.parent_BK, axis=1)
+
+  stays_BK, real_BK = of_parent(finished_BK), best.key_BK > -jnp.inf
+  if options.constrained:
+    state_BK = open_children.child(trie, level, of_parent(state_BK), best)
+  else:
+    state_BK = trie.follow(of_parent(state_BK), best.token_BK, level)
+    real_BK &= ~stays_BK | of_parent(ended_BK)  # what ended elsewhere is no item
+  return Beams(
+    state_BK=jnp.where(real_BK, state_BK, trie.nowhere(level + 1)),
+    log_prob_BK=best.key_BK * of_parent(scale.norm_BK),
+    length_BK=of_parent(length_BK),
+    token_BK=jnp.where(stays_BK, of_parent(beams.token_BK), best.token_BK),
+    parent_BK=best.parent_BK,
+  )
+
+
 def recommendations(
-  beams: Beams, trie: Trie, *, k: int, length_penalty: float, length_offset: float = 0.0
+  beams: Beams, trie: Trie, options: Options, *, k: int
 ) -> Recommendations:
   """The first k beams as catalogue items; -1 where there is none."""
-  norm_BK = length_norm(beams.length_BK, length_penalty, length_offset)
+  norm_BK = length_norm(beams.length_BK, options.length_penalty, options.length_offset)
   score_BK = beams.log_prob_BK / norm_BK
   item_BK = trie.item_R[beams.state_BK]
   valid_BK = (item_BK >= 0) & (score_BK > -jnp.inf)
@@ -138,26 +167,26 @@ def recommendations(
   )
 
 
-def hallucinated(beams: Beams, trie: Trie) -> jax.Array:
+def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
   """[B, K] bool: where a beam of an unconstrained search is no item; no empty slot."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 
-def without_closed(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
-  """Drops items that a row may not get, after a search that did not know of them.
+def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
+  """Drops items that a row may not get, after a search that did not filter.
 
   The others move up; beams that are no item keep their order among them.
   """
-  closed_BK = trie.item_R[beams.state_BK] >= 0
-  closed_BK &= ~filters.is_open(allowed, beams.state_BK)
-  log_prob_BK = jnp.where(closed_BK, -jnp.inf, beams.log_prob_BK)
-  order_BK = jnp.argsort(closed_BK, axis=1, stable=True)
+  excluded_BK = trie.item_R[beams.state_BK] >= 0
+  excluded_BK &= ~filters.is_allowed(allowed, beams.state_BK)
+  log_prob_BK = jnp.where(excluded_BK, -jnp.inf, beams.log_prob_BK)
+  order_BK = jnp.argsort(excluded_BK, axis=1, stable=True)
   beams = beams._replace(log_prob_BK=log_prob_BK)
   return Beams(*(jnp.take_along_axis(value, order_BK, axis=1) for value in beams))
 
 
 def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
-  """What sums are divided by: ((offset + n) / (offset + 1))**penalty.
+  """The divisor of n tokens' sum: ((offset + n) / (offset + 1))**penalty.
 
   Without an offset it is n**penalty: 1 for 0, the number of tokens for 1 (Hugging
   Face's). T5's own search has the offset 5 (Wu et al. 2016, equation 14).

@@ -136,7 +136,7 @@ def children(
   allowed: Allowed | None,
   path: filters.Path | None,
 ) -> Listed | Masked:
-  """What may follow each state, in the level's faster form.
+  """The children of each state, in the level's faster form.
 
   Args:
     trie: of all items.

@@ -75,13 +75,14 @@ def scores(
   length_penalty: float,
   length_offset: float = 0.0,
 ) -> jax.Array:
-  """What a beam of each item would score, for every row.
+  """The score that a beam of each item would have, for every row.
 
   Args:
-    force: told_QL → logits_BQLV float32: what follows each position of Q targets.
+    force: decoder_input_QL → logits_BQLV float32 of the tokens that follow, at each
+      position of Q targets.
     cut: from `chunks`.
-    num_ranks: R, how many are wanted: those behind the last item mean nothing.
-    start_token: what stands before a code.
+    num_ranks: R, scores that are wanted: those behind the last item mean nothing.
+    start_token: the decoder's first input.
     length_penalty: as in `beam.search`.
     length_offset: likewise.
 
@@ -92,13 +93,13 @@ def scores(
   def of_chunk(chunk: Chunks) -> jax.Array:
     prefix_QL, row_G, token_G = chunk
     start_Q1 = jnp.full((len(prefix_QL), 1), start_token, jnp.int32)
-    told_QL = jnp.concatenate([start_Q1, jnp.maximum(prefix_QL, 0)], axis=1)
-    log_prob_BQLV = jax.nn.log_softmax(force(told_QL))
-    is_told_QL = prefix_QL >= 0
-    length_Q = is_told_QL.sum(axis=1)
-    told_1QL1 = jnp.maximum(prefix_QL, 0)[None, :, :, None]
-    path_BQL1 = jnp.take_along_axis(log_prob_BQLV[:, :, :-1], told_1QL1, axis=3)
-    path_BQ = jnp.where(is_told_QL[None], path_BQL1[..., 0], 0).sum(axis=2)
+    decoder_input_QL = jnp.concatenate([start_Q1, jnp.maximum(prefix_QL, 0)], axis=1)
+    log_prob_BQLV = jax.nn.log_softmax(force(decoder_input_QL))
+    is_forced_QL = prefix_QL >= 0
+    length_Q = is_forced_QL.sum(axis=1)
+    token_1QL1 = jnp.maximum(prefix_QL, 0)[None, :, :, None]
+    path_BQL1 = jnp.take_along_axis(log_prob_BQLV[:, :, :-1], token_1QL1, axis=3)
+    path_BQ = jnp.where(is_forced_QL[None], path_BQL1[..., 0], 0).sum(axis=2)
     last_BG = log_prob_BQLV[:, row_G, length_Q[row_G], token_G]
     norm_G = length_norm(length_Q[row_G] + 1, length_penalty, length_offset)
     return (path_BQ[:, row_G] + last_BG) / norm_G[None]

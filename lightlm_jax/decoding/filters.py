@@ -69,7 +69,7 @@ def open_in_mask(
 ) -> jax.Array:
   """[B, K, width] bool: which listed children hold an item open in the shared mask.
 
-  What lies behind a node's last child is for `Trie.listed` to close.
+  Columns behind a node's last child mean nothing: `Trie.listed` closes them.
   """
   here = trie.levels[level]
   column_C1 = jnp.arange(here.width + 1)[None, None]
@@ -112,10 +112,10 @@ def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.argmax(is_it_BEK, axis=2), path.closed_BE & is_it_BEK.any(axis=2)
 
 
-def is_open(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:
+def is_allowed(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:
   """[B, K] bool: whether each row may get the items of these ranks."""
-  open_BK = _open_between(allowed, rank_BK, rank_BK + 1) > 0
-  return open_BK & (rank_BK[:, :, None] != allowed.excluded_BE[:, None]).all(axis=2)
+  in_mask_BK = _open_between(allowed, rank_BK, rank_BK + 1) > 0
+  return in_mask_BK & (rank_BK[:, :, None] != allowed.excluded_BE[:, None]).all(axis=2)
 
 
 def _open_between(allowed: Allowed, low_BE: jax.Array, high_BE: jax.Array) -> jax.Array:

@@ -82,7 +82,7 @@ class Trie:
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
   def children(self, state_BK: jax.Array, level: int):
-    """What may follow each state of a level below L, written out.
+    """The children of each state of a level below L, written out.
 
     Returns:
       token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)

@@ -6,11 +6,11 @@ from jax.sharding import Mesh
 
 from lightlm_jax.data.splits import Split
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Fitted
 
 
 def measure(
-  systems: Iterable[System], split: Split, *, batch_size: int, mesh: Mesh
+  systems: Iterable[Built], split: Split, *, batch_size: int, mesh: Mesh
 ) -> dict[str, dict]:
   """Fits each system on the training interactions and asks it the test requests.
 
@@ -18,10 +18,11 @@ def measure(
     name → rule → metrics.
   """
   results = {}
-  for system in systems:
+  for built in systems:
+    assert isinstance(built.system, Fitted)
     ranks = evaluator.evaluate(
-      system,
-      system.fit(split.train),
+      built,
+      built.system.fit(split.train),
       split.test,
       num_items=split.train.num_items,
       batch_size=batch_size,
@@ -29,5 +30,5 @@ def measure(
       lists=False,
       user_ids=split.train.user_ids,
     )
-    results[system.name] = evaluator.summarise_rules(ranks)
+    results[built.system.name] = evaluator.summarise_rules(ranks)
   return results

@@ -17,11 +17,11 @@ from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.evaluation.metrics import summarise
-from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, ScoresItems, System
 
 RULES = ("seen_excluded", "seen_allowed")
 K = 20  # recommendations asked for: the largest cut-off of the metrics
@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
   Attributes:
     rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
     ties_N: int32, the number of other items exactly level with the target.
-    items_NK: int32, what was recommended, -1 = none; of equal scores the lower index
+    items_NK: int32, the recommended items, -1 = none; of equal scores the lower index
       first (which no metric reads). None where no lists were wanted.
   """
 
@@ -43,7 +43,7 @@ class Ranks(NamedTuple):
 
 
 def evaluate(
-  system: System,
+  built: Built,
   params: Any,
   requests: Requests,
   *,
@@ -53,19 +53,19 @@ def evaluate(
   mesh: Mesh | None = None,
   rules: Sequence[str] = RULES,
   lists: bool = True,
-  open_I: np.ndarray | None = None,
+  allowed_I: np.ndarray | None = None,
   user_ids: np.ndarray | None = None,
 ) -> dict[str, Ranks]:
-  """Ranks every request's target among all items, or among those of a shelf.
+  """Ranks every request's target among all items, or among a candidate set.
 
   A system with `scores` is ranked by counting items above and level with the target;
   any other by the place of the target in the K slots of `recommend`, where an invalid
   or repeated slot is a miss that keeps its place.
 
   Args:
-    system: what to evaluate; what it prepares is made once, for all batches.
+    built: the system to evaluate; what it prepares is made once, for all batches.
     params: its parameters, on the device.
-    requests: N questions, N > 0, each with its target.
+    requests: N > 0 requests, each with its target.
     num_items: I, the size of the catalogue.
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
     k: the most recommendations that are asked for; systems with `scores` rank the
@@ -74,9 +74,9 @@ def evaluate(
     rules: which of `RULES`.
     lists: whether `items_NK` is wanted of systems with `scores` too, whose ranks do not
       need it.
-    open_I: bool, the only items that can be recommended; a target that is none of them
-      is a miss. None = all.
-    user_ids: raw ids, for what is said of a user; None = users are named by index.
+    allowed_I: bool, the only items that can be recommended; a target that is none of
+      them is a miss. None = all.
+    user_ids: raw ids, for error messages; None = users are named by index.
 
   Returns:
     rule → `Ranks`.
@@ -84,29 +84,33 @@ def evaluate(
   Raises:
     UserError: no requests, a batch size the mesh cannot share, or a NaN score.
   """
-  _check(system, requests, num_items, batch_size, mesh)
+  _check(built, requests, num_items, batch_size, mesh)
   rules = tuple(rules)
-  rank_I = np.asarray(system.rank_I)
-  copied = asking.everywhere(mesh)
-  params, tables = asking.prepared(system, params, mesh)
-  count, catalogue = question(
-    system, k=k, rules=rules, lists=lists, open_I=open_I, everywhere=copied
+  copied = batched_inference.everywhere(mesh)
+  params, built = batched_inference.prepared(built, params, mesh)
+  system = built.system
+  count, catalogue = program(
+    built, k=k, rules=rules, lists=lists, allowed_I=allowed_I, everywhere=copied
   )
-  catalogue = asking.put(catalogue, copied)
+  catalogue = batched_inference.put(catalogue, copied)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
   lists_RNK = [None] * len(rules)
-  if lists or system.scores is None:
+  if lists or not isinstance(system, ScoresItems):
     lists_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
-  for index, (result_R2B, nan_B, *items_RBK) in asking.answers(
-    lambda batch, excluded_BE: count(params, tables, batch, catalogue, excluded_BE),
+  for index, (result_R2B, nan_B, *items_RBK) in batched_inference.answers(
+    lambda batch, excluded_BE: count(
+      params, built.tables, batch, catalogue, excluded_BE
+    ),
     requests,
     batch_size=batch_size,
     max_history=system.max_history,
-    rank_I=rank_I,
+    rank_I=built.rank_I,
     mesh=mesh,
   ):
-    asking.refuse_nan(system, requests.user_N[index], nan_B[: len(index)], user_ids)
+    batched_inference.refuse_nan(
+      system, requests.user_N[index], nan_B[: len(index)], user_ids
+    )
     result_R2N[..., index] = result_R2B[..., : len(index)]
     if items_RBK:
       shown_RBK = items_RBK[0][:, : len(index)]
@@ -114,59 +118,64 @@ def evaluate(
 
   if "seen_excluded" in rules:
     result_R2N[rules.index("seen_excluded"), :, requests.repeated_N] = 0
-  if open_I is not None:
-    result_R2N[..., ~open_I[requests.target_N]] = 0
+  if allowed_I is not None:
+    result_R2N[..., ~allowed_I[requests.target_N]] = 0
   return {
     rule: Ranks(*result_2N, items_NK)
     for rule, result_2N, items_NK in zip(rules, result_R2N, lists_RNK)
   }
 
 
-def question(
-  system: System,
+def program(
+  built: Built,
   *,
   k: int = K,
   rules: Sequence[str] = RULES,
   lists: bool = True,
-  open_I: np.ndarray | None = None,
+  allowed_I: np.ndarray | None = None,
   everywhere: NamedSharding | None = None,
 ) -> tuple[Callable, Any]:
-  """The program that `evaluate` asks a batch by, and the catalogue that it is told.
+  """The program by which `evaluate` ranks a batch, and the catalogue that it takes.
 
   Args:
     everywhere: where the answers go: to all devices of the mesh; None = to the one.
+    k, rules, lists, allowed_I: see `evaluate`.
 
   Returns:
     Jitted (params, tables, batch, catalogue, excluded_BE) → answers, and the catalogue
     as host arrays.
   """
-  rank_I = np.asarray(system.rank_I)
-  if system.scores is not None:
+  system, rank_I = built.system, built.rank_I
+  if isinstance(system, ScoresItems):
     item_of_rank_I = np.argsort(rank_I).astype(np.int32)
-    open_I = np.ones(len(rank_I), bool) if open_I is None else open_I
+    allowed_I = np.ones(len(rank_I), bool) if allowed_I is None else allowed_I
     shown = min(k, len(rank_I)) if lists else 0
-    program = _counter(system.scores, tuple(rules), shown, everywhere)
-    return program, (item_of_rank_I, open_I)
+    counter = _counter(system, tuple(rules), shown, everywhere)
+    return counter, (item_of_rank_I, allowed_I)
   catalogue = allowed_lib.no_shared_mask()
-  if open_I is not None:
-    catalogue = allowed_lib.shared_masks(open_I[None], rank_I)
-  return _finder(system.recommend, tuple(rules), k, everywhere), catalogue
+  if allowed_I is not None:
+    catalogue = allowed_lib.shared_masks(allowed_I[None], rank_I)
+  return _finder(system, tuple(rules), k, everywhere), catalogue
 
 
 def hallucination_rate(
-  system: System, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
+  built: Built, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """The share of the beams of a search without the trie that are no item."""
+  """The share of the beams of an unconstrained search that are no item.
+
+  Args:
+    built: of a system that `WritesFreely`.
+  """
   rows = NamedSharding(mesh, PartitionSpec("data"))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  tables = asking.on_mesh(system.tables, everywhere)
-  hallucinated = jax.jit(system.hallucinated, out_shardings=everywhere)
+  tables = batched_inference.on_mesh(built.tables, everywhere)
+  invalid_beams = batched_inference.compiled(built.system, "invalid_beams", everywhere)
   count = total = 0
-  for index, batch, _ in asking.host_batches(
-    requests, batch_size, system.max_history, system.rank_I
+  for index, batch, _ in batched_inference.host_batches(
+    requests, batch_size, built.system.max_history, built.rank_I
   ):
     batch = mesh_lib.put(batch, rows)
-    miss_BK = jax.device_get(hallucinated(params, tables, batch))[: len(index)]
+    miss_BK = jax.device_get(invalid_beams(params, tables, batch))[: len(index)]
     count += int(miss_BK.sum())
     total += miss_BK.size
   return count / total
@@ -179,33 +188,33 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 
 @functools.lru_cache(maxsize=16)
 def _counter(
-  scores: Callable,
+  system: ScoresItems,
   rules: tuple[str, ...],
   shown: int,
   out_sharding: NamedSharding | None,
 ) -> Callable:
   """The compiled count of items above and level with the target, for every rule.
 
-  And the first `shown` items, if any are wanted.
+  It also returns the first `shown` items, if that is not 0.
   """
 
   def count(params, tables, batch, catalogue, excluded_BE):
-    item_of_rank_I, open_I = catalogue
+    item_of_rank_I, allowed_I = catalogue
     num_items = len(item_of_rank_I)
     # One copy of the scores for all that is compared below: fused into each reader,
     # the same sum may be rounded in two ways and an item lie above itself.
-    scores_BI = jax.lax.optimization_barrier(scores(params, tables, batch))
+    scores_BI = jax.lax.optimization_barrier(system.scores(params, tables, batch))
     if scores_BI.shape[1] != num_items:
       raise ValueError(f"scores of {scores_BI.shape[1]} items, not {num_items}")
     target_B1 = jnp.maximum(batch.target_B, 0)[:, None]
     score_B1 = jnp.take_along_axis(scores_BI, target_B1, axis=1)
-    other_BI = (jnp.arange(num_items)[None] != target_B1) & open_I[None]
+    other_BI = (jnp.arange(num_items)[None] != target_B1) & allowed_I[None]
     rank_B = 1 + jnp.sum(other_BI & (scores_BI > score_B1), axis=1, dtype=jnp.int32)
     ties_B = jnp.sum(other_BI & (scores_BI == score_B1), axis=1, dtype=jnp.int32)
 
     is_item_BE = excluded_BE < num_items
     seen_BE = item_of_rank_I[jnp.minimum(excluded_BE, num_items - 1)]
-    is_item_BE &= open_I[seen_BE]
+    is_item_BE &= allowed_I[seen_BE]
     seen_score_BE = jnp.take_along_axis(scores_BI, seen_BE, axis=1)
     seen_above_BE = is_item_BE & (seen_score_BE > score_B1)
     seen_level_BE = is_item_BE & (seen_score_BE == score_B1)
@@ -221,15 +230,16 @@ def _counter(
     if not shown:
       return result_R2B, is_nan_B
 
-    all_BI = jnp.broadcast_to(open_I[None], scores_BI.shape)
+    all_BI = jnp.broadcast_to(allowed_I[None], scores_BI.shape)
     row_B1 = jnp.arange(len(all_BI))[:, None]
     # Padding lies outside the row: dropped.
     unseen_BI = all_BI.at[row_B1, jnp.where(is_item_BE, seen_BE, num_items)].set(
       False, mode="drop"
     )
-    open_BI = {"seen_excluded": unseen_BI, "seen_allowed": all_BI}
+    allowed_BI = {"seen_excluded": unseen_BI, "seen_allowed": all_BI}
     lists = [
-      item_scores.top_items(scores_BI, open_BI[rule], shown).items_BK for rule in rules
+      item_scores.top_items(scores_BI, allowed_BI[rule], shown).items_BK
+      for rule in rules
     ]
     return result_R2B, is_nan_B, jnp.stack(lists)
 
@@ -238,7 +248,7 @@ def _counter(
 
 @functools.lru_cache(maxsize=16)
 def _finder(
-  recommend: Callable,
+  system: System,
   rules: tuple[str, ...],
   k: int,
   out_sharding: NamedSharding | None,
@@ -250,7 +260,7 @@ def _finder(
     rank_RB, nan_RB, items_RBK = [], [], []
     for rule in rules:
       allowed = Allowed(prefix_MI1, jnp.zeros_like(batch.target_B), excluded[rule])
-      best = recommend(params, tables, batch, allowed, k=k)
+      best = system.recommend(params, tables, batch, allowed, k=k)
       hit_BK = best.valid_BK & (best.items_BK == batch.target_B[:, None])
       first_B = jnp.argmax(hit_BK, axis=1).astype(jnp.int32)
       rank_RB.append(jnp.where(jnp.any(hit_BK, axis=1), 1 + first_B, 0))
@@ -264,7 +274,7 @@ def _finder(
 
 
 def _check(
-  system: System,
+  built: Built,
   requests: Requests,
   num_items: int,
   batch_size: int,
@@ -280,5 +290,6 @@ def _check(
       f"batches of {batch_size} requests do not divide over the {mesh.shape['data']} "
       "devices of mesh.data; choose a batch size that is a multiple of it"
     )
-  if len(system.rank_I) != num_items:
-    raise ValueError(f"{system.name} ranks {len(system.rank_I)} of {num_items} items")
+  if len(built.rank_I) != num_items:
+    name = built.system.name
+    raise ValueError(f"{name} ranks {len(built.rank_I)} of {num_items} items")

@@ -9,11 +9,11 @@ import numpy as np
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import evaluator, exposure, slices, uncertainty, users
 from lightlm_jax.evaluation.evaluator import Ranks
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, ScoresItems
 
 
 def judge(
-  system: System,
+  built: Built,
   params: Any,
   split: Split,
   requests: Requests,
@@ -26,7 +26,7 @@ def judge(
   """Asks `requests` by both rules.
 
   Args:
-    system: what to judge.
+    built: the system to judge.
     params: its parameters, on the device.
     split: the training log is what popularity is counted in.
     requests: of the split.
@@ -44,7 +44,7 @@ def judge(
   """
   began = time.monotonic()
   ranks = evaluator.evaluate(
-    system,
+    built,
     params,
     requests,
     num_items=split.train.num_items,
@@ -58,7 +58,7 @@ def judge(
   labels = slices.label(requests, split.train)
   values = {rule: users.values(r.rank_N, r.ties_N) for rule, r in ranks.items()}
   # Scores of all items serve both rules at once; a search is made for each.
-  passes = 1 if system.scores else len(evaluator.RULES)
+  passes = 1 if isinstance(built.system, ScoresItems) else len(evaluator.RULES)
   found = {
     "users_per_second": passes * len(requests) / seconds,
     "metrics": evaluator.summarise_rules(ranks),

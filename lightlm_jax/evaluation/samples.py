@@ -11,12 +11,13 @@ from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built
 
 
 def recommended(
-  system: System,
+  built: Built,
   params: Any,
   requests: Requests,
   log: Interactions,
@@ -29,17 +30,17 @@ def recommended(
   """Lines: what a user had last, and what the system would show next."""
   index = np.arange(min(users, len(requests)))
   longest = int(requests.length_N[index].max())
-  width = batch_lib.history_width(longest, system.max_history)
+  width = batch_lib.history_width(longest, built.system.max_history)
   batch = batch_lib.request_batch(requests, index, batch_size=len(index), width=width)
   row_P, item_P = allowed_lib.seen_items(requests, index)
   allowed = allowed_lib.Allowed(
     allowed_lib.no_shared_mask(),
     np.zeros(len(index), np.int32),
-    allowed_lib.exclusions(row_P, item_P, rank_I=system.rank_I, batch_size=len(index)),
+    allowed_lib.exclusions(row_P, item_P, rank_I=built.rank_I, batch_size=len(index)),
   )
   everywhere = mesh_lib.replicated(mesh)
-  recommend = jax.jit(system.recommend, static_argnames="k", out_shardings=everywhere)
-  best = jax.device_get(recommend(params, system.tables, batch, allowed, k=k))
+  recommend = batched_inference.compiled(built.system, "recommend", everywhere, k=k)
+  best = jax.device_get(recommend(params, built.tables, batch, allowed))
 
   def name(item: int) -> str:
     return (titles[item] if titles else "") or f"item {log.item_ids[item]}"

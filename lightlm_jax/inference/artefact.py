@@ -83,11 +83,11 @@ def program(
     exclusions: E, the most items that a request may exclude.
     platforms: of PLATFORMS, what the program is lowered for.
   """
-  system = served.system
-  rank_I = np.asarray(system.rank_I, np.int32)
+  system = served.built.system
+  rank_I = np.asarray(served.built.rank_I, np.int32)
   num_items = len(rank_I)
   leaves, tree = jax.tree_util.tree_flatten_with_path(
-    {"params": served.params, "tables": served.tables}
+    {"params": served.params, "tables": served.built.tables}
   )
   names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
   weights = dict(zip(names, (leaf for _, leaf in leaves), strict=True))

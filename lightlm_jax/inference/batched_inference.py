@@ -1,4 +1,4 @@
-"""How requests are put to a system, whoever asks: the evaluator, or one who serves.
+"""Batched inference: requests to a system, for the evaluator and for serving.
 
 Requests go in batches of a few static shapes (a batch's histories and exclusions are
 as wide as a bucket), so that after the first of each shape nothing is compiled.
@@ -19,7 +19,7 @@ from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, SharesWork, System
 
 BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
 
@@ -29,13 +29,29 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
   return None if mesh is None else mesh_lib.replicated(mesh)
 
 
-def prepared(system: System, params: Any, mesh: Mesh | None) -> tuple[Any, Any]:
+def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
   """Parameters and tables on the mesh, with what all requests share made once."""
   copied = everywhere(mesh)
-  params, tables = on_mesh((params, system.tables), copied)
-  if system.prepare is not None:
-    tables = _preparer(system.prepare, copied)(params, tables)
-  return params, tables
+  params, tables = on_mesh((params, built.tables), copied)
+  if isinstance(built.system, SharesWork) and not built.prepared:
+    tables = compiled(built.system, "prepare", copied)(params, tables)
+  return params, built._replace(tables=tables, prepared=True)
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(
+  system: System, method: str, out_sharding: NamedSharding | None, **static: Any
+) -> Callable[..., Any]:
+  """A compiled method of a system: one program for all systems that are equal to it.
+
+  Args:
+    system: the static part of the program.
+    method: its name.
+    out_sharding: where the results go; None = to the one device.
+    static: keyword arguments of the method, part of the program.
+  """
+  function = functools.partial(getattr(system, method), **static)
+  return jax.jit(function, out_shardings=out_sharding)
 
 
 def answers(
@@ -52,15 +68,15 @@ def answers(
   Args:
     ask: (batch, excluded_BE), both on the devices → answers, in rows of the batch; the
       exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
-    requests: N questions, in any order.
+    requests: N of them, in any order.
     batch_size: B, a multiple of the mesh's "data" axis.
     max_history: see `System`.
-    rank_I: likewise.
+    rank_I: see `Built`.
     mesh: devices that share each batch; None = the one.
 
   Yields:
-    Which requests they were, at most B indices, and the answers as host arrays of B
-    rows, of which those behind the last index mean nothing.
+    The indices of at most B requests, and their answers as host arrays of B rows; rows
+    behind the last index mean nothing.
   """
   rows = None if mesh is None else mesh_lib.by_rows(mesh)
   in_flight = collections.deque()
@@ -110,13 +126,13 @@ def put(tree: Any, sharding: NamedSharding | None) -> Any:
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Ends where a system is out of its mind.
+  """Refuses scores that are NaN.
 
   Args:
-    system: that was asked.
-    user_B: whose rows these are.
+    system: that made them.
+    user_B: the user of each row.
     nan_B: bool, whether a score of the row is NaN.
-    user_ids: what users are called; None = by their index.
+    user_ids: raw ids; None = users are named by their index.
 
   Raises:
     UserError: one is.
@@ -129,12 +145,6 @@ def refuse_nan(
       f"a batch, first for user {name}; the parameters have diverged: go back to an "
       "earlier checkpoint or lower train.learning_rate"
     )
-
-
-@functools.lru_cache(maxsize=16)
-def _preparer(prepare: Callable, out_sharding: NamedSharding | None) -> Callable:
-  """The compiled work that is done once for all batches."""
-  return jax.jit(prepare, out_shardings=out_sharding)
 
 
 def _on_devices(x: Any) -> int:

@@ -1,6 +1,5 @@
 """From requests to lists of items: the one way in which a trained system is asked."""
 
-from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -13,46 +12,44 @@ import pyarrow
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
-from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import processes
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, System
 
 COLUMNS = ("user", "rank", "item", "score")
 
 
 class Served(NamedTuple):
-  """A system that can be asked, on this process's devices.
+  """A system ready to recommend, on this process's devices.
 
   Attributes:
-    system: of a run.
+    built: the system, its tables on the mesh and prepared.
     params: on the mesh.
-    tables: likewise, with what all requests share made once.
     mesh: of this process's devices alone: no process waits for another.
     batch_size: the most requests at once.
   """
 
-  system: System
+  built: Built
   params: Any
-  tables: Any
   mesh: Mesh
   batch_size: int
 
 
-def ready(system: System, params: Any, mesh: Mesh, batch_size: int) -> Served:
+def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
   """Makes a system ready.
 
   Args:
-    system: its tables on the mesh.
+    built: the system, its tables on the mesh.
     params: its parameters, whole on every device of the mesh.
     mesh: of all processes' devices.
     batch_size: a multiple of the devices that a process has.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
-    params, tables = jax.tree.map(_own_copy, (params, system.tables))
-    system, mesh = system._replace(tables=tables), Mesh(devices, ("data", "model"))
-  params, tables = asking.prepared(system, params, mesh)
-  return Served(system, params, tables, mesh, batch_size)
+    params, tables = jax.tree.map(_own_copy, (params, built.tables))
+    built, mesh = built._replace(tables=tables), Mesh(devices, ("data", "model"))
+  params, built = batched_inference.prepared(built, params, mesh)
+  return Served(built, params, mesh, batch_size)
 
 
 def recommend(
@@ -61,20 +58,20 @@ def recommend(
   *,
   k: int,
   exclude_seen: bool = True,
-  open_I: np.ndarray | None = None,
+  allowed_I: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The best K items of each request.
 
   What is compiled depends on the buckets of the requests' number, of their histories'
-  lengths and of their exclusions, and on whether there is an `open_I`; not on which
+  lengths and of their exclusions, and on whether there is an `allowed_I`; not on which
   items it opens.
 
   Args:
     served: from `ready`.
-    requests: N questions; their targets are not read.
+    requests: N of them; their targets are not read.
     k: K, static; the most items that a request gets.
     exclude_seen: whether items of a request's whole history are kept from it.
-    open_I: bool, the only items that anybody gets; None = all.
+    allowed_I: bool, the only items that anybody gets; None = all.
 
   Returns:
     items_NK int32 catalogue indices, -1 behind the last; scores_NK float32, -inf there.
@@ -82,22 +79,21 @@ def recommend(
   Raises:
     UserError: a score is NaN.
   """
-  system, mesh = served.system, served.mesh
-  rank_I = np.asarray(system.rank_I)
-  copied = asking.everywhere(mesh)
+  (system, tables, rank_I, *_), mesh = served.built, served.mesh
+  copied = batched_inference.everywhere(mesh)
   prefix_MI1 = allowed_lib.no_shared_mask()
-  if open_I is not None:
-    prefix_MI1 = allowed_lib.shared_masks(open_I[None], rank_I)
-  prefix_MI1 = asking.put(prefix_MI1, copied)
-  program = _program(system.recommend, k, copied)
+  if allowed_I is not None:
+    prefix_MI1 = allowed_lib.shared_masks(allowed_I[None], rank_I)
+  prefix_MI1 = batched_inference.put(prefix_MI1, copied)
+  program = _program(system, k, copied)
 
   def ask(batch, excluded_BE):
     excluded_BE = excluded_BE if exclude_seen else excluded_BE[:, :0]
-    return program(served.params, served.tables, batch, prefix_MI1, excluded_BE)
+    return program(served.params, tables, batch, prefix_MI1, excluded_BE)
 
   items_NK = np.full((len(requests), k), -1, np.int32)
   scores_NK = np.full((len(requests), k), -np.inf, np.float32)
-  for index, (items_BK, scores_BK, nan_B) in asking.answers(
+  for index, (items_BK, scores_BK, nan_B) in batched_inference.answers(
     ask,
     requests,
     batch_size=_batch_size(len(requests), served.batch_size, mesh.shape["data"]),
@@ -105,7 +101,7 @@ def recommend(
     rank_I=rank_I,
     mesh=mesh,
   ):
-    asking.refuse_nan(system, index, nan_B[: len(index)], None)
+    batched_inference.refuse_nan(system, index, nan_B[: len(index)], None)
     items_NK[index] = items_BK[: len(index)]
     scores_NK[index] = scores_BK[: len(index)]
   return items_NK, scores_NK
@@ -142,10 +138,10 @@ def table(
 
 
 @functools.lru_cache(maxsize=16)
-def _program(recommend: Callable, k: int, out_sharding: NamedSharding | None):
+def _program(system: System, k: int, out_sharding: NamedSharding | None):
   def ask(params, tables, batch, prefix_MI1, excluded_BE):
     allowed = Allowed(prefix_MI1, jnp.zeros_like(batch.user_B), excluded_BE)
-    best = recommend(params, tables, batch, allowed, k=k)
+    best = system.recommend(params, tables, batch, allowed, k=k)
     return best.items_BK, best.scores_BK, jnp.isnan(best.scores_BK).any(axis=1)
 
   return jax.jit(ask, out_shardings=out_sharding)

@@ -1,12 +1,13 @@
 """L2D (arXiv 2509.11524) on a trained run: items by hidden states, without a search.
 
-Training is as it was. The memory is built from the training log: of every example the
-state that its source led to, with the item that followed. The arithmetic is in
+Training does not change. The state index is built from the training log: the hidden
+state of every example's source, with the item that followed. The arithmetic is in
 decoding/latent.py.
 """
 
 import collections
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import hashlib
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 from etils import epath
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 import ml_collections
 import numpy as np
 
 from lightlm_jax.data import feed as feed_lib
+from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import latent
 from lightlm_jax.runtime import mesh as mesh_lib
@@ -26,8 +28,8 @@ from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, HasState, in_catalogue_order
+from lightlm_jax.systems.item_scores import ItemScorer
 
 DECODINGS = ("latent_global", "latent_local")
 OPTIONS = (
@@ -41,44 +43,65 @@ _BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devi
 _ARRAYS = ("states", "items")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateIndexSystem(ItemScorer):
+  """Scores items by the state index where `model` would search.
+
+  Its tables are those of the model, and the index.
+
+  Attributes:
+    model: makes the state of a request.
+    kind: of DECODINGS.
+    nearest: examples that are looked at, of "latent_local".
+  """
+
+  model: HasState
+  kind: str
+  nearest: int
+
+  def scores(
+    self, params: Any, tables: tuple[Any, latent.StateIndex], batch: Batch
+  ) -> jax.Array:
+    """[B, I] float32."""
+    own, index = tables
+    state_BD = self.model.state(params, own, batch)
+    if self.kind == "latent_global":
+      return latent.global_scores(state_BD, index)
+    return latent.local_scores(state_BD, index, self.nearest)
+
+
 def build(
-  config: ml_collections.ConfigDict, system: System, memory: latent.Memory
-) -> System:
-  """The system that asks the memory where `system` would search.
+  config: ml_collections.ConfigDict, model: Built, index: latent.StateIndex
+) -> Built:
+  """The system that asks the index where `model` would search.
 
   Args:
     config: of a run; `decoding.kind` is one of DECODINGS.
-    system: which has a `state`.
-    memory: of its training examples: see `remember`.
+    model: of a system that has a state.
+    index: of its training examples: see `index_states`.
 
   Raises:
-    UserError: the memory holds fewer examples than are to be looked at.
+    UserError: the index holds fewer examples than are to be looked at.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
-  if kind == "latent_local" and nearest > len(memory.item_N):
+  if kind == "latent_local" and nearest > len(index.item_N):
     raise UserError(
-      f"config.decoding.nearest is {nearest:,}, and the memory holds "
-      f"{len(memory.item_N):,} examples; give a smaller --nearest"
+      f"config.decoding.nearest is {nearest:,}, and the state index holds "
+      f"{len(index.item_N):,} examples; give a smaller --nearest"
     )
-
-  def scores(params, tables: Any, batch):
-    own, memory = tables
-    state_BD = system.state(params, own, batch)
-    if kind == "latent_global":
-      return latent.global_scores(state_BD, memory)
-    return latent.local_scores(state_BD, memory, nearest)
-
-  return system._replace(
-    tables=(system.tables, memory),
-    rank_I=np.arange(len(system.rank_I), dtype=np.int32),
-    scores=scores,
-    recommend=item_scores.recommender(scores),
-    hallucinated=None,
+  assert isinstance(model.system, HasState)
+  system = StateIndexSystem(
+    name=model.system.name,
+    max_history=model.system.max_history,
+    model=model.system,
+    kind=kind,
+    nearest=nearest,
   )
+  return in_catalogue_order(system, (model.tables, index), len(model.rank_I))
 
 
-def remember(
-  system: System,
+def index_states(
+  model: Built,
   params: Any,
   train: Interactions,
   *,
@@ -90,17 +113,18 @@ def remember(
   """The states of training examples, and the items that followed them.
 
   Args:
-    system: which has a `state`.
+    model: of a system that has a state.
     params: of the run.
     train: every interaction is an example, the items before it its history.
     share: of the examples that are kept.
-    seed: of which those are.
+    seed: by which they are drawn.
     batch_size: examples at once, a multiple of the mesh's `data`.
     mesh: devices that share a batch.
 
   Returns:
     state_ND float16 and item_N int32, in the order of the log.
   """
+  system = model.system
   feed, plan = feed_lib.positions(
     train, seed=0, batch_size=batch_size, widths=(system.max_history,)
   )
@@ -110,13 +134,8 @@ def remember(
     rng = np.random.default_rng(seed)
     kept_N = np.sort(rng.choice(E, max(1, round(share * E)), replace=False))
   everywhere = mesh_lib.replicated(mesh)
-  feed, tables = mesh_lib.put((feed, system.tables), everywhere)
-
-  @functools.partial(jax.jit, out_shardings=everywhere)
-  def states(params, tables, feed, row_B):
-    real_B = jnp.ones(row_B.shape, bool)
-    batch = feed_lib.rows_at(feed, row_B, real_B, jnp.uint32(0), plan=plan, bucket=0)
-    return system.state(params, tables, batch).astype(DTYPE)
+  feed, tables = mesh_lib.put((feed, model.tables), everywhere)
+  states = _states(system, plan, everywhere)
 
   found, in_flight = [], collections.deque()
   for first in range(0, len(kept_N), batch_size):
@@ -129,25 +148,37 @@ def remember(
   return np.concatenate(found)[: len(kept_N)], train.item_E[kept_N]
 
 
+def _states(system: Any, plan: feed_lib.Plan, everywhere: NamedSharding):
+  """Compiled (params, tables, feed, row_B) → states of the examples at these rows."""
+
+  @functools.partial(jax.jit, out_shardings=everywhere)
+  def states(params, tables, feed, row_B):
+    real_B = jnp.ones(row_B.shape, bool)
+    batch = feed_lib.rows_at(feed, row_B, real_B, jnp.uint32(0), plan=plan, bucket=0)
+    return system.state(params, tables, batch).astype(DTYPE)
+
+  return states
+
+
 def cached(
   folder: epath.Path,
   about: Mapping[str, Any],
   make: Callable[[], tuple[np.ndarray, np.ndarray]],
   say: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A memory from its folder, or made by `make()` and put there.
+  """A state index from its folder, or made by `make()` and put there.
 
   Args:
     folder: of a run.
-    about: what the memory is of, as JSON holds it, with `ids_sha256`.
-    make: see `remember`.
+    about: the origin of the index, as JSON holds it, with `ids_sha256`.
+    make: see `index_states`.
     say: prints a line.
 
   Returns:
     state_ND float16 and item_N int32.
 
   Raises:
-    UserError: the folder holds a memory of other ids, or cannot be written.
+    UserError: the folder holds an index of other ids, or cannot be written.
   """
   try:
     found = json_text.loads((folder / "manifest.json").read_text())
@@ -156,16 +187,16 @@ def cached(
   found = found if isinstance(found, dict) else {}
   if found.get("ids_sha256", about["ids_sha256"]) != about["ids_sha256"]:
     raise UserError(
-      f"{folder} is the memory of a run with other ids; remove it, and it is built "
-      "anew from this run's"
+      f"{folder} is the state index of a run with other ids; remove it, and it is "
+      "built again from this run's"
     )
   if found.items() >= about.items():
     arrays = _read(folder, found)
     if arrays is not None:
       return arrays
-  say("the memory is built from the training log …")
+  say("building the state index from the training log …")
   arrays = make()
-  with processes.together("write the memory"):
+  with processes.together("write the state index"):
     _write(folder, about, arrays)
   megabytes = arrays[0].nbytes / 2**20
   say(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
@@ -173,7 +204,7 @@ def cached(
 
 
 def _read(folder: epath.Path, manifest: Mapping[str, Any]):
-  """The arrays; None where they are not those that the manifest vouches for."""
+  """The arrays; None where they do not match the manifest."""
   arrays = []
   for name in _ARRAYS:
     try:

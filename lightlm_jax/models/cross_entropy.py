@@ -50,7 +50,7 @@ def sampled_cross_entropy(
   weight_N: jax.Array,
   negative_M: jax.Array,
 ) -> jax.Array:
-  """What `linear_cross_entropy` would give, estimated from M items.
+  """An estimate of `linear_cross_entropy` from M sampled items.
 
   The sum over all other items is estimated by the samples' (Bengio & Senécal 2008);
   a sample that is the label itself counts for nothing.

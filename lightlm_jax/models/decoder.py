@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
 
 def rotated(x: jax.Array) -> jax.Array:
-  """[B, L, ..., A], its pairs of numbers turned by angles that grow with the place l.
+  """[B, L, ..., A], its pairs of numbers rotated by angles that grow with position l.
 
   The product of a query and a key so turned depends on their distance alone.
   """
@@ -125,7 +125,7 @@ def rotated(x: jax.Array) -> jax.Array:
 class ItemDecoder(nn.Module):
   """item_BL int32 (-1 = none), segment_BL int32 (0 = none) → hidden [B, L, D].
 
-  What stands at a position knows the items of its history up to it; its product with
+  The state at a position knows the items of its history up to it; its product with
   an item's row of the output table is that item's score. The output table is
   `embedding` [I, D] itself, or `output` [I, D] where it is not `tied`.
   """

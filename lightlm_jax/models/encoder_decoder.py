@@ -50,8 +50,8 @@ class Config:
   remat: bool = False  # a layer's insides are computed again for its gradient
 
 
-class Memory(NamedTuple):
-  """What every decoder layer reads of the source: once a row, shared by its beams."""
+class CrossKV(NamedTuple):
+  """Cross-attention keys and values of all layers, shared by all beams of a row."""
 
   key_NBHAS: jax.Array
   value_NBHSA: jax.Array
@@ -146,7 +146,7 @@ class _DecoderLayer(nn.Module):
     return x_BKLD + Dropout(c.dropout_rate)(h_BKLD), piece
 
 
-class _MemoryLayer(nn.Module):
+class _CrossKVLayer(nn.Module):
   """One decoder layer's keys and values of the encoded source."""
 
   config: Config
@@ -161,7 +161,7 @@ class _MemoryLayer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """The transformer as pure functions: `encode`, `remember`, `decode` and `extend`.
+  """The transformer: `encode`, `precompute_cross_kv`, then `decode` or `extend`.
 
   Dropout is on where a "dropout" rng is given.
   """
@@ -193,7 +193,8 @@ class EncoderDecoder(nn.Module):
         nn.remat(layer, prevent_cse=False) for layer in (encoder_layer, decoder_layer)
       )
     self.encoder = stack(encoder_layer, c.N, (nn.broadcast, nn.broadcast))(c)
-    self.memory = stack(_MemoryLayer, c.num_decoder_layers, (nn.broadcast,))(c)
+    # Checkpoints know these weights by this name.
+    self.memory = stack(_CrossKVLayer, c.num_decoder_layers, (nn.broadcast,))(c)
     in_axes = (0, 0) + (nn.broadcast,) * 3
     self.decoder = stack(decoder_layer, c.num_decoder_layers, in_axes)(c)
     self.encoder_norm = RMSNorm()
@@ -221,38 +222,38 @@ class EncoderDecoder(nn.Module):
     x_BSD, _ = self.encoder(self.dropout(x_BSD), bias_HSS, mask_BSS)
     return self.dropout(self.encoder_norm(x_BSD))
 
-  def remember(self, encoded_BSD, segment_BS) -> Memory:
-    """The cross-attention keys and values of all layers, computed once a source."""
+  def precompute_cross_kv(self, encoded_BSD, segment_BS) -> CrossKV:
+    """The cross-attention keys and values of all layers, once a source."""
     _, (key, value) = self.memory((), encoded_BSD)
-    return Memory(key, value, segment_BS)
+    return CrossKV(key, value, segment_BS)
 
-  def decode(self, token_BKL, memory: Memory, segment_BK) -> jax.Array:
+  def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
     """Teacher forcing: K targets a row, all of their tokens at once.
 
     Args:
       token_BKL: int32 tokens.
-      memory: from `remember`.
+      kv: from `precompute_cross_kv`.
       segment_BK: int32, the segment of the source that each target reads.
 
     Returns:
       logits_BKLV float32 of the tokens that follow.
     """
-    return self._logits(self.states(token_BKL, memory, segment_BK))
+    return self._logits(self.states(token_BKL, kv, segment_BK))
 
-  def states(self, token_BKL, memory: Memory, segment_BK, until_BK=None) -> jax.Array:
-    """[B, K, L, D] in `config.dtype`: of what `decode` makes its logits.
+  def states(self, token_BKL, kv: CrossKV, segment_BK, until_BK=None) -> jax.Array:
+    """The decoder's last hidden states, [B, K, L, D] in `config.dtype`.
 
-    `until_BK` int32 is the last place of the source that a target reads; None = all.
+    `until_BK` int32 is the last position of the source that a target reads; None = all.
     """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
     bias_HLL = self.decoder_bias(position_L, position_L)
-    return self._decoder(
-      token_BKL, None, memory, bias_HLL, mask_LL, segment_BK, until_BK
-    )[0]
+    return self._decoder(token_BKL, None, kv, bias_HLL, mask_LL, segment_BK, until_BK)[
+      0
+    ]
 
   def extend(
-    self, token_BK, parent_BK, memory: Memory, segment_BK, cache: Cache
+    self, token_BK, parent_BK, kv: CrossKV, segment_BK, cache: Cache
   ) -> tuple[jax.Array, Cache]:
     """Continues K targets a row by one token.
 
@@ -260,7 +261,7 @@ class EncoderDecoder(nn.Module):
       token_BK: int32 tokens, of position len(cache.key).
       parent_BK: int32, the slot of the position before that each target continues;
         nothing at position 0.
-      memory: from `remember`.
+      kv: from `precompute_cross_kv`.
       segment_BK: int32, the segment of the source that each target reads.
       cache: of the positions before, `Cache()` at first.
 
@@ -277,20 +278,20 @@ class EncoderDecoder(nn.Module):
     bias_H1P = jnp.repeat(bias_H1M, np.array(slots), axis=-1)
     past = (cache.key, cache.value)
     x_BK1D, (key, value) = self._decoder(
-      token_BK[..., None], past, memory, bias_H1P, mask_BKP, segment_BK
+      token_BK[..., None], past, kv, bias_H1P, mask_BKP, segment_BK
     )
     cache = Cache((*cache.key, key), (*cache.value, value), tuple(ancestor))
     return self._logits(x_BK1D)[:, :, 0], cache
 
   def _decoder(
-    self, token_BKL, past, memory: Memory, bias, mask, segment_BK, until_BK=None
+    self, token_BKL, past, kv: CrossKV, bias, mask, segment_BK, until_BK=None
   ):
     c = self.config
-    mask_BKS = segment_BK[:, :, None] == memory.segment_BS[:, None, :]
+    mask_BKS = segment_BK[:, :, None] == kv.segment_BS[:, None, :]
     if until_BK is not None:
       mask_BKS &= jnp.arange(mask_BKS.shape[2])[None, None] <= until_BK[..., None]
     x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
-    source = (memory.key_NBHAS, memory.value_NBHSA)
+    source = (kv.key_NBHAS, kv.value_NBHSA)
     x_BKLD, piece = self.decoder(x_BKLD, past, source, bias, mask, mask_BKS)
     return self.dropout(self.decoder_norm(x_BKLD)), piece
 
@@ -306,8 +307,8 @@ class EncoderDecoder(nn.Module):
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Teacher forcing: the logits [B, K, L, V] of K targets a row."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
-    memory = self.remember(encoded_BSD, segment_BS)
-    return self.decode(token_BKL, memory, segment_BK)
+    kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
+    return self.decode(token_BKL, kv, segment_BK)
 
 
 def _stack(layer: type[nn.Module], num_layers: int, in_axes: tuple, unroll: int):

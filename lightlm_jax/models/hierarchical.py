@@ -51,7 +51,7 @@ class Hierarchical(nn.Module):
     self.history_dropout = Dropout(self.history.dropout_rate)
 
   def __call__(self, token_IT: jax.Array, place_BL, segment_BL) -> jax.Array:
-    """What `read` makes of histories given by places in `token_IT`."""
+    """`read` of histories that are given by rows of `token_IT`."""
     return self.read(self.encode(token_IT)[place_BL], segment_BL)
 
   def encode(self, token_IT: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ class Hierarchical(nn.Module):
   def read(self, item_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
     """Items' vectors, segments int32 (0 = nothing there) → hidden float32 [B, L, D].
 
-    What stands at a position knows the items of its history up to it.
+    The state at a position knows the items of its history up to it.
     """
     x_BLD = jnp.where((segment_BL > 0)[..., None], item_BLD, 0)
     return self.history_encoder(self.history_dropout(x_BLD), segment_BL)

@@ -41,7 +41,7 @@ class ItemSequence(nn.Module):
   """item_BH int32 (-1 = none), segment_BH int32 (0 = none) → hidden [B, H, D].
 
   Histories of one row are told apart by their segments (`bsarec`: a row is one
-  history, right-aligned). What stands at a position knows the items of its history up
+  history, right-aligned). The state at a position knows the items of its history up
   to it (`bsarec`: also those behind it, so that only the last position may be asked).
   The table `embedding` [I, D] is the output layer too. Dropout is drawn where there is
   a rng "dropout".

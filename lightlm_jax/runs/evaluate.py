@@ -56,12 +56,14 @@ def evaluate(
     raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
   requests = loop.sample(requests, users, config.seed)
   run = trained.restore(workdir, config, dataset, split, mesh, say)
-  system, params, book = run.system, run.params, run.book
+  built, params, book = run.built, run.params, run.book
 
   say(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(config, split, system, book, params, run.progress, k)
+  results = results_lib.describe(
+    config, split, built.system, book, params, run.progress, k
+  )
   found, ranks = judge.judge(
-    system,
+    built,
     params,
     split,
     requests,

@@ -56,8 +56,8 @@ def export(
   mesh = mesh_lib.make(1, 1)
   dataset, split = trained.log_of(workdir, config)
   run = trained.restore(workdir, config, dataset, split, mesh, say)
-  served = serve.ready(run.system, run.params, mesh, 1)
-  history = run.system.max_history
+  served = serve.ready(run.built, run.params, mesh, 1)
+  history = run.built.system.max_history
   exported = artefact.program(
     served,
     k=min(k, dataset.log.num_items),

@@ -82,13 +82,13 @@ def recommend(
   lines = questions_lib.check(questions)
   open_I, lost = questions_lib.open_items(known, allow, deny)
   run = trained.restore(workdir, config, dataset, split, mesh, say)
-  lines += questions_lib.notes(questions, lost, run.system)
+  lines += questions_lib.notes(questions, lost, run.built.system)
   for line in lines:
     say(f"warning: {line}")
 
-  served = serve.ready(run.system, run.params, mesh, config.train.eval_batch_size)
+  served = serve.ready(run.built, run.params, mesh, config.train.eval_batch_size)
   num_items = dataset.log.num_items
-  options = {"k": min(k, num_items), "exclude_seen": exclude_seen, "open_I": open_I}
+  options = {"k": min(k, num_items), "exclude_seen": exclude_seen, "allowed_I": open_I}
 
   def lists(index_N: np.ndarray) -> pyarrow.Table:
     asked = questions_lib.take(questions, index_N)

@@ -187,18 +187,18 @@ class Recommender:
       known,
       *(None if ids is None else _raw(ids, "allow and deny") for ids in (allow, deny)),
     )
-    for line in [*lines, *questions_lib.notes(questions, lost, run.system)]:
+    for line in [*lines, *questions_lib.notes(questions, lost, run.built.system)]:
       warnings.warn(line, stacklevel=2)
     if self._served is None:
       batch_size = run.config.train.eval_batch_size
-      self._served = serve.ready(run.system, run.params, run.mesh, batch_size)
+      self._served = serve.ready(run.built, run.params, run.mesh, batch_size)
     log = run.dataset.log
     found = serve.recommend(
       self._served,
       questions.requests,
       k=min(k, log.num_items),
       exclude_seen=exclude_seen,
-      open_I=open_I,
+      allowed_I=open_I,
     )
     for line in questions_lib.left_without(questions.names, found[0]):
       warnings.warn(line, stacklevel=2)

@@ -28,7 +28,7 @@ from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Fitted, Trainable
 from lightlm_jax.training import checkpoint, loop
 
 LOG = "log"  # in a workdir: see data/snapshot.py
@@ -42,7 +42,7 @@ class Run:
   dataset: datasets.Dataset
   split: splits.Split
   book: CodeBook | None  # of the systems that write ids
-  system: System  # its tables on the mesh
+  built: Built  # the system, its tables on the mesh
   params: Any  # those to judge, on the mesh
   progress: loop.Progress | None  # None: it was fitted
   step: int | None  # the parameters are of; likewise
@@ -154,22 +154,23 @@ def restore(
   tokens = None
   if config.system in registry.READ_TEXTS:
     tokens = _read_texts(config, dataset, workdir)
-  system = registry.build(config.system, config, split.train, book, tokens)
-  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
-  system = system._replace(tables=tables)
+  built = registry.build(config.system, config, split.train, book, tokens)
+  tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
+  built = built._replace(tables=tables)
   progress = judged = None
-  if system.loss is None:
-    params = system.fit(split.train)
+  if isinstance(built.system, Fitted):
+    params = built.system.fit(split.train)
   else:
-    params, progress, step = _restore(system, config, mesh, workdir)
+    assert isinstance(built.system, Trainable)
+    params, progress, step = _restore(built.system, config, mesh, workdir)
     judged = progress.best_step or step
     if step < config.train.steps:
       say(f"this run stands at step {step:,} of {config.train.steps:,}")
 
   if config.decoding.kind in latent_decoding.DECODINGS:
     make = functools.partial(
-      latent_decoding.remember,
-      system,
+      latent_decoding.index_states,
+      built,
       params,
       split.train,
       share=config.decoding.memory_share,
@@ -179,11 +180,11 @@ def restore(
     )
     about = _about_memory(config, split, book, judged)
     state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
-    memory = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
+    states = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
     num_items, prior = split.train.num_items, config.decoding.prior
-    memory = latent.memory(*memory, num_items, prior)
-    system = latent_decoding.build(config, system, memory)
-  return Run(config, dataset, split, book, system, params, progress, judged, mesh)
+    index = latent.build(*states, num_items, prior)
+    built = latent_decoding.build(config, built, index)
+  return Run(config, dataset, split, book, built, params, progress, judged, mesh)
 
 
 def titles(
@@ -221,7 +222,7 @@ def identity(run: Run) -> dict[str, Any]:
   }
 
 
-def _restore(system: System, config, mesh, workdir: epath.Path):
+def _restore(system: Trainable, config, mesh, workdir: epath.Path):
   """The parameters to judge, the progress, and the step that the run came to."""
   if not (workdir / "checkpoints").exists():
     raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")

@@ -22,7 +22,7 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.inference import batched_inference
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime import cache, devices, processes
 from lightlm_jax.runtime import mesh as mesh_lib
@@ -31,7 +31,7 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Fitted, HasLikelihood, WritesFreely
 from lightlm_jax.training import checkpoint, dry_run, loop, speed
 from lightlm_jax.training import metric_writer as journal_lib
 from lightlm_jax.training import topology as topology_lib
@@ -66,10 +66,10 @@ def describe(
   tokens = None
   if config.system in registry.READ_TEXTS:
     _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
-  system = registry.build(config.system, config, split.train, book, tokens)
-  report = dry_run.describe(system, split, config, mesh)
+  built = registry.build(config.system, config, split.train, book, tokens)
+  report = dry_run.describe(built, split, config, mesh)
   if topology is not None:
-    report["topology"] = topology_lib.describe(system, split, config, mesh, topology)
+    report["topology"] = topology_lib.describe(built, split, config, mesh, topology)
   return report
 
 
@@ -120,13 +120,13 @@ def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> d
     results_lib.show(earlier, say)
     return earlier
 
-  system, book, params, progress = learn(
+  built, book, params, progress = learn(
     config, split, dataset.attributes, workdir, mesh, console, dataset.texts
   )
-  results = results_lib.describe(config, split, system, book, params, progress)
+  results = results_lib.describe(config, split, built.system, book, params, progress)
   if split.test is not None:
     say("validation and test, all users, both rules …")
-    found, ranks = _judge(system, params, config, split, mesh, book)
+    found, ranks = _judge(built, params, config, split, mesh, book)
     results |= found
     name = results_lib.file_name("users", results) + ".parquet"
     table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
@@ -136,7 +136,7 @@ def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> d
   results_lib.show(results, say)
   if split.test is not None:
     for line in samples.recommended(
-      system, params, split.test, dataset.log, dataset.titles, mesh
+      built, params, split.test, dataset.log, dataset.titles, mesh
     ):
       say(line)
   return results
@@ -150,7 +150,7 @@ def learn(
   mesh: jax.sharding.Mesh,
   console: rich.console.Console,
   texts: list[str] | None = None,
-) -> tuple[System, CodeBook | None, Any, loop.Progress | None]:
+) -> tuple[Built, CodeBook | None, Any, loop.Progress | None]:
   """Writes the ids or the texts' tokens, and trains.
 
   The workdir keeps what `evaluate` and a restart need.
@@ -165,14 +165,14 @@ def learn(
   tokens = None
   if config.system in registry.READ_TEXTS:
     tokens = _write_texts(config, texts, attributes, workdir, console)
-  system = registry.build(config.system, config, split.train, book, tokens)
+  built = registry.build(config.system, config, split.train, book, tokens)
   if book is not None:
-    console.print(trie.describe(system.tables.trie), highlight=False, soft_wrap=True)
-  tables = mesh_lib.put(system.tables, mesh_lib.replicated(mesh))
-  system = system._replace(tables=tables)
-  if system.loss is None:
-    return system, book, system.fit(split.train), None
-  return system, book, *_optimise(system, split, config, workdir, mesh, console)
+    console.print(trie.describe(built.tables.trie), highlight=False, soft_wrap=True)
+  tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
+  built = built._replace(tables=tables)
+  if isinstance(built.system, Fitted):
+    return built, book, built.system.fit(split.train), None
+  return built, book, *_optimise(built, split, config, workdir, mesh, console)
 
 
 def _check_asked(split: splits.Split, config) -> None:
@@ -254,7 +254,7 @@ def _write_texts(config, texts, attributes, workdir: epath.Path, console):
   return tokens
 
 
-def _optimise(system: System, split, config, workdir, mesh, console):
+def _optimise(built: Built, split, config, workdir, mesh, console):
   """Trains by gradient, with everything a restart needs on disk."""
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(speed.counted())
@@ -276,7 +276,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
       bar.say(f"first step after {time.monotonic() - STARTED:.1f} s")
 
     return loop.train(
-      system,
+      built,
       split,
       config,
       mesh=mesh,
@@ -291,7 +291,7 @@ def _optimise(system: System, split, config, workdir, mesh, console):
     )
 
 
-def _judge(system: System, params, config, split: splits.Split, mesh, book):
+def _judge(built: Built, params, config, split: splits.Split, mesh, book):
   """Validation and test by both rules; test is read once, when all is chosen.
 
   Returns:
@@ -299,11 +299,10 @@ def _judge(system: System, params, config, split: splits.Split, mesh, book):
   """
   batch_size = config.train.eval_batch_size
   # Made once for all that is asked below.
-  params, tables = asking.prepared(system, params, mesh)
-  system = system._replace(tables=tables, prepare=None)
+  params, built = batched_inference.prepared(built, params, mesh)
   ask = functools.partial(
     judge.judge,
-    system,
+    built,
     params,
     split,
     batch_size=batch_size,
@@ -313,13 +312,13 @@ def _judge(system: System, params, config, split: splits.Split, mesh, book):
   validation, _ = ask(split.validation)
   judged, ranks = ask(split.test)
   judged |= {"validation": validation["metrics"]}
-  if system.nll is not None:
+  if isinstance(built.system, HasLikelihood):
     judged["validation_loss"] = likelihood.mean_nll(
-      system, params, split.validation, batch_size=batch_size, mesh=mesh
+      built, params, split.validation, batch_size=batch_size, mesh=mesh
     )
-  if system.hallucinated is not None:
+  if isinstance(built.system, WritesFreely):
     judged["hallucination_rate"] = evaluator.hallucination_rate(
-      system,
+      built,
       params,
       loop.sample(split.test, config.train.eval_users, config.seed),
       batch_size=batch_size,

@@ -1,17 +1,33 @@
-"""What a system is: the one interface that training, evaluation and serving see."""
+"""What a system is: the one interface that training, evaluation and serving see.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+A system is a value: a frozen dataclass of shapes and settings, without arrays. Systems
+built from the same configuration over catalogues of the same capacity are equal, and
+share every compiled program, whose static key they are. What a system can do beyond
+`recommend` is said by the protocols below: ask `isinstance(system, ScoresItems)`.
 
+All methods but `fit` are pure functions of arrays and can be compiled.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.packing import Rows
+from lightlm_jax.decoding.allowed import Allowed, Recommendations
+
+Metrics = dict[str, Any]  # name → scalar array
 
 
-class System(NamedTuple):
-  """A recommender as pure functions; what does not apply is None.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+  """A recommender.
 
-  `tables` is a pytree of device arrays that a system needs beside its parameters
-  (codes, trie, …). It is always an argument, so that another catalogue of the same
-  capacity compiles nothing.
+  Its methods take `tables`: a pytree of device arrays that it needs beside its
+  parameters (codes, trie, …), see `Built`.
 
   Attributes:
     name: as in `config.system`.
@@ -19,40 +35,115 @@ class System(NamedTuple):
       item of the user), "sequence" (a row of packed histories, every position trained),
       or None for systems that are fitted.
     max_history: how many of the last items it reads, 0 = the user alone; None = all.
-    rows: how examples share rows in training; None = each has its own.
-    tables: see above.
-    rank_I: [I] int32 numpy, each catalogue item's place in code order.
-    init: rng → params.
-    loss: (params, tables, batch, rng) → (scalar, metrics): "tokens" that the batch
-      really holds (items, where an item is one), and "places" that it has for them.
-    fit: train interactions → params, for systems without gradients.
-    recommend: (params, tables, batch, allowed, *, k) → Recommendations.
-    scores: (params, tables, batch) → [B, I] float32, for systems that score every
-      item; the evaluator then counts the items above and level with the target.
-    nll: (params, tables, batch) → [B] float32, -log p(target | source) in nats over
-      all that could have been written in its place; None for systems whose scores are
-      no logits.
-    hallucinated: (params, tables, batch) → [B, K] bool, the beams of a search without
-      the trie that are no item, for systems that write ids.
-    prepare: (params, tables) → tables with what all requests share, such as the items'
-      vectors, for whoever asks often. Where they are given in place of `tables`,
-      `scores` and `recommend` say the same, and sooner.
-    state: (params, tables, batch) → [B, D] float32, what the model makes of a source
-      before it writes: see decoding/latent.py.
   """
 
   name: str
-  example: str | None
-  max_history: int | None
+  example: str | None = None
+  max_history: int | None = None
+
+  def recommend(
+    self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
+  ) -> Recommendations:
+    """The K best items that each request may get."""
+    raise NotImplementedError(f"{self.name} makes no lists")
+
+
+class Built(NamedTuple):
+  """A system with what it needs of one catalogue and one training log.
+
+  Attributes:
+    system: see `System`.
+    tables: a pytree of arrays, padded to capacities, so that another catalogue of about
+      the same size compiles nothing.
+    rank_I: [I] int32 numpy, each catalogue item's place in code order.
+    rows: how training examples share rows; None = each has its own.
+    prepared: whether `tables` already hold what `SharesWork.prepare` adds.
+  """
+
+  system: System
   tables: Any
-  rank_I: Any
+  rank_I: np.ndarray
   rows: Rows | None = None
-  init: Callable | None = None
-  loss: Callable | None = None
-  fit: Callable | None = None
-  recommend: Callable | None = None
-  scores: Callable | None = None
-  nll: Callable | None = None
-  hallucinated: Callable | None = None
-  prepare: Callable | None = None
-  state: Callable | None = None
+  prepared: bool = False
+
+
+def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:
+  """A built system without codes: items are counted in catalogue order."""
+  return Built(system, tables, np.arange(num_items, dtype=np.int32))
+
+
+@runtime_checkable
+class Trainable(Protocol):
+  """Learns by gradient."""
+
+  def init(self, rng: jax.Array) -> Any:
+    """Untrained parameters."""
+    ...
+
+  def loss(
+    self, params: Any, tables: Any, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    """A scalar, and counts of the batch.
+
+    "tokens": what the batch really holds (items, where an item is one);
+    "capacity_tokens": what it has room for.
+    """
+    ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+  """Learns in closed form, on the host."""
+
+  def fit(self, train: Interactions) -> Any:
+    """The parameters."""
+    ...
+
+
+@runtime_checkable
+class ScoresItems(Protocol):
+  """Scores every item; the evaluator counts items above and level with the target."""
+
+  def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B, I] float32."""
+    ...
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+  """Its scores are logits."""
+
+  def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B] float32: -log p(target | source) in nats, over all possible outputs."""
+    ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+  """Has a hidden state of a request, see decoding/latent.py."""
+
+  def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B, D] float32."""
+    ...
+
+
+@runtime_checkable
+class WritesFreely(Protocol):
+  """Can write ids without the trie."""
+
+  def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B, K] bool: which beams of an unconstrained search are no item."""
+    ...
+
+
+@runtime_checkable
+class SharesWork(Protocol):
+  """Does part of its work once for all requests."""
+
+  def prepare(self, params: Any, tables: Any) -> Any:
+    """The tables with that part, such as the items' vectors.
+
+    Given in place of `tables`, they make `scores` and `recommend` faster, and change
+    no answer.
+    """
+    ...

@@ -1,40 +1,49 @@
 """The ceiling on the synthetic shop: the ranking of one who knows the generator."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.data.synthetic import Tastes
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, in_catalogue_order
+from lightlm_jax.systems.item_scores import ItemScorer
 
 TINY = 1e-30  # a normal float32 whose logarithm and reciprocal are finite
 
 
-def best_possible(tastes: Tastes, num_items: int) -> System:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BestPossible(ItemScorer):
   """The scorer that no learner beats on average, where seen items are excluded.
 
-  Its scores are log-probabilities of the next purchase, given the history alone.
+  Its scores are log-probabilities of the next purchase, given the history alone; its
+  tables are the generator's tastes.
   """
+
+  name: str = "best_possible"
+
+  def fit(self, train: Interactions | None = None) -> tuple:
+    """Nothing is learned."""
+    del train
+    return ()
+
+  def scores(self, params: tuple, tables: Tastes, batch: Batch) -> jax.Array:
+    """[B, I] float32."""
+    del params
+    return jnp.log(jnp.maximum(next_probability(tables, batch.history_BH), TINY))
+
+
+def best_possible(tastes: Tastes, num_items: int) -> Built:
+  """`BestPossible` for the generator with these tastes."""
   if tastes.taste_CI.shape[1] != num_items:
     raise ValueError(
       f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"
     )
-
-  def scores(params: tuple, tables: Tastes, batch: Batch) -> jax.Array:
-    del params
-    return jnp.log(jnp.maximum(next_probability(tables, batch.history_BH), TINY))
-
-  return System(
-    name="best_possible",
-    example=None,
-    max_history=None,
-    tables=_on_device(tastes),
-    rank_I=np.arange(num_items, dtype=np.int32),
-    fit=lambda train: (),
-    scores=scores,
-  )
+  return in_catalogue_order(BestPossible(), _on_device(tastes), num_items)
 
 
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:

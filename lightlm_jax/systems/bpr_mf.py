@@ -11,16 +11,16 @@ thousand, and one whose negative is the target itself has no gradient.
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Metrics, in_catalogue_order
+from lightlm_jax.systems.item_scores import ItemScorer
 
 NUM_NEGATIVES = 2  # of each positive, drawn anew at every step
 # Standard deviation of the vectors' entries. Small, because the noise that users and
@@ -29,56 +29,55 @@ NUM_NEGATIVES = 2  # of each positive, drawn anew at every step
 INIT_SCALE = 0.01
 
 
-def build(config: ml_collections.ConfigDict, num_users: int, num_items: int) -> System:
-  """The system `bpr_mf` over U users and I items, D = `config.model.d_model`."""
-  D = config.model.d_model
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BprMf(ItemScorer):
+  """The system `bpr_mf` over U users and I items."""
 
-  def init(rng: jax.Array) -> dict[str, jax.Array]:
+  name: str = "bpr_mf"
+  example: str | None = "target"
+  max_history: int | None = 0
+  num_users: int
+  num_items: int
+  D: int
+
+  def init(self, rng: jax.Array) -> dict[str, jax.Array]:
     """float32: "user" [U, D], "item" [I, D], "item_bias" [I]."""
     user_rng, item_rng = jax.random.split(rng)
     return {
-      "user": INIT_SCALE * jax.random.normal(user_rng, (num_users, D)),
-      "item": INIT_SCALE * jax.random.normal(item_rng, (num_items, D)),
-      "item_bias": jnp.zeros(num_items),
+      "user": INIT_SCALE * jax.random.normal(user_rng, (self.num_users, self.D)),
+      "item": INIT_SCALE * jax.random.normal(item_rng, (self.num_items, self.D)),
+      "item_bias": jnp.zeros(self.num_items),
     }
 
-  return System(
-    name="bpr_mf",
-    example="target",
-    max_history=0,
-    tables=(),
-    rank_I=np.arange(num_items, dtype=np.int32),
-    init=init,
-    loss=loss,
-    scores=scores,
-    recommend=recommend,
-  )
+  def loss(
+    self, params: dict[str, jax.Array], tables: Any, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    """-ln σ(x_ui - x_uj), averaged over the M negatives, then over the batch."""
+    del tables
+    negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
+    user_BD = user_vectors(params, batch.user_B)
+    positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
+    margin_BM = positive_B1 - pair_scores(params, user_BD, negative_BM)
+    per_target_B = jax.nn.softplus(-margin_BM).mean(axis=1)
+    value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
+    tokens = (batch.weight_B > 0).sum()
+    return value, {"tokens": tokens, "capacity_tokens": len(batch.weight_B)}
+
+  def scores(
+    self, params: dict[str, jax.Array], tables: Any, batch: Batch
+  ) -> jax.Array:
+    """[B, I] float32: ⟨user, item⟩ + bias; an unknown user gets the bias alone."""
+    del tables
+    user_BD = user_vectors(params, batch.user_B)
+    # A rounded product would make ties that an accelerator breaks and a CPU does not.
+    product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
+    return product_BI + params["item_bias"][None]
 
 
-def loss(
-  params: dict[str, jax.Array], tables: Any, batch: Batch, rng: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """-ln σ(x_ui - x_uj), averaged over the M negatives, then over the batch."""
-  del tables
-  negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
-  user_BD = user_vectors(params, batch.user_B)
-  positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
-  margin_BM = positive_B1 - pair_scores(params, user_BD, negative_BM)
-  per_target_B = jax.nn.softplus(-margin_BM).mean(axis=1)
-  value = (per_target_B * batch.weight_B).sum() / batch.weight_B.sum()
-  return value, {"tokens": (batch.weight_B > 0).sum(), "places": len(batch.weight_B)}
-
-
-def scores(params: dict[str, jax.Array], tables: Any, batch: Batch) -> jax.Array:
-  """[B, I] float32: ⟨user, item⟩ + bias; an unknown user gets the bias alone."""
-  del tables
-  user_BD = user_vectors(params, batch.user_B)
-  # A rounded product would make ties that an accelerator breaks and a CPU does not.
-  product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
-  return product_BI + params["item_bias"][None]
-
-
-recommend = item_scores.recommender(scores)
+def build(config: ml_collections.ConfigDict, num_users: int, num_items: int) -> Built:
+  """The system `bpr_mf` over U users and I items, D = `config.model.d_model`."""
+  system = BprMf(num_users=num_users, num_items=num_items, D=config.model.d_model)
+  return in_catalogue_order(system, (), num_items)
 
 
 def draw_negatives(rng: jax.Array, batch_size: int, num_items: int) -> jax.Array:

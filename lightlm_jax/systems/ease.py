@@ -1,6 +1,6 @@
 """EASE: linear item-item weights in closed form (Steck 2019, arXiv 1905.03375)."""
 
-import functools
+import dataclasses
 
 import jax
 import numpy as np
@@ -9,40 +9,46 @@ from scipy.linalg import lapack
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_item
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built
 
 ROWS_AT_ONCE = 1024
 
 
-def build(num_items: int, *, regularisation: float = 200.0) -> System:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ease(item_item.ItemItem):
+  """The baseline `ease`.
+
+  Attributes:
+    regularisation: λ > 0.
+  """
+
+  name: str = "ease"
+  regularisation: float = 200.0
+
+  def fit(self, train: Interactions) -> jax.Array:
+    """B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary; its diagonal is zero.
+
+    Everything happens in one [I, I] float32 array: λ keeps the condition number small.
+
+    Returns:
+      [I, I] float32; row i is what an item i in the history adds to every item's score.
+    """
+    weights_II = item_item.co_occurrence(train)
+    weights_II[np.diag_indices_from(weights_II)] += self.regularisation
+    _invert(weights_II)
+    weights_II /= -weights_II.diagonal()
+    np.fill_diagonal(weights_II, 0)
+    return jax.device_put(weights_II)
+
+
+def build(num_items: int, *, regularisation: float = 200.0) -> Built:
   """The baseline `ease` over I items; refuses catalogues too large to be dense."""
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "
       "give a number above 0 (200 suits sparse logs)"
     )
-  fit_ = functools.partial(fit, regularisation=regularisation)
-  return item_item.system("ease", num_items, fit_)
-
-
-def fit(train: Interactions, *, regularisation: float) -> jax.Array:
-  """B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary; its diagonal is zero.
-
-  Everything happens in one [I, I] float32 array: λ keeps the condition number small.
-
-  Args:
-    train: the log.
-    regularisation: λ > 0.
-
-  Returns:
-    [I, I] float32; row i is what an item i in the history adds to every item's score.
-  """
-  weights_II = item_item.co_occurrence(train)
-  weights_II[np.diag_indices_from(weights_II)] += regularisation
-  _invert(weights_II)
-  weights_II /= -weights_II.diagonal()
-  np.fill_diagonal(weights_II, 0)
-  return jax.device_put(weights_II)
+  return item_item.build(Ease(regularisation=regularisation), num_items)
 
 
 def _invert(matrix_II: np.ndarray) -> None:

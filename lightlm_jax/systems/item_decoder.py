@@ -12,7 +12,7 @@ import ml_collections
 from lightlm_jax.models import decoder
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, in_catalogue_order
 
 NAME = "item_decoder"
 
@@ -38,10 +38,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def build(config: ml_collections.ConfigDict, num_items: int) -> System:
+def build(config: ml_collections.ConfigDict, num_items: int) -> Built:
   """The system over I items."""
   net = decoder.ItemDecoder(model_config(config), num_items, tied=config.model.tied)
-  return next_item.system(config, num_items, net)
+  system = next_item.of_run(config, next_item.ItemReader(net))
+  return in_catalogue_order(system, (), num_items)
 
 
 def model_config(config: ml_collections.ConfigDict) -> decoder.Config:

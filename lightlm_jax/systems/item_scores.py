@@ -1,6 +1,6 @@
 """Recommendations of systems that score every item."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,60 +10,64 @@ import optax
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.top_k import top_k
+from lightlm_jax.systems.base import System
 
 
-def recommender(scores: Callable) -> Callable:
-  """`System.recommend` from `System.scores`, for items counted in catalogue order."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemScorer(System):
+  """A system that recommends by its `scores`, items counted in catalogue order."""
+
+  def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B, I] float32."""
+    raise NotImplementedError
 
   def recommend(
-    params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
+    self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    scores_BI = scores(params, tables, batch)
-    return top_items(scores_BI, open_items(allowed, scores_BI.shape[1]), k)
+    """The K items with the highest scores."""
+    scores_BI = self.scores(params, tables, batch)
+    return top_items(scores_BI, allowed_items(allowed, scores_BI.shape[1]), k)
 
-  return recommend
 
+class Softmax:
+  """Gives an `ItemScorer` whose scores are logits its `nll`."""
 
-def nll_of(scores: Callable) -> Callable:
-  """`System.nll` from `System.scores`, where these are logits."""
-
-  def nll(params: Any, tables: Any, batch: Batch) -> jax.Array:
+  def nll(self: Any, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B] float32: the cross-entropy of the target, over the catalogue."""
     return optax.softmax_cross_entropy_with_integer_labels(
-      scores(params, tables, batch), jnp.maximum(batch.target_B, 0)
+      self.scores(params, tables, batch), jnp.maximum(batch.target_B, 0)
     )
 
-  return nll
 
-
-def open_items(allowed: Allowed, num_items: int) -> jax.Array:
+def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
   """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
-  open_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
+  allowed_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
   if allowed.prefix_MI1.shape[0]:
-    open_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
-    beyond = ((0, 0), (0, num_items - open_MI.shape[1]))
-    open_BI = jnp.pad(open_MI, beyond)[allowed.mask_B]
-  row_B1 = jnp.arange(open_BI.shape[0])[:, None]
+    allowed_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
+    beyond = ((0, 0), (0, num_items - allowed_MI.shape[1]))
+    allowed_BI = jnp.pad(allowed_MI, beyond)[allowed.mask_B]
+  row_B1 = jnp.arange(allowed_BI.shape[0])[:, None]
   # The padding I lies outside the row: dropped, where a clip would close item I - 1.
-  return open_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")
+  return allowed_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")
 
 
-def top_items(scores_BI: jax.Array, open_BI: jax.Array, k: int) -> Recommendations:
-  """The K best open items of each request; exact, of equals the lower index first.
+def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommendations:
+  """The K best allowed items of each request; exact, of equals the lower index first.
 
   Args:
     scores_BI: float32 [B, I].
-    open_BI: bool [B, I].
+    allowed_BI: bool [B, I].
     k: K, static; may exceed I.
 
   Returns:
-    `Recommendations`, invalid from where a request has no more open items.
+    `Recommendations`, invalid from where a request has no more allowed items.
   """
   num_items = scores_BI.shape[1]
-  # An open item scored -inf still goes before every closed one.
+  # An allowed item scored -inf still goes before every other one.
   lowest = jnp.finfo(scores_BI.dtype).min
-  key_BI = jnp.where(open_BI, jnp.maximum(scores_BI, lowest), -jnp.inf)
+  key_BI = jnp.where(allowed_BI, jnp.maximum(scores_BI, lowest), -jnp.inf)
   _, items_BK = top_k(key_BI, min(k, num_items))
-  valid_BK = jnp.take_along_axis(open_BI, items_BK, axis=1)
+  valid_BK = jnp.take_along_axis(allowed_BI, items_BK, axis=1)
   scores_BK = jnp.take_along_axis(scores_BI, items_BK, axis=1)
   missing = ((0, 0), (0, max(k - num_items, 0)))
   return Recommendations(

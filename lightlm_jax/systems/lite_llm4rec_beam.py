@@ -1,32 +1,35 @@
 """Lite-LLM4Rec's encoders under LightLM's decoder: the search that the head replaces.
 
-The claim of Lite-LLM4Rec (arXiv 2402.09543) is that a beam search gives nothing here.
-This is its other arm: the same texts, encoders and rows as in `lite_llm4rec`
-(`model.source` "hierarchical" or "flat"), but the item is written as an id, token by
-token under the trie, by LightLM's decoder, which reads what stands at the history's
-items.
+Lite-LLM4Rec (arXiv 2402.09543) claims that a beam search gains nothing here. This is
+its comparison: the same texts, encoders and rows as in `lite_llm4rec` (`model.source`
+"hierarchical" or "flat"), but the item is written as an id, token by token under the
+trie, by LightLM's decoder, which reads the hidden states at the history's items.
 """
 
-import functools
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
-from lightlm_jax.decoding import beam, trie
+from lightlm_jax.decoding import trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, flat_text
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import item_decoder, lite_llm4rec, next_item
-from lightlm_jax.systems import token_sequences as text
-from lightlm_jax.systems.base import System
-from lightlm_jax.systems.lightlm import shift_right, written_nll
+from lightlm_jax.systems import (
+  id_writer,
+  item_decoder,
+  lite_llm4rec,
+  next_item,
+  token_sequences,
+)
+from lightlm_jax.systems.base import Built, Metrics, System
+from lightlm_jax.systems.id_writer import Decoder, IdWriter, shift_right
 
 NAME = "lite_llm4rec_beam"
 
@@ -58,69 +61,55 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def build(
-  config: ml_collections.ConfigDict,
-  train: Interactions,
-  texts: Tokens,
-  book: CodeBook,
-) -> System:
-  """The system over the catalogue of `train`, in the tokens of texts and of ids."""
-  is_flat = config.model.source == "flat"
-  vocab_size = text.first_code_token(False) + book.vocab_size
-  target_IL = text.shift(book.items_IL, False)
-  item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
-  reader = (
-    flat_text.FlatText(texts.vocab_size, None, item_decoder.model_config(config))
-    if is_flat
-    else lite_llm4rec.network(config, texts.vocab_size, None)
-  )
-  writer = encoder_decoder.EncoderDecoder(_writer_config(config, vocab_size))
-  lengths = {
-    "length_penalty": config.decoding.length_penalty,
-    "length_offset": config.decoding.length_offset,
-  }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteLlm4RecBeam(System):
+  """The system `lite_llm4rec_beam`.
 
-  def init(rng: jax.Array):
+  Attributes:
+    reader: of histories, with no head.
+    shape: of the decoder.
+    writer: of ids.
+  """
+
+  name: str = NAME
+  example: str | None = "sequence"
+  reader: next_item.Reader
+  shape: encoder_decoder.Config
+  writer: IdWriter
+
+  @property
+  def net(self) -> encoder_decoder.EncoderDecoder:
+    """The decoder."""
+    return encoder_decoder.EncoderDecoder(self.shape)
+
+  def init(self, rng: jax.Array) -> Any:
+    """Untrained parameters, the decoder's under "writer"."""
     read_rng, write_rng = jax.random.split(rng)
     one_11 = jnp.ones((1, 1), jnp.int32)
-    hidden_11D = jnp.zeros((1, 1, config.model.d_model))
-    params = (
-      reader.init(read_rng, one_11[..., None], one_11)["params"]
-      if is_flat
-      else lite_llm4rec.initial(reader, read_rng)
-    )
-    written = writer.init(
-      write_rng, hidden_11D, one_11, one_11[..., None], method=_forced
+    hidden_11D = jnp.zeros((1, 1, self.shape.D))
+    params = self.reader.init(read_rng)
+    written = self.net.init(
+      write_rng, hidden_11D, one_11, one_11[..., None], method=_states_by_position
     )
     return params | {"writer": written["params"]}
 
-  def read(params, tables: Tables, batch: Batch, rng: jax.Array | None = None):
-    """What stands at the history's items, float32 [B, H, D]."""
-    params = {name: part for name, part in params.items() if name != "writer"}
-    if is_flat:
-      token_BHT = lite_llm4rec.words(tables.items, batch.history_BH)
-      rngs = {} if rng is None else {"dropout": rng}
-      return reader.apply({"params": params}, token_BHT, batch.segment_BH, rngs=rngs)
-    if rng is None:
-      items = lite_llm4rec.with_vectors(reader, params, tables.items)
-      return lite_llm4rec.read_cached(reader, params, items, batch)
-    return lite_llm4rec.read_batch(reader, params, tables.items, batch, rng)[0]
-
-  def loss(params, tables: Tables, batch: Batch, rng: jax.Array):
+  def loss(
+    self, params: Any, tables: Tables, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
     """Cross-entropy averaged over an id's tokens, then over all positions."""
     read_rng, write_rng = jax.random.split(rng)
-    hidden_BHD = read(params, tables, batch, read_rng)
+    hidden_BHD = self._read(params, tables, batch, read_rng)
     known_BH1 = batch.target_B[..., None] >= 0
     target_BHL = jnp.where(
       known_BH1, jnp.asarray(tables.target_IL)[jnp.maximum(batch.target_B, 0)], -1
     )
-    state_BHLD = writer.apply(
+    state_BHLD = self.net.apply(
       {"params": params["writer"]},
       hidden_BHD,
       batch.segment_BH,
       shift_right(target_BHL),
       rngs={"dropout": write_rng},
-      method=_forced,
+      method=_states_by_position,
     )
     real_BHL = target_BHL >= 0
     weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
@@ -134,64 +123,84 @@ def build(
     )
     return total / jnp.maximum(weight_BH.sum(), 1), next_item.counts(batch)
 
-  def prepare(params, tables: Tables) -> Tables:
-    params = {name: part for name, part in params.items() if name != "writer"}
-    items = lite_llm4rec.with_vectors(reader, params, tables.items)
-    return tables._replace(items=items)
-
-  def remember(params, tables: Tables, batch: Batch):
-    """The decoder as a function of tokens alone, with what it remembers of a source."""
-    apply = functools.partial(writer.apply, {"params": params["writer"]})
-    hidden_BHD = read(params, tables, batch)
-    return apply, apply(hidden_BHD, batch.segment_BH, method="remember")
-
-  def nll(params, tables: Tables, batch: Batch) -> jax.Array:
-    apply, memory = remember(params, tables, batch)
-    return written_nll(apply, memory, tables.target_IL, batch.target_B)
+  def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
+    """The decoder after it read the histories of a batch."""
+    hidden_BHD = self._read(params, tables, batch)
+    return id_writer.opened(self.net, params["writer"], hidden_BHD, batch.segment_BH)
 
   def recommend(
-    params, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
+    self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    apply, memory = remember(params, tables, batch)
+    """The K best items."""
+    decoder = self.decoder(params, tables, batch)
+    return self.writer.recommend(decoder, tables, allowed, k=k)
 
-    def step(token_BK, parent_BK, cache):
-      segment_BK = jnp.ones_like(token_BK)
-      return apply(token_BK, parent_BK, memory, segment_BK, cache, method="extend")
+  def nll(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
+    """[B] float32, see `IdWriter.nll`."""
+    decoder = self.decoder(params, tables, batch)
+    return self.writer.nll(decoder, tables, batch.target_B)
 
-    beams = beam.search(
-      step,
-      encoder_decoder.Cache(),
-      tables.trie,
-      allowed,
-      B=batch.user_B.shape[0],
-      beam_size=max(k, config.decoding.beam_size),
-      start_token=text.START,
-      end_token=None,
-      **lengths,
-      renormalise=False,
-      constrained=True,
-    )
-    return beam.recommendations(beams, tables.trie, k=k, **lengths)
-
-  return System(
-    name=NAME,
-    example="sequence",
-    max_history=config.input.history,
-    tables=Tables(lite_llm4rec.Tables(texts.token_IT), target_IL, item_trie),
-    rank_I=rank_I,
-    init=init,
-    loss=loss,
-    recommend=recommend,
-    nll=nll,
-    prepare=None if is_flat else prepare,
-  )
+  def _read(
+    self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
+  ) -> jax.Array:
+    """Hidden states of the histories, float32 [B, H, D]."""
+    return self.reader.read(_readers(params), tables.items, batch, rng)
 
 
-def _forced(writer, hidden_BHD: jax.Array, segment_BH: jax.Array, told_BHL: jax.Array):
-  """The decoder's states [B, H, L, D]; what is told at a place knows no later one."""
-  memory = writer.remember(hidden_BHD, segment_BH)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
+  """Likewise, histories read by their items' vectors."""
+
+  reader: lite_llm4rec.TextReader
+
+  def prepare(self, params: Any, tables: Tables) -> Tables:
+    """The tables with every item's vector."""
+    items = self.reader.with_vectors(_readers(params), tables.items)
+    return tables._replace(items=items)
+
+
+def build(config: ml_collections.ConfigDict, texts: Tokens, book: CodeBook) -> Built:
+  """The system over a catalogue, in the tokens of its texts and of its ids."""
+  vocab_size = token_sequences.first_code_token(False) + book.vocab_size
+  target_IL = token_sequences.shift(book.items_IL, False)
+  item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
+  parts: dict[str, Any] = {
+    "max_history": config.input.history,
+    "shape": _writer_config(config, vocab_size),
+    "writer": IdWriter(
+      kind="beam",
+      beam_size=config.decoding.beam_size,
+      length_penalty=config.decoding.length_penalty,
+      length_offset=config.decoding.length_offset,
+    ),
+  }
+  if config.model.source == "flat":
+    shape = item_decoder.model_config(config)
+    flat = flat_text.FlatText(texts.vocab_size, None, shape)
+    system = LiteLlm4RecBeam(reader=lite_llm4rec.WordReader(flat), **parts)
+  else:
+    net = lite_llm4rec.network(config, texts.vocab_size, None)
+    reader = lite_llm4rec.TextReader(net)
+    system = LiteLlm4RecBeamByVectors(reader=reader, **parts)
+  items = lite_llm4rec.Tables(texts.token_IT)
+  return Built(system, Tables(items, target_IL, item_trie), rank_I)
+
+
+def _readers(params: Any) -> Any:
+  """The parameters without the decoder's."""
+  return {name: part for name, part in params.items() if name != "writer"}
+
+
+def _states_by_position(
+  net: encoder_decoder.EncoderDecoder,
+  hidden_BHD: jax.Array,
+  segment_BH: jax.Array,
+  decoder_input_BHL: jax.Array,
+) -> jax.Array:
+  """The decoder's states [B, H, L, D]; a position's target reads no later position."""
+  kv = net.precompute_cross_kv(hidden_BHD, segment_BH)
   place_BH = jnp.broadcast_to(jnp.arange(segment_BH.shape[1])[None], segment_BH.shape)
-  return writer.states(told_BHL, memory, segment_BH, place_BH)
+  return net.states(decoder_input_BHL, kv, segment_BH, place_BH)
 
 
 def _writer_config(config: ml_collections.ConfigDict, vocab_size: int):
@@ -200,7 +209,7 @@ def _writer_config(config: ml_collections.ConfigDict, vocab_size: int):
     V=vocab_size,
     W=0,
     D=m.d_model,
-    N=1,  # of an encoder that is never asked
+    N=1,  # of an encoder that is not used
     num_decoder_layers=m.num_decoder_layers,
     H=m.num_heads,
     A=m.d_model // m.num_heads,

@@ -1,24 +1,25 @@
-"""What systems share that score every item by what stands at the history's last place.
+"""Next-item prediction: every item is scored by a history's last hidden state.
 
-The score of an item is the product of its row in the output table with what a network
-makes of the history. Their losses are those of next-item prediction: `sasrec`, `bsarec`
-and `item_decoder` differ in the network alone.
+The score of an item is the product of its row in the output table with that state.
+`sasrec`, `bsarec` and `item_decoder` differ in the network alone.
 """
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.models.cross_entropy import linear_cross_entropy, sampled_cross_entropy
+from lightlm_jax.models.cross_entropy import (
+  linear_cross_entropy,
+  sampled_cross_entropy,
+)
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Metrics
+from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 # "full": over the catalogue; "sampled": over some of it, the same for a whole batch;
 # "binary": the item against one drawn at random, as in the SASRec of 2018.
@@ -59,74 +60,138 @@ def require_fields(has: bool, name: str, config_name: str | None = None) -> None
     )
 
 
-def system(
+class Reader(Protocol):
+  """A network that reads histories."""
+
+  def init(self, rng: jax.Array) -> Any:
+    """Untrained parameters, with the table that items are scored by.
+
+    That is `output` [I, D], or `embedding` where there is no such.
+    """
+    ...
+
+  def read(
+    self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
+  ) -> jax.Array:
+    """Hidden states, float32 [B, H, D]; with `rng` there is dropout, as in training."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemReader:
+  """A network over catalogue indices: history_BH, segment_BH → hidden [B, H, D]."""
+
+  net: nn.Module
+
+  def init(self, rng: jax.Array) -> Any:
+    """Untrained parameters."""
+    one_11 = jnp.ones((1, 1), jnp.int32)
+    return self.net.init(rng, one_11, one_11)["params"]
+
+  def read(
+    self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
+  ) -> jax.Array:
+    """See `Reader`."""
+    del tables
+    rngs = {} if rng is None else {"dropout": rng}
+    return apply(self.net, params, batch.history_BH, batch.segment_BH, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextItem(ItemScorer):
+  """Scores every item by the hidden state at the last position of a history.
+
+  Attributes:
+    reader: of histories.
+    loss_kind: of LOSSES.
+    negatives: items that a sampled loss draws.
+  """
+
+  reader: Reader
+  loss_kind: str
+  negatives: int
+
+  def init(self, rng: jax.Array) -> Any:
+    """Untrained parameters."""
+    return self.reader.init(rng)
+
+  def loss(
+    self, params: Any, tables: Any, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    """The mean over all positions that are followed by an item."""
+    dropout_rng, negative_rng = jax.random.split(rng)
+    hidden_BHD = self.reader.read(params, tables, batch, dropout_rng)
+    examples = positions(hidden_BHD, batch, last=self.example == "target")
+    value = self.mean_loss(*examples, output_table(params), negative_rng)
+    return value, counts(batch)
+
+  def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B, I] float32; a user without history gets the same score for every item."""
+    hidden_BHD = self.reader.read(params, tables, batch)
+    return last_scores(hidden_BHD, batch.segment_BH, output_table(params))
+
+  def mean_loss(
+    self,
+    hidden_ND: jax.Array,
+    label_N: jax.Array,
+    weight_N: jax.Array,
+    table_ID: jax.Array,
+    rng: jax.Array,
+  ) -> jax.Array:
+    """The weighted mean of the loss over N positions, a scalar."""
+    num_items = len(table_ID)
+    if self.loss_kind == "full":
+      total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
+    elif self.loss_kind == "sampled":
+      negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
+      total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
+    else:
+      negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
+      own_N, other_N = (
+        (hidden_ND * table_ID[item_N]).sum(axis=1)
+        for item_N in (jnp.maximum(label_N, 0), negative_N)
+      )
+      loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
+      total = (weight_N * loss_N).sum()
+    return total / jnp.maximum(weight_N.sum(), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextItemSoftmax(Softmax, NextItem):
+  """`NextItem` whose loss makes its scores logits."""
+
+
+def of_run(
   config: ml_collections.ConfigDict,
-  num_items: int,
-  net: nn.Module,
+  reader: Reader,
   *,
   example: str = "sequence",
-  tables: Any = (),
-  source: Callable | None = None,
-) -> System:
-  """The system `config.system` over I items.
+  kind: type[NextItem] = NextItem,
+  softmax: type[NextItem] = NextItemSoftmax,
+) -> NextItem:
+  """The system `config.system`.
 
   Args:
     config: of a run.
-    num_items: I.
-    net: history_BH, segment_BH → hidden float32 [B, H, D], with its output table among
-      the parameters: `output` [I, D], or `embedding` where there is no such.
+    reader: of histories.
     example: see `System`; of a "target" the last position alone learns.
-    tables: see `System`.
-    source: (tables, history_BH) → what the net reads in place of the history; None =
-      the history.
+    kind: the class of a system whose scores are no logits.
+    softmax: the class of one whose scores are.
   """
-  if source is None:
-
-    def source(tables: Any, history_BH: jax.Array):
-      del tables
-      return history_BH
-
-  def init(rng: jax.Array):
-    one_11 = jnp.ones((1, 1), jnp.int32)
-    return net.init(rng, source(tables, one_11), one_11)["params"]
-
-  def loss(params, tables: Any, batch: Batch, rng: jax.Array):
-    """The mean over all positions that are followed by an item."""
-    dropout_rng, negative_rng = jax.random.split(rng)
-    hidden_BHD = net.apply(
-      {"params": params},
-      source(tables, batch.history_BH),
-      batch.segment_BH,
-      rngs={"dropout": dropout_rng},
-    )
-    examples = positions(hidden_BHD, batch, last=example == "target")
-    value = mean_loss(config, *examples, output_table(params), negative_rng)
-    return value, counts(batch)
-
-  def scores(params, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32; who has no history gets the same score for every item."""
-    read = source(tables, batch.history_BH)
-    hidden_BHD = net.apply({"params": params}, read, batch.segment_BH)
-    return last_scores(hidden_BHD, batch.segment_BH, output_table(params))
-
-  return System(
+  return (kind if config.train.loss == "binary" else softmax)(
     name=config.system,
     example=example,
     max_history=config.input.history,
-    tables=tables,
-    rank_I=np.arange(num_items, dtype=np.int32),
-    init=init,
-    loss=loss,
-    scores=scores,
-    nll=None if config.train.loss == "binary" else item_scores.nll_of(scores),
-    recommend=item_scores.recommender(scores),
+    reader=reader,
+    loss_kind=config.train.loss,
+    negatives=config.train.negatives,
   )
 
 
 def positions(
   hidden_BHD: jax.Array, batch: Batch, *, last: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What learns: hidden_ND, label_N int32 and weight_N float32.
+  """The positions that learn: hidden_ND, label_N int32 and weight_N float32.
 
   Args:
     hidden_BHD: float32.
@@ -140,42 +205,16 @@ def positions(
   return hidden_ND, batch.target_B.reshape(-1), weight_BH.reshape(-1)
 
 
-def mean_loss(
-  config: ml_collections.ConfigDict,
-  hidden_ND: jax.Array,
-  label_N: jax.Array,
-  weight_N: jax.Array,
-  table_ID: jax.Array,
-  rng: jax.Array,
-) -> jax.Array:
-  """The weighted mean of the loss `config.train.loss` over N positions, a scalar."""
-  kind, num_items = config.train.loss, len(table_ID)
-  if kind == "full":
-    total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
-  elif kind == "sampled":
-    negative_M = jax.random.randint(rng, (config.train.negatives,), 0, num_items)
-    total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
-  else:
-    negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
-    own_N, other_N = (
-      (hidden_ND * table_ID[item_N]).sum(axis=1)
-      for item_N in (jnp.maximum(label_N, 0), negative_N)
-    )
-    loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
-    total = (weight_N * loss_N).sum()
-  return total / jnp.maximum(weight_N.sum(), 1)
-
-
-def counts(batch: Batch) -> dict[str, jax.Array]:
-  """What `System.loss` tells of a batch."""
+def counts(batch: Batch) -> Metrics:
+  """The counts of a batch, see `Trainable.loss`."""
   real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
-  return {"tokens": real_BH.sum(), "places": real_BH.size}
+  return {"tokens": real_BH.sum(), "capacity_tokens": real_BH.size}
 
 
 def last_scores(
   hidden_BHD: jax.Array, segment_BH: jax.Array, table_ID: jax.Array
 ) -> jax.Array:
-  """[B, I] float32, from the last place of each row; 0 where nothing stands there."""
+  """[B, I] float32, from the last position of each row; 0 where that is padding."""
   known_B1 = segment_BH[:, -1:] > 0
   hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
   # A rounded product would make ties that an accelerator breaks and a CPU does not.
@@ -183,5 +222,10 @@ def last_scores(
 
 
 def output_table(params) -> jax.Array:
-  """[I, D] float32, of which each item's row makes its score."""
+  """[I, D] float32: the product of an item's row with a state is its score."""
   return params["output"] if "output" in params else params["embedding"]
+
+
+def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
+  """`net.apply` with these parameters, for modules that change no variables."""
+  return net.apply({"params": params}, *args, **options)

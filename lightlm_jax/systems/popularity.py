@@ -1,10 +1,10 @@
 """Popularity: the same list for everyone, most bought first: ever, or of late.
 
-Where tastes move on, what was bought of late is the fairer yardstick of the two (Ji et
-al. 2020, "A Re-visit of the Popularity Baseline in Recommender Systems").
+Where tastes move on, recent popularity is the fairer baseline of the two (Ji et al.
+2020, "A Re-visit of the Popularity Baseline in Recommender Systems").
 """
 
-from collections.abc import Callable
+import dataclasses
 import math
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.systems import item_scores
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, in_catalogue_order
+from lightlm_jax.systems.item_scores import ItemScorer
 
 # Without times: so many of each user's last interactions count. Chosen for NDCG@10 on
 # the validation of Toys, Beauty and Yelp; 1 and 3 lie within a thousandth of it.
@@ -23,57 +23,52 @@ RECENT_PLACES = 2
 RECENT_SHARE = 0.1  # with times: the last so many of all training interactions count
 
 
-def build(num_items: int) -> System:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Popularity(ItemScorer):
+  """The baseline `pop`: parameters are a count for each item."""
+
+  name: str = "pop"
+
+  def fit(self, train: Interactions) -> jax.Array:
+    """[I] float32: interactions of each item."""
+    count_I = np.bincount(train.item_E, minlength=train.num_items)
+    return jax.device_put(count_I.astype(np.float32))
+
+  def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
+    """[B, I] float32: the counts, once a request."""
+    del tables
+    return jnp.broadcast_to(params, (batch.history_BH.shape[0], params.shape[0]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecentPopularity(Popularity):
+  """The baseline `recent_pop`."""
+
+  name: str = "recent_pop"
+
+  def fit(self, train: Interactions) -> jax.Array:
+    """[I] float32: interactions of each item that are among the last.
+
+    Where the log has times, those of the last `RECENT_SHARE` of all training
+    interactions, with all that share the first one's time. Where it has an order within
+    users alone, nothing tells which user came later: then the last `RECENT_PLACES` of
+    each user count, for most users' last interactions are late in the log too.
+    """
+    if train.time_E is not None:
+      newest = math.ceil(RECENT_SHARE * len(train.time_E))
+      recent_E = train.time_E >= np.sort(train.time_E)[-newest]
+    else:
+      end_E = np.repeat(train.offset_U1[1:], train.length_U)
+      recent_E = end_E - np.arange(len(end_E)) <= RECENT_PLACES
+    count_I = np.bincount(train.item_E[recent_E], minlength=train.num_items)
+    return jax.device_put(count_I.astype(np.float32))
+
+
+def build(num_items: int) -> Built:
   """The baseline `pop` over I items."""
-  return _system("pop", fit, num_items)
+  return in_catalogue_order(Popularity(), (), num_items)
 
 
-def build_recent(num_items: int) -> System:
+def build_recent(num_items: int) -> Built:
   """The baseline `recent_pop` over I items."""
-  return _system("recent_pop", fit_recent, num_items)
-
-
-def _system(name: str, fit: Callable, num_items: int) -> System:
-  return System(
-    name=name,
-    example=None,
-    max_history=None,
-    tables=(),
-    rank_I=np.arange(num_items, dtype=np.int32),
-    fit=fit,
-    scores=scores,
-    recommend=recommend,
-  )
-
-
-def fit(train: Interactions) -> jax.Array:
-  """[I] float32: interactions of each item."""
-  count_I = np.bincount(train.item_E, minlength=train.num_items)
-  return jax.device_put(count_I.astype(np.float32))
-
-
-def fit_recent(train: Interactions) -> jax.Array:
-  """[I] float32: interactions of each item that are among the last.
-
-  Where the log has times, those of the last `RECENT_SHARE` of all training
-  interactions, with all that share the first one's time. Where it has an order within
-  users alone, nothing tells which user came later: then the last `RECENT_PLACES` of
-  each user count, for most users' last interactions are late in the log too.
-  """
-  if train.time_E is not None:
-    newest = math.ceil(RECENT_SHARE * len(train.time_E))
-    recent_E = train.time_E >= np.sort(train.time_E)[-newest]
-  else:
-    end_E = np.repeat(train.offset_U1[1:], train.length_U)
-    recent_E = end_E - np.arange(len(end_E)) <= RECENT_PLACES
-  count_I = np.bincount(train.item_E[recent_E], minlength=train.num_items)
-  return jax.device_put(count_I.astype(np.float32))
-
-
-def scores(count_I: jax.Array, tables: Any, batch: Batch) -> jax.Array:
-  """[B, I] float32: the counts, once a request."""
-  del tables
-  return jnp.broadcast_to(count_I, (batch.history_BH.shape[0], count_I.shape[0]))
-
-
-recommend = item_scores.recommender(scores)
+  return in_catalogue_order(RecentPopularity(), (), num_items)

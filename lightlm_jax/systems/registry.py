@@ -18,7 +18,7 @@ from lightlm_jax.systems import (
   popularity,
   sasrec,
 )
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built
 
 NAMES = (
   "lightlm",
@@ -47,7 +47,7 @@ def build(
   train: Interactions,
   book: CodeBook | None,
   texts: Tokens | None = None,
-) -> System:
+) -> Built:
   """The system `name` for the users and the catalogue of `train`.
 
   Nothing is learned here, only counted. Those of WRITE_IDS alone look into the book,
@@ -60,7 +60,7 @@ def build(
   if name == lite_llm4rec.NAME:
     return lite_llm4rec.build(config, train, texts)
   if name == lite_llm4rec_beam.NAME:
-    return lite_llm4rec_beam.build(config, train, texts, book)
+    return lite_llm4rec_beam.build(config, texts, book)
   if name == "pop":
     return popularity.build(train.num_items)
   if name == "recent_pop":

@@ -9,12 +9,12 @@ import ml_collections
 
 from lightlm_jax.models.item_sequence import BLOCKS, Config, ItemSequence
 from lightlm_jax.systems import next_item
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, in_catalogue_order
 
 NAMES = BLOCKS
 
 
-def build(config: ml_collections.ConfigDict, num_items: int) -> System:
+def build(config: ml_collections.ConfigDict, num_items: int) -> Built:
   """The system `config.system`, sasrec or bsarec, over I items."""
   m = config.model
   net = ItemSequence(
@@ -33,4 +33,5 @@ def build(config: ml_collections.ConfigDict, num_items: int) -> System:
   )
   # The frequencies of a row are those of one history.
   example = "target" if config.system == "bsarec" else "sequence"
-  return next_item.system(config, num_items, net, example=example)
+  system = next_item.of_run(config, next_item.ItemReader(net), example=example)
+  return in_catalogue_order(system, (), num_items)

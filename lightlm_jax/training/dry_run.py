@@ -7,13 +7,13 @@ from jax.sharding import Mesh
 import ml_collections
 
 from lightlm_jax.data.splits import Split
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Trainable
 from lightlm_jax.training import loop, speed
 from lightlm_jax.training import state as state_lib
 
 
 def describe(
-  system: System, split: Split, config: ml_collections.ConfigDict, mesh: Mesh
+  built: Built, split: Split, config: ml_collections.ConfigDict, mesh: Mesh
 ) -> dict[str, Any]:
   """Parameters, bytes and FLOPs a step; null for systems that are fitted.
 
@@ -32,15 +32,16 @@ def describe(
       "parameters": None,
       "optimiser": None,
       "data": None,
-      "trie": _bytes(getattr(system.tables, "trie", None)),
+      "trie": _bytes(getattr(built.tables, "trie", None)),
     },
     "flops_per_step": None,
   }
-  if system.loss is None:
+  system = built.system
+  if not isinstance(system, Trainable):
     return report
   tx = state_lib.optimiser(config)
   state = state_lib.abstract(system.init, tx, mesh)
-  feed, plan = loop.make_feed(system, split.train, config)
+  feed, plan = loop.make_feed(built, split.train, config)
   report["parameters"] = state_lib.count_parameters(state.params)
   report["steps"] = config.train.steps
   report["batch"] = config.train.batch_size
@@ -49,7 +50,7 @@ def describe(
     "optimiser": _bytes(state.opt_state),
     "data": _bytes(feed),
   }
-  report["flops_per_step"] = speed.flops_per_step(system, state.params, feed, plan)
+  report["flops_per_step"] = speed.flops_per_step(built, state.params, feed, plan)
   return report
 
 

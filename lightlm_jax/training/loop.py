@@ -22,7 +22,7 @@ from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.runtime.signals import Signals
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Trainable
 from lightlm_jax.training import speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
@@ -49,7 +49,7 @@ class Progress:
 
 
 def train(
-  system: System,
+  built: Built,
   split: Split,
   config: ml_collections.ConfigDict,
   *,
@@ -84,9 +84,10 @@ def train(
     Stopped: a signal came; where the run stands is saved.
     UserError: the loss or a gradient is not finite, or the disk refuses.
   """
-  t = config.train
+  t, system = config.train, built.system
+  assert isinstance(system, Trainable)
   tx = state_lib.optimiser(config)
-  feed, plan = make_feed(system, split.train, config)
+  feed, plan = make_feed(built, split.train, config)
   abstract = abstract_state(system, tx, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   asked = sample(split.validation, t.eval_users, config.seed)
@@ -122,7 +123,7 @@ def train(
       if asked is not None:
         try:
           with signals.let_through():
-            found = _validate(system, state, asked, split, config, mesh)
+            found = _validate(built, state, asked, split, config, mesh)
         except Stopped:
           _save(checkpoints, step, state, progress)
           raise
@@ -149,13 +150,13 @@ def train(
     # It compiles, which may take a minute, and there is nothing new to save yet.
     with signals.let_through() if step == start else contextlib.nullcontext():
       say = told_D[signals.received is not None]
-      state, report = steps_fn(state, system.tables, read(end - step), dispatch, say)
+      state, report = steps_fn(state, built.tables, read(end - step), dispatch, say)
       waiting.append((step, end, report))
       if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
         told |= collect()
     if step == start:
       on_first_step()
-      step_flops = speed.flops_per_step(system, abstract.params, feed, plan)
+      step_flops = speed.flops_per_step(built, abstract.params, feed, plan)
       progress.step_flops = step_flops
       peak = speed.peak_of_run()
       clock.restart()
@@ -180,7 +181,7 @@ def train(
 
 
 def restore_best(
-  system: System, config: ml_collections.ConfigDict, mesh: Mesh, checkpoints
+  system: Trainable, config: ml_collections.ConfigDict, mesh: Mesh, checkpoints
 ) -> tuple[Any, Progress]:
   """What `train` returned, or would return now, from its checkpoints alone."""
   progress = _progress(checkpoints)
@@ -209,7 +210,7 @@ def _progress(checkpoints) -> Progress:
 
 
 def abstract_state(
-  system: System,
+  system: Trainable,
   tx: optax.GradientTransformation,
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -232,17 +233,18 @@ def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any
 
 
 def make_feed(
-  system: System, log: Interactions, config: ml_collections.ConfigDict
+  built: Built, log: Interactions, config: ml_collections.ConfigDict
 ) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
   """The training examples that a system wants, and the batches they come in."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
+  system = built.system
   if system.example == "sequence":
     whole = config.train.whole_histories
     return feed_lib.packs(log, width=system.max_history, whole=whole, **order)
   narrower = (w for w in config.train.history_buckets if w < system.max_history)
   widths = (*narrower, system.max_history)
   drawn = system.example == "drawn"
-  return feed_lib.positions(log, widths=widths, drawn=drawn, rows=system.rows, **order)
+  return feed_lib.positions(log, widths=widths, drawn=drawn, rows=built.rows, **order)
 
 
 def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
@@ -255,10 +257,10 @@ def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
   return requests.take(np.sort(rng.choice(len(requests), most, replace=False)))
 
 
-def _validate(system, state, asked, split, config, mesh) -> dict[str, float]:
+def _validate(built, state, asked, split, config, mesh) -> dict[str, float]:
   """The metrics with seen items excluded, on the validation requests asked."""
   ranks = evaluator.evaluate(
-    system,
+    built,
     state.params,
     asked,
     num_items=split.train.num_items,

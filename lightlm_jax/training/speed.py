@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.data import feed as feed_lib
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, Trainable
 
 # FLOP/s of one device as jax counts them, bfloat16, dense, by the vendors' sheets; the
 # longest kind that a device's name begins with counts.
@@ -70,29 +70,30 @@ def matmul_flops(jaxpr: Any) -> int:
   return total
 
 
-def flops_per_step(system: System, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
+def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
   """Matrix products of the loss and its gradient, the mean over an epoch's batches.
 
   Args:
     params: arrays, or their shapes.
     feed: likewise.
   """
-  flops = flops_of_buckets(system, params, feed, plan)
+  flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
   return round(total / plan.steps_per_epoch)
 
 
 def flops_of_buckets(
-  system: System, params: Any, feed: Any, plan: feed_lib.Plan
+  built: Built, params: Any, feed: Any, plan: feed_lib.Plan
 ) -> list[int]:
   """`flops_per_step` of a batch of each bucket."""
+  assert isinstance(built.system, Trainable)
   flops = []
   for bucket in range(len(plan.widths)):
     gather = functools.partial(feed_lib.gather, plan=plan, bucket=bucket)
     batch = jax.eval_shape(gather, feed, np.uint32(0), np.uint32(0))
-    gradient = jax.grad(system.loss, has_aux=True)
+    gradient = jax.grad(built.system.loss, has_aux=True)
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    traced = jax.make_jaxpr(gradient)(params, system.tables, batch, rng)
+    traced = jax.make_jaxpr(gradient)(params, built.tables, batch, rng)
     flops.append(matmul_flops(traced))
   return flops
 

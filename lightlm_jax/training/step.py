@@ -16,7 +16,7 @@ import optax
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Trainable
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.state import TrainState
 
@@ -43,7 +43,7 @@ class Numbers(NamedTuple):
   Attributes:
     loss: of the step's batch, float32 as all of them.
     examples: what in it weighs something.
-    tokens: what it really held; see `System.loss`.
+    tokens: what it really held; see `Trainable.loss`.
     places: what there was room for.
   """
 
@@ -82,7 +82,7 @@ def told_to_end(told: bool, mesh: Mesh) -> jax.Array:
 
 
 def make_steps(
-  system: System,
+  system: Trainable,
   tx: optax.GradientTransformation,
   plan: feed_lib.Plan,
   mesh: Mesh,
@@ -108,7 +108,7 @@ def make_steps(
     gradient = jax.value_and_grad(system.loss, has_aux=True)
     (loss, metrics), grads = gradient(params, tables, examples, rng)
     weighs = (examples.weight_B > 0).sum()
-    numbers = Numbers(loss, weighs, metrics["tokens"], metrics["places"])
+    numbers = Numbers(loss, weighs, metrics["tokens"], metrics["capacity_tokens"])
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers), grads
 
   # One shape of batch a bucket.

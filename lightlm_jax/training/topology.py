@@ -21,11 +21,11 @@ import numpy as np
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.inference import batched_inference as asking
+from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lightlm
-from lightlm_jax.systems.base import System
+from lightlm_jax.systems.base import Built, SharesWork, Trainable
 from lightlm_jax.training import collectives, loop, speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
@@ -91,7 +91,7 @@ def with_batches(
 
 
 def describe(
-  system: System,
+  built: Built,
   split: Split,
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -108,7 +108,8 @@ def describe(
   Raises:
     UserError: the system learns nothing by gradient.
   """
-  if system.loss is None:
+  system = built.system
+  if not isinstance(system, Trainable):
     raise UserError(
       f"config.system {system.name!r} is fitted on the host: there is no step that "
       "could be compiled for --topology"
@@ -121,13 +122,15 @@ def describe(
     "peak_flops": speed.peak_flops(kind),
     "libtpu": _libtpu_version(),
     "batches": {name: config.train[name] for name in BATCHES},
-    "steps": _steps(system, split, config, mesh, abstract),
-    "search": _search(system, split, config, mesh, abstract.params),
+    "steps": _steps(built, split, config, mesh, abstract),
+    "search": _search(built, split, config, mesh, abstract.params),
   }
 
 
-def _steps(system: System, split: Split, config, mesh: Mesh, abstract) -> dict:
-  feed, plan = loop.make_feed(system, split.train, config)
+def _steps(built: Built, split: Split, config, mesh: Mesh, abstract) -> dict:
+  system = built.system
+  assert isinstance(system, Trainable)
+  feed, plan = loop.make_feed(built, split.train, config)
   tx = state_lib.optimiser(config)
   steps = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   K = config.train.steps_per_dispatch
@@ -135,7 +138,7 @@ def _steps(system: System, split: Split, config, mesh: Mesh, abstract) -> dict:
   everywhere = mesh_lib.replicated(mesh)
   traced = steps.trace(
     abstract,
-    _placed(system.tables, everywhere),
+    _placed(built.tables, everywhere),
     _placed(feed, everywhere),
     _placed(step_lib.dispatch(plan, 0, K, K), everywhere),
     jax.ShapeDtypeStruct((mesh.size,), bool, sharding=every_device),
@@ -143,20 +146,20 @@ def _steps(system: System, split: Split, config, mesh: Mesh, abstract) -> dict:
   return _compiled(traced)
 
 
-def _search(system: System, split: Split, config, mesh: Mesh, params) -> dict | None:
+def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | None:
   """None where a run asks nothing."""
   requests = split.validation if split.test is None else split.test
   if requests is None or not len(requests):
     return None
   everywhere = mesh_lib.replicated(mesh)
-  ask, catalogue = evaluator.question(
-    system, rules=("seen_excluded",), lists=False, everywhere=everywhere
+  ask, catalogue = evaluator.program(
+    built, rules=("seen_excluded",), lists=False, everywhere=everywhere
   )
-  batch, excluded_BE = _widest(system, requests, config.train.eval_batch_size)
+  batch, excluded_BE = _widest(built, requests, config.train.eval_batch_size)
   rows = mesh_lib.by_rows(mesh)
-  tables = system.tables
-  if system.prepare is not None:
-    tables = jax.eval_shape(system.prepare, params, tables)
+  tables = built.tables
+  if isinstance(built.system, SharesWork):
+    tables = jax.eval_shape(built.system.prepare, params, tables)
   traced = ask.trace(
     params,
     _placed(tables, everywhere),
@@ -167,11 +170,11 @@ def _search(system: System, split: Split, config, mesh: Mesh, params) -> dict | 
   return {"flops_per_batch": speed.matmul_flops(traced.jaxpr)} | _compiled(traced)
 
 
-def _widest(system: System, requests: Requests, batch_size: int) -> tuple[Any, Any]:
+def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
   """A batch with the longest history, and exclusions as wide as any."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
-  ((_, batch, excluded_BE),) = asking.host_batches(
-    longest, batch_size, system.max_history, system.rank_I
+  ((_, batch, excluded_BE),) = batched_inference.host_batches(
+    longest, batch_size, built.system.max_history, built.rank_I
   )
   width = exclusion_width(int(longest.length_N[0]))
   return batch, np.broadcast_to(excluded_BE[:, :1], (batch_size, width))
