@@ -76,7 +76,7 @@ def test_loss_equals_numpy_on_the_same_negatives():
       margin = score(user, target) - score(user, negative)
       total -= weight * np.log(1 / (1 + np.exp(-margin))) / len(negative_M)
   assert float(loss) == pytest.approx(total / sum(weights), rel=1e-5)
-  assert metrics == {"tokens": 4, "places": 5}
+  assert metrics == {"tokens": 4, "capacity_tokens": 5}
 
 
 def test_negatives_are_uniform_and_follow_the_rng():

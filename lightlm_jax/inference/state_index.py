@@ -31,7 +31,7 @@ from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems.base import Built, HasState, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
 
-DECODINGS = ("latent_global", "latent_local")
+DECODINGS = latent.DECODINGS
 OPTIONS = (
   "nearest",
   "memory_share",
@@ -148,7 +148,10 @@ def index_states(
   return np.concatenate(found)[: len(kept_N)], train.item_E[kept_N]
 
 
-def _states(system: Any, plan: feed_lib.Plan, everywhere: NamedSharding):
+@functools.lru_cache(maxsize=4)
+def _states(
+  system: HasState, plan: feed_lib.Plan, everywhere: NamedSharding
+) -> Callable[..., jax.Array]:
   """Compiled (params, tables, feed, row_B) → states of the examples at these rows."""
 
   @functools.partial(jax.jit, out_shardings=everywhere)

@@ -101,7 +101,7 @@ class BsarecBlock(nn.Module):
   def __call__(self, x_BHD: jax.Array, mask_BHH: jax.Array) -> jax.Array:
     c = self.config
     H = x_BHD.shape[1]
-    # What is padded is 0, so that the transform over P places is this product.
+    # Padding is 0, so that the transform over P places is this product.
     low_HH = low_pass(c.P, c.low_frequencies)[c.P - H :, c.P - H :]
     low_BHD = jnp.einsum("hk,bkd->bhd", low_HH, x_BHD)
     root_D = self.param("high_scale", nn.initializers.normal(1.0), (c.D,))

@@ -1,4 +1,4 @@
-"""What a system is: the one interface that training, evaluation and serving see.
+"""The interface of a system, as training, evaluation and serving see it.
 
 A system is a value: a frozen dataclass of shapes and settings, without arrays. Systems
 built from the same configuration over catalogues of the same capacity are equal, and

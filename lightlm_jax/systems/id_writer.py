@@ -1,8 +1,8 @@
-"""Writing an item's id, token by token: what all systems with such a decoder share.
+"""Writing an item's id, token by token: shared by all systems with such a decoder.
 
-`lightlm` and `lite_llm4rec_beam` read different sources. Both then have a decoder that
-reads the source by cross-attention and writes the id: under the trie, with all codes
-teacher-forced (exact), or freely.
+`lightlm` and `lite_llm4rec_beam` read different sources. Both have a decoder that reads
+the encoded source by cross-attention and writes the id: under the trie, with the codes
+of all items teacher-forced (exact), or without a constraint.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ DECODINGS = ("beam", "beam_renormalised", "exact", "unconstrained")
 
 
 class IdTables(Protocol):
-  """What a system's tables hold of its items' ids."""
+  """The part of a system's tables that holds its items' ids."""
 
   @property
   def target_IL(self) -> Any:

@@ -1,7 +1,7 @@
 """Dropping the Text (arXiv 2506.15833): an LLM's decoder with one token an item.
 
 No text and no ids of several tokens: the vocabulary is the catalogue, and one pass
-gives the scores of all items. What the paper leaves open is a field of the config:
+gives the scores of all items. The paper gives no sizes: they are fields of the config:
 layers and widths (`model.num_layers`, `d_model`, `d_ff`), heads of keys and values
 (`num_kv_heads`), an output table of its own (`tied`), dropout, the loss.
 """

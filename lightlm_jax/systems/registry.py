@@ -4,8 +4,8 @@ import ml_collections
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
+from lightlm_jax.decoding import latent
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.inference import state_index as latent_decoding
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   bpr_mf,
@@ -35,7 +35,7 @@ NAMES = (
 )
 WRITE_IDS = ("lightlm", "lite_llm4rec_beam")
 READ_TEXTS = ("lite_llm4rec", "lite_llm4rec_beam")
-WITHOUT_BEAMS = ("exact", *latent_decoding.DECODINGS)  # values of decoding.kind
+WITHOUT_BEAMS = ("exact", *latent.DECODINGS)  # values of decoding.kind
 # Every position of a row of histories.
 LEARN_SEQUENCES = ("item_decoder", *READ_TEXTS, "sasrec")
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")

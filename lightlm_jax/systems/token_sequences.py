@@ -1,4 +1,4 @@
-"""What LightLM reads and writes: ids, bare or in the words of the paper's prompt.
+"""LightLM's token sequences: ids, bare or in the words of the paper's prompt.
 
 Two forms of source. *Sequential*: the user's id and the ids of the last items.
 *Direct*: the user's id alone, in the sentence of LightLM (arXiv 2310.17488), "Given
@@ -39,7 +39,7 @@ NUM_PROMPT_WORDS = 1 + len(_SENTENCE)  # the end of the sentence is word 0
 
 
 class Source(NamedTuple):
-  """What the encoder reads, right-aligned; segment 0 is padding."""
+  """The encoder's input, right-aligned; segment 0 is padding."""
 
   token_BS: jax.Array
   word_BS: jax.Array
