@@ -62,7 +62,7 @@ class Ours:
     rank_R = np.broadcast_to(np.arange(len(item_R)), (B, len(item_R)))
     open_BI = np.empty(rank_R.shape, bool)
     allowed = self._allowed(self.start(B))
-    open_BI[:, item_R] = filters.is_open(allowed, jnp.asarray(rank_R))
+    open_BI[:, item_R] = filters.is_allowed(allowed, jnp.asarray(rank_R))
     return open_BI
 
   def step(self, level: int, state: State, log_prob_BKV, width: int):
