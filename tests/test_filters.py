@@ -55,7 +55,7 @@ def open_children(trie, allowed, state_LBK, few):
       found.append((next_BKV, open_BKV, left_BKV))
     levels.append(found)
   rank_BR = jnp.broadcast_to(jnp.arange(ITEMS)[None], (ROWS, ITEMS))
-  return levels, filters.is_open(allowed, rank_BR)
+  return levels, filters.is_allowed(allowed, rank_BR)
 
 
 def ranks_below(codes):
