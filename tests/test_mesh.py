@@ -120,7 +120,6 @@ def test_a_mesh_that_does_not_fit_names_the_three_numbers(eight_devices):
   _, _, refusal, all_data = eight_devices(TRAIN, json.dumps(FAST), "lightlm")
   for part in ("mesh.data 3", "mesh.model 3", "8 devices"):
     assert part in refusal
-  assert "\n" not in refusal
   assert all_data == {"data": 4, "model": 2}
 
 

@@ -322,9 +322,8 @@ def test_more_than_a_million_are_told_where_to_go(side):
   if side == "user":
     many["offset_U1"] = np.pad(log.offset_U1, (0, 999_999), mode="edge")
   told = f"1,000,001 {side}s .* by --config.ids.devices=-1"
-  with pytest.raises(UserError, match=told) as error:
+  with pytest.raises(UserError, match=told):
     small_ids(dataclasses.replace(log, **many), "product")
-  assert "\n" not in str(error.value)
 
 
 def test_a_mesh_has_no_such_limit(monkeypatch, mesh):

