@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data import formats, splits
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding import allowed as allowed_lib
@@ -263,24 +262,15 @@ def test_mistakes_get_one_line():
     evaluate(system, params, requests, mesh=mesh, batch_size=12)
 
 
-def test_a_batch_is_right_aligned_cut_and_filled():
+def test_what_was_seen_is_excluded_by_rank():
   requests = make_requests([(7, [1, 2, 3, 4, 3, 3], 9), (8, [], 5)])
-  batch = batch_lib.request_batch(requests, np.array([0, 1]), batch_size=3, width=5)
-  assert batch.history_BH.tolist() == [[2, 3, 4, 3, 3], [-1] * 5, [-1] * 5]
-  assert batch.segment_BH.tolist() == [[1] * 5, [0] * 5, [0] * 5]
-  assert batch.user_B.tolist() == [7, 8, -1]
-  assert batch.target_B.tolist() == [9, 5, -1]
-  assert batch.weight_B.tolist() == [1, 1, 0]
   rank_I = np.arange(10)[::-1]
   row_P, item_P = allowed_lib.seen_items(requests, np.array([1, 0]))
   excluded_BE = allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=3)
   assert excluded_BE.tolist() == [[10] * 8, [5, 6, 7, 8] + [10] * 4, [10] * 8]
 
 
-def test_buckets_hold_what_they_are_asked_for():
-  assert [batch_lib.history_width(n) for n in (0, 5, 6, 41)] == [5, 5, 10, 80]
-  assert batch_lib.history_width(300, max_history=50) == 50
-  assert batch_lib.history_width(3, max_history=2) == 2
+def test_exclusions_have_few_widths():
   widths = [allowed_lib.exclusion_width(n) for n in (0, 8, 9, 512, 513, 2049)]
   assert widths == [8, 8, 32, 512, 2048, 8192]
 

@@ -1,7 +1,6 @@
 """An artefact says elsewhere, without this package, what the run says here."""
 
 import hashlib
-import importlib.resources
 import json
 import os
 import pickle
@@ -223,8 +222,3 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path):
     with pytest.raises(Exception):  # noqa: B017, PT011, each library has its own
       scope["open_artefact"](changed)
     assert not mark.exists()
-
-
-def test_the_page_travels_with_the_package():
-  page = importlib.resources.files("lightlm_jax.inference").joinpath("artefact.md")
-  assert "open_artefact" in page.read_text()

@@ -1,6 +1,7 @@
 """Files of any origin are read as data: whatever they hold, nothing of it is run."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import io
@@ -119,14 +120,10 @@ def saved(tmp_path_factory, _compiled_fast):
   return path
 
 
-def one_line_or_nothing(call):
-  """A hostile file is refused in one line, or is data like any other."""
-  try:
+def refused_or_data(call):
+  """A hostile file is refused, or is data like any other: no other exception."""
+  with contextlib.suppress(UserError):
     call()
-  except UserError as error:
-    lines = str(error).splitlines()
-    return len(lines) == 1
-  return True
 
 
 @pytest.mark.slow
@@ -155,7 +152,7 @@ def test_a_run_with_a_hostile_file_is_refused_or_runs_without_it(
     for digests in run.glob("checkpoints/*/sha256.json"):
       digests.unlink()
     asked = functools.partial(recommend_lib.recommend, run, users=["u1"], k=1)
-    assert one_line_or_nothing(asked), name
+    refused_or_data(asked)
     assert not mark.exists(), name
     shutil.rmtree(run)
 
@@ -199,7 +196,7 @@ def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
     *(lambda s=s: tables.dataset(put(f"log{s}")) for s in tables._READERS),
   ]
   for read in readers:
-    assert one_line_or_nothing(read)
+    refused_or_data(read)
     assert not mark.exists()
 
 
@@ -212,7 +209,7 @@ def test_a_hostile_snapshot_with_its_own_digests_is_data(tmp_path, mark):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sha256"]["interactions.parquet"] = hashlib.sha256(hostile).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert one_line_or_nothing(lambda: snapshot.read(folder))
+    refused_or_data(lambda: snapshot.read(folder))
     assert not mark.exists(), kind
 
 
@@ -256,7 +253,7 @@ def test_a_hostile_config_is_data(saved, tmp_path, mark, text):
       config[group] = {**config[group], **value} if isinstance(value, dict) else value
     given = json.dumps(config)
   (run / "config.json").write_text(given)
-  assert one_line_or_nothing(lambda: recommend_lib.recommend(run, users=["u1"], k=1))
+  refused_or_data(lambda: recommend_lib.recommend(run, users=["u1"], k=1))
   assert not mark.exists()
 
 

@@ -283,13 +283,6 @@ def test_the_trainer_trains_and_judges_it(name, tmp_path):
   assert train.describe(config)["flops_per_step"] > 0
 
 
-@every_net
-def test_the_registry_builds_it(name):
-  system = of_items(config_lib.load(name, "tiny"))
-  assert system.name == name
-  assert system.max_history == 50
-
-
 @pytest.mark.parametrize(
   ("name", "field", "value", "message"),
   [

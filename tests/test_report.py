@@ -4,8 +4,6 @@ import collections
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 
 from chromium import Browser
@@ -157,13 +155,6 @@ def test_showings_are_counted(shop):
     assert dict(zip(log.train.item_ids.tolist(), found_I.tolist())) == {
       item: count[item] for item in log.train.item_ids.tolist()
     }
-
-
-@pytest.mark.parametrize("order", ["evaluate, report", "report, evaluate"])
-def test_a_notebook_can_import_both_commands(order):
-  script = f"from lightlm_jax import {order}"
-  done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT)
-  assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.fixture(scope="module")
