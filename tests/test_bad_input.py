@@ -74,12 +74,6 @@ def files(folder):
   ("arguments", "message"),
   [
     (["--config=configs/toys.py:tiny"], "folder that has toys/sequences.txt"),
-    (["--config=configs/nothing.py"], "no config file 'configs/nothing.py'"),
-    (["--config=configs/demo.py:huge"], "has no preset 'huge'"),
-    (
-      ["--config=configs/demo.py:tiny", "--config.train.step=3"],
-      "no field 'train.step' (did you mean train.steps",
-    ),
     (
       ["--config=configs/demo.py:tiny", "--config.train.batch_size=0"],
       "config.train.batch_size is 0; it must be at least 1",
@@ -101,11 +95,7 @@ def test_command_answers_a_mistake_in_one_line(
   ("log", "message"),
   [
     (None, "toys has neither sequences.txt nor u.data, and it cannot be downloaded"),
-    ("", "sequences.txt is empty"),
-    ("\n \n", "sequences.txt is empty"),
     ("u1 a b c\n\nu2\n", "sequences.txt, line 3: user 'u2' has no items"),
-    ("u1 a b c\nu1 b c a\n", "line 2: user 'u1' already stands in line 1"),
-    ("u1 a b c\nu2 \xff\n", "sequences.txt: byte 12 is not UTF-8"),
     ("u1 a b\nu2 a\n", "no user of toys has 3 interactions or more"),
   ],
 )
@@ -114,19 +104,11 @@ def test_log_that_cannot_be_trained_on(toys, refused, tmp_path, log, message):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-  ("ratings", "message"),
-  [
-    ("", "u.data is empty"),
-    ("u1 a 3 5\n", "u.data, line 1: 'u1 a 3 5' is not `user item rating seconds`"),
-    ("u\ta\t3\t5\nu\ta\t3\tx\n", "u.data, line 2: rating '3' and time 'x' must be"),
-    ("u\ta\t3\t5\nu\tb\t3\t6\n", "no user of toys has 3 interactions or more"),
-  ],
-)
-def test_ratings_that_cannot_be_trained_on(toys, refused, tmp_path, ratings, message):
+def test_ratings_that_cannot_be_trained_on(toys, refused, tmp_path):
   config = toys(log=None)
-  (tmp_path / "data" / "toys" / "u.data").write_text(ratings)
-  assert message in refused(config, tmp_path / "run")
+  (tmp_path / "data" / "toys" / "u.data").write_text("u1 a 3 5\n")
+  line = refused(config, tmp_path / "run")
+  assert "u.data, line 1: 'u1 a 3 5' is not `user item rating seconds`" in line
   assert not (tmp_path / "run").exists()
 
 
@@ -134,10 +116,6 @@ def test_ratings_that_cannot_be_trained_on(toys, refused, tmp_path, ratings, mes
   ("fields", "message"),
   [
     ({"split__kind": "temporal"}, "this log has no times, only an order"),
-    (
-      {"split__kind": "ratio", "split__test_share": 0.95},
-      "validation_share (0.1) and test_share (0.95) must be",
-    ),
     ({"split__withheld": 0.9}, "withholds 4 of 4 items and leaves nothing to train on"),
   ],
 )
@@ -150,7 +128,6 @@ def test_split_that_the_log_does_not_allow(toys, refused, tmp_path, fields, mess
   ("attributes", "message"),
   [
     (None, "config.ids.cold is 'attributes', which wants item_attributes.json"),
-    ("[1]", "item_attributes.json holds no JSON object"),
     ('{"a": 1}', "item_attributes.json, item 'a': 1 is no list"),
   ],
 )
@@ -160,17 +137,6 @@ def test_attributes_that_cannot_be_read(toys, refused, tmp_path, attributes, mes
     (tmp_path / "data" / "toys" / "item_attributes.json").write_text(attributes)
   assert message in refused(config, tmp_path / "run")
   assert not (tmp_path / "run" / "codes").exists()
-
-
-def test_no_data_folder_says_what_to_put_where(toys, refused, tmp_path):
-  line = refused(toys(data__dir=""), tmp_path / "run")
-  for part in ("toys/sequences.txt", "LIGHTLM_DATA_DIR", "configs/demo.py needs no"):
-    assert part in line
-
-
-def test_longest_history_below_min_len(toys, refused, tmp_path):
-  line = refused(toys(data__min_len=5), tmp_path / "run")
-  assert "no user of toys has 5 interactions; lower config.data.min_len" in line
 
 
 @pytest.mark.slow

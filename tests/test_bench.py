@@ -270,6 +270,7 @@ def bench(*arguments, path=""):
   )
 
 
+@pytest.mark.integration
 def test_a_tiny_run_reports_and_draws_what_it_promises(tmp_path):
   (tmp_path / "a_peer.py").write_text(textwrap.dedent(PEER))
   done = bench(
@@ -325,6 +326,7 @@ def test_a_tiny_run_reports_and_draws_what_it_promises(tmp_path):
     assert row["peak_bytes"] >= 0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -362,6 +364,7 @@ def test_end_to_end_divides_its_time():
   assert row["filter_ratio"] > 0
 
 
+@pytest.mark.integration
 def test_a_memory_is_timed_beside_the_search():
   lines = []
   (row,) = memory.run(tiny(), (2,), 150, 1, lines.append, lambda work, B: lambda: None)

@@ -215,6 +215,7 @@ def test_a_tiny_run_reports_what_it_promises(tmp_path):
     check(row)
 
 
+@pytest.mark.integration
 def test_all_is_both_and_ends_in_time(tmp_path):
   folder = tmp_path / "found"
   short = "--quick", "--platform=cpu", "--minutes=1e-6"
@@ -229,6 +230,7 @@ def test_all_is_both_and_ends_in_time(tmp_path):
     assert report["notes"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -12,6 +12,7 @@ import time
 import pytest
 import yaml
 
+pytestmark = pytest.mark.integration
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
 

@@ -10,6 +10,7 @@ TRAINING_MOST = ("03_decoding", "05_four_systems")  # test_notebooks_training
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
   "name", [path.stem for path in PATHS if path.stem not in (*TRAINING_MOST, "02_ids")]
 )
@@ -27,6 +28,7 @@ def test_it_shows_what_it_printed_and_no_error(path):
   assert path.stat().st_size < 400_000
 
 
+@pytest.mark.integration
 def test_the_ids_notebook_shows_the_leak(tmp_path):
   out = run(NOTEBOOKS / "02_ids.ipynb", tmp_path)
   found = {

@@ -3,6 +3,9 @@
 import re
 
 from notebook_runs import NOTEBOOKS, run
+import pytest
+
+pytestmark = pytest.mark.integration
 
 
 def test_the_decoding_notebook_fills_lists_that_a_filter_would_shorten(tmp_path):

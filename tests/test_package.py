@@ -9,7 +9,6 @@ import sys
 import zipfile
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,40 +26,12 @@ def requirements(text):
   return {r.name: r for r in map(Requirement, lines)}
 
 
-@pytest.mark.parametrize("version", ["0.10.2", "0.11.0"])
-def test_cuda_extra_excludes_slow_scatter(setup, version):
-  cuda = requirements(setup["options.extras_require"]["cuda"])
-  assert version not in cuda["jaxlib"].specifier
-  assert "cuda12" in cuda["jax"].extras
-
-
-@pytest.mark.parametrize("version", ["0.10.1", "0.11.1", "0.12.0.1"])
-def test_cuda_extra_allows_the_others(setup, version):
-  cuda = requirements(setup["options.extras_require"]["cuda"])
-  assert version in cuda["jaxlib"].specifier
-  assert version in cuda["jax"].specifier
-
-
-def test_jax_range_is_the_same_everywhere(setup):
-  plain = requirements(setup["options"]["install_requires"])["jax"].specifier
-  for extra in ("cuda", "tpu"):
-    assert (
-      requirements(setup["options.extras_require"][extra])["jax"].specifier == plain
-    )
-
-
-def test_python_311_and_later(setup):
-  supported = SpecifierSet(setup["options"]["python_requires"])
-  assert "3.11" in supported
-  assert "3.13" in supported
-  assert "3.10" not in supported
-
-
 def test_every_folder_is_a_package(setup):
   listed = set(setup["options"]["packages"].split())
   folders = {path.parent for path in (ROOT / "lightlm_jax").rglob("*.py")}
   found = {".".join(path.relative_to(ROOT).parts) for path in folders}
-  assert listed == found | {"lightlm_jax", "lightlm_jax.configs"}
+  beside = {"lightlm_jax.benchmarks", "lightlm_jax.configs"}
+  assert listed == found | beside
 
 
 def test_constraints_leave_room_for_every_requirement(setup):
@@ -96,7 +67,7 @@ def wheel(tmp_path_factory):
   """The wheel of a copy of the checkout, built without a network."""
   pytest.importorskip("setuptools", "77", reason="no setuptools: no wheel was tested")
   source = tmp_path_factory.mktemp("source")
-  for name in ("lightlm_jax", "configs"):
+  for name in ("lightlm_jax", "benchmarks", "configs"):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / name, source / name, ignore=ignore)
   for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -110,23 +81,25 @@ def wheel(tmp_path_factory):
   return path
 
 
-def test_wheel_holds_modules_and_configs(wheel):
+@pytest.mark.integration
+def test_wheel_holds_all_files_of_the_package(wheel):
   names = set(zipfile.ZipFile(wheel).namelist())
-  modules = {str(p.relative_to(ROOT)) for p in (ROOT / "lightlm_jax").rglob("*.py")}
+  files = set()
+  for folder, inside in (("lightlm_jax", ""), ("benchmarks", "benchmarks/")):
+    for path in (ROOT / folder).rglob("*"):
+      if path.is_file() and "__pycache__" not in path.parts:
+        files.add(f"lightlm_jax/{inside}{path.relative_to(ROOT / folder)}")
   configs = {f"lightlm_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
-  # The report's template and style sheet: what is no module is easily left behind.
-  data = {
-    str(p.relative_to(ROOT))
-    for p in (ROOT / "lightlm_jax" / "reporting").iterdir()
-    if p.is_file() and p.suffix != ".py"
-  }
+  # What is no module is easily left behind: templates, a page, py.typed.
+  assert len([name for name in files if not name.endswith(".py")]) >= 4
   assert configs
-  assert len(data) >= 2
-  assert modules | configs | data <= names
-  assert not [name for name in names if name.startswith(("configs/", "tests/"))]
+  assert files | configs <= names
+  beside = ("benchmarks/", "configs/", "tests/")
+  assert not [name for name in names if name.startswith(beside)]
   assert any(name.endswith("LICENSE") for name in names)
 
 
+@pytest.mark.integration
 def test_bare_name_works_from_the_wheel(wheel, tmp_path):
   zipfile.ZipFile(wheel).extractall(tmp_path)
   script = (

@@ -115,6 +115,7 @@ def assert_same_run(workdir, alone):
       assert found[split][rule] == pytest.approx(metrics, abs=0.01)
 
 
+@pytest.mark.integration
 def test_two_processes_end_together_and_go_on_as_one(alone, tmp_path):
   workdir = tmp_path / "run"
   running = start(2, workdir)
@@ -136,6 +137,7 @@ def test_two_processes_end_together_and_go_on_as_one(alone, tmp_path):
   assert_same_run(workdir, alone)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_four_processes_are_killed_and_two_go_on(tmp_path):
   """From the checkpoint before the last, because that one is damaged; judged too."""

@@ -68,6 +68,8 @@ def place(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
+@pytest.mark.integration
+@pytest.mark.xdist_group("readme")  # later commands go on with what earlier ones left
 @pytest.mark.parametrize(
   "command", [one for one in commands() if not re.search(ELSEWHERE, one)]
 )

@@ -405,6 +405,7 @@ def test_storage_that_cannot_be_had(tmp_path, storage, message):
   assert not ran(tmp_path / "s")
 
 
+@pytest.mark.integration
 def test_the_command(tmp_path):
   """From the command line, with `train` itself."""
   done = subprocess.run(

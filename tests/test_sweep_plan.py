@@ -266,16 +266,10 @@ def command(module, *arguments):
   [
     ("train", ("--config=scaling:tiny",), "is a study's; give it to python -m"),
     ("sweep", ("--config=scaling:tiny",), "give --workdir=STUDY"),
-    ("sweep", ("--workdir=x",), "no config; give --config="),
     (
       "sweep",
       ("--config=scaling:tiny", "--workdir=x", "--config.axes.depht=1"),
       "did you mean axes.depth",
-    ),
-    (
-      "sweep",
-      ("--config=demo:tiny", "--workdir=x", "--config.train.step=1"),
-      "did you mean train.steps",
     ),
   ],
 )
