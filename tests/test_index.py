@@ -51,7 +51,7 @@ def test_index_reports_exports_and_draws(tmp_path):
 
 def test_a_figure_without_matplotlib_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib", None)
-  with pytest.raises(UserError, match="wants matplotlib: pip install"):
+  with pytest.raises(UserError, match="need matplotlib: pip install"):
     index.draw({}, None, tmp_path / "ids.png")
   assert not list(tmp_path.iterdir())
 

@@ -27,7 +27,8 @@ from lightlm_jax.reporting import run_files as runs
 from lightlm_jax.runs import results
 
 SECTIONS = (
-  "result learning slices popularity ids examples setup audit comparison beams memories"
+  "result learning slices popularity ids examples setup audit comparison beams "
+  "state_indexes"
 ).split()
 
 
@@ -51,7 +52,7 @@ def test_the_command_reports_a_trained_run(demo_run, tmp_path):
   assert "Seen allowed" in said
   assert f"{found['expected_best_ndcg@10']:.4f} on average" in said
   assert "300" in said
-  assert page.said("examples").count("Bought next") == 8
+  assert page.said("examples").count("Target ") == 8
 
 
 def test_every_section_says_what_the_run_left(shop):
@@ -96,7 +97,7 @@ def test_examples_are_hits_and_misses_with_their_histories(shop):
   assert raw == sorted(raw)
   wanted = np.flatnonzero(hit_N)[:4].tolist() + np.flatnonzero(~hit_N)[:4].tolist()
   assert re.findall(r"User (u\d\d)", said) == [raw[n] for n in sorted(wanted)]
-  assert said.count("✓ bought") == 1 + 4  # the first tells what it means
+  assert said.count("✓ target") == 1 + 4  # the first tells what it means
   title = dict(zip(log.train.item_ids.tolist(), log.titles))
   request = {log.train.user_ids[u]: n for n, u in enumerate(log.requests.user_N)}
   for n in wanted:
@@ -104,12 +105,12 @@ def test_examples_are_hits_and_misses_with_their_histories(shop):
     history = log.train.item_ids[log.requests.row(request[row["user"]])].tolist()
     shown = " → ".join(f"{title[item]} {item}" for item in history[-6:])
     start = "… " if len(history) > 6 else ""
-    assert f"User {row['user']} Had {start}{shown}" in said
-    assert f"Bought next {title[row['target']]} {row['target']}" in said
+    assert f"User {row['user']} History {start}{shown}" in said
+    assert f"Target {title[row['target']]} {row['target']}" in said
     for item in row["seen_excluded_items"]:
       assert f"{title[item]} {item}" in said
   hit = run.users.slice(wanted[0], 1).to_pylist()[0]
-  assert f"comes at place {hit['seen_excluded_rank']}" in said
+  assert f"is at rank {hit['seen_excluded_rank']}" in said
 
 
 def test_rows_are_chosen_half_and_half_and_filled_up():

@@ -27,7 +27,7 @@ def test_widths_stand_beside_exact_with_paired_intervals(shop):
   }
   page = page_of(run)
   said = page.said("beams")
-  assert said.startswith("Beam against exact Test, 60 users Seen excluded")
+  assert said.startswith("Beam search and exact search Test, 60 users Seen excluded")
   for rule, text in zip(RULES, said.split("Seen allowed")):
     rows = re.findall(r"(?:^| )(\d+|exact) (0\.\d{4}) (0\.\d{4}) ", text)
     assert [name for name, *_ in rows] == ["5", "20", "50", "exact"]
@@ -44,7 +44,7 @@ def test_widths_stand_beside_exact_with_paired_intervals(shop):
       difference_N = ndcg[name] - ndcg["exact"]
       low, high = uncertainty.interval(difference_N)
       assert f"{difference_N.mean():+.4f} {low:+.4f} … {high:+.4f} 8,765" in text
-  assert "figures at 10 are those of the shorter list" in said
+  assert "metrics at 10 are those of the shorter list" in said
   bold = [attrs for tag, attrs in page.tags if tag == "tr" and attrs]
   assert sum(attrs.get("class") == "run" for attrs in bold) == 4  # its own, two tables
 
@@ -87,7 +87,7 @@ def test_without_a_table_of_users_the_difference_has_no_interval(shop):
   ask_again(shop / "one", 4, beam_size=50, width=50)
   (shop / "one/users-test-beam-50.parquet").unlink()
   said = page_of(shop / "one").said("beams")
-  assert "one left no table of users of a beam of 50" in said
+  assert "one has no table of users of beam of 50" in said
   workdir = f"--workdir={shop / 'one'}"
   assert f"evaluate {workdir} --decoding=beam --beam_size=50 Test," in said
   excluded = said.split("Seen excluded")[1].split("Seen allowed")[0]

@@ -11,9 +11,9 @@ import pytest
 from report_pages import command, written
 import studies
 
+from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figures
 from lightlm_jax.reporting import html as page
-from lightlm_jax.reporting import themed as drawn
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.studies import analysis, fronts, panels, points
 from lightlm_jax.studies import study_figures as shapes
@@ -122,7 +122,7 @@ def test_ticks_keep_their_decimals(study):
   svg = (folder / "figures/1-beauty-lightlm-ndcg-flops.svg").read_bytes()
   ticks = set(re.findall(r">(0\.0\d+)<", svg.decode()))
   assert any(len(tick) > 4 for tick in ticks)
-  assert set(re.findall(r">(0\.0\d+)<", str(drawn.inline(svg, "n", "l")))) == ticks
+  assert set(re.findall(r">(0\.0\d+)<", str(charts.inline(svg, "n", "l")))) == ticks
 
 
 def test_the_command_says_it_and_where(tmp_path):
@@ -168,7 +168,7 @@ def test_a_study_that_has_hardly_begun(tmp_path):
   one = studies.write(tmp_path / "one", row)
   report = analysis.analyse(one)
   assert report["figures"] == []
-  assert "The one point has a validation NDCG@10" in report["families"][0]["said"][0]
+  assert "The only point has a validation NDCG@10" in report["families"][0]["said"][0]
 
 
 def test_figures_of_an_earlier_analysis_go_and_others_stay(tmp_path):
@@ -198,7 +198,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
   folder = studies.write(tmp_path / "s", studies.rows(depths=(2,), widths=(32,)))
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-  with pytest.raises(UserError, match="wants matplotlib: pip install"):
+  with pytest.raises(UserError, match="need matplotlib: pip install"):
     analysis.analyse(folder)
   assert [path.name for path in folder.iterdir()] == [table_lib.FILE]
 

@@ -77,13 +77,13 @@ def test_equal_points_are_seldom_told_apart_and_different_ones_are():
       row[LOSS.column] = 4 + 0.02 * rng.normal()
     (family,) = studies.families(found)
     pairs = list(itertools.combinations(range(3), 2))
-    told += any(points.told_apart(family, LOSS, pairs))
+    told += any(points.significant(family, LOSS, pairs))
   assert told <= 6  # Binomial(60, at most 0.05): more has a chance of 3 %
   family = one_family(depths=(2, 8), widths=(64,), ffns=(1.0,), noise=0.001)
-  assert points.told_apart(family, LOSS, [(0, 1)]) == [True]
+  assert points.significant(family, LOSS, [(0, 1)]) == [True]
   alone = one_family(depths=(2, 8), widths=(64,), ffns=(1.0,), seeds=(0,))
   assert points.compare(alone, LOSS, 0, 1)[1:] == (None, None)
-  assert points.told_apart(alone, LOSS, [(0, 1)]) == [False]
+  assert points.significant(alone, LOSS, [(0, 1)]) == [False]
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -214,7 +214,7 @@ def planted(best, noise=0.0, seeds=(0, 1, 2), draw=0):
 
 
 def test_the_best_size_at_equal_flops_is_the_planted_one():
-  sizes = fronts.column(planted(1e5), "params_non_embedding")
+  sizes = planted(1e5).column("params_non_embedding")
   best = float(np.sqrt(sizes.min() * sizes.max())) * 1.3
   (exact,) = fronts.iso_flop(planted(best), LOSS)
   assert exact.best_size == pytest.approx(best, rel=1e-6)
@@ -242,13 +242,13 @@ def test_no_winner_is_named_where_seeds_do_not_tell():
     assert by.pairs
     assert not any(by.apart)
   text = " ".join(wording.said(loud))
-  assert "not told apart" in text
+  assert "not significant" in text
   assert "is better." not in text
   alone = findings.find(one_family(seeds=(0,), noise=0), resamples=5)
   text = " ".join(wording.said(alone))
   assert "No point has a second seed" in text
   assert "is better." not in text
-  assert "is told apart from every" not in text
+  assert "is significantly better than every" not in text
   # A deep one that is better by far more than seeds deviate.
   found = studies.rows(noise=0.001)
   for row in found:

@@ -142,10 +142,10 @@ def test_seeds_of_a_point_are_drawn_together():
   ("sizes", "data", "said"),
   [
     ([1e5] * 6, None, "there is only one N"),
-    ([1e5, 2e5] * 3, None, "there are 2 different N, and an exponent wants 3"),
-    ([1e5, 2e5, 3e5] * 2, None, "3 numbers, and 3 different points are too few"),
+    ([1e5, 2e5] * 3, None, "there are 2 different N; an exponent needs 3"),
+    ([1e5, 2e5, 3e5] * 2, None, "3 parameters, and 3 different points are too few"),
     ([1e5, 2e5, 4e5, 8e5] * 2, [1e4] * 8, "there is only one D"),
-    ([1e5, 2e5, 4e5] * 2, [1e4, 2e4, 3e4] * 2, "5 numbers, and 3 different points"),
+    ([1e5, 2e5, 4e5] * 2, [1e4, 2e4, 3e4] * 2, "5 parameters, and 3 different points"),
   ],
 )
 def test_what_cannot_be_told_is_said(sizes, data, said):
@@ -166,7 +166,7 @@ def test_curves_that_are_no_law_are_said():
   assert step == law.Unidentified("the exponent of parameters runs to its bound of 3")
   pure = law.fit(40 * size_R**-0.3, size_R, resamples=20)
   assert pure.law.c < 0.01
-  assert "c is not told apart from 0: no floor is seen yet" in pure.remarks
+  assert "c is not significantly above 0: no floor is visible yet" in pure.remarks
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The report of a run, or of several: one HTML file that needs nothing beside it."""
+"""The report of one or several runs as a single self-contained HTML file."""

@@ -1,4 +1,4 @@
-"""What a run did not leave, and the command that makes it."""
+"""Lines about what a run lacks, with the command that produces it."""
 
 import json
 import shlex
@@ -9,27 +9,27 @@ from lightlm_jax.reporting.run_files import Run, flatten
 
 
 def note(text: str, command: str | None = None) -> dict[str, str | None]:
-  """A line of a section about what is not there, and the command that makes it."""
+  """Returns a line of a section about what is missing, with a command."""
   return {"text": text, "command": command}
 
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
-  """The line for what a finished run did not leave."""
+  """Returns the line for something that a finished run lacks."""
   older = config_lib.missing_fields(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
     if run.results["split"] == "validation":
       command += " --split=validation"
-    return note(f"{run.name} left no {what}; this makes it", command)
+    return note(f"{run.name} has no {what}; this writes it", command)
   return note(
-    f"{run.name} left no {what}, and `evaluate` refuses it: it is of an older version "
-    f"(it has no {', '.join(older[:2])}). This trains it anew",
+    f"{run.name} has no {what}, and `evaluate` refuses its older version "
+    f"(it has no {', '.join(older[:2])}). This trains it again",
     train(run, anew=True),
   )
 
 
-def asks(run: Run, results: dict[str, Any]) -> str:
-  """The command that asks a run what `results` of a beam or of exact are about."""
+def evaluate(run: Run, results: dict[str, Any]) -> str:
+  """Returns the command that repeats the evaluation of `results`."""
   flags = [f"--workdir={quoted(run)}", f"--decoding={results['decoding']}"]
   if results["split"] == "validation":
     flags.append("--split=validation")
@@ -41,12 +41,12 @@ def asks(run: Run, results: dict[str, Any]) -> str:
 
 
 def unfinished(run: Run) -> dict[str, str | None]:
-  text = f"{run.name} has no results.json: it is not finished; this resumes it"
+  text = f"{run.name} has no results.json because it is not finished; this resumes it"
   return note(text, train(run))
 
 
 def train(run: Run, *, anew: bool = False) -> str:
-  """The command that trains a run, or one of its configuration in another folder."""
+  """Returns the command that trains a run, or `anew` its configuration elsewhere."""
   workdir = quoted(run)
   if anew:
     workdir = shlex.quote(f"{run.workdir}-anew")
@@ -59,10 +59,10 @@ def quoted(run: Run) -> str:
 
 
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
-  """--config=NAME:PRESET and the fields that make of it the configuration of a run.
+  """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
   Args:
-    run: whose.
+    run: the run.
     groups: only fields of these groups; none = all.
   """
   fields = flatten(run.config)

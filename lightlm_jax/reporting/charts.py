@@ -1,35 +1,40 @@
-"""Charts as SVG text, to stand inside HTML: numbers in, `Markup` out.
+"""Charts inside a page: matplotlib figures as SVG in the page's colours.
 
-They are drawn 320 units wide, which is a phone's width, so that letters of 11.5 units
-are letters of 11.5 pixels there. Colours are the page's variables (--s1 … --s8 for
-series, --ink, --line), so that one drawing serves light, dark and print.
+A chart is 320 points wide, the width of a phone, so that its text keeps its size there.
+Colours become the page's variables (--s1 … --s8 for series, --ink, --line): one drawing
+serves light, dark and print.
 """
 
-from collections.abc import Callable, Sequence
-import math
+from collections.abc import Sequence
+import contextlib
+import hashlib
+import re
 from typing import NamedTuple
 
 from markupsafe import Markup
 import numpy as np
 
+from lightlm_jax.reporting import drawing
+from lightlm_jax.reporting import html as page
+
 WIDTH = 320
 SERIES = 8  # colours; further series repeat them with another dash
-MOST_POINTS = 400  # a line
-DASHES = ("", "5 3", "1.5 2.5")
-FONT = 11.5  # as the style sheet has it
+MOST_POINTS = 400  # of a line
+_MARGIN = 13  # beside an axis whose outer tick labels are centred on its ends
+_DASHES = ((None, None), (5, 3), (1.5, 2.5))
 
 
 class Line(NamedTuple):
-  """One line of a chart: x and y are numbers of one length, `series` counts from 1."""
+  """A line of a chart: x and y have one length; `series` counts from 1."""
 
   name: str
-  x: Sequence[float]
-  y: Sequence[float]
+  x: Sequence[float] | np.ndarray
+  y: Sequence[float] | np.ndarray
   series: int
 
 
 class Bar(NamedTuple):
-  """One bar: None is a value that is not known."""
+  """A bar; its value is None if it is unknown."""
 
   name: str
   value: float | None
@@ -37,7 +42,7 @@ class Bar(NamedTuple):
 
 
 class Bars(NamedTuple):
-  """Bars that belong together, under a title; `note` stands at the right."""
+  """A group of bars under a title; `note` stands at the right."""
 
   title: str
   note: str
@@ -45,7 +50,7 @@ class Bars(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean and its interval; None where there is none."""
+  """A mean with its interval, if it has one."""
 
   name: str
   mean: float
@@ -53,43 +58,63 @@ class Mean(NamedTuple):
   series: int
 
 
-class Cell(NamedTuple):
-  """A rectangle of a level: from `start` on, `width` of the whole; both 0 … 1."""
+def style() -> dict[str, object]:
+  """Returns matplotlib's settings for figures that look like the page."""
+  colour = page.colours()
+  muted = ("axes.edgecolor", "xtick.color", "ytick.color")
+  ink = ("axes.labelcolor", "axes.titlecolor", "text.color")
+  sizes = ("font", "axes.title", "axes.label", "legend.font", "xtick.label")
+  return {
+    **dict.fromkeys(muted, colour["muted"]),
+    **dict.fromkeys(ink, colour["ink"]),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), colour["paper"]),
+    **{f"{name}.size" if name == "font" else f"{name}size": 11 for name in sizes},
+    "ytick.labelsize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": colour["line"],
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+  }
 
-  start: float
-  width: float
-  strength: float  # 0 … 1, how dark
-  title: str  # "" = none
 
+def inline(svg: bytes, name: str, label: str) -> Markup:
+  """Returns a figure's SVG as an element of the page.
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-  """Round numbers within low … high, at most so many; there are two at least."""
-  if not high > low:
-    high = low + (abs(low) or 1.0)
-  raw = (high - low) / max(most - 1, 1)
-  size = 10.0 ** math.floor(math.log10(raw))
-  for factor in (1, 2, 2.5, 5, 10, 20, 25, 50):
-    step = factor * size
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    if last - first + 1 <= most:
-      break
-  if last == first:
-    return [low, high]
-  return [round(place * step, 12) for place in range(first, last + 1)]
-
-
-def numbers(values: Sequence[float]) -> list[str]:
-  """Texts of an axis' ticks: thousands separated, all with the decimals they need."""
-  if max(map(abs, values)) >= 1e12:
-    return [f"{value:.2g}" for value in values]
-  decimals = next(
-    (n for n in range(9) if all(abs(v - round(v, n)) < 1e-9 for v in values)), 9
+  Args:
+    svg: drawn with the settings of `style`; nothing in it may need clipping.
+    name: unique on the page; ids begin with it.
+    label: the figure in words, for screen readers.
+  """
+  text = svg.decode()
+  body = text[text.index('<g id="figure_1"') : text.rindex("</svg>")]
+  body = re.sub(r' clip-path="[^"]*"', "", body)
+  body = re.sub(r"<clipPath.*?</clipPath>", "", body, flags=re.DOTALL)
+  # Only ids that are referred to are kept; two figures may use the same ones.
+  used = set(re.findall(r'href="#([^"]*)"', body))
+  body = re.sub(
+    r' id="([^"]*)"',
+    lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "",
+    body,
   )
-  return [f"{value:,.{decimals}f}" for value in values]
-
-
-def percents(values: Sequence[float]) -> list[str]:
-  return [f"{text} %" for text in numbers([100 * value for value in values])]
+  body = body.replace('href="#', f'href="#{name}-')
+  body = re.sub(r"font-family: [^;]*; ", "", body)  # the page's own
+  body = re.sub(
+    r' (d|x|y|transform)="[^"]*"',  # coordinates only: tick labels keep their decimals
+    lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]),
+    body,
+  )
+  for variable, colour in page.colours().items():
+    body = body.replace(colour, f"var(--{variable})")
+  _, _, width, height = re.findall(r'viewBox="(\S+) (\S+) (\S+) (\S+)"', text)[0]
+  return Markup(
+    '<svg class="drawn" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+  ).format(width, height, label, Markup(body))
 
 
 def lines(
@@ -98,249 +123,144 @@ def lines(
   x: str,
   y: str,
   label: str,
-  x_range: tuple[float, float] | None = None,
+  shares: bool = False,
   y_range: tuple[float, float] | None = None,
-  texts: Callable[[Sequence[float]], list[str]] = numbers,
   marks: bool = False,
 ) -> Markup:
-  """Lines over two axes; points that are not finite are left out.
+  """Returns a line chart; points that are not finite are left out.
 
   Args:
     series: at least one point in all.
-    x: what the axis shows.
-    y: likewise.
-    label: the chart in words, for who cannot see it.
-    x_range: of the axis; None = of the points.
-    y_range: likewise.
-    texts: of the ticks of an axis.
+    x: what the x axis shows.
+    y: what the y axis shows.
+    label: the chart in words, for screen readers.
+    shares: whether both axes show percentages from 0 to 1.
+    y_range: limits of the y axis; None = those of the points.
     marks: whether each point has a dot.
   """
-  points = [(line, _thin(*_finite(line.x, line.y))) for line in series]
-  all_x = np.concatenate([x_P for _, (x_P, _) in points])
-  all_y = np.concatenate([y_P for _, (_, y_P) in points])
-  x_low, x_high = _range(x_range, all_x)
-  y_low, y_high = _range(y_range, all_y, margin=0.05)
-  y_ticks, x_ticks = ticks(y_low, y_high), ticks(x_low, x_high, most=4)
-  y_texts = texts(y_ticks)
-  left = 8 + 6.6 * max(map(len, y_texts))
-  right, top, bottom, height = WIDTH - 8, 24, 168, 206
-
-  def place_x(value):
-    return left + (right - left) * (value - x_low) / (x_high - x_low)
-
-  def place_y(value):
-    return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
-
-  parts = [_text(0, 11, y, "muted")]
-  for tick, text in zip(y_ticks, y_texts):
-    at = place_y(tick)
-    parts.append(_line(left, at, right, at, "grid"))
-    parts.append(_text(left - 5, at + 4, text, "tick", "end"))
-  parts += _ticks_below(bottom, [place_x(tick) for tick in x_ticks], texts(x_ticks))
-  parts.append(_line(left, bottom, right, bottom, "axis"))
-  parts.append(_text(right, height - 4, x, "muted", "end"))
-  for line, (x_P, y_P) in points:
-    pairs = list(zip(place_x(x_P), place_y(y_P)))
-    path = " ".join(f"{_n(a)},{_n(b)}" for a, b in pairs)
-    if len(pairs) > 1:
-      parts.append(
-        Markup('<polyline class="curve" points="{}" style="{}"/>').format(
-          path, _stroke(line.series)
-        )
-      )
-    if marks or len(pairs) == 1:
-      parts += [
-        Markup('<circle cx="{}" cy="{}" r="2.4" style="{}"/>').format(
-          _n(a), _n(b), _fill(line.series)
-        )
-        for a, b in pairs
-      ]
-  return _svg(height, label, parts)
+  with _chart(206, label) as (figure, found):
+    panel = figure.subplots()
+    for line in series:
+      x_P, y_P = _thin(line.x, line.y)
+      dot = "o" if marks or len(x_P) == 1 else ""
+      panel.plot(x_P, y_P, marker=dot, markersize=3.5, **_line_style(line.series))
+    panel.set_title(y, weight="normal", color=page.colours()["muted"])
+    panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
+    if shares:
+      panel.set(xlim=(0, 1), ylim=(0, 1))
+      for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    else:
+      panel.set_ylim(y_range)
+      panel.locator_params(axis="x", nbins=4)
+      panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.grid(visible=False, axis="x")
+    panel.spines["left"].set_visible(False)
+    panel.tick_params(axis="y", length=0)
+  return found[0]
 
 
-def bars(
-  groups: Sequence[Bars],
-  *,
-  x: str,
-  label: str,
-  text: Callable[[float], str] = lambda value: f"{value:.4f}",
-) -> Markup:
-  """Horizontal bars from 0, each with its number; a group's title stands above it.
+def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
+  """Returns horizontal bars with their values; each group has a title above it.
 
   Args:
     groups: at least one.
     x: what the bars show.
     label: the chart in words.
-    text: of a bar's number.
   """
+  height = sum(25 + 14 * len(group.bars) for group in groups)
   values = [bar.value for group in groups for bar in group.bars]
   high = max([value for value in values if value], default=1.0)
-  right = WIDTH - 52
-  parts, y = [], 0
-  for group in groups:
-    parts.append(_text(0, y + 12, group.title, "name"))
-    parts.append(_text(WIDTH, y + 12, group.note, "muted", "end"))
-    y += 17
-    for bar in group.bars:
-      length = right * (bar.value or 0) / high
-      parts.append(
-        Markup('<rect x="0" y="{}" width="{}" height="11" style="{}">{}</rect>').format(
-          y, _n(max(length, 1)), _fill(bar.series), _title(bar.name)
-        )
-      )
-      said = "–" if bar.value is None else text(bar.value)
-      parts.append(_text(max(length, 1) + 5, y + 9.7, said, "tick"))
-      y += 14
-    y += 8
-  parts.append(_line(0, y - 4, right, y - 4, "axis"))
-  x_ticks = ticks(0, high, most=4)
-  parts += _ticks_below(y - 4, [right * t / high for t in x_ticks], numbers(x_ticks))
-  parts.append(_text(WIDTH, y + 28, x, "muted", "end"))
-  return _svg(y + 32, label, parts)
+  with _chart(height + 36, label) as (figure, found):
+    panel = _rows(figure, height, x)
+    panel.set_xlim(0, 1.2 * high)  # room for the value of the longest bar
+    muted, y = page.colours()["muted"], 0
+    for group in groups:
+      right = panel.get_yaxis_transform()
+      panel.text(0, y + 12, group.title, weight="bold", transform=right)
+      panel.text(1, y + 12, group.note, ha="right", color=muted, transform=right)
+      y += 17
+      for bar in group.bars:
+        length = bar.value or 0
+        colour = _line_style(bar.series)["color"]
+        panel.barh(y + 5.5, max(length, high / 300), height=11, color=colour)
+        said = "–" if bar.value is None else f"{bar.value:.4f}"
+        panel.text(length + high / 60, y + 9.5, said, color=muted)
+        y += 14
+      y += 8
+  return found[0]
 
 
 def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
-  """Means with their intervals on one axis, a row each: a forest plot.
+  """Returns a forest plot: a row for each mean and its interval, on one axis.
 
   Args:
     rows: at least one.
     x: what the means are of.
     label: the chart in words.
   """
-  ends = [end for row in rows for end in (row.mean, *(row.interval or ()))]
-  low, high = _range(None, np.array(ends), margin=0.04)
-
-  def place(value):
-    return 4 + (WIDTH - 8) * (value - low) / (high - low)
-
-  parts, bottom = [], 36 * len(rows) + 2
-  x_ticks = ticks(low, high, most=4)
-  for tick in x_ticks:
-    parts.append(_line(place(tick), 0, place(tick), bottom, "grid"))
-  for n, row in enumerate(rows):
-    y = 36 * n
-    said = f"{row.mean:.4f}"
-    if row.interval:
-      said += " [{:.4f}, {:.4f}]".format(*row.interval)
-    room = WIDTH - 6.6 * len(said) - 12
-    parts.append(_text(0, y + 13, _clip(row.name, int(room / 6.8)), "name halo"))
-    parts.append(_text(WIDTH, y + 13, said, "tick halo", "end"))
-    if row.interval:
-      a, b = map(place, row.interval)
-      parts.append(
-        Markup('<path class="curve" d="M{} {}H{}M{} {}v8M{} {}v8" style="{}"/>').format(
-          _n(a), y + 25, _n(b), _n(a), y + 21, _n(b), y + 21, _stroke(row.series, False)
-        )
-      )
-    parts.append(
-      Markup('<circle cx="{}" cy="{}" r="4" style="{}"/>').format(
-        _n(place(row.mean)), y + 25, _fill(row.series)
-      )
-    )
-  parts.append(_line(0, bottom, WIDTH, bottom, "axis"))
-  parts += _ticks_below(bottom, [place(tick) for tick in x_ticks], numbers(x_ticks))
-  parts.append(_text(WIDTH, bottom + 32, x, "muted", "end"))
-  return _svg(bottom + 36, label, parts)
+  height = 36 * len(rows)
+  with _chart(height + 36, label) as (figure, found):
+    panel = _rows(figure, height, x)
+    panel.grid(visible=True, axis="x")
+    for n, row in enumerate(rows):
+      said, colour = f"{row.mean:.4f}", _line_style(row.series)["color"]
+      if row.interval:
+        said += " [{:.4f}, {:.4f}]".format(*row.interval)
+        low, high = row.interval
+        ends = [[row.mean - low], [high - row.mean]]
+        panel.errorbar(row.mean, 36 * n + 25, xerr=ends, capsize=4, color=colour)
+      panel.plot(row.mean, 36 * n + 25, "o", markersize=7, color=colour)
+      room = WIDTH - 2 * _MARGIN - 7 * len(said)
+      paper = {"facecolor": page.colours()["paper"], "linewidth": 0, "pad": 1}
+      options = {"transform": panel.get_yaxis_transform(), "bbox": paper}
+      name = _clip(row.name, int(room / 7))
+      panel.text(0, 36 * n + 13, name, weight="bold", **options)
+      panel.text(1, 36 * n + 13, said, ha="right", **options)
+  return found[0]
 
 
-def level(cells: Sequence[Cell], *, label: str) -> Markup:
-  """A row of rectangles that is as wide as its place; it has no letters to stretch."""
-  parts = []
-  for cell in cells:
-    # A border of what is narrower than it would hide it.
-    edge = Markup(' class="edged"') if cell.width > 0.004 else ""
-    parts.append(
-      Markup(
-        '<rect x="{}" width="{}" height="10" fill-opacity="{}"{}>{}</rect>'
-      ).format(
-        round(1000 * cell.start, 2),
-        round(1000 * cell.width, 2),
-        round(0.2 + 0.8 * cell.strength, 2),
-        edge,
-        _title(cell.title),
-      )
-    )
-  return Markup(
-    '<svg class="level" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" '
-    'aria-label="{}">{}</svg>'
-  ).format(label, Markup("").join(parts))
+@contextlib.contextmanager
+def _chart(height: float, label: str):
+  """Yields an empty figure and a list, which has its SVG on leaving."""
+  found: list[Markup] = []
+  with drawing.style(style()):
+    figure = drawing.new(WIDTH / 72, height / 72)
+    yield figure, found
+    svg = drawing.content(figure, "svg")
+  digest = hashlib.sha256(label.encode() + svg).hexdigest()
+  found.append(inline(svg, f"c{digest[:10]}", label))
 
 
-def swatch(series: int) -> Markup:
-  """The key of a series, for a legend."""
-  return Markup(
-    '<svg class="swatch" viewBox="0 0 24 12" aria-hidden="true">'
-    '<path class="curve" d="M1 6H23" style="{}"/></svg>'
-  ).format(_stroke(series))
+def _rows(figure, height: float, x: str):
+  """Returns a panel for rows of text and marks; y runs downwards, in points."""
+  whole = height + 36
+  width = 1 - 2 * _MARGIN / WIDTH
+  figure.set_layout_engine("none")
+  panel = figure.add_axes((_MARGIN / WIDTH, 36 / whole, width, height / whole))
+  panel.set_ylim(height, 0)
+  panel.set_yticks([])
+  panel.grid(visible=False)
+  panel.locator_params(axis="x", nbins=4)
+  panel.spines["left"].set_visible(False)
+  panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
+  return panel
 
 
-def _svg(height: float, label: str, parts: Sequence[Markup]) -> Markup:
-  return Markup(
-    '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-  ).format(WIDTH, _n(height), label, Markup("").join(parts))
+def _line_style(series: int) -> dict[str, object]:
+  colour = page.colours()[f"s{(series - 1) % SERIES + 1}"]
+  dash = _DASHES[(series - 1) // SERIES % len(_DASHES)]
+  return {"color": colour, "dashes": dash}
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> Markup:
-  return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(
-    _n(x), _n(y), kind, anchor, text
-  )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-  return Markup('<path class="{}" d="M{} {}L{} {}"/>').format(
-    kind, _n(x1), _n(y1), _n(x2), _n(y2)
-  )
-
-
-def _ticks_below(y: float, at: Sequence[float], texts: Sequence[str]) -> list[Markup]:
-  """Ticks of an axis at height y, their texts held within the drawing."""
-  parts = []
-  for x, text in zip(at, texts):
-    half = 3.4 * len(text)
-    anchor = "start" if x < half else "end" if x > WIDTH - half else "middle"
-    parts.append(_line(x, y, x, y + 4, "axis"))
-    parts.append(_text(x, y + 16, text, "tick", anchor))
-  return parts
-
-
-def _title(text: str) -> Markup:
-  return Markup("<title>{}</title>").format(text) if text else Markup("")
-
-
-def _stroke(series: int, dashed: bool = True) -> str:
-  dash = DASHES[(series - 1) // SERIES % len(DASHES)] if dashed else ""
-  colour = f"stroke:var(--s{(series - 1) % SERIES + 1})"
-  return f"{colour};stroke-dasharray:{dash}" if dash else colour
-
-
-def _fill(series: int) -> str:
-  return f"fill:var(--s{(series - 1) % SERIES + 1})"
-
-
-def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the finite points, at most MOST_POINTS, the first and last among them."""
   x_P, y_P = np.asarray(x, np.float64), np.asarray(y, np.float64)
-  kept_P = np.isfinite(x_P) & np.isfinite(y_P)
-  return x_P[kept_P], y_P[kept_P]
-
-
-def _thin(x_P: np.ndarray, y_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """At most MOST_POINTS of the points, first and last among them."""
-  if len(x_P) <= MOST_POINTS:
-    return x_P, y_P
-  kept = np.unique(np.linspace(0, len(x_P) - 1, MOST_POINTS).round().astype(int))
+  kept = np.flatnonzero(np.isfinite(x_P) & np.isfinite(y_P))
+  if len(kept) > MOST_POINTS:
+    kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).round().astype(int)]
   return x_P[kept], y_P[kept]
-
-
-def _range(given: tuple[float, float] | None, values: np.ndarray, margin: float = 0):
-  """What an axis spans: what is given, or the values and a margin on both sides."""
-  low, high = map(float, given or (values.min(), values.max()))
-  half = margin * (high - low) if high > low else abs(low) / 2 or 0.5
-  return (low, high) if given else (low - half, high + half)
 
 
 def _clip(text: str, letters: int) -> str:
   return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"
-
-
-def _n(value: float) -> str:
-  return f"{value:.1f}".rstrip("0").rstrip(".")

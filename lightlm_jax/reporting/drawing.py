@@ -1,4 +1,4 @@
-"""Figures of the commands, by matplotlib: loaded only where one is drawn."""
+"""Figures by matplotlib, which is imported only when one is drawn."""
 
 import contextlib
 import io
@@ -10,32 +10,32 @@ from lightlm_jax.storage import workdir
 
 
 def new(width: float, height: float):
-  """An empty `matplotlib.figure.Figure`, its size in inches; drawn without pyplot.
+  """Returns an empty `matplotlib.figure.Figure`, its size in inches, without pyplot.
 
   Raises:
-    UserError: there is no matplotlib.
+    UserError: matplotlib is not installed.
   """
   return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def style(settings: dict[str, object]) -> contextlib.AbstractContextManager[None]:
-  """matplotlib's settings for what is drawn and written inside.
+  """Applies matplotlib's settings to what is drawn and written inside.
 
   Raises:
-    UserError: there is no matplotlib.
+    UserError: matplotlib is not installed.
   """
   return _matplotlib().rc_context(settings)
 
 
 def write(figure, path: epath.Path) -> None:
-  """As PNG or as SVG, by the path's ending; whole or not at all."""
+  """Writes a figure as PNG or SVG, by the path's suffix; whole or not at all."""
   workdir.write_whole(path, content(figure, path.suffix.removeprefix(".")))
 
 
 def content(figure, kind: str) -> bytes:
-  """The file of a figure, "png" or "svg"; the same bytes whenever it is drawn."""
+  """Returns the bytes of a figure as "png" or "svg"; they are reproducible."""
   found = io.BytesIO()
-  # Text as text: it can be searched, and a page's style reaches it.
+  # Text stays text: it can be searched.
   settings = {"svg.hashsalt": "lightlm_jax", "svg.fonttype": "none"}
   with style(settings):
     metadata = {"Date": None} if kind == "svg" else None
@@ -47,5 +47,5 @@ def _matplotlib():
   try:
     import matplotlib.figure  # noqa: PLC0415
   except ImportError:
-    raise UserError("a figure wants matplotlib: pip install -e '.[figures]'")
+    raise UserError("figures need matplotlib: pip install -e '.[figures]'")
   return matplotlib

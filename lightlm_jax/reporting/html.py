@@ -1,4 +1,4 @@
-"""A page: a template, its data, and the colours that all charts share."""
+"""Renders the templates, and reads the colours that all charts share."""
 
 import functools
 import pathlib
@@ -8,13 +8,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lightlm_jax.reporting import charts
-
 _FOLDER = pathlib.Path(__file__).parent
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-  """The HTML of a template of this folder; whatever is data is escaped."""
+  """Returns the HTML of a template of this folder; data is escaped."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=True,
@@ -22,25 +20,25 @@ def render(template: str, content: dict[str, Any]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.globals |= {"swatch": charts.swatch, "short": _short}
+  environment.globals["short"] = _short
   environment.filters["in_code"] = _in_code
   return environment.get_template(template).render(content)
 
 
 @functools.cache
 def colours() -> dict[str, str]:
-  """The style sheet's colours on light paper, by the names of its variables."""
+  """Returns the colours of the light style sheet, by the names of its variables."""
   light = (_FOLDER / "report.css").read_text().split("}")[0]
   return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
 
 
 def _short(share: float) -> str:
-  """Three decimals and no leading zero: two of them fit beneath a figure."""
+  """Returns three decimals without the leading zero: two of them fit a table cell."""
   return f"{share:.3f}".removeprefix("0")
 
 
 def _in_code(text: str) -> Markup:
-  """What stands between `ticks` as code, and all of it escaped."""
+  """Returns the text escaped, with what stands between backticks as code."""
   parts = text.split("`")
   shown = (
     Markup("<code>{}</code>").format(part) if n % 2 else escape(part)

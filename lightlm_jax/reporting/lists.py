@@ -1,7 +1,4 @@
-"""What was recommended: how popular it is, and what some users were told.
-
-As in sections.py, every function makes the plain data of one section.
-"""
+"""The recommended lists as sections of the report: popularity, and example users."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,31 +10,31 @@ import pyarrow.compute
 from lightlm_jax.evaluation.users import SHOWN
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note
-from lightlm_jax.reporting.run_files import Log, Run
+from lightlm_jax.reporting.run_files import Log, Run, at
 from lightlm_jax.reporting.sections import RULES
 
 EXPOSURE = {
-  "coverage@10": ("share of the catalogue that somebody is shown", True),
-  "gini@10": ("0: every item as often; 1: one item alone", False),
-  "head_share@10": ("of what is shown, from the most bought fifth", True),
-  "popularity@10": ("training purchases of what is shown, on average", False),
-  "novelty@10": ("bits: how unlikely one knows it", False),
-  "diversity@10": ("how far apart the ids of a list are; 1: no common prefix", False),
-  "invalid@10": ("places that hold no item", True),
+  "coverage@10": ("share of the catalogue recommended to at least one user", True),
+  "gini@10": ("inequality of exposure; 0: equal, 1: a single item", False),
+  "head_share@10": ("share of exposure of the most popular fifth of items", True),
+  "popularity@10": ("mean training interactions of recommended items", False),
+  "novelty@10": ("mean self-information of recommended items, in bits", False),
+  "diversity@10": ("distance of the ids within a list; 1: no common prefix", False),
+  "invalid@10": ("share of ranks without an item", True),
 }
 USERS = 8  # examples
-LETTERS = 160  # of an item's text: some are whole descriptions
-HISTORY = 6  # last items of an example's history
+LETTERS = 160  # longest text of an item; some are whole descriptions
+HISTORY = 6  # the last items of a history that are shown
 
 
 def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """How much of the showings falls to the most bought items, and the figures of it."""
+  """Returns the concentration of exposure on popular items, and exposure metrics."""
   lines = _without_users(runs)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
   if listed and log is None:
-    lines.append(note(f"How popular an item is stands in the log: {no_log}"))
+    lines.append(note(f"Item popularity needs the log: {no_log}"))
   figures = []
   if listed and log is not None:
     bought_I = np.bincount(log.train.item_E, minlength=log.train.num_items)
@@ -53,8 +50,8 @@ def popularity(
       ]
       # The last colours: those that a few runs leave free.
       curves += [
-        charts.Line("bought next (targets)", *concentration(target_I, bought_I), 8),
-        charts.Line("bought in training", *concentration(bought_I, bought_I), 16),
+        charts.Line("targets", *concentration(target_I, bought_I), 8),
+        charts.Line("training interactions", *concentration(bought_I, bought_I), 16),
       ]
       at_fifth = ", ".join(
         f"{c.name} {100 * np.interp(0.2, c.x, c.y):.0f} %" for c in curves
@@ -62,16 +59,14 @@ def popularity(
       figures.append(
         {
           "title": name,
-          "note": f"To the most bought fifth of the catalogue go: {at_fifth}.",
+          "note": f"Share of the most popular fifth of items: {at_fifth}.",
           "legend": [(curve.name, curve.series) for curve in curves],
           "chart": charts.lines(
             curves,
-            x="share of the catalogue, most bought first",
-            y="share of all",
+            x="share of the catalogue, most popular first",
+            y="cumulative share",
             label=f"Concentration on popular items, {name}. {at_fifth}",
-            x_range=(0, 1),
-            y_range=(0, 1),
-            texts=charts.percents,
+            shares=True,
           ),
         }
       )
@@ -81,13 +76,13 @@ def popularity(
 def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """A few users: what they had, what they were recommended, what they bought."""
+  """Returns a few users with their history, recommendations and target."""
   lines = _without_users(runs)
   listed = [run for run in runs if run.users is not None]
   if not listed:
     return {"users": [], "missing": lines, "how": ""}
   if log is None:
-    lines.append(note(f"Histories and item texts stand in the log: {no_log}"))
+    lines.append(note(f"Histories and item texts need the log: {no_log}"))
   rule, first = "seen_excluded", listed[0]
   chosen = choose(hits(first.users, rule))
   say = _Texts(log)
@@ -109,9 +104,8 @@ def examples(
       }
     )
   how = (
-    f"The first users by raw id: {USERS // 2} whose next item is among the first "
-    f"{SHOWN} of {first.name}, and {USERS - USERS // 2} whose is not, as far as there "
-    f"are so many. Rule: {RULES[rule]}."
+    f"The first users by raw id: {USERS // 2} hits of {first.name} at {SHOWN} and "
+    f"{USERS - USERS // 2} misses, if there are as many. Rule: {RULES[rule]}."
   )
   return {"users": users, "missing": lines, "how": how, "shown": SHOWN}
 
@@ -119,17 +113,17 @@ def examples(
 def concentration(
   count_I: np.ndarray, bought_I: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """What share of counts falls to the most bought items, from 0 to the catalogue.
+  """Returns the Lorenz curve of counts over items, the most popular first.
 
-  Items bought equally often make one straight piece, so that no item number decides.
+  Equally popular items make one straight piece, so item numbers do not matter.
 
   Args:
-    count_I: how often each item is shown, or bought next.
-    bought_I: training interactions of each.
+    count_I: [I] how often each item is recommended, or is a target.
+    bought_I: [I] training interactions of each item.
 
   Returns:
-    x_P, y_P: shares of the catalogue and of the counts, [P] float64 from 0 to 1 (all
-    y are 0 where nothing is counted).
+    x_P, y_P: [P] float64 cumulative shares of the catalogue and of the counts, from 0
+    to 1; y is 0 throughout if nothing is counted.
   """
   _, group_I = np.unique(-bought_I, return_inverse=True)
   items_G = np.bincount(group_I)
@@ -140,22 +134,22 @@ def concentration(
 
 
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
-  """[I] int64: how often each item stands in the lists of a table of users."""
+  """Returns how often each item is in the lists of a table of users, [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
   index = pyarrow.compute.index_in(raw, value_set=pyarrow.array(item_ids))
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """[N] bool: whether the target is surely within the first SHOWN."""
+  """Returns whether the target is certainly within the first SHOWN, [N] bool."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Rows to show, ascending: the first hits and the first misses, half and half.
+  """Returns the rows to show, ascending: half first hits, half first misses.
 
-  Where there are too few of one kind the other fills up.
+  If there are too few of one kind, the other fills up.
   """
   hit, miss = np.flatnonzero(hit_N), np.flatnonzero(~hit_N)
   from_hits = min(len(hit), max(size // 2, size - len(miss)))
@@ -164,21 +158,21 @@ def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
 
 
 def _without_users(runs: Sequence[Run]) -> list[dict[str, str | None]]:
-  """A line for each finished run that left no table of users."""
+  """Returns a line for each finished run without a table of users."""
   return [
     missing(run, "table of users")
     for run in runs
-    if run.results and run.results.get("metrics") and run.users is None
+    if at(run.results, "metrics") and run.users is None
   ]
 
 
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """A table: a figure a row, a column for each run under each rule."""
-  found = [run for run in runs if run.results and run.results.get("exposure")]
+  """Returns a table: a row a metric, a column for each run under each rule."""
+  found = [run for run in runs if at(run.results, "exposure")]
   columns = [
     (run.name if len(runs) > 1 else "", rule) for rule in RULES for run in found
   ]
-  by_column = [run.results["exposure"].get(rule, {}) for rule in RULES for run in found]
+  by_column = [at(r.results, "exposure", rule) or {} for rule in RULES for r in found]
   rows = []
   for name, (meaning, is_share) in EXPOSURE.items():
     values = [figures.get(name) for figures in by_column]
@@ -204,13 +198,13 @@ def _list(name: str, row: dict[str, Any], rule: str, say: "_Texts") -> dict[str,
   rank, ties = row[f"{rule}_rank"], row[f"{rule}_ties"]
   items = row[f"{rule}_items"]
   if row["target_seen"] and rule == "seen_excluded":
-    place = "a miss, as what was bought had been bought before"
+    place = "a miss, because the target is in the history"
   elif not rank:
-    place = "what was bought was not found"
+    place = "the target is not in the list"
   elif ties:
-    place = f"what was bought shares places {rank:,} to {rank + ties:,}"
+    place = f"the target is tied at ranks {rank:,} to {rank + ties:,}"
   else:
-    place = f"what was bought comes at place {rank:,}"
+    place = f"the target is at rank {rank:,}"
   return {
     "run": name,
     "place": place,
@@ -223,7 +217,7 @@ def _letters(text: str) -> str:
 
 
 class _Texts:
-  """Items and histories in words, as far as the log is known."""
+  """Texts of items and histories, if the log is known."""
 
   def __init__(self, log: Log | None):
     self._title, self._log, self._request = {}, log, {}
@@ -234,7 +228,7 @@ class _Texts:
         self._title = dict(zip(log.train.item_ids.tolist(), log.titles))
 
   def text(self, item: str) -> dict[str, str]:
-    """The item's text, and its raw id where that is another."""
+    """Returns the item's text, and its raw id if that differs."""
     title = self._title.get(item) or item
     if len(title) > LETTERS:
       title = title[: LETTERS - 1] + "…"

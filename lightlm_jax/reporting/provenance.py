@@ -1,7 +1,4 @@
-"""How runs were made and what they cost; whether their ids were audited.
-
-As in sections.py, every function makes the plain data of one section.
-"""
+"""Cost, configuration and id audit of runs, as sections of the report."""
 
 from collections.abc import Callable, Sequence
 import itertools
@@ -11,45 +8,24 @@ from typing import Any
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.reporting.advice import config_flags, quoted
-from lightlm_jax.reporting.run_files import Run, flatten
+from lightlm_jax.reporting.run_files import Run, at, flatten
 
 
 def cost(runs: Sequence[Run]) -> dict[str, Any]:
-  """Size, speed, versions and devices: a column a run."""
-  rows: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
-    ("system", lambda r: r.get("system")),
-    ("preset", lambda r: r.get("preset")),
-    ("seed", lambda r: r.get("seed")),
-    ("ids", lambda r: (r.get("ids") or {}).get("kind")),
-    ("decoding", lambda r: r.get("decoding")),
-    ("parameters", lambda r: _whole((r.get("params") or {}).get("total"))),
-    (
-      "outside the embeddings",
-      lambda r: _whole((r.get("params") or {}).get("non_embedding")),
-    ),
-    ("steps", lambda r: _whole(r.get("steps"))),
-    ("best step", lambda r: _whole(r.get("best_step"))),
-    ("training", lambda r: _duration(r.get("train_seconds"))),
-    ("examples/s, training", lambda r: _whole(r.get("examples_per_second"))),
-    ("users/s, evaluation", lambda r: _whole(r.get("users_per_second"))),
-    ("beams that are no item, without the trie", lambda r: _share(r)),
-    ("devices", lambda r: _devices(r.get("devices"))),
-    *(
-      (name, lambda r, name=name: (r.get("versions") or {}).get(name))
-      for name in _packages(runs)
-    ),
-  ]
+  """Returns size, speed, versions and devices: a row a figure, a column a run."""
+  packages = {p: None for run in runs for p in at(run.results, "versions") or ()}
+  rows = [*_ROWS, *((name, ("versions", name), str) for name in packages)]
   table = []
-  for name, value in rows:
-    values = [value(run.results or {}) for run in runs]
+  for name, path, text in rows:
+    values = [at(run.results, *path) for run in runs]
     if any(found is not None for found in values):
-      texts = ["–" if found is None else str(found) for found in values]
+      texts = ["–" if found is None else text(found) for found in values]
       table.append({"name": name, "values": texts})
   return {"runs": [run.name for run in runs], "rows": table}
 
 
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
-  """Every configuration as fields, and where the runs differ."""
+  """Returns the fields of every configuration, and those in which runs differ."""
   flat = [
     {name: json.dumps(value) for name, value in sorted(fields.items())}
     for fields in (config_lib.LATER | flatten(run.config) for run in runs)
@@ -71,7 +47,7 @@ def configs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def audits(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """For each run whether its ids were audited, and what was found."""
+  """Returns for each run whether its ids were audited, and the result."""
   return [_audit(run) for run in runs]
 
 
@@ -80,21 +56,21 @@ def _audit(run: Run) -> dict[str, Any]:
   split = run.config.get("split") or {}
   why, command = None, None
   if run.book is None and run.results and not run.results.get("ids"):
-    why = "this system writes no ids; the audit tries ids alone"
+    why = "this system uses no ids, and only ids are audited"
   elif split.get("kind") == "none":
-    why = "nothing is held out that could reach the ids"
+    why = "nothing is held out, so nothing could leak into the ids"
   elif split.get("withheld"):
-    why = "the audit does not know items that are withheld from training"
+    why = "the audit does not support items withheld from training"
   elif run.audit is None or (other := _other_audit(run)):
-    why, command = "this does it:", _audit_command(run)
+    why, command = "this audits them:", _audit_command(run)
     if run.audit is not None:
-      why = f"{other}; this audits the run's:"
+      why = f"{other}; this audits the ids of the run:"
   if why:
     return found | {"state": "not audited", "why": why, "command": command}
   passed = run.audit.get("passed") is True
   lines = [str(line) for line in run.audit.get("failures") or ()]
   if not passed and not lines:
-    lines = ["the audit did not pass, and says no more"]
+    lines = ["the audit failed without details"]
   return found | {
     "state": "passed" if passed else "failed",
     "lines": lines,
@@ -103,14 +79,14 @@ def _audit(run: Run) -> dict[str, Any]:
 
 
 def _other_audit(run: Run) -> str | None:
-  """What of an audit makes it no verdict on this run; None where it is one."""
+  """Returns why an audit is not about this run, None if it is."""
   results = run.results or {}
   ids = results.get("ids") or {}
   of_run = ids.get("manifest_sha256") or (run.book and run.book.sha256)
   said = run.audit.get("ids")
   audited = said.get("manifest_sha256") if isinstance(said, dict) else None
   if audited is None:
-    return "the audit does not say which ids it is of"
+    return "the audit does not name its ids"
   if audited != of_run:
     return f"the audit is of other ids ({str(audited)[:16]}…)"
   if results and run.audit.get("split_sha256") != results.get("split_sha256"):
@@ -128,21 +104,21 @@ def _audit_command(run: Run) -> str:
 
 
 def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
-  """What was tried, in words; what an audit of another form lacks is left out."""
+  """Returns the checks of an audit with their results; older audits have fewer."""
   figures = [
-    (f"held-out items exchanged between users: {name.replace('_', ' ')}", _plain(value))
+    (f"ids unchanged by exchange: {name.replace('_', ' ')}", _plain(value))
     for name, value in (audit.get("exchange") or {}).items()
   ]
   for name, trial in (audit.get("renumber") or {}).items():
     others = ", ".join(_plain(value) for value in trial.get("other_seeds") or ())
     said = (
-      f"{_plain(trial.get('as_is'))}; numbered anew {_plain(trial.get('renumbered'))}; "
+      f"{_plain(trial.get('as_is'))}; renumbered {_plain(trial.get('renumbered'))}; "
       f"other seeds {others}"
     )
     figures.append((name, said))
   if "spearman_last_token" in audit:
     said = _plain(audit["spearman_last_token"])
-    figures.append(("last token and raw number in leaves, Spearman", said))
+    figures.append(("Spearman correlation of last token and raw number", said))
   if "held_out_edges" in audit:
     figures.append(("held-out interactions read", _plain(audit["held_out_edges"])))
   return figures
@@ -154,32 +130,16 @@ def _plain(value: Any) -> str:
   return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _packages(runs: Sequence[Run]) -> list[str]:
-  names = {}
-  for run in runs:
-    names |= dict.fromkeys((run.results or {}).get("versions") or ())
-  return list(names)
-
-
-def _devices(kinds: Sequence[str] | None) -> str | None:
-  if not kinds:
-    return None
+def _devices(kinds: Sequence[str]) -> str:
   groups = [(kind, len(list(group))) for kind, group in itertools.groupby(kinds)]
   return ", ".join(f"{count} × {kind}" for kind, count in groups)
 
 
-def _whole(value: float | None) -> str | None:
-  return None if value is None else f"{value:,.0f}"
+def _whole(value: float) -> str:
+  return f"{value:,.0f}"
 
 
-def _share(results: dict[str, Any]) -> str | None:
-  rate = results.get("hallucination_rate")
-  return None if rate is None else f"{100 * rate:.1f} %"
-
-
-def _duration(seconds: float | None) -> str | None:
-  if seconds is None:
-    return None
+def _duration(seconds: float) -> str:
   whole = round(seconds)
   if whole < 60:
     return f"{seconds:.1f} s"
@@ -187,3 +147,22 @@ def _duration(seconds: float | None) -> str | None:
   if minutes < 60:
     return f"{minutes} min {rest:02d} s"
   return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# Name, path in results.json, and format of each row of `cost`.
+_ROWS: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
+  ("system", ("system",), str),
+  ("preset", ("preset",), str),
+  ("seed", ("seed",), str),
+  ("ids", ("ids", "kind"), str),
+  ("decoding", ("decoding",), str),
+  ("parameters", ("params", "total"), _whole),
+  ("outside the embeddings", ("params", "non_embedding"), _whole),
+  ("steps", ("steps",), _whole),
+  ("best step", ("best_step",), _whole),
+  ("training", ("train_seconds",), _duration),
+  ("examples/s, training", ("examples_per_second",), _whole),
+  ("users/s, evaluation", ("users_per_second",), _whole),
+  ("invalid beams without the trie", ("hallucination_rate",), "{:.1%}".format),
+  ("devices", ("devices",), _devices),
+]

@@ -6,10 +6,9 @@ from typing import Any
 from etils import epath
 import rich.console
 
-from lightlm_jax.reporting import beams, lists, provenance, sections, tree
+from lightlm_jax.reporting import decodings, lists, provenance, sections, tree
 from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.reporting import run_files as runs
-from lightlm_jax.reporting import state_indexes as memories
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 
@@ -22,17 +21,20 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> epath.Path:
-  """Reads runs, writes their report and says where it is.
+  """Writes the report of one or several runs and prints its path.
 
   Args:
-    workdir: of a run, finished or not.
-    others: runs to set beside it.
+    workdir: a run, finished or not.
+    others: further runs to compare with it.
     split_name: "test" or "validation".
     out: the file; None = report.html, or report-validation.html, in the workdir.
-    data_dir: where the log is, in place of the run's data.dir.
+    data_dir: folder of the log, instead of the run's data.dir.
+
+  Returns:
+    The path of the report.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: the runs cannot be read or compared, or the file cannot be written.
   """
   found = [runs.read(folder, split_name) for folder in (workdir, *others)]
   runs.check_together(found)
@@ -59,13 +61,13 @@ def page(
   log: runs.Log | None,
   no_log: str | None,
 ) -> dict[str, Any]:
-  """All that the template shows, as plain data.
+  """Returns the data of the template.
 
   Args:
-    found: one run or more of one split.
-    split_name: whose answers they are.
-    log: theirs; None where it cannot be read.
-    no_log: why not.
+    found: the runs, of one split.
+    split_name: "test" or "validation".
+    log: their log; None if it cannot be read.
+    no_log: why it cannot be read.
   """
   names = [run.name for run in found]
   first = found[0]
@@ -81,8 +83,8 @@ def page(
     "legend_pairs": list(zip(names, range(1, 1 + len(names)))),
     "headline": sections.headline(found),
     "comparison": sections.comparison(found),
-    "beams": beams.beams(found),
-    "memories": memories.memories(found),
+    "beams": decodings.beams(found),
+    "state_indexes": decodings.state_indexes(found),
     "learning": sections.learning(found),
     "slices": sections.slices(found),
     "popularity": lists.popularity(found, log, no_log),

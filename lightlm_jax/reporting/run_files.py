@@ -1,7 +1,7 @@
-"""What runs left in their folders, as far as it goes.
+"""Reads the folders of runs for a report.
 
-A run may be unfinished or of an older version, with fewer files and fewer fields. What
-is not there is None or empty here; what a person can do about it is for the sections.
+A run may be unfinished or of an older version, with fewer files and fields. What is
+missing is None or empty here; the sections say what can be done about it.
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,16 @@ from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 
-# Fields that `evaluate` can add to what an older `train` left.
+# Fields that `evaluate` can add to the results of an older `train`.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
 
 
 class Search(NamedTuple):
-  """What a run answered when it was decoded in one way.
+  """The evaluation of a run with one decoding.
 
   Attributes:
-    results: results.json, or one of `evaluate`.
-    users: the table of users that belongs to it, if there is one.
+    results: results.json, or a file of the same form by `evaluate`.
+    users: its table of users, if there is one.
   """
 
   results: dict[str, Any]
@@ -47,16 +47,17 @@ class Run(NamedTuple):
   """One run.
 
   Attributes:
-    name: of its folder.
+    name: the name of its folder.
     workdir: the folder.
     config: config.json, perhaps of another version.
-    results: results.json, None before the end; of validation what `evaluate` left.
-    asked_again: by name, the results-….json that `evaluate` left.
+    results: results.json, None before the end; for the validation split the results of
+      `evaluate`.
+    asked_again: further results of `evaluate`, by file name.
     journal: the lines of metrics.jsonl.
     users: the table of users that belongs to `results`.
-    searches: answers of a beam and of an exact search, if there is an exact one.
-    book: its ids.
-    audit: audit.json, or what results.json says of it.
+    searches: evaluations by beam search and by exact search, if there is an exact one.
+    book: the ids.
+    audit: audit.json, or the audit in results.json.
   """
 
   name: str
@@ -72,12 +73,12 @@ class Run(NamedTuple):
 
 
 class Log(NamedTuple):
-  """The log that runs were made on.
+  """The log that runs were trained on.
 
   Attributes:
-    train: training interactions; the whole catalogue.
-    requests: those that the results are about.
-    titles: of the items, if there are texts.
+    train: the training interactions, with the whole catalogue.
+    requests: the evaluated requests.
+    titles: texts of the items, if there are any.
   """
 
   train: Interactions
@@ -86,22 +87,22 @@ class Log(NamedTuple):
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
-  """Reads what a run left.
+  """Reads the folder of a run.
 
   Args:
-    workdir: of the run.
-    split_name: whose answers; of "validation" those are read that `evaluate` left, and
-      none of the test.
+    workdir: the folder.
+    split_name: "test", or "validation" for the results of `evaluate` on it; then no
+      test results are read.
 
   Raises:
-    UserError: there is no run, a file of it is damaged, or nobody was asked on
-      validation.
+    UserError: there is no run, one of its files is damaged, or it was not evaluated on
+      the validation split.
   """
   workdir = workdir_lib.absolute(workdir)
   if not (workdir / "config.json").exists():
     raise UserError(
-      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder that "
-      "`train` left"
+      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder "
+      "written by `train`"
     )
   config = _read_json(workdir / "config.json")
   asked_again = {
@@ -137,10 +138,10 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
 
 
 def read_log(run: Run, data_dir: str | None = None) -> Log:
-  """Loads the log of a finished run, and splits it as the run did.
+  """Loads the log of a finished run and splits it as the run did.
 
   Raises:
-    UserError: the data are not here, or they are not what the run was made on.
+    UserError: the data are missing, or differ from those of the run.
   """
   config = ml_collections.ConfigDict(run.config)
   if data_dir:
@@ -150,23 +151,23 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
     split = splits.of_run(config, dataset.log)
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(
-      f"the configuration of {run.name} is of another version ({error}), and its log "
-      "cannot be read by it"
+      f"the configuration of {run.name} is of another version ({error}); its log "
+      "cannot be read with it"
     )
   if split.sha256 != run.results.get("split_sha256"):
     raise UserError(
-      f"the log of {config.data.name!r} that is here is not the one of {run.name}, or "
-      "another version has split it"
+      f"the log of {config.data.name!r} found here is not the one of {run.name}, or "
+      "another version split it"
     )
   requests = getattr(split, run.results["split"])
   return Log(split.train, requests, dataset.titles)
 
 
 def check_together(runs: list[Run]) -> None:
-  """Refuses runs that cannot stand in one report.
+  """Checks that runs can be in one report.
 
   Raises:
-    UserError: names two runs, and what they do not share.
+    UserError: two runs differ in their split or share their name.
   """
   compare.check_names([run.name for run in runs])
   finished = {run.name: run.results for run in runs if run.results}
@@ -174,8 +175,15 @@ def check_together(runs: list[Run]) -> None:
     compare.check_same_split(finished)
 
 
+def at(tree: Any, *path: str) -> Any:
+  """Returns the value at a path of nested dicts, None if there is none."""
+  for name in path:
+    tree = tree.get(name) if isinstance(tree, dict) else None
+  return tree
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The values of a configuration by dotted field."""
+  """Returns the values of a configuration by dotted field."""
   flat = {}
   for name, value in tree.items():
     if isinstance(value, Mapping) and value:
@@ -188,7 +196,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _of_validation(
   workdir: epath.Path, config: dict[str, Any], asked_again: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-  """What validation answered to the run's own decoding, and to others."""
+  """Returns the validation results of the run's own decoding, and of others."""
   decoding = None
   if config.get("system") in registry.WRITE_IDS:
     decoding = (config.get("decoding") or {}).get("kind")
@@ -210,13 +218,14 @@ def _of_validation(
 def _check_same_state(
   workdir: epath.Path, validation: dict[str, Any], finished: dict[str, Any]
 ) -> None:
-  """Refuses an answer of parameters that the run has since trained on from."""
+  """Checks that validation results are of the run's final parameters."""
   for field in ("best_step", "split_sha256"):
     if validation.get(field) != finished.get(field):
       command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
       raise UserError(
-        f"{workdir.name} was asked on validation at another state than it came to "
-        f"({field} {validation.get(field)}, now {finished.get(field)}); ask again: "
+        f"{workdir.name} was evaluated on validation in another state "
+        f"({field} {validation.get(field)}, now {finished.get(field)}); evaluate "
+        "again: "
         f"{command} --split=validation"
       )
 
@@ -226,7 +235,7 @@ def _searches(
   results: dict[str, Any] | None,
   asked_again: dict[str, dict[str, Any]],
 ) -> list[Search]:
-  """What the run itself answered and what was asked again, of beams and exact."""
+  """Returns evaluations by beam and exact search, if there is an exact one."""
   answers = {}
   if results is not None:
     answers[results_lib.file_name("users", results)] = results
@@ -252,7 +261,7 @@ def _is_beam(results: dict[str, Any]) -> bool:
 def _read_users(
   workdir: epath.Path, name: str, results: dict[str, Any]
 ) -> pyarrow.Table | None:
-  """A table of users; None where it is not there, or is of another log."""
+  """Returns a table of users; None if there is none, or if it is of another log."""
   path = workdir / f"{name}.parquet"
   if not path.exists():
     return None
@@ -261,9 +270,9 @@ def _read_users(
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Results with what an older `train` did not write, where `evaluate` found it later.
+  """Returns results with fields that an older `train` left out but `evaluate` added.
 
-  Only from an answer to the same question that has the same metrics.
+  Fields are taken only from the same evaluation with the same metrics.
   """
   same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
   same += ["beam_size"] if "beam_size" in results else []
@@ -278,14 +287,14 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
     value = json_text.loads(path.read_text())
   except (OSError, ValueError) as error:
-    raise UserError(f"cannot read {path} ({error}); remove it, and write it anew")
+    raise UserError(f"cannot read {path} ({error}); remove it and write it again")
   if not isinstance(value, dict):
-    raise UserError(f"{path} holds no JSON object; remove it, and write it anew")
+    raise UserError(f"{path} holds no JSON object; remove it and write it again")
   return value
 
 
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """Lines that are whole: a run that was killed, or goes on, leaves one that is not."""
+  """Returns the complete lines; a running or killed run leaves a partial one."""
   lines = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:

@@ -1,7 +1,7 @@
-"""What results say: the figures, runs beside each other, curves and slices.
+"""The results of runs as sections of the report: metrics, comparison, curves, slices.
 
-Every function here makes the plain data of one section for the template. What a run
-did not leave becomes a line in `missing`, with the command that makes it.
+Each function returns the data of one section for the template. What a run lacks becomes
+a line in `missing`, with the command that produces it.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,31 @@ from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note, train, unfinished
-from lightlm_jax.reporting.run_files import Run
+from lightlm_jax.reporting.run_files import Run, at
 from lightlm_jax.runs import results as results_lib
 
 RULES = {rule: rule.replace("_", " ") for rule in evaluator.RULES}
 DECIDING = compare_lib.DECIDING
 DIMENSIONS = {
-  "history": "How much was known: items in the history",
-  "target": "How popular is what was bought next, in training",
-  "user": "In training or new",
-  "repeat": "First bought or bought again",
+  "history": "History length",
+  "target": "Popularity of the target in training",
+  "user": "Users in training or new",
+  "repeat": "First purchase or repeat",
 }
 
 
 def headline(runs: Sequence[Run]) -> dict[str, Any]:
-  """A table a rule: every run, the baselines beside it, what is possible at all."""
+  """Returns a table for each rule: baselines, every run, and the best possible."""
   finished = [run for run in runs if run.results]
   lines = [unfinished(run) for run in runs if not run.results]
   for run in finished:
-    if not run.results.get("metrics"):
+    if not at(run.results, "metrics"):
       lines.append(
-        note(f"{run.name} holds nothing out (split.kind=none): nothing is measured")
+        note(f"{run.name} holds nothing out (split.kind=none), so it has no metrics")
       )
-    elif not run.results.get("intervals"):
+    elif not at(run.results, "intervals"):
       lines.append(missing(run, "intervals"))
-  measured = [run for run in finished if run.results.get("metrics")]
+  measured = [run for run in finished if at(run.results, "metrics")]
   tables = [
     {"rule": rule, "name": name, "rows": _rows(measured, rule, len(runs) > 1)}
     for rule, name in RULES.items()
@@ -56,18 +56,15 @@ def headline(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """All runs' means with intervals, and what chance explains of their differences.
+  """Returns the means of all runs with intervals, and tests of their differences.
 
   Raises:
-    UserError: the runs were not asked the same users.
+    UserError: the runs were not evaluated on the same users.
   """
   if len(runs) < 2:
     return None
   tables = {
-    run.name: (
-      run.users,
-      {field: run.results.get(field) for field in compare_lib.SPLIT_FIELDS},
-    )
+    run.name: (run.users, {f: at(run.results, f) for f in compare_lib.SPLIT_FIELDS})
     for run in runs
     if run.users is not None
   }
@@ -76,9 +73,9 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
   for rule, name in RULES.items():
     rows = []
     for series, run in enumerate(runs, start=1):
-      mean = _at(run.results, "metrics", rule, DECIDING)
+      mean = at(run.results, "metrics", rule, DECIDING)
       if mean is not None:
-        interval = _at(run.results, "intervals", rule, DECIDING)
+        interval = at(run.results, "intervals", rule, DECIDING)
         rows.append(charts.Mean(run.name, mean, interval and tuple(interval), series))
     label = f"NDCG@10 with 95 % intervals, {name}: " + ", ".join(
       f"{row.name} {row.mean:.4f}" for row in rows
@@ -90,18 +87,12 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
         "pairs": found["pairs"][rule] if found else [],
       }
     )
-  return {
-    "rules": rules,
-    "missing": [
-      missing(run, "table of users")
-      for run in runs
-      if run.results and run.users is None
-    ],
-  }
+  without = [run for run in runs if run.results and run.users is None]
+  return {"rules": rules, "missing": [missing(r, "table of users") for r in without]}
 
 
 def learning(runs: Sequence[Run]) -> dict[str, Any]:
-  """Loss and validation by step, of all runs that were trained in steps."""
+  """Returns charts of loss and validation NDCG@10 by step, and the best steps."""
   figures, lines = [], []
   kinds = (
     ("loss", "loss", ("loss",)),
@@ -110,19 +101,18 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
   for name, y, path in kinds:
     curves = []
     for series, run in enumerate(runs, start=1):
-      pairs = [(record["step"], _at(record, *path)) for record in run.journal]
+      pairs = [(record["step"], at(record, *path)) for record in run.journal]
       pairs = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
       if pairs:
         curves.append(charts.Line(run.name, *zip(*pairs), series))
     if curves:
       last = ", ".join(f"{c.name} {c.y[-1]:.4f}" for c in curves)
-      label = f"{y} by training step; at the end: {last}"
       highest = max(max(c.y) for c in curves)
       chart = charts.lines(
         curves,
         x="step",
         y=y,
-        label=label,
+        label=f"{y} by training step; at the end: {last}",
         y_range=None if name == "loss" or highest <= 0 else (0, 1.08 * highest),
         marks=max(len(c.x) for c in curves) <= 30,
       )
@@ -134,109 +124,84 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
       system = run.config.get("system")
       lines.append(note(f"{run.name}: {system} is fitted, not trained in steps"))
     else:
-      lines.append(note(f"{run.name} has no metrics.jsonl; this makes it", train(run)))
-  return {"figures": figures, "missing": lines, "best": _best_steps(runs)}
+      lines.append(note(f"{run.name} has no metrics.jsonl; this writes it", train(run)))
+  steps = {run.name: at(run.results, "best_step") for run in runs}
+  best = [
+    f"{name} {step:,}" if len(runs) > 1 else f"{step:,}"
+    for name, step in steps.items()
+    if step is not None
+  ]
+  return {"figures": figures, "missing": lines, "best": best}
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """NDCG@10 for parts of the users; a rule and all runs in a chart, or both rules."""
+  """Returns NDCG@10 by slice: for one run a chart of both rules, else one a rule."""
   known = [
     (series, run)
     for series, run in enumerate(runs, start=1)
-    if _at(run.results, "slices")
+    if at(run.results, "slices")
   ]
   dimensions, whole = [], []
-  for dimension, title in DIMENSIONS.items():
-    parts = (
-      _at(known[0][1].results, "slices", "seen_excluded", dimension) or {}
-      if (known)
-      else {}
-    )
+  for dimension, title in DIMENSIONS.items() if known else ():
+    parts = at(known[0][1].results, "slices", "seen_excluded", dimension) or {}
     asked = {name: part["users"] for name, part in parts.items() if part["users"]}
-    if not asked:
-      continue
-    empty = [_words(name) for name, part in parts.items() if not part["users"]]
-    found = {"title": title, "empty": empty, "charts": []}
     if len(asked) == 1:
       ((name, users),) = asked.items()
       whole.append(f"{title}: {_words(name)}, all {users:,} users.")
+    if len(asked) < 2:
       continue
     if len(runs) == 1:
-      series = {rule: place for place, rule in enumerate(RULES, start=1)}
-      found["charts"] = [
-        {
-          "rule": None,
-          "chart": _bars(
-            asked,
-            [(name, known[0][1], rule, series[rule]) for rule, name in RULES.items()],
-            dimension,
-            f"NDCG@10 by {dimension}, both rules",
-          ),
-        }
-      ]
+      columns = [(n, known[0][1], r, s) for s, (r, n) in enumerate(RULES.items(), 1)]
+      found = {None: _bars(asked, columns, dimension, "both rules")}
     else:
-      found["charts"] = [
-        {
-          "rule": name,
-          "chart": _bars(
-            asked,
-            [(run.name, run, rule, series) for series, run in known],
-            dimension,
-            f"NDCG@10 by {dimension}, {name}",
-          ),
-        }
+      found = {
+        name: _bars(asked, [(r.name, r, rule, s) for s, r in known], dimension, name)
         for rule, name in RULES.items()
-      ]
-    dimensions.append(found)
+      }
+    dimensions.append(
+      {
+        "title": title,
+        "empty": [_words(name) for name, part in parts.items() if not part["users"]],
+        "charts": [{"rule": rule, "chart": chart} for rule, chart in found.items()],
+      }
+    )
+  without = [
+    run for run in runs if at(run.results, "metrics") and not at(run.results, "slices")
+  ]
   return {
     "dimensions": dimensions,
     "whole": whole,
     "rules": list(RULES.values()),
-    "missing": [
-      missing(run, "slices")
-      for run in runs
-      if _at(run.results, "metrics") and not run.results.get("slices")
-    ],
+    "missing": [missing(run, "slices") for run in without],
   }
 
 
 def _rows(runs: Sequence[Run], rule: str, by_run: bool) -> list[dict[str, Any]]:
-  """The rows of a rule's table: baselines once, the runs, the best possible."""
-  baselines = {}
+  """Returns the rows of a rule's table: baselines once, runs, the best possible."""
+
+  def row(name: str | None, kind: str, results: Any, *group: str):
+    values, intervals = (
+      at(results, *g, rule) or {} for g in (group, ("intervals",) * (kind == "run"))
+    )
+    cells = [
+      {"value": values.get(column), "interval": intervals.get(column)}
+      for column in results_lib.COLUMNS
+    ]
+    return {"name": name, "kind": kind, "cells": cells}
+
+  baselines: dict[str, Any] = {}
   for run in runs:
-    for name, metrics in (run.results.get("baselines") or {}).items():
-      baselines.setdefault(name, metrics)
+    baselines = (at(run.results, "baselines") or {}) | baselines
   best = baselines.pop("best_possible", None)
-  rows = [
-    {"name": name, "kind": "baseline", "cells": _cells(metrics.get(rule))}
-    for name, metrics in baselines.items()
-  ]
+  rows = [row(name, "baseline", metrics) for name, metrics in baselines.items()]
   for run in runs:
-    rows.append(
-      {
-        "name": run.name if by_run else run.results.get("system"),
-        "kind": "run",
-        "cells": _cells(
-          run.results["metrics"].get(rule), _at(run.results, "intervals", rule)
-        ),
-      }
-    )
-  if best:
-    rows.append(
-      {"name": "best possible", "kind": "best", "cells": _cells(best.get(rule))}
-    )
-  return rows
-
-
-def _cells(metrics, intervals=None) -> list[dict[str, Any]]:
-  return [
-    {"value": (metrics or {}).get(name), "interval": (intervals or {}).get(name)}
-    for name in results_lib.COLUMNS
-  ]
+    name = run.name if by_run else at(run.results, "system")
+    rows.append(row(name, "run", run.results, "metrics"))
+  return rows + ([row("best possible", "best", best)] if best else [])
 
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, Any]]:
-  """What all runs share, as pairs; of one run all that names it."""
+  """Returns what all runs share, as pairs; for a single run also its own settings."""
   if not runs:
     return []
   results = runs[0].results
@@ -266,12 +231,12 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, Any]]:
 
 
 def _tiles(results: dict[str, Any]) -> list[dict[str, Any]]:
-  """The few figures to read first."""
+  """Returns the most important numbers."""
   tiles = []
   for rule, name in RULES.items():
-    value = _at(results, "metrics", rule, DECIDING)
+    value = at(results, "metrics", rule, DECIDING)
     if value is not None:
-      interval = _at(results, "intervals", rule, DECIDING)
+      interval = at(results, "intervals", rule, DECIDING)
       tiles.append(
         {
           "name": f"NDCG@10, {name}",
@@ -280,29 +245,29 @@ def _tiles(results: dict[str, Any]) -> list[dict[str, Any]]:
         }
       )
   ceiling = results.get("expected_best_ndcg@10")
-  reached = _at(results, "metrics", "seen_excluded", DECIDING)
+  reached = at(results, "metrics", "seen_excluded", DECIDING)
   if ceiling and reached is not None:
     tiles.append(
       {
         "name": "of the best possible, seen excluded",
         "value": f"{100 * reached / ceiling:.0f} %",
-        "note": f"the generator allows {ceiling:.4f} on average",
+        "note": f"the generator's best is {ceiling:.4f} on average",
       }
     )
   rate = results.get("hallucination_rate")
   if rate is not None:
     tiles.append(
       {
-        "name": "of the beams are no item, without the trie",
+        "name": "invalid beams without the trie",
         "value": f"{100 * rate:.1f} %",
-        "note": "with it none",
+        "note": "none with the trie",
       }
     )
   return tiles
 
 
 def _asked_again(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """The answers that `evaluate` has added, a row each."""
+  """Returns a row for each evaluation that `evaluate` has added."""
   rows = []
   for run in runs:
     for name, results in run.asked_again.items():
@@ -314,24 +279,14 @@ def _asked_again(runs: Sequence[Run]) -> list[dict[str, Any]]:
           "decoding": results.get("decoding") or "scores",
           "beam_size": results.get("beam_size"),
           "users": results.get("num_users"),
-          "values": [_at(results, "metrics", rule, DECIDING) for rule in RULES],
+          "values": [at(results, "metrics", rule, DECIDING) for rule in RULES],
         }
       )
   return rows
 
 
-def _best_steps(runs: Sequence[Run]) -> list[str]:
-  return [
-    f"{run.name} {run.results['best_step']:,}"
-    if len(runs) > 1
-    else f"{run.results['best_step']:,}"
-    for run in runs
-    if _at(run.results, "best_step") is not None
-  ]
-
-
 def _bars(asked, columns, dimension: str, label: str):
-  """A chart of slices: for each of `asked` a bar of every (name, run, rule, series)."""
+  """Returns a chart with a bar of every (name, run, rule, series) for each slice."""
   groups = [
     charts.Bars(
       _words(part),
@@ -339,7 +294,7 @@ def _bars(asked, columns, dimension: str, label: str):
       [
         charts.Bar(
           name,
-          _at(run.results, "slices", rule, dimension, part, "mean", DECIDING),
+          at(run.results, "slices", rule, dimension, part, "mean", DECIDING),
           series,
         )
         for name, run, rule, series in columns
@@ -352,15 +307,9 @@ def _bars(asked, columns, dimension: str, label: str):
     + ", ".join(f"{b.name} {b.value:.4f}" for b in group.bars if b.value is not None)
     for group in groups
   )
-  return charts.bars(groups, x="NDCG@10", label=f"{label}: {said}")
+  label = f"NDCG@10 by {dimension}, {label}: {said}"
+  return charts.bars(groups, x="NDCG@10", label=label)
 
 
 def _words(name: str) -> str:
   return name.replace("_", " ")
-
-
-def _at(tree: Any, *path: str) -> Any:
-  """What stands at a path of a tree, None where the tree ends before."""
-  for name in path:
-    tree = tree.get(name) if isinstance(tree, dict) else None
-  return tree

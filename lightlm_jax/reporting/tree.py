@@ -1,4 +1,4 @@
-"""The ids as the tree that they are: its first levels drawn, all of them counted."""
+"""The ids as a tree: its first levels as rectangles, and a table of all levels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,16 +6,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import note
 from lightlm_jax.reporting.run_files import Run
 
-LEVELS = 3  # that are drawn
-SMALLEST = 1 / 600  # share of the items below which clusters are drawn as one
+LEVELS = 3  # levels that are drawn
+SMALLEST = 1 / 600  # clusters with a smaller share of the items are drawn as one
+
+
+class Cell(NamedTuple):
+  """A rectangle of a level; `start` and `width` are shares of the whole width."""
+
+  start: float
+  width: float
+  strength: float  # 0 to 1: how dark it is
+  title: str  # "" = none
 
 
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
-  """Every book of ids once: its first levels as rectangles, and a table of all."""
+  """Returns each code book once: rectangles of its first levels, a table of all."""
   books: dict[str, dict[str, Any]] = {}
   for run in runs:
     if run.book is None:
@@ -24,15 +32,15 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
     found["runs"].append(run.name)
   lines = [
     note(
-      f"{run.name} should have ids, and {run.workdir / 'codes'} holds none that are "
-      "whole; `train` writes them"
+      f"{run.name} should have ids, but {run.workdir / 'codes'} holds no complete "
+      "ones; `train` writes them"
     )
     for run in runs
     if run.results and run.results.get("ids") and run.book is None
   ]
   without = [run.name for run in runs if run.results and not run.results.get("ids")]
   if without:
-    lines.append(note(f"No ids are written by {', '.join(without)}"))
+    lines.append(note(f"No ids are used by {', '.join(without)}"))
   pictures = [
     {"runs": found["runs"]} | _picture(found["book"]) for found in books.values()
   ]
@@ -41,12 +49,12 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
 
 def partition(
   items_IL: np.ndarray, levels: int = LEVELS, smallest: float = SMALLEST
-) -> list[list[charts.Cell]]:
-  """The clusters of the first levels as rectangles, each below the one it is part of.
+) -> list[list[Cell]]:
+  """Returns the rectangles of the first levels; each cluster lies below its parent.
 
-  A cluster's children stand under it, largest first. Those of less than `smallest` of
-  the items are drawn as one, so that a level has at most 1 / smallest rectangles more
-  than the one above. Codes that have ended leave a gap.
+  The children of a cluster stand under it, the largest first. Children with a smaller
+  share of the items than `smallest` share one rectangle, so a level has at most
+  1 / smallest rectangles more than the level above. Codes that have ended leave a gap.
   """
   I = len(items_IL)
   cell_I, start_C = np.zeros(I, np.int64), np.zeros(1)
@@ -69,7 +77,7 @@ def partition(
         at = start_C[above]
         joined = False
       small = size_G[g] < smallest * I
-      if not (small and joined):  # the small ones come last, and share a rectangle
+      if not (small and joined):  # the small ones come last and share a rectangle
         path = "" if small else "·".join(map(str, key_GK[g, 1:]))
         clusters.append(_Clusters(path, at, []))
       clusters[-1].sizes.append(int(size_G[g]))
@@ -79,7 +87,7 @@ def partition(
     largest = max((sum(c.sizes) for c in clusters if c.path), default=1)
     drawn.append(
       [
-        charts.Cell(
+        Cell(
           start=c.start,
           width=sum(c.sizes) / I,
           strength=(sum(c.sizes) / largest) ** 0.5 if c.path else 0.0,
@@ -95,7 +103,7 @@ def partition(
 
 
 class _Clusters(NamedTuple):
-  """What one rectangle shows: a cluster, or small ones, that have no path."""
+  """The content of a rectangle: one cluster, or small clusters without a path."""
 
   path: str
   start: float
@@ -129,13 +137,11 @@ def _picture(book: CodeBook) -> dict[str, Any]:
     )
   levels = []
   for cells, row in zip(partition(items_IL), rows):
-    said = (
+    label = (
       f"Level {row['level']}: {row['tokens']:,} tokens, {row['prefixes']:,} prefixes, "
       f"the largest of {row['largest']:,} items"
     )
-    levels.append(
-      {"name": f"Level {row['level']}", "chart": charts.level(cells, label=said)}
-    )
+    levels.append({"name": f"Level {row['level']}", "cells": cells, "label": label})
   return {
     "kind": book.manifest.get("kind", "unknown"),
     "options": book.manifest.get("options") or {},

@@ -1,4 +1,4 @@
-"""Makes of a study's table its findings, figures and page; nothing is trained."""
+"""Analyses a study's table: findings, figures and report; nothing is trained."""
 
 from collections.abc import Sequence
 import re
@@ -7,9 +7,9 @@ from typing import Any
 from etils import epath
 import rich.console
 
+from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figure_files
 from lightlm_jax.reporting import html as page_lib
-from lightlm_jax.reporting import themed as drawn
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import findings, wording
@@ -37,19 +37,20 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
   """Writes analysis.json, figures/ and report.html into a study's folder.
 
   Args:
-    study: a folder with a summary.parquet, of trials that have all ended or not.
-    resamples: of the laws' intervals.
+    study: a folder with a summary.parquet; trials may still be running.
+    resamples: bootstrap resamples for the intervals of the power laws.
 
   Returns:
-    What is in analysis.json: axes; trials {finished, failed}; families, each with its
-    points, its findings and, as `said`, these in sentences; figures, as paths.
+    The content of analysis.json: axes; trials {finished, failed}; families, each with
+    its points, its findings and, as `said`, the findings in sentences; figures, as
+    paths.
 
   Raises:
-    UserError: there is no summary.parquet, it is not one, or there is no matplotlib.
+    UserError: summary.parquet or matplotlib is missing, or the table cannot be read.
   """
   study = workdir_lib.absolute(study)
   table = points_lib.read(study)
-  with figure_files.style(drawn.style()):
+  with figure_files.style(charts.style()):
     found = [findings.find(f, resamples=resamples) for f in points_lib.families(table)]
     drawings = [
       [(drawing, figure_files.content(drawing.figure, "svg")) for drawing in draw(one)]
@@ -85,7 +86,7 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
 
 def report(study: epath.PathLike) -> dict[str, Any]:
-  """`analyse`, and prints what was found and where it is."""
+  """Runs `analyse` and prints the findings and where they are."""
   found = analyse(study)
   console = rich.console.Console()
   for family in found["families"]:
@@ -97,7 +98,7 @@ def report(study: epath.PathLike) -> dict[str, Any]:
 
 
 def draw(found: Findings) -> list[Drawing]:
-  """The figures that a family's points support."""
+  """Returns the figures that a family's points support."""
   family = found.family
   drawn_so_far: list[Drawing | None] = []
   accuracy = [measure for measure in ACCURACY if measure in found.measures]
@@ -121,7 +122,7 @@ def _slug(found: Findings, number: int) -> str:
 
 
 def _remove_older(study: epath.Path, files: Sequence[str]) -> None:
-  """Takes away figures of an earlier analysis that this one does not make."""
+  """Removes figures of an earlier analysis that this one does not make."""
   try:
     older = json_text.loads((study / ANALYSIS).read_text())["figures"]
   except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""What the points of a family say: laws, fronts, comparisons; and the same as JSON."""
+"""What the points of a family show: laws, fronts, comparisons; also as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,33 +12,33 @@ from lightlm_jax.studies.points import DECIDING, LOSS, MEASURES, Family, Measure
 
 SIZE, DATA = "params_non_embedding", "interactions"
 NAMES = {SIZE: "parameters outside the embeddings", DATA: "training interactions"}
-# What a law is of: the variables of its terms.
+# The variables of each law.
 LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
 
 class Best(NamedTuple):
-  """The point of the best validation figure, and who is not told apart from it."""
+  """The best point by validation, and those not significantly different from it."""
 
   place: int
-  level: tuple[int, ...]  # the smallest first
+  level: tuple[int, ...]  # by size
 
 
 class Compared(NamedTuple):
-  """Pairs of points, the first of each less the second, by one measure."""
+  """Pairs of points by one measure: differences of the first minus the second."""
 
   measure: Measure
   pairs: tuple[tuple[int, int], ...]
   differences: tuple[points_lib.Difference, ...]
-  apart: tuple[bool, ...]
+  apart: tuple[bool, ...]  # whether a difference is significant
 
   def better(self, number: int) -> int:
-    """The point that has the better mean, told apart or not."""
-    first_less = self.differences[number].value < 0
-    return self.pairs[number][first_less != self.measure.lower_is_better]
+    """Returns the point with the better mean, significant or not."""
+    first_lower = self.differences[number].value < 0
+    return self.pairs[number][first_lower != self.measure.lower_is_better]
 
 
 class Findings(NamedTuple):
-  """All of one family; `measures` are those that its points have."""
+  """All findings of one family; `measures` are those that its points have."""
 
   family: Family
   measures: tuple[Measure, ...]
@@ -53,7 +53,7 @@ class Findings(NamedTuple):
 
 
 def find(family: Family, *, resamples: int = 300) -> Findings:
-  """Everything that the points of a family support."""
+  """Returns everything that the points of a family support."""
   measures = tuple(m for m in MEASURES if family.points[m.column].count())
   lines = tuple(fronts.narrowing(family))
   ends = [(line.points[0], line.points[-1]) for line in lines]
@@ -78,71 +78,87 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """The law of the loss in size, data or both; of one alone the other is held."""
+  """Fits the loss in size, in data or in both; in one alone, the other is fixed."""
   runs = family.runs.filter(
-    pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA)),
-    pl.col(LOSS.column) > 0,
+    pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )
   if runs.is_empty():
     return law.Unidentified("no run has a validation loss")
   if of == (SIZE,):
     runs = runs.filter(pl.col(DATA) == pl.col(DATA).max())
   if of == (DATA,):
-    # Of the size that has seen the most amounts of data; of several the largest.
+    # The size with the most amounts of data; of several, the largest.
     amounts = runs.group_by(SIZE).agg(pl.col(DATA).n_unique())
-    size = amounts.sort(DATA, SIZE)[SIZE][-1]
-    runs = runs.filter(pl.col(SIZE) == size)
-  columns = [runs[name].to_numpy() for name in of]
+    runs = runs.filter(pl.col(SIZE) == amounts.sort(DATA, SIZE)[SIZE][-1])
   return law.fit(
     runs[LOSS.column].to_numpy(),
-    *columns,
+    *(runs[name].to_numpy() for name in of),
     point_R=runs["point"].to_numpy(),
-    names=tuple(f"number of {NAMES[name]}" for name in (*of, *of)[:2]),
+    names=[f"number of {NAMES[name]}" for name in of],
     resamples=resamples,
   )
 
 
 def _best(family: Family) -> Best:
-  value_P = fronts.column(family, DECIDING.column)
+  value_P, size_P = family.column(DECIDING.column), family.column("params")
   known = np.flatnonzero(np.isfinite(value_P))
   place = int(known[np.argmax(value_P[known])])
   others = [int(other) for other in known if other != place]
-  apart = points_lib.told_apart(family, DECIDING, [(place, o) for o in others])
-  size_P = fronts.column(family, "params")
-  level = [other for other, told in zip(others, apart) if not told]
+  apart = points_lib.significant(family, DECIDING, [(place, o) for o in others])
+  level = [other for other, differs in zip(others, apart) if not differs]
   return Best(place, tuple(sorted(level, key=lambda other: size_P[other])))
 
 
 def _front(family: Family, measure: Measure, cost: str) -> np.ndarray:
-  columns = (fronts.column(family, name) for name in (cost, measure.column))
+  columns = map(family.column, (cost, measure.column))
   return fronts.pareto(*columns, lower=measure.lower_is_better)
 
 
-def _compare(family: Family, measure: Measure, pairs) -> Compared:
-  value_P = fronts.column(family, measure.column)
+def _compare(
+  family: Family, measure: Measure, pairs: Iterable[tuple[int, int]]
+) -> Compared:
+  value_P = family.column(measure.column)
   known = tuple(
-    tuple(map(int, pair)) for pair in pairs if np.isfinite(value_P[list(pair)]).all()
+    (int(one), int(other))
+    for one, other in pairs
+    if np.isfinite([value_P[one], value_P[other]]).all()
   )
   return Compared(
     measure,
     known,
     tuple(points_lib.compare(family, measure, *pair) for pair in known),
-    tuple(points_lib.told_apart(family, measure, known)),
+    tuple(points_lib.significant(family, measure, known)),
   )
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-  """The findings as plain data, points by their names."""
+  """Returns the findings as plain data; points stand by their names."""
   family = found.family
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}
+
+  def pairs(compared: Sequence[Compared], first: str, second: str):
+    return [
+      {
+        "measure": by.measure.column,
+        first: names[one],
+        second: names[other],
+        "difference": difference.value,
+        "interval": difference.interval(),
+        "told_apart": by.apart[n],
+        "better": names[by.better(n)] if by.apart[n] else None,
+      }
+      for by in compared
+      for n, ((one, other), difference) in enumerate(zip(by.pairs, by.differences))
+    ]
+
   return {
     "family": family.key,
     "axes": list(family.axes),
     "runs": len(family.runs),
     "points": [
-      {"name": name} | {k: v for k, v in row.items() if k != "point"}
-      for name, row in zip(names, family.points.iter_rows(named=True))
+      {"name": name} | row
+      for name, row in zip(names, family.points.drop("point").iter_rows(named=True))
     ],
     "seeds": {name: s and s._asdict() for name, s in spreads.items()},
     "best": found.best
@@ -160,12 +176,8 @@ def as_json(found: Findings) -> dict[str, Any]:
       group._asdict() | {"points": [names[p] for p in group.points]}
       for group in found.iso_flop
     ],
-    "equal_parameters": [
-      row for by in found.depth_width for row in _as_json(by, names, "deep", "wide")
-    ],
-    "narrow_feed_forward": [
-      row for by in found.narrowing for row in _as_json(by, names, "narrow", "full")
-    ],
+    "equal_parameters": pairs(found.depth_width, "deep", "wide"),
+    "narrow_feed_forward": pairs(found.narrowing, "narrow", "full"),
   }
 
 
@@ -182,20 +194,3 @@ def _law_as_json(of: Sequence[str], found: law.Fit | law.Unidentified):
     "points": found.points,
     "remarks": list(found.remarks),
   }
-
-
-def _as_json(by: Compared, names: Sequence[str], first: str, second: str):
-  return [
-    {
-      "measure": by.measure.column,
-      first: names[pair[0]],
-      second: names[pair[1]],
-      "difference": difference.value,
-      "interval": difference.interval(),
-      "told_apart": apart,
-      "better": names[by.better(number)] if apart else None,
-    }
-    for number, (pair, difference, apart) in enumerate(
-      zip(by.pairs, by.differences, by.apart)
-    )
-  ]

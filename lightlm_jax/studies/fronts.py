@@ -1,13 +1,14 @@
-"""Which shapes are worth their cost: fronts, equal FLOPs or parameters, narrow FFNs.
+"""Which shapes are worth their cost: Pareto fronts, iso-FLOP curves, equal parameters.
 
-Everything is of the points of one family, by their means over seeds. Letters: P points.
+Everything works on the points of one family, by their means over seeds. Letters: P
+points, D depths, W widths.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
+import scipy.sparse.csgraph
 
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.points import Family, Measure
@@ -15,61 +16,61 @@ from lightlm_jax.studies.points import Family, Measure
 COSTS = {
   "params": "parameters",
   "train_flops": "training FLOPs until the best step",
-  "train_seconds": "seconds of training",
+  "train_seconds": "training seconds",
 }
-EQUAL_FLOPS = 1.5  # the most that FLOPs of one bin differ by, as a ratio
-EQUAL_SIZE = 0.10  # the most that parameters of a pair differ by
+EQUAL_FLOPS = 1.5  # largest ratio of the FLOPs within an iso-FLOP group
+EQUAL_SIZE = 0.10  # largest relative difference of equal parameter counts
 SHAPE = ("depth", "model.num_layers")
 WIDTH = ("width", "model.d_model")
 FFN = ("ffn", "model.d_ff")
 
 
 class IsoFlop(NamedTuple):
-  """Points of about equal FLOPs: the parabola of the loss in the logarithm of N."""
+  """Points of about equal FLOPs, and a parabola of the loss in log N through them."""
 
   low: float  # FLOPs
   high: float
-  points: tuple[int, ...]  # the smallest first
-  curve: tuple[float, float, float]  # of (ln N)², ln N and 1
-  best_size: float | None  # where it is least, if that is within these points
-  interval: tuple[float, float] | None  # of best_size, with other seeds
+  points: tuple[int, ...]  # by size
+  curve: tuple[float, float, float]  # coefficients of (ln N)², ln N and 1
+  best_size: float | None  # N of the minimum, if it lies between the points
+  interval: tuple[float, float] | None  # of best_size, over seeds
   reason: str | None  # why there is no best size
 
 
 class Pair(NamedTuple):
-  """Two points of equal parameters outside the embeddings."""
+  """Two points with equal parameters outside the embeddings."""
 
-  deep: int  # deeper, and narrower in width, in feed-forward or in both
+  deep: int  # the deeper one, narrower in width, in feed-forward or in both
   wide: int
 
 
 class Narrowing(NamedTuple):
-  """Points that differ in their feed-forward alone, the narrowest first."""
+  """Points that differ only in their feed-forward width, the narrowest first."""
 
-  name: str  # what they share
+  name: str  # the other axes
   points: tuple[int, ...]
   d_ff: tuple[int, ...]
 
 
 class Grid(NamedTuple):
-  """Points by depth and width, all else equal; -1 where there is none."""
+  """Points by depth and width, equal in all other axes; -1 marks an empty cell."""
 
-  name: str  # what they share
+  name: str  # the other axes
   depths: tuple[int, ...]
   widths: tuple[int, ...]
   point_DW: np.ndarray
 
 
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:
-  """Places that no other beats in both, from the cheapest to the best.
+  """Returns the Pareto front, from the cheapest point to the best.
 
   Args:
-    cost_P: [P] less is better.
+    cost_P: [P] lower is better.
     value_P: [P].
-    lower: whether less is better of the value too.
+    lower: whether lower values are better.
 
   Returns:
-    [F] places; points that are equal in both stand side by side.
+    [F] indices; points that are equal in both are all kept.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -83,10 +84,9 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """The fewest groups in which no two values differ by more than a ratio."""
-  order = np.argsort(value_P, kind="stable")
+  """Returns the fewest groups in which no two values differ by more than a ratio."""
   found: list[list[int]] = []
-  for place in order:
+  for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
       found[-1].append(place)
     else:
@@ -95,12 +95,12 @@ def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
 
 
 def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
-  """A parabola for each group of points that were trained with about equal FLOPs.
+  """Returns a parabola for each group of at least four sizes of about equal FLOPs.
 
-  Four sizes at least: through three every parabola passes.
+  Through three sizes there is always a parabola.
   """
   columns = ("train_flops", "params_non_embedding", measure.column)
-  flops_P, size_P, value_P = (column(family, name) for name in columns)
+  flops_P, size_P, value_P = map(family.column, columns)
   known = np.flatnonzero(_positive(flops_P) & _positive(size_P) & np.isfinite(value_P))
   seeds_P = family.points[f"{measure.column}:seeds"].to_numpy()
   spread = family.spread(measure)
@@ -110,15 +110,17 @@ def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
     places = places[np.argsort(size_P[places], kind="stable")]
     if len(np.unique(size_P[places])) >= 4:
       sign = 1 if measure.lower_is_better else -1
-      fit = _parabola(size_P[places], sign * value_P[places], spread, seeds_P[places])
-      curve = tuple(sign * number for number in fit[0])
+      (a, b, c), *best = _parabola(
+        size_P[places], sign * value_P[places], spread, seeds_P[places]
+      )
       ends = float(flops_P[places].min()), float(flops_P[places].max())
-      found.append(IsoFlop(*ends, tuple(places.tolist()), curve, *fit[1:]))
+      curve = sign * a, sign * b, sign * c
+      found.append(IsoFlop(*ends, tuple(places.tolist()), curve, *best))
   return found
 
 
 def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int = 0):
-  """The curve, its lowest place, the place's interval, and why there is none."""
+  """Returns curve, size of the minimum, its interval, and why there is no minimum."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
   at_N = (x_N - middle) / half
@@ -134,7 +136,7 @@ def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int =
     float(a * middle**2 / half**2 - b * middle / half + c),
   )
   if a <= 0:
-    return curve, None, None, "the curve bends the other way: no size inside is best"
+    return curve, None, None, "the parabola opens downwards, so it has no best size"
   best = float(lowest((a, b, c)))
   if not low < best < high:
     edge = "smallest" if best <= low else "largest"
@@ -142,87 +144,76 @@ def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int =
   size = float(np.exp(middle + half * best))
   if spread is None:
     return curve, size, None, None
-  # Means that other seeds could have given; how far seeds deviate is itself a guess.
+  # Means that other seeds could have given; the spread itself is an estimate too.
   rng = np.random.default_rng(seed)
   std_D = spread.std * np.sqrt(spread.freedom / rng.chisquare(spread.freedom, draws))
   noise_ND = std_D * rng.normal(size=(len(x_N), draws)) / np.sqrt(seeds_N)[:, None]
   best_D = lowest(np.polyfit(at_N, value_N[:, None] + noise_ND, 2))
   ends = np.quantile(best_D, [0.025, 0.975], method="nearest")
   if not (low < ends[0] and ends[1] < high):
-    return (
-      curve,
-      None,
-      None,
-      "seeds deviate too much to tell the best size from an edge",
-    )
+    reason = "seeds deviate too much to tell the best size from the edges"
+    return curve, None, None, reason
   interval = tuple(float(np.exp(middle + half * end)) for end in ends)
   return curve, size, interval, None
 
 
 def equal_size(family: Family) -> list[Pair]:
-  """Pairs of equal parameters of which one is deeper and the other wider.
+  """Returns pairs of equal parameters of which one is deeper and the other wider.
 
-  Equal is: outside the embeddings, by EQUAL_SIZE at most. The deeper one is narrower in
-  width or in feed-forward, and in neither wider; all other axes are equal.
+  Parameters outside the embeddings are equal if they differ by EQUAL_SIZE at most. The
+  deeper point is narrower in width or in feed-forward, and in neither wider; all other
+  axes are equal.
   """
-  size_P = column(family, "params_non_embedding")
-  depth_P, width_P, ffn_P = (
-    depth(family),
-    column(family, "d_model"),
-    column(family, "d_ff"),
-  )
+  size_P, depth_P = family.column("params_non_embedding"), depth(family)
+  width_P, ffn_P = family.column("d_model"), family.column("d_ff")
   others = other_axes(family, (*depth_axes(family), *WIDTH, *FFN))
   found = []
-  for deep in range(len(size_P)):
-    for wide in range(len(size_P)):
-      small, large = sorted((size_P[deep], size_P[wide]))
-      if not (small > 0 and large <= (1 + EQUAL_SIZE) * small):
-        continue
-      narrower = width_P[deep] < width_P[wide] or ffn_P[deep] < ffn_P[wide]
-      no_wider = width_P[deep] <= width_P[wide] and ffn_P[deep] <= ffn_P[wide]
-      if depth_P[deep] > depth_P[wide] and narrower and no_wider:
-        if others[deep] == others[wide]:
-          found.append(Pair(deep, wide))
+  for deep, wide in np.argwhere(depth_P[:, None] > depth_P).tolist():
+    small, large = sorted((size_P[deep], size_P[wide]))
+    narrower = width_P[deep] < width_P[wide] or ffn_P[deep] < ffn_P[wide]
+    no_wider = width_P[deep] <= width_P[wide] and ffn_P[deep] <= ffn_P[wide]
+    equal = small > 0 and large <= (1 + EQUAL_SIZE) * small
+    if equal and narrower and no_wider and others[deep] == others[wide]:
+      found.append(Pair(deep, wide))
   return sorted(found, key=lambda pair: (size_P[pair.deep], pair))
 
 
 def equal_groups(family: Family) -> list[list[int]]:
-  """Points that pairs of `equal_size` join, the smallest first."""
-  groups: list[set[int]] = []
+  """Returns the groups of points that pairs of `equal_size` connect, by size."""
+  size_P = family.column("params_non_embedding")
+  joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
-    met = [group for group in groups if group & set(pair)]
-    groups = [group for group in groups if group not in met]
-    groups.append(set(pair).union(*met))
-  size_P = column(family, "params_non_embedding")
-  return sorted(map(sorted, groups), key=lambda group: size_P[group[0]])
+    joined_PP[pair] = True
+  _, group_P = scipy.sparse.csgraph.connected_components(joined_PP)
+  groups = [group.tolist() for group in group_by(group_P.tolist()) if len(group) > 1]
+  return sorted(groups, key=lambda group: size_P[group[0]])
 
 
 def narrowing(family: Family) -> list[Narrowing]:
-  """For every depth and width that has them, its feed-forwards."""
-  ffn_P = column(family, "d_ff")
+  """Returns, for each shape with several feed-forward widths, its points by width."""
+  ffn_P = family.column("d_ff")
   names = [name for name in family.axes if name not in FFN]
-  rows = family.points.to_dicts()
   found = []
   for places in group_by(other_axes(family, FFN)):
     places = places[np.isfinite(ffn_P[places])]
     places = places[np.argsort(ffn_P[places], kind="stable")]
     widths = tuple(int(value) for value in ffn_P[places])
     if len(set(widths)) > 1:
-      name = points_lib.name_of(rows[places[0]], names)
+      name = points_lib.name_of(family.points.row(places[0], named=True), names)
       found.append(Narrowing(name, tuple(places.tolist()), widths))
   return found
 
 
 def grids(family: Family) -> list[Grid]:
-  """Points by depth and width, a grid for all else that is equal.
+  """Returns a grid of depth and width for each combination of the other axes.
 
-  A grid has two depths and two widths at least. The fullest comes first, of several
-  that of the most data.
+  A grid has at least two depths and two widths. The fullest grid comes first, and of
+  equally full ones the one with the most data.
   """
-  depth_P, width_P = depth(family), column(family, "d_model")
+  depth_P, width_P = depth(family), family.column("d_model")
+  data_P = family.column("interactions")
   shape = (*depth_axes(family), *WIDTH)
   names = [name for name in family.axes if name not in shape]
-  rows = family.points.to_dicts()
   found = []
   known_P = np.isfinite(depth_P) & np.isfinite(width_P)
   for places in group_by(other_axes(family, shape)):
@@ -233,10 +224,10 @@ def grids(family: Family) -> list[Grid]:
       continue
     point_DW = np.full((len(depths), len(widths)), -1)
     point_DW[row, place] = places
-    name = points_lib.name_of(rows[places[0]], names) if names else ""
-    sizes = (tuple(int(v) for v in values) for values in (depths, widths))
-    found.append(Grid(name, *sizes, point_DW))
-  data_P = column(family, "interactions")
+    first = family.points.row(places[0], named=True)
+    name = points_lib.name_of(first, names) if names else ""
+    depths, widths = (tuple(map(int, values)) for values in (depths, widths))
+    found.append(Grid(name, depths, widths, point_DW))
 
   def order(grid: Grid):
     inside = grid.point_DW[grid.point_DW >= 0]
@@ -245,20 +236,15 @@ def grids(family: Family) -> list[Grid]:
   return sorted(found, key=order)
 
 
-def column(family: Family, name: str) -> np.ndarray:
-  """[P] float64; NaN where it is null."""
-  return family.points[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
 def depth(family: Family) -> np.ndarray:
-  """[P] layers of the encoder, or of the decoder where there is no encoder."""
-  layers_P = column(family, "num_layers")
-  return np.where(layers_P > 0, layers_P, column(family, "num_decoder_layers"))
+  """Returns the layers of the encoder, or of the decoder without an encoder, [P]."""
+  layers_P = family.column("num_layers")
+  return np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
 
 
 def depth_axes(family: Family) -> tuple[str, ...]:
-  """The axes that `depth` is of; where both stacks vary apart, the other is not."""
-  encoder = (column(family, "num_layers") > 0).any()
+  """Returns the axes that set `depth`."""
+  encoder = (family.column("num_layers") > 0).any()
   return SHAPE if encoder else ("depth", "model.num_decoder_layers")
 
 

@@ -1,13 +1,13 @@
-"""Power laws of the loss: L = a·N^-α + b·D^-β + c, and how sure their numbers are.
+"""Power laws of the loss, L = a·N^-α + b·D^-β + c, with bootstrap intervals.
 
-Hoffmann et al. 2022 (arXiv 2203.15556), approach 3: a Huber loss between logarithms,
-L-BFGS from several starts. Theirs turns from squares to absolute values at an error of
-0.1 %, for hundreds of large runs; the seeds of a small model deviate by about 1 %, so
-here it turns there, and a dozen runs are not wasted on medians.
+The fit is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on log L,
+minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds of
+large runs. Seeds of a small model deviate by about 1 %, so the threshold is 1 % here;
+with a dozen runs a smaller one would be close to a median fit.
 
-Letters: R runs, P points (runs that differ in their seed alone), T terms (of N, of D),
-S resamples. The unknowns of a fit are log a, log b, α, β, log c, in this order, with N,
-D and L divided by their typical values: so the fit does not depend on units.
+Letters: R runs, P points (runs that differ only in their seed), T power-law terms (N,
+and D if given), S bootstrap resamples. A fit has the parameters (log a, log b, α, β,
+log c) for N, D and L divided by their typical values: it does not depend on units.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
-DELTA = 0.01  # of the Huber loss: relative error of L
-EXPONENTS = (0.01, 3.0)  # the bounds of α and β
-_WEIGHTS = (-20.0, 20.0)  # of log a and log b
-_FLOORS = (-15.0, 5.0)  # of log c
-_NO_EFFECT = 1e-4  # a share of the loss: a term that changes by less has no exponent
+DELTA = 0.01  # Huber threshold, as a relative error of L
+EXPONENTS = (0.01, 3.0)  # bounds of α and β
+_WEIGHTS = (-20.0, 20.0)  # bounds of log a and log b
+_FLOORS = (-15.0, 5.0)  # bounds of log c
+_NO_EFFECT = 1e-4  # a term that changes the loss by a smaller share has no exponent
 
 
 class Law(NamedTuple):
-  """L = a·N^-alpha + b·D^-beta + c; without D, b and beta are 0."""
+  """The law L = a·N^-alpha + b·D^-beta + c; b and beta are 0 in a law of N alone."""
 
   a: float
   alpha: float
@@ -34,7 +34,7 @@ class Law(NamedTuple):
   c: float
 
   def __call__(self, size, data=1.0):
-    """The loss that the law expects; `size` N and `data` D broadcast."""
+    """Returns the predicted loss; N (`size`) and D (`data`) broadcast."""
     return (
       self.a * np.asarray(size, np.float64) ** -self.alpha
       + self.b * np.asarray(data, np.float64) ** -self.beta
@@ -43,25 +43,34 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A law, and what other runs could have made of it."""
+  """A fitted law and its bootstrap.
+
+  Attributes:
+    law: the fit to all runs.
+    intervals: bootstrap interval of each number of the law, by its name.
+    resampled_S: the law of each resample.
+    error: typical relative error of a run: the median of |log L - log law|.
+    runs: R.
+    points: P.
+    remarks: caveats, as half-sentences.
+  """
 
   law: Law
-  intervals: dict[str, tuple[float, float]]  # by the names of the law's numbers
+  intervals: dict[str, tuple[float, float]]
   resampled_S: tuple[Law, ...]
-  error: float  # typical relative error of a run: the median of |log L - log law|
+  error: float
   runs: int
   points: int
   remarks: tuple[str, ...]
 
   def band(self, size, data=1.0, *, level: float = 0.95):
-    """Low and high of the expected loss, each shaped as `size` and `data` together."""
+    """Returns the low and high end of the predicted loss, shaped as the inputs."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
-    outside = (1 - level) / 2
-    return tuple(np.quantile(expected, [outside, 1 - outside], axis=0))
+    return tuple(np.quantile(expected, _tails(level), axis=0))
 
 
 class Unidentified(NamedTuple):
-  """No law, and why these runs do not have one."""
+  """The runs do not identify a law; `reason` says why."""
 
   reason: str
 
@@ -72,33 +81,33 @@ def fit(
   data_R: np.ndarray | None = None,
   *,
   point_R: np.ndarray | None = None,
-  names: tuple[str, str] = ("N", "D"),
+  names: Sequence[str] = ("N", "D"),
   resamples: int = 300,
   level: float = 0.95,
   seed: int = 0,
 ) -> Fit | Unidentified:
-  """Fits the law of two variables, or of one where there is no `data_R`.
+  """Fits L = a·N^-α + b·D^-β + c, or L = a·N^-α + c without `data_R`.
 
-  Intervals are percentiles of a bootstrap over runs; runs of one point are drawn
-  together, because they share what the law does not know of their shape.
+  Intervals are percentiles of a cluster bootstrap: runs of one point are drawn
+  together, because they share whatever the law leaves out of their shape.
 
   Args:
-    loss_R: [R] positive.
-    size_R: [R] positive: parameters, or whatever the loss falls with.
-    data_R: [R] positive; None = the law of one variable.
-    point_R: [R] what runs are of one point; None = those of one size and data.
-    names: of the two variables, for reasons and remarks.
-    resamples: S.
-    level: of the intervals.
-    seed: of the resamples.
+    loss_R: [R] losses, positive.
+    size_R: [R] N, positive: parameters, or another quantity that the loss falls with.
+    data_R: [R] D, positive; None fits the law of N alone.
+    point_R: [R] number of the point of each run; None groups runs of equal N and D.
+    names: what N and D are called in reasons and remarks.
+    resamples: S, the number of bootstrap resamples.
+    level: coverage of the intervals.
+    seed: seed of the bootstrap.
 
   Raises:
-    ValueError: something is not positive, not finite, or of another length.
+    ValueError: a value is not positive or not finite, or the lengths differ.
   """
   columns = [size_R] if data_R is None else [size_R, data_R]
   loss_R, *columns = (_positive(values_R) for values_R in (loss_R, *columns))
   if len({len(loss_R), *map(len, columns)}) > 1:
-    raise ValueError("loss, size and data are not of the same runs")
+    raise ValueError("loss, size and data have different numbers of runs")
   names = names[: len(columns)]
   key_RK = np.column_stack([*columns, *([] if point_R is None else [point_R])])
   point_R = np.unique(key_RK, axis=0, return_inverse=True)[1].reshape(-1)
@@ -118,8 +127,7 @@ def fit(
     _law(_solve(x_TR, y_R, weight_R, [theta]), unit_T, unit)
     for weight_R in _resample(point_R, columns, resamples, seed)
   )
-  outside = (1 - level) / 2
-  ends = np.quantile(np.array(resampled_S), [outside, 1 - outside], axis=0).T
+  ends = np.quantile(np.array(resampled_S), _tails(level), axis=0).T
   intervals = {
     name: (float(low), float(high)) for name, (low, high) in zip(Law._fields, ends)
   }
@@ -128,35 +136,34 @@ def fit(
     low, high = intervals[exponent]
     if low <= spans[0] and high >= spans[1]:
       return Unidentified(
-        f"any exponent of {name} from {EXPONENTS[0]} to {EXPONENTS[1]:g} fits some "
-        "resample of these runs"
+        f"the bootstrap interval of the exponent of {name} spans its whole range, "
+        f"{EXPONENTS[0]} to {EXPONENTS[1]:g}"
       )
-  return Fit(
-    law,
-    intervals,
-    resampled_S,
-    float(np.median(np.abs(y_R - _expected(theta, x_TR)[0]))),
-    len(loss_R),
-    int(point_R.max()) + 1,
-    _remarks(law, intervals, spans, names, unit, int(point_R.max()) + 1),
-  )
+  error = float(np.median(np.abs(y_R - _expected(theta, x_TR)[0])))
+  P = int(point_R.max()) + 1
+  remarks = _remarks(intervals, spans, names, unit, P)
+  return Fit(law, intervals, resampled_S, error, len(loss_R), P, remarks)
+
+
+def _tails(level: float) -> list[float]:
+  return [(1 - level) / 2, (1 + level) / 2]
 
 
 def _positive(values) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.ndim != 1 or not np.isfinite(values).all() or (values <= 0).any():
-    raise ValueError("a power law wants positive numbers, one a run")
+    raise ValueError("a power law needs one positive number for each run")
   return values
 
 
 def _too_few(
   columns: Sequence[np.ndarray], names: Sequence[str], *, spare: int = 0
 ) -> str | None:
-  """Why the numbers of the law cannot be told from these places at all.
+  """Returns why these points cannot identify the law, None if they can.
 
-  A term has a factor and an exponent, and c (or the other term) is free to move it up
-  and down: three different values is the least that fixes it. With no point to spare
-  the law passes through all of them, and nothing says how sure it is.
+  A term has a factor and an exponent, and c (or the other term) shifts it, so three
+  different values are the least that fix it. Without a point to spare the law passes
+  through all points, and its error cannot be estimated.
   """
   unknowns = 2 * len(columns) + 1
   for name, values_R in zip(names, columns):
@@ -164,18 +171,18 @@ def _too_few(
     if different == 1:
       return f"there is only one {name}"
     if different < 3:
-      return f"there are {different} different {name}, and an exponent wants 3"
+      return f"there are {different} different {name}; an exponent needs 3"
   different = len(np.unique(np.column_stack(columns), axis=0))
   if different < unknowns + spare:
     return (
-      f"the law has {unknowns} numbers, and {different} different points are too few "
-      "for them"
+      f"the law has {unknowns} parameters, and {different} different points are too "
+      "few to fit them"
     )
   return None
 
 
 def _starts(T: int) -> list[np.ndarray]:
-  """Where to begin: slow and steep falls, a low and a high floor."""
+  """Returns starting points: slow and steep power laws, low and high floors."""
   exponents = itertools.product((0.1, 0.4, 1.2), repeat=T)
   return [
     np.array([*[np.log((1 - floor) / T)] * T, *exponent_T, np.log(floor)])
@@ -185,10 +192,10 @@ def _starts(T: int) -> list[np.ndarray]:
 
 
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
-  """The unknowns [2 T + 1] with the least Huber loss, over all starts."""
+  """Returns the parameters [2 T + 1] of the least Huber loss over all starts."""
   T = len(x_TR)
   bounds = [_WEIGHTS] * T + [EXPONENTS] * T + [_FLOORS]
-  # What was not drawn costs time alone.
+  # Runs that were not drawn only cost time.
   drawn_R = weight_R > 0
   arguments = (x_TR[:, drawn_R], y_R[drawn_R], weight_R[drawn_R] / weight_R.sum())
   found = (
@@ -207,7 +214,7 @@ def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
 
 
 def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
-  """The loss in units of DELTA², and its gradient."""
+  """Returns the Huber loss in units of DELTA², and its gradient [2 T + 1]."""
   T = len(x_TR)
   expected_R, share_TR = _expected(theta, x_TR)
   error_R = (expected_R - y_R) / DELTA
@@ -223,29 +230,26 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """log L by the law [R], and the share of each term and of c in it [T + 1, R]."""
+  """Returns the predicted log L [R], and the share of each term and of c [T + 1, R]."""
   T = len(x_TR)
-  log_TR = np.empty((T + 1, x_TR.shape[1]))
-  log_TR[:T] = theta[:T, None] - theta[T:-1, None] * x_TR
+  log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, 0 * x_TR[:1]])
   log_TR[T] = theta[-1]
-  highest_R = log_TR.max(axis=0)
-  part_TR = np.exp(log_TR - highest_R)
-  sum_R = part_TR.sum(axis=0)
-  return highest_R + np.log(sum_R), part_TR / sum_R
+  expected_R = np.logaddexp.reduce(log_TR)
+  return expected_R, np.exp(log_TR - expected_R)
 
 
 def _law(theta, unit_T, unit: float) -> Law:
-  """The law in the units of the runs."""
+  """Returns the law in the units of the runs."""
   T = len(unit_T)
   factor_T = unit * np.exp(theta[:T]) * np.asarray(unit_T) ** theta[T:-1]
-  # At its bound c is what was typical times 3e-7: nothing.
+  # At its lower bound c is 3e-7 of the typical loss: none.
   c = unit * np.exp(theta[-1]) if theta[-1] > _FLOORS[0] + 1e-6 else 0.0
   factors, exponents = [*factor_T.tolist(), 0.0], [*theta[T:-1].tolist(), 0.0]
   return Law(factors[0], exponents[0], factors[1], exponents[1], float(c))
 
 
 def _at_bound(law: Law, columns, names, loss_R) -> str | None:
-  """Why the law that was found is none."""
+  """Returns why the fitted law is not one, None if it is."""
   terms = ((law.a, law.alpha), (law.b, law.beta))
   for name, values_R, (factor, exponent) in zip(names, columns, terms):
     fall = factor * (values_R.min() ** -exponent - values_R.max() ** -exponent)
@@ -257,7 +261,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int, seed: int):
-  """How often each run is drawn, resample by resample; those that fix no law aside."""
+  """Yields how often each run is drawn, [R]; skips resamples that fix no law."""
   rng = np.random.default_rng(seed)
   P = int(point_R.max()) + 1
   left = 100 * resamples
@@ -270,14 +274,14 @@ def _resample(point_R, columns, resamples: int, seed: int):
       yield drawn_R.astype(np.float64)
 
 
-def _remarks(law: Law, intervals, spans, names, unit: float, P: int) -> tuple[str, ...]:
+def _remarks(intervals, spans, names, unit: float, P: int) -> tuple[str, ...]:
   found = []
   if P < 2 * (2 * len(names) + 1):
-    found.append(f"{P} points are few: the intervals are too narrow")
+    found.append(f"with only {P} points the intervals are too narrow")
   for exponent, name in zip(("alpha", "beta"), names):
     low, high = intervals[exponent]
     if low <= spans[0] or high >= spans[1]:
-      found.append(f"the exponent of {name} is open on one side")
+      found.append(f"the interval of the exponent of {name} is open on one side")
   if intervals["c"][0] < 0.01 * unit:
-    found.append("c is not told apart from 0: no floor is seen yet")
+    found.append("c is not significantly above 0: no floor is visible yet")
   return tuple(found)

@@ -1,7 +1,7 @@
-"""Panels of a study's figures: how points, laws, fronts and cells are drawn.
+"""Panels of a study's figures: points, power laws, Pareto fronts and heat maps.
 
-One panel is 320 units wide and two are 640, so that letters are as large as those of
-the report's other charts. A colour and a marker together are one value of an axis.
+A panel is 320 points wide, so that its text is as large as in the report's other
+charts. Colour and marker together stand for one value of an axis.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ _WIDTH, _HEIGHT = 320 / 72, 270 / 72  # inches of a panel
 
 
 class Drawing(NamedTuple):
-  """A figure and what to say of it."""
+  """A figure with its title and caption."""
 
-  name: str  # of its files
+  name: str  # of its files, without suffix
   title: str
   caption: str
-  panels: int  # side by side
+  panels: int  # number of panels, side by side
   figure: object
 
 
 class Series(NamedTuple):
-  """Points of one value of an axis."""
+  """The points with one value of an axis."""
 
   label: str
   places: tuple[int, ...]
@@ -46,13 +46,13 @@ def colour(name: str) -> str:
 
 
 def one(number: int, label: str, places: Sequence[int]) -> Series:
-  """The series of a number from 0: its colour and its marker."""
+  """Returns series `number`, from 0, with its colour and marker."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), colour(f"s{number % 8 + 1}"), marker)
 
 
 def series_by_axis(family: Family) -> list[Series]:
-  """Points by their depth, or by whatever axis comes first."""
+  """Returns the points by depth, or by the first axis if depth does not vary."""
   axes = sorted(family.axes, key=lambda name: name not in fronts.SHAPE)
   if not axes:
     return [one(0, "", range(len(family.points)))]
@@ -60,7 +60,7 @@ def series_by_axis(family: Family) -> list[Series]:
 
 
 def series_of(value_P: Sequence[float], name: str) -> list[Series]:
-  """Points by a value of theirs, in its order."""
+  """Returns the points by value, in ascending order."""
   found = []
   for number, value in enumerate(sorted(set(value_P))):
     places = [p for p, other in enumerate(value_P) if other == value]
@@ -69,13 +69,13 @@ def series_of(value_P: Sequence[float], name: str) -> list[Series]:
 
 
 def places(family: Family, measure: Measure, x_P: np.ndarray) -> np.ndarray:
-  """Points that have both, and an x that a logarithm can show."""
-  value_P = fronts.column(family, measure.column)
+  """Returns the points that have a value and a positive x."""
+  value_P = family.column(measure.column)
   return np.flatnonzero(np.isfinite(value_P) & np.isfinite(x_P) & (x_P > 0))
 
 
 class Panels:
-  """A figure with a panel for each measure, and a legend of its series."""
+  """A figure with a panel for each measure and a legend of its series."""
 
   def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
     self.family, self.measures = family, measures
@@ -86,12 +86,12 @@ class Panels:
       dataset = str(family.key["dataset"])
       panel.set_title(f"{dataset}, {measure.rule}" if measure.rule else dataset)
       panel.set_xlabel(x)
-      panel.set_ylabel(measure.name + (", nats an item" if measure is LOSS else ""))
+      panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """The points of all series; those that differ in `running` alone are joined."""
-    value_P = fronts.column(self.family, measure.column)
-    std_P = fronts.column(self.family, f"{measure.column}:std")
+    """Draws all points; a line joins those that differ only in `running`."""
+    value_P = self.family.column(measure.column)
+    std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
     for series in self.series:
       here = np.array([p for p in series.places if p in known], int)
@@ -135,7 +135,7 @@ class Panels:
 
 
 def log_axis(panel, x_N: np.ndarray) -> None:
-  """A logarithmic axis with few ticks, and words for thousands and millions."""
+  """Makes the x axis logarithmic, with few ticks such as 300 k or 1.2 M."""
   low, high = float(x_N.min()), float(x_N.max())
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -161,7 +161,7 @@ def draw_law(panel, law: Fit, x_P: np.ndarray) -> None:
 
 
 def draw_front(family: Family, panel, measure: Measure, cost_P: np.ndarray) -> None:
-  value_P = fronts.column(family, measure.column)
+  value_P = family.column(measure.column)
   cost_P = np.where(cost_P > 0, cost_P, np.nan)
   front = fronts.pareto(cost_P, value_P, lower=measure.lower_is_better)
   panel.plot(
@@ -173,7 +173,7 @@ def draw_front(family: Family, panel, measure: Measure, cost_P: np.ndarray) -> N
     zorder=1.5,
   )
   if measure.test:
-    test_P = fronts.column(family, measure.test)
+    test_P = family.column(measure.test)
     panel.plot(
       cost_P[front],
       test_P[front],
@@ -192,15 +192,15 @@ def draw_cells(
   size_P: np.ndarray,
   equal: Sequence[Sequence[int]],
 ) -> None:
-  """Cells by place: depth upwards, width to the right; darker is better.
+  """Draws a heat map: depth upwards, width to the right; darker is better.
 
   Args:
-    panel: empty.
-    grid: of the points.
+    panel: an empty panel.
+    grid: the points by depth and width.
     measure: what is shown.
-    value_P: [P] its values.
+    value_P: [P] values of the measure.
     size_P: [P] parameters.
-    equal: points of equal parameters, a letter a group.
+    equal: groups of points with equal parameters; each is marked with a letter.
   """
   point_DW = grid.point_DW
   value_DW = np.where(point_DW >= 0, value_P[point_DW], np.nan)
@@ -210,7 +210,7 @@ def draw_cells(
   for (row, place), value in np.ndenumerate(value_DW):
     if not np.isfinite(value):
       continue
-    # Bars, because an image would be pixels inside the SVG.
+    # Bars stay vectors; an image would put pixels into the SVG.
     panel.bar(
       place,
       0.96,

@@ -1,7 +1,8 @@
-"""A study's table: its runs by family, and runs that differ in their seed as one point.
+"""The runs of a study, grouped into families and points, and tests between points.
 
-A *family* is what may be set beside each other: one data set, one system, and one value
-of every axis that is a word. A *point* is what was searched, whatever the seed.
+A *family* holds runs that can be compared: one data set, one system, and one value of
+each axis that is not a number. A *point* is one setting of the searched axes; its runs
+differ only in their seed. Letters: P points, R runs.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,21 @@ LEVEL = 0.95
 
 
 class Measure(NamedTuple):
-  """A figure of the validation split that runs are judged by."""
+  """A validation metric that runs are compared by.
+
+  Attributes:
+    column: its column in the study's table.
+    name: what people read.
+    rule: the evaluation rule in words; None for the loss.
+    lower_is_better: True for the loss.
+    test: the column of the same metric on the test split.
+  """
 
   column: str
   name: str
-  rule: str | None  # in words
+  rule: str | None
   lower_is_better: bool
-  test: str | None  # the column of the same figure of the test split
+  test: str | None
 
   @property
   def title(self) -> str:
@@ -61,34 +70,50 @@ _MEASURED = (LOSS.column, *table_lib.METRICS)
 
 
 class Spread(NamedTuple):
-  """How far seeds of one point deviate, pooled over points that have several."""
+  """Standard deviation between seeds, pooled over points with several seeds."""
 
   std: float
-  freedom: int
+  freedom: int  # degrees of freedom
+
+  @property
+  def quantile(self) -> float:
+    """The quantile of Student's t for a two-sided interval of LEVEL."""
+    return float(scipy.special.stdtrit(self.freedom, (1 + LEVEL) / 2))
 
 
 class Family(NamedTuple):
-  """Runs that may be set beside each other, and the points that they make."""
+  """Runs that can be compared, and their points.
 
-  key: dict[str, Any]  # dataset, system, and axes that are words
-  axes: tuple[str, ...]  # that take more than one value here
-  runs: pl.DataFrame  # `point` says of which row of points
-  points: pl.DataFrame  # numbers as means, measures also as COLUMN:std and COLUMN:seeds
+  Attributes:
+    key: dataset, system, and the axes that are not numbers.
+    axes: the numeric axes that vary within the family.
+    runs: a row a run; `point` is the number of its point.
+    points: a row a point: means over seeds, and for every measured column also
+      COLUMN:std and COLUMN:seeds.
+  """
+
+  key: dict[str, Any]
+  axes: tuple[str, ...]
+  runs: pl.DataFrame
+  points: pl.DataFrame
 
   @property
   def title(self) -> str:
-    rest = [f"{k} {v}" for k, v in self.key.items() if k not in ("dataset", "system")]
-    return ", ".join([f"{self.key['system']} on {self.key['dataset']}", *rest])
+    other = [f"{k} {v}" for k, v in self.key.items() if k not in ("dataset", "system")]
+    return ", ".join([f"{self.key['system']} on {self.key['dataset']}", *other])
 
   def names(self) -> list[str]:
-    """Each point in words: what it does not share with all others."""
+    """Returns the name of each point: its values of the axes that vary."""
     return [name_of(row, self.axes) for row in self.points.iter_rows(named=True)]
 
+  def column(self, name: str) -> np.ndarray:
+    """Returns a column of the points, [P] float64; NaN where it is null."""
+    return self.points[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
   def spread(self, measure: Measure) -> Spread | None:
-    """None where no point has two seeds."""
-    seeds_P = self.points[f"{measure.column}:seeds"].to_numpy()
-    std_P = self.points[f"{measure.column}:std"].fill_null(0).to_numpy()
-    freedom_P = np.maximum(seeds_P - 1, 0)
+    """Returns the pooled spread over seeds; None where no point has two seeds."""
+    std_P = np.nan_to_num(self.column(f"{measure.column}:std"))
+    freedom_P = np.maximum(self.points[f"{measure.column}:seeds"].to_numpy() - 1, 0)
     freedom = int(freedom_P.sum())
     if not freedom:
       return None
@@ -96,10 +121,10 @@ class Family(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """A mean less another; no interval and no p where no seed was repeated."""
+  """The difference of two means; half-width and p are None without repeated seeds."""
 
   value: float
-  half: float | None  # of the interval
+  half: float | None
   p: float | None
 
   def interval(self) -> list[float] | None:
@@ -109,28 +134,28 @@ class Difference(NamedTuple):
 
 
 def read(study: epath.Path) -> pl.DataFrame:
-  """The table of a study.
+  """Returns the table of a study.
 
   Raises:
-    UserError: there is none, or it is no such table.
+    UserError: there is no table, or it cannot be read as one.
   """
   path = study / table_lib.FILE
   if not path.exists():
     raise UserError(
       f"{path} does not exist; give --workdir=STUDY, a folder in which `sweep` has "
-      "ended a trial"
+      "finished a trial"
     )
   try:
-    table = pl.from_arrow(parquet.from_bytes(path.read_bytes()))
+    table = pl.DataFrame(pl.from_arrow(parquet.from_bytes(path.read_bytes())))
   except (OSError, ValueError, pyarrow.ArrowException) as error:
-    raise UserError(f"cannot read {path} ({error}); `sweep` writes it anew")
+    raise UserError(f"cannot read {path} ({error}); run `sweep` to write it again")
   missing = [name for name in table_lib.COLUMNS if name not in table.columns]
   if missing:
     raise UserError(
-      f"{path} has no column {', '.join(missing[:3])}; `sweep` of this version writes "
-      "it anew"
+      f"{path} has no column {', '.join(missing[:3])}; run `sweep` of this version to "
+      "write it again"
     )
-  # A loss that has run away is as good as none.
+  # A loss that has diverged counts as no loss.
   floats = [name for name, kind in table.schema.items() if kind.is_float()]
   return table.with_columns(
     pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats
@@ -138,64 +163,57 @@ def read(study: epath.Path) -> pl.DataFrame:
 
 
 def axes(table: pl.DataFrame) -> tuple[str, ...]:
-  """What was varied, as the columns that every table has say nothing of it."""
+  """Returns the axes of a study: the columns that not every study has."""
   return tuple(name for name in table.columns if name not in table_lib.COLUMNS)
 
 
 def families(table: pl.DataFrame) -> list[Family]:
-  """The finished runs in families, both in the order of the table."""
+  """Returns the finished runs as families; both keep the order of the table."""
   finished = table.filter(pl.col("state") == "finished")
-  names = axes(table)
-  words = [name for name in names if not table.schema[name].is_numeric()]
-  numbers = [name for name in names if name not in words]
-  found = []
-  together = ["dataset", "system", *words]
-  for key, runs in finished.group_by(together, maintain_order=True):
-    kept = dict(zip(together, key))
-    alike = [word for word in words if finished[word].n_unique() == 1]
-    varied = tuple(name for name in numbers if runs[name].n_unique() > 1)
-    found.append(
-      Family(
-        {name: value for name, value in kept.items() if name not in alike},
-        varied,
-        *_points(runs, numbers),
-      )
+  words = [name for name in axes(table) if not table.schema[name].is_numeric()]
+  numbers = [name for name in axes(table) if name not in words]
+  constant = [word for word in words if finished[word].n_unique() == 1]
+  group = ["dataset", "system", *words]
+  return [
+    Family(
+      {k: v for k, v in zip(group, key) if k not in constant},
+      tuple(name for name in numbers if runs[name].n_unique() > 1),
+      *_points(runs, numbers),
     )
-  return found
+    for key, runs in finished.group_by(group, maintain_order=True)
+  ]
 
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
-  """The runs, each with the number of its point, and the points."""
+  """Returns the runs with the number of their point, and the table of points."""
   rows = runs.select(numbers).rows() if numbers else [()] * len(runs)
   order: dict[tuple[Any, ...], int] = {}
   place_R = [order.setdefault(row, len(order)) for row in rows]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
   points = runs.group_by("point", maintain_order=True).agg(
     pl.len().alias("runs"),
-    *(pl.col(name).first() for name in numbers),
-    *(pl.col(name).mean() for name in (*SIZES, *COSTS, *_MEASURED)),
-    *(pl.col(name).std().alias(f"{name}:std") for name in _MEASURED),
-    *(pl.col(name).count().alias(f"{name}:seeds") for name in _MEASURED),
+    pl.col(numbers).first(),
+    pl.col(*SIZES, *COSTS, *_MEASURED).mean(),
+    pl.col(_MEASURED).std().name.suffix(":std"),
+    pl.col(_MEASURED).count().name.suffix(":seeds"),
   )
   return runs, points
 
 
 def name_of(row: dict[str, Any], names: Sequence[str]) -> str:
-  """depth 8 × width 64 × ffn 0.5."""
-  return " × ".join(f"{n} {number(row[n])}" for n in names) or "the one shape"
+  """Returns the name of a point, such as depth 8 × width 64 × ffn 0.5."""
+  return " × ".join(f"{n} {number(row[n])}" for n in names) or "the only point"
 
 
 def number(value: float | int | None) -> str:
-  """Four digits, and none after a whole number."""
+  """Returns a number with four significant digits, whole numbers in full."""
   if value is None:
     return "none"
-  if float(value).is_integer():
-    return f"{int(value):,}"
-  return f"{value:.4g}"
+  return f"{int(value):,}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def amount(value: float) -> str:
-  """Of parameters, with a letter for thousands, millions or billions: 1.2 M."""
+  """Returns a count with three significant digits and k, M or G: 1.2 M."""
   for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
     if value >= 0.9995 * size:
       return f"{value / size:.3g}{letter}"
@@ -203,53 +221,48 @@ def amount(value: float) -> str:
 
 
 def compare(family: Family, measure: Measure, one: int, other: int) -> Difference:
-  """The mean of a point less that of another, by the spread that points share.
+  """Returns the mean of point `one` minus that of `other`, by a pooled t-test.
 
-  Two seeds alone say next to nothing of their own spread; pooled over the points of a
-  family it is known well enough for Student's t, if points deviate alike.
+  Two seeds say little about their own spread. Pooled over all points of a family it is
+  known well enough for Student's t, if all points have the same variance.
   """
-  mean_P, seeds_P = (
-    family.points[measure.column + ending].to_list() for ending in ("", ":seeds")
-  )
+  mean_P = family.points[measure.column]
   value = mean_P[one] - mean_P[other]
   spread = family.spread(measure)
   if spread is None:
     return Difference(value, None, None)
+  seeds_P = family.points[f"{measure.column}:seeds"]
   error = spread.std * (1 / seeds_P[one] + 1 / seeds_P[other]) ** 0.5
-  half = _quantile(spread) * error
   if not error:
     return Difference(value, 0.0, 1.0 if value == 0 else 0.0)
   p = 2 * float(scipy.special.stdtr(spread.freedom, -abs(value) / error))
-  return Difference(value, half, p)
+  return Difference(value, spread.quantile * error, p)
 
 
 def half_width(family: Family, measure: Measure, point: int) -> float | None:
-  """Half the interval of a point's mean over seeds, by the spread that points share."""
+  """Returns half the interval of a point's mean over seeds, by the pooled spread."""
   spread = family.spread(measure)
   seeds = family.points[f"{measure.column}:seeds"][point]
   if spread is None or not seeds:
     return None
-  return _quantile(spread) * spread.std / seeds**0.5
+  return spread.quantile * spread.std / seeds**0.5
 
 
-def told_apart(
+def significant(
   family: Family, measure: Measure, pairs: Sequence[tuple[int, int]]
 ) -> list[bool]:
-  """Whether the points of each pair differ by more than seeds do.
+  """Returns for each pair of points whether they differ by more than seeds do.
 
-  Their intervals must not overlap, and p, corrected by Holm for so many pairs, must be
-  at most 0.05.
+  Their intervals must not overlap, and p must be at most 0.05 after Holm's correction
+  for the number of pairs.
   """
   found = [compare(family, measure, *pair) for pair in pairs]
-  if not found or found[0].p is None:
+  p_N = [difference.p for difference in found if difference.p is not None]
+  if len(p_N) < len(found) or not p_N:
     return [False] * len(found)
-  adjusted = uncertainty.holm(np.array([difference.p for difference in found]))
   return [
     bool(p <= 1 - LEVEL)
-    and abs(difference.value) > sum(half_width(family, measure, end) for end in pair)
-    for difference, p, pair in zip(found, adjusted, pairs)
+    and abs(difference.value)
+    > sum(half_width(family, measure, end) or 0 for end in pair)
+    for difference, p, pair in zip(found, uncertainty.holm(np.array(p_N)), pairs)
   ]
-
-
-def _quantile(spread: Spread) -> float:
-  return float(scipy.special.stdtrit(spread.freedom, (1 + LEVEL) / 2))

@@ -1,4 +1,4 @@
-"""A study's figures: of each what its points support, and no more."""
+"""The figures of a study; each returns None where the points do not support it."""
 
 from collections.abc import Sequence
 
@@ -14,27 +14,27 @@ AGAINST = {
   "parameters": ("params_non_embedding", INSIDE),
   "flops": ("train_flops", "training FLOPs until the best step"),
   "data": ("interactions", "training interactions"),
-  "seconds": ("train_seconds", "seconds of training"),
+  "seconds": ("train_seconds", "training seconds"),
 }
 
 
 def against(
   family: Family, cost: str, measures: Sequence[Measure], law: Fit | None = None
 ) -> Drawing | None:
-  """Figures of merit against what they cost, or against the data.
+  """Draws measures against a cost or the data; None if that is equal for all points.
 
-  The line of the points that no other beats is drawn where there is no law.
+  The Pareto front is drawn where there is no law.
 
   Args:
-    family: whose points; None is returned where all cost the same.
+    family: the points.
     cost: a name of AGAINST.
-    measures: a panel each, those that any point has.
-    law: of one variable, in this cost; of the one measure.
+    measures: one panel each; measures that no point has are left out.
+    law: the fitted law of the only measure in this variable.
   """
   name, label = AGAINST[cost]
   if cost == "parameters" and LOSS not in measures:
     name, label = "params", "parameters, embeddings included"
-  cost_P = fronts.column(family, name)
+  cost_P = family.column(name)
   known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
   measures = [m for m in measures if len(np.unique(known[m])) > 1]
   if not measures:
@@ -50,27 +50,27 @@ def against(
     drawn.scatter(panel, measure, cost_P, None if front else running)
     panels.log_axis(panel, known[measure])
   short = "loss" if measures[0] is LOSS else "ndcg"
-  caption = "Means over seeds, bars their deviation."
+  caption = "Means over seeds; error bars are standard deviations."
   if law:
     low, high = law.intervals["alpha"]
     form, letter = ("b·D^-β", "β") if cost == "data" else ("a·N^-α", "α")
     held = "of one size" if cost == "data" else "with the most data"
     caption += (
-      f" Dashed: L = {form} + c of the runs {held}, {letter} = {law.law.alpha:.2f} "
-      f"[{low:.2f}, {high:.2f}]; shaded: 95 % of the resampled laws."
+      f" Dashed: L = {form} + c fitted to the runs {held}, {letter} = "
+      f"{law.law.alpha:.2f} [{low:.2f}, {high:.2f}]; shaded: 95 % bootstrap band."
     )
   elif cost != "data":
-    caption += " The line joins points that no other beats in both (Pareto)."
+    caption += " Line: Pareto front."
     if any(measure.test for measure in measures):
-      caption += " Hollow: the same runs on the test split, for reading alone."
+      caption += " Hollow: the same points on the test split, for reference only."
   title = f"{_short(measures[0])} against {label.split(',')[0]}"
   return drawn.done(f"{short}-{cost}", title, caption)
 
 
 def law_of_both(family: Family, law: Fit) -> Drawing:
-  """The loss against parameters, a curve of the law for each amount of data."""
-  size_P = fronts.column(family, AGAINST["parameters"][0])
-  data_P = fronts.column(family, AGAINST["data"][0])
+  """Draws the loss against parameters, with the law's curve for each amount of data."""
+  size_P = family.column(AGAINST["parameters"][0])
+  data_P = family.column(AGAINST["data"][0])
   drawn = Panels(family, [LOSS], x=INSIDE)
   (panel,) = drawn.panels
   known = panels.places(family, LOSS, size_P)
@@ -83,15 +83,15 @@ def law_of_both(family: Family, law: Fit) -> Drawing:
     panel.plot(grid, law.law(grid, amount), "--", color=series.colour, linewidth=1.2)
   drawn.scatter(panel, LOSS, size_P, None)
   panels.log_axis(panel, size_P[known])
-  caption = "Dashed: L = a·N^-α + b·D^-β + c; shaded: 95 % of the resampled laws."
+  caption = "Dashed: L = a·N^-α + b·D^-β + c; shaded: 95 % bootstrap band."
   return drawn.done("loss-law", "Loss by parameters and data", caption)
 
 
 def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
-  """The loss against parameters at equal FLOPs, a parabola each, best sizes marked."""
+  """Draws the loss against parameters with a parabola for each group of equal FLOPs."""
   if not found:
     return None
-  size_P = fronts.column(family, AGAINST["parameters"][0])
+  size_P = family.column(AGAINST["parameters"][0])
   drawn = Panels(family, [LOSS], x=INSIDE)
   (panel,) = drawn.panels
   drawn.series = []
@@ -99,19 +99,19 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
     places = np.array(group.points)
     low, high = (f"{flops:.1e}" for flops in (group.low, group.high))
     span = low if low == high else f"{low} to {high}"
-    series = panels.one(number, f"{span} FLOPs", places)
+    series = panels.one(number, f"{span} FLOPs", group.points)
     drawn.series.append(series)
     grid = np.geomspace(size_P[places].min(), size_P[places].max(), 60)
     expected = np.polyval(group.curve, np.log(grid))
     panel.plot(grid, expected, color=series.colour, linewidth=1.2)
-    if group.reason is None:
+    if group.best_size is not None:
       best = np.polyval(group.curve, np.log(group.best_size))
       panel.plot(group.best_size, best, "|", color=series.colour, ms=18, mew=2)
   drawn.scatter(panel, LOSS, size_P, None)
   panels.log_axis(panel, size_P[[place for group in found for place in group.points]])
   caption = (
-    f"FLOPs within a factor of {fronts.EQUAL_FLOPS}; a parabola in log N, its least "
-    "marked where it lies within the points."
+    f"FLOPs within a factor of {fronts.EQUAL_FLOPS}; parabolas in log N, the minimum "
+    "marked where it lies between the points."
   )
   return drawn.done("iso-flop", "Loss at equal FLOPs", caption)
 
@@ -119,8 +119,8 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
 def narrowing(
   family: Family, found: Sequence[fronts.Narrowing], measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Figures of merit against the width of the feed-forward, a line a shape."""
-  ffn_P = fronts.column(family, "d_ff")
+  """Draws measures against the feed-forward width, a line for each shape."""
+  ffn_P = family.column("d_ff")
   known = [m for m in measures if len(panels.places(family, m, ffn_P)) > 1]
   if not found or not known:
     return None
@@ -137,8 +137,8 @@ def narrowing(
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
   short = "loss" if known[0] is LOSS else "ndcg"
   caption = (
-    "A line is one depth and width, all else equal; a narrower feed-forward has fewer "
-    "parameters."
+    "Each line is one depth and width, all else equal; a narrower feed-forward has "
+    "fewer parameters."
   )
   return drawn.done(f"ffn-{short}", f"{_short(known[0])} by the feed-forward", caption)
 
@@ -146,8 +146,8 @@ def narrowing(
 def heat_map(
   family: Family, grid: fronts.Grid, measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Depth against width, darker is better; lines join cells of equal parameters."""
-  size_P = fronts.column(family, AGAINST["parameters"][0])
+  """Draws a heat map of depth and width; a letter marks cells of equal parameters."""
+  size_P = family.column(AGAINST["parameters"][0])
   inside = set(grid.point_DW.ravel().tolist())
   known = [
     m for m in measures if inside & set(panels.places(family, m, size_P).tolist())
@@ -158,14 +158,14 @@ def heat_map(
   drawn.series = []
   equal = [g for g in fronts.equal_groups(family) if len(inside & set(g)) > 1]
   for measure, panel in zip(known, drawn.panels):
-    value_P = fronts.column(family, measure.column)
+    value_P = family.column(measure.column)
     panels.draw_cells(panel, grid, measure, value_P, size_P, equal)
     panel.set_title(f"{family.key['dataset']}, {measure.title}")
   short = "loss" if known[0] is LOSS else "ndcg"
-  caption = "Beneath each value: parameters outside the embeddings. Darker is better."
+  caption = "Below each value: parameters outside the embeddings. Darker is better."
   if equal:
     percent = round(100 * fronts.EQUAL_SIZE)
-    caption += f" Cells with one letter have equal parameters (±{percent} %)."
+    caption += f" Cells with the same letter have equal parameters (±{percent} %)."
   title = f"{_short(known[0])} by depth and width"
   return drawn.done(f"shape-{short}", title + (grid.name and f", {grid.name}"), caption)
 

@@ -1,11 +1,11 @@
-"""The page of a study: what `reporting/study.html.jinja` shows, as plain data."""
+"""The data of a study's page, for the template `reporting/study.html.jinja`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from lightlm_jax.reporting import themed as drawn
+from lightlm_jax.reporting import charts
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies import wording
 from lightlm_jax.studies.findings import NAMES, SIZE, Compared, Findings
@@ -19,13 +19,13 @@ def content(
   found: Sequence[Findings],
   drawings: Sequence[Sequence[tuple[Drawing, bytes]]],
 ) -> dict[str, Any]:
-  """All that the template shows.
+  """Returns the data of the template.
 
   Args:
-    name: of the study.
-    table: as `sweep` left it.
-    found: one a family.
-    drawings: of each family, with their SVG.
+    name: the study's name.
+    table: its table of trials.
+    found: the findings of each family.
+    drawings: the drawings of each family, with their SVG.
   """
   finished = table.filter(pl.col("state") == "finished")
   failed = table.filter(pl.col("state") != "finished")
@@ -48,8 +48,8 @@ def content(
         ],
         "points": _points(one),
         "compared": [
-          *_compared(one, one.depth_width, "At equal parameters: deeper less wider"),
-          *_compared(one, one.narrowing, "Feed-forward: narrowest less widest"),
+          *_compared(one, one.depth_width, "At equal parameters: deeper minus wider"),
+          *_compared(one, one.narrowing, "Feed-forward: narrowest minus widest"),
         ],
       }
       for number, one in enumerate(found)
@@ -64,13 +64,12 @@ def _figure(drawing: Drawing, svg: bytes, name: str, of: str) -> dict[str, Any]:
     "title": drawing.title,
     "caption": drawing.caption,
     "wide": drawing.panels > 1,
-    "svg": drawn.inline(svg, name, label),
+    "svg": charts.inline(svg, name, label),
   }
 
 
 def _points(found: Findings) -> dict[str, Any]:
-  """A row a point; the test stands at the right, and nothing is chosen by it."""
-  # Head, column and how it is written; the test behind all of the validation.
+  """Returns the table of points; the test metrics come last, nothing uses them."""
   columns = [(measure.title, measure.column, measure) for measure in found.measures]
   columns += [
     (measure.title.replace("validation", "test"), measure.test, measure)
@@ -95,20 +94,20 @@ def _points(found: Findings) -> dict[str, Any]:
       text = "–" if mean is None else wording.value(measure, mean)
       spread = None if std is None else f"± {wording.value(measure, std)}"
       cells.append({"value": text, "std": spread})
-    mark = " (level with the best)" if place in level else ""
+    mark = " (not significantly different from the best)" if place in level else ""
     rows.append({"name": names[place], "mark": mark, "kind": kind, "cells": cells})
   heads = ["seeds", NAMES[SIZE], "parameters", "FLOPs", "seconds"]
   return {"heads": heads + [head for head, _, _ in columns], "rows": rows}
 
 
 def _compared(found: Findings, compared: Sequence[Compared], title: str):
-  """A table, if there are pairs: a row a pair, a column a measure."""
+  """Returns a table with a row a pair and a column a measure; none without pairs."""
   names = found.family.names()
   cells: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
   for by in compared:
-    for number, pair in enumerate(by.pairs):
+    for number, (pair, difference) in enumerate(zip(by.pairs, by.differences)):
       cells.setdefault(pair, {})[by.measure.column] = {
-        "value": wording.difference(by, number),
+        "value": wording.mean(by.measure, difference.value, difference.half, "+"),
         "apart": by.apart[number],
       }
   if not cells:
@@ -120,7 +119,7 @@ def _compared(found: Findings, compared: Sequence[Compared], title: str):
       "heads": [measure.title for measure in measures],
       "rows": [
         {
-          "name": f"{names[one]} less {names[other]}",
+          "name": f"{names[one]} minus {names[other]}",
           "cells": [row.get(measure.column) for measure in measures],
         }
         for (one, other), row in cells.items()

@@ -1,4 +1,4 @@
-"""What was found in plain words: no winner where seeds do not tell."""
+"""The findings of a family in sentences; no winner is named without significance."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,17 @@ from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.findings import LAWS, NAMES, SIZE, Compared, Findings
 from lightlm_jax.studies.points import DECIDING, LOSS, Measure
 
-MOST_PAIRS = 4  # of which each has a sentence of its own
+MOST_PAIRS = 4  # with more pairs than these there is no sentence for each
+# Of each law its formula, and letter and field of its parameters.
+_FORMS = {
+  "parameters": ("a·N^-α + c", {"α": "alpha", "c": "c"}),
+  "data": ("b·D^-β + c", {"β": "alpha", "c": "c"}),
+  "both": ("a·N^-α + b·D^-β + c", {"α": "alpha", "β": "beta", "c": "c"}),
+}
 
 
 def said(found: Findings) -> list[str]:
-  """The sentences of a family, the most important first."""
+  """Returns the sentences about a family, the most important first."""
   return [
     *_best(found),
     _seeds(found),
@@ -27,85 +33,72 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
   return f"{number:{sign}.{3 if measure is LOSS else 4}f}"
 
 
-def difference(by: Compared, number: int) -> str:
-  """-0.0012 ± 0.0008; told apart."""
-  found = by.differences[number]
-  text = value(by.measure, found.value, "+")
-  if found.half is not None:
-    text += f" ± {value(by.measure, found.half)}"
-  return text
+def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
+  """Returns a mean or a difference with its interval: -0.0012 ± 0.0008."""
+  text = value(measure, number, sign)
+  return text if half is None else f"{text} ± {value(measure, half)}"
 
 
 def _best(found: Findings) -> list[str]:
   if not found.best:
-    return ["No run has an NDCG@10 on the validation split: none is chosen."]
-  family, names = found.family, found.family.names()
-  place = found.best.place
+    return ["No run has a validation NDCG@10, so no best point is chosen."]
+  family, names, place = found.family, found.family.names(), found.best.place
   row = family.points.row(place, named=True)
   half = points_lib.half_width(family, DECIDING, place)
-  mean = value(DECIDING, row[DECIDING.column])
-  mean += f" ± {value(DECIDING, half)}" if half is not None else ""
-  lead = "The one point has a"
+  lead = "The only point has a"
   if len(names) > 1:
     lead = f"Of {len(names)} points {names[place]} has the highest"
-  lines = [f"{lead} {DECIDING.title}: {mean}."]
-  beside = []
-  for measure in found.measures:
-    for split, column in (("validation", measure.column), ("test", measure.test)):
-      if measure is not DECIDING or split == "test":
-        if column and row[column] is not None:
-          rule = measure.rule or "loss"
-          beside.append(f"{split}, {rule} {value(measure, row[column])}")
-  lines[0] += f" Beside it, not to choose by: {'; '.join(beside)}." if beside else ""
+  best = f"{lead} {DECIDING.title}: {mean(DECIDING, row[DECIDING.column], half)}."
+  beside = [
+    f"{split}, {measure.rule or 'loss'} {value(measure, row[column])}"
+    for measure in found.measures
+    for split, column in (("validation", measure.column), ("test", measure.test))
+    if column and column != DECIDING.column and row[column] is not None
+  ]
+  if beside:
+    best += f" For reference only, not to choose by: {'; '.join(beside)}."
   if len(names) == 1:
-    return lines
+    return [best]
   if family.spread(DECIDING) is None:
-    lines.append("No other point is told apart from it: there is one seed of each.")
-  elif found.best.level:
-    smallest = found.best.level[0]
-    number = len(found.best.level)
-    other = "point is" if number == 1 else "points are"
-    line = f"{number} other {other} not told apart from it"
-    sizes = [family.points["params"][p] for p in (smallest, place)]
-    if all(sizes) and sizes[0] < sizes[1]:
-      small, large = map(points_lib.amount, sizes)
-      which = "it" if number == 1 else f"the smallest of them, {names[smallest]},"
-      line += f"; {which} has {small} parameters in place of {large}"
-    lines.append(line + ".")
-  else:
-    lines.append("It is told apart from every other point.")
-  return lines
+    return [best, "Every point has one seed, so its lead has no significance test."]
+  if not found.best.level:
+    return [best, "It is significantly better than every other point."]
+  smallest, number = found.best.level[0], len(found.best.level)
+  points = "1 other point is" if number == 1 else f"{number} other points are"
+  level = f"{points} not significantly different from it"
+  sizes = [family.points["params"][p] for p in (smallest, place)]
+  if all(sizes) and sizes[0] < sizes[1]:
+    small, large = map(points_lib.amount, sizes)
+    which = "it" if number == 1 else f"the smallest of them, {names[smallest]},"
+    level += f"; {which} has {small} parameters instead of {large}"
+  return [best, level + "."]
 
 
 def _seeds(found: Findings) -> str:
-  parts = []
-  for measure in found.measures:
-    spread = found.family.spread(measure)
-    if spread:
-      parts.append(f"{measure.title} by {value(measure, spread.std)}")
-      freedom = spread.freedom
+  spreads = {m: found.family.spread(m) for m in found.measures}
+  parts = [f"{m.title} {value(m, s.std)}" for m, s in spreads.items() if s]
   if not parts:
     return (
-      "No point has a second seed: no difference here has an interval, and no winner "
-      "is named."
+      "No point has a second seed, so no difference has an interval and no winner is "
+      "named."
     )
+  (freedom, *_) = (spread.freedom for spread in spreads.values() if spread)
   return (
-    f"Seeds of one point deviate in {'; '.join(parts)} (pooled, {freedom} degrees of "
-    "freedom). Intervals are of 95 %, over seeds; other users are not in them. Points "
-    "are told apart where their intervals do not overlap and p, corrected by Holm for "
-    "the pairs at hand, is at most 0.05."
+    f"Standard deviation over seeds, pooled with {freedom} degrees of freedom: "
+    f"{'; '.join(parts)}. Intervals are 95 % over seeds; they do not cover other "
+    "users. A difference is significant if the intervals do not overlap and p is at "
+    "most 0.05 after Holm's correction for the pairs compared."
   )
 
 
 def _depth_width(found: Findings) -> list[str]:
-  percent = round(100 * fronts.EQUAL_SIZE)
-  lead = f"At equal parameters (±{percent} %, outside the embeddings)"
   pairs = {pair for by in found.depth_width for pair in by.pairs}
   if not pairs:
     return []
-  deeper = f"the deeper and narrower of {len(pairs)} pairs"
-  if len(pairs) == 1:
-    deeper = "the deeper and narrower of the one pair"
+  percent = round(100 * fronts.EQUAL_SIZE)
+  lead = f"At equal parameters (±{percent} %, outside the embeddings)"
+  which = f"{len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
+  deeper = f"the deeper and narrower point of {which}"
   return _pairs(found, found.depth_width, lead, deeper)
 
 
@@ -113,24 +106,23 @@ def _narrowing(found: Findings) -> list[str]:
   shapes = {pair for by in found.narrowing for pair in by.pairs}
   if not shapes:
     return []
-  lead = "With the feed-forward alone changed"
   number = len(shapes)
-  narrow = f"the narrowest against the widest of {number} shape{'s'[: number > 1]}"
-  size_P = fronts.column(found.family, SIZE)
+  which = f"the narrowest of {number} shape{'s'[: number > 1]}, against the widest,"
+  size_P = found.family.column(SIZE)
   kept = sorted(size_P[one] / size_P[other] for one, other in shapes)
   span = f"{100 * kept[0]:.0f}"
   span += f" to {100 * kept[-1]:.0f}" if kept[-1] - kept[0] > 0.01 else ""
   return [
-    *_pairs(found, found.narrowing, lead, narrow),
-    f"The narrowest has {span} % of the {NAMES[SIZE]} of the widest: a difference "
-    "may be one of size alone.",
+    *_pairs(found, found.narrowing, "With only the feed-forward changed", which),
+    f"The narrowest has {span} % of the widest's {NAMES[SIZE]}: a difference may be "
+    "due to size alone.",
   ]
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """How often the first of a pair wins, and each pair by itself if they are few."""
+  """Returns how often the first of a pair wins, and a sentence a pair if few."""
   names, counts = found.family.names(), []
-  lines = [f"{lead}, no run is told apart from another: there is one seed of each."]
+  lines = [f"{lead} every point has one seed, so no difference can be tested."]
   if any(found.family.spread(by.measure) for by in compared):
     for by in compared:
       first = sum(a and by.better(n) == by.pairs[n][0] for n, a in enumerate(by.apart))
@@ -138,19 +130,21 @@ def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str)
       tally = f"{first} / {apart - first} / {len(by.apart) - apart}"
       counts.append(f"{by.measure.title} {tally}")
     tallies = "; ".join(counts)
-    lines = [f"{lead}, {which} is better / worse / not told apart: {tallies}."]
+    lines = [f"{lead} {which} is better / worse / not significantly: {tallies}."]
   for by in compared:
     if by.measure is not DECIDING or len(by.pairs) > MOST_PAIRS:
       continue
     mean_P = found.family.points[by.measure.column]
     for number, (one, other) in enumerate(by.pairs):
-      verdict = "not told apart"
+      verdict = "not significant"
       if by.apart[number]:
         verdict = f"{names[by.better(number)]} is better"
       values = [value(by.measure, mean_P[place]) for place in (one, other)]
+      difference = by.differences[number]
       lines.append(
-        f"{lead} {names[one]} has {by.measure.title}, {values[0]} against {values[1]} "
-        f"of {names[other]}: difference {difference(by, number)}; {verdict}."
+        f"{lead} {names[one]} has {by.measure.title} {values[0]} and {names[other]} "
+        f"{values[1]}: difference "
+        f"{mean(by.measure, difference.value, difference.half, '+')}; {verdict}."
       )
   return lines
 
@@ -161,25 +155,20 @@ def _laws(found: Findings) -> list[str]:
     fit = found.laws[name]
     what = " and ".join(NAMES[column] for column in of)
     if isinstance(fit, law.Unidentified):
-      # Nobody asked for a law of what was not varied.
+      # A law in a variable that was not varied is of no interest.
       if name == "parameters" or "only one" not in fit.reason:
         lines.append(f"No power law of the loss in {what}: {fit.reason}.")
       continue
-    form = {"parameters": "a·N^-α + c", "data": "b·D^-β + c"}.get(
-      name, "a·N^-α + b·D^-β + c"
-    )
-    letters = {"parameters": "α", "data": "β"}.get(name)
-    exponents = [(letters or "α", "alpha")] + ([] if letters else [("β", "beta")])
-    numbers = [*exponents, ("c", "c")]
-    told = ", ".join(
+    form, letters = _FORMS[name]
+    numbers = ", ".join(
       "{} = {:.3g} [{:.3g}, {:.3g}]".format(
         letter, getattr(fit.law, field), *fit.intervals[field]
       )
-      for letter, field in numbers
+      for letter, field in letters.items()
     )
     line = (
-      f"The validation loss falls with {what} as L = {form}: {told} (95 %, {fit.runs} "
-      f"runs at {fit.points} points; typical error {100 * fit.error:.2g} %)."
+      f"The validation loss falls with {what} as L = {form}: {numbers} (95 %, "
+      f"{fit.runs} runs at {fit.points} points; typical error {100 * fit.error:.2g} %)."
     )
     lines.append(" ".join([line, *(f"{r[0].upper()}{r[1:]}." for r in fit.remarks)]))
   return lines
@@ -188,34 +177,35 @@ def _laws(found: Findings) -> list[str]:
 def _iso_flop(found: Findings) -> list[str]:
   lines, reasons = [], {}
   for group in found.iso_flop:
-    if group.reason:
+    if group.best_size is None:
       reasons.setdefault(group.reason, []).append(f"{group.low:.2g}")
       continue
-    best = points_lib.amount(group.best_size)
-    line = f"Of {len(group.points)} points of about {group.low:.2g} FLOPs the loss, a "
-    line += f"parabola in log N, is lowest at {best} {NAMES[SIZE]}"
+    line = (
+      f"At about {group.low:.2g} FLOPs ({len(group.points)} points) the loss, a "
+      f"parabola in log N, is lowest at {points_lib.amount(group.best_size)} "
+      f"{NAMES[SIZE]}"
+    )
     if group.interval:
       low, high = map(points_lib.amount, group.interval)
-      lines.append(f"{line}, with other seeds at {low} to {high}.")
+      lines.append(f"{line} (95 % over seeds: {low} to {high}).")
     else:
-      lines.append(f"{line}; there is one seed of each, and no interval.")
+      lines.append(f"{line}; every point has one seed, so there is no interval.")
   for reason, flops in reasons.items():
-    lines.append(f"At about {', '.join(flops)} FLOPs no best size is told: {reason}.")
+    lines.append(f"At about {', '.join(flops)} FLOPs there is no best size: {reason}.")
   return lines
 
 
 def _fronts(found: Findings) -> list[str]:
-  """The front of the deciding measure; it is of means, and says so."""
   number = len(found.family.points)
   parts = [
-    f"{fronts.COSTS[cost]} {len(places)}"
+    f"{len(places)} by {fronts.COSTS[cost]}"
     for (column, cost), places in found.fronts.items()
     if column == DECIDING.column and places
   ]
   if not parts or number < 2:
     return []
   return [
-    f"Of {number} points so many are beaten by none that is both cheaper and better in "
-    f"{DECIDING.title}: by {', by '.join(parts)}. They are fronts of means; neighbours "
-    "on them need not be told apart."
+    f"Points on the Pareto front of {DECIDING.title} and cost, of {number}: "
+    f"{', '.join(parts)}. A front is of means; neighbours on it need not differ "
+    "significantly."
   ]

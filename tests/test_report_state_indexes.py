@@ -30,7 +30,7 @@ def cells(results, rule):
 def test_a_memory_stands_beside_the_search_by_popularity_of_the_target(shop):
   run = shop / "one"
   before = page_of(run)
-  assert "memories" not in before.ids
+  assert "state_indexes" not in before.ids
   memory = {"beam_size": None, "width": "stateencoder"}
   answers = {
     "latent_global, state encoder": ask_again(
@@ -39,7 +39,7 @@ def test_a_memory_stands_beside_the_search_by_popularity_of_the_target(shop):
     "latent_local": ask_again(run, 2, decoding="latent_local", beam_size=None),
   }
   page = page_of(run)
-  said = page.said("memories")
+  said = page.said("state_indexes")
   first, second = said.split("Seen allowed")
   for rule, text in zip(RULES, (first, second)):
     for name, found in answers.items():
@@ -56,14 +56,14 @@ def test_a_memory_stands_beside_the_search_by_popularity_of_the_target(shop):
 )
 def test_answers_to_another_question_are_not_set_beside(shop, field, value):
   ask_again(shop / "one", 1, decoding="latent_local", beam_size=None)
-  assert "memories" in page_of(shop / "one").ids
+  assert "state_indexes" in page_of(shop / "one").ids
   change(shop / "one/results-test-latent_local.json", **{field: value})
-  assert "memories" not in page_of(shop / "one").ids
+  assert "state_indexes" not in page_of(shop / "one").ids
 
 
 def test_every_run_has_its_own_table(shop):
   make_run(shop / "two", shop / "data", seed=1)
   for name in ("one", "two"):
     ask_again(shop / name, 3, decoding="latent_global", beam_size=None)
-  said = page_of(shop / "one", shop / "two").said("memories")
+  said = page_of(shop / "one", shop / "two").said("state_indexes")
   assert said.index("one: test, 60 users") < said.index("two: test, 60 users")
