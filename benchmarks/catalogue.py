@@ -1,26 +1,26 @@
-"""Random catalogues and requests, the same in every run."""
+"""Random catalogues and requests with fixed seeds."""
 
 import numpy as np
 
 from lightlm_jax.decoding import allowed
 from lightlm_jax.runtime.errors import UserError
 
-EXCLUSIONS = 20  # of a request that has any
+EXCLUSIONS = 20  # per request that has any
 
 
 def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
-  """Distinct codes [I, L] int32 in random order, every token equally likely.
+  """Returns distinct codes [I, L] int32 in random order, with uniform tokens.
 
   Raises:
-    UserError: there are not twice as many codes to draw from.
+    UserError: there are fewer than twice as many possible codes.
   """
   if 2 * number > vocab_size**depth:
     raise UserError(
-      f"{number:,} random items want more codes than {depth} tokens of {vocab_size:,} "
-      f"make; give --sizes up to {vocab_size**depth // 2:,}"
+      f"{number:,} random items need more codes than {depth} tokens of {vocab_size:,} "
+      f"give; use --sizes up to {vocab_size**depth // 2:,}"
     )
   rng = np.random.default_rng(number)
-  # As many tokens as fit an integer tell the items apart; the others are free.
+  # As many tokens as fit a 64-bit integer make the codes distinct; others are free.
   places = depth
   while vocab_size**places >= 2**63:
     places -= 1
@@ -36,7 +36,7 @@ def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
 
 
 def random_exclusions(number: int, B: int) -> np.ndarray:
-  """`Allowed.excluded_BE` of EXCLUSIONS random items of `number` for each of B rows."""
+  """Returns `Allowed.excluded_BE`: EXCLUSIONS random items of `number` for B rows."""
   rng = np.random.default_rng(B)
   rank_BE = [rng.choice(number, EXCLUSIONS, replace=False) for _ in range(B)]
   return allowed.exclusions(

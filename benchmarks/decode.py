@@ -1,4 +1,4 @@
-"""The parts of `bench decode`: the search under the trie, and other ways to do it."""
+"""The parts of `bench decode`: constrained beam search and its alternatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from etils import epath
 import jax
 
-from lightlm_jax.benchmarks import end_to_end, index_size, memory, transition
+from lightlm_jax.benchmarks import end_to_end, index_size, l2d, transition
 from lightlm_jax.benchmarks.record import Record
 from lightlm_jax.runtime.errors import UserError
 
@@ -14,22 +14,22 @@ PARTS = ("a", "b", "c", "d", "e", "large")
 
 
 class Options(NamedTuple):
-  """What is timed, and how long.
+  """Options of the parts.
 
   Attributes:
-    parts: of PARTS.
+    parts: parts to run, of PARTS.
     sizes: items of the random catalogues.
-    beams: widths of the search.
-    depths: tokens of a code.
-    batch: rows of a call of (a); None = as many as have `slots` beams.
-    slots: beams of all rows together.
-    repeats: the fewest calls.
-    seconds: the shortest time that a step of (a) is repeated for.
-    batches: users at once, end to end.
-    toys_batches: likewise, on Toys' own ids.
-    t5_batch: users that T5 is asked for.
-    memory_batches: users at once of (e).
-    examples: in the memory of (e).
+    beams: beam sizes.
+    depths: tokens per code.
+    batch: rows per call of (a); None = as many as make `slots` beams.
+    slots: beams of all rows of a call together.
+    repeats: minimum number of timed calls.
+    seconds: minimum time that a step of (a) is repeated for.
+    batches: users per batch, end to end.
+    toys_batches: users per batch, end to end with the ids of Toys.
+    t5_batch: users per batch of T5.
+    memory_batches: users per batch of (e).
+    examples: training examples in the state index of (e).
   """
 
   parts: Sequence[str] = PARTS
@@ -62,7 +62,7 @@ QUICK = Options(
 )
 
 
-SHORT = Options(  # an accelerator that is here for minutes
+SHORT = Options(  # for an accelerator that is lent for minutes
   sizes=(10_000, 1_000_000),
   beams=(20,),
   depths=(4,),
@@ -74,7 +74,7 @@ SHORT = Options(  # an accelerator that is here for minutes
 
 
 def parts_here(quick: bool) -> list[str]:
-  """The parts that this backend is for."""
+  """Returns the parts that are run by default on this backend."""
   slow = quick or jax.default_backend() == "cpu"
   return [part for part in PARTS if not (part == "large" and slow)]
 
@@ -85,16 +85,16 @@ def decode(
   path: epath.Path | None = None,
   end: float | None = None,
 ) -> dict[str, Any]:
-  """Times the parts, prints and returns the report.
+  """Times the parts, prints their tables and returns the report.
 
   Args:
-    options: what to time.
-    peers: more implementations of the transition step, by name.
-    path: where to write the report after every part; None = nowhere.
+    options: the options.
+    peers: further implementations of the transition step, by name.
+    path: file that the report is written to after every part; None = none.
     end: see `Record`.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: an option or a file is wrong.
   """
   parts = {
     "transition": None,
@@ -104,7 +104,7 @@ def decode(
     "memory": [],
   }
   record = Record(options._asdict(), parts, path, end)
-  report, say = record.report, record.say
+  report = record.report
   if "a" in options.parts and record.in_time("transition"):
     report["transition"] = transition.run(
       transition.IMPLEMENTATIONS | peers,
@@ -114,11 +114,10 @@ def decode(
       batch=lambda width: options.batch or max(1, options.slots // width),
       repeats=options.repeats,
       seconds=options.seconds,
-      say=say,
     )
     record.save()
   if "b" in options.parts and record.in_time("index"):
-    report["index"] = index_size.run(options.sizes, options.repeats, say)
+    report["index"] = index_size.run(options.sizes, options.repeats)
     record.save()
   for part, make, batches in (
     ("c", end_to_end.paper, options.batches),
@@ -128,23 +127,22 @@ def decode(
     what = f"end to end, {make.__name__}"
     if part in options.parts and record.in_time(what):
       try:
-        report["end_to_end"] += end_to_end.run(make, batches, options.repeats, say)
+        report["end_to_end"] += end_to_end.run(make, batches, options.repeats)
       except UserError as error:
         record.note(f"{what}: skipped, {error}")
       record.save()
   if "d" in options.parts and record.in_time("T5"):
     if t5 := record.of_parity("t5", "T5"):
       work = end_to_end.paper()
-      report["t5"] = t5.compare(work, options.t5_batch, options.repeats, say)
+      report["t5"] = t5.compare(work, options.t5_batch, options.repeats)
     record.save()
   if "e" in options.parts and record.in_time("memory"):
     t5 = record.of_parity("t5", "T5")
-    report["memory"] = memory.run(
+    report["memory"] = l2d.run(
       end_to_end.paper(),
       options.memory_batches,
       options.examples,
       options.repeats,
-      say,
       t5 and t5.searcher,
     )
     record.save()

@@ -1,12 +1,12 @@
-"""Users a second of a whole recommendation: encoder, decoder, search.
+"""Users per second of a whole recommendation: encoder, decoder and beam search.
 
-The weights are as initialised: they cost the same as trained ones.
+Weights are as initialised: they cost the same as trained ones.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import os
+import logging
 from typing import Any
 
 import jax
@@ -24,36 +24,38 @@ from lightlm_jax.models.encoder_decoder import EncoderDecoder
 from lightlm_jax.systems import lightlm
 from lightlm_jax.systems import token_sequences as text
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """A model, a catalogue and how it is searched."""
+  """A model, a catalogue, and the settings of the search."""
 
   name: str
   net: EncoderDecoder
   params: Any
-  code_IL: np.ndarray  # the targets, in the model's tokens
+  code_IL: np.ndarray  # the item codes in the model's tokens
   trie: trie_lib.Trie
-  source: Callable[[int], text.Source]  # of B users
+  source: Callable[[int], text.Source]  # the input of B users
   beam_size: int = 20
   end_token: int | None = None
   length_penalty: float = 1.0
 
 
-@functools.cache  # T5 is asked the same
+@functools.cache  # T5 uses the same
 def paper() -> Workload:
-  """LightLM's shape, ids of 5 tokens in a vocabulary of 500, 12,000 random items."""
+  """Returns the paper's shape: 12,000 random items, ids of 5 tokens, vocabulary 500."""
   config = encoder_decoder.Config(V=500, W=20)
-  # The last token is in no code: transformers' T5 ends a sequence by it.
+  # No code has the last token: transformers' T5 uses it as end token.
   code_IL = catalogue.random_codes(12_000, config.V - text.NUM_SPECIALS - 1, 5)
   return random_workload("paper shape, 12,000 items", config, code_IL, source_length=20)
 
 
 def toys() -> Workload:
-  """The same shape on Toys' own ids, by the paper's prompt.
+  """Returns the same shape on the ids of Toys, with the paper's prompt.
 
   Raises:
-    UserError: there is no such log here.
+    UserError: the log is missing.
   """
   config = shapes.config("paper")
   split, book = shapes.toys(config)
@@ -79,7 +81,7 @@ def toys() -> Workload:
 
 
 def large() -> Workload:
-  """8 + 8 layers of width 1,024, a million items, 200 beams, bfloat16."""
+  """Returns 8 + 8 layers of width 1,024, a million items, 200 beams, bfloat16."""
   config = encoder_decoder.Config(
     V=2048 + text.NUM_SPECIALS,
     W=65,
@@ -100,17 +102,16 @@ def run(
   make: Callable[[], Workload],
   batches: Sequence[int],
   repeats: int,
-  say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-  """Times a workload at every batch size, and says the table.
+  """Times a workload at every batch size and prints a table.
 
   Raises:
-    UserError: its data are not here.
+    UserError: its data are missing.
   """
   work = make()
-  say(f"{work.name}, {work.beam_size} beams: ms a user")
-  heads = ("batch", "users/s", "ms", "encoder", "steps", "choice", "20 excl.")
-  say("  " + "".join(f"{head:>10}" for head in heads))
+  logger.info(f"{work.name}, {work.beam_size} beams: ms per user")
+  heads = ("batch", "users/s", "ms", "encoder", "decoder", "search", "20 excl.")
+  logger.info("  " + "".join(f"{head:>10}" for head in heads))
   rows = []
   for B in batches:
     row = {"workload": work.name} | measure(work, B, repeats)
@@ -118,19 +119,19 @@ def run(
     parts = row["ms_a_user"], *row["breakdown"].values()
     cells = [f"{B}", f"{row['users_per_second']:,.1f}", *(f"{ms:,.3f}" for ms in parts)]
     cells.append(f"x {row['filter_ratio']:.2f}")
-    say("  " + "".join(f"{cell:>10}" for cell in cells))
+    logger.info("  " + "".join(f"{cell:>10}" for cell in cells))
   return rows
 
 
 def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
-  """One batch size.
+  """Times one batch size.
 
   Returns:
-    users_per_second and ms_a_user by the median, `seconds` a batch as a
-    `timing.Time`, the same with 20 exclusions a user, the ratio of their best, and
-    the breakdown of ms_a_user: the encoder with the cross-attention keys and values,
-    choice (mask and top-k, searching precomputed logits), and the decoder's steps,
-    which are the rest.
+    users_per_second and ms_a_user by the median; `seconds` per batch as a
+    `timing.Time`, also with 20 exclusions per user; the ratio of their fastest calls;
+    and the breakdown of ms_a_user: the encoder with the cross-attention keys and
+    values, choice (mask and top-k on precomputed logits), and steps, the decoder, as
+    the remainder.
   """
   clock = functools.partial(timing.measure, repeats=repeats)
   source = work.source(B)
@@ -161,7 +162,7 @@ def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
 
 
 def recommender(work: Workload) -> Callable:
-  """(params, trie, source, allowed) → Recommendations, compiled."""
+  """Returns compiled (params, trie, source, allowed) → Recommendations."""
 
   @jax.jit
   def find(params, trie, source, allowed) -> Recommendations:
@@ -179,15 +180,8 @@ def recommender(work: Workload) -> Callable:
   return find
 
 
-def threads() -> int:
-  """The CPU cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count()
-
-
 def random_workload(name, config, code_IL, *, source_length, **options) -> Workload:
-  """Random tokens in, random codes out."""
+  """Returns a workload with random inputs and random codes."""
   net = EncoderDecoder(config)
   ones = functools.partial(jnp.ones, dtype=jnp.int32)
   init = jax.jit(net.init)(
@@ -209,7 +203,7 @@ def random_workload(name, config, code_IL, *, source_length, **options) -> Workl
 
 
 def filters(trie: trie_lib.Trie, B: int) -> tuple[Allowed, Allowed]:
-  """No filter at all, and some exclusions for each row."""
+  """Returns filters that allow everything, and filters with exclusions per row."""
   number = int((np.asarray(trie.item_R) >= 0).sum())
   mask_B = np.zeros(B, np.int32)
   nothing_BE = np.zeros((B, 0), np.int32)
@@ -230,7 +224,7 @@ def _encoder(work: Workload) -> Callable:
 
 
 def _chooser(work: Workload) -> Callable:
-  """The search of logits that are there already, a piece for each level."""
+  """Returns the compiled search on precomputed logits, [B, K, V] for each level."""
 
   @jax.jit
   def choose(trie, logits, allowed) -> Recommendations:

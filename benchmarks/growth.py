@@ -1,6 +1,7 @@
-"""What an example costs as the model, the batch and the log grow."""
+"""The cost of a training example as the model, the batch and the log grow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+import logging
 import math
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 
 from lightlm_jax.benchmarks import record, shapes, training_step
 
-# The presets beside whose shape one thing grows.
+logger = logging.getLogger(__name__)
+
+# The shape from which one quantity at a time grows.
 _BASE = {
   "model__num_layers": 6,
   "model__num_decoder_layers": 6,
@@ -19,10 +22,9 @@ _BASE = {
 def model(
   widths: Sequence[int], depths: Sequence[int], batches: Sequence[int], dtype: str
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-  """What grows, how far, and the fields of the config that make it so.
+  """Yields what grows, its size, and the config fields that set it.
 
-  Heads keep their width of 64, the feed-forward its 16; layers are as many on both
-  sides.
+  Heads stay 64 wide and the feed-forward 16; encoder and decoder have equal depth.
   """
   base = _BASE | {"model__dtype": dtype, "model__d_model": min(widths, default=64)}
   for D in widths:
@@ -38,32 +40,30 @@ def run(
   grown: Sequence[tuple[str, int, dict[str, Any]]],
   log_sizes: Sequence[int],
   repeats: int,
-  say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-  """Times every size, and says the table.
+  """Times every size and prints a table.
 
-  The model and the batch grow on the paper's task; the log under a model with
-  histories, so small that the feed would be seen.
+  The model and the batch grow on the paper's task. The log grows with a model on
+  histories that is small enough for the cost of the feed to show.
 
   Args:
     grown: from `model`.
-    log_sizes: interactions of made logs.
+    log_sizes: interactions of synthetic logs.
     repeats: see `timing.measure`.
-    say: prints a line.
 
   Yields:
-    `grows`, `size`, microseconds_an_example, and what `training_step.row` tells.
+    `grows`, `size`, microseconds_an_example, and the fields of `training_step.row`.
   """
-  say("growth: what an example costs")
-  heads = ("grows", "size", "μs an example", *training_step.HEADS[2:], "feed, s")
-  line = record.table(say, heads, width=14)
+  logger.info("growth: cost per training example")
+  heads = ("grows", "size", "μs per example", *training_step.HEADS[2:], "feed, s")
+  line = record.table(heads, width=14)
   cases = [
     (grows, size, shapes.config("paper", **_heads(fields)), 20_000)
     for grows, size, fields in grown
   ]
   tiny = shapes.config("tiny", train__history_buckets=())
   cases += [("log", size, tiny, size) for size in log_sizes]
-  known = {}  # one size is of several things that grow
+  known = {}  # the base shape occurs several times
   for grows, size, config, interactions in cases:
     case = config.to_json(), interactions
     if case not in known:
@@ -77,10 +77,10 @@ def run(
 
 
 def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-  """The power of its size by which an example's cost grows: a line in log-log.
+  """Returns the exponent of the cost per example by quantity: a fit in log-log.
 
   Args:
-    rows: of `run`; what has one size alone has no exponent.
+    rows: from `run`; a quantity with a single size has no exponent.
   """
   found = {}
   for grows in dict.fromkeys(row["grows"] for row in rows):
@@ -95,9 +95,9 @@ def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
   return found
 
 
-def say_exponents(found: dict[str, float], say: Callable[[str], None]) -> None:
+def say_exponents(found: dict[str, float]) -> None:
   powers = (f"{grows}^{power:.2f}" for grows, power in found.items())
-  say(f"an example costs by {', '.join(powers)}")
+  logger.info(f"cost per example grows as {', '.join(powers)}")
 
 
 def _heads(fields: dict[str, Any]) -> dict[str, Any]:

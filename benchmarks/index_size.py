@@ -1,11 +1,12 @@
-"""How large the trie is, how long it takes to build, and what memory that wants.
+"""Size, build time and peak memory of the trie.
 
 python -m lightlm_jax.benchmarks.index_size CODES.npy VOCAB_SIZE prints one JSON
-object: a process for each size, because a process remembers only its highest peak.
+object. Each size is built in a process of its own, for its own peak memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import json
+import logging
 import os
 import pathlib
 import resource
@@ -21,16 +22,16 @@ import numpy as np
 from lightlm_jax.benchmarks import catalogue, ours, transition
 from lightlm_jax.decoding import trie as trie_lib
 
+logger = logging.getLogger(__name__)
+
 DEPTH = 4
 
 
-def run(
-  sizes: Sequence[int], repeats: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-  """Builds the trie of every size, `repeats` times, and says the table."""
-  say(f"index, depth {DEPTH}, vocabulary {transition.VOCAB_SIZE:,}")
+def run(sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+  """Builds the trie of every size `repeats` times; prints and returns a row each."""
+  logger.info(f"index, depth {DEPTH}, vocabulary {transition.VOCAB_SIZE:,}")
   heads = ("items", "MB", "MB a million", "lists, MB", "build, s", "peak, MB more")
-  say("".join(f"{head:>15}" for head in heads))
+  logger.info("".join(f"{head:>15}" for head in heads))
   rows = []
   for size in sizes:
     code_IL = catalogue.random_codes(size, transition.VOCAB_SIZE, DEPTH)
@@ -44,7 +45,7 @@ def run(
       f"{row['seconds']:,.2f}",
       f"{row['peak_bytes'] / 1e6:,.0f}",
     )
-    say("".join(f"{cell:>15}" for cell in cells))
+    logger.info("".join(f"{cell:>15}" for cell in cells))
   return rows
 
 
@@ -52,8 +53,8 @@ def build(code_IL: np.ndarray, vocab_size: int, repeats: int) -> dict[str, Any]:
   """Builds the trie in this process.
 
   Returns:
-    bytes (and a million items), list_bytes (without the masks), seconds of the best
-    build, and peak_bytes, by which the process grew.
+    bytes and bytes_a_million (per million items), list_bytes (without the masks),
+    seconds of the fastest build, and peak_bytes, the growth of the process.
   """
   before = _peak_rss()
   seconds = []
@@ -81,7 +82,7 @@ def _in_a_process(code_IL: np.ndarray, repeats: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "lightlm_jax.benchmarks.index_size", str(path)]
     done = subprocess.run(
       [*command, str(transition.VOCAB_SIZE), str(repeats)],
-      # The device, if there is one, is this process's.
+      # An accelerator belongs to the calling process.
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
       stdout=subprocess.PIPE,
       text=True,
@@ -91,8 +92,8 @@ def _in_a_process(code_IL: np.ndarray, repeats: int) -> dict[str, Any]:
 
 
 def _peak_rss() -> int:
-  """The most memory that this program held, in bytes."""
-  # Linux's getrusage also counts the parent's pages that a child had before its exec.
+  """Returns the peak memory of this process in bytes."""
+  # On Linux getrusage includes the parent's pages that a child had before its exec.
   status = pathlib.Path("/proc/self/status")
   if status.exists():
     (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))

@@ -1,7 +1,7 @@
-"""One level of the package's own search, in each of its forms.
+"""One level of the package's own beam search, in each of its forms.
 
-`beam.search` holds the levels together with the model in one program; here each is a
-program of its own, so that it can be timed alone. A test holds the two together.
+`beam.search` compiles all levels and the model into one program. Here each level is a
+program of its own, to be timed alone; a test compares the two.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.runtime.errors import UserError
 
-TRIE_BYTES = 256 * 2**20  # for masks, as in configs/
-DENSE_BYTES = 2 * 2**30  # for masks at every level
+TRIE_BYTES = 256 * 2**20  # byte budget of the masks, as in configs/
+DENSE_BYTES = 2 * 2**30  # likewise, with masks at every level
 
 
 class State(NamedTuple):
-  """The beams after a level, and what the request brought."""
+  """The beams after a level, and the request's filters."""
 
   node_BK: jax.Array
   score_BK: jax.Array
@@ -33,11 +33,11 @@ class State(NamedTuple):
 
 @flax.struct.dataclass
 class Ours:
-  """`lightlm_jax.decoding`, as `transition` wants it.
+  """`lightlm_jax.decoding` behind the interface of `transition`.
 
   Attributes:
-    trie: of the catalogue.
-    prefix_MI1: as in `Allowed`: one shared mask or none.
+    trie: the trie of the catalogue.
+    prefix_MI1: one shared mask or none, as in `Allowed`.
     exclude: whether each row excludes items of its own; static.
   """
 
@@ -46,7 +46,7 @@ class Ours:
   exclude: bool = flax.struct.field(pytree_node=False)
 
   def start(self, B: int) -> State:
-    """The root of each of B rows."""
+    """Returns the root of each of B rows."""
     excluded_BE = np.zeros((B, 0), np.int32)
     if self.exclude:
       number = int((np.asarray(self.trie.item_R) >= 0).sum())
@@ -56,7 +56,7 @@ class Ours:
     return State(zero_B1, score_B1, jnp.asarray(excluded_BE), None)
 
   def open_items(self, B: int) -> np.ndarray:
-    """[B, I] bool: what each row may get, in the order of the catalogue."""
+    """Returns the allowed items of each row, [B, I] bool, in catalogue order."""
     item_R = np.asarray(self.trie.item_R)
     item_R = item_R[item_R >= 0]
     rank_R = np.broadcast_to(np.arange(len(item_R)), (B, len(item_R)))
@@ -66,7 +66,7 @@ class Ours:
     return open_BI
 
   def step(self, level: int, state: State, log_prob_BKV, width: int):
-    """The best `width` of all candidates: see `transition`."""
+    """Returns the best `width` continuations, see `transition`."""
     allowed, paths = self._allowed(state), state.paths
     if self.exclude and level == 0:
       paths = filters.paths(self.trie, allowed)
@@ -93,32 +93,32 @@ class Ours:
 
 
 def sparse(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Children are listed at every level."""
+  """Returns a trie with child lists at every level."""
   return _make(code_IL, vocab_size, byte_budget=0)
 
 
 def hybrid(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Masks where nodes are full, lists elsewhere: what a search uses."""
+  """Returns a trie with masks on full levels and lists elsewhere: the default."""
   return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES)
 
 
 def hybrid_excluding(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Each request excludes EXCLUSIONS items of its own."""
+  """Returns the default trie; each request excludes EXCLUSIONS items of its own."""
   return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES, exclude=True)
 
 
 def shared_mask(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Half of the catalogue is open, the same half for all requests."""
+  """Returns a trie with a shared mask that allows half of the catalogue."""
   open_MR = np.random.default_rng(0).random((1, len(code_IL))) < 0.5
   prefix_MI1 = allowed_lib.shared_masks(open_MR, np.arange(len(code_IL)))
   return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_MI1)
 
 
 def dense(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """A mask at every level.
+  """Returns a trie with a mask at every level.
 
   Raises:
-    UserError: they take more than DENSE_BYTES.
+    UserError: the masks take more than DENSE_BYTES.
   """
   lists, _ = trie_lib.build(code_IL, vocab_size, 0)
   rows = sum(len(level.first_N1) - 1 for level in lists.levels)

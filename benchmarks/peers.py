@@ -1,4 +1,4 @@
-"""Other ways to keep a beam search to a catalogue."""
+"""Alternative ways to constrain beam search to a catalogue."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,16 @@ from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.runtime.errors import UserError
 
-MOST_IN_DICTS = 1_000_000  # items: a dict takes hundreds of bytes a node
+MOST_IN_DICTS = 1_000_000  # items; a dict takes hundreds of bytes per node
 
 
 class DictTrie:
-  """Children as a dict of dicts, on the host: what `generate` is usually given."""
+  """A dict of dicts on the host, as is usual with transformers' `generate`."""
 
   jit = False
 
   def __init__(self, roots: list[dict]):
-    """Takes the root of each row, or one for all."""
+    """Takes the root of each row, or one root for all rows."""
     self._roots = roots
 
   def start(self, B: int):
@@ -29,7 +29,7 @@ class DictTrie:
     return [[root] for root in roots], np.zeros((B, 1), np.float32)
 
   def step(self, level: int, state, log_prob_BKV, width: int):
-    """The best `width` of all candidates: see `transition`."""
+    """Returns the best `width` continuations, see `transition`."""
     del level
     score_BKV = self._candidates(state, log_prob_BKV)
     B, K, V = score_BKV.shape
@@ -49,7 +49,7 @@ class DictTrie:
     return score_BK, parent_BK, token_BK, (nodes, score_BK)
 
   def _candidates(self, state, log_prob_BKV) -> np.ndarray:
-    """Scores [B, K, V], -inf where closed."""
+    """Returns scores [B, K, V], -inf where invalid."""
     nodes, score_BK = state
     log_prob_BKV = np.asarray(log_prob_BKV)
     score_BKV = np.full(log_prob_BKV.shape, -np.inf, np.float32)
@@ -62,7 +62,7 @@ class DictTrie:
 
 
 def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
-  """A Python dict trie."""
+  """Returns a trie of Python dicts."""
   del vocab_size
   if len(code_IL) > MOST_IN_DICTS:
     raise UserError(f"Python dicts are for {MOST_IN_DICTS:,} items at most")
@@ -70,7 +70,7 @@ def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
 
 
 def root(code_IL: np.ndarray) -> dict:
-  """The root of codes without padding."""
+  """Returns the root of a dict trie of codes without padding."""
   top = {}
   for code in code_IL.tolist():
     node = top
@@ -87,21 +87,21 @@ class _Range(NamedTuple):
 
 @flax.struct.dataclass
 class SortedCodes:
-  """Sorted codes and a binary search for every token of the vocabulary.
+  """Sorted codes, with a binary search for every token of the vocabulary.
 
   Attributes:
-    token_R: the tokens of each level, in the order of the codes.
+    token_R: the tokens of each level, in code order.
   """
 
   token_R: tuple[jax.Array, ...]
 
   def start(self, B: int) -> _Range:
-    """All ranks, for each of B rows."""
+    """Returns the range of all ranks for each of B rows."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Range(zero_B1, zero_B1 + len(self.token_R[0]), zero_B1.astype(jnp.float32))
 
   def step(self, level: int, state: _Range, log_prob_BKV, width: int):
-    """The best `width` of all candidates: see `transition`."""
+    """Returns the best `width` continuations, see `transition`."""
     score_BKV, bound_BKV1 = self._candidates(level, state, log_prob_BKV)
     score_BK, parent_BK, token_BK = _best(score_BKV, width)
     low_BK = _pick(bound_BKV1, parent_BK, token_BK)
@@ -109,7 +109,7 @@ class SortedCodes:
     return score_BK, parent_BK, token_BK, _Range(low_BK, high_BK, score_BK)
 
   def _candidates(self, level: int, state: _Range, log_prob_BKV):
-    """Scores, and of each beam the first rank whose token is at least v, 0 to V."""
+    """Returns scores, and per beam the first rank of a token of at least 0 … V."""
     token_R = self.token_R[level]
     wanted_V1 = jnp.arange(log_prob_BKV.shape[2] + 1, dtype=jnp.int32)[None, None]
 
@@ -132,7 +132,7 @@ class SortedCodes:
 
 
 def binary_search(code_IL: np.ndarray, vocab_size: int) -> SortedCodes:
-  """Sorted codes and nothing else."""
+  """Returns sorted codes."""
   del vocab_size
   code_RL = code_IL[np.lexsort(code_IL.T[::-1])]
   return SortedCodes(tuple(jnp.asarray(token_R) for token_R in code_RL.T))
@@ -145,17 +145,17 @@ class _Nodes(NamedTuple):
 
 @flax.struct.dataclass
 class Scattered:
-  """Lists of children, padded to the widest of the level, written into a row of V."""
+  """Child lists, padded to the longest of a level and scattered into rows of V."""
 
   trie: trie_lib.Trie
 
   def start(self, B: int) -> _Nodes:
-    """The root of each of B rows."""
+    """Returns the root of each of B rows."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Nodes(zero_B1, zero_B1.astype(jnp.float32))
 
   def step(self, level: int, state: _Nodes, log_prob_BKV, width: int):
-    """The best `width` of all candidates: see `transition`."""
+    """Returns the best `width` continuations, see `transition`."""
     score_BKV, next_BKV = self._candidates(level, state, log_prob_BKV)
     score_BK, parent_BK, token_BK = _best(score_BKV, width)
     node_BK = _pick(next_BKV, parent_BK, token_BK)
@@ -174,18 +174,18 @@ class Scattered:
 
 
 def naive(code_IL: np.ndarray, vocab_size: int) -> Scattered:
-  """Compressed rows, padded and scattered."""
+  """Returns a trie of compressed rows that are padded and scattered."""
   trie, _ = trie_lib.build(code_IL, vocab_size, 0)
   return Scattered(jax.device_put(trie))
 
 
 def _best(score_BKV: jax.Array, width: int):
-  """Scores, slots and tokens [B, K] of the best `width`."""
+  """Returns scores, beams and tokens [B, K] of the best `width`."""
   B, K, V = score_BKV.shape
   score_BK, flat_BK = top_k(score_BKV.reshape(B, K * V), min(width, K * V))
   return score_BK, flat_BK // V, flat_BK % V
 
 
 def _pick(value_BKV: jax.Array, parent_BK: jax.Array, token_BK: jax.Array):
-  """`value_BKV[b, parent, token]` of every beam."""
+  """Returns `value_BKV[b, parent, token]` of every beam."""
   return value_BKV[jnp.arange(len(value_BKV))[:, None], parent_BK, token_BK]

@@ -1,4 +1,4 @@
-"""Draws the transition step: time against items."""
+"""Draws the time of a transition step against the number of items."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from lightlm_jax.reporting import drawing as figures
 
 
 def draw(transition: dict[str, Any], path: epath.Path) -> None:
-  """A row of panels for each depth, a panel for each width of the search.
+  """Draws a panel for each depth (rows) and beam size (columns).
 
   Args:
-    transition: what `transition.run` returned.
-    path: PNG.
+    transition: the result of `transition.run`.
+    path: the PNG file.
   """
   rows = transition["rows"]
   depths = sorted({row["depth"] for row in rows})
@@ -35,6 +35,6 @@ def draw(transition: dict[str, Any], path: epath.Path) -> None:
       panel.loglog()
       panel.grid(visible=True, alpha=0.3)
   figure.supxlabel("items")
-  figure.supylabel("μs a row and level")
+  figure.supylabel("μs per row and level")
   figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center")
   figures.write(figure, path)

@@ -1,8 +1,8 @@
-"""What a bench says to people and leaves for programs, a row at a time."""
+"""The report of a benchmark: printed and written to disk as it grows."""
 
 from collections.abc import Callable, Iterable, Sequence
-import functools
 import importlib
+import logging
 import os
 import shlex
 import sys
@@ -12,21 +12,21 @@ from typing import Any
 
 from etils import epath
 import jax
-import rich.console
 
-from lightlm_jax.benchmarks import end_to_end
+from lightlm_jax.benchmarks import timing
 from lightlm_jax.runs import results as results_lib
-from lightlm_jax.runtime import devices
+from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 
+logger = logging.getLogger(__name__)
+
 
 class Record:
-  """A report that is printed as it grows, and on disk after every part of it.
+  """A report that is written to disk after every part.
 
   Attributes:
-    report: what is written as JSON.
-    say: prints a line.
+    report: the content of the JSON file.
   """
 
   def __init__(
@@ -36,26 +36,23 @@ class Record:
     path: epath.Path | None,
     end: float | None = None,
   ):
-    """Says and saves the head.
+    """Prints the header and writes the file, so that a bad path fails at the start.
 
     Args:
-      options: what was asked for.
-      parts: an empty place in the report for each part.
-      path: JSON; None = nowhere.
-      end: by `time.monotonic`, when no further part is begun; None = never.
+      options: the options of the benchmark.
+      parts: the empty value of each part of the report.
+      path: the JSON file; None = none.
+      end: time by `time.monotonic` after which no part is started; None = never.
 
     Raises:
-      UserError: the path cannot be written, which is no surprise for the end.
+      UserError: the file cannot be written.
     """
-    console = rich.console.Console()
-    self.say = functools.partial(
-      console.print, highlight=False, soft_wrap=True, markup=False
-    )
+    log.set_up()
     self.report = {
       "command": shlex.join(["python", "-m", "lightlm_jax.bench", *sys.argv[1:]]),
       "backend": jax.default_backend(),
       "devices": results_lib.devices(),
-      "threads": end_to_end.threads(),
+      "threads": timing.threads(),
       "versions": results_lib.versions(),
       "options": options,
       **parts,
@@ -64,9 +61,9 @@ class Record:
     self._path, self._end = path, end
     self.save()
     versions = self.report["versions"].items()
-    self.say(self.report["command"])
-    self.say(f"{devices.describe()}; {self.report['threads']} CPU threads")
-    self.say("; ".join(f"{name} {version}" for name, version in versions))
+    logger.info(self.report["command"])
+    logger.info(f"{devices.describe()}; {self.report['threads']} CPU threads")
+    logger.info("; ".join(f"{name} {version}" for name, version in versions))
 
   def save(self) -> None:
     if self._path:
@@ -74,20 +71,19 @@ class Record:
 
   def note(self, line: str) -> None:
     self.report["notes"].append(line)
-    self.say(line)
+    logger.info(line)
     self.save()
 
   def in_time(self, what: str) -> bool:
-    """Whether there is time for it left; if not, that is noted."""
+    """Returns whether there is time left for a part; notes it if not."""
     if self._end is None or time.monotonic() < self._end:
       return True
-    self.note(f"{what}: skipped, the time is spent; --minutes gives more")
+    self.note(f"{what}: skipped, the time is up; give more --minutes")
     return False
 
   def of_parity(self, module: str, what: str) -> ModuleType | None:
-    """A module of this folder; without the extra `parity` that is noted."""
-    # torch's threads spin while they wait for each other: ten times as slow where
-    # another process has one of the cores.
+    """Returns a module of this folder; notes it if the extra `parity` is missing."""
+    # Waiting torch threads spin: ten times as slow if another process uses a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
       return importlib.import_module(f"lightlm_jax.benchmarks.{module}")
@@ -95,18 +91,18 @@ class Record:
       if error.name not in ("torch", "transformers"):
         raise
       self.note(
-        f"{what}: skipped, there is no {error.name}: "
+        f"{what}: skipped, {error.name} is not installed: "
         "pip install -c constraints.txt -e '.[parity]'"
       )
       return None
 
   def rows(self, name: str, what: str, found: Iterable[dict[str, Any]]) -> None:
-    """Takes rows into the report while there is time; a UserError ends them alone.
+    """Adds rows to the report while there is time; a UserError ends only this part.
 
     Args:
-      name: a list of the report.
-      what: begins the line that says why some are missing.
-      found: works while it is iterated.
+      name: a list in the report.
+      what: the part, for the line that says why rows are missing.
+      found: computes the rows while it is iterated.
     """
     found = iter(found)
     while self.in_time(what) and (
@@ -116,7 +112,7 @@ class Record:
       self.save()
 
   def only(self, name: str, what: str, find: Callable[[], dict[str, Any]]) -> None:
-    """Takes what `find` returns into the report; a UserError is noted."""
+    """Sets a part of the report to what `find` returns; notes a UserError."""
     self.report[name] = self._or_note(what, find)
     self.save()
 
@@ -129,19 +125,20 @@ class Record:
 
 
 def table(
-  say: Callable[[str], None], heads: Sequence[str], first: int = 28, width: int = 12
+  heads: Sequence[str], first: int = 28, width: int = 12
 ) -> Callable[..., None]:
-  """Says the heads; what it returns says a line of cells below them.
+  """Prints the header of a table; returns a function that prints a row of cells.
 
   Args:
-    say: prints a line.
-    heads: the first stands on the left.
-    first: columns of the first cell.
-    width: columns of the others.
+    heads: column heads; the first is aligned left.
+    first: width of the first column.
+    width: width of the other columns.
   """
 
   def line(*cells: str) -> None:
-    say(f"  {cells[0]:{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:]))
+    logger.info(
+      f"  {cells[0]:{first}}" + "".join(f"{cell:>{width}}" for cell in cells[1:])
+    )
 
   line(*heads)
   return line

@@ -1,9 +1,8 @@
-"""What is trained: models by their presets, on made logs or on Toys.
+"""Training workloads: presets of configs/toys.py on synthetic logs or on Toys.
 
-A made log is drawn, not bought: its items follow Zipf's law and its ids are random,
-because neither changes what a step costs. Its codes are as long as the paper's: 4
-tokens an item and 5 a user, so that the paper's sentence is a source of 20 and its
-answer a target of 6.
+The items of a synthetic log follow Zipf's law and its ids are random; neither changes
+the cost of a step. Its codes are as long as the paper's, 4 tokens per item and 5 per
+user, so that the paper's prompt is a source of 20 tokens and its target has 6.
 """
 
 import functools
@@ -30,17 +29,17 @@ MEAN_LENGTH, MIN_LENGTH = 9, 5  # interactions a user, as Toys
 
 
 class Source(NamedTuple):
-  """Where training examples come from."""
+  """A log of training interactions with its ids."""
 
   name: str
-  log: Interactions  # for training
+  log: Interactions
   book: CodeBook
 
 
 def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
-  """A preset of configs/toys.py; `fields` as in `model__d_model=64`.
+  """Returns a preset of configs/toys.py with `fields` such as `model__d_model=64`.
 
-  Of a batch that does not divide into shared rows every example has its own.
+  A batch that does not divide into packed rows is not packed.
   """
   name = "toys" if preset == "default" else f"toys:{preset}"
   overrides = {field.replace("__", "."): value for field, value in fields.items()}
@@ -52,12 +51,12 @@ def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
 
 @functools.lru_cache(maxsize=2)
 def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
-  """A log of about so many interactions, and random codes.
+  """Returns a synthetic log of about this many interactions, with random codes.
 
   Args:
-    interactions: at least one user's.
-    prompt: whether the model's vocabulary has the words of the paper's prompt.
-    seed: of both.
+    interactions: number of interactions; the log has at least one user.
+    prompt: whether the vocabulary contains the words of the paper's prompt.
+    seed: seed of log and codes.
   """
   rng = np.random.default_rng(seed)
   users = max(1, round(interactions / MEAN_LENGTH))
@@ -80,10 +79,10 @@ def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
 
 
 def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBook]:
-  """Toys, split, and the ids that the configuration builds of it.
+  """Returns the split of Toys and the ids of the configuration.
 
   Raises:
-    UserError: there is no such log here.
+    UserError: the log is missing.
   """
   split = splits.of_run(config, datasets.load(config, fetch=False).log)
   folder = cache.cache_root() / "codes"
@@ -91,17 +90,17 @@ def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBoo
 
 
 def toys_source(config: ml_collections.FrozenConfigDict) -> Source:
-  """The training part of Toys.
+  """Returns the training interactions of Toys.
 
   Raises:
-    UserError: there is no such log here.
+    UserError: the log is missing.
   """
   split, book = toys(config)
   return Source("Toys", split.train, book)
 
 
 def zipf(rng: np.random.Generator, values: int, size: int) -> np.ndarray:
-  """[size] int32 from 0: value v as often as 1 / (v + 1), in no order of numbers."""
+  """Returns [size] int32 drawn by Zipf's law over shuffled values."""
   share_V = 1 / np.arange(1, values + 1)
   drawn = rng.choice(values, size, p=share_V / share_V.sum())
   return rng.permutation(values).astype(np.int32)[drawn]

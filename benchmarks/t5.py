@@ -1,25 +1,28 @@
-"""transformers' T5 with our weights, and how fast it recommends.
+"""transformers' T5 with the weights of LightLM: parity and speed of recommendation.
 
-With t5_training.py the only file that imports torch and transformers, of the extra
-`parity`.
+This file and t5_training.py are the only ones that import torch and transformers, which
+the extra `parity` installs.
 """
 
 from collections.abc import Callable
 import functools
+import logging
 from typing import Any
 
 from flax import traverse_util
 import jax
 import numpy as np
-import torch
-import transformers
+import torch  # pyright: ignore[reportMissingImports]
+import transformers  # pyright: ignore[reportMissingImports]
 
 from lightlm_jax.benchmarks import end_to_end, timing
 from lightlm_jax.decoding.allowed import Recommendations
 from lightlm_jax.models import encoder_decoder
 from lightlm_jax.systems.token_sequences import PAD, START, Source
 
-SCORE_BAR = 1e-4  # items whose scores are closer may be swapped
+logger = logging.getLogger(__name__)
+
+SCORE_BAR = 1e-4  # items with closer scores may be swapped
 _PATIENCE = 30.0  # seconds for the calls of each
 
 # T5's name of each parameter; {} is the layer, the first axis of ours.
@@ -59,13 +62,13 @@ TIED = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.w
 
 
 class T5:
-  """The model, and the whole-word table that T5 has not.
+  """T5 with LightLM's parameters, and the whole-word embedding that T5 lacks.
 
   Args:
-    c: its shape; dropout is only on in the model's train mode, at `dropout_rate`.
-    params: ours.
-    dropout_rate: not that of `c`, whose bytes round it.
-    attention: of transformers: "eager" or "sdpa".
+    c: the shape; dropout is on only in the model's train mode, at `dropout_rate`.
+    params: LightLM's parameters.
+    dropout_rate: the rate, in place of the rounded one of `c`.
+    attention: transformers' implementation: "eager" or "sdpa".
   """
 
   def __init__(
@@ -105,7 +108,7 @@ class T5:
       leaves = leaves.mT if path.endswith("kernel") else leaves
       state |= dict(zip(self.names(path), leaves, strict=True))
     loaded = self.model.load_state_dict(state, strict=False)
-    # Every parameter is ours, or tied to one that is.
+    # Every parameter is loaded, or tied to one that is.
     assert not loaded.unexpected_keys
     assert set(loaded.missing_keys) == TIED
     shared = self.model.shared.weight
@@ -113,14 +116,14 @@ class T5:
     assert self.model.config.scale_decoder_outputs
 
   def names(self, path: str) -> list[str]:
-    """T5's names of the layers of our parameter."""
+    """Returns T5's names of a parameter, one for each layer."""
     name = T5_NAMES[path]
     if not is_layered(path):
       return [name]
     return [name.format(i) for i in range(self.num_layers[name.partition(".")[0]])]
 
   def source(self, source: Source) -> dict[str, torch.Tensor]:
-    """The encoder's input, as arguments of T5."""
+    """Returns the encoder's input as arguments of T5."""
     token_BS, word_BS, segment_BS = (torch.tensor(np.asarray(x)) for x in source)
     embedded_BSD = self.model.shared(token_BS) + self.word_WD[word_BS]
     return {"inputs_embeds": embedded_BSD, "attention_mask": (segment_BS > 0).long()}
@@ -135,15 +138,15 @@ class T5:
     beam_size: int,
     length_penalty: float,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The best codes by `generate`, best first.
+    """Returns the best codes by `generate`, best first.
 
     Args:
       source: numpy arrays.
-      may_follow: from `under_dict`, of codes of `length` tokens that do not hold the
-        vocabulary's last.
-      length: L.
+      may_follow: from `under_dict`, for codes of `length` tokens without the
+        vocabulary's last token.
+      length: L, tokens per code.
       beam_size: K.
-      length_penalty: of `generate`; 1 is our 1, the mean over the tokens.
+      length_penalty: as in `generate`; 1 is the mean over tokens here too.
 
     Returns:
       code_BKL int32 and score_BK float32.
@@ -171,28 +174,28 @@ class T5:
 
 
 def is_layered(path: str) -> bool:
-  """Whether our parameter is stacked over layers."""
+  """Returns whether a parameter of LightLM is stacked over layers."""
   return "{}" in T5_NAMES[path]
 
 
 def under_dict(code_IL: np.ndarray) -> Callable:
-  """`prefix_allowed_tokens_fn` of the codes: a dict of prefixes."""
+  """Returns a `prefix_allowed_tokens_fn` that looks codes up in a dict of prefixes."""
   children = {}
   for code in code_IL.tolist():
     for level, token in enumerate(code):
       children.setdefault(tuple(code[:level]), set()).add(token)
   lists = {prefix: list(tokens) for prefix, tokens in children.items()}
-  return lambda _, told: lists[tuple(told[1:].tolist())]
+  return lambda _, prefix: lists[tuple(prefix[1:].tolist())]
 
 
 def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
-  """`T5.search` with our weights for B users, by all cores.
+  """Returns a call of `T5.search` for B users on all cores.
 
   Args:
-    work: ids of one length, the vocabulary's last token in none of them.
+    work: ids of one length, without the vocabulary's last token.
     B: users.
   """
-  torch.set_num_threads(end_to_end.threads())
+  torch.set_num_threads(timing.threads())
   t5 = T5(work.net.config, jax.device_get(work.params))
   return functools.partial(
     t5.search,
@@ -204,20 +207,17 @@ def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
   )
 
 
-def compare(
-  work: end_to_end.Workload, B: int, repeats: int, say: Callable[[str], None]
-) -> dict[str, Any]:
-  """Recommends for the same users with the same weights, by T5 and by ours.
+def compare(work: end_to_end.Workload, B: int, repeats: int) -> dict[str, Any]:
+  """Times recommendation by T5 and by this package, with the same weights and users.
 
   Args:
-    work: ids of one length, the vocabulary's last token in none of them.
+    work: ids of one length, without the vocabulary's last token.
     B: users.
-    repeats: calls of each that are timed.
-    say: prints a line.
+    repeats: timed calls of each.
 
   Returns:
-    users_per_second of both, the ratio (ours over T5's), identical (the share of
-    users whose items are the same, but for near ties) and what it was asked on.
+    users_per_second of both, their ratio, identical (the share of users with the same
+    items but for near ties), and the workload.
   """
   search = searcher(work, B)
   source = work.source(B)
@@ -228,7 +228,7 @@ def compare(
 
   def ours():
     nonlocal found
-    # Or a GPU rounds to ten bits what is compared to four digits.
+    # By default a GPU rounds to ten bits, too few to compare four digits.
     with jax.default_matmul_precision("highest"):
       found = find(work.params, work.trie, source, everything)
     return found
@@ -254,7 +254,7 @@ def compare(
     "t5_seconds": t5_time._asdict(),
     "versions": {m.__name__: m.__version__ for m in (torch, transformers)},
   }
-  say(
+  logger.info(
     f"{work.name}, {B} users, {work.beam_size} beams, {report['threads']} CPU threads: "
     f"{report['users_per_second']:,.1f} users/s on the {jax.default_backend()}, "
     f"T5's generate (transformers {transformers.__version__}, torch "
@@ -270,7 +270,7 @@ def identical(
   score_BK: np.ndarray,
   code_IL: np.ndarray,
 ) -> float:
-  """The share of rows with the same items, but for near ties with the last place."""
+  """Returns the share of rows with equal items, near ties at the last rank aside."""
   item_of = {tuple(code): item for item, code in enumerate(code_IL.tolist())}
   same = 0
   for items, scores, codes, expected in zip(

@@ -1,15 +1,15 @@
-"""transformers' T5 in training, by turns with ours: same weights, batches and loss."""
+"""Training steps of transformers' T5 against ours: same weights, batches and loss."""
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import torch
-import transformers
+import torch  # pyright: ignore[reportMissingImports]
+import transformers  # pyright: ignore[reportMissingImports]
 
-from lightlm_jax.benchmarks import end_to_end, timing
+from lightlm_jax.benchmarks import timing
 from lightlm_jax.benchmarks.shapes import Source
 from lightlm_jax.benchmarks.t5 import T5
 from lightlm_jax.benchmarks.training_step import Trainee, row
@@ -17,12 +17,14 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lightlm
 from lightlm_jax.systems import token_sequences as text
 
+logger = logging.getLogger(__name__)
+
 _PATIENCE = 300.0  # seconds for all calls together
-_IGNORED = -100  # a label that is none, to transformers
+_IGNORED = -100  # the label that transformers ignores
 
 
 class _Peer:
-  """T5 with AdamW, over batches that lie ready on its device: it has no feed to pay."""
+  """T5 with AdamW on batches that are already on its device, so without a feed."""
 
   def __init__(self, trainee: Trainee, *, attention: str, compiled: bool = False):
     config = trainee.config
@@ -40,7 +42,7 @@ class _Peer:
     self._loss = torch.compile(self._loss_of) if compiled else self._loss_of
     self._optimiser = torch.optim.AdamW(
       [*self.t5.model.parameters(), self.t5.word_WD],
-      # As ours at its first steps: neither may run away while it is timed.
+      # As ours in its first steps, so that neither diverges while it is timed.
       lr=config.train.learning_rate / config.train.warmup_steps,
       eps=1e-6,
       weight_decay=config.train.weight_decay,
@@ -59,17 +61,17 @@ class _Peer:
     return loss
 
   def go(self) -> None:
-    """As many steps as a dispatch of ours has."""
+    """Takes as many steps as a dispatch of ours."""
     for batch in self._batches:
       self._optimiser.zero_grad(set_to_none=True)
       with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
         loss = self._loss(*batch)
       loss.backward()
       self._optimiser.step()
-    loss.item()  # waits
+    loss.item()  # waits for the device
 
   def _loss_of(self, token_BS, word_BS, mask_BS, label_BL):
-    # By indexing its gradient would be slower.
+    # The gradient of plain indexing would be slower.
     word_BSD = torch.nn.functional.embedding(word_BS, self.t5.word_WD)
     embedded_BSD = self.t5.model.shared(token_BS) + word_BSD
     return self.t5.model(
@@ -81,7 +83,7 @@ class _Peer:
 
 
 def forms() -> dict[str, dict[str, Any]]:
-  """T5 as people run it on this machine, by name."""
+  """Returns the usual ways to run T5 on this machine, by name."""
   found = {"eager": {"attention": "eager"}, "sdpa": {"attention": "sdpa"}}
   if jax.default_backend() != "cpu":
     found["sdpa, compiled"] = {"attention": "sdpa", "compiled": True}
@@ -92,37 +94,35 @@ def compare(
   config: ml_collections.FrozenConfigDict,
   source: Source,
   repeats: int,
-  say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Trains both for the same number of steps at a time, by turns, and says the line.
+  """Trains both in turn for the same number of steps, and prints the result.
 
-  Ours is the whole step of a run: gathering the batch, clipping, the check that all is
-  finite are in it and not in T5's.
+  Ours is the whole training step: gathering the batch, clipping and the check for
+  finite values are in it, and not in T5's.
 
   Args:
-    config: of the paper's task; its dtype is that of both.
-    source: examples whose ids are all of one length.
+    config: the configuration of the paper's task; its dtype is that of both.
+    source: examples whose ids all have one length.
     repeats: see `timing.interleaved`.
-    say: prints a line.
 
   Returns:
-    ours (see `training_step.row`), T5's examples_per_second and seconds by form, the
-    `ratio` of ours to the quickest form's, by the medians (`ratio_of_best` by the best
-    calls, `ratio_of_cpu` by CPU time, which other processes disturb least and which
-    means nothing on an accelerator), and both losses at the weights that T5 starts
-    from, without dropout.
+    ours (see `training_step.row`); T5's examples_per_second and seconds by form; the
+    `ratio` of ours to the fastest form by median wall time, `ratio_of_best` by the
+    fastest calls, `ratio_of_cpu` by CPU time (the least disturbed by other processes,
+    without meaning on an accelerator); both losses at T5's initial weights, without
+    dropout.
 
   Raises:
-    UserError: there is an accelerator, and torch cannot use it.
+    UserError: there is an accelerator that torch cannot use.
   """
   if jax.default_backend() != "cpu" and not torch.cuda.is_available():
     raise UserError(
-      f"torch {torch.__version__} has no CUDA here, and the "
-      f"{jax.default_backend()} beside its CPU would compare nothing"
+      f"torch {torch.__version__} has no CUDA here; comparing its CPU with the "
+      f"{jax.default_backend()} would say nothing"
     )
-  torch.set_num_threads(end_to_end.threads())
+  torch.set_num_threads(timing.threads())
   trainee = Trainee(config, source)
-  # T5 starts from where our first dispatch, which compiles, has come to.
+  # T5 starts from our weights after the first dispatch, which compiles.
   loss = _loss_without_dropout(trainee)
   peers = {name: _Peer(trainee, **options) for name, options in forms().items()}
   t5_loss = peers["eager"].loss_without_dropout()
@@ -152,7 +152,7 @@ def compare(
     f"T5 ({name}) {each['examples_per_second']:,.0f}"
     for name, each in report["t5"].items()
   )
-  say(
+  logger.info(
     f"training, paper shape, batch {ours['batch']}, {ours['dtype']}, on the "
     f"{jax.default_backend()}, transformers {transformers.__version__}, torch "
     f"{torch.__version__}: {ours['examples_per_second']:,.0f} examples/s, "
@@ -165,7 +165,7 @@ def compare(
 
 
 def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
-  """As T5 reads each batch: token_BS, word_BS, mask_BS and label_BL."""
+  """Returns token_BS, word_BS, mask_BS and label_BL of each batch, as T5 reads them."""
   found = []
   for batch in trainee.batches():
     source = text.write_prompt(trainee.tables.user_code_UL, batch)

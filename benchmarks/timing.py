@@ -1,8 +1,9 @@
-"""How long a call takes: compiled before, repeated, waited for."""
+"""Times calls: compiled before, repeated, and waited for."""
 
 from collections.abc import Callable, Mapping
 import gc
 import math
+import os
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -11,13 +12,13 @@ import jax
 
 
 class Time(NamedTuple):
-  """Seconds a call.
+  """Seconds per call.
 
   Attributes:
-    median: of the wall clock.
-    best: of the wall clock, which a busy machine disturbs least.
-    cpu: median of the process's CPU time, all its threads together.
-    repeats: how many calls were timed.
+    median: median wall time.
+    best: shortest wall time, the one least disturbed by a busy machine.
+    cpu: median CPU time of the process, over all threads.
+    repeats: number of timed calls.
   """
 
   median: float
@@ -33,12 +34,12 @@ def measure(
   seconds: float = 0.3,
   patience: float = math.inf,
 ) -> Time:
-  """Times `call()` until its arrays are there; the first call, which compiles, is not.
+  """Times `call()` until its arrays are ready, without the first, compiling call.
 
   Args:
-    call: what is timed.
-    repeats: the fewest calls.
-    seconds: the shortest time to repeat for.
+    call: the call.
+    repeats: minimum number of calls.
+    seconds: minimum time to repeat for.
     patience: seconds after which fewer repeats are enough.
   """
   calls = {"": call}
@@ -52,19 +53,19 @@ def interleaved(
   seconds: float = 0.3,
   patience: float = math.inf,
 ) -> dict[str, Time]:
-  """Times calls by turns, so that what else the machine does disturbs all alike.
+  """Times calls in turn, so that other load on the machine affects all alike.
 
   Args:
-    calls: what is timed, by name; a call of each is a round.
-    repeats: the fewest rounds.
-    seconds: the shortest time to repeat for.
+    calls: the calls by name; one call of each is a round.
+    repeats: minimum number of rounds.
+    seconds: minimum time to repeat for.
     patience: seconds after which fewer rounds are enough.
   """
   for call in calls.values():
     jax.block_until_ready(call())
   rounds, spent = [], 0.0
-  # A collection looks at every object of the process: at millions of dicts, if a peer
-  # has them, in the midst of another's call.
+  # Garbage collection visits every object, such as the millions of dicts of a peer, and
+  # would do so during another's call.
   was_enabled = gc.isenabled()
   gc.disable()
   try:
@@ -85,8 +86,15 @@ def interleaved(
   return found
 
 
+def threads() -> int:
+  """Returns the number of CPU cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def _lap(call: Callable[[], Any]) -> tuple[float, float]:
-  """Seconds of the wall clock and of the process's CPU."""
+  """Returns wall time and CPU time of one call, in seconds."""
   began, cpu_began = time.perf_counter(), time.process_time()
   jax.block_until_ready(call())
   return time.perf_counter() - began, time.process_time() - cpu_began

@@ -1,7 +1,8 @@
-"""The parts of `bench train`: real training steps, on made logs and on Toys."""
+"""The parts of `bench train`: training steps on synthetic logs and on Toys."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import logging
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -11,9 +12,11 @@ import ml_collections
 from lightlm_jax.benchmarks import growth, record, scatter, shapes, training_step
 from lightlm_jax.benchmarks.record import Record
 
+logger = logging.getLogger(__name__)
+
 PARTS = ("a", "b", "c", "d", "e", "f", "g")
-MADE_LOG = 100_000  # interactions, but where it is the log that grows
-# How short histories fill a batch: name → fields of the config.
+MADE_LOG = 100_000  # interactions, except in (g)
+# Ways to fill a batch with short histories: name → fields of the config.
 ROWS = {
   "padded to the window": {"train__pack": 1, "train__history_buckets": ()},
   "buckets by length": {"train__pack": 1},
@@ -22,27 +25,27 @@ ROWS = {
 
 
 class Options(NamedTuple):
-  """What is timed, and how long.
+  """Options of the parts.
 
   Attributes:
-    parts: of PARTS.
+    parts: parts to run, of PARTS.
     shapes: presets of (a).
-    batches: examples a step of (a), by preset.
-    dtype: of the activations, but in (c).
-    on_toys: whether (a) and (e) also ask for Toys, if it is here.
-    per_dispatch: steps to a dispatch of (b), each of which divides the last.
+    batches: batch sizes of (a), by preset.
+    dtype: activations, except in (c).
+    on_toys: whether (a) and (e) also run on Toys, if it is available.
+    per_dispatch: steps per dispatch of (b), each of which divides the last.
     dispatch_shapes: presets of (b).
-    dispatch_batch: examples a step of (b).
+    dispatch_batch: batch size of (b).
     dtype_shape: preset of (c).
-    dtype_batch: likewise of (c).
-    dtype_steps: steps to a dispatch of (c).
+    dtype_batch: batch size of (c).
+    dtype_steps: steps per dispatch of (c).
     gradients: see `scatter.run`.
-    rows_batches: examples a step of (e), by preset.
-    t5_batch: likewise of (f).
-    t5_steps: steps of ours and of T5 by turns.
+    rows_batches: batch sizes of (e), by preset.
+    t5_batch: batch size of (f).
+    t5_steps: steps per turn of (f).
     widths, depths, growth_batches: sizes of (g).
     log_sizes: interactions of the logs of (g).
-    repeats: the fewest calls that are timed.
+    repeats: minimum number of timed calls.
   """
 
   parts: Sequence[str] = PARTS
@@ -115,7 +118,7 @@ QUICK = ON_A_CPU._replace(
 
 
 def options_here(*, quick: bool, short: bool = False) -> Options:
-  """What this backend has time for; `short` leaves some for another bench."""
+  """Returns the options for this backend; `short` leaves time for another benchmark."""
   if quick:
     return QUICK
   if jax.default_backend() == "cpu":
@@ -124,7 +127,7 @@ def options_here(*, quick: bool, short: bool = False) -> Options:
 
 
 def with_batch(options: Options, B: int) -> Options:
-  """The options with steps of B examples in every part, and none that grow."""
+  """Returns the options with batch size B in every part, (g) included."""
   return options._replace(
     batches=dict.fromkeys(options.batches, (B,)),
     dispatch_batch=B,
@@ -138,15 +141,15 @@ def with_batch(options: Options, B: int) -> Options:
 def train(
   options: Options, path: epath.Path | None = None, end: float | None = None
 ) -> dict[str, Any]:
-  """Times the parts, prints and returns the report.
+  """Times the parts, prints their tables and returns the report.
 
   Args:
-    options: what to time.
-    path: where to write the report after every row; None = nowhere.
+    options: the options.
+    path: file that the report is written to after every row; None = none.
     end: see `Record`.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: an option or a file is wrong.
   """
   parts = {
     "shapes": [],
@@ -161,42 +164,40 @@ def train(
   to = Record(options._asdict(), parts, path, end)
   report, o = to.report, options
   if "a" in o.parts:
-    to.rows("shapes", "shapes", by_shape(o, to.say))
+    to.rows("shapes", "shapes", by_shape(o))
     if o.on_toys:
-      to.rows("shapes", "shapes on Toys", by_shape(o, to.say, on_toys=True))
+      to.rows("shapes", "shapes on Toys", by_shape(o, on_toys=True))
   if "b" in o.parts:
-    to.rows("steps_per_dispatch", "steps to a dispatch", by_dispatch(o, to.say))
+    to.rows("steps_per_dispatch", "steps per dispatch", by_dispatch(o))
   if "c" in o.parts:
-    to.rows("dtypes", "bfloat16", by_dtype(o, to.say))
+    to.rows("dtypes", "bfloat16", by_dtype(o))
   if "d" in o.parts:
-    found = scatter.run(o.gradients, o.repeats, to.say, to.note)
-    to.rows("embedding_gradient", "the embedding's gradient", found)
+    found = scatter.run(o.gradients, o.repeats, to.note)
+    to.rows("embedding_gradient", "embedding gradient", found)
   if "f" in o.parts and to.in_time("T5"):
     if t5_training := to.of_parity("t5_training", "T5"):
-      to.only("t5", "T5", lambda: t5(t5_training.compare, o, to.say))
+      to.only("t5", "T5", lambda: t5(t5_training.compare, o))
   if "e" in o.parts:
-    to.rows("rows", "rows", by_rows(o, to.say))
+    to.rows("rows", "rows", by_rows(o))
   if "g" in o.parts:
     grown = list(growth.model(o.widths, o.depths, o.growth_batches, o.dtype))
-    found = growth.run(grown, o.log_sizes, o.repeats, to.say)
+    found = growth.run(grown, o.log_sizes, o.repeats)
     to.rows("growth", "growth", found)
     report["exponents"] = growth.exponents(report["growth"])
     if report["exponents"]:
-      growth.say_exponents(report["exponents"], to.say)
+      growth.say_exponents(report["exponents"])
     to.save()
   return report
 
 
-def by_shape(
-  o: Options, say: Callable[[str], None], *, on_toys: bool = False
-) -> Iterator[dict[str, Any]]:
-  """(a) Every preset at its batch sizes.
+def by_shape(o: Options, *, on_toys: bool = False) -> Iterator[dict[str, Any]]:
+  """Yields rows of (a): every preset at its batch sizes.
 
   Raises:
-    UserError: Toys is not here.
+    UserError: Toys is missing.
   """
-  say(f"training steps, {o.dtype}, {'Toys' if on_toys else 'a made log'}")
-  line = record.table(say, ("shape, batch", *training_step.HEADS))
+  logger.info(f"training steps, {o.dtype}, {'Toys' if on_toys else 'synthetic log'}")
+  line = record.table(("shape, batch", *training_step.HEADS))
   for preset in o.shapes:
     for B in o.batches[preset]:
       config = shapes.config(preset, train__batch_size=B, model__dtype=o.dtype)
@@ -206,18 +207,19 @@ def by_shape(
       yield row
 
 
-def by_dispatch(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-  """(b) What the host costs: `host_share` is that of a step, beside the longest
-  dispatch's.
+def by_dispatch(o: Options) -> Iterator[dict[str, Any]]:
+  """Yields rows of (b); `host_share` is the host's share of a step.
+
+  It is relative to the longest dispatch, whose host share counts as 0.
   """
-  say("steps to a dispatch")
-  line = record.table(say, ("shape, batch, steps", *training_step.HEADS, "host"))
+  logger.info("steps per dispatch")
+  line = record.table(("shape, batch, steps", *training_step.HEADS, "host"))
   for preset in o.dispatch_shapes:
     config = functools.partial(
       shapes.config,
       preset,
       train__batch_size=o.dispatch_batch,
-      train__history_buckets=(),  # all steps alike, whichever a dispatch has
+      train__history_buckets=(),  # so that all steps are alike
       model__dtype=o.dtype,
     )
     configs = {K: config(train__steps_per_dispatch=K) for K in o.per_dispatch}
@@ -232,10 +234,10 @@ def by_dispatch(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, An
       yield row | {"host_share": share}
 
 
-def by_dtype(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-  """(c) Both kinds of activations; `speedup` is over float32."""
-  say("bfloat16 beside float32")
-  line = record.table(say, ("shape, batch, dtype", *training_step.HEADS, "speedup"))
+def by_dtype(o: Options) -> Iterator[dict[str, Any]]:
+  """Yields rows of (c): both dtypes; `speedup` is over float32."""
+  logger.info("bfloat16 against float32")
+  line = record.table(("shape, batch, dtype", *training_step.HEADS, "speedup"))
   configs = {
     dtype: shapes.config(
       o.dtype_shape,
@@ -250,17 +252,17 @@ def by_dtype(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
   yield from _beside(o.dtype_shape, rows, "float32", line)
 
 
-def by_rows(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-  """(e) ROWS on Toys, 20 items of history; `speedup` is over the first of ROWS.
+def by_rows(o: Options) -> Iterator[dict[str, Any]]:
+  """Yields rows of (e): ROWS on Toys with histories of 20; speedup over the first.
 
-  Rows that a batch does not fill are left out.
+  Ways that do not divide the batch are left out.
 
   Raises:
-    UserError: Toys is not here.
+    UserError: Toys is missing.
   """
-  say("histories of Toys in a batch")
+  logger.info("packing of the histories of Toys")
   heads = ("shape, batch, rows", *training_step.HEADS, "filled", "speedup")
-  line = record.table(say, heads, first=40)
+  line = record.table(heads, first=40)
   for preset, B in o.rows_batches.items():
     configs = {
       name: shapes.config(
@@ -282,15 +284,15 @@ def by_rows(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     yield from _beside(preset, rows, first, line, lambda row: f"{row['filled']:.2f}")
 
 
-def t5(compare: Callable, o: Options, say: Callable[[str], None]) -> dict[str, Any]:
-  """(f) See `t5_training.compare`."""
+def t5(compare: Callable, o: Options) -> dict[str, Any]:
+  """Returns the report of (f), see `t5_training.compare`."""
   config = shapes.config(
     "paper",
     train__batch_size=o.t5_batch,
     train__steps_per_dispatch=o.t5_steps,
     model__dtype=o.dtype,
   )
-  return compare(config, _made(config), o.repeats, say)
+  return compare(config, _made(config), o.repeats)
 
 
 def _beside(
@@ -300,7 +302,7 @@ def _beside(
   line: Callable[..., None],
   *more: Callable[[dict[str, Any]], str],
 ) -> Iterator[dict[str, Any]]:
-  """Rows by name with their speedup over the first, each said with `more` cells."""
+  """Yields rows with their speedup over the first, printed with `more` cells."""
   for name, row in rows.items():
     speedup = row["examples_per_second"] / rows[first]["examples_per_second"]
     cells = *training_step.cells(row), *(cell(row) for cell in more)

@@ -1,4 +1,4 @@
-"""Real training steps, timed: with the optimiser, the donated state and the feed."""
+"""Times real training steps, with optimiser, donated state and feed."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +23,10 @@ _PATIENCE = 60.0  # seconds for the calls of one comparison
 
 
 class Trainee:
-  """A system in training on one device, which takes steps over the same batches.
+  """A system that is trained on one device, on the same batches in every dispatch.
 
-  The batches of a dispatch stand for an epoch: they lie evenly over its buckets, so
-  that one dispatch costs what the next does.
+  The batches are spread evenly over the buckets of an epoch, so that all dispatches
+  cost the same.
 
   Attributes:
     system, config, source: what is trained, on what.
@@ -140,7 +140,7 @@ def compare(
 
 
 def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
-  """What is told of a dispatch: rates by the median of its `seconds`.
+  """Returns the row of a table: rates by the median of `seconds` per dispatch.
 
   Returns:
     data, preset, dtype, batch, steps_per_dispatch and parameters; examples, tokens

@@ -1,22 +1,23 @@
-"""The step under a trie, without a model: mask, choose the best, advance.
+"""One step of constrained beam search without a model: mask, top-k, advance.
 
 An implementation is a function `make(code_IL, vocab_size)`, code_IL int32 [I, L] of
-distinct codes without padding, that returns an object with
+distinct codes without padding. It returns an object with
 
-- `start(B)` → state, the root of each of B rows with score 0;
-- `step(level, state, log_prob_BKV, width)` → score_BK, parent_BK, token_BK, state: of
-  all continuations of all K beams that begin an item the best `width` by summed
-  log-probability, best first (fewer columns, or -inf, where there are fewer); `parent`
-  is the beam that each continues. K is 1 at level 0.
+- `start(B)` → state: the root of each of B rows, with score 0;
+- `step(level, state, log_prob_BKV, width)` → score_BK, parent_BK, token_BK, state: the
+  best `width` of all valid continuations of the K beams by summed log-probability, best
+  first, with fewer columns or -inf if there are fewer. `parent_BK` is the beam that
+  each one continues. K is 1 at level 0.
 
-`level` and `width` are static. The object and the state are pytrees (a NamedTuple, a
-flax.struct.dataclass): the steps are compiled with both as arguments, so that no table
-becomes a constant of the program. `jit = False` marks code of the host, which is called
-as it is. `make` raises a UserError where it will not have so many items.
+`level` and `width` are static. The object and the state are pytrees (a NamedTuple or a
+flax.struct.dataclass). The steps are compiled with both as arguments, so no table
+becomes a constant of the program. `jit = False` marks host code, which is called as it
+is. `make` raises a UserError if the catalogue is too large for it.
 """
 
 from collections.abc import Callable, Sequence
 import functools
+import logging
 import statistics
 from typing import Any
 
@@ -25,6 +26,8 @@ import numpy as np
 
 from lightlm_jax.benchmarks import catalogue, ours, peers, timing
 from lightlm_jax.runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 VOCAB_SIZE = 2048
 IMPLEMENTATIONS = {
@@ -37,7 +40,7 @@ IMPLEMENTATIONS = {
   "binary search": peers.binary_search,
   "dict trie": peers.dict_trie,
 }
-# Between these the growth is told where both are asked for.
+# Growth is reported between these sizes if both are timed.
 _GROWTH = (100_000, 10_000_000)
 _TOLERANCE = 1e-6
 
@@ -51,69 +54,39 @@ def run(
   batch: Callable[[int], int],
   repeats: int,
   seconds: float,
-  say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Times every implementation that agrees with the dict trie, and says the table.
+  """Times every implementation that agrees with the dict trie; prints a table.
 
   Args:
     implementations: makers by name.
     sizes: items of the catalogues, which are random.
-    depths: tokens of a code.
-    beams: widths of the search.
-    batch: the rows of a call by the width of its search.
-    repeats: see `timing.measure`; a slow call, such as a host's, is repeated less.
-    seconds: likewise.
-    say: prints a line.
+    depths: tokens per code.
+    beams: beam sizes.
+    batch: rows per call, as a function of the beam size.
+    repeats: see `timing.measure`; slow calls, such as a host's, are repeated less.
+    seconds: see `timing.measure`.
   """
-  notes, rows = [], []
-
-  def note(line):
-    notes.append(line.strip())
-    say(line)
-
   clock = functools.partial(
     timing.measure, repeats=repeats, seconds=seconds, patience=5 * seconds
   )
   nothing = jax.jit(lambda zero: zero + 1)
   dispatch = clock(lambda: nothing(np.float32(0))).best
-  say(f"to call any program at all takes {1e6 * dispatch:.0f} μs")
+  logger.info(f"calling an empty program takes {1e6 * dispatch:.0f} μs")
+  widths = {width: batch(width) for width in beams}
+  notes, rows = [], []
   for depth in depths:
-    agreeing = {}
-    for name, make in implementations.items():
-      complaint = disagreement(make, depth)
-      if complaint:
-        note(f"{name}: not timed, at depth {depth} it {complaint}")
-      else:
-        agreeing[name] = make
+    agreeing = _agreeing(implementations, depth, notes)
     for size in sizes:
-      code_IL = catalogue.random_codes(size, VOCAB_SIZE, depth)
-      say(
-        f"depth {depth}, {size:,} items: best of the calls, μs a row; all levels' mean"
-      )
-      levels = "".join(f"{f'level {level}':>9}" for level in range(depth))
-      say(f"  {'':22}{'beams':>6}{'rows':>6}{'step':>9}{levels}")
-      for name, make in agreeing.items():
-        try:
-          subject = make(code_IL, VOCAB_SIZE)
-        except UserError as error:
-          note(f"  {name}: skipped, {error}")
-          continue
-        for width in beams:
-          B = batch(width)
-          row = {"implementation": name, "depth": depth, "items": size, "beams": width}
-          row |= {"rows": B, "bytes": _bytes(subject)}
-          rows.append(row | measure(subject, depth, width, B, clock))
-          say(_line(rows[-1]))
-  growth = growth_of(rows)
+      rows += _time_all(agreeing, depth, size, widths, clock, notes)
+  growth, ratios = growth_of(rows), filter_ratios(rows)
   for found in growth:
-    say(
+    logger.info(
       f"growth, depth {found['depth']}, {found['beams']} beams, "
       f"{found['implementation']}: step x {found['step']:.2f} from {found['from']:,} "
       f"to {found['to']:,} items"
     )
-  ratios = filter_ratios(rows)
   for found in ratios:
-    say(
+    logger.info(
       f"20 exclusions, depth {found['depth']}, {found['items']:,} items, "
       f"{found['beams']} beams: step x {found['step']:.2f}"
     )
@@ -127,8 +100,53 @@ def run(
   }
 
 
+def _agreeing(makers: dict[str, Callable], depth: int, notes: list[str]):
+  """Returns the makers whose implementations are correct; notes the others."""
+  found = {}
+  for name, make in makers.items():
+    complaint = disagreement(make, depth)
+    if complaint:
+      _note(notes, f"{name}: not timed, at depth {depth} it {complaint}")
+    else:
+      found[name] = make
+  return found
+
+
+def _time_all(
+  makers: dict[str, Callable],
+  depth: int,
+  size: int,
+  widths: dict[int, int],
+  clock: Callable,
+  notes: list[str],
+) -> list[dict[str, Any]]:
+  """Times all implementations on one catalogue; `widths` maps beam sizes to rows."""
+  code_IL = catalogue.random_codes(size, VOCAB_SIZE, depth)
+  logger.info(f"depth {depth}, {size:,} items: fastest call, μs per row")
+  levels = "".join(f"{f'level {level}':>9}" for level in range(depth))
+  logger.info(f"  {'':22}{'beams':>6}{'rows':>6}{'step':>9}{levels}")
+  rows = []
+  for name, make in makers.items():
+    try:
+      subject = make(code_IL, VOCAB_SIZE)
+    except UserError as error:
+      _note(notes, f"{name}: skipped, {error}")
+      continue
+    for width, B in widths.items():
+      row = {"implementation": name, "depth": depth, "items": size, "beams": width}
+      row |= {"rows": B, "bytes": _bytes(subject)}
+      rows.append(row | measure(subject, depth, width, B, clock))
+      logger.info(_line(rows[-1]))
+  return rows
+
+
+def _note(notes: list[str], line: str) -> None:
+  notes.append(line)
+  logger.info(line)
+
+
 def disagreement(make: Callable, depth: int) -> str | None:
-  """What is wrong with an implementation by the dict trie of a small catalogue."""
+  """Returns how an implementation differs from the dict trie on a small catalogue."""
   vocab_size, B, width = 50, 3, 8
   number = min(600, vocab_size**depth // 2)
   code_IL = catalogue.random_codes(number, vocab_size, depth)
@@ -164,18 +182,18 @@ def disagreement(make: Callable, depth: int) -> str | None:
 def measure(
   subject: Any, depth: int, width: int, B: int, clock: Callable
 ) -> dict[str, Any]:
-  """Times of each level at states that the steps themselves reach.
+  """Times each level, in states that the search itself reaches.
 
   Args:
-    subject: what `make` made.
-    depth: levels.
-    width: of the search.
+    subject: the object that `make` returned.
+    depth: number of levels.
+    width: beam size.
     B: rows.
     clock: times a call.
 
   Returns:
     step_levels, a `timing.Time` as a dict for each level, and `step`, the mean of their
-    best, in seconds a call.
+    fastest calls, in seconds per call.
   """
   state, step = subject.start(B), compiled(subject, "step")
   levels, K = [], 1
@@ -184,7 +202,7 @@ def measure(
     levels.append(clock(lambda: step(level, state, log_prob_BKV, width)))  # noqa: B023
     score_BK, _, _, state = step(level, state, log_prob_BKV, width)
     K = score_BK.shape[1]
-  # The best, because a busy machine disturbs short calls more than it slows them.
+  # The fastest, because a busy machine disturbs short calls now and then.
   return {
     "step": statistics.fmean(time.best for time in levels),
     "step_levels": [time._asdict() for time in levels],
@@ -192,13 +210,13 @@ def measure(
 
 
 def compiled(subject: Any, method: str) -> Callable:
-  """`subject.method` as the bench calls it."""
+  """Returns `subject.method`, compiled unless it is host code."""
   if not getattr(subject, "jit", True):
     return getattr(subject, method)
   if jax.tree.leaves(subject) == [subject]:
     raise UserError(
       f"{type(subject).__name__} is no pytree; make it a NamedTuple or a "
-      "flax.struct.dataclass, or set `jit = False` if it is code of the host"
+      "flax.struct.dataclass, or set `jit = False` if it is host code"
     )
 
   @functools.partial(jax.jit, static_argnums=(1, 4))
@@ -210,12 +228,12 @@ def compiled(subject: Any, method: str) -> Callable:
 
 @functools.partial(jax.jit, static_argnames="shape")
 def log_probs(seed: int, shape: tuple[int, ...]) -> jax.Array:
-  """Random log-probabilities over the last axis, float32."""
+  """Returns random log-probabilities over the last axis, float32."""
   return jax.nn.log_softmax(jax.random.normal(jax.random.key(seed), shape))
 
 
 def growth_of(rows: list[dict]) -> list[dict]:
-  """How many times as long a step takes with many items as with few."""
+  """Returns the ratio of the step time with many items to that with few."""
   found = []
   sizes = {row["items"] for row in rows}
   if not sizes:
@@ -232,7 +250,7 @@ def growth_of(rows: list[dict]) -> list[dict]:
 
 
 def filter_ratios(rows: list[dict]) -> list[dict]:
-  """How many times as long a step takes with exclusions as without."""
+  """Returns the ratio of the step time with exclusions to that without."""
   found = []
   by_key = {_key(row): row for row in rows}
   for (name, *place), row in by_key.items():
@@ -248,13 +266,13 @@ def _key(row: dict) -> tuple:
 
 
 def _bytes(subject: Any) -> int | None:
-  """Of its tables; None for what is no pytree."""
+  """Returns the bytes of its tables; None for host code."""
   leaves = jax.tree.leaves(subject)
   return None if leaves == [subject] else sum(leaf.nbytes for leaf in leaves)
 
 
 def _padded(value_BK, width: int) -> np.ndarray:
-  """[B, width]: -inf (for integers the least) where there is no beam."""
+  """Returns [B, width], padded with -inf, or the smallest integer."""
   value_BK = np.asarray(value_BK)
   integers = np.issubdtype(value_BK.dtype, np.integer)
   fill = np.iinfo(value_BK.dtype).min if integers else -np.inf

@@ -16,7 +16,7 @@ import pytest
 from lightlm_jax.benchmarks import (
   catalogue,
   end_to_end,
-  memory,
+  l2d,
   ours,
   peers,
   timing,
@@ -154,7 +154,6 @@ def test_too_large_an_index_is_a_note(monkeypatch):
   monkeypatch.setattr(ours, "DENSE_BYTES", 1000)
   monkeypatch.setattr(peers, "MOST_IN_DICTS", 100)
   names = "dense", "dict trie"
-  lines = []
   found = transition.run(
     {name: lambda c, v, name=name: make_small(name, c, v) for name in names},
     sizes=(200,),
@@ -163,7 +162,6 @@ def test_too_large_an_index_is_a_note(monkeypatch):
     batch=lambda width: 2,
     repeats=1,
     seconds=0,
-    say=lines.append,
   )
   assert not found["rows"]
   assert found["growth"] == found["filter_ratio"] == []
@@ -194,7 +192,7 @@ def test_random_codes_are_distinct(number, vocab_size, depth):
 
 
 def test_more_items_than_codes_is_one_line():
-  with pytest.raises(UserError, match=r"33 random items want more .* up to 32"):
+  with pytest.raises(UserError, match=r"33 random items need more .* up to 32"):
     catalogue.random_codes(33, 8, 2)
 
 
@@ -354,10 +352,10 @@ def tiny():
 
 
 @pytest.mark.slow
-def test_end_to_end_divides_its_time():
-  lines = []
-  (row,) = end_to_end.run(tiny, (2,), 1, lines.append)
-  assert len(lines) == 3
+def test_end_to_end_divides_its_time(caplog):
+  caplog.set_level("INFO", logger="lightlm_jax")
+  (row,) = end_to_end.run(tiny, (2,), 1)
+  assert len(caplog.records) == 3
   assert row["batch"] == 2
   assert row["users_per_second"] == pytest.approx(1e3 / row["ms_a_user"])
   assert sum(row["breakdown"].values()) == pytest.approx(row["ms_a_user"])
@@ -365,10 +363,10 @@ def test_end_to_end_divides_its_time():
 
 
 @pytest.mark.integration
-def test_a_memory_is_timed_beside_the_search():
-  lines = []
-  (row,) = memory.run(tiny(), (2,), 150, 1, lines.append, lambda work, B: lambda: None)
-  assert len(lines) == 3
+def test_l2d_is_timed_against_beam_search(caplog):
+  caplog.set_level("INFO", logger="lightlm_jax")
+  (row,) = l2d.run(tiny(), (2,), 150, 1, lambda work, B: lambda: None)
+  assert len(caplog.records) == 3
   ms = row["ms_a_user"]
   assert ms.keys() == {"beam", "global", "local", "t5"}
   assert row["speedup_over_beam"]["global"] == ms["beam"] / ms["global"]
@@ -376,14 +374,14 @@ def test_a_memory_is_timed_beside_the_search():
 
 
 @pytest.mark.slow
-def test_t5_recommends_the_same():
+def test_t5_recommends_the_same(caplog):
   pytest.importorskip("transformers", reason="no extra `parity`: no T5 was asked")
   from lightlm_jax.benchmarks import t5  # noqa: PLC0415
 
-  lines = []
-  report = t5.compare(tiny(), 3, 1, lines.append)
+  caplog.set_level("INFO", logger="lightlm_jax")
+  report = t5.compare(tiny(), 3, 1)
   assert report["identical"] == 1
-  assert len(lines) == 1
+  assert len(caplog.records) == 1
   assert report["ratio"] == pytest.approx(
     report["users_per_second"] / report["t5_users_per_second"]
   )

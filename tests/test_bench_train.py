@@ -111,23 +111,24 @@ def test_the_forms_of_the_gradient_are_equal():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_slow_scatter_add_is_told(monkeypatch):
-  sizes, lines, warnings = ((100, 30, 8),), [], []
-  rows = list(scatter.run(sizes, 1, lines.append, warnings.append))
+def test_a_slow_scatter_add_is_told(monkeypatch, caplog):
+  caplog.set_level("INFO", logger="lightlm_jax")
+  sizes, warnings = ((100, 30, 8),), []
+  rows = list(scatter.run(sizes, 1, warnings.append))
   assert [row["kind"] for row in rows] == ["Zipf", "uniform"]
-  assert len(lines) == 4
+  assert len(caplog.records) == 4
   for row in rows:
     ms = row["milliseconds"]
     others = [ms[name] for name in scatter.FORMS if name != "scatter-add"]
     assert row["ratio"] == pytest.approx(ms["scatter-add"] / min(others))
     assert row["difference"] < 1e-5
   monkeypatch.setattr(scatter, "SLOW", 0)
-  list(scatter.run(sizes, 1, lines.append, warnings.append))
+  list(scatter.run(sizes, 1, warnings.append))
   told = [line for line in warnings if line.startswith("warning: the scatter-add")]
   assert len(told) >= 2
 
 
-def test_an_exponent_is_the_slope_in_log_log():
+def test_an_exponent_is_the_slope_in_log_log(caplog):
   rows = [
     {"grows": grows, "size": size, "microseconds_an_example": 3 * size**power}
     for grows, power in (("width", 1.5), ("depth", 1.0))
@@ -136,9 +137,9 @@ def test_an_exponent_is_the_slope_in_log_log():
   rows.append({"grows": "batch", "size": 8, "microseconds_an_example": 1.0})
   found = growth.exponents(rows)
   assert found == pytest.approx({"width": 1.5, "depth": 1.0})
-  lines = []
-  growth.say_exponents(found, lines.append)
-  assert lines == ["an example costs by width^1.50, depth^1.00"]
+  caplog.set_level("INFO", logger="lightlm_jax")
+  growth.say_exponents(found)
+  assert caplog.messages == ["cost per example grows as width^1.50, depth^1.00"]
 
 
 def test_turns_are_timed_by_turns():
@@ -226,7 +227,7 @@ def test_all_is_both_and_ends_in_time(tmp_path):
   for report in found.values():
     assert report["command"].startswith("python -m lightlm_jax.bench all --quick")
     assert report["t5"] is None
-    assert all("the time is spent" in note for note in report["notes"])
+    assert all("the time is up" in note for note in report["notes"])
     assert report["notes"]
 
 
@@ -234,11 +235,11 @@ def test_all_is_both_and_ends_in_time(tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["train", "--parts=z"], "there is no part 'z'; choose of a, b, c, d, e, f, g"),
-    (["train", "--shapes=huge"], "there is no shape 'huge'; choose of paper, small"),
-    (["train", "--beams=20"], "--beams is of bench decode, not train"),
+    (["train", "--parts=z"], "there is no part 'z'; choose from a, b, c, d, e, f, g"),
+    (["train", "--shapes=huge"], "there is no shape 'huge'; choose from paper, small"),
+    (["train", "--beams=20"], "--beams is for bench decode, not train"),
     (["train", "--batch=0"], "--batch is 0; it must be at least 1"),
-    (["all", "--report=a.json"], "--report is of bench decode and train, not all"),
+    (["all", "--report=a.json"], "--report is for bench decode and train, not all"),
     (["all", f"--folder={__file__}"], "File exists"),
   ],
 )

@@ -1,10 +1,11 @@
-"""Decoding by memory (L2D) beside the search that it takes the place of.
+"""L2D decoding by a state index, timed against beam search.
 
-The weights are as initialised and the memory is drawn: they cost the same as others.
+Weights are as initialised and states are random: they cost the same as trained ones.
 """
 
 from collections.abc import Callable, Sequence
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from lightlm_jax.decoding import latent
 from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.systems import token_sequences as text
 
+logger = logging.getLogger(__name__)
+
 NEAREST = 100
 _PATIENCE = 60.0  # seconds for the calls of a batch
 
@@ -25,26 +28,26 @@ def run(
   batches: Sequence[int],
   examples: int,
   repeats: int,
-  say: Callable[[str], None],
   t5_searcher: Callable | None,
 ) -> list[dict[str, Any]]:
-  """Times all of them by turns at every batch size, and says the table.
+  """Times beam search, L2D and T5 in turn at every batch size; prints a table.
 
   Args:
     work: a model and a catalogue.
-    batches: users at once.
-    examples: in memory.
-    repeats: rounds that are timed.
-    say: prints a line.
-    t5_searcher: of t5.py; None = without T5.
+    batches: users per batch.
+    examples: training examples in the state index.
+    repeats: timed rounds.
+    t5_searcher: `t5.searcher`; None = without T5.
 
   Returns:
     Rows of ms_a_user by name (beam, global, local, t5) and their `seconds`.
   """
-  say(f"{work.name}: ms a user; memory of {examples:,} examples, {NEAREST} nearest")
+  logger.info(
+    f"{work.name}: ms per user; {examples:,} states in the index, {NEAREST} nearest"
+  )
   names = ("beam", "global", "local", *(("t5",) if t5_searcher else ()))
-  say("  " + "".join(f"{head:>10}" for head in ("batch", *names, "beam/glob.")))
-  memory = made(work, examples)
+  logger.info("  " + "".join(f"{head:>10}" for head in ("batch", *names, "beam/glob.")))
+  index = made(work, examples)
   rows = []
   for B in batches:
     source = work.source(B)
@@ -53,8 +56,8 @@ def run(
     ask = asker(work)
     calls = {
       "beam": functools.partial(find, work.params, work.trie, source, everything),
-      "global": functools.partial(ask, work.params, memory, source, None),
-      "local": functools.partial(ask, work.params, memory, source, NEAREST),
+      "global": functools.partial(ask, work.params, index, source, None),
+      "local": functools.partial(ask, work.params, index, source, NEAREST),
     }
     if t5_searcher:
       calls["t5"] = t5_searcher(work, B)
@@ -74,12 +77,12 @@ def run(
     )
     cells = [f"{B}", *(f"{ms[name]:,.3f}" for name in names)]
     cells.append(f"x {ms['beam'] / ms['global']:.1f}")
-    say("  " + "".join(f"{cell:>10}" for cell in cells))
+    logger.info("  " + "".join(f"{cell:>10}" for cell in cells))
   return rows
 
 
 def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
-  """A state index of random states, every item as often as any other."""
+  """Returns an index of random states with uniform items."""
   rng = np.random.default_rng(0)
   shape = examples, work.net.config.D
   state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
@@ -89,10 +92,10 @@ def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
 
 
 def asker(work: end_to_end.Workload) -> Callable:
-  """(params, memory, source, nearest) → the best items and their scores, compiled."""
+  """Returns compiled (params, index, source, nearest) → best scores and items."""
 
   @functools.partial(jax.jit, static_argnames="nearest")
-  def ask(params, memory, source: text.Source, nearest):
+  def ask(params, index, source: text.Source, nearest):
     apply = functools.partial(work.net.apply, {"params": params})
     encoded_BSD = apply(*source, method="encode")
     read = apply(encoded_BSD, source.segment_BS, method="precompute_cross_kv")
@@ -101,9 +104,9 @@ def asker(work: end_to_end.Workload) -> Callable:
     state_BD = apply(start_B11, read, segment_B1, method="states")[:, 0, 0]
     state_BD = state_BD.astype(jnp.float32)
     if nearest is None:
-      score_BI = latent.global_scores(state_BD, memory)
+      score_BI = latent.global_scores(state_BD, index)
     else:
-      score_BI = latent.local_scores(state_BD, memory, nearest)
+      score_BI = latent.local_scores(state_BD, index, nearest)
     return top_k(score_BI, work.beam_size)
 
   return ask
