@@ -35,7 +35,7 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
     flags.append("--split=validation")
   if results["decoding"] == "beam":
     flags.append(f"--beam_size={results['beam_size']}")
-  if not run.results or results["num_users"] != run.results.get("num_users"):
+  if results["num_users"] != run.results.get("num_users"):
     flags.append(f"--users={results['num_users']}")
   return " ".join(["python -m lightlm_jax.evaluate", *flags])
 

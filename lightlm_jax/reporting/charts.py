@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import contextlib
 import hashlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 import numpy as np
@@ -58,7 +58,7 @@ class Mean(NamedTuple):
   series: int
 
 
-def style() -> dict[str, object]:
+def style() -> dict[str, Any]:
   """Returns matplotlib's settings for figures that look like the page."""
   colour = page.colours()
   muted = ("axes.edgecolor", "xtick.color", "ytick.color")
@@ -247,7 +247,7 @@ def _rows(figure, height: float, x: str):
   return panel
 
 
-def _line_style(series: int) -> dict[str, object]:
+def _line_style(series: int) -> dict[str, Any]:
   colour = page.colours()[f"s{(series - 1) % SERIES + 1}"]
   dash = _DASHES[(series - 1) // SERIES % len(_DASHES)]
   return {"color": colour, "dashes": dash}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow
 
 from lightlm_jax.evaluation import uncertainty
 from lightlm_jax.evaluation import users as users_lib
@@ -85,13 +86,15 @@ def _together(searches: Sequence[Search]) -> list[tuple[Search, dict[int, Search
         for search in searches
         if search.results["decoding"] == "beam"
         if all(search.results.get(f) == exact.results.get(f) for f in SAME)
-        if search.users is None or exact.users is None or _same_users(search, exact)
+        if _same_users(search, exact)
       }
       pairs += [(exact, by_width)] if by_width else []
   return pairs
 
 
 def _same_users(one: Search, other: Search) -> bool:
+  if one.users is None or other.users is None:
+    return True
   return one.users["user"].equals(other.users["user"])
 
 
@@ -108,22 +111,23 @@ def _row(results: Any, name: object, own: bool, rule: str) -> dict[str, Any]:
 
 def _beam_row(run: Run, answer: Search, exact: Search, rule: str) -> dict[str, Any]:
   results = answer.results
-  own = (run.results or {}).get("decoding"), (run.results or {}).get("beam_size")
+  own = run.results.get("decoding"), run.results.get("beam_size")
   is_own = (results["decoding"], results["beam_size"]) == own
   if answer is exact:
     return _row(results, "exact", is_own, rule) | {"gap": None, "interval": None}
   interval = None
   if answer.users is not None and exact.users is not None:
-    interval = uncertainty.interval(_ndcg(answer, rule) - _ndcg(exact, rule))
+    difference_N = _ndcg(answer.users, rule) - _ndcg(exact.users, rule)
+    interval = uncertainty.interval(difference_N)
   gap = results["metrics"][rule][DECIDING] - exact.results["metrics"][rule][DECIDING]
   row = _row(results, results["beam_size"], is_own, rule)
   return row | {"gap": gap, "interval": interval}
 
 
-def _ndcg(search: Search, rule: str) -> np.ndarray:
+def _ndcg(users: pyarrow.Table, rule: str) -> np.ndarray:
   """Returns the NDCG@10 of each user, [N]."""
-  ranks = (search.users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
-  return users_lib.values(*ranks)[DECIDING]
+  rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
+  return users_lib.values(rank_N, ties_N)[DECIDING]
 
 
 def _decoding(results: dict[str, Any]) -> str:
@@ -133,7 +137,7 @@ def _decoding(results: dict[str, Any]) -> str:
 
 def _same_evaluations(run: Run) -> dict[str, dict[str, Any]]:
   """Returns the run's own evaluation and comparable ones with L2D, by name."""
-  if not run.results or not run.results.get("slices"):
+  if not run.results.get("slices"):
     return {}
   found = {_decoding(run.results): run.results}
   for file, again in run.asked_again.items():

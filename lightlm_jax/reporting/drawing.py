@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from typing import Any
 
 from etils import epath
 
@@ -18,7 +19,7 @@ def new(width: float, height: float):
   return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def style(settings: dict[str, object]) -> contextlib.AbstractContextManager[None]:
+def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
   """Applies matplotlib's settings to what is drawn and written inside.
 
   Raises:

@@ -78,33 +78,31 @@ def examples(
 ) -> dict[str, Any]:
   """Returns a few users with their history, recommendations and target."""
   lines = _without_users(runs)
-  listed = [run for run in runs if run.users is not None]
-  if not listed:
+  tables = {run.name: run.users for run in runs if run.users is not None}
+  if not tables:
     return {"users": [], "missing": lines, "how": ""}
   if log is None:
     lines.append(note(f"Histories and item texts need the log: {no_log}"))
-  rule, first = "seen_excluded", listed[0]
-  chosen = choose(hits(first.users, rule))
-  say = _Texts(log)
+  rule = "seen_excluded"
+  first, *_ = tables
+  texts = _Texts(log)
   users = []
-  for n in chosen:
-    row = first.users.slice(n, 1).to_pylist()[0]
-    history = say.history(row["user"])
+  for n in choose(hits(tables[first], rule)):
+    rows = {name: table.slice(n, 1).to_pylist()[0] for name, table in tables.items()}
+    row = rows[first]
+    history = texts.history(row["user"])
     users.append(
       {
         "user": row["user"],
         "history": history and history[-HISTORY:],
         "more": len(history) - HISTORY if history else 0,
         "length": row["history_length"],
-        "target": say.text(row["target"]),
-        "lists": [
-          _list(run.name, run.users.slice(n, 1).to_pylist()[0], rule, say)
-          for run in listed
-        ],
+        "target": texts.text(row["target"]),
+        "lists": [_list(name, rows[name], rule, texts) for name in rows],
       }
     )
   how = (
-    f"The first users by raw id: {USERS // 2} hits of {first.name} at {SHOWN} and "
+    f"The first users by raw id: {USERS // 2} hits of {first} at {SHOWN} and "
     f"{USERS - USERS // 2} misses, if there are as many. Rule: {RULES[rule]}."
   )
   return {"users": users, "missing": lines, "how": how, "shown": SHOWN}
@@ -194,7 +192,7 @@ def _figure(value: float | None, is_share: bool) -> str:
   return f"{100 * value:.1f} %" if is_share else f"{value:.4g}"
 
 
-def _list(name: str, row: dict[str, Any], rule: str, say: "_Texts") -> dict[str, Any]:
+def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[str, Any]:
   rank, ties = row[f"{rule}_rank"], row[f"{rule}_ties"]
   items = row[f"{rule}_items"]
   if row["target_seen"] and rule == "seen_excluded":
@@ -208,7 +206,7 @@ def _list(name: str, row: dict[str, Any], rule: str, say: "_Texts") -> dict[str,
   return {
     "run": name,
     "place": place,
-    "items": [say.text(item) | {"hit": item == row["target"]} for item in items],
+    "items": [texts.text(item) | {"hit": item == row["target"]} for item in items],
   }
 
 
@@ -236,7 +234,7 @@ class _Texts:
 
   def history(self, user: str) -> list[dict[str, str]] | None:
     n = self._request.get(user)
-    if n is None:
+    if n is None or self._log is None:
       return None
     items = self._log.train.item_ids[self._log.requests.row(n)]
     return [self.text(item) for item in items.tolist()]

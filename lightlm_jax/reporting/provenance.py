@@ -80,7 +80,7 @@ def _audit(run: Run) -> dict[str, Any]:
 
 def _other_audit(run: Run) -> str | None:
   """Returns why an audit is not about this run, None if it is."""
-  results = run.results or {}
+  results = run.results
   ids = results.get("ids") or {}
   of_run = ids.get("manifest_sha256") or (run.book and run.book.sha256)
   said = run.audit.get("ids")

@@ -50,8 +50,8 @@ class Run(NamedTuple):
     name: the name of its folder.
     workdir: the folder.
     config: config.json, perhaps of another version.
-    results: results.json, None before the end; for the validation split the results of
-      `evaluate`.
+    results: results.json, empty before the end; for the validation split the results
+      of `evaluate`.
     asked_again: further results of `evaluate`, by file name.
     journal: the lines of metrics.jsonl.
     users: the table of users that belongs to `results`.
@@ -63,7 +63,7 @@ class Run(NamedTuple):
   name: str
   workdir: epath.Path
   config: dict[str, Any]
-  results: dict[str, Any] | None
+  results: dict[str, Any]
   asked_again: dict[str, dict[str, Any]]
   journal: list[dict[str, Any]]
   users: pyarrow.Table | None
@@ -108,14 +108,15 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
   asked_again = {
     path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
   }
-  results, users, audit = None, None, None
+  results: dict[str, Any] = {}
+  users, audit = None, None
   if split_name == "validation":
     results, asked_again = _of_validation(workdir, config, asked_again)
     if (workdir / "results.json").exists():
       _check_same_state(workdir, results, _read_json(workdir / "results.json"))
   elif (workdir / "results.json").exists():
     results = {"split": "test"} | _read_json(workdir / "results.json")
-  if results is not None:
+  if results:
     results = _completed(results, asked_again.values())
     users = _read_users(workdir, results_lib.file_name("users", results), results)
     if results.get("audit"):
@@ -232,12 +233,12 @@ def _check_same_state(
 
 def _searches(
   workdir: epath.Path,
-  results: dict[str, Any] | None,
+  results: dict[str, Any],
   asked_again: dict[str, dict[str, Any]],
 ) -> list[Search]:
   """Returns evaluations by beam and exact search, if there is an exact one."""
   answers = {}
-  if results is not None:
+  if results:
     answers[results_lib.file_name("users", results)] = results
   for name, again in asked_again.items():
     answers[name.removesuffix(".json").replace("results", "users", 1)] = again

@@ -104,7 +104,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
       pairs = [(record["step"], at(record, *path)) for record in run.journal]
       pairs = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
       if pairs:
-        curves.append(charts.Line(run.name, *zip(*pairs), series))
+        curves.append(charts.Line(run.name, *map(list, zip(*pairs)), series))
     if curves:
       last = ", ".join(f"{c.name} {c.y[-1]:.4f}" for c in curves)
       highest = max(max(c.y) for c in curves)
@@ -179,12 +179,9 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
 def _rows(runs: Sequence[Run], rule: str, by_run: bool) -> list[dict[str, Any]]:
   """Returns the rows of a rule's table: baselines once, runs, the best possible."""
 
-  def row(name: str | None, kind: str, results: Any, *group: str):
-    values, intervals = (
-      at(results, *g, rule) or {} for g in (group, ("intervals",) * (kind == "run"))
-    )
+  def row(name: str | None, kind: str, metrics: Any, intervals: Any = None):
     cells = [
-      {"value": values.get(column), "interval": intervals.get(column)}
+      {"value": at(metrics, rule, column), "interval": at(intervals, rule, column)}
       for column in results_lib.COLUMNS
     ]
     return {"name": name, "kind": kind, "cells": cells}
@@ -196,7 +193,8 @@ def _rows(runs: Sequence[Run], rule: str, by_run: bool) -> list[dict[str, Any]]:
   rows = [row(name, "baseline", metrics) for name, metrics in baselines.items()]
   for run in runs:
     name = run.name if by_run else at(run.results, "system")
-    rows.append(row(name, "run", run.results, "metrics"))
+    metrics, intervals = (at(run.results, g) for g in ("metrics", "intervals"))
+    rows.append(row(name, "run", metrics, intervals))
   return rows + ([row("best possible", "best", best)] if best else [])
 
 
