@@ -114,7 +114,7 @@ def run(
   logger.info("  " + "".join(f"{head:>10}" for head in heads))
   rows = []
   for B in batches:
-    row = {"workload": work.name} | measure(work, B, repeats)
+    row: dict[str, Any] = {"workload": work.name} | measure(work, B, repeats)
     rows.append(row)
     parts = row["ms_a_user"], *row["breakdown"].values()
     cells = [f"{B}", f"{row['users_per_second']:,.1f}", *(f"{ms:,.3f}" for ms in parts)]
@@ -206,10 +206,12 @@ def filters(trie: trie_lib.Trie, B: int) -> tuple[Allowed, Allowed]:
   """Returns filters that allow everything, and filters with exclusions per row."""
   number = int((np.asarray(trie.item_R) >= 0).sum())
   mask_B = np.zeros(B, np.int32)
-  nothing_BE = np.zeros((B, 0), np.int32)
-  return tuple(
-    Allowed(allowed_lib.no_shared_mask(), mask_B, excluded_BE)
-    for excluded_BE in (nothing_BE, catalogue.random_exclusions(number, B))
+  no_mask, nothing_BE = allowed_lib.no_shared_mask(), np.zeros((B, 0), np.int32)
+  return jax.device_put(
+    (
+      Allowed(no_mask, mask_B, nothing_BE),
+      Allowed(no_mask, mask_B, catalogue.random_exclusions(number, B)),
+    )
   )
 
 

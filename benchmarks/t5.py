@@ -12,8 +12,8 @@ from typing import Any
 from flax import traverse_util
 import jax
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
-import transformers  # pyright: ignore[reportMissingImports]
+import torch
+import transformers
 
 from lightlm_jax.benchmarks import end_to_end, timing
 from lightlm_jax.decoding.allowed import Recommendations
@@ -98,7 +98,7 @@ class T5:
       attn_implementation=attention,
     )
     self.model = transformers.T5ForConditionalGeneration(config).eval()
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     self.word_WD = torch.tensor(flat.pop("word_embedding"))
     self.word_WD.requires_grad_()
     self.num_layers = {"encoder": c.N, "decoder": c.num_decoder_layers}

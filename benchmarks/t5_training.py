@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
-import transformers  # pyright: ignore[reportMissingImports]
+import torch
+import transformers
 
 from lightlm_jax.benchmarks import timing
 from lightlm_jax.benchmarks.shapes import Source
@@ -84,7 +84,7 @@ class _Peer:
 
 def forms() -> dict[str, dict[str, Any]]:
   """Returns the usual ways to run T5 on this machine, by name."""
-  found = {"eager": {"attention": "eager"}, "sdpa": {"attention": "sdpa"}}
+  found: dict[str, Any] = {name: {"attention": name} for name in ("eager", "sdpa")}
   if jax.default_backend() != "cpu":
     found["sdpa, compiled"] = {"attention": "sdpa", "compiled": True}
   return found

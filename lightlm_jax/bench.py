@@ -21,7 +21,7 @@ from absl import flags
 import jax
 
 from lightlm_jax import command_line
-from lightlm_jax.benchmarks import command
+from lightlm_jax.benchmarks import command  # pyright: ignore[reportMissingImports]
 
 COMMANDS = ("decode", "train", "all")
 flags.DEFINE_bool("quick", False, "small sizes: 2 minutes on 2 CPU cores")

@@ -61,9 +61,9 @@ def _audit(run: Run) -> dict[str, Any]:
     why = "nothing is held out, so nothing could leak into the ids"
   elif split.get("withheld"):
     why = "the audit does not support items withheld from training"
-  elif run.audit is None or (other := _other_audit(run)):
+  elif not run.audit or (other := _other_audit(run, run.audit)):
     why, command = "this audits them:", _audit_command(run)
-    if run.audit is not None:
+    if run.audit:
       why = f"{other}; this audits the ids of the run:"
   if why:
     return found | {"state": "not audited", "why": why, "command": command}
@@ -78,18 +78,18 @@ def _audit(run: Run) -> dict[str, Any]:
   }
 
 
-def _other_audit(run: Run) -> str | None:
+def _other_audit(run: Run, audit: dict[str, Any]) -> str | None:
   """Returns why an audit is not about this run, None if it is."""
   results = run.results
   ids = results.get("ids") or {}
   of_run = ids.get("manifest_sha256") or (run.book and run.book.sha256)
-  said = run.audit.get("ids")
+  said = audit.get("ids")
   audited = said.get("manifest_sha256") if isinstance(said, dict) else None
   if audited is None:
     return "the audit does not name its ids"
   if audited != of_run:
     return f"the audit is of other ids ({str(audited)[:16]}…)"
-  if results and run.audit.get("split_sha256") != results.get("split_sha256"):
+  if results and audit.get("split_sha256") != results.get("split_sha256"):
     return "the audit is of another split than the run's"
   return None
 

@@ -57,7 +57,7 @@ class Run(NamedTuple):
     users: the table of users that belongs to `results`.
     searches: evaluations by beam search and by exact search, if there is an exact one.
     book: the ids.
-    audit: audit.json, or the audit in results.json.
+    audit: audit.json, or the audit in results.json; empty if there is none.
   """
 
   name: str
@@ -69,7 +69,7 @@ class Run(NamedTuple):
   users: pyarrow.Table | None
   searches: list[Search]
   book: CodeBook | None
-  audit: dict[str, Any] | None
+  audit: dict[str, Any]
 
 
 class Log(NamedTuple):
@@ -109,7 +109,8 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
     path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
   }
   results: dict[str, Any] = {}
-  users, audit = None, None
+  audit: dict[str, Any] = {}
+  users = None
   if split_name == "validation":
     results, asked_again = _of_validation(workdir, config, asked_again)
     if (workdir / "results.json").exists():

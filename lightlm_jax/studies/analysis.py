@@ -1,6 +1,6 @@
 """Analyses a study's table: findings, figures and report; nothing is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Container
 import re
 from typing import Any
 
@@ -121,7 +121,7 @@ def _slug(found: Findings, number: int) -> str:
   return f"{number}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', words)[:60]}"
 
 
-def _remove_older(study: epath.Path, files: Sequence[str]) -> None:
+def _remove_older(study: epath.Path, files: Container[str]) -> None:
   """Removes figures of an earlier analysis that this one does not make."""
   try:
     older = json_text.loads((study / ANALYSIS).read_text())["figures"]

@@ -1,10 +1,10 @@
-"""What a study varies: axes, their values, and the fields of a run that a point sets.
+"""The axes of a study, their values, and the config fields that a point sets.
 
-An axis is a field of a run's config by its dotted name, or a shape that sets several:
-`depth` (layers of encoder and decoder), `width` (model.d_model; the heads share it),
+An axis is a dotted field of a run's config, or a shape that sets several fields:
+`depth` (layers of encoder and decoder), `width` (model.d_model, shared by the heads),
 `ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate times
-model.d_model; the embeddings' own rate stays what it is in the base). So do Adam's
-rates go over from one width to another, arXiv 2203.03466.
+model.d_model; the rate of the embeddings stays that of the base). This is how Adam's
+learning rates transfer across widths (arXiv 2203.03466).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from lightlm_jax.runtime.errors import UserError
 Value = bool | int | float | str
 Point = dict[str, Value]  # axis → value, in the order of the axes
 
-# Shape → the type of its values, and the fields that it sets.
+# Shape → type of its values, and the fields that it sets.
 SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "depth": (int, ("model.num_layers", "model.num_decoder_layers")),
   "width": (int, ("model.d_model", "model.d_kv")),
@@ -34,14 +34,14 @@ _TRUTH = {"true": True, "false": False}
 
 
 class Range(NamedTuple):
-  """All numbers from `low` to `high`: for a search that draws, not for a grid."""
+  """All numbers from `low` to `high`, for random search and TPE but not for a grid."""
 
   low: int | float
   high: int | float
-  log: bool  # drawn even by their logarithm
+  log: bool  # sampled uniformly in the logarithm
 
   def rounded(self, value: int | float) -> int | float:
-    """A drawn number of few digits: what the trial's name says is what it trains."""
+    """Returns a drawn number with few digits, so that a trial's name is its value."""
     short = float(f"{value:.4g}") if isinstance(value, float) else value
     return min(max(short, self.low), self.high)
 
@@ -53,17 +53,17 @@ Values = tuple[Value, ...] | Range
 
 
 def size(values: Values) -> float:
-  """How many there are."""
+  """Returns the number of values."""
   if not isinstance(values, Range):
     return len(values)
   return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
 
 
 def parse(text: str, what: str) -> tuple[str, list[str]]:
-  """`axis=value,value` → the axis and its values as they stand.
+  """Parses `axis=value,value` into the axis and its values as text.
 
   Args:
-    text: as written.
+    text: the flag's value.
     what: the flag, for the error.
   """
   name, equals, values = text.partition("=")
@@ -76,15 +76,15 @@ def parse(text: str, what: str) -> tuple[str, list[str]]:
 
 
 def values_of(axis: str, given: Sequence[Any], run: ConfigDict) -> Values:
-  """The values of an axis, of the type that its field has.
+  """Returns the values of an axis with the type of its field.
 
   Args:
     axis: a shape or a dotted field.
-    given: values, or words for them; a range is one word.
-    run: the configuration that is varied.
+    given: values, or their text; a range is one text.
+    run: the base configuration.
 
   Raises:
-    UserError: there is no such field, or a value is not of its type.
+    UserError: there is no such field, or a value has another type.
   """
   kind = _kind(axis, run)
   found = [_value(axis, kind, value) for value in given]
@@ -100,7 +100,7 @@ def values_of(axis: str, given: Sequence[Any], run: ConfigDict) -> Values:
 
 
 def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested groups by dotted names: {"data": {"share": x}} gives {"data.share": x}."""
+  """Flattens nested groups: {"data": {"share": x}} gives {"data.share": x}."""
   found = {}
   for name, inner in group.items():
     if isinstance(inner, Mapping | ConfigDict):
@@ -111,7 +111,7 @@ def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_apart(axes: Iterable[str]) -> None:
-  """Refuses axes that set the same field."""
+  """Raises a UserError if two axes set the same field."""
   setter = {}
   for axis in axes:
     for field in SHAPES.get(axis, (None, (axis,)))[1]:
@@ -124,12 +124,12 @@ def check_apart(axes: Iterable[str]) -> None:
 
 
 def product(axes: Mapping[str, tuple[Value, ...]]) -> list[Point]:
-  """Every combination, the last axis running fastest."""
+  """Returns every combination, the last axis running fastest."""
   return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
 def value_in(run: ConfigDict, axis: str) -> Value | None:
-  """What an axis is in a configuration, None where that is no value of the axis."""
+  """Returns the value of an axis in a configuration, None if it has no single one."""
   model = run.get("model", {})
   if axis == "depth":
     layers = {model[f.split(".")[1]] for f in SHAPES["depth"][1] if f[6:] in model}
@@ -146,10 +146,10 @@ def value_in(run: ConfigDict, axis: str) -> Value | None:
 
 
 def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
-  """The fields of a run's configuration that a point sets, with their values.
+  """Returns the fields of a run's configuration that a point sets.
 
   Raises:
-    UserError: the numbers do not go together.
+    UserError: the values do not fit together.
   """
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
@@ -160,7 +160,7 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
     if axis in point and not point[axis] > 0:
       raise UserError(f"{axis} is {point[axis]:g}; it must be more than 0")
   if "depth" in point:
-    # A system without a decoder of its own has one of the two.
+    # A decoder-only system has one of the two fields.
     has = [f for f in SHAPES["depth"][1] if f.split(".")[1] in run.model]
     fields |= dict.fromkeys(has, point["depth"])
   if "width" in point:
@@ -184,7 +184,7 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
 
 
 def name_of(point: Point) -> str:
-  """The name of a point, which is that of its folder; different points differ in it."""
+  """Returns the name of a point and of its folder; it is unique."""
   return ",".join(f"{axis}={_word(value)}" for axis, value in point.items())
 
 
@@ -210,7 +210,7 @@ def _kind(axis: str, run: ConfigDict) -> type:
   kind = group.get_type(leaf)
   if kind not in (bool, int, float, str):
     raise UserError(
-      f"axis {axis} is a {kind.__name__}; only numbers, words and truth values vary"
+      f"axis {axis} is a {kind.__name__}; only numbers, strings and booleans vary"
     )
   return kind
 

@@ -1,4 +1,4 @@
-"""Where a study's trials are kept: a journal beside it, a database, or its proxy."""
+"""The storage of a study's trials: a journal in its folder, a database or a proxy."""
 
 from collections.abc import Iterator
 import contextlib
@@ -12,13 +12,14 @@ import time
 import warnings
 
 import optuna
+from optuna.storages import journal
 import sqlalchemy.exc
 
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.studies import plan as plan_lib
 from lightlm_jax.studies.plan import Plan
 
-# Tables are made in less; a database that does not make them says so after all.
+# Creating the tables takes less; after that the database's own error is raised.
 TABLE_ATTEMPTS, TABLE_SECONDS = 5, 1.0
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -26,20 +27,21 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Study:
-  """The study of a plan, made or found.
+  """Returns the Optuna study of a plan; creates it if there is none.
 
   Args:
-    workdir: where the journal is, if `storage` names no other place.
-    plan: what the study is, wherever its hosts have the data; in a database another
-      one is another study, and so is the same one in a folder of another name.
-    storage: a database as SQLAlchemy writes it (postgresql://…), or grpc://host:port of
-      an Optuna proxy.
+    workdir: folder of the journal, if `storage` is None. Its name is part of the
+      study's name.
+    plan: the plan. In a database another plan is another study; the folder of the data
+      makes no difference.
+    storage: an SQLAlchemy URL of a database (postgresql://…), or grpc://host:port of an
+      Optuna proxy.
 
   Raises:
-    UserError: the storage cannot be had.
+    UserError: the storage cannot be opened.
   """
   definition = plan_lib.definition(plan)
-  for name in ("base", "trials"):  # in which two starts of one study may differ
+  for name in ("base", "trials"):  # may differ between two starts of one study
     del definition[name]
   definition["run"].get("data", {}).pop("dir", None)
   text = json.dumps(definition, sort_keys=True)
@@ -55,13 +57,13 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
 
 def shown(url: object) -> str:
-  """An address without its password."""
+  """Returns a URL without its password."""
   return re.sub("//.*@", "//…@", str(url))
 
 
 @contextlib.contextmanager
-def told(workdir: pathlib.Path) -> Iterator[None]:
-  """Inside, what breaks of the folder or the storage is told in one line."""
+def user_errors(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns errors of the folder or the storage into a UserError."""
   try:
     yield
   except Exception as error:
@@ -80,13 +82,12 @@ def _first_line(error: BaseException) -> str:
 
 def _storage(workdir: pathlib.Path, url: str | None):
   if url is None:
-    journal = optuna.storages.journal
     backend = journal.JournalFileBackend(str(workdir / "journal.log"))
     return optuna.storages.JournalStorage(backend)
   if not url.startswith("grpc://"):
     return _database(url)
   if importlib.util.find_spec("grpc") is None:
-    raise UserError(f"--storage={url} wants grpcio; install with pip install grpcio")
+    raise UserError(f"--storage={url} needs grpcio; install with pip install grpcio")
   host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
   if not host or not port.isdecimal():
     raise UserError(f"--storage={url} is not understood; write grpc://host:port")
@@ -96,7 +97,7 @@ def _storage(workdir: pathlib.Path, url: str | None):
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:
-  """Optuna makes the tables if there are none; of hosts that come at once one can."""
+  """Opens a database; Optuna creates its tables, which only one host at a time can."""
   for _ in range(TABLE_ATTEMPTS - 1):
     try:
       return optuna.storages.RDBStorage(url)
@@ -115,7 +116,7 @@ def _one_line(where):
     yield
   except UserError:
     raise
-  except Exception as error:  # each database has errors of its own
-    if isinstance(error, ImportError):  # Optuna does not say which module it misses
+  except Exception as error:  # every database driver has its own errors
+    if isinstance(error, ImportError):  # Optuna does not name the missing module
       error = error.__cause__ or error
     raise UserError(f"cannot open the study in {shown(where)}: {_first_line(error)}")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from lightlm_jax.studies import fronts, law
+from lightlm_jax.studies import fronts as fronts_lib
+from lightlm_jax.studies import law
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.points import DECIDING, LOSS, MEASURES, Family, Measure
 
@@ -45,17 +46,17 @@ class Findings(NamedTuple):
   best: Best | None
   laws: dict[str, law.Fit | law.Unidentified]
   fronts: dict[tuple[str, str], tuple[int, ...]]  # by measure's column and cost
-  iso_flop: tuple[fronts.IsoFlop, ...]
+  iso_flop: tuple[fronts_lib.IsoFlop, ...]
   depth_width: tuple[Compared, ...]
-  lines: tuple[fronts.Narrowing, ...]
+  lines: tuple[fronts_lib.Narrowing, ...]
   narrowing: tuple[Compared, ...]
-  grids: tuple[fronts.Grid, ...]
+  grids: tuple[fronts_lib.Grid, ...]
 
 
 def find(family: Family, *, resamples: int = 300) -> Findings:
   """Returns everything that the points of a family support."""
   measures = tuple(m for m in MEASURES if family.points[m.column].count())
-  lines = tuple(fronts.narrowing(family))
+  lines = tuple(fronts_lib.narrowing(family))
   ends = [(line.points[0], line.points[-1]) for line in lines]
   return Findings(
     family,
@@ -65,13 +66,13 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
     {
       (m.column, cost): tuple(_front(family, m, cost).tolist())
       for m in measures
-      for cost in fronts.COSTS
+      for cost in fronts_lib.COSTS
     },
-    tuple(fronts.iso_flop(family, LOSS)),
-    tuple(_compare(family, m, fronts.equal_size(family)) for m in measures),
+    tuple(fronts_lib.iso_flop(family, LOSS)),
+    tuple(_compare(family, m, fronts_lib.equal_size(family)) for m in measures),
     lines,
     tuple(_compare(family, m, ends) for m in measures),
-    tuple(fronts.grids(family)),
+    tuple(fronts_lib.grids(family)),
   )
 
 
@@ -111,7 +112,7 @@ def _best(family: Family) -> Best:
 
 def _front(family: Family, measure: Measure, cost: str) -> np.ndarray:
   columns = map(family.column, (cost, measure.column))
-  return fronts.pareto(*columns, lower=measure.lower_is_better)
+  return fronts_lib.pareto(*columns, lower=measure.lower_is_better)
 
 
 def _compare(

@@ -119,7 +119,11 @@ def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
   return found
 
 
-def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int = 0):
+def _parabola(
+  size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int = 0
+) -> tuple[
+  tuple[float, float, float], float | None, tuple[float, float] | None, str | None
+]:
   """Returns curve, size of the minimum, its interval, and why there is no minimum."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
@@ -153,8 +157,8 @@ def _parabola(size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int =
   if not (low < ends[0] and ends[1] < high):
     reason = "seeds deviate too much to tell the best size from the edges"
     return curve, None, None, reason
-  interval = tuple(float(np.exp(middle + half * end)) for end in ends)
-  return curve, size, interval, None
+  low, high = (float(np.exp(middle + half * end)) for end in ends)
+  return curve, size, (low, high), None
 
 
 def equal_size(family: Family) -> list[Pair]:

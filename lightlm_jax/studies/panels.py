@@ -220,7 +220,7 @@ def draw_cells(
       alpha=0.06 + 0.5 * strength_DW[row, place],
       linewidth=0,
     )
-    size = points_lib.amount(size_P[point_DW[row, place]])
+    size = points_lib.amount(float(size_P[point_DW[row, place]]))
     text = f"{value:.3f}" if measure is LOSS else f"{value:.4f}".removeprefix("0")
     panel.text(place, row + 0.16, text, ha="center", va="center", weight="bold")
     panel.text(place, row - 0.2, size, ha="center", va="center", color=colour("ink"))

@@ -1,4 +1,4 @@
-"""What a study searches: a run's configuration, axes, and how points are chosen."""
+"""The plan of a study: a base configuration, axes, and how points are chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import itertools
@@ -14,9 +14,9 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.studies import axes as axes_lib
 from lightlm_jax.studies.axes import Point, Range, Value, Values
 
-FILE = "study.json"  # in the study's folder: its definition, and where it is kept
+FILE = "study.json"  # in the study's folder: its definition and storage
 SEARCHES = ("grid", "random", "tpe")
-# Of a search that draws, so many combinations of values and ends are looked at before.
+# How many combinations of values and range ends are checked before a search.
 _CHECKED = 10_000
 _NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=depth=2,4"
 
@@ -25,14 +25,14 @@ class Plan(NamedTuple):
   """A study before its first trial.
 
   Attributes:
-    base: a run's config file or bare name, with its preset.
-    fixed: what is set in it for all trials, by dotted field.
-    run: that configuration.
+    base: the config file or bare name of a run, with its preset.
+    fixed: overrides for all trials, by dotted field.
+    run: the base configuration with these overrides.
     axes: all values of each axis; `seed` is the last.
     search: one of SEARCHES.
-    search_seed: of what is drawn.
-    trials: how many points are tried.
-    points: those of a grid, in order; None where they are drawn.
+    search_seed: seed of random search and TPE.
+    trials: number of points.
+    points: the points of a grid, in order; None if they are drawn.
   """
 
   base: str
@@ -46,14 +46,14 @@ class Plan(NamedTuple):
 
 
 def of_study(config: ConfigDict, vary: Sequence[str] = ()) -> Plan:
-  """The plan of a study's config: see configs/scaling.py.
+  """Returns the plan of a study's config, see configs/scaling.py.
 
   Args:
-    config: with base, run, axes, also, seeds, search, search_seed and trials.
-    vary: `axis=value,value`, in place of what the config says of that axis.
+    config: has base, run, axes, also, seeds, search, search_seed and trials.
+    vary: `axis=value,value`, which replaces the values of the config.
 
   Raises:
-    UserError: there is no such field, or too little or too much to search.
+    UserError: there is no such field, or the number of points does not fit the search.
   """
   if config.search not in SEARCHES:
     raise UserError(
@@ -65,17 +65,17 @@ def of_study(config: ConfigDict, vary: Sequence[str] = ()) -> Plan:
   if config.search == "grid":
     groups = [config.axes, *config.also.values()]
     return _of_grids(config.base, fixed, groups, config.seeds, vary)
-  # Further grids are points that a person chose: a search draws from the axes alone.
+  # The further grids of `also` are chosen by hand; a search draws from `axes` only.
   run, (axes,) = _grids(config.base, fixed, [config.axes], config.seeds, vary)
   return _drawn(config, fixed, run, axes)
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """A grid of what `vary` says over a run's own config.
+  """Returns the grid of `vary` over a run's own config.
 
   Args:
     base: its file or bare name, with the preset.
-    overrides: what the command line sets in it, by dotted field.
+    overrides: overrides by dotted field.
     vary: as for `of_study`.
   """
   seed = config_lib.load(base, overrides=overrides).seed
@@ -83,32 +83,32 @@ def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan
 
 
 def overrides(plan: Plan, point: Point) -> dict[str, Any]:
-  """What a trial sets in the base, by dotted field."""
+  """Returns the overrides of a trial, by dotted field."""
   return plan.fixed | axes_lib.fields_of(plan.run, point)
 
 
 def config_of(plan: Plan, point: Point) -> ConfigDict:
-  """The configuration of a trial.
+  """Returns the configuration of a trial.
 
   Raises:
-    UserError: no run can do anything with it.
+    UserError: it cannot be trained.
   """
   config = config_lib.load(plan.base, overrides=overrides(plan, point))
   limits.check(config)
   limits.check_batches(config, 1)
   if config.split.kind == "none":
     raise UserError(
-      "config.split.kind is 'none', and a study compares by validation; choose "
+      "config.split.kind is 'none', but a study compares by validation; choose "
       "leave_one_out"
     )
   return config
 
 
 def check(plan: Plan) -> None:
-  """Refuses a plan of which some point cannot be trained.
+  """Checks that all points can be trained.
 
   Raises:
-    UserError: names the first of them, and how many there are.
+    UserError: names the first that cannot, and their number.
   """
   bad, first, number = 0, None, 0
   for point in plan.points or _corners(plan.axes):
@@ -120,11 +120,11 @@ def check(plan: Plan) -> None:
       first = first or f"{axes_lib.name_of(point)}: {error}"
   if bad:
     of = f"{bad} of {number} points" if number > 1 else "the point"
-    raise UserError(f"{of} cannot be trained; the first, {first}")
+    raise UserError(f"{of} cannot be trained; the first is {first}")
 
 
 def definition(plan: Plan) -> dict[str, Any]:
-  """What is searched, as JSON: a study is the same if this is."""
+  """Returns the definition of a study as JSON; equal definitions are one study."""
   axes = {name: values for name, values in plan.axes.items() if name != "seed"}
   return {
     "base": {"config": plan.base, "overrides": plan.fixed},
@@ -142,9 +142,9 @@ def definition(plan: Plan) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
-  """What another definition has that this one has not, as "field: old → new".
+  """Returns the differences from an old definition, as "field: old → new".
 
-  A search may go on to draw more, and what was spelled in another way is the same.
+  More trials of the same search, or another spelling, are no difference.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
@@ -160,7 +160,7 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """A point for each combination of each grid, none twice."""
+  """Returns the plan with a point for each combination of each grid, once."""
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
   completed = [_completed(grid, names, run) for grid in grids]
@@ -172,10 +172,9 @@ def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
 
 
 def _grids(base, fixed, groups, seeds, vary):
-  """The base as it is set, and the axes of each grid, their values of the right type.
+  """Returns the base configuration and the typed axes of each grid.
 
-  An axis of the command line stands in every grid, in place of its own; one without
-  values in none.
+  An axis of the command line replaces that of every grid; without values it removes it.
   """
   run = config_lib.load(base, overrides=fixed)
   given = {}
@@ -200,7 +199,7 @@ def _grids(base, fixed, groups, seeds, vary):
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-  """Shapes first, the seed last and always."""
+  """Returns the axes with shapes first and the seed last."""
   names = list(dict.fromkeys(names))
   others = [name for name in names if name not in axes_lib.SHAPES and name != "seed"]
   return [*(name for name in axes_lib.SHAPES if name in names), *others, "seed"]
@@ -209,18 +208,18 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _completed(
   grid: Mapping[str, Values], names: Sequence[str], run: ConfigDict
 ) -> dict[str, tuple[Value, ...]]:
-  """A grid of all axes: what it does not name is as in the base."""
+  """Returns a grid with all axes; those that it lacks have the value of the base."""
   for name, values in grid.items():
     if isinstance(values, Range):
       raise UserError(
-        f"axis {name} is the range {values}, and a grid has no end there; give values, "
-        "or --config.search=random"
+        f"axis {name} is the range {values}, which a grid cannot list; give values, or "
+        "--config.search=random"
       )
   found = {}
   for name in names:
     found[name] = grid.get(name) or (axes_lib.value_in(run, name),)
     if found[name] == (None,):
-      raise UserError(f"a grid does not name {name}, and the base has no single one")
+      raise UserError(f"a grid has no {name}, and the base has no single value of it")
   return found
 
 
@@ -234,26 +233,26 @@ def _drawn(config, fixed, run: ConfigDict, axes: dict[str, Values]) -> Plan:
     raise UserError(_NOTHING)
   if len(axes["seed"]) != 1 or isinstance(axes["seed"], Range):
     raise UserError(
-      f"config.search is {config.search!r}, which takes one seed; try the best points "
-      "with more of them, as a grid"
+      f"config.search is {config.search!r}, which takes one seed; train the best points "
+      "with more seeds as a grid"
     )
   if config.trials < 1:
     raise UserError(
-      f"config.trials is {config.trials}; say how many points {config.search} tries: "
-      "--config.trials=20"
+      f"config.trials is {config.trials}; give the number of points of {config.search}, "
+      "such as --config.trials=20"
     )
   size = math.prod(map(axes_lib.size, axes.values()))
   if config.trials > size:
     raise UserError(
-      f"config.trials is {config.trials}, and the axes have {size} points; take "
-      f"--config.search=grid, or at most {size}"
+      f"config.trials is {config.trials}, but the axes have {size} points; give "
+      f"--config.search=grid, or at most {size} trials"
     )
   seed = config.search_seed
   return Plan(config.base, fixed, run, axes, config.search, seed, config.trials, None)
 
 
 def _corners(axes: Mapping[str, Values]) -> Iterable[Point]:
-  """Every combination of values, and of the ends of ranges; the first 10,000."""
+  """Yields combinations of values and range ends, the first 10,000."""
   finite = {
     name: (values.low, values.high) if isinstance(values, Range) else values
     for name, values in axes.items()

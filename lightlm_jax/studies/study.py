@@ -82,7 +82,7 @@ def sweep(
   plan_lib.check(plan)
   free = trials.slots(jobs, platform)
   shown = view.View(rich.console.Console())
-  with storage_lib.told(workdir):
+  with storage_lib.user_errors(workdir):
     study = _open(workdir, plan, storage)
     with claims.alone(workdir):
       failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
@@ -150,7 +150,7 @@ def _run(
     stack.callback(_kill, running)
     while True:
       ended = [r for r in running.values() if r.process.poll() is not None]
-      if any(trials.was_told(one.process.returncode) for one in ended):
+      if any(trials.was_stopped(one.process.returncode) for one in ended):
         time.sleep(_GRACE_SECONDS)
       if signals.received:
         _stop(running)

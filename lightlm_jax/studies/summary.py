@@ -1,4 +1,4 @@
-"""A study's summary: one row for each trial that ended, as Parquet."""
+"""The summary of a study: a Parquet table with a row for each ended trial."""
 
 from collections.abc import Iterable, Mapping
 import math
@@ -28,7 +28,7 @@ _TYPES = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
 _FIRST = {
   "trial": pyarrow.string(),
   "state": pyarrow.string(),  # finished or failed
-  "reason": pyarrow.string(),  # of a failed one
+  "reason": pyarrow.string(),  # why a trial failed
   "dataset": pyarrow.string(),
   "system": pyarrow.string(),
   "seed": pyarrow.int64(),
@@ -37,11 +37,11 @@ _LAST = (
   dict.fromkeys(MODEL, pyarrow.int64())
   | {
     "data_share": pyarrow.float64(),
-    "interactions": pyarrow.int64(),  # learned from
+    "interactions": pyarrow.int64(),  # for training
     "params": pyarrow.int64(),
     "params_non_embedding": pyarrow.int64(),
     "flops_per_example": pyarrow.float64(),
-    "examples": pyarrow.int64(),  # seen until best_step
+    "examples": pyarrow.int64(),  # until best_step
     "train_flops": pyarrow.float64(),
     "train_seconds": pyarrow.float64(),
     "examples_per_second": pyarrow.float64(),
@@ -50,7 +50,7 @@ _LAST = (
   }
   | dict.fromkeys(METRICS, pyarrow.float64())
 )
-COLUMNS = (*_FIRST, *_LAST)  # that every study has, whatever it varies
+COLUMNS = (*_FIRST, *_LAST)  # of every study; axes add their own
 
 
 def row(
@@ -60,12 +60,12 @@ def row(
   folder: pathlib.Path,
   reason: str | None,
 ) -> dict[str, Any]:
-  """What the summary says of a trial that ended; null where a thing does not apply.
+  """Returns the row of an ended trial; None where a column does not apply.
 
   Args:
-    name: of the trial.
-    point: what was tried.
-    config: what it was trained by.
+    name: the trial's name.
+    point: its point.
+    config: its configuration.
     folder: its workdir.
     reason: why it failed; None = it has results.
   """
@@ -75,9 +75,9 @@ def row(
       results = json_text.loads((folder / "results.json").read_text())
       split = json_text.loads((folder / "split.json").read_text())
       if not math.isfinite(_at(results, METRICS[OBJECTIVE])):
-        raise ValueError("its validation is no number")
+        raise ValueError("its validation metric is not finite")
     except (OSError, ValueError, TypeError) as error:
-      results, reason = {}, f"no results that can be read: {error}"
+      results, reason = {}, f"its results cannot be read: {error}"
   examples, flops = results.get("examples"), results.get("flops_per_example")
   params = results.get("params") or {}
   model = config.get("model", {})
@@ -105,7 +105,7 @@ def row(
 
 
 def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
-  """Writes the summary whole, so that nobody ever reads half of it."""
+  """Writes the summary atomically."""
   own = {name: _type(values) for name, values in plan.axes.items() if name != "seed"}
   schema = pyarrow.schema(list((_FIRST | own | _LAST).items()))
   table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)

@@ -1,4 +1,4 @@
-"""One trial as a process: what it runs, on what, how far it is, how it ended."""
+"""A trial as a process: its command, cores and GPU, progress and end."""
 
 from collections.abc import Mapping, Sequence
 import ctypes
@@ -16,36 +16,36 @@ from lightlm_jax.studies.claims import Claim
 
 TRAIN = (sys.executable, "-m", "lightlm_jax.train")
 LOG = "trial.log"
-# So much memory a trial may want, on a CPU, where nobody says how many go at once.
+# Memory allowed per trial on a CPU when --jobs is not given.
 _TRIAL_BYTES = 2 * 2**30
 _TAIL = 4_096
 _PR_SET_PDEATHSIG = 1
 
 
 class Slot(NamedTuple):
-  """What one trial at a time has for itself: cores, and perhaps a GPU."""
+  """The cores and GPU of one trial at a time."""
 
   cores: tuple[int, ...]
   environment: Mapping[str, str]
 
 
 class Progress(NamedTuple):
-  """How far a trial is, by its journal; None where it has not said."""
+  """The progress of a trial by its metrics.jsonl; None where that is not known."""
 
   step: int = 0
   loss: float | None = None
-  score: float | None = None  # of its last validation
+  score: float | None = None  # NDCG@10 of its last validation
   seconds_left: float | None = None
 
 
 def slots(jobs: int | None, platform: str | None) -> list[Slot]:
-  """Divides cores and GPUs among the trials that go at once, touching no device.
+  """Divides cores and GPUs among parallel trials, without touching a device.
 
-  Several trials on one GPU share its memory. A TPU is given whole to one trial.
+  Several trials on one GPU share its memory. A TPU is used by one trial at a time.
 
   Args:
-    jobs: how many; None = one a GPU or TPU host, on a CPU one a core, as far as the
-      memory goes.
+    jobs: number of parallel trials; None = one per GPU or TPU host, on a CPU one per
+      core as far as memory allows.
     platform: as for `train`.
 
   Raises:
@@ -60,10 +60,12 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
     jobs = min(jobs, len(gpus)) if gpus else 1 if on_tpu else jobs
   if not 1 <= jobs <= len(cores):
     raise UserError(
-      f"--jobs={jobs}: each trial wants a core of its own, and there are {len(cores)}"
+      f"--jobs={jobs}: each trial needs a core of its own, and there are {len(cores)}"
     )
   if on_tpu and jobs > 1:
-    raise UserError(f"--jobs={jobs}: one trial at a time has the TPU; leave it out")
+    raise UserError(
+      f"--jobs={jobs}: only one trial at a time can use the TPU; leave it out"
+    )
   found = []
   for job in range(jobs):
     environment = {}
@@ -77,7 +79,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
 
 
 def describe(found: Sequence[Slot]) -> str:
-  """The line that says what trials run on."""
+  """Returns a line about the resources of the trials."""
   cores = sorted({len(slot.cores) for slot in found})
   of_each = " or ".join(map(str, cores)) + (" core" if cores == [1] else " cores")
   gpus = {slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in found} - {None}
@@ -92,13 +94,13 @@ def command(
   folder: pathlib.Path,
   platform: str | None,
 ) -> list[str]:
-  """What trains a trial; a person can type it, too."""
+  """Returns the command of a trial, which also works in a shell."""
   return [
     *train,
     f"--config={base}",
     *(f"--config.{field}={value}" for field, value in overrides.items()),
     f"--workdir={folder}",
-    # Of a launcher's several processes each may have its own trials.
+    # Each process of a launcher may run trials of its own.
     "--distributed=off",
     *([f"--platform={platform}"] if platform else []),
   ]
@@ -107,9 +109,9 @@ def command(
 def start(
   claim: Claim, line: Sequence[str], folder: pathlib.Path, slot: Slot
 ) -> subprocess.Popen:
-  """Starts a trial; what it says goes behind what its log holds already.
+  """Starts a trial; its output is appended to its log.
 
-  It inherits the claim's lock, and dies with this process: nobody else looks after it.
+  The process inherits the claim's lock, and is terminated when this process dies.
   """
   library = ctypes.CDLL(None)
 
@@ -128,16 +130,16 @@ def start(
       stderr=subprocess.STDOUT,
       pass_fds=(claim.lock.fileno(),),
       preexec_fn=prepare,
-      start_new_session=True,  # a terminal's Ctrl-C is for this process to pass on
+      start_new_session=True,  # this process passes Ctrl-C on itself
     )
 
 
 def progress(folder: pathlib.Path, steps: int) -> Progress:
-  """How far the trial in a folder is.
+  """Returns the progress of a trial.
 
   Args:
     folder: its workdir.
-    steps: it takes in all.
+    steps: its total number of steps.
   """
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
@@ -150,28 +152,28 @@ def progress(folder: pathlib.Path, steps: int) -> Progress:
       if "validation" in record:
         found = found._replace(score=record["validation"]["ndcg@10"])
     except (ValueError, KeyError, TypeError):
-      continue  # a line that is cut off, or that another version wrote
+      continue  # a partial line, or one of another version
   return found
 
 
 def reason(code: int, folder: pathlib.Path) -> str:
-  """Why a trial ended with an exit code other than 0, in one line."""
+  """Returns why a trial ended with an exit code other than 0, in one line."""
   if code < 0:
     name = signal.Signals(-code).name
     memory = "; is there enough memory?" if -code == signal.SIGKILL else ""
     return f"killed by {name}{memory}"
   lines = [line.strip() for line in _tail(folder / LOG) if line.strip()]
-  last = lines[-1] if lines else "it said nothing"
+  last = lines[-1] if lines else "no output"
   return f"exit code {code}: {last.removeprefix('lightlm_jax: error: ')}"
 
 
-def was_told(code: int) -> bool:
-  """Whether a trial ended because somebody told it to; it would go on if asked."""
+def was_stopped(code: int) -> bool:
+  """Returns whether a trial was ended by a signal to stop; it can be resumed."""
   return any(code in (-number, 128 + number) for number in signals.HEARD)
 
 
 def _tail(path: pathlib.Path) -> list[str]:
-  """The last lines of a file, none where there is none."""
+  """Returns the last lines of a file, none if it does not exist."""
   try:
     with open(path, "rb") as file:
       end = file.seek(0, os.SEEK_END)
@@ -188,7 +190,7 @@ def _cores() -> list[int]:
 
 
 def _gpus() -> list[str]:
-  """Names of GPUs as CUDA_VISIBLE_DEVICES has them."""
+  """Returns the names of GPUs as in CUDA_VISIBLE_DEVICES."""
   given = os.environ.get("CUDA_VISIBLE_DEVICES")
   if given is not None:
     return [name for name in given.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""What a person sees of a study while it runs: a live table, or plain lines."""
+"""The output of a running study: a live table on a terminal, else plain lines."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -13,20 +13,20 @@ import rich.text
 from lightlm_jax.studies import summary as table_lib
 from lightlm_jax.studies.trials import Progress
 
-_SHOWN = 8  # of the trials that ended, the last
+_SHOWN = 8  # last ended trials below the table
 
 
 class Line(NamedTuple):
-  """A running trial."""
+  """A row of the table: a running trial."""
 
   name: str
   steps: int
   progress: Progress
-  here: bool  # this process runs it
+  here: bool  # whether this process runs it
 
 
 class View:
-  """Shows how a study stands; says what happens where nobody watches a screen."""
+  """Shows the state of a study: a live table on a terminal, else a line an event."""
 
   def __init__(self, console: rich.console.Console):
     self._console = console
@@ -36,13 +36,13 @@ class View:
 
   @property
   def live(self) -> bool:
-    """Whether somebody watches the table."""
+    """Whether the table is shown."""
     return self._live is not None
 
   @contextlib.contextmanager
   def shown(self):
     if self._console.is_terminal:
-      # Drawn by this thread alone: trials are started from it by fork.
+      # Drawn by this thread only, because trials are started from it by fork.
       self._live = rich.live.Live(console=self._console, auto_refresh=False)
     with self._live or contextlib.nullcontext():
       yield
@@ -67,7 +67,7 @@ class View:
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
   ) -> None:
-    """Draws the table anew, about once a second."""
+    """Draws the table again, about once a second."""
     if not self._live or time.monotonic() - self._shown < 1:
       return
     self._shown = time.monotonic()
@@ -88,7 +88,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """How a study stands, in a line."""
+  """Returns the state of a study in a line."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

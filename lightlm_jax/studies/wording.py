@@ -122,7 +122,7 @@ def _narrowing(found: Findings) -> list[str]:
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
   """Returns how often the first of a pair wins, and a sentence a pair if few."""
   names, counts = found.family.names(), []
-  lines = [f"{lead} every point has one seed, so no difference can be tested."]
+  lines = [f"{lead}, every point has one seed, so no difference can be tested."]
   if any(found.family.spread(by.measure) for by in compared):
     for by in compared:
       first = sum(a and by.better(n) == by.pairs[n][0] for n, a in enumerate(by.apart))
@@ -130,7 +130,7 @@ def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str)
       tally = f"{first} / {apart - first} / {len(by.apart) - apart}"
       counts.append(f"{by.measure.title} {tally}")
     tallies = "; ".join(counts)
-    lines = [f"{lead} {which} is better / worse / not significantly: {tallies}."]
+    lines = [f"{lead}, {which} is better / worse / neither: {tallies}."]
   for by in compared:
     if by.measure is not DECIDING or len(by.pairs) > MOST_PAIRS:
       continue
@@ -142,7 +142,7 @@ def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str)
       values = [value(by.measure, mean_P[place]) for place in (one, other)]
       difference = by.differences[number]
       lines.append(
-        f"{lead} {names[one]} has {by.measure.title} {values[0]} and {names[other]} "
+        f"{lead}, {names[one]} has {by.measure.title} {values[0]} and {names[other]} "
         f"{values[1]}: difference "
         f"{mean(by.measure, difference.value, difference.half, '+')}; {verdict}."
       )
