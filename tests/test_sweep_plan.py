@@ -125,7 +125,7 @@ def test_different_points_have_different_folders(values):
     ("d_ff=8", {}, r"no field 'd_ff' \(did you mean model.d_ff\?"),
     ("model.width=8", {}, "width is a shape; write it alone"),
     ("model=8", {}, "model is a group"),
-    ("baselines=pop", {}, "only numbers, words and truth values vary"),
+    ("baselines=pop", {}, "only numbers, strings and booleans vary"),
     ("width=a", {}, "axis width takes values of type int; got 'a'"),
     ("width=8.5", {}, "axis width takes values of type int; got '8.5'"),
     ("train.learning_rate=nan", {}, "takes values of type float; got 'nan'"),
@@ -133,13 +133,13 @@ def test_different_points_have_different_folders(values):
     ("train.steps=2,2", {}, "has the value 2 twice"),
     ("train.steps", {}, "write --vary=FIELD=VALUE,VALUE"),
     ("model.d_ff=8", {}, r"ffn and model.d_ff both set model.d_ff; .*--vary=ffn="),
-    ("train.learning_rate=1e-4..1e-2", {}, "a grid has no end there"),
+    ("train.learning_rate=1e-4..1e-2", {}, "a grid cannot list"),
     ("train.learning_rate=1..0", {}, "is no range"),
     ("train.learning_rate=log:0..1", {}, "is no range"),
     (
       "width=8,9,10,11",
       {},
-      r"8 of 16 points cannot be trained; the first, depth=1,width=9,.*"
+      r"8 of 16 points cannot be trained; the first is depth=1,width=9,.*"
       r"width 9 does not divide over model.num_heads 2",
     ),
     ("width=0,8", {}, r"4 of 8 points .*width is 0; it must be more than 0"),
@@ -154,7 +154,7 @@ def test_different_points_have_different_folders(values):
     ("split.kind=none", {}, "a study compares by validation"),
     ("train.batch_size=0", {}, r"train\.batch_size is 0"),
     ("seed=0", {"search": "hill"}, "choose one of grid, random, tpe"),
-    ("seed=0", {"search": "tpe"}, "say how many points tpe tries"),
+    ("seed=0", {"search": "tpe"}, "give the number of points of tpe"),
     ("seed=0", {"search": "random", "trials": 9}, "the axes have 8 points"),
     ("seed=0,1", {"search": "tpe", "trials": 3}, "takes one seed"),
     ("seed=0", {"base": "nosuch:tiny"}, "no config file"),
@@ -202,7 +202,7 @@ def test_slots_divide_cores_and_gpus(monkeypatch):
     lambda nodes=(): ["/dev/accel0"][len(nodes) :],
   )
   assert len(trials.slots(None, None)) == 1
-  with pytest.raises(UserError, match="one trial at a time has the TPU"):
+  with pytest.raises(UserError, match="only one trial at a time"):
     trials.slots(2, None)
 
 
@@ -216,7 +216,7 @@ def test_progress_reads_what_is_whole(tmp_path):
 
 def test_reasons(tmp_path):
   assert trials.reason(-9, tmp_path).startswith("killed by SIGKILL")
-  assert trials.reason(1, tmp_path) == "exit code 1: it said nothing"
+  assert trials.reason(1, tmp_path) == "exit code 1: no output"
   (tmp_path / trials.LOG).write_text("Traceback …\nValueError: no\n\n")
   assert trials.reason(1, tmp_path) == "exit code 1: ValueError: no"
 

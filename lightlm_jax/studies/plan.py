@@ -233,13 +233,13 @@ def _drawn(config, fixed, run: ConfigDict, axes: dict[str, Values]) -> Plan:
     raise UserError(_NOTHING)
   if len(axes["seed"]) != 1 or isinstance(axes["seed"], Range):
     raise UserError(
-      f"config.search is {config.search!r}, which takes one seed; train the best points "
-      "with more seeds as a grid"
+      f"config.search is {config.search!r}, which takes one seed; train the best "
+      "points with more seeds as a grid"
     )
   if config.trials < 1:
     raise UserError(
-      f"config.trials is {config.trials}; give the number of points of {config.search}, "
-      "such as --config.trials=20"
+      f"config.trials is {config.trials}; give the number of points of "
+      f"{config.search}, such as --config.trials=20"
     )
   size = math.prod(map(axes_lib.size, axes.values()))
   if config.trials > size:

@@ -60,7 +60,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
     jobs = min(jobs, len(gpus)) if gpus else 1 if on_tpu else jobs
   if not 1 <= jobs <= len(cores):
     raise UserError(
-      f"--jobs={jobs}: each trial needs a core of its own, and there are {len(cores)}"
+      f"--jobs={jobs}: each trial needs a core, and there are {len(cores)}"
     )
   if on_tpu and jobs > 1:
     raise UserError(
