@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -154,3 +155,18 @@ def shop(tmp_path, monkeypatch):
   make_data(tmp_path / "data")
   make_run(tmp_path / "one", tmp_path / "data")
   return tmp_path
+
+
+@pytest.fixture
+def logged():
+  """The messages of the package's log, as a list that grows."""
+  lines = []
+  handler = logging.Handler()
+  handler.emit = lambda record: lines.append(record.getMessage())
+  logger = logging.getLogger("lightlm_jax")
+  before = logger.level
+  logger.addHandler(handler)
+  logger.setLevel(logging.INFO)
+  yield lines
+  logger.removeHandler(handler)
+  logger.setLevel(before)

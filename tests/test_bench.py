@@ -352,10 +352,9 @@ def tiny():
 
 
 @pytest.mark.slow
-def test_end_to_end_divides_its_time(caplog):
-  caplog.set_level("INFO", logger="lightlm_jax")
+def test_end_to_end_divides_its_time(logged):
   (row,) = end_to_end.run(tiny, (2,), 1)
-  assert len(caplog.records) == 3
+  assert len(logged) == 3
   assert row["batch"] == 2
   assert row["users_per_second"] == pytest.approx(1e3 / row["ms_a_user"])
   assert sum(row["breakdown"].values()) == pytest.approx(row["ms_a_user"])
@@ -363,10 +362,9 @@ def test_end_to_end_divides_its_time(caplog):
 
 
 @pytest.mark.integration
-def test_l2d_is_timed_against_beam_search(caplog):
-  caplog.set_level("INFO", logger="lightlm_jax")
+def test_l2d_is_timed_against_beam_search(logged):
   (row,) = l2d.run(tiny(), (2,), 150, 1, lambda work, B: lambda: None)
-  assert len(caplog.records) == 3
+  assert len(logged) == 3
   ms = row["ms_a_user"]
   assert ms.keys() == {"beam", "global", "local", "t5"}
   assert row["speedup_over_beam"]["global"] == ms["beam"] / ms["global"]
@@ -374,14 +372,13 @@ def test_l2d_is_timed_against_beam_search(caplog):
 
 
 @pytest.mark.slow
-def test_t5_recommends_the_same(caplog):
+def test_t5_recommends_the_same(logged):
   pytest.importorskip("transformers", reason="no extra `parity`: no T5 was asked")
   from lightlm_jax.benchmarks import t5  # noqa: PLC0415
 
-  caplog.set_level("INFO", logger="lightlm_jax")
   report = t5.compare(tiny(), 3, 1)
   assert report["identical"] == 1
-  assert len(caplog.records) == 1
+  assert len(logged) == 1
   assert report["ratio"] == pytest.approx(
     report["users_per_second"] / report["t5_users_per_second"]
   )

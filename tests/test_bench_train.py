@@ -111,12 +111,11 @@ def test_the_forms_of_the_gradient_are_equal():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_slow_scatter_add_is_told(monkeypatch, caplog):
-  caplog.set_level("INFO", logger="lightlm_jax")
+def test_a_slow_scatter_add_is_told(monkeypatch, logged):
   sizes, warnings = ((100, 30, 8),), []
   rows = list(scatter.run(sizes, 1, warnings.append))
   assert [row["kind"] for row in rows] == ["Zipf", "uniform"]
-  assert len(caplog.records) == 4
+  assert len(logged) == 4
   for row in rows:
     ms = row["milliseconds"]
     others = [ms[name] for name in scatter.FORMS if name != "scatter-add"]
@@ -128,7 +127,7 @@ def test_a_slow_scatter_add_is_told(monkeypatch, caplog):
   assert len(told) >= 2
 
 
-def test_an_exponent_is_the_slope_in_log_log(caplog):
+def test_an_exponent_is_the_slope_in_log_log(logged):
   rows = [
     {"grows": grows, "size": size, "microseconds_an_example": 3 * size**power}
     for grows, power in (("width", 1.5), ("depth", 1.0))
@@ -137,9 +136,8 @@ def test_an_exponent_is_the_slope_in_log_log(caplog):
   rows.append({"grows": "batch", "size": 8, "microseconds_an_example": 1.0})
   found = growth.exponents(rows)
   assert found == pytest.approx({"width": 1.5, "depth": 1.0})
-  caplog.set_level("INFO", logger="lightlm_jax")
   growth.say_exponents(found)
-  assert caplog.messages == ["cost per example grows as width^1.50, depth^1.00"]
+  assert logged == ["cost per example grows as width^1.50, depth^1.00"]
 
 
 def test_turns_are_timed_by_turns():

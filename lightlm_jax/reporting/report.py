@@ -1,16 +1,19 @@
 """Writes the HTML report of runs or of a study."""
 
 from collections.abc import Sequence
+import logging
 from typing import Any
 
 from etils import epath
-import rich.console
 
 from lightlm_jax.reporting import decodings, lists, provenance, sections, tree
 from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.reporting import run_files as runs
+from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
+
+logger = logging.getLogger(__name__)
 
 
 def report(
@@ -38,7 +41,7 @@ def report(
   """
   found = [runs.read(folder, split_name) for folder in (workdir, *others)]
   runs.check_together(found)
-  console = rich.console.Console()
+  log_lib.set_up()
   log, no_log = None, None
   listed = [run for run in found if run.users is not None]
   if listed:
@@ -50,8 +53,7 @@ def report(
   name = "report.html" if split_name == "test" else f"report-{split_name}.html"
   path = epath.Path(out) if out else found[0].workdir / name
   workdir_lib.write_whole(path, html)
-  said = f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB"
-  console.print(said, highlight=False, soft_wrap=True, markup=False)
+  logger.info(f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB")
   return path
 
 

@@ -1,15 +1,16 @@
 """Analyses a study's table: findings, figures and report; nothing is trained."""
 
 from collections.abc import Container
+import logging
 import re
 from typing import Any
 
 from etils import epath
-import rich.console
 
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figure_files
 from lightlm_jax.reporting import html as page_lib
+from lightlm_jax.runtime import log
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import findings, wording
@@ -22,6 +23,8 @@ from lightlm_jax.studies.findings import Findings
 from lightlm_jax.studies.law import Fit
 from lightlm_jax.studies.panels import Drawing
 from lightlm_jax.studies.points import ACCURACY, LOSS
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 ANALYSIS = "analysis.json"
@@ -87,13 +90,13 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
 def report(study: epath.PathLike) -> dict[str, Any]:
   """Runs `analyse` and prints the findings and where they are."""
+  log.set_up()
   found = analyse(study)
-  console = rich.console.Console()
   for family in found["families"]:
     for line in family["said"]:
-      console.print(f"- {line}", highlight=False, markup=False)
-  said = f"written to {epath.Path(study) / REPORT}, {len(found['figures'])} figures"
-  console.print(said, highlight=False, soft_wrap=True, markup=False)
+      logger.info(f"- {line}")
+  path = epath.Path(study) / REPORT
+  logger.info(f"written to {path}, {len(found['figures'])} figures")
   return found
 
 

@@ -1,7 +1,8 @@
-"""Runs a study: trials as processes, side by side, until every point has ended."""
+"""Runs a study: trials as parallel processes, until every point has ended."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import contextlib
+import logging
 import pathlib
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 import optuna
-import rich.console
+from optuna.trial import TrialState
 
+from lightlm_jax.runtime import log
 from lightlm_jax.runtime import signals as signals_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.storage import json_text
@@ -25,14 +27,16 @@ from lightlm_jax.studies.claims import Claim
 from lightlm_jax.studies.plan import Plan
 from lightlm_jax.studies.trials import Slot
 
+logger = logging.getLogger(__name__)
+
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 1.0  # in which who told a trial to end may tell this process, too
-_LOOK_SECONDS = 1.0  # between two looks at what other processes do
-_STOP_SECONDS = 60.0  # that a trial has to save where it stands
+_GRACE_SECONDS = 1.0  # a signal to a trial may also come to this process within it
+_LOOK_SECONDS = 1.0  # between two looks at the other processes
+_STOP_SECONDS = 60.0  # for a trial to save its state
 
 
 class Running(NamedTuple):
-  """A trial of this process."""
+  """A running trial of this process."""
 
   claim: Claim
   process: subprocess.Popen
@@ -52,53 +56,55 @@ def sweep(
   retry_failed: bool = False,
   train: Sequence[str] = trials.TRAIN,
 ) -> dict[str, Any]:
-  """Runs what is left of a study, and returns how it stands.
+  """Runs the remaining trials of a study.
 
-  Any number of processes may call it at once on one study: each trial is run by one of
-  them, and all return when all have ended.
+  Several processes may run one study at once: each trial is run by one of them, and all
+  return when every trial has ended.
 
   Args:
-    plan: what is searched.
-    workdir: the study's folder: new, or one that the same plan has begun.
+    plan: the plan of the study.
+    workdir: the study's folder, new or begun with the same plan.
     storage: where Optuna keeps the trials; None = a journal in the folder.
-    jobs: trials at once; see `trials.slots`.
+    jobs: number of parallel trials, see `trials.slots`.
     platform: as for `train`.
-    retry_failed: runs those again that have failed before.
+    retry_failed: whether failed trials are run again.
     train: the command of a trial, without its arguments.
 
   Returns:
-    counts, the best row by validation and all rows: what `--report` writes.
+    Counts, the best row by validation and all rows: the content of `--report`.
 
   Raises:
-    UserError: in one line, what a person can mend.
-    Stopped: a signal came; the trials that ran have saved where they stand.
+    UserError: the plan, the folder or the storage cannot be used.
+    Stopped: a signal came; running trials have saved their state.
   """
   began = time.monotonic()
   if "://" in str(workdir):
     raise UserError(
-      f"--workdir={workdir} is no folder; a study wants one for its locks"
+      f"--workdir={workdir} is no local folder, which a study needs for its locks"
     )
   workdir = pathlib.Path(workdir_lib.absolute(workdir))
   plan_lib.check(plan)
   free = trials.slots(jobs, platform)
-  shown = view.View(rich.console.Console())
+  log.set_up()
+  shown = view.View()
   with storage_lib.user_errors(workdir):
     study = _open(workdir, plan, storage)
+    found = _Sweep(study, plan, workdir, free, platform, train, shown)
     with claims.alone(workdir):
       failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
       claims.ensure(study, plan, failed if retry_failed else ())
-      _write_summary(workdir, study, plan)
-    shown.say(
+      found.write_summary()
+    logger.info(
       f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
     )
-    _run(study, plan, workdir, free, platform, train, shown)
-    report = _report(study, plan, workdir) | {"seconds": time.monotonic() - began}
-  _tell(report, shown.say)
+    found.run()
+    report = found.report() | {"seconds": time.monotonic() - began}
+  _log_result(report)
   return report
 
 
 def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Study:
-  """Makes the folder this study's, or checks that it is."""
+  """Creates the study's folder, or checks that the folder is of this study."""
   try:
     (workdir / "trials").mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -120,7 +126,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
       if different:
         raise UserError(
           f"{workdir} is another study ({'; '.join(different)}); give another "
-          "--workdir, or the same study to go on with it"
+          "--workdir, or the same study to resume it"
         )
     elif (workdir / "config.json").exists():
       raise UserError(f"{workdir} is a run's, not a study's; give another --workdir")
@@ -130,131 +136,170 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
   return study
 
 
-def _run(
-  study: optuna.Study,
-  plan: Plan,
-  workdir: pathlib.Path,
-  free: list[Slot],
-  platform: str | None,
-  train: Sequence[str],
-  shown: view.View,
-) -> None:
-  """Starts and ends trials until the study is complete."""
-  running: dict[str, Running] = {}
-  watch = claims.Watch()
-  looked = beaten = 0.0
-  with contextlib.ExitStack() as stack:
-    signals = stack.enter_context(signals_lib.heard())
-    stack.enter_context(signals.held())
-    stack.enter_context(shown.shown())
-    stack.callback(_kill, running)
-    while True:
-      ended = [r for r in running.values() if r.process.poll() is not None]
-      if any(trials.was_stopped(one.process.returncode) for one in ended):
-        time.sleep(_GRACE_SECONDS)
-      if signals.received:
-        _stop(running)
-        raise Stopped(signals.received)
-      for one in ended:
-        _settle(study, plan, workdir, one, shown)
-        del running[one.claim.name]
-        free.append(one.slot)
-      now = time.monotonic()
-      if now - beaten > claims.BEAT_SECONDS:
-        beaten = now
-        for one in list(running.values()):
-          if not claims.beat(one.claim):
-            shown.say(f"{one.claim.name}: another host has taken it over")
-            _kill({"": running.pop(one.claim.name)})
-            one.claim.lock.close()
-            free.append(one.slot)
-      if ended or now - looked > _LOOK_SECONDS:
-        looked = now
-        with claims.alone(workdir):
-          claims.release_dead(study, running.keys(), watch)
-          claims.ensure(study, plan)
-          while free and (claim := claims.take(study, plan, workdir)):
-            one = _start(plan, claim, workdir, free[0], platform, train)
-            if isinstance(one, str):
-              _refuse(study, plan, workdir, claim, one, shown)
-              continue
-            running[claim.name] = one
-            free.pop(0)
-            shown.started(claim.name, len(_rows(study, plan)), plan.trials)
-        if not running and claims.complete(study, plan):
-          return
-        _show(study, plan, workdir, running, shown)
-      time.sleep(_TICK_SECONDS)
+class _Sweep:
+  """One process's part in a study.
 
+  Args:
+    study: Optuna's study.
+    plan: its plan.
+    workdir: its folder.
+    free: slots for trials.
+    platform: as for `train`.
+    train: the command of a trial.
+    shown: prints the progress.
+  """
 
-def _start(
-  plan: Plan,
-  claim: Claim,
-  workdir: pathlib.Path,
-  slot: Slot,
-  platform: str | None,
-  train: Sequence[str],
-) -> Running | str:
-  """Starts a trial, or says why what was drawn cannot be trained."""
-  folder = workdir / "trials" / claim.name
-  try:
-    config = plan_lib.config_of(plan, claim.point)
-  except UserError as error:
-    return str(error)
-  overrides = plan_lib.overrides(plan, claim.point)
-  line = trials.command(train, plan.base, overrides, folder, platform)
-  process = trials.start(claim, line, folder, slot)
-  return Running(claim, process, slot, config, folder, time.monotonic())
+  def __init__(
+    self,
+    study: optuna.Study,
+    plan: Plan,
+    workdir: pathlib.Path,
+    free: list[Slot],
+    platform: str | None,
+    train: Sequence[str],
+    shown: view.View,
+  ):
+    self._study, self._plan, self._workdir = study, plan, workdir
+    self._free, self._platform, self._train = free, platform, train
+    self._shown = shown
+    self._running: dict[str, Running] = {}
 
+  def run(self) -> None:
+    """Starts and ends trials until the study is complete."""
+    running, watch = self._running, claims.Watch()
+    looked = beaten = 0.0
+    with contextlib.ExitStack() as stack:
+      signals = stack.enter_context(signals_lib.heard())
+      stack.enter_context(signals.held())
+      stack.enter_context(self._shown.shown())
+      stack.callback(lambda: _kill(running.values()))
+      while True:
+        ended = [r for r in running.values() if r.process.poll() is not None]
+        if any(trials.was_stopped(one.process.returncode) for one in ended):
+          time.sleep(_GRACE_SECONDS)
+        if signals.received:
+          _stop(running.values())
+          raise Stopped(signals.received)
+        for one in ended:
+          self._settle(one)
+        now = time.monotonic()
+        if now - beaten > claims.BEAT_SECONDS:
+          beaten = now
+          self._beat()
+        if ended or now - looked > _LOOK_SECONDS:
+          looked = now
+          with claims.alone(self._workdir):
+            claims.release_dead(self._study, running.keys(), watch)
+            claims.ensure(self._study, self._plan)
+            self._start_trials()
+          if not running and claims.complete(self._study, self._plan):
+            return
+          self._show()
+        time.sleep(_TICK_SECONDS)
 
-def _refuse(
-  study: optuna.Study,
-  plan: Plan,
-  workdir: pathlib.Path,
-  claim: Claim,
-  why: str,
-  shown: view.View,
-) -> None:
-  """Writes down that a point failed before it was a model."""
-  folder = workdir / "trials" / claim.name
-  row = table.row(claim.name, claim.point, plan.run, folder, why)
-  row |= dict.fromkeys(table.MODEL)
-  claims.settle(study, claim, row)
-  shown.ended(claim.name, row, 0, _write_summary(workdir, study, plan), plan.trials)
+  def write_summary(self) -> int:
+    """Writes the summary; returns its number of rows."""
+    rows = self._rows()
+    table.write(self._workdir / table.FILE, rows, self._plan)
+    return len(rows)
 
+  def report(self) -> dict[str, Any]:
+    rows, counts = self._rows(), self._counts()
+    return {
+      "study": str(self._workdir),
+      "search": self._plan.search,
+      "points": self._plan.trials,
+      "finished": counts["finished"],
+      "failed": counts["failed"],
+      "best": _best(rows),
+      "trials": rows,
+    }
 
-def _settle(
-  study: optuna.Study,
-  plan: Plan,
-  workdir: pathlib.Path,
-  one: Running,
-  shown: view.View,
-) -> None:
-  """Writes down how a trial ended."""
-  code = one.process.returncode
-  why = None if code == 0 else trials.reason(code, one.folder)
-  row = table.row(one.claim.name, one.claim.point, one.config, one.folder, why)
-  with claims.alone(workdir):
-    claims.settle(study, one.claim, row)
-    number = _write_summary(workdir, study, plan)
-  seconds = time.monotonic() - one.began
-  shown.ended(one.claim.name, row, seconds, number, plan.trials)
+  def _beat(self) -> None:
+    """Renews the claims of running trials; ends those that another host took over."""
+    for one in list(self._running.values()):
+      if not claims.beat(one.claim):
+        logger.info(f"{one.claim.name}: another host has taken it over")
+        _kill([one])
+        one.claim.lock.close()
+        self._release(one)
 
+  def _release(self, one: Running) -> None:
+    del self._running[one.claim.name]
+    self._free.append(one.slot)
 
-def _rows(study: optuna.Study, plan: Plan) -> list[dict[str, Any]]:
-  """Of the trials that ended, in the grid's order; drawn ones in their own."""
-  now = claims.current(study)
-  names = now
-  if plan.points is not None:
-    names = [axes_lib.name_of(point) for point in plan.points]
-  ended = [now[name] for name in names if name in now and claims.ended(now[name])]
-  return [trial.user_attrs["row"] for trial in ended if "row" in trial.user_attrs]
+  def _start_trials(self) -> None:
+    """Starts trials while there are free slots and waiting points."""
+    plan = self._plan
+    while self._free and (claim := claims.take(self._study, plan, self._workdir)):
+      folder = self._workdir / "trials" / claim.name
+      try:
+        config = plan_lib.config_of(plan, claim.point)
+      except UserError as error:
+        self._refuse(claim, folder, str(error))
+        continue
+      overrides = plan_lib.overrides(plan, claim.point)
+      command = trials.command(
+        self._train, plan.base, overrides, folder, self._platform
+      )
+      slot = self._free.pop(0)
+      process = trials.start(claim, command, folder, slot)
+      one = Running(claim, process, slot, config, folder, time.monotonic())
+      self._running[claim.name] = one
+      self._shown.started(claim.name, len(self._rows()), plan.trials)
 
+  def _refuse(self, claim: Claim, folder: pathlib.Path, why: str) -> None:
+    """Records a drawn point that cannot be trained as a failed trial."""
+    row = table.row(claim.name, claim.point, self._plan.run, folder, why)
+    row |= dict.fromkeys(table.MODEL)
+    claims.settle(self._study, claim, row)
+    number = self.write_summary()
+    self._shown.ended(claim.name, row, 0, number, self._plan.trials)
 
-def _write_summary(workdir: pathlib.Path, study: optuna.Study, plan: Plan) -> int:
-  rows = _rows(study, plan)
-  table.write(workdir / table.FILE, rows, plan)
-  return len(rows)
+  def _settle(self, one: Running) -> None:
+    """Records an ended trial and frees its slot."""
+    code, claim = one.process.returncode, one.claim
+    why = None if code == 0 else trials.reason(code, one.folder)
+    row = table.row(claim.name, claim.point, one.config, one.folder, why)
+    with claims.alone(self._workdir):
+      claims.settle(self._study, claim, row)
+      number = self.write_summary()
+    seconds = time.monotonic() - one.began
+    self._shown.ended(claim.name, row, seconds, number, self._plan.trials)
+    self._release(one)
+
+  def _rows(self) -> list[dict[str, Any]]:
+    """Returns the rows of ended trials, in the order of the grid or of the draws."""
+    now = claims.current(self._study)
+    names: Iterable[str] = now
+    if self._plan.points is not None:
+      names = [axes_lib.name_of(point) for point in self._plan.points]
+    ended = [now[name] for name in names if name in now and claims.ended(now[name])]
+    return [trial.user_attrs["row"] for trial in ended if "row" in trial.user_attrs]
+
+  def _counts(self) -> dict[str, int]:
+    now = claims.current(self._study).values()
+    ended = [trial for trial in now if claims.ended(trial)]
+    failed = sum(map(claims.failed, ended))
+    running = sum(trial.state == TrialState.RUNNING for trial in now)
+    return {
+      "finished": len(ended) - failed,
+      "failed": failed,
+      "running": running,
+      "waiting": self._plan.trials - len(ended) - running,
+    }
+
+  def _show(self) -> None:
+    if not self._shown.live:
+      return
+    lines = []
+    for name, trial in claims.current(self._study).items():
+      if trial.state == TrialState.RUNNING:
+        fields = plan_lib.overrides(self._plan, trial.user_attrs["point"])
+        steps = fields.get("train.steps", self._plan.run.train.steps)
+        found = trials.progress(self._workdir / "trials" / name, steps)
+        lines.append(view.Line(name, steps, found, name in self._running))
+    self._shown.refresh(lines, self._counts(), _best(self._rows()))
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -262,76 +307,30 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
   return max(finished, key=lambda row: row[table.OBJECTIVE], default=None)
 
 
-def _counts(study: optuna.Study, plan: Plan) -> dict[str, int]:
-  trials_now = claims.current(study).values()
-  ended = [trial for trial in trials_now if claims.ended(trial)]
-  failed = sum(map(claims.failed, ended))
-  running = sum(t.state == optuna.trial.TrialState.RUNNING for t in trials_now)
-  return {
-    "finished": len(ended) - failed,
-    "failed": failed,
-    "running": running,
-    "waiting": plan.trials - len(ended) - running,
-  }
-
-
-def _show(
-  study: optuna.Study,
-  plan: Plan,
-  workdir: pathlib.Path,
-  running: dict[str, Running],
-  shown: view.View,
-) -> None:
-  if not shown.live:
-    return
-  lines = []
-  for name, trial in claims.current(study).items():
-    if trial.state == optuna.trial.TrialState.RUNNING:
-      fields = plan_lib.overrides(plan, trial.user_attrs["point"])
-      steps = fields.get("train.steps", plan.run.train.steps)
-      found = trials.progress(workdir / "trials" / name, steps)
-      lines.append(view.Line(name, steps, found, name in running))
-  shown.refresh(lines, _counts(study, plan), _best(_rows(study, plan)))
-
-
-def _stop(running: dict[str, Running]) -> None:
-  """Lets the trials save where they stand; what they are told they take up again."""
-  for one in running.values():
+def _stop(running: Iterable[Running]) -> None:
+  """Lets running trials save their state, from which they resume."""
+  running = list(running)
+  for one in running:
     one.process.send_signal(signal.SIGTERM)
   end = time.monotonic() + _STOP_SECONDS
-  for one in running.values():
+  for one in running:
     with contextlib.suppress(subprocess.TimeoutExpired):
       one.process.wait(max(0.0, end - time.monotonic()))
 
 
-def _kill(running: dict[str, Running]) -> None:
-  for one in running.values():
+def _kill(running: Iterable[Running]) -> None:
+  for one in running:
     if one.process.poll() is None:
       one.process.kill()
       one.process.wait()
 
 
-def _report(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> dict[str, Any]:
-  rows = _rows(study, plan)
-  counts = _counts(study, plan)
-  return {
-    "study": str(workdir),
-    "search": plan.search,
-    "points": plan.trials,
-    "finished": counts["finished"],
-    "failed": counts["failed"],
-    "best": _best(rows),
-    "trials": rows,
-  }
-
-
-def _tell(report: dict[str, Any], say) -> None:
-  """Says how the study ended."""
+def _log_result(report: dict[str, Any]) -> None:
   for row in report["trials"]:
     if row["state"] == "failed":
-      say(f"failed: {row['trial']}: {row['reason']}")
+      logger.info(f"failed: {row['trial']}: {row['reason']}")
   counts = {name: report[name] for name in ("finished", "failed")}
-  say(f"{view.summary(counts, report['best'])}; {report['seconds']:.0f} s")
+  logger.info(f"{view.summary(counts, report['best'])}; {report['seconds']:.0f} s")
   if report["failed"]:
-    say("--retry_failed runs the failed ones again")
-  say(f"written to {pathlib.Path(report['study']) / table.FILE}")
+    logger.info("--retry_failed runs the failed trials again")
+  logger.info(f"written to {pathlib.Path(report['study']) / table.FILE}")

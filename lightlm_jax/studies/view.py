@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import logging
 import time
 from typing import NamedTuple
 
@@ -10,8 +11,11 @@ import rich.live
 import rich.table
 import rich.text
 
+from lightlm_jax.runtime import log
 from lightlm_jax.studies import summary as table_lib
 from lightlm_jax.studies.trials import Progress
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 8  # last ended trials below the table
 
@@ -28,10 +32,10 @@ class Line(NamedTuple):
 class View:
   """Shows the state of a study: a live table on a terminal, else a line an event."""
 
-  def __init__(self, console: rich.console.Console):
-    self._console = console
-    self._live = None
-    self._ended = []
+  def __init__(self, console: rich.console.Console | None = None):
+    self._console = console or log.console()
+    self._live: rich.live.Live | None = None
+    self._ended: list[tuple[str, str]] = []
     self._shown = 0.0
 
   @property
@@ -47,12 +51,9 @@ class View:
     with self._live or contextlib.nullcontext():
       yield
 
-  def say(self, line: str) -> None:
-    self._console.print(line, highlight=False, soft_wrap=True, markup=False)
-
   def started(self, name: str, number: int, of: int) -> None:
     if not self._live:
-      self.say(f"{name}: started, {number} of {of} have ended")
+      logger.info(f"{name}: started, {number} of {of} have ended")
 
   def ended(self, name: str, row: Mapping, seconds: float, number: int, of: int):
     if row["state"] == "finished":
@@ -62,7 +63,7 @@ class View:
       what = f"failed after {seconds:.0f} s: {row['reason']}"
     self._ended.append((name, what))
     if not self._live:
-      self.say(f"{name}: {what}; {number} of {of} have ended")
+      logger.info(f"{name}: {what}; {number} of {of} have ended")
 
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
