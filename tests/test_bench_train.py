@@ -172,7 +172,7 @@ def test_what_there_is_no_time_for_is_noted():
   to.rows("rows", "all rows", iter([{"n": 1}]))
   assert to.report["rows"] == []
   assert to.report["notes"] == [
-    "all rows: skipped, the time is spent; --minutes gives more"
+    "all rows: skipped, the time is up; give more --minutes"
   ]
 
 

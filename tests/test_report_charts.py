@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -13,14 +12,8 @@ from lightlm_jax.reporting import charts, lists, tree
 
 
 def texts(svg):
-  """The texts of a chart with their x, in drawing order."""
-  found = []
-  for element in xml.etree.ElementTree.fromstring(svg).iter():
-    if element.tag.endswith("text"):
-      at = element.get("transform") or element.get("x")
-      x = float(re.findall(r"[\d.]+", at.removeprefix("rotate"))[0])
-      found.append((element.text, x))
-  return found
+  """The texts of a chart in drawing order."""
+  return re.findall(r"<text [^>]*>([^<]*)</text>", svg)
 
 
 def paths(svg, colour):
@@ -59,10 +52,9 @@ def test_bars_are_as_long_as_their_values():
   a, b, c = (np.ptp(paths(svg, colour)[0][:, 0]) for colour in ("s1", "s2", "s3"))
   assert a == pytest.approx(2 * b, abs=0.2)
   assert c < 2
-  said = [text for text, _ in texts(svg)]
-  assert [text for text in said if text in ("t", "n", "0.2000", "0.1000", "–")] == [
-    *("t", "n", "0.2000", "0.1000", "–")
-  ]
+  assert [
+    text for text in texts(svg) if text in ("t", "n", "0.2000", "0.1000", "–")
+  ] == [*("t", "n", "0.2000", "0.1000", "–")]
 
 
 def test_means_stand_on_one_axis():

@@ -101,7 +101,7 @@ def test_what_an_older_run_lacks_is_said_with_the_command(shop):
   (shop / "one/config.json").write_text(json.dumps(config))
   report.report(shop / "one")
   said = written(shop / "one/report.html").said("slices")
-  assert "of an older version (it has no ids.graph)" in said
+  assert "refuses its older version (it has no ids.graph)" in said
   assert (
     "lightlm_jax.train --config=toys:tiny "
     f"--config.data.dir={shop / 'data'} --config.data.name=shop "
