@@ -88,7 +88,8 @@ def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
   state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
   num_items = len(work.code_IL)
   item_N = rng.integers(num_items, size=examples, dtype=np.int32)
-  return latent.build(*jax.device_put((state_ND, item_N)), num_items)
+  state_ND, item_N = jax.device_put((state_ND, item_N))
+  return latent.build(state_ND, item_N, num_items)
 
 
 def asker(work: end_to_end.Workload) -> Callable:

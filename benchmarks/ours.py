@@ -70,7 +70,7 @@ class Ours:
     allowed, paths = self._allowed(state), state.paths
     if self.exclude and level == 0:
       paths = filters.paths(self.trie, allowed)
-    path = paths[level] if self.exclude else None
+    path = paths[level] if paths else None
     node_BK = state.node_BK
     children = candidates.children(self.trie, level, node_BK, allowed, path)
     scale = candidates.Scale(
@@ -140,4 +140,5 @@ def _make(
   trie, _ = trie_lib.build(code_IL, vocab_size, byte_budget, dense_share)
   if prefix_MI1 is None:
     prefix_MI1 = allowed_lib.no_shared_mask()
-  return jax.device_put(Ours(trie, prefix_MI1, exclude))
+  trie, prefix_MI1 = jax.device_put((trie, prefix_MI1))
+  return Ours(trie, prefix_MI1, exclude)

@@ -25,7 +25,7 @@ def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
   Raises:
     UserError: matplotlib is not installed.
   """
-  return _matplotlib().rc_context(settings)
+  return _matplotlib().rc_context(settings)  # pyright: ignore[reportArgumentType]
 
 
 def write(figure, path: epath.Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from lightlm_jax.evaluation.users import SHOWN
 from lightlm_jax.reporting import charts
@@ -134,7 +134,7 @@ def concentration(
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
   """Returns how often each item is in the lists of a table of users, [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
-  index = pyarrow.compute.index_in(raw, value_set=pyarrow.array(item_ids))
+  index = pc.index_in(raw, value_set=pyarrow.array(item_ids))  # pyright: ignore
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 

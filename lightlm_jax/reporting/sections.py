@@ -104,7 +104,8 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
       pairs = [(record["step"], at(record, *path)) for record in run.journal]
       pairs = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
       if pairs:
-        curves.append(charts.Line(run.name, *map(list, zip(*pairs)), series))
+        steps, values = zip(*pairs)
+        curves.append(charts.Line(run.name, steps, values, series))
     if curves:
       last = ", ".join(f"{c.name} {c.y[-1]:.4f}" for c in curves)
       highest = max(max(c.y) for c in curves)

@@ -74,7 +74,7 @@ def partition(
     for g in order_G:
       if key_GK[g, 0] != above:
         above = key_GK[g, 0]
-        at = start_C[above]
+        at = float(start_C[above])
         joined = False
       small = size_G[g] < smallest * I
       if not (small and joined):  # the small ones come last and share a rectangle

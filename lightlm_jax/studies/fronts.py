@@ -110,12 +110,12 @@ def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
     places = places[np.argsort(size_P[places], kind="stable")]
     if len(np.unique(size_P[places])) >= 4:
       sign = 1 if measure.lower_is_better else -1
-      (a, b, c), *best = _parabola(
+      (a, b, c), best, interval, reason = _parabola(
         size_P[places], sign * value_P[places], spread, seeds_P[places]
       )
-      ends = float(flops_P[places].min()), float(flops_P[places].max())
-      curve = sign * a, sign * b, sign * c
-      found.append(IsoFlop(*ends, tuple(places.tolist()), curve, *best))
+      low, high = float(flops_P[places].min()), float(flops_P[places].max())
+      curve, points = (sign * a, sign * b, sign * c), tuple(places.tolist())
+      found.append(IsoFlop(low, high, points, curve, best, interval, reason))
   return found
 
 

@@ -116,7 +116,7 @@ def _type(values: Values) -> pyarrow.DataType:
   return _TYPES.get(type(values[0]), pyarrow.string())
 
 
-def _at(results: Mapping[str, Any], place: Iterable[str]) -> Any:
+def _at(results: Any, place: Iterable[str]) -> Any:
   for name in place:
     results = (results or {}).get(name)
   return results
