@@ -25,8 +25,9 @@ STUB = (sys.executable, str(pathlib.Path(__file__).parent / "stub_train.py"))
 # What `sweep` does, with trials that take no time.
 WORKER = """
 import os, sys
-from lightlm_jax import config, errors
-from lightlm_jax.scaling import plan, study
+from lightlm_jax import config
+from lightlm_jax.runtime import errors
+from lightlm_jax.studies import plan, study
 
 def main(argv):
   _, workdir, jobs, storage, *train = argv
