@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse
 from small_logs import make_log
 
-from lightlm_jax.ids import gcn
+from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.ids import gcn, gcn_training
 from lightlm_jax.runtime.errors import UserError
 
 # Purchases repeat, user 1 bought nothing, nobody bought item 4.
@@ -16,7 +17,7 @@ ROWS = [[2, 0, 2], [], [1, 3], [3, 3, 5, 1, 0], [5]]
 LOG = make_log(ROWS, num_items=6)
 U, I, D = LOG.num_users, LOG.num_items, 4
 N = U + I
-OPTIONS = gcn.Options(dim=D, layers=2, epochs=3)
+OPTIONS = Gcn(dim=D, layers=2, epochs=3)
 
 
 def dense_graph(pairs):
@@ -232,11 +233,11 @@ def test_ndcg_is_what_sorting_gives():
     rank = 1 + list(np.argsort(-score_I)).index(item)
     gains.append(1 / np.log2(1 + rank) if rank <= 7 else 0)
   known = scipy.sparse.csr_array(known_UI.astype(float))
-  value = gcn.ndcg(node_ND, known, user_H, item_H, k=7)
+  value = gcn_training.ndcg(node_ND, known, user_H, item_H, k=7)
   assert value == pytest.approx(np.mean(gains), rel=1e-4)
   # Vectors that say nothing, or are no numbers, are not taken for perfect ones.
   for nothing in (0, np.nan):
-    assert gcn.ndcg(node_ND * nothing, known, user_H, item_H, k=7) == 0
+    assert gcn_training.ndcg(node_ND * nothing, known, user_H, item_H, k=7) == 0
 
 
 def test_only_training_edges_judge_and_none_that_the_graph_holds(monkeypatch):
@@ -249,7 +250,7 @@ def test_only_training_edges_judge_and_none_that_the_graph_holds(monkeypatch):
     return 0.0
 
   monkeypatch.setattr(gcn, "ndcg", watched)
-  gcn.embeddings(log, SMALL, seed=0)
+  gcn_training.embeddings(log, SMALL, seed=0)
   known, held = judged[0]
   assert all(epoch == judged[0] for epoch in judged)
   assert known | held == set(all_pairs(log))
@@ -263,7 +264,7 @@ def test_the_best_epoch_is_kept(monkeypatch):
   def run(*values):
     left = iter(values)
     monkeypatch.setattr(gcn, "ndcg", lambda *_: next(left))
-    vectors = np.concatenate(gcn.embeddings(log, SMALL, seed=0))
+    vectors = np.concatenate(gcn_training.embeddings(log, SMALL, seed=0))
     return vectors, len(list(left))
 
   # Patience 3: after the second epoch's .2 three more may fail to be better.
@@ -295,14 +296,14 @@ def planted(num_users=60, num_items=40, seed=0):
   return make_log(rows, num_items), community_U, community_I
 
 
-SMALL = gcn.Options(dim=8, layers=2, epochs=7, patience=3)
+SMALL = Gcn(dim=8, layers=2, epochs=7, patience=3)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_communities_come_apart(weighted):
   log, community_U, community_I = planted()
-  options = gcn.Options(dim=8, layers=2, epochs=30, weighted=weighted)
-  user_UD, item_ID = gcn.embeddings(log, options, seed=0)
+  options = Gcn(dim=8, layers=2, epochs=30, weighted=weighted)
+  user_UD, item_ID = gcn_training.embeddings(log, options, seed=0)
   same_UI = community_U[:, None] == community_I[None, :]
   score_UI = user_UD @ item_ID.T
   assert score_UI[same_UI].mean() > 0.1
@@ -314,7 +315,9 @@ def test_communities_come_apart(weighted):
 
 def test_the_same_seed_gives_the_same_bytes():
   log = planted()[0]
-  first, again, other = (gcn.embeddings(log, SMALL, seed=seed) for seed in (3, 3, 4))
+  first, again, other = (
+    gcn_training.embeddings(log, SMALL, seed=seed) for seed in (3, 3, 4)
+  )
   for a, b, c in zip(first, again, other):
     assert a.dtype == np.float32
     assert a.tobytes() == b.tobytes()
@@ -332,7 +335,7 @@ LOGS = {
 @pytest.mark.parametrize("name", LOGS)
 def test_any_log_gets_finite_vectors(name):
   log = LOGS[name]
-  users, items = gcn.embeddings(log, OPTIONS, seed=0)
+  users, items = gcn_training.embeddings(log, OPTIONS, seed=0)
   assert users.shape == (log.num_users, D)
   assert items.shape == (log.num_items, D)
   for table in (users, items):
@@ -348,6 +351,6 @@ def test_any_log_gets_finite_vectors(name):
 
 
 def test_a_learning_rate_beyond_reason_is_a_persons_mistake():
-  options = gcn.Options(dim=D, layers=2, epochs=2, learning_rate=1e30)
+  options = Gcn(dim=D, layers=2, epochs=2, learning_rate=1e30)
   with pytest.raises(UserError, match="learning rate 1e\\+30; lower it"):
-    gcn.embeddings(LOG, options, seed=0)
+    gcn_training.embeddings(LOG, options, seed=0)

@@ -22,7 +22,8 @@ import numpy as np
 
 from lightlm_jax.data import interactions
 from lightlm_jax.errors import UserError
-from lightlm_jax.ids import build, gcn, lloyd, quantise
+from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.ids import build, gcn, gcn_training, lloyd, quantise
 
 # So small that a few hundred arcs and points make several stacks a device.
 gcn.STACK, lloyd.STACK = 64, 16
@@ -63,7 +64,7 @@ rng = np.random.default_rng(0)
 log = interactions.from_sequences(
   (f"user {u}", [f"item {i}" for i in rng.integers(40, size=9)]) for u in range(60)
 )
-put, divided = gcn._put, []
+put, divided = gcn_training._put, []
 
 
 def watched(array, mesh, **options):
@@ -75,10 +76,10 @@ def watched(array, mesh, **options):
 
 for weighted, batch in ((False, 64), (True, 63)):
   options = dict(dim=8, layers=2, epochs=3, batch_size=batch, weighted=weighted)
-  wanted = gcn.embeddings(log, gcn.Options(**options), seed=0)
-  gcn._put = watched
-  tables = gcn.embeddings(log, gcn.Options(**options), seed=0, mesh=mesh)
-  gcn._put = put
+  wanted = gcn_training.embeddings(log, Gcn(**options), seed=0)
+  gcn_training._put = watched
+  tables = gcn_training.embeddings(log, Gcn(**options), seed=0, mesh=mesh)
+  gcn_training._put = put
   found[f"vectors, weighted={weighted}"] = difference(tables, wanted)
 found["arcs"] = divided
 
@@ -106,8 +107,8 @@ def propagate(params, graph, mesh):
 
 def on(mesh):
   stacked = gcn.stacked(graph, 1 if mesh is None else mesh.size)
-  arcs = jax.tree.map(lambda a: gcn._put(a, mesh, divided=a.ndim > 1), stacked)
-  everywhere = jax.tree.map(lambda a: gcn._put(a, mesh), params)
+  arcs = jax.tree.map(lambda a: gcn_training._put(a, mesh, divided=a.ndim > 1), stacked)
+  everywhere = jax.tree.map(lambda a: gcn_training._put(a, mesh), params)
   return propagate(everywhere, arcs, mesh)
 
 
@@ -149,7 +150,7 @@ folder = pathlib.Path(sys.argv[1])
 book = build.code_book(config, log, 0, folder)
 items, users = quantise.gci_ids(
   log,
-  gcn.Options(**options),
+  Gcn(**options),
   quantiser="residual",
   levels=2,
   centres=7,

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from small_logs import check, make_log, strip
 
-from lightlm_jax.ids import gcn, quantise
+from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.ids import quantise
 from lightlm_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 KINDS = tuple(quantise.QUANTISERS)
-SMALL = gcn.Options(dim=4, layers=2, epochs=3)
+SMALL = Gcn(dim=4, layers=2, epochs=3)
 
 
 @pytest.fixture(params=["one CPU", "a mesh"])
@@ -242,7 +243,7 @@ def agreement(a_NL, b_NL):
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_of_a_community_agree(kind):
   log, community_U, community_I = planted()
-  options = gcn.Options(dim=8, layers=2, epochs=30)
+  options = Gcn(dim=8, layers=2, epochs=30)
   asked = {"quantiser": kind, "levels": 2, "centres": 6, "seed": 0}
   items, users = quantise.gci_ids(log, options, **asked)
   check(items, users, log)
@@ -345,10 +346,11 @@ if sys.argv[1] == "1" and hasattr(os, "sched_setaffinity"):
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 from lightlm_jax.data import splits, synthetic
-from lightlm_jax.ids import codes, gcn, quantise
+from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.ids import codes, quantise
 
 train = splits.leave_one_out(synthetic.make_shop(synthetic.Shop())[0]).train
-embeddings = gcn.embeddings
+embeddings = gcn_training.embeddings
 
 def watched(*args, **kwargs):
   tables = embeddings(*args, **kwargs)
@@ -356,9 +358,9 @@ def watched(*args, **kwargs):
     print(hashlib.sha256(table.tobytes()).hexdigest())
   return tables
 
-gcn.embeddings = watched
+gcn_training.embeddings = watched
 options = dict(quantiser="residual", levels=2, centres=16, seed=0)
-tables = quantise.gci_ids(train, gcn.Options(dim=32, layers=1, epochs=1), **options)
+tables = quantise.gci_ids(train, Gcn(dim=32, layers=1, epochs=1), **options)
 print(codes.code_book(*tables, {}).sha256)
 """
 

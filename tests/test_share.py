@@ -101,5 +101,5 @@ def test_no_such_share(log, share):
 
 
 def test_nobody_left(log):
-  with pytest.raises(UserError, match="leaves nobody of 2,000 users"):
+  with pytest.raises(UserError, match="leaves none of 2,000 users"):
     splits.learn_from(splits.leave_one_out(log), 1e-9)

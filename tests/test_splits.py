@@ -13,7 +13,7 @@ import pytest
 from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_log
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import datasets, formats, interactions, splits
+from lightlm_jax.data import datasets, formats, interactions, split_summary, splits
 from lightlm_jax.runtime.errors import UserError
 
 SHARES = st.sampled_from([0.05, 0.1, 0.2, 0.29, 0.45])
@@ -48,7 +48,7 @@ def test_temporal(rows, validation_share, test_share, gap):
   train, validation, test = temporal_by_hand(rows, validation_share, test_share, gap)
   shares = {"validation_share": validation_share, "test_share": test_share}
   if not any(train.values()) or not validation or not test:
-    with pytest.raises(UserError, match=r"nothing to train on|nobody to ask"):
+    with pytest.raises(UserError, match=r"nothing to train on|no request"):
       splits.temporal(log, **shares, gap=gap)
     return
   split = splits.temporal(log, **shares, gap=gap)
@@ -140,8 +140,8 @@ def test_a_log_without_times_cannot_be_split_by_them():
   ("wrong", "complaint"),
   [
     ({"gap": 2_000}, "gap=2000 leaves nothing to train on"),
-    ({"gap": 110}, "leaves nobody to ask in the validation window"),
-    ({"test_share": 1e-9}, "leaves nobody to ask in the validation"),
+    ({"gap": 110}, "leaves no request in the validation window"),
+    ({"test_share": 1e-9}, "leaves no request in the validation"),
     ({"validation_share": 0.7, "test_share": 0.3}, r"\(0.7\) and test_share \(0.3\)"),
     ({"validation_share": 0.0}, r"validation_share \(0.0\)"),
     ({"test_share": float("nan")}, r"test_share \(nan\)"),
@@ -353,7 +353,7 @@ def test_manifest_by_hand():
   }
   log = timed_log(rows)
   split = splits.leave_one_out(log)
-  found = splits.manifest(split, log)
+  found = split_summary.summary(split, log)
   assert found == {
     "kind": "leave_one_out",
     "parameters": {},
@@ -382,13 +382,13 @@ def test_manifest_by_hand():
   }
   withheld = splits.withhold(split, 0.25)
   assert log.item_ids[withheld.withheld_I].tolist() == ["y"]
-  assert splits.manifest(withheld, log) == found | {
+  assert split_summary.summary(withheld, log) == found | {
     "parameters": {"withheld": 0.25},
     "sha256": withheld.sha256,
     "train": {"users": 3, "items": 2, "interactions": 4},
     "withheld_items": 1,
   }
-  nothing = splits.manifest(splits.everything(log), log)
+  nothing = split_summary.summary(splits.everything(log), log)
   assert nothing["validation"] is nothing["test"] is None
   assert nothing["train"]["interactions"] == 11
 
@@ -398,7 +398,7 @@ def test_manifest_by_hand():
 def test_manifest_counts_and_is_json(kind, share):
   log = timed_log(random_timed_rows())
   split = splits.withhold(splits.SPLITS[kind](log), share)
-  found = json.loads(json.dumps(splits.manifest(split, log)))
+  found = json.loads(json.dumps(split_summary.summary(split, log)))
   assert found["kind"] == kind
   trained = set(split.train.item_E.tolist())
   for name in ("validation", "test"):
@@ -428,7 +428,7 @@ def test_manifest_counts_and_is_json(kind, share):
 
 def test_manifest_of_nobody_question():
   log = interactions.from_sequences([("u", ["a", "b"])])
-  found = splits.manifest(splits.leave_one_out(log), log)
+  found = split_summary.summary(splits.leave_one_out(log), log)
   assert found["test"]["requests"] == 0
   assert found["log_times"] is None
 
@@ -440,7 +440,7 @@ def test_movielens_by_time(data_dir):
   config = ConfigDict({"data": {"name": "ml-100k", "dir": str(data_dir), "min_len": 1}})
   log = datasets.load(config).log
   split = splits.temporal(log)
-  found = splits.manifest(split, log)
+  found = split_summary.summary(split, log)
   assert found["log_times"]["first"] == "1997-09-20T03:05:10+00:00"
   assert found["log_times"]["last"] == "1998-04-22T23:10:38+00:00"
   assert found["cut_times"]["validation_start"] == "1998-03-07T02:21:09+00:00"
@@ -454,14 +454,14 @@ def test_movielens_by_time(data_dir):
 
 def test_toys_by_ratio_and_by_leave_one_out(data_dir):
   log = formats.read_sequences(data_dir / "toys" / "sequences.txt")
-  one_out = splits.manifest(splits.leave_one_out(log), log)
+  one_out = split_summary.summary(splits.leave_one_out(log), log)
   assert (one_out["users"], one_out["items"]) == (19_412, 11_924)
   assert one_out["interactions"] == 167_597
   assert one_out["test"]["requests"] == 19_412
   assert one_out["test"]["cold_targets"] == 279
   assert one_out["train"]["interactions"] == 167_597 - 2 * 19_412
-  assert splits.manifest(splits.ratio(log), log)["test"]["requests"] == 19_412
-  cold = splits.manifest(splits.withhold(splits.leave_one_out(log), 0.02), log)
+  assert split_summary.summary(splits.ratio(log), log)["test"]["requests"] == 19_412
+  cold = split_summary.summary(splits.withhold(splits.leave_one_out(log), 0.02), log)
   assert cold["withheld_items"] == 238
   assert cold["validation"]["requests"] == 19_070
   assert cold["test"]["requests"] == 19_412

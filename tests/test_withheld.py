@@ -34,7 +34,8 @@ def test_withhold(kind, rows, share):
   if validation:
     validation = {u: (row, t) for u, (row, t) in validation.items() if t not in gone}
   if not any(train.values()) or (before.validation and not validation):
-    with pytest.raises(UserError, match=r"leaves (nothing to train|nobody to ask)"):
+    complaint = r"leaves (nothing to train|no validation request)"
+    with pytest.raises(UserError, match=complaint):
       splits.withhold(before, share)
     return
   split = splits.withhold(before, share)
@@ -110,7 +111,7 @@ def test_a_share_that_is_none_is_one_line(share):
   ("rows", "what"),
   [
     ({"u": "bbba", "v": "bbbb"}, "nothing to train on"),
-    ({"u": "ac", "v": "aacb"}, "nobody to ask at validation"),
+    ({"u": "ac", "v": "aacb"}, "no validation request"),
   ],
 )
 def test_withheld_items_that_leave_nothing_are_one_line(rows, what):

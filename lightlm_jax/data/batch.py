@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lightlm_jax.data.splits import Requests
+from lightlm_jax.data.requests import Requests
 
 SHORTEST_HISTORY = 5
 

@@ -1,105 +1,50 @@
-"""What is trained on and what is held out, with a digest that names the split.
+"""Splits of a log into training, validation and test, identified by a SHA-256.
 
-Every split trains on the beginnings of the users' rows, of some users perhaps on
-nothing, and keeps the whole catalogue. It asks a user at most once for validation and
-once at test, each time for one item, after everything of this user that came before.
-`withhold` makes some items of a split new on the day of the test, `learn_from` leaves
-the rows of some users out of training.
+Training takes the start of each user's history (for some users nothing) and keeps the
+whole catalogue. Validation and test hold at most one request per user each: one target
+item, and as history everything of this user before it. `withhold` turns some items into
+cold items; `learn_from` leaves some users out of training.
 """
 
 from collections.abc import Callable
 import dataclasses
-import datetime
 import hashlib
 import json
-from typing import Any
 
 import ml_collections
 import numpy as np
 
 from lightlm_jax.data.interactions import (
   Interactions,
-  concatenate_rows,
   first_of_rows,
   hash_keys,
-  offsets_of_kept,
   without_items,
 )
+from lightlm_jax.data.requests import Requests, requests_at
 from lightlm_jax.runtime.errors import UserError
 
-# Of the draw of `withhold`: one share means the same items in every run.
+# Seed of `withhold`: the same share withholds the same items in every run.
 WITHHELD_SEED = 0
-# Of the hash of `learn_from`, another than the one that numbers the users.
+# Key of the hash in `learn_from`; differs from the key that numbers the users.
 SHARE_SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Requests:
-  """Held-out questions: after this history, which item did this user buy next?
-
-  N requests; the history of request n is `item_E[offset_N1[n]:offset_N1[n + 1]]`.
-  """
-
-  user_N: np.ndarray  # [N] int32
-  offset_N1: np.ndarray  # [N + 1] int64
-  item_E: np.ndarray  # [E] int32, oldest first in each row
-  target_N: np.ndarray  # [N] int32
-
-  def __len__(self) -> int:
-    return len(self.user_N)
-
-  @property
-  def length_N(self) -> np.ndarray:
-    """[N] int64: the length of each history."""
-    return np.diff(self.offset_N1)
-
-  @property
-  def repeated_N(self) -> np.ndarray:
-    """[N] bool: whether the target is in the request's own history."""
-    row_E = np.repeat(np.arange(len(self)), self.length_N)
-    repeated_E = self.item_E == self.target_N[row_E]
-    return np.bincount(row_E[repeated_E], minlength=len(self)) > 0
-
-  def row(self, n: int) -> np.ndarray:
-    """The history of one request, oldest first."""
-    return self.item_E[self.offset_N1[n] : self.offset_N1[n + 1]]
-
-  def take(self, index: np.ndarray) -> "Requests":
-    """The requests at `index`, in that order."""
-    length = self.length_N[index]
-    return Requests(
-      user_N=self.user_N[index],
-      offset_N1=np.concatenate([[0], np.cumsum(length)]),
-      item_E=concatenate_rows(self.item_E, self.offset_N1[:-1][index], length),
-      target_N=self.target_N[index],
-    )
-
-  def without_items(self, out_I: np.ndarray) -> "Requests":
-    """The same questions, the items of `out_I` (bool) left out of the histories."""
-    keep_E = ~out_I[self.item_E]
-    return dataclasses.replace(
-      self,
-      offset_N1=offsets_of_kept(self.offset_N1, keep_E),
-      item_E=self.item_E[keep_E],
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Split:
-  """Training interactions and, where the protocol holds items out, two sets of them."""
+  """Training interactions, and the requests for validation and test, if any."""
 
   kind: str
-  train: Interactions  # every user and the whole catalogue, held-out items removed
+  train: Interactions  # all users, the whole catalogue; no held-out interactions
   validation: Requests | None
   test: Requests | None
   sha256: str
   parameters: dict[str, float] = dataclasses.field(default_factory=dict)
-  cut_times: dict[str, int] | None = None  # seconds; of splits by time: see `temporal`
-  withheld_I: np.ndarray | None = None  # [I] bool, items new at test: see `withhold`
+  cut_times: dict[str, int] | None = None  # seconds since 1970, from `temporal`
+  withheld_I: np.ndarray | None = None  # [I] bool, cold items, from `withhold`
 
 
 def of_run(config: ml_collections.ConfigDict, log: Interactions) -> Split:
-  """The split of a run: what `config.split` asks for, learned from `data.share` of it.
+  """Returns the split of a run: `config.split` on the log, then `config.data.share`.
 
   Raises:
     UserError: as `make` and `learn_from`.
@@ -108,10 +53,10 @@ def of_run(config: ml_collections.ConfigDict, log: Interactions) -> Split:
 
 
 def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
-  """The split that `config.split` asks for; fields that it lacks have their defaults.
+  """Returns the split of `config.split`.
 
   Raises:
-    UserError: this log cannot be split like that.
+    UserError: the log cannot be split this way.
   """
   names = PARAMETERS.get(config.kind, ())
   given = {name: config[name] for name in names if name in config}
@@ -123,16 +68,16 @@ def leave_one_out(log: Interactions) -> Split:
   """Test = each user's last item, validation = the last but one, train = the rest.
 
   The validation item joins the input at test. Users with fewer than three
-  interactions are trained on and asked nothing.
+  interactions are trained on and have no request.
   """
   length_U = log.length_U
-  asked_U = length_U >= 3
-  user_N = np.flatnonzero(asked_U)
+  held_out_U = length_U >= 3
+  user_N = np.flatnonzero(held_out_U)
   return Split(
     kind="leave_one_out",
-    train=first_of_rows(log, np.where(asked_U, length_U - 2, length_U)),
-    validation=_requests(log, user_N, length_U[user_N] - 2),
-    test=_requests(log, user_N, length_U[user_N] - 1),
+    train=first_of_rows(log, np.where(held_out_U, length_U - 2, length_U)),
+    validation=requests_at(log, user_N, length_U[user_N] - 2),
+    test=requests_at(log, user_N, length_U[user_N] - 1),
     sha256=_digest("leave_one_out", log),
   )
 
@@ -140,36 +85,36 @@ def leave_one_out(log: Interactions) -> Split:
 def ratio(
   log: Interactions, *, validation_share: float = 0.1, test_share: float = 0.1
 ) -> Split:
-  """Each user's row in three parts: the first is trained on, the others ask once each.
+  """Cuts each user's row into a training, a validation and a test part.
 
-  The last two parts have their shares of the row's length, rounded down and at least
-  one item; training has the rest. The first item of a part is asked for, after all
-  that came before it: at test the whole validation part joins the input. What follows
-  it in the part is neither trained on nor asked for. Users with fewer than three
-  interactions are trained on and asked nothing.
+  Validation and test get their shares of the row's length, rounded down but at least
+  one item; training gets the rest. The target is the first item of a part, and the
+  history is everything before it: at test the whole validation part joins the input.
+  The later items of a part are neither trained on nor predicted. Users with fewer than
+  three interactions are trained on and have no request.
 
   Raises:
-    UserError: the shares leave nothing to train on.
+    UserError: the shares leave nothing for training.
   """
   _check_shares(validation_share, test_share)
   length_U = log.length_U
-  asked_U = length_U >= 3
+  held_out_U = length_U >= 3
 
   def part_U(share, most_U):
-    # A product such as .29 * 100 comes out a little below the whole number.
+    # In floating point a product such as .29 * 100 is slightly below the whole number.
     size_U = np.floor(share * length_U + 1e-9).astype(np.int64)
-    return np.where(asked_U, np.clip(size_U, 1, most_U), 0)
+    return np.where(held_out_U, np.clip(size_U, 1, most_U), 0)
 
   test_U = part_U(test_share, length_U - 2)
   validation_U = part_U(validation_share, length_U - 1 - test_U)
   keep_U = length_U - test_U - validation_U
-  user_N = np.flatnonzero(asked_U)
+  user_N = np.flatnonzero(held_out_U)
   parameters = {"validation_share": validation_share, "test_share": test_share}
   return Split(
     kind="ratio",
     train=first_of_rows(log, keep_U),
-    validation=_requests(log, user_N, keep_U[user_N]),
-    test=_requests(log, user_N, (keep_U + validation_U)[user_N]),
+    validation=requests_at(log, user_N, keep_U[user_N]),
+    test=requests_at(log, user_N, (keep_U + validation_U)[user_N]),
     sha256=_digest("ratio", log, parameters),
     parameters=parameters,
   )
@@ -182,28 +127,27 @@ def temporal(
   test_share: float = 0.1,
   gap: int = 0,
 ) -> Split:
-  """One clock for everybody: train on what came before, ask about two windows after.
+  """Trains on everything before a cut time, and predicts in two windows after it.
 
-  The windows open at quantiles of the log's times: the test's so that it holds
-  `test_share` of all interactions, the validation's so that it holds
-  `validation_share` of them before that (more where several have the very time of the
-  cut). The last `gap` seconds before each window are in neither training nor the
-  validation window. With the names of `Split.cut_times`:
+  The windows open at quantiles of the log's times. The test window holds `test_share`
+  of all interactions, the validation window `validation_share` of them (slightly more
+  if several interactions have exactly the time of the cut). The last `gap` seconds
+  before each window belong to neither training nor validation. With the names of
+  `Split.cut_times`:
 
     train          time < train_end = validation_start - gap
     validation     validation_start <= time < validation_end = test_start - gap
     test           test_start <= time
 
-  A request is a user's first interaction in the window, after everything of this user
-  before the window: items of the gap too, and at test those of the validation window,
-  are known by then. It wants at least one earlier interaction: who is not known at all
-  yet is asked nothing. Who is known from the gap or the validation window alone is
-  asked, and has an empty row in training (evaluation/slices.py tells them apart). Of
-  items of a user at the very same time the log's order decides which is first.
+  A request has as target a user's first interaction in the window, and as history all
+  of this user's interactions before the window, those of the gap included and, at
+  test, those of the validation window. A user without any earlier interaction has no
+  request. A user whose earlier interactions all lie in a gap or the validation window
+  has a request and an empty training row (evaluation/slices.py reports these users
+  separately). Among interactions of a user at the same time, the log's order decides.
 
   Raises:
-    UserError: the log has no times, or nothing to train on or nobody to ask in one of
-      the windows.
+    UserError: the log has no times, or training or a window would be empty.
   """
   _check_shares(validation_share, test_share)
   if log.time_E is None:
@@ -212,27 +156,15 @@ def temporal(
       "times come with u.data (data.name=ml-100k), otherwise choose ratio or "
       "leave_one_out"
     )
-  time_E = np.sort(log.time_E)
-  last = len(time_E) - 1
-  validation_start, test_start = (
-    int(time_E[min(round(share * len(time_E)), last)])
-    for share in (1 - validation_share - test_share, 1 - test_share)
-  )
-  cut_times = {
-    "train_end": validation_start - gap,
-    "validation_start": validation_start,
-    "validation_end": test_start - gap,
-    "test_start": test_start,
-  }
-  user_E = log.user_E
+  cut_times = _cut_times(log.time_E, validation_share, test_share, gap)
   before = {
-    name: np.bincount(user_E[log.time_E < cut], minlength=log.num_users)
+    name: np.bincount(log.user_E[log.time_E < cut], minlength=log.num_users)
     for name, cut in cut_times.items()
   }
 
   def first_of_window(start_U, end_U):
     user_N = np.flatnonzero((start_U >= 1) & (start_U < end_U))
-    return _requests(log, user_N, start_U[user_N])
+    return requests_at(log, user_N, start_U[user_N])
 
   validation = first_of_window(before["validation_start"], before["validation_end"])
   test = first_of_window(before["test_start"], log.length_U)
@@ -241,16 +173,16 @@ def temporal(
     "test_share": test_share,
     "gap": gap,
   }
-  for name, number in (
+  for lost, number in (
     ("nothing to train on", before["train_end"].sum()),
-    ("nobody to ask in the validation window", len(validation)),
-    ("nobody to ask in the test window", len(test)),
+    ("no request in the validation window", len(validation)),
+    ("no request in the test window", len(test)),
   ):
     if not number:
       given = ", ".join(f"{name}={value}" for name, value in parameters.items())
       raise UserError(
-        f"config.split of kind temporal with {given} leaves {name}: who is asked wants "
-        "an interaction in the window and one before it; change the shares or the gap"
+        f"config.split of kind temporal with {given} leaves {lost}: a request needs an "
+        "interaction in the window and an earlier one; change the shares or the gap"
       )
   return Split(
     kind="temporal",
@@ -264,25 +196,25 @@ def temporal(
 
 
 def everything(log: Interactions) -> Split:
-  """Nothing held out: for the model that goes to work (`split.kind = "none"`)."""
+  """Holds nothing out: for a model to deploy (`split.kind = "none"`)."""
   return Split("none", log, None, None, _digest("none", log))
 
 
 def withhold(split: Split, share: float) -> Split:
-  """A split in which some items of the catalogue are new on the day of the test.
+  """Returns the split with a share of the catalogue's items turned into cold items.
 
-  So many items are drawn, popular or not, at least one. They are taken out of the
-  training rows and out of the histories of validation and test, and validation does
-  not ask for them. Test asks all that it asked, also those whose history is empty now:
-  its requests for these items are those of a cold start.
+  The items are drawn uniformly, at least one. Their interactions are removed from the
+  training rows and from the histories of validation and test, and validation drops
+  the requests that have them as target. Test keeps all its requests, even those whose
+  history is now empty: its requests for the withheld items are the cold-start ones.
 
   Args:
     split: of any kind.
-    share: of the catalogue's items, rounded to whole ones; 0 leaves the split as it is.
+    share: of the catalogue, rounded to whole items; 0 returns the split unchanged.
 
   Raises:
-    UserError: there is no such share, or it leaves nothing to train on or nobody to
-      ask at validation.
+    UserError: the share is out of range, or leaves nothing to train on or no
+      validation request.
   """
   if not 0 <= share < 1:
     raise UserError(
@@ -303,7 +235,7 @@ def withhold(split: Split, share: float) -> Split:
     validation = validation.take(known).without_items(withheld_I)
   for lost, what in (
     (not len(train.item_E), "nothing to train on"),
-    (split.validation and not validation, "nobody to ask at validation"),
+    (split.validation and not validation, "no validation request"),
   ):
     if lost:
       raise UserError(
@@ -323,18 +255,18 @@ def withhold(split: Split, share: float) -> Split:
 
 
 def learn_from(split: Split, share: float) -> Split:
-  """A split that trains on the rows of some users only, and asks what it asked before.
+  """Returns the split with a share of the users in training; the requests stay.
 
-  A user is in or out by a keyed hash of the raw id alone: the users of a share are
-  among those of every larger one, whoever else is in the log. Who is out has an empty
-  row in training, stays a user, and is asked with the whole history.
+  A keyed hash of the raw id alone decides whether a user is in: the users of a share
+  are a subset of those of any larger share, whoever else is in the log. A user who is
+  out keeps an empty training row, and requests with the full history.
 
   Args:
     split: of any kind.
-    share: of the users, about; 1 leaves the split as it is.
+    share: of the users, approximately; 1 returns the split unchanged.
 
   Raises:
-    UserError: there is no such share, or nobody is left to learn from.
+    UserError: the share is out of range, or leaves no training interaction.
   """
   if not 0 < share <= 1:
     raise UserError(
@@ -344,11 +276,11 @@ def learn_from(split: Split, share: float) -> Split:
   if share == 1:
     return split
   log = split.train
-  place_U = hash_keys(log.user_ids.tolist(), SHARE_SEED)[:, 0] / 2.0**64
-  train = first_of_rows(log, np.where(place_U < share, log.length_U, 0))
+  fraction_U = hash_keys(log.user_ids.tolist(), SHARE_SEED)[:, 0] / 2.0**64
+  train = first_of_rows(log, np.where(fraction_U < share, log.length_U, 0))
   if not len(train.item_E):
     raise UserError(
-      f"config.data.share={share} leaves nobody of {log.num_users:,} users to learn "
+      f"config.data.share={share} leaves none of {log.num_users:,} users to learn "
       "from; raise it"
     )
   parameters = {"share": share, "seed": SHARE_SEED}
@@ -366,80 +298,11 @@ SPLITS: dict[str, Callable[..., Split]] = {
   "temporal": temporal,
   "none": everything,
 }
-# The fields of config.split that a kind reads.
+# The fields of config.split that each kind reads.
 PARAMETERS = {
   "ratio": ("validation_share", "test_share"),
   "temporal": ("validation_share", "test_share", "gap"),
 }
-
-
-def manifest(split: Split, log: Interactions) -> dict[str, Any]:
-  """What a split is, for people and programs: JSON, counts and no ids.
-
-  Args:
-    split: of `log`.
-    log: all interactions, held-out ones included.
-
-  Returns:
-    kind, parameters, sha256; users, items and interactions of the log; cut_times and
-    log_times {first, last}, ISO 8601 in UTC, None where they are not known or not
-    used; train {users, items, interactions}: those that training sees; validation and
-    test, None where nothing is held out: {requests, repeated_targets (in the
-    request's own history), cold_targets (never in training), untrained_users (no
-    interaction in training)}. Of a split that withholds items also withheld_items.
-  """
-  bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
-  length_U = split.train.length_U
-
-  def asked(requests: Requests | None):
-    # A set without requests is false, and not the same as none.
-    return (
-      None
-      if requests is None
-      else {
-        "requests": len(requests),
-        "repeated_targets": int(requests.repeated_N.sum()),
-        "cold_targets": int((bought_I[requests.target_N] == 0).sum()),
-        "untrained_users": int((length_U[requests.user_N] == 0).sum()),
-      }
-    )
-
-  def iso(seconds: dict[str, int] | None):
-    return seconds and {name: _iso(second) for name, second in seconds.items()}
-
-  times = log.time_E
-  known = times is not None and len(times)
-  withheld = {}
-  if split.withheld_I is not None:
-    withheld["withheld_items"] = int(split.withheld_I.sum())
-  return {
-    "kind": split.kind,
-    "parameters": dict(split.parameters),
-    "sha256": split.sha256,
-    "users": log.num_users,
-    "items": log.num_items,
-    "interactions": len(log.item_E),
-    "log_times": iso({"first": times.min(), "last": times.max()} if known else None),
-    "cut_times": iso(split.cut_times),
-    "train": {
-      "users": int((length_U > 0).sum()),
-      "items": int((bought_I > 0).sum()),
-      "interactions": len(split.train.item_E),
-    },
-    "validation": asked(split.validation),
-    "test": asked(split.test),
-  } | withheld
-
-
-def _requests(log: Interactions, user_N: np.ndarray, place_N: np.ndarray) -> Requests:
-  """Asks for the item at a place of each user's row, after those before it."""
-  start_N = log.offset_U1[user_N]
-  return Requests(
-    user_N=user_N.astype(np.int32),
-    offset_N1=np.concatenate([[0], np.cumsum(place_N)]),
-    item_E=concatenate_rows(log.item_E, start_N, place_N),
-    target_N=log.item_E[start_N + place_N],
-  )
 
 
 def _check_shares(validation_share: float, test_share: float) -> None:
@@ -451,12 +314,30 @@ def _check_shares(validation_share: float, test_share: float) -> None:
     )
 
 
+def _cut_times(
+  time_E: np.ndarray, validation_share: float, test_share: float, gap: int
+) -> dict[str, int]:
+  """Returns the cut times of `temporal`, in seconds since 1970."""
+  sorted_E = np.sort(time_E)
+  last = len(sorted_E) - 1
+  validation_start, test_start = (
+    int(sorted_E[min(round(share * len(sorted_E)), last)])
+    for share in (1 - validation_share - test_share, 1 - test_share)
+  )
+  return {
+    "train_end": validation_start - gap,
+    "validation_start": validation_start,
+    "validation_end": test_start - gap,
+    "test_start": test_start,
+  }
+
+
 def _digest(
   kind: str, log: Interactions, parameters: dict[str, float] | None = None
 ) -> str:
-  """SHA-256 of the kind and of the log by raw ids: what makes two runs comparable.
+  """Returns the SHA-256 of the kind, its parameters and the log (raw ids, times).
 
-  Times are part of a log that has them.
+  Results of runs with equal digests are comparable.
   """
   digest = hashlib.sha256(kind.encode())
   if parameters:
@@ -471,10 +352,6 @@ def _digest(
 
 
 def _digest_of_part(split: Split, parameters: dict[str, float]) -> str:
-  """SHA-256 of a split of which less is learned or asked."""
+  """Returns the SHA-256 of a split that `withhold` or `learn_from` has reduced."""
   named = f"{split.sha256} {json.dumps(parameters, sort_keys=True)}"
   return hashlib.sha256(named.encode()).hexdigest()
-
-
-def _iso(seconds: int) -> str:
-  return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).isoformat()

@@ -11,8 +11,9 @@ from jax.sharding import AxisType, Mesh
 import ml_collections
 import numpy as np
 
+from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.ids import codes, gcn, grow, plain, quantise, spectral
+from lightlm_jax.ids import codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
@@ -165,7 +166,7 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed, attribu
   if config.kind == "gci":
     return quantise.gci_ids(
       train,
-      gcn.Options(**config.gcn),
+      Gcn(**config.gcn),
       quantiser=config.quantiser,
       levels=config.gci_levels,
       centres=config.centres,

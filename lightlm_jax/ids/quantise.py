@@ -18,8 +18,9 @@ centres.
 from jax.sharding import Mesh
 import numpy as np
 
+from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.ids import gcn, lloyd
+from lightlm_jax.ids import gcn_training, lloyd
 from lightlm_jax.ids.codes import with_last_token
 from lightlm_jax.runtime.errors import UserError
 
@@ -32,7 +33,7 @@ _SAMPLE = 256
 
 def gci_ids(
   train: Interactions,
-  options: gcn.Options,
+  options: Gcn,
   *,
   quantiser: str,
   levels: int,
@@ -63,7 +64,9 @@ def gci_ids(
       f"gci ids of {train.num_users:,} users and {train.num_items:,} items would take "
       "one CPU many hours; share the work by --config.ids.devices=-1 (all devices)"
     )
-  node_ND = np.concatenate(gcn.embeddings(train, options, seed=seed, mesh=mesh))
+  node_ND = np.concatenate(
+    gcn_training.embeddings(train, options, seed=seed, mesh=mesh)
+  )
   warm_U = train.length_U > 0
   warm_I = np.bincount(train.item_E, minlength=train.num_items) > 0
   warm_N = np.concatenate([warm_U, warm_I])

@@ -125,16 +125,7 @@ def spectral_ids(
     UserError: there are more than a million users or items; attributes are wanted and
       not there.
   """
-  if max(train.num_users, train.num_items) > MOST_NODES:
-    raise UserError(
-      f"sci ids of {train.num_users:,} users and {train.num_items:,} items are out of "
-      f"reach, they end at {MOST_NODES:,}; choose --config.ids.kind=gci"
-    )
-  if graph == "attributes" and attributes is None:
-    raise UserError(
-      "config.ids.graph is 'attributes', which wants item_attributes.json (raw item id "
-      "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
-    )
+  _check(train, graph, attributes)
   # Clustering may not depend on how many threads the machine has. The limit reaches
   # the libraries loaded by then: scikit-learn brings one, so it is loaded before.
   import sklearn.cluster  # noqa: F401, PLC0415, slow to import
@@ -149,13 +140,13 @@ def spectral_ids(
 
   rng = np.random.default_rng(seed)
   with threadpoolctl.threadpool_limits(1):
-    if graph in CO_INDEXED:
-      path_NL = paths(CO_INDEXED[graph](train))
-      return _finish(*np.split(path_NL, [train.num_users]), tokens, rng)
-    if graph == "attributes":
-      path_NL = paths(graph_lib.by_attributes(train, attributes))
+    if graph in (*CO_INDEXED, "attributes"):
+      if graph == "attributes":
+        adjacency = graph_lib.by_attributes(train, attributes)
+      else:
+        adjacency = CO_INDEXED[graph](train)
       ends = train.num_users, train.num_users + train.num_items
-      return _finish(*np.split(path_NL, ends)[:2], tokens, rng)
+      return _finish(*np.split(paths(adjacency), ends)[:2], tokens, rng)
     path_UL = path_IL = None
     if graph != "users":
       path_IL = paths(graph_lib.items_together(train))
@@ -168,6 +159,21 @@ def spectral_ids(
     users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
     return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
   return _finish(*plain.apart(path_IL, path_UL)[::-1], tokens, rng)
+
+
+def _check(
+  train: Interactions, graph: str, attributes: Sequence[np.ndarray] | None
+) -> None:
+  if max(train.num_users, train.num_items) > MOST_NODES:
+    raise UserError(
+      f"sci ids of {train.num_users:,} users and {train.num_items:,} items are out of "
+      f"reach, they end at {MOST_NODES:,}; choose --config.ids.kind=gci"
+    )
+  if graph == "attributes" and attributes is None:
+    raise UserError(
+      "config.ids.graph is 'attributes', which wants item_attributes.json (raw item id "
+      "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
+    )
 
 
 def _finish(

@@ -13,7 +13,7 @@ import numpy as np
 import rich.console
 
 from lightlm_jax import STARTED, limits
-from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
 from lightlm_jax.evaluation import baseline_metrics as yardsticks
@@ -188,7 +188,7 @@ def _claim_split(workdir: epath.Path, split: splits.Split, log) -> None:
   """Leaves split.json, or checks that the workdir was begun on the same split."""
   path = workdir / "split.json"
   if not path.exists():
-    workdir_lib.write_json(path, splits.manifest(split, log))
+    workdir_lib.write_json(path, split_summary.summary(split, log))
     return
   try:
     sha256 = json_text.loads(path.read_text())["sha256"]

@@ -18,8 +18,9 @@ import time
 
 import numpy as np
 
+from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.ids import codes, gcn, quantise, spectral
+from lightlm_jax.ids import codes, gcn_training, quantise, spectral
 
 SIZES = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 STEPS = ("sci", "sci-hubs", "gci-epoch", "gci-quantise")
@@ -64,7 +65,7 @@ def measure(step: str, size: int) -> dict:
       seed=0,
     )
   elif step == "gci-epoch":
-    gcn.embeddings(log, gcn.Options(epochs=1), seed=0)
+    gcn_training.embeddings(log, Gcn(epochs=1), seed=0)
     ids = None
   else:
     vector_ND = np.random.default_rng(0).standard_normal((2 * size, 64), np.float32)

@@ -1,0 +1,72 @@
+"""A split in numbers: split.json beside a run, without a single id."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.requests import Requests
+from lightlm_jax.data.splits import Split
+
+
+def summary(split: Split, log: Interactions) -> dict[str, Any]:
+  """Returns the size of every part of a split, ready for JSON.
+
+  Args:
+    split: of `log`.
+    log: all interactions, held-out ones included.
+
+  Returns:
+    kind, parameters, sha256; users, items and interactions of the log; cut_times and
+    log_times {first, last}, ISO 8601 in UTC, None where they are not known or not
+    used; train {users, items, interactions}: those that training sees; validation and
+    test, None where nothing is held out: {requests, repeated_targets (in the
+    request's own history), cold_targets (never in training), untrained_users (no
+    interaction in training)}. Of a split that withholds items also withheld_items.
+  """
+  bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
+  length_U = split.train.length_U
+
+  def held_out(requests: Requests | None):
+    # A set without requests is false, and not the same as none.
+    return (
+      None
+      if requests is None
+      else {
+        "requests": len(requests),
+        "repeated_targets": int(requests.repeated_N.sum()),
+        "cold_targets": int((bought_I[requests.target_N] == 0).sum()),
+        "untrained_users": int((length_U[requests.user_N] == 0).sum()),
+      }
+    )
+
+  def iso(seconds: dict[str, int] | None):
+    return seconds and {name: _iso(second) for name, second in seconds.items()}
+
+  times = log.time_E
+  known = times is not None and len(times)
+  withheld = {}
+  if split.withheld_I is not None:
+    withheld["withheld_items"] = int(split.withheld_I.sum())
+  return {
+    "kind": split.kind,
+    "parameters": dict(split.parameters),
+    "sha256": split.sha256,
+    "users": log.num_users,
+    "items": log.num_items,
+    "interactions": len(log.item_E),
+    "log_times": iso({"first": times.min(), "last": times.max()} if known else None),
+    "cut_times": iso(split.cut_times),
+    "train": {
+      "users": int((length_U > 0).sum()),
+      "items": int((bought_I > 0).sum()),
+      "interactions": len(split.train.item_E),
+    },
+    "validation": held_out(split.validation),
+    "test": held_out(split.test),
+  } | withheld
+
+
+def _iso(seconds: int) -> str:
+  return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).isoformat()

@@ -1,0 +1,243 @@
+"""Trains the GCN of GCI ids, by BPR with early stopping on held-back training edges.
+
+A step propagates over the whole graph whatever its batch is, so batches are large and
+an example has several negatives: both cost little beside the propagation. On a mesh
+every device holds all vectors and a share of the arcs and of the batch.
+
+Letters as in gcn.py; H edges held back, K edges kept for training.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+import scipy.sparse
+
+from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.ids import gcn
+from lightlm_jax.runtime.errors import UserError
+
+# The cut-off of the NDCG that decides when training stops.
+STOPPING_K = 100
+# At most so many held-back edges are evaluated: more change little and take time.
+MAX_EVALUATED = 2000
+# Fewest and most steps of an epoch: fewer would hardly train on a small log, more
+# would propagate over a large graph for hours.
+MIN_STEPS, MAX_STEPS = 4, 32
+
+
+def embeddings(
+  train: Interactions,
+  options: Gcn,
+  *,
+  seed: int,
+  mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Trains on the interactions: users' vectors [U, D] and items' [I, D], float32.
+
+  A share of the *training* edges is held back, out of the graph and out of the loss,
+  to tell when to stop. The start vectors of the best epoch are then spread over the
+  graph of all edges: what was held back shapes the result too, at no second training.
+
+  A node without edges keeps its start vector (scaled by 1 / (layers + 1)); so do all
+  of them where there is no edge at all.
+
+  The same seed gives the same bytes, on one kind of processor and with one version of
+  jax, with any number of threads unless `weighted` (XLA cuts a product of matrices into
+  as many sums as there are threads). For that it runs on the CPU where jax has one: an
+  accelerator adds up arcs in any order. On a `mesh`, all of whose axes share the work,
+  vectors are equal within float32's rounding.
+
+  Raises:
+    UserError: the learning rate is so large that the vectors are no numbers.
+  """
+  # Scores that judge an epoch may not depend on how many threads the machine has.
+  import threadpoolctl  # noqa: PLC0415, only building needs it
+
+  device = _cpu() if mesh is None else None
+  with threadpoolctl.threadpool_limits(1), jax.default_device(device):
+    node_ND = _train(train, options, seed, mesh)
+  if not np.isfinite(node_ND).all():
+    raise UserError(
+      f"the GCN's vectors grew beyond all numbers at learning rate "
+      f"{options.learning_rate}; lower it"
+    )
+  return node_ND[: train.num_users], node_ND[train.num_users :]
+
+
+def ndcg(
+  node_ND: np.ndarray,
+  known: scipy.sparse.csr_array,
+  user_H: np.ndarray,
+  item_H: np.ndarray,
+  k: int = STOPPING_K,
+) -> float:
+  """Mean over the edges of 1 / log2(1 + rank), or 0 for a rank beyond k.
+
+  The rank is that of the edge's item among all items but those in the user's row of
+  `known`, [U, I]. Equal scores, and such as are no numbers, stand before the item.
+  """
+  num_users = known.shape[0]
+  user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
+  gain = 0.0
+  at_once = max(1, min(256, 2**26 // len(item_ID)))
+  for start in range(0, len(user_H), at_once):
+    user_B, item_B = user_H[start : start + at_once], item_H[start : start + at_once]
+    score_BI = user_UD[user_B] @ item_ID.T
+    own_B1 = np.take_along_axis(score_BI, item_B[:, None], axis=1)
+    score_BI[known[user_B].nonzero()] = -np.inf
+    rank_B = np.count_nonzero(~(score_BI < own_B1), axis=1)
+    gain += np.where(rank_B <= k, 1 / np.log2(1 + rank_B), 0).sum()
+  return float(gain / len(user_H))
+
+
+def _train(
+  train: Interactions, options: Gcn, seed: int, mesh: Mesh | None
+) -> np.ndarray:
+  """[N, D] float32: every node's vector, spread over all edges."""
+  U, I = train.num_users, train.num_items
+  user_E, item_E = gcn.distinct_edges(train)
+  E = len(user_E)
+  held_H = np.random.default_rng(seed).permutation(E)[: int(options.held_back * E)]
+  kept_E = np.ones(E, bool)
+  kept_E[held_H] = False
+  user_K, item_K = user_E[kept_E], item_E[kept_E]
+  known = scipy.sparse.csr_array((np.ones(len(user_K)), (user_K, item_K)), (U, I))
+  stopping_H = held_H[:MAX_EVALUATED]
+
+  def placed(graph):
+    """With the weights and arcs divided over the mesh."""
+    graph = gcn.stacked(graph, 1 if mesh is None else mesh.size)
+    return jax.tree.map(lambda a: _put(a, mesh, divided=a.ndim > 1), graph)
+
+  init_key, epoch_key = jax.random.split(jax.random.key(seed))
+  best = jax.tree.map(lambda a: _put(a, mesh), gcn.init(init_key, U + I, options))
+  state = best, optax.adam(options.learning_rate).init(best)
+  # Copied: the steps give the memory of their own away.
+  state = jax.tree.map(lambda a: _put(jnp.copy(a), mesh), state)
+  # As arguments of compiled functions: XLA would fold a constant graph for minutes.
+  graph = placed(gcn.bipartite(user_E, item_E, U, I, kept_E))
+  edges = _put(user_K, mesh), _put(U + item_K, mesh)
+  spread = functools.partial(_propagate, layers=options.layers, mesh=mesh)
+  best_ndcg, waited = -1.0, 0
+  for epoch in range(options.epochs if len(user_K) else 0):
+    state, _ = _epoch(
+      state,
+      jax.random.fold_in(epoch_key, epoch),
+      options.learning_rate,
+      graph,
+      *edges,
+      first_item=U,
+      layers=options.layers,
+      batch_size=_batch_size(len(user_K), options.batch_size),
+      negatives=options.negatives,
+      mesh=mesh,
+    )
+    if len(stopping_H):
+      node_ND = np.asarray(spread(state[0], graph))
+      reached = ndcg(node_ND, known, user_E[stopping_H], item_E[stopping_H])
+      waited += 1
+      if reached <= best_ndcg:
+        if waited >= options.patience:
+          break
+        continue
+      best_ndcg, waited = reached, 0
+    best = jax.tree.map(jnp.copy, state[0])
+  return np.asarray(spread(best, placed(gcn.bipartite(user_E, item_E, U, I))))
+
+
+_propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
+
+
+def _batch_size(edges: int, wanted: int) -> int:
+  """Edges of a step: as wanted, but for an epoch of very few or very many steps."""
+  fewest_B = -(-edges // MAX_STEPS)
+  # Even shares for any usual number of devices: all of them make the same batches.
+  fewest_B = -(-fewest_B // 1024) * 1024
+  return min(max(wanted, fewest_B), -(-edges // MIN_STEPS))
+
+
+def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
+  """On the device, or on the mesh: a copy for each, or rows divided."""
+  if mesh is None:
+    return jnp.asarray(array)
+  spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()
+  return jax.device_put(array, NamedSharding(mesh, spec))
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("first_item", "layers", "batch_size", "negatives", "mesh"),
+  donate_argnames="state",
+)
+def _epoch(
+  state,
+  key,
+  learning_rate,
+  graph,
+  user_K,
+  item_K,
+  *,
+  first_item,
+  layers,
+  batch_size,
+  negatives,
+  mesh,
+):
+  """Every edge once, in drawn order; the last batch is filled up from the first.
+
+  Args:
+    state: (parameters, state of the optimiser).
+    key: of the order and of the negatives.
+    learning_rate: of Adam.
+    graph: what the vectors are spread over, as `stacked` makes it.
+    user_K: int32 nodes of the edges that are trained on.
+    item_K: int32 nodes.
+    first_item: U.
+    layers: of the GCN.
+    batch_size: B.
+    negatives: M.
+    mesh: whose devices share the arcs and the batch, or None.
+
+  Returns:
+    The new state and the losses of all steps.
+  """
+  steps = -(-len(user_K) // batch_size)
+  order_key, negatives_key = jax.random.split(key)
+  order_K = jax.random.permutation(order_key, len(user_K))
+  adam = optax.adam(learning_rate)
+
+  def step(state, step_input):
+    edge_B, key = step_input
+    params, adam_state = state
+    shape, N = (batch_size, negatives), len(params["start"])
+    negative_BM = jax.random.randint(key, shape, first_item, N)
+    # A batch that does not divide, of a small log, is every device's whole.
+    if mesh is not None and batch_size % mesh.size == 0:
+      rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+      edge_B, negative_BM = jax.lax.with_sharding_constraint(
+        (edge_B, negative_BM), (rows, rows)
+      )
+
+    def loss(params):
+      node_ND = gcn.propagate(params, graph, layers, mesh)
+      return gcn.bpr_loss(node_ND, user_K[edge_B], item_K[edge_B], negative_BM)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, adam_state = adam.update(grads, adam_state)
+    return (optax.apply_updates(params, updates), adam_state), value
+
+  edge_SB = jnp.resize(order_K, (steps, batch_size))
+  return jax.lax.scan(step, state, (edge_SB, jax.random.split(negatives_key, steps)))
+
+
+def _cpu() -> jax.Device | None:
+  """The CPU of this process; None where jax was told not to have one."""
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return None
