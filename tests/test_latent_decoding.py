@@ -164,13 +164,16 @@ def test_the_memory_holds_the_state_of_every_example(model, state):
 
 
 def test_what_is_wanted_changes_no_order(model):
-  train, built, params, config, _ = model
+  train, _, params, config, book = model
   rng = np.random.default_rng(0)
   state_ND = rng.normal(size=(500, config.model.d_model)).astype(np.float16)
   item_N = rng.integers(train.num_items, size=500).astype(np.int32)
   index = latent.build(*jax.device_put((state_ND, item_N)), train.num_items)
   config.decoding.kind, config.decoding.nearest = "latent_local", 50
+  built = lightlm.build(config, book)
   asks = latent_decoding.build(config, built, index)
+  again = latent_decoding.build(config, lightlm.build(config, book), index)
+  assert (asks.system == again.system, hash(asks.system)) == (True, hash(again.system))
   history_BH = train.item_E[: 4 * 3].reshape(4, 3)
   batch = batch_lib.Batch(
     user_B=np.arange(4, dtype=np.int32),

@@ -30,7 +30,7 @@ class Options:
 
   Attributes:
     beam_size: the most hypotheses that a row keeps.
-    start_token: what the first step reads.
+    start_token: the first step's input.
     end_token: ends a beam of an unconstrained search even where the trie knows no such
       item; None = leaves do, as they always do under the trie.
     length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
@@ -75,7 +75,7 @@ def search(
   Args:
     step: (token_BK, parent_BK, cache) → (logits_BKV, cache with one more position):
       beam k continues what beam `parent[k]` was in the call before. K = 1 at first.
-    cache: what the first step is given.
+    cache: the first step's.
     trie: over the vocabulary of the logits.
     allowed: which items each row may get; None = the trie alone decides.
     options: see there.
@@ -137,7 +137,7 @@ def _extended(
     state_BK = open_children.child(trie, level, of_parent(state_BK), best)
   else:
     state_BK = trie.follow(of_parent(state_BK), best.token_BK, level)
-    real_BK &= ~stays_BK | of_parent(ended_BK)  # what ended elsewhere is no item
+    real_BK &= ~stays_BK | of_parent(ended_BK)  # a beam that ended elsewhere is no item
   return Beams(
     state_BK=jnp.where(real_BK, state_BK, trie.nowhere(level + 1)),
     log_prob_BK=best.key_BK * of_parent(scale.norm_BK),

@@ -22,8 +22,8 @@ class Scale(NamedTuple):
 
   Attributes:
     log_prob_BK: float32, the beam's own.
-    total_BK: float32, the logarithm of what its logits are normalised by.
-    norm_BK: float32, what its sums are divided by.
+    total_BK: float32, the logarithm of its softmax's denominator.
+    norm_BK: float32, the divisor of its sum, see `length_norm`.
     finished_BK: bool, whether its only continuation is itself, which costs nothing.
   """
 
@@ -143,7 +143,7 @@ def children(
     level: of the states.
     state_BK: int32.
     allowed: its shared masks close children; None = there is none.
-    path: the way to what the rows exclude, from `level`; None = nothing.
+    path: the way to the rows' exclusions, from `level`; None = no exclusions.
   """
   if allowed is not None and allowed.prefix_MI1.shape[0]:
     # Shared masks count items in the order in which children are listed.
@@ -162,7 +162,7 @@ def children(
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:
-  """All of a vocabulary of V; for a finished beam one, which stands for itself."""
+  """All V tokens; for a finished beam one, which keeps the beam as it is."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
   itself_W = np.arange(len(all_W), dtype=np.uint32) == 0

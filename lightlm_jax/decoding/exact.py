@@ -1,7 +1,7 @@
 """Scores every item of the catalogue by teacher forcing: no beam and no trie.
 
-It is what a beam search approximates, and its oracle. Items that differ only in their
-last token share one forced prefix, so that short ids cost little.
+A beam search approximates this; tests use it as its oracle. Items that differ only in
+their last token share one forced prefix, so that short ids cost little.
 """
 
 from collections.abc import Callable

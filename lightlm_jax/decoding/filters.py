@@ -94,7 +94,7 @@ def without(
 def without_bits(
   word_BKW: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """`word_BKW` of the states' masks, less the bits of what exclusions close."""
+  """`word_BKW` of the states' masks, less the bits that exclusions close."""
   B, K, W = word_BKW.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   # A child that closes is taken away once, however many of its items are excluded.

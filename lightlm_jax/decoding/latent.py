@@ -24,7 +24,7 @@ from lightlm_jax.decoding.top_k import top_k
 
 DECODINGS = ("latent_global", "latent_local")  # values of decoding.kind
 CHUNK = 16_384  # examples whose distances are held at once
-# Below it squares of distances are what rounding left of them.
+# Squared distances below it are rounding errors.
 _NEAREST = 1e-12
 
 

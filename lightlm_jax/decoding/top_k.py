@@ -40,8 +40,8 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 # For CPUs and GPUs XLA does not divide its TopK over the rows: it would send every
-# device all of them. For TPUs it does, and what compiles for a topology without a TPU
-# knows no custom partitioning.
+# device all of them. For TPUs it does, and compiling for a topology without a TPU
+# has no custom partitioning.
 def _top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return jax.lax.platform_dependent(
     value_BN,

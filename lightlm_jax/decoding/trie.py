@@ -33,7 +33,7 @@ class Level:
       `first[n + 1] - 1` of the next level; padding has none.
     low_N1: int32 [N + 1], the items below node n have the ranks `low[n]` to
       `low[n + 1] - 1`. None on the last level, where `first_N1` says so.
-    token_M: what leads to each node of the next level, V = the code has ended, in the
+    token_M: the token of each node of the next level, V = the code has ended, in the
       narrowest integers; `width` more of them, so that a slice never runs over.
     mask_NW: uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a
       code has ended.) None where children are only listed.
@@ -52,7 +52,7 @@ class Trie:
   """`levels` 0 to L - 1, and the catalogue index of the item of each rank.
 
   Every size is rounded up by `capacity`, so that a changed catalogue of about the
-  same size fits what was compiled.
+  same size fits the compiled programs.
 
   Attributes:
     levels: see `Level`.
@@ -127,7 +127,7 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """The bit of a mask of `level` that stands for a state of the next level."""
+    """The bit of a mask of `level` that means a state of the next level."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 

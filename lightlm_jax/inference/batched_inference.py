@@ -84,11 +84,11 @@ def answers(
     requests, batch_size, max_history, rank_I
   ):
     if len(in_flight) == BATCHES_IN_FLIGHT:
-      asked, answer = in_flight.popleft()
-      yield asked, jax.device_get(answer)
+      index_done, answer = in_flight.popleft()
+      yield index_done, jax.device_get(answer)
     in_flight.append((index, ask(*put((batch, excluded_BE), rows))))
-  for asked, answer in in_flight:
-    yield asked, jax.device_get(answer)
+  for index_done, answer in in_flight:
+    yield index_done, jax.device_get(answer)
 
 
 def host_batches(

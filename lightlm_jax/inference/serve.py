@@ -1,4 +1,4 @@
-"""From requests to lists of items: the one way in which a trained system is asked."""
+"""From requests to lists of items: how a trained system serves."""
 
 import functools
 from typing import Any, NamedTuple

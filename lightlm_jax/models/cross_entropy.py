@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 CHUNK = 256  # positions: their logits over 12,000 items stay in a CPU's cache
-# Above so many items they are what is cut: a chunk holds ITEMS of them.
+# With more items than this, chunks are of ITEMS items and all positions.
 LARGE = 100_000
 ITEMS = 8_192
 
@@ -111,7 +111,7 @@ def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
   """The loss and its gradients, with `items` of the catalogue's rows at a time."""
   N, (I, D) = len(hidden_ND), table_ID.shape
   items = min(items, I)
-  # The last chunk begins early where it would not be full, and leaves out what was had.
+  # The last chunk begins early if it would not be full, and skips rows already seen.
   due_X = jnp.arange(0, I, items)
   start_X = jnp.minimum(due_X, I - items)
 

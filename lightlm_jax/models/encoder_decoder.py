@@ -1,7 +1,7 @@
 """LightLM's transformer: a deep and narrow T5-style encoder-decoder.
 
 LightLM (arXiv 2310.17488), section 3.1, after T5 (Raffel et al. 2020). Arrays in,
-arrays out: what the tokens mean is the system's business.
+arrays out: the system decides what tokens mean.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Config:
   """
 
   V: int  # tokens of the vocabulary
-  W: int  # whole words that are told apart; 0 = no whole-word embedding
+  W: int  # whole-word positions; 0 = no whole-word embedding
   D: int = 512  # model width
   N: int = 6  # encoder layers
   num_decoder_layers: int = 6
@@ -134,7 +134,7 @@ class _DecoderLayer(nn.Module):
     logits = jnp.einsum("bhqa,bhas->bhqs", query_BHQA, source_key_BHAS)
     mask_BQS = jnp.repeat(mask_BKS, L, axis=1)
     weight = _softmax(logits.astype(jnp.float32), mask_BQS[:, None]).astype(c.dtype)
-    # Who has no source reads nothing, whoever else is in the row.
+    # A target without a source reads nothing, whatever else is in the row.
     weight = jnp.where(mask_BQS.any(axis=-1)[:, None, :, None], weight, 0)
     weight = Dropout(c.dropout_rate)(weight)
     mixed = jnp.einsum("bhqs,bhsa->bhqa", weight, source_value_BHSA)
@@ -181,14 +181,14 @@ class EncoderDecoder(nn.Module):
     }
     self.encoder_bias = RelativeBias(bidirectional=True, **bias)
     self.decoder_bias = RelativeBias(bidirectional=False, **bias)
-    # Under a gradient a loop puts away and fetches back what every layer leaves: 6 % of
+    # Under a gradient a loop stores and reloads every layer's activations: 6 % of
     # a step at the paper's shape on a CPU, 14 % at `small`. A search is a step of all
     # layers for each token: there the loop saves compiling and costs nothing.
     unroll = _UNROLLED if self.has_rng("dropout") and not c.remat else 1
     stack = functools.partial(_stack, unroll=unroll)
     encoder_layer, decoder_layer = _EncoderLayer, _DecoderLayer
     if c.remat:
-      # Inside a loop nothing can be merged with what is computed again.
+      # Inside a loop the recomputation cannot be merged away.
       encoder_layer, decoder_layer = (
         nn.remat(layer, prevent_cse=False) for layer in (encoder_layer, decoder_layer)
       )

@@ -82,7 +82,7 @@ def item_vectors(
 ) -> jax.Array:
   """The vectors of U items, float32 [U, D], a chunk at a time.
 
-  Texts of similar length share a chunk, which costs what its longest asks for. A
+  Texts of similar length share a chunk, which costs as much as its longest. A
   gradient computes a chunk's activations again: memory holds those of one.
 
   Args:
@@ -106,7 +106,7 @@ def item_vectors(
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
 
     def of_width(width: int):
-      # Without it, the gradient keeps room for what every width would have computed.
+      # Without it, the gradient keeps the activations of every width.
       @jax.checkpoint
       def encode(params, token_CT):
         if not width:

@@ -3,7 +3,7 @@
 SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; the order of its norms is
 that of the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2).
 A position is counted from the end of its history, so that neither the width that it is
-padded to nor what stands beside it in a row changes anything.
+padded to nor its neighbours in a row change anything.
 
 Letters: B batch, H history columns, P the most of them, I items, D width, N layers.
 """
@@ -77,7 +77,7 @@ class ItemSequence(nn.Module):
 
 
 class SasrecBlock(nn.Module):
-  """Attention of normed queries over what is not normed, then a feed-forward."""
+  """Attention of normed queries over keys that are not normed, then a feed-forward."""
 
   config: Config
 
@@ -93,7 +93,7 @@ class SasrecBlock(nn.Module):
 
 
 class BsarecBlock(nn.Module):
-  """A mixture of attention and of what the low and the high frequencies hold."""
+  """A mixture of attention and of a filter for low and high frequencies."""
 
   config: Config
 
@@ -132,7 +132,7 @@ def _to_end(segment_BH: jax.Array) -> jax.Array:
 
 
 def low_pass(P: int, low_frequencies: int) -> np.ndarray:
-  """[P, P] float32: what a sequence's lowest frequencies make of it.
+  """[P, P] float32: the filter that keeps a sequence's lowest frequencies.
 
   As in the authors' code, `low_frequencies // 2 + 1` of the real Fourier transform's
   coefficients are kept.

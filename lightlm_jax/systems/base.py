@@ -2,8 +2,8 @@
 
 A system is a value: a frozen dataclass of shapes and settings, without arrays. Systems
 built from the same configuration over catalogues of the same capacity are equal, and
-share every compiled program, whose static key they are. What a system can do beyond
-`recommend` is said by the protocols below: ask `isinstance(system, ScoresItems)`.
+share every compiled program, whose static key they are. Optional abilities, beyond
+`recommend`, are the protocols below: ask `isinstance(system, ScoresItems)`.
 
 All methods but `fit` are pure functions of arrays and can be compiled.
 """
@@ -49,7 +49,7 @@ class System:
 
 
 class Built(NamedTuple):
-  """A system with what it needs of one catalogue and one training log.
+  """A system with its arrays for one catalogue and one training log.
 
   Attributes:
     system: see `System`.
@@ -85,8 +85,8 @@ class Trainable(Protocol):
   ) -> tuple[jax.Array, Metrics]:
     """A scalar, and counts of the batch.
 
-    "tokens": what the batch really holds (items, where an item is one);
-    "capacity_tokens": what it has room for.
+    "tokens": tokens in the batch (items, where an item is one token);
+    "capacity_tokens": tokens it has room for, padding included.
     """
     ...
 

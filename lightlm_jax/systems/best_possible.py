@@ -1,4 +1,4 @@
-"""The ceiling on the synthetic shop: the ranking of one who knows the generator."""
+"""The ceiling on the synthetic shop: the ranking by the generator's probabilities."""
 
 import dataclasses
 
@@ -79,7 +79,7 @@ def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
     history_BH: int32 catalogue indices, right-aligned, -1 = none, none twice.
 
   Returns:
-    [B, I] float32: 0 for what the history holds; rows sum to 1, less `late_rate` where
+    [B, I] float32: 0 for items of the history; rows sum to 1, less `late_rate` where
     no late item is left.
   """
   B, H = history_BH.shape

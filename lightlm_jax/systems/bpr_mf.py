@@ -2,7 +2,7 @@
 
 The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i; training
 raises it above that of items drawn at random, by -ln σ(x_ui - x_uj). The user's
-history is never read: what is known of a user lies in the learned vector.
+history is never read: a user is known by the learned vector alone.
 
 The paper draws j among the items that the user has not bought. Here j is any item:
 with a dozen purchases among thousands of items a wrong pair is one in about a

@@ -31,7 +31,7 @@ class Ease(item_item.ItemItem):
     Everything happens in one [I, I] float32 array: λ keeps the condition number small.
 
     Returns:
-      [I, I] float32; row i is what an item i in the history adds to every item's score.
+      [I, I] float32; row i is added to all scores for an item i in the history.
     """
     weights_II = item_item.co_occurrence(train)
     weights_II[np.diag_indices_from(weights_II)] += self.regularisation

@@ -65,7 +65,7 @@ class LightLM(System):
     label_smoothing: of the loss.
     state_of: "encoder" or "decoder", which makes the state of a request.
     common_prefix: how many tokens all targets begin with.
-    row_width: tokens of a source row in training; None = what it might need.
+    row_width: tokens of a source row in training; None = room for any history.
   """
 
   name: str = "lightlm"
@@ -176,7 +176,7 @@ class LightLM(System):
       total_BD = jnp.where(real_BS1, encoded_BSD, 0).sum(axis=1, dtype=jnp.float32)
       return total_BD / number_B1
     decoder = self.decoder(params, tables, batch)
-    # What all targets begin with tells none from another.
+    # The first token that differs between targets is predicted behind their prefix.
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
     shape = (len(batch.user_B), 1, self.common_prefix + 1)
     state_B1LD = decoder.states(jnp.broadcast_to(decoder_input_L, shape))

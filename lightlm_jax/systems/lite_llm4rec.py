@@ -289,7 +289,7 @@ def batch_loss(
 
   A popular item is in nearly every batch, a rare one in few: each logit is corrected by
   the logarithm of how often a batch holds the item (Yi et al. 2019, "Sampling-bias-
-  corrected neural modeling"), so that what is learned is the softmax over the
+  corrected neural modeling"), so that the model learns the softmax over the
   catalogue. Where every batch holds every item, it is that softmax.
 
   Args:

@@ -66,7 +66,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
 
 
 def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
-  """The direct task's sentence about each user; nothing stands for an unknown one."""
+  """The direct task's sentence about each user; an unknown user adds no token."""
   user_BL = _user_codes(user_code_UL, batch.user_B)
   B, L = user_BL.shape
   parts, words = [], []
@@ -91,11 +91,11 @@ def write_history(
   """The codes of the user (word 0) and of the k-th last items (word k), newest last.
 
   Args:
-    batch: requests, or examples; those that share a row stand one behind the other.
+    batch: requests, or examples; those that share a row follow each other.
     with_user: whether users are written.
-    in_order: of time; or a history is a set, written in the order of the catalogue,
-      which is that of a hash and says nothing.
-    width: S, which holds what every row has to say; None = what it might.
+    in_order: histories in order of time; or as sets, in the order of the catalogue,
+      which is that of a hash.
+    width: S, which is enough for every row; None = enough for any history.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
@@ -111,7 +111,7 @@ def write_history(
   token_BS = code_BHL.reshape(B, H * item_L)
   segment_BH = batch.segment_BH
   alike_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
-  word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and what is newer
+  word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and newer items
   word_BS, segment_BS = (jnp.repeat(x, item_L, axis=1) for x in (word_BH, segment_BH))
   if with_user:
     user_BK = batch.user_B.reshape(B, -1)

@@ -7,6 +7,7 @@ Asks a finished run of LightLM both ways on test users and prints a table.
 
 import argparse
 import contextlib
+import dataclasses
 
 from etils import epath
 import jax
@@ -21,6 +22,7 @@ from lightlm_jax.runtime import devices
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
+from lightlm_jax.systems.base import System
 from lightlm_jax.training import checkpoint, loop
 
 RULE = "seen_excluded"
@@ -38,18 +40,23 @@ def main() -> None:
   split = splits.SPLITS[config.split.kind](datasets.load(config).log)
   requests = loop.sample(split.test, flags.users, config.seed)
   book = codes_lib.load(workdir / "codes")
-  system = registry.build(config.system, config, split.train, book)
+  built = registry.build(config.system, config, split.train, book)
   with contextlib.closing(
     checkpoint.Checkpoints(workdir, read_only=True)
   ) as checkpoints:
-    params, _ = loop.restore_best(system, config, mesh, checkpoints)
+    params, _ = loop.restore_best(built.system, config, mesh, checkpoints)
 
   print("| seen items are | users with | HR@10 | HR@20 | items of 20 | users < 10 |")
   print("| --- " * 6 + "|")
-  ways = {"kept out of the search": system.recommend, "dropped after": drop(system)}
-  for name, recommend in ways.items():
+  after = FilterAfter(
+    name="dropped after", max_history=built.system.max_history, search=built.system
+  )
+  tables = built.tables, jnp.asarray(built.rank_I)
+  dropped = built._replace(system=after, tables=tables)
+  ways = {"kept out of the search": built, "dropped after": dropped}
+  for name, way in ways.items():
     ranks = evaluator.evaluate(
-      system._replace(recommend=recommend),
+      way,
       params,
       requests,
       num_items=split.train.num_items,
@@ -68,13 +75,19 @@ def main() -> None:
       )
 
 
-def drop(system):
-  """`recommend` without the request's exclusions, which then leave its list."""
-  rank_I = jnp.asarray(system.rank_I)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterAfter(System):
+  """A search without the request's exclusions, which are dropped from its list.
 
-  def recommend(params, tables, batch, allowed, *, k):
+  Its tables are those of the search and each item's rank.
+  """
+
+  search: System
+
+  def recommend(self, params, tables, batch, allowed, *, k):
+    own, rank_I = tables
     free = allowed._replace(excluded_BE=allowed.excluded_BE[:, :0])
-    found = system.recommend(params, tables, batch, free, k=k)
+    found = self.search.recommend(params, own, batch, free, k=k)
     rank_BK = rank_I[jnp.maximum(found.items_BK, 0)]
     seen_BK = (rank_BK[:, :, None] == allowed.excluded_BE[:, None]).any(axis=2)
     gone_BK = seen_BK | ~found.valid_BK
@@ -85,8 +98,6 @@ def drop(system):
       valid_BK=~gone_BK,
     )
     return jax.tree.map(lambda x: jnp.take_along_axis(x, order_BK, axis=1), left)
-
-  return recommend
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def make(system: str, source: str, flags: argparse.Namespace):
     book = ids_build.code_book(config.ids, split.train, config.seed, folder)
   _, tokens = texts.of_run(config, dataset.texts, dataset.attributes)
   built = registry.build(system, config, split.train, book, tokens)
-  return built, built.init(jax.random.key(config.seed)), split
+  return built, built.system.init(jax.random.key(config.seed)), split
 
 
 def cost(served: serve.Served, requests, users: int, k: int) -> float:

@@ -61,10 +61,10 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   workdir, config = workdir_lib.read(run, {})
   split = splits.leave_one_out(datasets.load(config).log)
   book = codes_lib.load(workdir / "codes")
-  system = registry.build(config.system, config, split.train, book)
-  tables = jax.device_put(system.tables)
+  built = registry.build(config.system, config, split.train, book)
+  system, tables = built.system, jax.device_put(built.tables)
   tx = state_lib.optimiser(config)
-  feed, plan = loop.make_feed(system, split.train, config)
+  feed, plan = loop.make_feed(built, split.train, config)
   abstract = state_lib.abstract(system.init, tx, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   held = {"state": state_lib.create(system.init, tx, config.seed, abstract)}

@@ -26,16 +26,16 @@ def main(run: str) -> None:
   workdir, config = workdir_lib.read(run, {})
   split = splits.leave_one_out(datasets.load(config).log)
   book = codes_lib.load(workdir / "codes")
-  system = registry.build(config.system, config, split.train, book)
+  built = registry.build(config.system, config, split.train, book)
   mesh = mesh_lib.make(1, 1)
   checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-  params, _ = loop.restore_best(system, config, mesh, checkpoints)
+  params, _ = loop.restore_best(built.system, config, mesh, checkpoints)
   requests = loop.sample(split.test, USERS, config.seed)
   table_WD = params["word_embedding"]
   untrained_WD = jax.random.normal(jax.random.key(0), table_WD.shape)
   for name, extra_WD in (("as trained", 0 * untrained_WD), ("untrained", untrained_WD)):
     changed = params | {"word_embedding": table_WD + extra_WD}
-    found = judge.judge(system, changed, split, requests, batch_size=128, mesh=mesh)
+    found = judge.judge(built, changed, split, requests, batch_size=128, mesh=mesh)
     seen_excluded = found["metrics"]["seen_excluded"]
     print(
       f"{name}: HR@10 {seen_excluded['hr@10']:.4f}, "

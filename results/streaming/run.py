@@ -147,7 +147,7 @@ def feed_of(config, log: Interactions):
 def trainer(config, plan: feed_lib.Plan, read):
   """Takes so many dispatches and says how many seconds they took."""
   log = Interactions(np.zeros(1, int), np.zeros(0, np.int32), [], np.arange(ITEMS))
-  system = registry.build(config.system, config, log, None)
+  system = registry.build(config.system, config, log, None).system
   tx = state_lib.optimiser(config)
   abstract = state_lib.abstract(system.init, tx, mesh())
   steps = step_lib.make_steps(system, tx, plan, mesh(), config.seed, abstract)
