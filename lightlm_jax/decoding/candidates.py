@@ -145,12 +145,13 @@ def children(
     allowed: its shared masks close children; None = there is none.
     path: the way to the rows' exclusions, from `level`; None = no exclusions.
   """
+  mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:
     # Shared masks count items in the order in which children are listed.
     token_BKC, open_BKC = trie.listed(state_BK, level)
     open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
-  elif trie.levels[level].mask_NW is not None:
-    word_BKW = trie.levels[level].mask_NW[state_BK]
+  elif mask_NW is not None:
+    word_BKW = mask_NW[state_BK]
     if path is not None:
       word_BKW = filters.without_bits(word_BKW, trie, path, state_BK, level)
     return Masked(word_BKW)

@@ -5,7 +5,7 @@ their last token share one forced prefix, so that short ids cost little.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +57,10 @@ def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   row_R = number_R - number_R[chunk_R * G]
   X = -(-room // G)
   Q = min(capacity(int(most)), most_prefixes, G)
-  prefix_XQL = np.full((X, Q, depth - 1), -1, np.int32)
+  prefix_XQL: Any = np.full((X, Q, depth - 1), -1, np.int32)
   prefix_XQL[chunk_R, row_R] = prefix_RL
 
-  def padded(value_R):
+  def padded(value_R) -> Any:
     return np.pad(value_R, (0, X * G - num_items)).reshape(X, G).astype(np.int32)
 
   return Chunks(prefix_XQL, padded(row_R), padded(code_RL[place_R, last_R]))

@@ -15,7 +15,7 @@ independent, so log n gets a weight: the prior.
 Letters: B requests, N examples in the index, I items, D width, M nearest.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def build(
   """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)
-  add = {"num_segments": num_items + 1}
+  add: dict[str, Any] = {"num_segments": num_items + 1}
   total_ID = jax.ops.segment_sum(state_ND.astype(jnp.float32), place_N, **add)[:-1]
   count_I = jax.ops.segment_sum(jnp.ones_like(place_N), place_N, **add)[:-1]
   mean_ID = total_ID / jnp.maximum(count_I, 1)[:, None]
@@ -165,7 +165,7 @@ def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1
-  add = {"num_segments": len(item_M), "indices_are_sorted": True}
+  add: dict[str, Any] = {"num_segments": len(item_M), "indices_are_sorted": True}
   total_RD = jax.ops.segment_sum(state_MD.astype(jnp.float32), run_M, **add)
   count_R = jax.ops.segment_sum(jnp.ones_like(run_M), run_M, **add)
   return (total_RD / jnp.maximum(count_R, 1)[:, None])[run_M], count_R[run_M]

@@ -12,6 +12,8 @@ Where a node may have most of the vocabulary as children, its level also keeps a
 transition mask, a bit for each token: faster to apply than a list is to gather.
 """
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -118,6 +120,7 @@ class Trie:
   ) -> jax.Array:
     """The state of the next level behind an open bit of each state's mask."""
     here = self.levels[level]
+    assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
     word_BK1, bit_BK1 = token_BK[..., None] // WORD, token_BK[..., None] % WORD
     below_BK1 = (jnp.uint32(1) << bit_BK1.astype(jnp.uint32)) - 1
@@ -206,7 +209,7 @@ def build(
     byte_budget -= 0 if mask_NW is None else mask_NW.nbytes
     levels.append(_with_room(level, first_N1, low_N1, token_M, mask_NW, vocab_size))
     start_N = start_M
-  item_R = np.full(capacity(num_items + 1), -1, dtype=np.int32)
+  item_R: Any = np.full(capacity(num_items + 1), -1, dtype=np.int32)
   item_R[:num_items] = order_R
   rank_I = np.empty(num_items, dtype=np.int32)
   rank_I[order_R] = np.arange(num_items, dtype=np.int32)
@@ -262,14 +265,14 @@ def _with_room(
   first_N1: np.ndarray,
   low_N1: np.ndarray | None,
   token_M: np.ndarray,
-  mask_NW: np.ndarray | None,
+  mask_NW: Any,
   vocab_size: int,
 ) -> Level:
   """A level with room for more nodes, and for one at least: `nowhere`."""
   width = _width(np.diff(first_N1), vocab_size)
   room = _rows(level, len(first_N1) - 1) + 1
 
-  def padded(value_X, size, fill, dtype):
+  def padded(value_X, size, fill, dtype) -> Any:
     value = np.full(size, fill, dtype)
     value[: len(value_X)] = value_X
     return value

@@ -17,6 +17,7 @@ def measure(
   Returns:
     name → rule → metrics.
   """
+  assert split.test is not None
   results = {}
   for built in systems:
     assert isinstance(built.system, Fitted)

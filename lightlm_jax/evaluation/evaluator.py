@@ -95,7 +95,7 @@ def evaluate(
   catalogue = batched_inference.put(catalogue, copied)
 
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
-  lists_RNK = [None] * len(rules)
+  lists_RNK: Any = [None] * len(rules)
   if lists or not isinstance(system, ScoresItems):
     lists_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
   for index, (result_R2B, nan_B, *items_RBK) in batched_inference.answers(
@@ -121,7 +121,7 @@ def evaluate(
   if allowed_I is not None:
     result_R2N[..., ~allowed_I[requests.target_N]] = 0
   return {
-    rule: Ranks(*result_2N, items_NK)
+    rule: Ranks(result_2N[0], result_2N[1], items_NK)
     for rule, result_2N, items_NK in zip(rules, result_R2N, lists_RNK)
   }
 

@@ -75,6 +75,7 @@ def judge(
     "exposure": {
       rule: exposure.summarise(r.items_NK, bought_I, code_IL)
       for rule, r in ranks.items()
+      if r.items_NK is not None
     },
   }
   return found, ranks

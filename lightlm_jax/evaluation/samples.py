@@ -33,20 +33,22 @@ def recommended(
   width = batch_lib.history_width(longest, built.system.max_history)
   batch = batch_lib.request_batch(requests, index, batch_size=len(index), width=width)
   row_P, item_P = allowed_lib.seen_items(requests, index)
-  allowed = allowed_lib.Allowed(
+  masks: Any = (
     allowed_lib.no_shared_mask(),
     np.zeros(len(index), np.int32),
     allowed_lib.exclusions(row_P, item_P, rank_I=built.rank_I, batch_size=len(index)),
   )
   everywhere = mesh_lib.replicated(mesh)
   recommend = batched_inference.compiled(built.system, "recommend", everywhere, k=k)
-  best = jax.device_get(recommend(params, built.tables, batch, allowed))
+  best = jax.device_get(
+    recommend(params, built.tables, batch, allowed_lib.Allowed(*masks))
+  )
 
   def name(item: int) -> str:
     return (titles[item] if titles else "") or f"item {log.item_ids[item]}"
 
   for row, n in enumerate(index):
-    had = ", ".join(name(item) for item in requests.row(n)[-k:])
+    had = ", ".join(name(item) for item in requests.row(int(n))[-k:])
     shown = ", ".join(name(i) for i in best.items_BK[row][best.valid_BK[row]])
     yield f"user {log.user_ids[requests.user_N[n]]} had … {had}"
     yield f"  next: {shown}   (bought: {name(requests.target_N[n])})"

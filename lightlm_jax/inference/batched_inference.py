@@ -98,7 +98,7 @@ def host_batches(
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]
-    width = batch_lib.history_width(requests.length_N[index[-1]], max_history)
+    width = batch_lib.history_width(int(requests.length_N[index[-1]]), max_history)
     batch = batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)
     row_P, item_P = allowed_lib.seen_items(requests, index)
     yield (

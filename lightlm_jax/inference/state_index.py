@@ -125,6 +125,8 @@ def index_states(
     state_ND float16 and item_N int32, in the order of the log.
   """
   system = model.system
+  assert system.max_history is not None
+  assert isinstance(system, HasState)
   feed, plan = feed_lib.positions(
     train, seed=0, batch_size=batch_size, widths=(system.max_history,)
   )

@@ -7,7 +7,7 @@ arrays out: the system decides what tokens mean.
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -122,7 +122,8 @@ class _DecoderLayer(nn.Module):
         jnp.einsum("bhkp,bhpa->bhka", weight_BHKP, v)
         for weight_BHKP, (_, v) in zip(weights, pieces)
       ]
-      mixed = sum(mixed).swapaxes(1, 2)[:, :, None]
+      total: Any = sum(mixed)
+      mixed = total.swapaxes(1, 2)[:, :, None]
     x_BKLD += Dropout(c.dropout_rate)(_output(c, mixed, "self_output"))
 
     h_BKLD = RMSNorm(name="cross_norm")(x_BKLD)
@@ -311,7 +312,7 @@ class EncoderDecoder(nn.Module):
     return self.decode(token_BKL, kv, segment_BK)
 
 
-def _stack(layer: type[nn.Module], num_layers: int, in_axes: tuple, unroll: int):
+def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
   """`layer` over stacked parameters: `unroll` layers are compiled, however deep."""
   return nn.scan(
     layer,

@@ -11,6 +11,7 @@ All methods but `fit` are pure functions of arrays and can be compiled.
 import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -65,6 +66,11 @@ class Built(NamedTuple):
   rank_I: np.ndarray
   rows: Rows | None = None
   prepared: bool = False
+
+
+def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
+  """`net.apply` with these parameters, of a module that changes no variables."""
+  return net.apply({"params": params}, *args, **options)
 
 
 def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:

@@ -124,7 +124,7 @@ def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
   return unseen_BI * liked_BI + h_B1 * usual_BC.sum(1, keepdims=True) * follow_BI
 
 
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+def _matmul(a: jax.Array, b: jax.Array | np.ndarray) -> jax.Array:
   # Accelerators multiply float32 in fewer bits unless told otherwise.
   return jnp.matmul(a, b, precision="highest")
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg.lapack import spotrf, spotri  # pyright: ignore[reportAttributeAccessIssue]
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.runtime.errors import UserError
@@ -55,13 +55,13 @@ def _invert(matrix_II: np.ndarray) -> None:
   """Inverts a symmetric positive definite float32 matrix in place, by Cholesky."""
   # LAPACK reads columns first: the transposed view is the same symmetric matrix, and
   # its lower triangle is the upper one here.
-  factor_II, failed = lapack.spotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
+  factor_II, failed = spotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
   if failed:
     raise UserError(
       f"ease: the item counts are not positive definite at item {failed - 1} in "
       "float32; give a larger regularisation"
     )
-  inverse_II, _ = lapack.spotri(factor_II, lower=1, overwrite_c=1)
+  inverse_II, _ = spotri(factor_II, lower=1, overwrite_c=1)
   if not np.shares_memory(inverse_II, matrix_II):
     matrix_II[:] = inverse_II.T
   for start in range(0, len(matrix_II), ROWS_AT_ONCE):

@@ -7,6 +7,7 @@ of all items teacher-forced (exact), or without a constraint.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from lightlm_jax.decoding import beam, exact
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.trie import Trie
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import item_scores
+from lightlm_jax.systems import base, item_scores
 from lightlm_jax.systems.item_scores import allowed_items
 from lightlm_jax.systems.token_sequences import PAD, START
 
@@ -179,10 +180,7 @@ def opened(
   net: nn.Module, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
 ) -> Decoder:
   """The decoder of `net`, an `EncoderDecoder`, after it read encoded sources."""
-
-  def apply(*args: Any, **options: Any) -> Any:
-    return net.apply({"params": params}, *args, **options)
-
+  apply = functools.partial(base.apply, net, params)
   kv = apply(encoded_BSD, segment_BS, method="precompute_cross_kv")
   return Decoder(apply, kv)
 

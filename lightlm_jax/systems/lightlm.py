@@ -25,7 +25,7 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import id_writer, token_sequences
-from lightlm_jax.systems.base import Built, Metrics, System
+from lightlm_jax.systems.base import Built, Metrics, System, apply
 from lightlm_jax.systems.id_writer import (
   Decoder,
   IdWriter,
@@ -106,8 +106,9 @@ class LightLM(System):
     target_BKL = jnp.where(
       target_BK[..., None] >= 0, tables.target_IL[jnp.maximum(target_BK, 0)], -1
     )
-    logits_BKLV = self.net.apply(
-      {"params": params},
+    logits_BKLV = apply(
+      self.net,
+      params,
       *source,
       shift_right(target_BKL),
       segment_BK,
@@ -145,7 +146,7 @@ class LightLM(System):
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
     """The decoder after it read the sources of a batch."""
     source = self.write_source(tables, batch)
-    encoded_BSD = self.net.apply({"params": params}, *source, method="encode")
+    encoded_BSD = apply(self.net, params, *source, method="encode")
     return id_writer.opened(self.net, params, encoded_BSD, source.segment_BS)
 
   def recommend(
@@ -170,7 +171,7 @@ class LightLM(System):
     """[B, D] float32: the source's mean, or what predicts the first token."""
     if self.state_of == "encoder":
       source = self.write_source(tables, batch)
-      encoded_BSD = self.net.apply({"params": params}, *source, method="encode")
+      encoded_BSD = apply(self.net, params, *source, method="encode")
       real_BS1 = (source.segment_BS > 0)[..., None]
       number_B1 = jnp.maximum(real_BS1.sum(axis=1), 1)
       total_BD = jnp.where(real_BS1, encoded_BSD, 0).sum(axis=1, dtype=jnp.float32)
@@ -253,7 +254,8 @@ def build_tables(
     in_order_RL = target_IL[item_trie.item_R[: len(target_IL)]]
     chunks = exact.chunks(in_order_RL, max(1, EXACT_BYTES // a_prefix))
   tables = Tables(
-    *(_with_room(code) for code in (target_IL, item_code_IL)),
+    _with_room(target_IL),
+    _with_room(item_code_IL),
     _with_room(token_sequences.shift(codes.users_UL, prompt)),
     item_trie,
     chunks,
@@ -352,7 +354,7 @@ def examples_a_row(config: ml_collections.ConfigDict) -> int:
   return config.train.pack
 
 
-def _with_room(code_NL: np.ndarray) -> np.ndarray:
+def _with_room(code_NL: np.ndarray) -> Any:
   """`code_NL` with rows of padding up to its capacity."""
   room = trie.capacity(len(code_NL) + 1) - len(code_NL)
   return np.pad(code_NL, ((0, room), (0, 0)), constant_values=-1)

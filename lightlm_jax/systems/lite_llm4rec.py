@@ -27,7 +27,7 @@ from lightlm_jax.models import flat_text, hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, next_item
-from lightlm_jax.systems.base import Built, Metrics, in_catalogue_order
+from lightlm_jax.systems.base import Built, Metrics, apply, in_catalogue_order
 from lightlm_jax.systems.item_scores import Softmax
 from lightlm_jax.systems.next_item import NextItem
 
@@ -104,6 +104,7 @@ class TextReader:
     if rng is not None:
       return self.read_batch(params, tables, batch, rng)[0]
     vector_ID = self.with_vectors(params, tables).vector_ID
+    assert vector_ID is not None
     vector_BHD = vector_ID[jnp.maximum(batch.history_BH, 0)]
     return self._read(params, vector_BHD, batch.segment_BH)
 
@@ -147,7 +148,7 @@ class TextReader:
     self, params: Any, vector_BHD: jax.Array, segment_BH: jax.Array, **options: Any
   ) -> jax.Array:
     args = vector_BHD, segment_BH
-    return next_item.apply(self.net, params, *args, method="read", **options)
+    return apply(self.net, params, *args, method="read", **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ class WordReader:
     """See `next_item.Reader`."""
     token_BHT = words(tables, batch.history_BH)
     rngs = {} if rng is None else {"dropout": rng}
-    return next_item.apply(self.net, params, token_BHT, batch.segment_BH, rngs=rngs)
+    return apply(self.net, params, token_BHT, batch.segment_BH, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,6 +212,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
   def scores(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """[B, I] float32; a user without history gets the same score for every item."""
     tables = self.prepare(params, tables)
+    assert tables.vector_ID is not None
     hidden_BHD = self.reader.read(params, tables, batch)
     return next_item.last_scores(hidden_BHD, batch.segment_BH, head(tables.vector_ID))
 
@@ -223,15 +225,22 @@ def build(
   if config.model.source == "flat":
     shape = item_decoder.model_config(config)
     flat = WordReader(flat_text.FlatText(texts.vocab_size, num_items, shape))
-    tables = Tables(texts.token_IT)
+    tables = host_tables(texts)
     return in_catalogue_order(next_item.of_run(config, flat), tables, num_items)
   bought_I = np.bincount(train.item_E, minlength=num_items)
-  share_I = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
+  share_I: Any = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
   tied = config.model.tied
   reader = TextReader(network(config, texts.vocab_size, None if tied else num_items))
   softmax = LiteLlm4RecTied if tied else LiteLlm4RecSoftmax
   system = next_item.of_run(config, reader, kind=LiteLlm4Rec, softmax=softmax)
-  return in_catalogue_order(system, Tables(texts.token_IT, share_I), num_items)
+  tables = host_tables(texts)._replace(share_I=share_I)
+  return in_catalogue_order(system, tables, num_items)
+
+
+def host_tables(texts: Tokens) -> Tables:
+  """Tables of the texts alone, as host arrays."""
+  token_IT: Any = texts.token_IT
+  return Tables(token_IT)
 
 
 def words(tables: Tables, history_BH: jax.Array) -> jax.Array:
@@ -302,7 +311,7 @@ def batch_loss(
   # The bias is one more column, so that no logits are held at once.
   table_UE = jnp.concatenate([head(vector_UD), bias_U[:, None]], axis=1)
   hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
-  total = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
+  total: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
   return total / jnp.maximum(weight_N.sum(), 1)
 
 
@@ -314,6 +323,7 @@ def _texts_of(item_U: jax.Array, tables: Tables) -> jax.Array:
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
   """[U]: the probability that a batch, drawn by popularity, holds the item."""
+  assert tables.share_I is not None
   share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
   # log1p(-1) is no number to multiply; an item of all interactions is in every batch.
   share_U = jnp.clip(share_U, 0, 1 - 1e-6)

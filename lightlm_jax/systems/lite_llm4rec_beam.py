@@ -118,7 +118,7 @@ class LiteLlm4RecBeam(System):
     D = state_BHLD.shape[-1]
     state_ND = state_BHLD.reshape(-1, D).astype(jnp.float32) * D**-0.5
     label_N = jnp.maximum(target_BHL, 0).reshape(-1)
-    total = linear_cross_entropy(
+    total: Any = linear_cross_entropy(
       state_ND, params["writer"]["embedding"], label_N, weight_BHL.reshape(-1)
     )
     return total / jnp.maximum(weight_BH.sum(), 1), next_item.counts(batch)
@@ -162,7 +162,7 @@ class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
 def build(config: ml_collections.ConfigDict, texts: Tokens, book: CodeBook) -> Built:
   """The system over a catalogue, in the tokens of its texts and of its ids."""
   vocab_size = token_sequences.first_code_token(False) + book.vocab_size
-  target_IL = token_sequences.shift(book.items_IL, False)
+  target_IL: Any = token_sequences.shift(book.items_IL, False)
   item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
   parts: dict[str, Any] = {
     "max_history": config.input.history,
@@ -182,7 +182,7 @@ def build(config: ml_collections.ConfigDict, texts: Tokens, book: CodeBook) -> B
     net = lite_llm4rec.network(config, texts.vocab_size, None)
     reader = lite_llm4rec.TextReader(net)
     system = LiteLlm4RecBeamByVectors(reader=reader, **parts)
-  items = lite_llm4rec.Tables(texts.token_IT)
+  items = lite_llm4rec.host_tables(texts)
   return Built(system, Tables(items, target_IL, item_trie), rank_I)
 
 

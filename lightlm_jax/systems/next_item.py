@@ -18,7 +18,7 @@ from lightlm_jax.models.cross_entropy import (
   sampled_cross_entropy,
 )
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems.base import Metrics
+from lightlm_jax.systems.base import Metrics, apply
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 # "full": over the catalogue; "sampled": over some of it, the same for a whole batch;
@@ -141,7 +141,7 @@ class NextItem(ItemScorer):
     """The weighted mean of the loss over N positions, a scalar."""
     num_items = len(table_ID)
     if self.loss_kind == "full":
-      total = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
+      total: Any = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
     elif self.loss_kind == "sampled":
       negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
       total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
@@ -224,8 +224,3 @@ def last_scores(
 def output_table(params) -> jax.Array:
   """[I, D] float32: the product of an item's row with a state is its score."""
   return params["output"] if "output" in params else params["embedding"]
-
-
-def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-  """`net.apply` with these parameters, for modules that change no variables."""
-  return net.apply({"params": params}, *args, **options)
