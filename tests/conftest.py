@@ -14,6 +14,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# Compiling is most of what tests do, and LLVM's optimisation a quarter of that. It is
+# read when jax makes its first array, and by subprocesses.
+os.environ["XLA_FLAGS"] = (
+  f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The first example may compile, and a busy machine is no failure.
