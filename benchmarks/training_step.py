@@ -54,7 +54,7 @@ class Trainee:
     self._steps = step_lib.make_steps(
       self.built.system, tx, self.plan, mesh, config.seed, abstract
     )
-    self._told = step_lib.told_to_end(False, mesh)
+    self._stop_flags = step_lib.stop_flags(False, mesh)
     self.state = state_lib.create(self.built.system.init, tx, config.seed, abstract)
     self._mix = mix(self.plan, self.K)
     self._step = 0
@@ -64,7 +64,7 @@ class Trainee:
     began = time.perf_counter()
     self.report = jax.block_until_ready(self.go())
     self.first_seconds = time.perf_counter() - began
-    self.examples = int(self.report.numbers.examples.sum())
+    self.examples = int(self.report.metrics.examples.sum())
 
   def go(self, dispatches: int = 1) -> step_lib.Report:
     """Some dispatches, as many in flight as training has; the last one's report."""
@@ -75,7 +75,7 @@ class Trainee:
       what = step_lib.dispatch(self.plan, first, self._step, self.K)
       what = step_lib.Dispatch(what.first, what.end, *self._mix)
       self.state, self.report = self._steps(
-        self.state, self.tables, self.feed, what, self._told
+        self.state, self.tables, self.feed, what, self._stop_flags
       )
       waiting.append(self.report)
       if len(waiting) == loop.DISPATCHES_IN_FLIGHT:
@@ -89,7 +89,7 @@ class Trainee:
 
   def check(self) -> None:
     """A step that is not taken takes no time either."""
-    if int(self.state.step) != self._step or not self.report.sound:
+    if int(self.state.step) != self._step or not self.report.finite:
       raise RuntimeError(f"only {self.state.step} of {self._step} steps were taken")
 
 
@@ -144,7 +144,7 @@ def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
 
   Returns:
     data, preset, dtype, batch, steps_per_dispatch and parameters; examples, tokens
-    (those that weigh) and places (columns for them) of a dispatch; all three,
+    (without padding) and places (with padding) of a dispatch; all three,
     FLOPs of matrix products and, where the device's peak is known, their share
     of it (`mfu`) a second; step_seconds, and what `Trainee` knows.
   """
@@ -153,8 +153,8 @@ def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
   K, whole = trainee.K, seconds.median
   told = {
     "examples": trainee.examples,
-    "tokens": float(report.numbers.tokens.sum()),
-    "places": float(report.numbers.places.sum()),
+    "tokens": float(report.metrics.tokens.sum()),
+    "places": float(report.metrics.capacity_tokens.sum()),
   }
   flops_per_second = trainee.flops / whole
   peak = _peak()
@@ -171,7 +171,7 @@ def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
     "flops_per_step": trainee.flops / K,
     "flops_per_second": flops_per_second,
     **({} if peak is None else {"mfu": flops_per_second / peak}),
-    "loss": float(report.numbers.loss.mean()),
+    "loss": float(report.metrics.loss.mean()),
     "seconds": seconds._asdict(),
     "feed_seconds": trainee.feed_seconds,
     "first_seconds": trainee.first_seconds,

@@ -20,7 +20,7 @@ from lightlm_jax.runs import train
 from lightlm_jax.runtime import errors
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.training import checkpoint
-from lightlm_jax.training import metric_writer as journal
+from lightlm_jax.training.metric_writer import MetricWriter
 
 LOG = "u1 a b c d\nu2 a\nu3 b c a\nu4 d a b\n"
 
@@ -343,33 +343,33 @@ def test_no_room_for_the_ids(tmp_path, monkeypatch):
   assert not (tmp_path / "run" / "codes" / "manifest.json").exists()
 
 
-def write_lines(book, number, record, before_each=lambda: None):
+def write_lines(writer, number, record, before_each=lambda: None):
   for step in range(number):
     before_each()
-    book.write(step, record)
+    writer.write(step, record)
 
 
-def test_full_disk_ends_the_journal_in_one_line(tmp_path):
-  book = journal.Journal(epath.Path(tmp_path), 0)
+def test_full_disk_ends_the_metrics_in_one_line(tmp_path):
+  writer = MetricWriter(epath.Path(tmp_path), 0)
   with files_of_at_most(2000):
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/metrics.jsonl"):
-      write_lines(book, 200, {"loss": 1.0})
+      write_lines(writer, 200, {"loss": 1.0})
     with pytest.raises(UserError, match="cannot write"):
-      book.close()
+      writer.close()
 
 
 def test_full_disk_ends_the_events_in_one_line(tmp_path):
   """Not in a thread of theirs, whose death a run would wait for, for ever."""
   path = tmp_path / "metrics.jsonl"
-  book = journal.Journal(epath.Path(tmp_path), 0)
+  writer = MetricWriter(epath.Path(tmp_path), 0)
   record = {"validation": {f"hr@{k}": 0.5 for k in range(20)}}
   with files_of_at_most(2000):
     with pytest.raises(UserError, match="the events beside it"):
-      # The journal itself is kept short: it is not what fails.
-      write_lines(book, 40, record, lambda: path.write_text(""))
+      # metrics.jsonl is kept short: it is not what fails.
+      write_lines(writer, 40, record, lambda: path.write_text(""))
     assert path.stat().st_size < 1000
     with pytest.raises(UserError, match="the events beside it"):
-      book.close()
+      writer.close()
 
 
 LIMITED = """

@@ -91,8 +91,8 @@ def test_what_is_timed_is_training():
     assert (row["steps_per_dispatch"], row["batch"], row["preset"]) == (K, 4, "tiny")
   # A dispatch that holds the same batches finds another loss, for the weights moved.
   trainee = training_step.Trainee(configs[3], source)
-  first = trainee.report.numbers.loss
-  second = trainee.go(2).numbers.loss
+  first = trainee.report.metrics.loss
+  second = trainee.go(2).metrics.loss
   assert int(trainee.state.step) == 9
   assert (np.asarray(first) != np.asarray(second)).all()
   trainee.check()

@@ -70,7 +70,8 @@ import json
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.training import collectives, mesh as mesh_lib
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.training import collectives
 
 mesh = mesh_lib.make(8, 1)
 

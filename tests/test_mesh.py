@@ -27,10 +27,11 @@ import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, texts
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.ids import codes
 from lightlm_jax.systems import registry
-from lightlm_jax.training import loop, mesh, state, step
+from lightlm_jax.runtime import mesh
+from lightlm_jax.training import loop, state, step
 
 name = sys.argv[2]
 file = {"lightlm": "demo", "lite_llm4rec_beam": "lite_llm4rec"}.get(name, name)
@@ -69,9 +70,9 @@ for data, model, shard_optimiser in json.loads(sys.argv[1]):
   steps = step.make_steps(system, tx, plan, devices, 3, abstract)
   held = jax.device_put(feed, mesh.replicated(devices))
   three = step.dispatch(plan, 0, 3, 3)
-  told_D = step.told_to_end(False, devices)
-  current, report = steps(current, built.tables, held, three, told_D)
-  losses.append(report.numbers.loss.tolist())
+  stop_requested_D = step.stop_flags(False, devices)
+  current, report = steps(current, built.tables, held, three, stop_requested_D)
+  losses.append(report.metrics.loss.tolist())
   held_by_one.append({})
   for part, tree in (("params", current.params), ("moments", current.opt_state)):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -137,7 +138,7 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.ids import codes
 from lightlm_jax.systems import lightlm
-from lightlm_jax.training import mesh as mesh_lib
+from lightlm_jax.runtime import mesh as mesh_lib
 
 # So many children that lists go through the blocks of top_k, and masks through words.
 B, I, H, C = 16, 2000, 5, 200

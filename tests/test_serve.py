@@ -116,7 +116,7 @@ def test_no_request_compiles_anything_that_was_asked_in_its_shape_before():
   serve.recommend(served, everyone.take(short), k=K)
   allowed_I = np.ones(small.ITEMS, bool)
   serve.recommend(served, everyone.take(short), k=K, allowed_I=allowed_I)
-  with speed.counted() as made:
+  with speed.count_compilations() as made:
     for number in (2, 3, 4):
       other = np.flatnonzero(length_N <= 5)[-number:]
       serve.recommend(served, everyone.take(other), k=K)

@@ -43,7 +43,7 @@ def test_programs_are_counted_when_they_are_made_and_only_inside():
     return 2 * x
 
   one, two = np.ones(1), np.ones(2)
-  with speed.counted() as found:
+  with speed.count_compilations() as found:
     twice(one)
     assert found.count == 1
     assert found.seconds > 0

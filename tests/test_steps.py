@@ -57,10 +57,10 @@ class Run:
   def start(self):
     return state.create(self.system.init, self.tx, 5, self.abstract)
 
-  def go(self, current, first, end, tables=(), *, told=False):
+  def go(self, current, first, end, tables=(), *, stop=False):
     what = step.dispatch(self.plan, first, end, K)
-    told_D = step.told_to_end(told, self.devices)
-    return self.steps(current, tables, self.feed, what, told_D)
+    stop_requested_D = step.stop_flags(stop, self.devices)
+    return self.steps(current, tables, self.feed, what, stop_requested_D)
 
 
 def equal(one, other):
@@ -73,15 +73,19 @@ def test_a_dispatch_is_its_steps_one_by_one():
   alone, losses = run.start(), []
   for s in range(2 * K):
     alone, report = run.go(alone, s, s + 1)
-    assert (report.taken, report.sound) == (1, True)
-    losses.append(report.numbers.loss[0])
-  _, report = run.go(run.start(), 0, 1, told=True)
-  assert report.told
+    assert (report.taken, report.finite) == (1, True)
+    losses.append(report.metrics.loss[0])
+  _, report = run.go(run.start(), 0, 1, stop=True)
+  assert report.stop_requested
   together, found = run.start(), []
   for first, end in ((0, 5), (5, 6), (6, 14), (14, 16)):
     together, report = run.go(together, first, end)
-    assert (report.taken, report.sound, report.told) == (end - first, True, False)
-    found.extend(report.numbers.loss[: end - first])
+    assert (report.taken, report.finite, report.stop_requested) == (
+      end - first,
+      True,
+      False,
+    )
+    found.extend(report.metrics.loss[: end - first])
   equal(together, alone)
   np.testing.assert_array_equal(found, losses)
   assert len(set(map(float, losses))) == 2 * K > run.plan.steps_per_epoch
@@ -139,16 +143,16 @@ def test_what_is_not_finite_moves_nothing_and_ends_the_dispatch(kind):
   good = jax.device_get(good)  # donated by the next dispatch
   bad_I[bad] = 1
   current, report = run.go(run.start(), 0, 8, bad_I)
-  assert (report.taken, report.sound) == (5, False)
+  assert (report.taken, report.finite) == (5, False)
   equal(current, good)
   # What was sent before anybody looked does nothing, though its batches are fine.
   current, later = run.go(current, 8, 12, np.zeros_like(bad_I))
-  assert (later.taken, later.sound) == (0, False)
+  assert (later.taken, later.finite) == (0, False)
   equal(current, good)
   says = {"nan": "the loss is nan", "inf": "the loss is inf"}
   says = says.get(kind, "the gradient is not finite")
   with pytest.raises(UserError, match=f"{says} at step 6; lower train.learning_rate"):
-    loop._read(0, 8, report)
+    step.wait_for(0, 8, report)
 
 
 def targets_of(run, s):

@@ -72,7 +72,7 @@ def test_a_rebuilt_equal_system_compiles_nothing(name):
   assert again.system is not built.system
   assert again.system == built.system
   assert hash(again.system) == hash(built.system)
-  with speed.counted() as made:
+  with speed.count_compilations() as made:
     use(again, params)
   assert made.count == 0
 

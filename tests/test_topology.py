@@ -120,7 +120,7 @@ NAMES = """
 import json
 import sys
 
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.training import topology
 
 found = []
@@ -150,8 +150,9 @@ def test_slices_have_their_chips_and_others_are_refused_in_a_line(environment):
 MESHES = """
 import json
 
-from lightlm_jax.errors import UserError
-from lightlm_jax.training import mesh, topology
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime import mesh
+from lightlm_jax.training import topology
 
 found = []
 for name, data, model in (

@@ -69,7 +69,7 @@ def write(
   """
   question = json.loads(json.dumps(question))
   parts = _beside(path, ".parts")
-  with processes.together("begin the output"), _one_line(path):
+  with processes.fail_together("begin the output"), _one_line(path):
     done = _claim(path, question, process[1])
   if done is not None:
     return {**done, "finished_before": True}
@@ -81,10 +81,10 @@ def write(
     if not part.exists():
       workdir_lib.write_own(part, parquet.to_bytes(make(index)))
     tell(len(index))
-  with processes.together("write the output"), _one_line(path):
+  with processes.fail_together("write the output"), _one_line(path):
     nobody = make(np.zeros(0, np.int64))
     _join(_of_process(path, rank, count), nobody, [parts / _name(n) for n in mine])
-  with processes.together("finish the output"), _one_line(path):
+  with processes.fail_together("finish the output"), _one_line(path):
     if processes.is_first():
       return _finish(path, question, users, count)
   return {}

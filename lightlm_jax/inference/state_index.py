@@ -201,7 +201,7 @@ def cached(
       return arrays
   say("building the state index from the training log …")
   arrays = make()
-  with processes.together("write the state index"):
+  with processes.fail_together("write the state index"):
     _write(folder, about, arrays)
   megabytes = arrays[0].nbytes / 2**20
   say(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")

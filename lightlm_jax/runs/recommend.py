@@ -6,7 +6,6 @@ import hashlib
 import time
 
 from etils import epath
-import jax
 import numpy as np
 import pyarrow
 import pyarrow.compute
@@ -144,9 +143,7 @@ def _write(
 ) -> None:
   """Writes the lists, and says how far it is."""
   users = question["users"]
-  process = (
-    (jax.process_index(), jax.process_count()) if processes.several() else (0, 1)
-  )
+  process = processes.process_index_and_count()
   began, asked, done = time.monotonic(), 0, 0
 
   def make(index_N: np.ndarray) -> pyarrow.Table:

@@ -1,7 +1,6 @@
 """Trains one system on one log and evaluates it."""
 
 from collections.abc import Collection
-import contextlib
 import functools
 import time
 from typing import Any
@@ -24,16 +23,14 @@ from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
 from lightlm_jax.runs import results as results_lib
-from lightlm_jax.runtime import cache, devices, processes
+from lightlm_jax.runtime import cache, devices, log, processes
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.runtime import signals as signals_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import Built, Fitted, HasLikelihood, WritesFreely
-from lightlm_jax.training import checkpoint, dry_run, loop, speed
-from lightlm_jax.training import metric_writer as journal_lib
+from lightlm_jax.training import dry_run, loop, run_io
 from lightlm_jax.training import topology as topology_lib
 
 
@@ -89,6 +86,7 @@ def train(
     UserError: in one line, what a person can mend.
   """
   limits.check(config)
+  log.set_up()
   console = rich.console.Console(quiet=not processes.is_first())
   say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
   say(devices.describe())
@@ -172,7 +170,7 @@ def learn(
   built = built._replace(tables=tables)
   if isinstance(built.system, Fitted):
     return built, book, built.system.fit(split.train), None
-  return built, book, *_optimise(built, split, config, workdir, mesh, console)
+  return built, book, *_optimise(built, split, config, workdir, mesh)
 
 
 def _check_asked(split: splits.Split, config) -> None:
@@ -254,41 +252,10 @@ def _write_texts(config, texts, attributes, workdir: epath.Path, console):
   return tokens
 
 
-def _optimise(built: Built, split, config, workdir, mesh, console):
+def _optimise(built: Built, split, config, workdir, mesh):
   """Trains by gradient, with everything a restart needs on disk."""
-  with contextlib.ExitStack() as stack:
-    compilations = stack.enter_context(speed.counted())
-    signals = stack.enter_context(signals_lib.heard())
-    stack.enter_context(signals.held())
-    checkpoints = checkpoint.Checkpoints(workdir)
-    stack.enter_context(contextlib.closing(checkpoints))
-    for line in checkpoints.damaged:
-      console.print(f"warning: {line}; passed over", highlight=False, soft_wrap=True)
-    start = checkpoints.latest_step or 0
-    if start:
-      console.print(f"resuming at step {start}", highlight=False)
-    journal = journal_lib.Journal(workdir, start)
-    stack.enter_context(contextlib.closing(journal))
-    bar = journal_lib.Bar(console, start=start, total=config.train.steps)
-    stack.enter_context(contextlib.closing(bar))
-
-    def first_step():
-      bar.say(f"first step after {time.monotonic() - STARTED:.1f} s")
-
-    return loop.train(
-      built,
-      split,
-      config,
-      mesh=mesh,
-      checkpoints=checkpoints,
-      journal=journal,
-      bar=bar,
-      signals=signals,
-      compilations=compilations,
-      shards_root=cache.cache_root() / "shards",
-      profile_to=workdir / "profile" if config.get("profile") else None,
-      on_first_step=first_step,
-    )
+  with run_io.open_run_io(workdir, config, STARTED) as io:
+    return loop.train(built, split, config, mesh=mesh, io=io)
 
 
 def _judge(built: Built, params, config, split: splits.Split, mesh, book):

@@ -1,4 +1,4 @@
-"""Where things are kept between runs that a later run would only compute again."""
+"""The folder for results that later runs can reuse."""
 
 import os
 
@@ -6,6 +6,6 @@ from etils import epath
 
 
 def cache_root() -> epath.Path:
-  """LIGHTLM_CACHE_DIR, by default `~/.cache/lightlm_jax`; nothing is created here."""
+  """Returns LIGHTLM_CACHE_DIR, by default `~/.cache/lightlm_jax`; creates nothing."""
   folder = os.environ.get("LIGHTLM_CACHE_DIR") or "~/.cache/lightlm_jax"
   return epath.Path(folder).expanduser()

@@ -1,7 +1,7 @@
-"""Which devices a run uses, said before it starts, and programs compiled only once.
+"""Choice and check of the devices, and the persistent compilation cache.
 
-In the order in which they have to be called: `begin`, which is `select`,
-`enable_compilation_cache`, `processes.join` and `check`; then `describe`.
+Call `begin` first; it calls `select`, `enable_compilation_cache`, `processes.join` and
+`check` in the order that jax needs. Then `describe`.
 """
 
 import collections
@@ -19,14 +19,14 @@ ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
 
 
 def begin(platform: str | None, distributed: str | None) -> None:
-  """All of it: this process's devices, as one of its run's processes.
+  """Selects and checks the devices, and connects to the run's other processes.
 
   Args:
     platform: see `select`.
     distributed: see `processes.join`.
 
   Raises:
-    UserError: there are no such devices, or no such processes.
+    UserError: the devices or the other processes are not available.
   """
   select(platform)
   enable_compilation_cache()
@@ -37,20 +37,20 @@ def begin(platform: str | None, distributed: str | None) -> None:
 def select(platform: str | None) -> None:
   """Makes jax use `platform` ("cpu", "gpu", "tpu"); None leaves the choice to jax.
 
-  Works only before jax has touched a device.
+  Has an effect only before jax starts its backends.
   """
   if platform:
-    # To jax "gpu" means CUDA and ROCm, and it fails where one of them is missing. The
-    # CPU stays beside an accelerator: ids are built there, the same bytes everywhere.
+    # "gpu" asks jax for both CUDA and ROCm and fails if one is missing. The CPU stays
+    # available beside an accelerator: ids are built on it, the same bytes everywhere.
     names = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
     jax.config.update("jax_platforms", names.get(platform, platform))
 
 
 def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
-  """The device nodes that match the globs, sorted.
+  """Returns the device nodes that match the globs, sorted.
 
-  Folders do not count: `/dev/accel/` on a laptop holds an NPU, which jax cannot use,
-  while a TPU is `/dev/accel0`.
+  Folders are left out: a laptop's `/dev/accel/` is an NPU, which jax cannot use; a TPU
+  is `/dev/accel0`.
   """
   found = {path for pattern in nodes for path in glob.glob(pattern)}
   return sorted(path for path in found if not os.path.isdir(path))
@@ -59,15 +59,17 @@ def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
 def check(
   platform: str | None = None, *, nodes: Sequence[str] = ACCELERATOR_NODES
 ) -> None:
-  """Refuses to train on the CPU beside an idle accelerator. Starts jax's backends.
+  """Raises an error if jax would run on the CPU beside an unused accelerator.
+
+  Starts jax's backends.
 
   Args:
-    platform: what the person asked for; "cpu" is the only way to have the CPU there.
-    nodes: globs of the device nodes that accelerators show themselves by.
+    platform: the value of --platform; "cpu" allows the CPU beside an accelerator.
+    nodes: globs of the accelerators' device nodes.
 
   Raises:
-    UserError: an accelerator is visible and jax runs on the CPU, or the platform
-      that was asked for does not start.
+    UserError: an accelerator is visible but jax runs on the CPU, or the requested
+      platform does not start.
   """
   accelerators = visible_accelerators(nodes)
   is_tpu = platform == "tpu" or (
@@ -79,7 +81,7 @@ def check(
     backend = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # jax without CUDA only asserts
     backend, why = None, str(error).strip() or why
-  # With the CPU to fall back on, jax says nothing of a platform that it does not have.
+  # With the CPU as a fallback, jax does not report a platform that it lacks.
   if backend is None or (backend == "cpu" and platform not in (None, "cpu")):
     asked = f"--platform={platform}" if platform else "its platform"
     raise UserError(
@@ -90,7 +92,7 @@ def check(
       f"{accelerators[0]} is an accelerator, but jax {jax.__version__} runs on the "
       f"CPU; install with {install} or give --platform=cpu"
     )
-  # A Cloud TPU's hosts know of each other without anybody's saying so.
+  # The hosts of a Cloud TPU slice are connected even without --distributed.
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
     raise UserError(
       f"this is one of {jax.process_count()} processes; give --distributed=auto to "
@@ -99,7 +101,7 @@ def check(
 
 
 def describe() -> str:
-  """The line that a run starts with: backend, number and kind of devices, version."""
+  """Returns a run's first line: backend, number and kind of devices, jax's version."""
   kinds = collections.Counter(device.device_kind for device in jax.devices())
   devices = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
   line = f"backend {jax.default_backend()}: {devices}; jax {jax.__version__}"
@@ -109,13 +111,13 @@ def describe() -> str:
 
 
 def enable_compilation_cache() -> str:
-  """Keeps every compiled program for later processes; returns the folder.
+  """Makes jax store compiled programs on disk; returns the folder.
 
-  JAX_COMPILATION_CACHE_DIR comes first, then `xla` under the cache root.
+  That is JAX_COMPILATION_CACHE_DIR, or else `xla` under the cache root.
   """
   folder = jax.config.jax_compilation_cache_dir or os.fspath(cache_root() / "xla")
   jax.config.update("jax_compilation_cache_dir", folder)
-  # A small model is many small programs, each under jax's thresholds.
+  # The programs of a small model are below jax's default thresholds.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   return folder

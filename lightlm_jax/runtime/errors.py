@@ -1,4 +1,4 @@
-"""A person's mistakes: one line on stderr, exit code 2. A traceback is for our bugs."""
+"""Errors that the user can fix: one line on stderr and exit code 2, no traceback."""
 
 from collections.abc import Callable, Sequence
 import signal
@@ -9,14 +9,14 @@ INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
 def printable(text: str) -> str:
-  """Text that does nothing to a terminal: ids come from anywhere."""
+  """Returns the text with control characters replaced: raw ids can hold any."""
   return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 class UserError(Exception):
-  """Something the person at the keyboard can mend: what, where, what to do.
+  """An error that the user can fix; the message says what, where, and what to do.
 
-  Always one line that can be shown, whatever names of files and columns are part of it.
+  The message is always one printable line, whatever file and column names it contains.
   """
 
   def __init__(self, message: str):
@@ -24,9 +24,9 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-  """Somebody told this process to end. Its exit code is 128 and the signal's number.
+  """A signal asked this process to stop; the exit code is 128 + its number.
 
-  Not an Exception, so that nothing takes it for a failure of its own.
+  Not an Exception, so that no handler of failures catches it.
   """
 
   def __init__(self, number: int):
@@ -35,10 +35,10 @@ class Stopped(BaseException):
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
-  """Calls `main(argv)`; returns what it does, 2 after one line, or a signal's code.
+  """Calls `main(argv)` and returns the exit code.
 
-  130 after Ctrl-C, as in a shell; where the command saves before it ends, 143 after
-  SIGTERM.
+  2 after a UserError, 130 after Ctrl-C as in a shell, 143 after SIGTERM in commands
+  that save before they end; otherwise what `main` returns.
   """
   try:
     return main(argv) or 0

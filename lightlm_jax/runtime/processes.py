@@ -1,7 +1,8 @@
-"""Several processes as one run: how they find each other, and what they agree on.
+"""One run in several processes: how they connect, and what they agree on.
 
-Every process runs the whole program on its own devices' part of the arrays, the first
-one writes. Until `join` there is one process, and nothing here asks jax for devices.
+Every process runs the whole program on its own devices' part of the arrays; the first
+one writes files. Before `join` there is one process, and no function here starts a jax
+backend.
 """
 
 from collections.abc import Iterator
@@ -14,25 +15,26 @@ import numpy as np
 
 from lightlm_jax.runtime.errors import UserError
 
-# A gang of many hosts is not up at once.
-PATIENCE_SECONDS = 1_800
-# What says that a launcher started several processes: how many, or their names.
-_LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
+# The hosts of a large job start minutes apart.
+INITIALIZATION_SECONDS = 1_800
+# Environment variables by which a launcher names its processes: a number, or hosts.
+_LAUNCHER_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
 
 
 def join(how: str | None) -> None:
-  """Makes this process one of its run's; before jax has touched a device.
+  """Connects this process to the others of its run; call it before jax starts.
 
   Args:
-    how: "off" = alone; "auto" = as Slurm, Open MPI, Kubernetes or a Cloud TPU tells
-      (jax.distributed); "host:port,N,rank" = as it says; None = alone, unless a
-      launcher has started several, which is refused.
+    how: "off" = run alone; "auto" = let jax.distributed detect Slurm, Open MPI,
+      Kubernetes or a Cloud TPU; "host:port,N,rank" = the coordinator, the number of
+      processes, and which one this is; None = run alone, but refuse to where a launcher
+      has started several processes.
 
   Raises:
-    UserError: not understood, or the others cannot be reached.
+    UserError: `how` is malformed, or the other processes cannot be reached.
   """
   if how is None:
-    for name in _LAUNCHED:
+    for name in _LAUNCHER_VARIABLES:
       value = os.environ.get(name, "")
       if (int(value) if value.isdecimal() else len(value.split(","))) > 1:
         raise UserError(
@@ -60,10 +62,12 @@ def join(how: str | None) -> None:
       "num_processes": count,
       "process_id": rank,
     }
-  # It would take SIGTERM away from Python for good, and Orbax would count with it.
+  # The service would take SIGTERM from Python for good, and Orbax would rely on it.
   jax.config.update("jax_enable_preemption_service", False)
   try:
-    jax.distributed.initialize(initialization_timeout=PATIENCE_SECONDS, **arguments)
+    jax.distributed.initialize(
+      initialization_timeout=INITIALIZATION_SECONDS, **arguments
+    )
   except (RuntimeError, ValueError) as error:
     why, *_ = str(error).strip().splitlines() or [type(error).__name__]
     if "coordinator_address" in why:
@@ -74,59 +78,62 @@ def join(how: str | None) -> None:
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Whether this is the process that writes files."""
   return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def several() -> bool:
+  """Whether the run has more than one process."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def place() -> tuple[int, int]:
-  """This process's number, and how many there are."""
+def process_index_and_count() -> tuple[int, int]:
+  """This process's index, and the number of processes."""
   return (jax.process_index(), jax.process_count()) if several() else (0, 1)
 
 
 @contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
-  """What may fail in one process alone: then all of them end, and none waits for it.
+def fail_together(action: str) -> Iterator[None]:
+  """If the body raises UserError in one process, every process raises one on exit.
+
+  Otherwise the others would wait for it in their next collective.
 
   Args:
-    what: that cannot be done, for those in which it could.
+    action: a verb phrase, such as "write the output", for the message in the processes
+      that did not fail themselves.
 
   Raises:
-    UserError: this process's own, or that another has one.
+    UserError: this process's own, or one that names the process that failed.
   """
   error = None
   try:
     yield
-  except UserError as found:
-    error = found
+  except UserError as raised:
+    error = raised
   if several():
     failed_P = multihost_utils.process_allgather(np.array(error is not None))
     if error is None and failed_P.any():
       error = UserError(
-        f"process {np.argmax(failed_P)} could not {what}; its own line says why"
+        f"process {np.argmax(failed_P)} could not {action}; its own line says why"
       )
   if error is not None:
     raise error
 
 
-def as_the_first(number: int | None) -> int | None:
-  """The first process's number, everywhere."""
+def broadcast_from_first(number: int | None) -> int | None:
+  """Returns the first process's number in every process."""
   if not several():
     return number
-  told = multihost_utils.broadcast_one_to_all(
-    np.array(-1 if number is None else number)
-  )
-  return None if told < 0 else int(told)
+  sent = np.array(-1 if number is None else number)
+  received = multihost_utils.broadcast_one_to_all(sent)
+  return None if received < 0 else int(received)
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
-  """Refuses to go on where processes would train on different things.
+  """Raises an error if the processes would train on different data.
 
   Args:
-    sha256: hex digests by what they are of, in the same order everywhere.
+    sha256: name → hex digest, in the same order in every process.
 
   Raises:
     UserError: names what differs, and the processes that differ from the first.

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run that is told to end first keeps what it has learned."""
+"""SIGTERM and Ctrl-C: a run that is asked to stop saves its state first."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,78 +9,81 @@ import time
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import Stopped
 
-HEARD = (signal.SIGTERM, signal.SIGINT)
-# A scheduler tells every process of a job, and who started one passes it on: that is
-# one signal.
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+# A scheduler signals every process of a job, and a launcher passes the signal on to its
+# child: two signals within this time are the same one.
 SAME_SECONDS = 2.0
 
 
 class Signals:
-  """What has been heard so far.
+  """The signals of this process.
 
   Attributes:
-    received: the signal's number, None before one.
+    received: number of the last signal; None before the first.
   """
 
   def __init__(self):
-    self.received = None
-    self._at = 0.0
-    self._held = False
+    self.received: int | None = None
+    self._received_at = 0.0
+    self._deferred = False
 
   @contextlib.contextmanager
-  def held(self) -> Iterator[None]:
-    """Inside, the first signal is only noted: whoever holds it back has to look."""
-    before, self._held = self._held, True
+  def deferred(self) -> Iterator[None]:
+    """Inside, the first signal only sets `received`; the caller has to poll it."""
+    before, self._deferred = self._deferred, True
     try:
       yield
     finally:
-      self._held = before
+      self._deferred = before
 
   @contextlib.contextmanager
-  def let_through(self) -> Iterator[None]:
-    """Inside, a signal raises Stopped wherever the main thread is, as at first.
+  def immediate(self) -> Iterator[None]:
+    """Inside `deferred`, lets a signal raise Stopped at once again.
 
-    Not of several processes: one that left alone would leave the others waiting.
+    Has no effect with several processes: if one left alone, the others would wait.
     """
     if processes.several():
       yield
       return
-    before, self._held = self._held, False
+    before, self._deferred = self._deferred, False
     try:
       if self.received is not None:
         raise Stopped(self.received)
       yield
     finally:
-      self._held = before
+      self._deferred = before
 
-  def hear(self, number: int, frame) -> None:
-    """The handler; a second signal is never held back."""
+  def handle(self, number: int, frame) -> None:
+    """The signal handler; a second signal always raises Stopped."""
     del frame
     now = time.monotonic()
-    again = self.received is not None
-    if again and now - self._at < SAME_SECONDS:
+    is_second = self.received is not None
+    if is_second and now - self._received_at < SAME_SECONDS:
       return
-    self.received, self._at = number, now
-    if again or not self._held:
+    self.received, self._received_at = number, now
+    if is_second or not self._deferred:
       raise Stopped(number)
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[Signals]:
-  """Listens until it is left; off the main thread, as in a notebook's, to nothing.
+def capture_signals() -> Iterator[Signals]:
+  """Handles SIGTERM and SIGINT until it exits.
+
+  Python allows handlers on the main thread only: on another thread, as in some
+  notebooks, nothing is captured.
 
   Raises:
-    Stopped: what was held back and never looked at.
+    Stopped: on exit, if a signal was deferred and nobody acted on it.
   """
-  found = Signals()
+  signals = Signals()
   if threading.current_thread() is not threading.main_thread():
-    yield found
+    yield signals
     return
-  before = {number: signal.signal(number, found.hear) for number in HEARD}
+  before = {number: signal.signal(number, signals.handle) for number in HANDLED}
   try:
-    yield found
+    yield signals
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  if found.received is not None:
-    raise Stopped(found.received)
+  if signals.received is not None:
+    raise Stopped(signals.received)

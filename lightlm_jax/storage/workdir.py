@@ -40,7 +40,7 @@ def claimed(
   """
   workdir = absolute(workdir)
   with contextlib.ExitStack() as stack:
-    with processes.together("claim the workdir"):
+    with processes.fail_together("claim the workdir"):
       _check_owner(workdir, config)
       try:
         workdir.mkdir(parents=True, exist_ok=True)

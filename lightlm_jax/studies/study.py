@@ -169,8 +169,8 @@ class _Sweep:
     running, watch = self._running, claims.Watch()
     looked = beaten = 0.0
     with contextlib.ExitStack() as stack:
-      signals = stack.enter_context(signals_lib.heard())
-      stack.enter_context(signals.held())
+      signals = stack.enter_context(signals_lib.capture_signals())
+      stack.enter_context(signals.deferred())
       stack.enter_context(self._shown.shown())
       stack.callback(lambda: _kill(running.values()))
       while True:

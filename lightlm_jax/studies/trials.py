@@ -169,7 +169,7 @@ def reason(code: int, folder: pathlib.Path) -> str:
 
 def was_stopped(code: int) -> bool:
   """Returns whether a trial was ended by a signal to stop; it can be resumed."""
-  return any(code in (-number, 128 + number) for number in signals.HEARD)
+  return any(code in (-number, 128 + number) for number in signals.HANDLED)
 
 
 def _tail(path: pathlib.Path) -> list[str]:

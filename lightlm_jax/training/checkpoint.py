@@ -63,12 +63,12 @@ class Checkpoints:
     self.damaged = []
     whole = None
     with (
-      processes.together("read the checkpoints"),
+      processes.fail_together("read the checkpoints"),
       _one_line("read", self.directory),
     ):
       if processes.is_first():
         whole = self._newest_whole(set_aside=not read_only)
-    self.latest_step = processes.as_the_first(whole)
+    self.latest_step = processes.broadcast_from_first(whole)
     if not read_only:
       self._checkpointer.reload()  # without what was set aside
 
@@ -112,7 +112,7 @@ class Checkpoints:
     writing, self._writing = self._writing, None
     if writing is not None:
       with (
-        processes.together("write a checkpoint"),
+        processes.fail_together("write a checkpoint"),
         _one_line("write", self.directory),
       ):
         writing.result()

@@ -1,88 +1,71 @@
-"""One training loop for every system that has a loss."""
+"""The training loop of every system that learns by gradient descent."""
 
 import collections
 from collections.abc import Callable
 import contextlib
 import dataclasses
 import itertools
+import logging
 import signal
+import time
 from typing import Any
 
 from etils import epath
 import jax
 from jax.sharding import Mesh
-import ml_collections
 import numpy as np
 import optax
 
+from lightlm_jax.config.schema import LearnedConfig, Train
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
-from lightlm_jax.runtime.signals import Signals
 from lightlm_jax.systems.base import Built, Trainable
 from lightlm_jax.training import speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 from lightlm_jax.training.checkpoint import Checkpoints
-from lightlm_jax.training.metric_writer import Bar, Journal
+from lightlm_jax.training.run_io import RunIO
 
-# More in flight hide nothing, and with collectives they deadlock CPU devices.
+# More would hide no more latency, and with collectives they deadlock CPU devices.
 DISPATCHES_IN_FLIGHT = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class Progress:
-  """What a restart must know beside the state; saved with every checkpoint."""
+  """What a restart needs beside the state; saved with every checkpoint."""
 
   best_score: float | None = None
   best_step: int = 0
-  judged_step: int = 0  # the last that was validated, or passed where nobody is asked
+  judged_step: int = 0  # the last validated step, or the last pause without validation
   validations_since_best: int = 0
   examples: int = 0  # seen until `trained_step`
   trained_step: int = 0
-  best_examples: int | None = None  # seen until `best_step`; of older runs unknown
-  step_flops: int | None = None  # speed.flops_per_step; likewise
+  best_examples: int | None = None  # seen until `best_step`; None in older runs
+  step_flops: int | None = None  # speed.flops_per_step; None in older runs
   train_seconds: float = 0.0
 
 
 def train(
-  built: Built,
-  split: Split,
-  config: ml_collections.ConfigDict,
-  *,
-  mesh: Mesh,
-  checkpoints: Checkpoints,
-  journal: Journal,
-  bar: Bar,
-  signals: Signals,
-  compilations: speed.Compilations,
-  profile_to: epath.Path | None,
-  shards_root: epath.Path,
-  on_first_step: Callable[[], None],
+  built: Built, split: Split, config: LearnedConfig, *, mesh: Mesh, io: RunIO
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
 
-  The batch, the dropout and the order are functions of (seed, step), so a run that
-  was killed ends with the same bits as one that was not.
-
-  Args:
-    signals: looked at between dispatches, and let through while validating.
-    compilations: counted since the run began.
-    profile_to: where a trace is left of the steps from the second dispatch to the next
-      log; None = no trace.
-    shards_root: where the rows are that are streamed from disk.
-    on_first_step: called when the first step's result is there.
+  Batches, their order and dropout are functions of (seed, step): a run that was killed
+  and resumed ends with the same bits as one that was not.
 
   Returns:
     The parameters of the best validation (of the last step without validation), and
     the progress.
 
   Raises:
-    Stopped: a signal came; where the run stands is saved.
-    UserError: the loss or a gradient is not finite, or the disk refuses.
+    Stopped: after a signal; the state is saved.
+    UserError: the loss or a gradient is not finite, or a file cannot be written.
   """
   t, system = config.train, built.system
   assert isinstance(system, Trainable)
@@ -90,152 +73,92 @@ def train(
   feed, plan = make_feed(built, split.train, config)
   abstract = abstract_state(system, tx, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
-  asked = sample(split.validation, t.eval_users, config.seed)
-
-  if checkpoints.latest_step is None:
-    progress = Progress()
-    state = state_lib.create(system.init, tx, config.seed, abstract)
-  else:
-    progress = _progress(checkpoints)
-    state = checkpoints.restore(checkpoints.latest_step, abstract)
+  requests = sample(split.validation, t.eval_users, config.seed)
+  state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
-  read = _reader(feed, plan, config, mesh, start, shards_root)
+  read = _reader(feed, plan, config, mesh, start, io.shards_root)
+  # Made once, so that a dispatch transfers nothing but the names of its batches.
+  stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
+  dispatches = _Dispatches(progress)
+  trace = _Trace(io.profile_to)
 
-  clock = speed.Clock()
-  waiting = collections.deque()  # dispatches: first step, end, report
-  window = []  # losses, examples, tokens and places of each since the last log
-  # Made once: between two dispatches the host has nothing to send but their names.
-  told_D = {flag: step_lib.told_to_end(flag, mesh) for flag in (False, True)}
-
-  def collect():
-    first, end, report = waiting.popleft()
-    report = _read(first, end, report)
-    progress.train_seconds += clock.lap(end - first)
-    window.append([number_K[: end - first] for number_K in report.numbers])
-    progress.examples += int(report.numbers.examples.sum())
-    progress.trained_step = end
-    return bool(report.told)
-
-  told = False  # to end; of several processes all know it at the same dispatch
+  # The order is fixed: evaluate, save, next batch, step, log. A checkpoint is saved
+  # before the next batch is taken, and holds only steps whose reports were read.
   for turn in itertools.count():
-    at_pause = step > 0 and (step % t.eval_every == 0 or step == t.steps)
-    if at_pause and step != progress.judged_step:
-      if asked is not None:
-        try:
-          with signals.let_through():
-            found = _validate(built, state, asked, split, config, mesh)
-        except Stopped:
-          _save(checkpoints, step, state, progress)
-          raise
-        _tell(step, found, asked, journal, bar)
-        _judge(progress, found["ndcg@10"], step)
+    if _is_pause(step, t) and step != progress.judged_step:
+      if requests is not None:
+        with _saved_if_stopped(io, step, state, progress):
+          metrics = _validate(built, state, requests, split, config, mesh)
+        log_validation(io, step, metrics, len(requests))
+        update_best(progress, metrics["ndcg@10"], step)
       progress.judged_step = step
-      _save(checkpoints, step, state, progress)
-      clock.restart()
-    if told:
-      while waiting:
-        collect()
-      _save(checkpoints, step, state, progress)
-      raise Stopped(signals.received or signal.SIGTERM)
-    if step >= t.steps or (
-      t.patience and progress.validations_since_best >= t.patience
-    ):
+      _save(io.checkpoints, step, state, progress)
+      dispatches.clock.restart()
+    # With several processes, all of them see the request at the same dispatch.
+    if dispatches.stop_requested:
+      dispatches.read_all()
+      _save(io.checkpoints, step, state, progress)
+      raise Stopped(io.signals.received or signal.SIGTERM)
+    if step >= t.steps or _is_out_of_patience(progress, t):
       break
 
-    # The first step alone, so that a run says early that it runs.
-    end = step + 1 if step == start else _next_stop(step, t)
+    # The first step is a dispatch of its own, so that a run shows early that it works.
+    is_first = step == start
+    end = step + 1 if is_first else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
-    if profile_to is not None and turn == 1:
-      jax.profiler.start_trace(str(profile_to))
-    # It compiles, which may take a minute, and there is nothing new to save yet.
-    with signals.let_through() if step == start else contextlib.nullcontext():
-      say = told_D[signals.received is not None]
-      state, report = steps_fn(state, built.tables, read(end - step), dispatch, say)
-      waiting.append((step, end, report))
-      if len(waiting) == DISPATCHES_IN_FLIGHT or step == start:
-        told |= collect()
-    if step == start:
-      on_first_step()
-      step_flops = speed.flops_per_step(built, abstract.params, feed, plan)
-      progress.step_flops = step_flops
-      peak = speed.peak_of_run()
-      clock.restart()
+    trace.start(turn)
+    # A signal during compilation stops at once: there is nothing new to save.
+    with io.signals.immediate() if is_first else contextlib.nullcontext():
+      stop = stop_requested_D[io.signals.received is not None]
+      state, report = steps_fn(state, built.tables, read(end - step), dispatch, stop)
+      dispatches.add(step, end, report)
+      if is_first:
+        dispatches.read_all()
+    if is_first:
+      logger.info(f"first step after {time.monotonic() - io.started:.1f} s")
+      progress.step_flops = speed.flops_per_step(built, abstract.params, feed, plan)
+      dispatches.start_measuring()
     step = end
-    bar.advance(step)
-    # Before every pause too, so that no checkpoint holds what has diverged.
-    if step % t.log_every == 0 or step % t.eval_every == 0 or step == t.steps:
-      while waiting:
-        told |= collect()
-      if profile_to is not None and turn >= 1:
-        jax.profiler.stop_trace()
-        profile_to = None
-      record = _summary(window, clock.window(), step_flops, peak, compilations)
-      journal.write(step, record)
-      bar.log(step, record["loss"], record["examples_per_second"])
-      window = []
+    io.bar.advance(step)
 
-  checkpoints.wait()
+    # At every pause too, so that no checkpoint holds a diverged state.
+    if step % t.log_every == 0 or _is_pause(step, t):
+      dispatches.read_all()
+      trace.stop()
+      log_steps(io, step, dispatches.summary(io.compilations))
+
+  io.checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
-    return restore_best(system, config, mesh, checkpoints)
+    return restore_best(system, config, mesh, io.checkpoints)
   return state.params, progress
 
 
 def restore_best(
-  system: Trainable, config: ml_collections.ConfigDict, mesh: Mesh, checkpoints
+  system: Trainable, config: LearnedConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[Any, Progress]:
-  """What `train` returned, or would return now, from its checkpoints alone."""
-  progress = _progress(checkpoints)
+  """Returns from the checkpoints what `train` did, or would if it stopped now."""
+  progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
   abstract = abstract_state(system, state_lib.optimiser(config), config, mesh)
   return checkpoints.restore(step, abstract).params, progress
 
 
-def _progress(checkpoints) -> Progress:
-  """What was saved beside the latest state.
-
-  Raises:
-    UserError: it is of another version, or was not written by this project.
-  """
-  # Older checkpoints were saved when they had been judged, and do not say so.
-  saved = {"judged_step": checkpoints.latest_step} | checkpoints.progress()
-  try:
-    return Progress(**saved)
-  except TypeError as error:
-    raise UserError(
-      f"the checkpoints in {checkpoints.directory} say other things of their progress "
-      f"than this version writes ({error}); ask the run with that version, or train it "
-      "anew"
-    )
-
-
 def abstract_state(
   system: Trainable,
   tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
+  config: LearnedConfig,
   mesh: Mesh,
 ) -> state_lib.TrainState:
-  """Shapes, dtypes and shardings of what a run of this configuration carries."""
+  """Returns the shapes, dtypes and shardings of a run's state."""
   over_data = config.mesh.shard_optimiser
   return state_lib.abstract(system.init, tx, mesh, shard_optimiser=over_data)
 
 
-def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any]:
-  """How many steps → what the compiled steps read for them."""
-  if config.train.feed == "device":
-    resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
-    return lambda number: resident
-  from lightlm_jax.data import shards, stream  # noqa: PLC0415, of the extra `stream`
-
-  rows = shards.cached(shards_root, feed, plan)
-  K = config.train.steps_per_dispatch
-  return stream.reader(rows, plan, mesh, start=start, most=K)
-
-
 def make_feed(
-  built: Built, log: Interactions, config: ml_collections.ConfigDict
+  built: Built, log: Interactions, config: LearnedConfig
 ) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
-  """The training examples that a system wants, and the batches they come in."""
+  """Returns the system's training examples, and the plan of their batches."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   system = built.system
   if system.example == "sequence":
@@ -247,22 +170,181 @@ def make_feed(
   return feed_lib.positions(log, widths=widths, drawn=drawn, rows=built.rows, **order)
 
 
-def sample(requests: Requests | None, most: int, seed: int) -> Requests | None:
-  """At most `most` requests, drawn by the seed; 0 = all of them."""
+def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
+  """Returns `size` requests drawn by the seed, or all; None if there are none.
+
+  Args:
+    requests: to draw from.
+    size: 0 = all.
+    seed: of the draw.
+  """
   if requests is None or not len(requests):
     return None
-  if not most or most >= len(requests):
+  if not size or size >= len(requests):
     return requests
   rng = np.random.default_rng(seed)
-  return requests.take(np.sort(rng.choice(len(requests), most, replace=False)))
+  return requests.take(np.sort(rng.choice(len(requests), size, replace=False)))
 
 
-def _validate(built, state, asked, split, config, mesh) -> dict[str, float]:
-  """The metrics with seen items excluded, on the validation requests asked."""
+def log_steps(io: RunIO, step: int, record: dict[str, Any]) -> None:
+  io.metrics.write(step, record)
+  io.bar.log(step, record["loss"], record["examples_per_second"])
+
+
+def log_validation(
+  io: RunIO, step: int, metrics: dict[str, float], num_users: int
+) -> None:
+  io.metrics.write(step, {"validation": metrics})
+  logger.info(
+    f"step {step}  validation, {num_users:,} users, seen excluded: "
+    f"HR@10 {metrics['hr@10']:.4f}  NDCG@10 {metrics['ndcg@10']:.4f}"
+  )
+
+
+def update_best(progress: Progress, score: float, step: int) -> None:
+  """Records a validation; of equal scores the earlier step stays the best."""
+  if progress.best_score is None or score > progress.best_score:
+    progress.best_score, progress.best_step = score, step
+    progress.best_examples = progress.examples
+    progress.validations_since_best = 0
+  else:
+    progress.validations_since_best += 1
+
+
+class _Dispatches:
+  """The dispatches in flight, and the measurements of the steps that are done.
+
+  Attributes:
+    clock: measures the steps; restart it after a pause.
+    stop_requested: whether any process had asked to stop, by the reports read so far.
+  """
+
+  def __init__(self, progress: Progress):
+    self.clock = speed.Clock()
+    self.stop_requested = False
+    self._progress = progress
+    self._peak_flops = None
+    self._in_flight = collections.deque()  # (first step, end, report)
+    self._window = []  # StepMetrics of each dispatch since the last `summary`
+
+  def start_measuring(self) -> None:
+    """Starts after the first step, so that no compilation is measured."""
+    self._peak_flops = speed.peak_of_run()
+    self.clock.restart()
+
+  def add(self, first: int, end: int, report: step_lib.Report) -> None:
+    """Adds a dispatch; waits for the oldest if too many are in flight."""
+    self._in_flight.append((first, end, report))
+    if len(self._in_flight) == DISPATCHES_IN_FLIGHT:
+      self._read_oldest()
+
+  def read_all(self) -> None:
+    """Waits for every dispatch.
+
+    Raises:
+      UserError: a loss or gradient is not finite.
+    """
+    while self._in_flight:
+      self._read_oldest()
+
+  def summary(self, compilations: speed.Compilations) -> dict[str, Any]:
+    """Returns the record of the steps since the last call, for metrics.jsonl."""
+    loss_S, example_S, token_S, capacity_S = (
+      np.concatenate(each, dtype=np.float64) for each in zip(*self._window)
+    )
+    self._window = []
+    times = self.clock.window()
+    flops = self._progress.step_flops * len(loss_S) / times.seconds
+    peak, memory = self._peak_flops, speed.memory_peak()
+    return {
+      "loss": float(loss_S.mean()),
+      "examples_per_second": float(example_S.sum()) / times.seconds,
+      "tokens_per_second": float(token_S.sum()) / times.seconds,
+      "places_per_second": float(capacity_S.sum()) / times.seconds,
+      "step_seconds": {"median": times.median, "p90": times.p90},
+      "flops_per_second": flops,
+      **({} if peak is None else {"mfu": flops / peak}),
+      "compilations": {"count": compilations.count, "seconds": compilations.seconds},
+      **({} if memory is None else {"memory_peak_bytes": memory}),
+    }
+
+  def _read_oldest(self) -> None:
+    first, end, report = self._in_flight.popleft()
+    report = step_lib.wait_for(first, end, report)
+    self._progress.train_seconds += self.clock.lap(end - first)
+    self._window.append([metric_K[: end - first] for metric_K in report.metrics])
+    self._progress.examples += int(report.metrics.examples.sum())
+    self._progress.trained_step = end
+    self.stop_requested |= bool(report.stop_requested)
+
+
+class _Trace:
+  """A profiler trace of the steps from the second dispatch to the next log."""
+
+  def __init__(self, folder: epath.Path | None):
+    self._folder, self._running = folder, False
+
+  def start(self, turn: int) -> None:
+    if self._folder is not None and turn == 1:
+      jax.profiler.start_trace(str(self._folder))
+      self._running = True
+
+  def stop(self) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
+
+
+def _initial(
+  system: Trainable,
+  tx: optax.GradientTransformation,
+  seed: int,
+  abstract: state_lib.TrainState,
+  checkpoints: Checkpoints,
+) -> tuple[state_lib.TrainState, Progress]:
+  """Returns the latest checkpoint's state and progress, or new ones."""
+  if checkpoints.latest_step is None:
+    return state_lib.create(system.init, tx, seed, abstract), Progress()
+  progress = _read_progress(checkpoints)
+  return checkpoints.restore(checkpoints.latest_step, abstract), progress
+
+
+def _read_progress(checkpoints: Checkpoints) -> Progress:
+  """Returns the progress that was saved with the latest state.
+
+  Raises:
+    UserError: another version wrote it.
+  """
+  # Older checkpoints were saved only after their validation, and lack this field.
+  saved = {"judged_step": checkpoints.latest_step} | checkpoints.progress()
+  try:
+    return Progress(**saved)
+  except TypeError as error:
+    raise UserError(
+      f"the checkpoints in {checkpoints.directory} hold other fields of progress than "
+      f"this version writes ({error}); use the version that trained the run, or train "
+      "it anew"
+    )
+
+
+def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any]:
+  """Returns number of steps → the feed of the compiled steps."""
+  if config.train.feed == "device":
+    resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
+    return lambda number: resident
+  from lightlm_jax.data import shards, stream  # noqa: PLC0415, of the extra `stream`
+
+  rows = shards.cached(shards_root, feed, plan)
+  K = config.train.steps_per_dispatch
+  return stream.reader(rows, plan, mesh, start=start, most=K)
+
+
+def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:
+  """Returns the metrics with seen items excluded."""
   ranks = evaluator.evaluate(
     built,
     state.params,
-    asked,
+    requests,
     num_items=split.train.num_items,
     batch_size=config.train.eval_batch_size,
     mesh=mesh,
@@ -273,75 +355,35 @@ def _validate(built, state, asked, split, config, mesh) -> dict[str, float]:
   return evaluator.summarise_rules(ranks)["seen_excluded"]
 
 
-def _tell(step, metrics, asked, journal, bar) -> None:
-  journal.write(step, {"validation": metrics})
-  bar.say(
-    f"step {step}  validation, {len(asked):,} users, seen excluded: "
-    f"HR@10 {metrics['hr@10']:.4f}  NDCG@10 {metrics['ndcg@10']:.4f}"
-  )
-
-
-def _judge(progress: Progress, score: float, step: int) -> None:
-  if progress.best_score is None or score > progress.best_score:
-    progress.best_score, progress.best_step = score, step
-    progress.best_examples = progress.examples
-    progress.validations_since_best = 0
-  else:
-    progress.validations_since_best += 1
-
-
 def _save(checkpoints, step, state, progress: Progress) -> None:
-  """Where this very state is there, only what is known of it has changed."""
+  """Saves the state; only the progress if this very state is saved already."""
   if step == checkpoints.latest_step:
     checkpoints.judge(dataclasses.asdict(progress))
   else:
     checkpoints.save(step, state, dataclasses.asdict(progress))
 
 
-def _summary(
-  window: list[tuple],
-  times: speed.Times,
-  step_flops: int,
-  peak: float | None,
-  compilations: speed.Compilations,
-) -> dict[str, Any]:
-  """What the journal says of the steps of a window."""
-  loss_S, example_S, token_S, place_S = (
-    np.concatenate(each, dtype=np.float64) for each in zip(*window)
-  )
-  flops = step_flops * len(loss_S) / times.seconds
-  memory = speed.memory_peak()
-  return {
-    "loss": float(loss_S.mean()),
-    "examples_per_second": float(example_S.sum()) / times.seconds,
-    "tokens_per_second": float(token_S.sum()) / times.seconds,
-    "places_per_second": float(place_S.sum()) / times.seconds,
-    "step_seconds": {"median": times.median, "p90": times.p90},
-    "flops_per_second": flops,
-    **({} if peak is None else {"mfu": flops / peak}),
-    "compilations": {"count": compilations.count, "seconds": compilations.seconds},
-    **({} if memory is None else {"memory_peak_bytes": memory}),
-  }
+@contextlib.contextmanager
+def _saved_if_stopped(io: RunIO, step: int, state, progress: Progress):
+  """Inside, a signal raises Stopped at once; the state is then saved."""
+  try:
+    with io.signals.immediate():
+      yield
+  except Stopped:
+    _save(io.checkpoints, step, state, progress)
+    raise
 
 
-def _next_stop(step: int, t: ml_collections.ConfigDict) -> int:
-  """Where the dispatch that starts at `step` ends: by length, or at a pause."""
+def _is_pause(step: int, t: Train) -> bool:
+  """Whether the run validates and saves at this step."""
+  return step > 0 and (step % t.eval_every == 0 or step == t.steps)
+
+
+def _is_out_of_patience(progress: Progress, t: Train) -> bool:
+  return t.patience > 0 and progress.validations_since_best >= t.patience
+
+
+def _next_stop(step: int, t: Train) -> int:
+  """Returns the end of the dispatch that starts at `step`; a log or pause cuts it."""
   pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
   return min(step + t.steps_per_dispatch, t.steps, *pauses)
-
-
-def _read(first: int, end: int, report: step_lib.Report) -> step_lib.Report:
-  """Waits for a dispatch of the steps from `first` to `end`; returns what it told.
-
-  Raises:
-    UserError: one of them had a loss or a gradient that is not finite.
-  """
-  report = jax.device_get(report)
-  if not report.sound:
-    loss = report.numbers.loss[report.taken]
-    what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
-    raise UserError(
-      f"{what} at step {first + report.taken + 1}; lower train.learning_rate or "
-      "train.clip_norm and start again in another --workdir"
-    )
-  return report

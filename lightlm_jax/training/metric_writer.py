@@ -1,63 +1,64 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+"""Metrics during training: metrics.jsonl, TensorBoard events and the progress bar."""
 
 from collections.abc import Iterable
 import contextlib
 import json
+import logging
 import time
 from typing import Any
 
 from etils import epath
-import rich.console
 import rich.progress
 
-from lightlm_jax.runtime import processes
+from lightlm_jax.runtime import log, processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage.workdir import write_whole
 
 _FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
 
+logger = logging.getLogger(__name__)
 
-class Journal:
-  """Writes one JSON object a line to `metrics.jsonl`, the numbers to TensorBoard too.
 
-  A run that resumes drops the lines behind the step it resumes from. Of several
-  processes the first one writes.
+class MetricWriter:
+  """Writes records to metrics.jsonl, one JSON object a line, and to TensorBoard.
+
+  A resumed run drops the lines after its first step. Only the first process writes.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):
-    self._silent = not processes.is_first()
-    if self._silent:
+    self._inactive = not processes.is_first()
+    if self._inactive:
       return
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= resume_step]
     write_whole(path, "".join(line + "\n" for line in kept))
     self._path = path
-    with self._one_line():
+    with self._os_error_to_user_error():
       self._file = _open_to_append(path)
       self._events = _Events(workdir, purge_step=resume_step + 1)
 
   def write(self, step: int, record: dict[str, Any]) -> None:
-    """One line: the step and what is known at it; nested groups become tags a/b."""
-    if self._silent:
+    """Writes one record; a nested value has the TensorBoard tag "group/name"."""
+    if self._inactive:
       return
-    with self._one_line():
+    with self._os_error_to_user_error():
       self._file.write(json.dumps({"step": step, **record}) + "\n")
       self._file.flush()
       self._events.write(step, _scalars(record))
 
   def close(self) -> None:
-    if self._silent:
+    if self._inactive:
       return
-    with self._one_line():
+    with self._os_error_to_user_error():
       try:
         self._file.close()
       finally:
         self._events.close()
 
   @contextlib.contextmanager
-  def _one_line(self):
+  def _os_error_to_user_error(self):
     try:
       yield
     except OSError as error:
@@ -68,8 +69,8 @@ class Journal:
       )
 
 
-class _Bucket:
-  """A file of lines at an address, where nothing can be appended: written anew."""
+class _RewrittenFile:
+  """A text file on a bucket, where nothing can be appended: rewritten at each flush."""
 
   def __init__(self, path: epath.Path):
     self._path, self._content = path, path.read_text()
@@ -88,14 +89,14 @@ class _Bucket:
 
 
 def _open_to_append(path: epath.Path):
-  return _Bucket(path) if "://" in str(path) else path.open("a")
+  return _RewrittenFile(path) if "://" in str(path) else path.open("a")
 
 
 class _Events:
-  """A TensorBoard event file, written at once.
+  """A TensorBoard event file, written on the calling thread.
 
-  tensorboardX's own writer hands the events to a thread, which dies on a full disk
-  and leaves the run waiting for it for ever.
+  tensorboardX's own writer uses a second thread, which dies on a full disk; the run
+  would then wait for it forever.
   """
 
   def __init__(self, workdir: epath.Path, purge_step: int):
@@ -104,7 +105,7 @@ class _Events:
     self._event, self._scalar = proto.event_pb2.Event, summary.scalar
     self._file = event_file_writer.EventsWriter(str(workdir / "events"))
     self._flushed = 0.0
-    # TensorBoard then hides what a run that was killed wrote from this step on.
+    # TensorBoard then hides what a killed run had written from this step on.
     session = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
     self._add(step=purge_step, file_version="brain.Event:2")
     self._add(step=purge_step, session_log=session)
@@ -123,15 +124,14 @@ class _Events:
     self._file.write_event(self._event(wall_time=time.time(), **event))
 
 
-class Bar:
-  """A live bar on a terminal; a plain line at every log step elsewhere."""
+class ProgressBar:
+  """A live bar on a terminal; elsewhere a log line at every log step."""
 
-  def __init__(self, console: rich.console.Console, *, start: int, total: int):
-    self._console = console
+  def __init__(self, *, start: int, total: int):
     self._total = total
     self._start, self._started = start, time.monotonic()
     self._bar = None
-    if console.is_terminal:
+    if log.shows_bars():
       columns = [
         "{task.description}",
         rich.progress.BarColumn(),
@@ -139,7 +139,7 @@ class Bar:
         "{task.fields[numbers]}",
         rich.progress.TimeRemainingColumn(),
       ]
-      self._bar = rich.progress.Progress(*columns, console=console)
+      self._bar = rich.progress.Progress(*columns, console=log.console())
       self._task = self._bar.add_task("train", total=total, completed=start, numbers="")
       self._bar.start()
 
@@ -152,13 +152,10 @@ class Bar:
     if self._bar:
       self._bar.update(self._task, completed=step, numbers=numbers)
       return
-    a_step = (time.monotonic() - self._started) / max(step - self._start, 1)
-    left = int(a_step * (self._total - step))
-    self.say(f"step {step}/{self._total}  {numbers}  {left // 60}:{left % 60:02d} left")
-
-  def say(self, line: str) -> None:
-    """A line above the bar."""
-    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+    seconds_per_step = (time.monotonic() - self._started) / max(step - self._start, 1)
+    left = int(seconds_per_step * (self._total - step))
+    clock = f"{left // 60}:{left % 60:02d} left"
+    logger.info(f"step {step}/{self._total}  {numbers}  {clock}")
 
   def close(self) -> None:
     if self._bar:
@@ -166,7 +163,7 @@ class Bar:
 
 
 def _step(line: str) -> float:
-  """The step of a line; a line cut off by a kill belongs to no step that is kept."""
+  """Returns the step of a line; infinity for a line that a kill cut off."""
   try:
     return json_text.loads(line)["step"]
   except (ValueError, KeyError, TypeError):

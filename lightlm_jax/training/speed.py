@@ -1,4 +1,4 @@
-"""How fast a run goes, and how that stands to what its devices could do."""
+"""Speed of a run, its share of the devices' peak FLOP/s, and compilation counts."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,8 +13,8 @@ import numpy as np
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.systems.base import Built, Trainable
 
-# FLOP/s of one device as jax counts them, bfloat16, dense, by the vendors' sheets; the
-# longest kind that a device's name begins with counts.
+# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the longest
+# key that a device's kind starts with applies.
 PEAK_FLOPS = {
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989e12,
@@ -29,13 +29,13 @@ PEAK_FLOPS = {
 
 
 def peak_flops(kind: str) -> float | None:
-  """What a device of this kind can do a second; None where nobody wrote it down."""
+  """Returns the peak FLOP/s of a kind of device; None if it is not listed."""
   known = [name for name in PEAK_FLOPS if kind.startswith(name)]
   return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 def peak_of_run() -> float | None:
-  """FLOP/s of all devices together; that of a CPU is measured, float32, all cores."""
+  """Returns the peak FLOP/s of all devices; see `peak_of_device`."""
   on_cpu = jax.devices()[0].platform == "cpu"
   peak = peak_of_device()
   # The devices of a CPU share its cores.
@@ -44,7 +44,7 @@ def peak_of_run() -> float | None:
 
 
 def peak_of_device() -> float | None:
-  """FLOP/s of one device; that of a CPU is measured, float32, all cores."""
+  """Returns the peak FLOP/s of one device; a CPU's is measured (float32, all cores)."""
   device = jax.devices()[0]
   if device.platform == "cpu":
     return _measured_flops()
@@ -52,7 +52,7 @@ def peak_of_device() -> float | None:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-  """FLOPs of a (closed) jaxpr's matrix products, loops of known length unrolled."""
+  """Returns the FLOPs of a jaxpr's matrix products; a scan counts each iteration."""
   total = 0
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
     if equation.primitive.name == "dot_general":
@@ -71,11 +71,13 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
-  """Matrix products of the loss and its gradient, the mean over an epoch's batches.
+  """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's batches.
 
   Args:
-    params: arrays, or their shapes.
+    built: of a `Trainable` system.
+    params: arrays or `jax.ShapeDtypeStruct`s.
     feed: likewise.
+    plan: of the feed.
   """
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
@@ -85,7 +87,7 @@ def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) ->
 def flops_of_buckets(
   built: Built, params: Any, feed: Any, plan: feed_lib.Plan
 ) -> list[int]:
-  """`flops_per_step` of a batch of each bucket."""
+  """Returns the matmul FLOPs of loss and gradient of a batch of each bucket."""
   assert isinstance(built.system, Trainable)
   flops = []
   for bucket in range(len(plan.widths)):
@@ -99,36 +101,37 @@ def flops_of_buckets(
 
 
 def memory_peak() -> int | None:
-  """The most bytes that a device of this process has held; None where none counts."""
+  """Returns the peak bytes in use on this process's devices; None if not reported."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   return max(peaks, default=None)
 
 
 class Compilations:
-  """Programs made since `counted` was entered, those from the cache among them."""
+  """Number and seconds of compilations; loads from the persistent cache count too."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
 
-  def hear(self, event: str, seconds: float, **_) -> None:
+  def record(self, event: str, seconds: float, **_) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
       self.count += 1
       self.seconds += seconds
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[Compilations]:
+def count_compilations() -> Iterator[Compilations]:
+  """Counts this process's compilations until it exits."""
   found = Compilations()
-  jax.monitoring.register_event_duration_secs_listener(found.hear)
+  jax.monitoring.register_event_duration_secs_listener(found.record)
   try:
     yield found
   finally:
-    jax.monitoring.unregister_event_duration_listener(found.hear)
+    jax.monitoring.unregister_event_duration_listener(found.record)
 
 
 class Times(NamedTuple):
-  """Seconds of a window, and of a step in it the median and the 90 % quantile."""
+  """Seconds of a logging window; median and 90 % quantile of a step's seconds."""
 
   seconds: float
   median: float
@@ -136,7 +139,7 @@ class Times(NamedTuple):
 
 
 class Clock:
-  """Times laps of steps; what lies before `restart` belongs to none."""
+  """Measures the seconds of steps, without the pauses that end in `restart`."""
 
   def __init__(self):
     self.restart()
@@ -146,13 +149,13 @@ class Clock:
     self._last = time.monotonic()
 
   def lap(self, steps: int) -> float:
-    """So many steps have come back from the device; seconds since the lap before."""
+    """Records that `steps` more steps are done; returns the seconds they took."""
     last, self._last = self._last, time.monotonic()
     self._laps.append((steps, self._last - last))
     return self._last - last
 
   def window(self) -> Times:
-    """Of the laps since the last call, of which there is at least one."""
+    """Returns the times of the steps since the last call; there must be some."""
     steps, seconds = np.array(self._laps).T
     self._laps = []
     step_seconds = np.repeat(seconds / steps, steps.astype(int))

@@ -1,7 +1,7 @@
-"""Training steps, many to a dispatch: one program that loops on the device.
+"""Compiled training steps: one dispatch runs several steps in a loop on the device.
 
-The host only says which batches come next, so that a step costs it next to nothing,
-and how many of them: the number is data, and no number compiles anything anew.
+The host sends only which batches to take, so a step costs it almost nothing. The number
+of steps of a dispatch is data: changing it compiles nothing.
 """
 
 import functools
@@ -16,18 +16,19 @@ import optax
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import Trainable
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.state import TrainState
 
 
 class Dispatch(NamedTuple):
-  """Which steps the device takes, and what each is made of.
+  """The steps to run, and the batch of each.
 
   Attributes:
-    first: int32, the step that the state has to stand at.
+    first: int32, the step that the state must be at.
     end: int32, one past the last step; at most `first` + K.
-    bucket_K, key_K, batch_K: see `feed.Plan.at`; what lies behind `end` is not read.
+    bucket_K, key_K, batch_K: see `feed.Plan.at`; entries from `end` on are not read.
   """
 
   first: np.int32
@@ -37,48 +38,50 @@ class Dispatch(NamedTuple):
   batch_K: np.ndarray
 
 
-class Numbers(NamedTuple):
-  """Of a step, or [K] of each step taken, the one that was not sound included.
+class StepMetrics(NamedTuple):
+  """Metrics of one step, or [K] of every step run, a non-finite last one included.
+
+  All are float32.
 
   Attributes:
-    loss: of the step's batch, float32 as all of them.
-    examples: what in it weighs something.
-    tokens: what it really held; see `Trainable.loss`.
-    places: what there was room for.
+    loss: of the step's batch.
+    examples: number of examples of positive weight.
+    tokens: number of tokens without padding; see `Trainable.loss`.
+    capacity_tokens: number of tokens with padding.
   """
 
   loss: jax.Array
   examples: jax.Array
   tokens: jax.Array
-  places: jax.Array
+  capacity_tokens: jax.Array
 
 
 class Report(NamedTuple):
-  """What a dispatch leaves beside the state.
+  """The results of a dispatch, beside the state.
 
   Attributes:
-    numbers: of its steps.
-    taken: int32, steps that moved the state.
-    sound: bool, whether the loss and the gradient's norm were finite.
-    told: bool, whether any process had been told to end when it sent this.
+    metrics: [K] of its steps.
+    taken: int32, number of steps that changed the state.
+    finite: bool, whether every loss and every gradient's norm was finite.
+    stop_requested: bool, whether any process had asked to stop when it sent this.
   """
 
-  numbers: Numbers
+  metrics: StepMetrics
   taken: jax.Array
-  sound: jax.Array
-  told: jax.Array
+  finite: jax.Array
+  stop_requested: jax.Array
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
-  """The steps from `first` to `end` (excluded), at most K of them."""
+  """Returns the dispatch of the steps first, …, end - 1, at most K of them."""
   order = plan.at(np.arange(first, first + K))
   return Dispatch(np.int32(first), np.int32(end), *order)
 
 
-def told_to_end(told: bool, mesh: Mesh) -> jax.Array:
-  """What this process says to the others in its next dispatch."""
+def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
+  """[D] bool on the mesh's D devices: whether this process asks the others to stop."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-  return mesh_lib.put(np.full(mesh.size, told), every_device)
+  return mesh_lib.put(np.full(mesh.size, requested), every_device)
 
 
 def make_steps(
@@ -89,29 +92,30 @@ def make_steps(
   seed: int,
   abstract: TrainState,
 ):
-  """The compiled steps: (state, tables, feed, dispatch, told_D) → (state, Report).
+  """Returns the jitted steps of a dispatch.
 
-  The feed is the log, or the batches [K, B, …] of the dispatch as read from disk.
-  `told_D` is a bool for each device, its process's: see `told_to_end`. A step whose
-  loss or gradient's norm is not finite leaves the state as it was before, and
-  ends the dispatch. One whose `first` is not where the state stands does nothing: what
-  was sent after such a step, before its report was read, is lost without harm. The
-  state is donated, and lives where `abstract` says.
+  (state, tables, feed, dispatch, stop_requested_D) → (state, Report). The feed is the
+  log, or the dispatch's batches [K, B, …] as read from disk; `stop_requested_D` comes
+  from `stop_flags`. The state is donated and keeps the shardings of `abstract`.
+
+  A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
+  dispatch. A dispatch whose `first` is not the state's step does nothing, so one that
+  was sent before the failure was seen does no harm.
   """
   rows = mesh_lib.by_rows(mesh)
-  # As the state came, or the next dispatch would be another program.
+  # Fixed, or the next dispatch would see other shardings and compile again.
   shardings = state_lib.shardings_of(abstract)
 
   def learn(params, tables, feed, key, batch, rng, *, bucket):
     examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
     examples = jax.lax.with_sharding_constraint(examples, rows)
     gradient = jax.value_and_grad(system.loss, has_aux=True)
-    (loss, metrics), grads = gradient(params, tables, examples, rng)
-    weighs = (examples.weight_B > 0).sum()
-    numbers = Numbers(loss, weighs, metrics["tokens"], metrics["capacity_tokens"])
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers), grads
+    (loss, counts), grads = gradient(params, tables, examples, rng)
+    weighted = (examples.weight_B > 0).sum()
+    metrics = StepMetrics(loss, weighted, counts["tokens"], counts["capacity_tokens"])
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics), grads
 
-  # One shape of batch a bucket.
+  # Each bucket has its own batch shape.
   buckets = [
     functools.partial(learn, bucket=bucket) for bucket in range(len(plan.widths))
   ]
@@ -119,10 +123,10 @@ def make_steps(
   @functools.partial(
     jax.jit, donate_argnums=0, out_shardings=(shardings, mesh_lib.replicated(mesh))
   )
-  def steps(state: TrainState, tables, feed, what: Dispatch, told_D):
+  def steps(state: TrainState, tables, feed, what: Dispatch, stop_requested_D):
     def goes_on(carry):
       state, report = carry
-      return report.sound & (state.step < what.end)
+      return report.finite & (state.step < what.end)
 
     def step(carry):
       state, report = carry
@@ -130,26 +134,43 @@ def make_steps(
       rng = jax.random.fold_in(jax.random.key(seed), state.step)
       own = jax.tree.map(lambda x: x[k], feed) if isinstance(feed, Batch) else feed
       operands = (state.params, tables, own, what.key_K[k], what.batch_K[k], rng)
-      numbers, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
+      metrics, grads = jax.lax.switch(what.bucket_K[k], buckets, *operands)
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      sound = jnp.isfinite(numbers.loss) & jnp.isfinite(optax.tree.norm(grads))
+      finite = jnp.isfinite(metrics.loss) & jnp.isfinite(optax.tree.norm(grads))
       state = jax.tree.map(
-        lambda new, old: jnp.where(sound, new, old),
+        lambda new, old: jnp.where(finite, new, old),
         TrainState(state.step + 1, params, opt_state),
         state,
       )
-      numbers = jax.tree.map(lambda x_K, x: x_K.at[k].set(x), report.numbers, numbers)
-      taken = report.taken + sound.astype(jnp.int32)
-      return state, Report(numbers, taken, sound, report.told)
+      metrics = jax.tree.map(lambda x_K, x: x_K.at[k].set(x), report.metrics, metrics)
+      taken = report.taken + finite.astype(jnp.int32)
+      return state, Report(metrics, taken, finite, report.stop_requested)
 
-    nothing_K = jnp.zeros(what.key_K.shape, jnp.float32)
+    zeros_K = jnp.zeros(what.key_K.shape, jnp.float32)
     report = Report(
-      Numbers(*(nothing_K,) * len(Numbers._fields)),
+      StepMetrics(*(zeros_K,) * len(StepMetrics._fields)),
       taken=jnp.zeros((), jnp.int32),
-      sound=state.step == what.first,
-      told=told_D.any(),
+      finite=state.step == what.first,
+      stop_requested=stop_requested_D.any(),
     )
     return jax.lax.while_loop(goes_on, step, (state, report))
 
   return steps
+
+
+def wait_for(first: int, end: int, report: Report) -> Report:
+  """Waits for the dispatch of the steps first, …, end - 1; returns its host report.
+
+  Raises:
+    UserError: a loss or gradient is not finite.
+  """
+  report = jax.device_get(report)
+  if not report.finite:
+    loss = report.metrics.loss[report.taken]
+    what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+    raise UserError(
+      f"{what} at step {first + report.taken + 1}; lower train.learning_rate or "
+      "train.clip_norm and start again in another --workdir"
+    )
+  return report

@@ -69,7 +69,7 @@ def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   held = {"state": state_lib.create(system.init, tx, config.seed, abstract)}
   first = step_lib.dispatch(plan, 0, 1, 1)
-  nobody = step_lib.told_to_end(False, mesh)
+  nobody = step_lib.stop_flags(False, mesh)
 
   def step():
     # The same batch every time, whatever the state has seen.

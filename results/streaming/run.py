@@ -152,7 +152,7 @@ def trainer(config, plan: feed_lib.Plan, read):
   abstract = state_lib.abstract(system.init, tx, mesh())
   steps = step_lib.make_steps(system, tx, plan, mesh(), config.seed, abstract)
   state = state_lib.create(system.init, tx, config.seed, abstract)
-  told_D = step_lib.told_to_end(False, mesh())
+  stop_requested_D = step_lib.stop_flags(False, mesh())
   step = 0
 
   def go(dispatches: int) -> float:
@@ -160,7 +160,7 @@ def trainer(config, plan: feed_lib.Plan, read):
     began = time.perf_counter()
     for _ in range(dispatches):
       what = step_lib.dispatch(plan, step, step + K, K)
-      state, report = steps(state, (), read(K), what, told_D)
+      state, report = steps(state, (), read(K), what, stop_requested_D)
       step += K
     jax.block_until_ready(report)
     return time.perf_counter() - began

@@ -1,0 +1,80 @@
+"""What the training loop reads and writes outside the device."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import logging
+
+from etils import epath
+
+from lightlm_jax.config.schema import LearnedConfig
+from lightlm_jax.runtime import cache
+from lightlm_jax.runtime.signals import Signals, capture_signals
+from lightlm_jax.training.checkpoint import Checkpoints
+from lightlm_jax.training.metric_writer import MetricWriter, ProgressBar
+from lightlm_jax.training.speed import Compilations, count_compilations
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunIO:
+  """The open files, the progress bar and the signals of one training run.
+
+  Attributes:
+    checkpoints: of the workdir.
+    metrics: writes metrics.jsonl and the TensorBoard events.
+    bar: shows the progress.
+    signals: polled between dispatches, and immediate during validation.
+    compilations: counted since the run began.
+    shards_root: folder of the cached rows that `train.feed = "stream"` reads.
+    profile_to: folder for a profiler trace of the steps from the second dispatch to the
+      next log; None = no trace.
+    started: `time.monotonic()` when the process started.
+  """
+
+  checkpoints: Checkpoints
+  metrics: MetricWriter
+  bar: ProgressBar
+  signals: Signals
+  compilations: Compilations
+  shards_root: epath.Path
+  profile_to: epath.Path | None
+  started: float
+
+
+@contextlib.contextmanager
+def open_run_io(
+  workdir: epath.Path, config: LearnedConfig, started: float
+) -> Iterator[RunIO]:
+  """Opens everything that a run of `config` in `workdir` needs; closes it on exit.
+
+  Raises:
+    UserError: the workdir cannot be read or written, or no checkpoint is whole.
+    Stopped: on exit, after a signal that nobody acted on.
+  """
+  with contextlib.ExitStack() as stack:
+    compilations = stack.enter_context(count_compilations())
+    signals = stack.enter_context(capture_signals())
+    stack.enter_context(signals.deferred())
+    checkpoints = Checkpoints(workdir)
+    stack.enter_context(contextlib.closing(checkpoints))
+    for line in checkpoints.damaged:
+      logger.warning(f"{line}; passed over")
+    start = checkpoints.latest_step or 0
+    if start:
+      logger.info(f"resuming at step {start}")
+    metrics = MetricWriter(workdir, start)
+    stack.enter_context(contextlib.closing(metrics))
+    bar = ProgressBar(start=start, total=config.train.steps)
+    stack.enter_context(contextlib.closing(bar))
+    yield RunIO(
+      checkpoints,
+      metrics,
+      bar,
+      signals,
+      compilations,
+      shards_root=cache.cache_root() / "shards",
+      profile_to=workdir / "profile" if getattr(config, "profile", False) else None,
+      started=started,
+    )
