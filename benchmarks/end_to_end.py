@@ -23,6 +23,7 @@ from lightlm_jax.models import encoder_decoder
 from lightlm_jax.models.encoder_decoder import EncoderDecoder
 from lightlm_jax.systems import lightlm
 from lightlm_jax.systems import token_sequences as text
+from lightlm_jax.systems.base import Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def toys() -> Workload:
   config = shapes.config("paper")
   split, book = shapes.toys(config)
   built = lightlm.build(config, book)
+  assert isinstance(built.system, Trainable)
   tables = jax.device_put(built.tables)
   shape = lightlm.model_config(config, tables.trie.vocab_size)
 
@@ -205,8 +207,9 @@ def random_workload(name, config, code_IL, *, source_length, **options) -> Workl
 def filters(trie: trie_lib.Trie, B: int) -> tuple[Allowed, Allowed]:
   """Returns filters that allow everything, and filters with exclusions per row."""
   number = int((np.asarray(trie.item_R) >= 0).sum())
-  mask_B = np.zeros(B, np.int32)
-  no_mask, nothing_BE = allowed_lib.no_shared_mask(), np.zeros((B, 0), np.int32)
+  mask_B: Any = np.zeros(B, np.int32)
+  no_mask: Any = allowed_lib.no_shared_mask()
+  nothing_BE: Any = np.zeros((B, 0), np.int32)
   return jax.device_put(
     (
       Allowed(no_mask, mask_B, nothing_BE),

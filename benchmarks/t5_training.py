@@ -16,6 +16,7 @@ from lightlm_jax.benchmarks.training_step import Trainee, row
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lightlm
 from lightlm_jax.systems import token_sequences as text
+from lightlm_jax.systems.base import Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -182,5 +183,6 @@ def _loss_without_dropout(trainee: Trainee) -> float:
   config.model.dropout_rate = 0.0
   built = lightlm.build(config, trainee.source.book)
   batch = next(trainee.batches())
+  assert isinstance(built.system, Trainable)
   loss = jax.jit(built.system.loss)
   return float(loss(trainee.state.params, trainee.tables, batch, jax.random.key(0))[0])

@@ -15,6 +15,7 @@ from lightlm_jax.benchmarks.shapes import Source
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import lightlm
+from lightlm_jax.systems.base import Trainable
 from lightlm_jax.training import loop, speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
@@ -41,6 +42,8 @@ class Trainee:
   def __init__(self, config: ml_collections.FrozenConfigDict, source: Source):
     self.config, self.source = config, source
     self.built = lightlm.build(config, source.book, source.log)
+    system = self.built.system
+    assert isinstance(system, Trainable)
     self.K = config.train.steps_per_dispatch
     mesh = mesh_lib.make(1, 1)
     everywhere = mesh_lib.replicated(mesh)
@@ -50,12 +53,12 @@ class Trainee:
     self.feed_seconds = time.perf_counter() - began
     self.tables = mesh_lib.put(self.built.tables, everywhere)
     tx = state_lib.optimiser(config)
-    abstract = state_lib.abstract(self.built.system.init, tx, mesh)
+    abstract = state_lib.abstract(system.init, tx, mesh)
     self._steps = step_lib.make_steps(
-      self.built.system, tx, self.plan, mesh, config.seed, abstract
+      system, tx, self.plan, mesh, config.seed, abstract
     )
     self._stop_flags = step_lib.stop_flags(False, mesh)
-    self.state = state_lib.create(self.built.system.init, tx, config.seed, abstract)
+    self.state = state_lib.create(system.init, tx, config.seed, abstract)
     self._mix = mix(self.plan, self.K)
     self._step = 0
     bucket_K, *_ = self._mix

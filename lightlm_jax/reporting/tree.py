@@ -82,7 +82,7 @@ def partition(
         clusters.append(_Clusters(path, at, []))
       clusters[-1].sizes.append(int(size_G[g]))
       cluster_of_G[g] = len(clusters) - 1
-      at += size_G[g] / I
+      at += float(size_G[g]) / I
       joined = small
     largest = max((sum(c.sizes) for c in clusters if c.path), default=1)
     drawn.append(
