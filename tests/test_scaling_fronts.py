@@ -284,6 +284,7 @@ def test_laws_hold_the_other_variable_at_one_value():
   assert low <= law.alpha <= high
   alone = findings.find(one_family(), resamples=5)
   assert (
-    alone.laws["data"].reason == "there is only one number of training interactions"
+    alone.laws["data"].reason
+    == "the number of training interactions has only one value"
   )
   assert DECIDING in alone.measures

@@ -141,10 +141,10 @@ def test_seeds_of_a_point_are_drawn_together():
 @pytest.mark.parametrize(
   ("sizes", "data", "said"),
   [
-    ([1e5] * 6, None, "there is only one N"),
-    ([1e5, 2e5] * 3, None, "there are 2 different N; an exponent needs 3"),
+    ([1e5] * 6, None, "N has only one value"),
+    ([1e5, 2e5] * 3, None, "N has 2 different values; an exponent needs 3"),
     ([1e5, 2e5, 3e5] * 2, None, "3 parameters, and 3 different points are too few"),
-    ([1e5, 2e5, 4e5, 8e5] * 2, [1e4] * 8, "there is only one D"),
+    ([1e5, 2e5, 4e5, 8e5] * 2, [1e4] * 8, "D has only one value"),
     ([1e5, 2e5, 4e5] * 2, [1e4, 2e4, 3e4] * 2, "5 parameters, and 3 different points"),
   ],
 )

@@ -95,7 +95,7 @@ def _law(
     runs[LOSS.column].to_numpy(),
     *(runs[name].to_numpy() for name in of),
     point_R=runs["point"].to_numpy(),
-    names=[f"number of {NAMES[name]}" for name in of],
+    names=[f"the number of {NAMES[name]}" for name in of],
     resamples=resamples,
   )
 

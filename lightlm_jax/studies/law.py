@@ -169,9 +169,9 @@ def _too_few(
   for name, values_R in zip(names, columns):
     different = len(np.unique(values_R))
     if different == 1:
-      return f"there is only one {name}"
+      return f"{name} has only one value"
     if different < 3:
-      return f"there are {different} different {name}; an exponent needs 3"
+      return f"{name} has {different} different values; an exponent needs 3"
   different = len(np.unique(np.column_stack(columns), axis=0))
   if different < unknowns + spare:
     return (
