@@ -283,8 +283,6 @@ def test_laws_hold_the_other_variable_at_one_value():
   low, high = found.laws["both"].intervals["alpha"]
   assert low <= law.alpha <= high
   alone = findings.find(one_family(), resamples=5)
-  assert (
-    alone.laws["data"].reason
-    == "the number of training interactions has only one value"
-  )
+  reason = "the number of training interactions has only one value"
+  assert alone.laws["data"].reason == reason
   assert DECIDING in alone.measures
