@@ -1,0 +1,63 @@
+"""Runs and analyses a study, as the command `sweep` asks for it."""
+
+from collections.abc import Mapping, Sequence
+import importlib.util
+import pathlib
+from typing import Any
+
+from etils import epath
+import jax
+
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.studies import plan as plan_lib
+
+
+def launch(
+  workdir: str | None,
+  config: Any,
+  base: str,
+  overrides: Mapping[str, Any],
+  vary: Sequence[str],
+  report_path: str | None = None,
+  **options: Any,
+) -> dict[str, Any]:
+  """Runs the remaining trials of a study, then analyses it.
+
+  Args:
+    workdir: the study's folder.
+    config: a study's config; None = the grid of `vary` over a run's config.
+    base: the run's config file or bare name, with its preset.
+    overrides: overrides of the run's config, by dotted field.
+    vary: `axis=value,value`, the axes that are added or replaced.
+    report_path: file of the report as JSON; None = none.
+    **options: see `study.sweep`.
+
+  Returns:
+    See `study.sweep`.
+
+  Raises:
+    UserError: there is no workdir, or Optuna is not installed; see also `study.sweep`.
+  """
+  if workdir is None:
+    raise UserError("no folder for the study; give --workdir=STUDY")
+  if importlib.util.find_spec("optuna") is None:
+    raise UserError(
+      "optuna is missing; install with pip install -c constraints.txt -e '.[sweep]'"
+    )
+  # Of the extra `sweep`.
+  from lightlm_jax.studies import analysis, claims, study  # noqa: PLC0415
+
+  # Devices are for the trials.
+  jax.config.update("jax_platforms", "cpu")
+  if config is not None:
+    plan = plan_lib.of_study(config, vary)
+  else:
+    plan = plan_lib.of_run(base, overrides, vary)
+  report = study.sweep(plan, workdir, **options)
+  if report_path:
+    workdir_lib.write_json(epath.Path(report_path), report)
+  if report["finished"]:
+    with claims.alone(pathlib.Path(workdir)):  # other processes end at the same time
+      analysis.report(workdir)
+  return report
