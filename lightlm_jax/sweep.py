@@ -14,6 +14,7 @@ analysed; `report --workdir=STUDY` repeats that. Exit code 1 if a trial has fail
 """
 
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -41,14 +42,13 @@ flags.DEFINE_bool("retry_failed", False, "run failed trials again")
 def main(argv) -> int:
   del argv
   flag = flags.FLAGS["config"]
-  config = _CONFIG.value if flag.parser.is_study else None
+  parser: Any = flag.parser
+  config = _CONFIG.value if parser.is_study else None
   overrides = {} if config else config_flags.get_override_values(flag)
   names = ("storage", "jobs", "platform", "retry_failed")
   options = {name: flags.FLAGS[name].value for name in names}
-  base = flag.parser.argument
-  report = launch(
-    _WORKDIR.value, config, base, overrides, _VARY.value, _REPORT.value, **options
-  )
+  where = _WORKDIR.value, config, parser.argument, overrides
+  report = launch(*where, _VARY.value, _REPORT.value, **options)
   return 1 if report["failed"] else 0
 
 

@@ -48,5 +48,5 @@ def _matplotlib():
   try:
     import matplotlib.figure  # noqa: PLC0415
   except ImportError:
-    raise UserError("figures need matplotlib: pip install -e '.[figures]'")
+    raise UserError("figures need matplotlib: pip install matplotlib")
   return matplotlib

@@ -244,7 +244,8 @@ def _distributions(plan: Plan) -> dict[str, Any]:
     if not isinstance(values, Range):
       found[name] = optuna.distributions.CategoricalDistribution(values)
     elif isinstance(values.low, int):
-      found[name] = optuna.distributions.IntDistribution(*values)
+      low, high = int(values.low), int(values.high)
+      found[name] = optuna.distributions.IntDistribution(low, high, values.log)
     else:
       found[name] = optuna.distributions.FloatDistribution(*values)
   return found
@@ -284,7 +285,7 @@ def _any_of(values: Values, rng: np.random.Generator) -> Value:
   if not isinstance(values, Range):
     return values[rng.integers(len(values))]
   if isinstance(values.low, int):
-    return int(rng.integers(values.low, values.high, endpoint=True))
+    return int(rng.integers(values.low, int(values.high), endpoint=True))
   return values.rounded(float(rng.uniform(values.low, values.high)))
 
 
