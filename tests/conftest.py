@@ -1,10 +1,13 @@
 """What every test runs under: strict ranks, and no writing outside pytest's folders."""
 
+import contextlib
+import fcntl
 import functools
 import json
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -21,17 +24,40 @@ os.environ["XLA_FLAGS"] = (
 )
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Nearly every program here runs for less time than it takes to compile; those of the
+# processes that tests start, too. At night they are optimised as a person's are.
+if not os.environ.get("LIGHTLM_TESTS_OPTIMISED"):
+  jax.config.update("jax_disable_most_optimizations", True)
+  os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # The first example may compile, and a busy machine is no failure.
 hypothesis.settings.register_profile("lightlm_jax", deadline=None)
 hypothesis.settings.load_profile("lightlm_jax")
 
 
+@pytest.fixture(scope="session")
+def common(tmp_path_factory):
+  """A folder of this session that all workers of pytest-xdist share."""
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "common"
+  folder.mkdir(exist_ok=True)
+  return folder
+
+
+@contextlib.contextmanager
+def alone(folder):
+  """Holds a lock of the folder: what it makes is made by one worker."""
+  with (folder / "lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _cache_root(tmp_path_factory):
+def _cache_root(common):
   """Points the project's cache, in subprocesses too, away from the home folder."""
   with pytest.MonkeyPatch.context() as patch:
     if not os.environ.get("LIGHTLM_CACHE_DIR"):
-      patch.setenv("LIGHTLM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+      patch.setenv("LIGHTLM_CACHE_DIR", str(common / "cache"))
     yield
 
 
@@ -100,13 +126,23 @@ def eight_devices():
 
 
 @pytest.fixture(scope="session")
-def demo_run(train_command, tmp_path_factory):
-  """The workdir of one finished run of the demo, and the process that left it."""
-  # From anywhere: a bare name and a relative workdir, as people type them.
-  runs = tmp_path_factory.mktemp("runs")
-  env = os.environ | {"PYTHONPATH": str(ROOT)}
-  done = train_command("--config=demo:tiny", "--workdir=demo", cwd=runs, env=env)
-  return runs / "demo", done
+def demo_run(train_command, tmp_path_factory, common):
+  """The workdir of one finished run of the demo, and the process that left it.
+
+  One worker runs it, and each has a copy of its own.
+  """
+  with alone(common):
+    said = common / "demo.json"
+    if not said.exists():
+      # From anywhere: a bare name and a relative workdir, as people type them.
+      env = os.environ | {"PYTHONPATH": str(ROOT)}
+      done = train_command("--config=demo:tiny", "--workdir=demo", cwd=common, env=env)
+      said.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+  done = subprocess.CompletedProcess([], *json.loads(said.read_text()))
+  folder = tmp_path_factory.mktemp("runs") / "demo"
+  if done.returncode == 0:
+    shutil.copytree(common / "demo", folder)
+  return folder, done
 
 
 @pytest.fixture(scope="session")

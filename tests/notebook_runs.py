@@ -1,5 +1,6 @@
 """A notebook as a reader runs it, from top to bottom, at tiny size."""
 
+import os
 import pathlib
 
 import nbclient
@@ -10,7 +11,7 @@ NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 
 
 def run(path, folder):
-  """What it prints; nothing on stderr."""
+  """What it prints; nothing on stderr. Notebooks share their compiled programs."""
   notebook = nbformat.read(path, 4)
   for cell in notebook.cells:
     cell.source = cell.source.replace('SIZE = ""', 'SIZE = ":tiny"')
@@ -18,6 +19,10 @@ def run(path, folder):
     patch.delenv("LIGHTLM_DATA_DIR", raising=False)
     # What is compiled here runs for less time than that takes.
     patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    cache = pathlib.Path(os.environ["LIGHTLM_CACHE_DIR"]) / "xla"
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter"))
     patch.setenv("IPYTHONDIR", str(folder / "ipython"))
     client = nbclient.NotebookClient(

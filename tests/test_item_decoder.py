@@ -1,5 +1,6 @@
 """The Llama-style decoder: against transformers' numbers, and what reads what."""
 
+import functools
 import pathlib
 
 from flax import traverse_util
@@ -25,8 +26,13 @@ def net_and_params(**shape):
   config = decoder.Config(D=16, N=2, H=2, G=1, F=24, dropout_rate=0.0, **shape)
   net = decoder.Transformer(config)
   x_BLD = jnp.zeros((1, 4, 16))
-  params = net.init(jax.random.key(0), x_BLD, jnp.ones((1, 4), jnp.int32))["params"]
-  return net, params
+  init = jax.jit(net.init)
+  return net, init(jax.random.key(0), x_BLD, jnp.ones((1, 4), jnp.int32))["params"]
+
+
+@functools.partial(jax.jit, static_argnames="net")
+def read(net, params, x_BLD, segment_BL):
+  return net.apply({"params": params}, x_BLD, segment_BL)
 
 
 def vectors(*shape):
@@ -39,7 +45,7 @@ def test_the_states_are_those_of_llama():
   params = traverse_util.unflatten_dict(golden, sep="/")
   net = decoder.Transformer(GOLDEN_CONFIG)
   with jax.default_matmul_precision("highest"):
-    ours = net.apply({"params": params}, x_BLD, np.ones(x_BLD.shape[:2], np.int32))
+    ours = read(net, params, x_BLD, np.ones(x_BLD.shape[:2], np.int32))
   np.testing.assert_allclose(ours, hidden_BLD, atol=1e-5)
 
 
@@ -49,12 +55,14 @@ def test_which_positions_are_seen_by_gradient(causal):
   net, params = net_and_params(causal=causal)
   segment_BL = np.array([[1, 1, 2, 2, 2, 0, 0]], np.int32)
   x_BLD = vectors(1, 7)
+
+  @jax.jit
+  @jax.grad
+  def gradient(x_BLD, place):
+    return net.apply({"params": params}, x_BLD, segment_BL)[0, place].sum()
+
   for place in range(5):
-
-    def asked(x_BLD, place=place):
-      return net.apply({"params": params}, x_BLD, segment_BL)[0, place].sum()
-
-    seen_L = np.abs(jax.grad(asked)(x_BLD)[0]).max(axis=-1) > 0
+    seen_L = np.abs(gradient(x_BLD, place)[0]).max(axis=-1) > 0
     expected_L = segment_BL[0] == segment_BL[0, place]
     if causal:
       expected_L &= np.arange(7) <= place
@@ -64,10 +72,10 @@ def test_which_positions_are_seen_by_gradient(causal):
 def test_a_segment_may_stand_anywhere():
   net, params = net_and_params()
   x_BLD = vectors(1, 4)
-  alone = net.apply({"params": params}, x_BLD, np.ones((1, 4), np.int32))
+  alone = read(net, params, x_BLD, np.ones((1, 4), np.int32))
   beside = np.concatenate([vectors(1, 3) * 2, x_BLD, vectors(1, 2)], axis=1)
   segment_BL = np.array([[1, 1, 1, 2, 2, 2, 2, 3, 3]], np.int32)
-  packed = net.apply({"params": params}, beside, segment_BL)
+  packed = read(net, params, beside, segment_BL)
   np.testing.assert_allclose(packed[:, 3:7], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -90,7 +98,8 @@ def build(**fields):
 
 def test_an_output_table_of_its_own():
   tied, untied = (
-    build(model__tied=tied).init(jax.random.key(0)) for tied in (True, False)
+    jax.eval_shape(build(model__tied=tied).init, jax.random.key(0))
+    for tied in (True, False)
   )
   assert "output" not in tied
   assert untied["output"].shape == untied["embedding"].shape == (I, 32)
@@ -101,9 +110,8 @@ def test_an_output_table_of_its_own():
 
 def test_queries_that_share_keys_have_fewer_weights():
   def size(heads):
-    params = build(model__num_heads=4, model__num_kv_heads=heads).init(
-      jax.random.key(0)
-    )
+    system = build(model__num_heads=4, model__num_kv_heads=heads)
+    params = jax.eval_shape(system.init, jax.random.key(0))
     return params["transformer"]["block_0"]["attention"]["key"]["kernel"].size
 
   assert size(4) == 4 * size(1)

@@ -124,7 +124,7 @@ def model(demo_run):
   book = codes.load(demo_run[0] / "codes")
   config = ml_collections.ConfigDict(config)
   built = lightlm.build(config, book)
-  return split.train, built, built.system.init(jax.random.key(0)), config, book
+  return split.train, built, jax.jit(built.system.init)(jax.random.key(0)), config, book
 
 
 @pytest.mark.parametrize("state", ["decoder", "encoder"])
@@ -132,7 +132,7 @@ def test_the_memory_holds_the_state_of_every_example(model, state):
   train, _, params, config, book = model
   config.decoding.state = state
   built = lightlm.build(config, book)
-  system = built.system
+  system, state_of = built.system, jax.jit(built.system.state)
   mesh = mesh_lib.make(1, 1)
   options = {"seed": 0, "batch_size": 64, "mesh": mesh}
   state_ND, item_N = latent_decoding.index_states(
@@ -151,7 +151,7 @@ def test_the_memory_holds_the_state_of_every_example(model, state):
       target_B=np.array([-1], np.int32),
       weight_B=np.ones(1, np.float32),
     )
-    (own_D,) = system.state(params, built.tables, batch)
+    (own_D,) = state_of(params, built.tables, batch)
     np.testing.assert_allclose(state_ND[e], own_D, rtol=2e-3, atol=2e-3)
   assert np.ptp(state_ND, axis=0).max() > 0.1
 
@@ -186,9 +186,9 @@ def test_what_is_wanted_changes_no_order(model):
     np.repeat(np.arange(4), 3), history_BH.ravel(), rank_I=asks.rank_I, batch_size=4
   )
   open_to = allowed.Allowed(allowed.no_shared_mask(), np.zeros(4, int), excluded_BE)
+  recommend = jax.jit(asks.system.recommend, static_argnames="k")
   few, many = (
-    asks.system.recommend(params, asks.tables, batch, open_to, k=k).items_BK
-    for k in (3, 40)
+    recommend(params, asks.tables, batch, open_to, k=k).items_BK for k in (3, 40)
   )
   assert (few == many[:, :3]).all()
   assert not (np.asarray(many)[..., None] == history_BH[:, None]).any()

@@ -1,5 +1,6 @@
 """SASRec, BSARec, the item decoder: what reads what, losses by formula, learning."""
 
+import functools
 import types
 
 from compiled import Compiled
@@ -25,6 +26,7 @@ NAMES = (*sasrec.NAMES, item_decoder.NAME)
 every_net = pytest.mark.parametrize("name", NAMES)
 
 
+@functools.cache
 def build(name, **overrides):
   fields = {
     "input.history": H,
@@ -214,8 +216,12 @@ def test_the_binary_loss_pulls_up_the_item_and_down_another():
   np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-6)
 
 
-@every_net
-@pytest.mark.parametrize("loss", next_item.LOSSES)
+@pytest.mark.parametrize(
+  ("name", "loss"),
+  # Every loss by one network, and every network by one loss.
+  [*(("sasrec", loss) for loss in next_item.LOSSES)]
+  + [(name, "full") for name in NAMES if name != "sasrec"],
+)
 def test_a_rule_of_succession_is_learned(name, loss):
   """Item i is followed by i + 1: after a few hundred steps it comes first."""
   overrides = {
@@ -252,7 +258,11 @@ def test_a_rule_of_succession_is_learned(name, loss):
 
 
 @pytest.mark.usefixtures("_compiled_once")
-@every_net
+@pytest.mark.parametrize(
+  "name",
+  # The item decoder packs its histories as sasrec does.
+  [*sasrec.NAMES, pytest.param(item_decoder.NAME, marks=pytest.mark.slow)],
+)
 def test_the_trainer_trains_and_judges_it(name, tmp_path):
   rng = np.random.default_rng(0)
   rows = [

@@ -153,6 +153,7 @@ def test_killed_run_ends_with_the_same_bits(unbroken, killed, tmp_path):
   assert_same_end(unbroken, workdir)
 
 
+@pytest.mark.integration
 def test_checkpoint_cut_off_by_a_kill_is_passed_over(unbroken, killed, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(killed, workdir)
@@ -275,6 +276,7 @@ def test_a_write_that_fails_behind_the_run_is_not_missed(tmp_path, monkeypatch):
   checkpoints.close()
 
 
+@pytest.mark.integration
 def test_told_to_end_a_run_saves_and_says_so(unbroken, tmp_path):
   workdir = tmp_path / "run"
   process = start(workdir)
@@ -326,7 +328,7 @@ def test_told_to_end_while_validating_a_run_validates_again(
 
 
 def test_two_processes_do_not_train_in_one_folder(small_config, tmp_path):
-  config = small_config()
+  config = small_config(system="pop", split__kind="leave_one_out")
   with (
     workdir_lib.claimed(tmp_path / "run", config),
     pytest.raises(UserError, match=r"another process trains in .*another --workdir"),

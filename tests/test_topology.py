@@ -32,8 +32,10 @@ SMALL = (
 @pytest.fixture(scope="module")
 def environment():
   """Of a process that finds libtpu; without it the test is skipped, and says so."""
+  kept = dict(os.environ)
+  kept.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # it is the programs that are tested
   if importlib.util.find_spec("libtpu"):
-    return dict(os.environ)
+    return kept
   folder = os.environ.get("LIGHTLM_LIBTPU_DIR")
   if not folder:
     pytest.skip(
@@ -42,7 +44,7 @@ def environment():
     )
   if not (pathlib.Path(folder) / "libtpu").is_dir():
     pytest.fail(f"LIGHTLM_LIBTPU_DIR={folder} does not hold libtpu")
-  return os.environ | {"PYTHONPATH": folder}
+  return kept | {"PYTHONPATH": folder}
 
 
 def in_process(script, environment, *arguments):
