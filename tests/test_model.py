@@ -264,7 +264,7 @@ def test_beams_that_change_places_keep_their_own_past(model):
   B = len(source_BS[0])
   memory = model.remember(*source_BS)
   cache, path_BKL = encoder_decoder.Cache(), np.zeros((B, 1, 0), np.int32)
-  for K in (1, 3, 5, 5, 2):
+  for K in (1, 3, 3, 2):
     parent_BK = rng.integers(path_BKL.shape[1], size=(B, K), dtype=np.int32)
     token_BK = rng.integers(V, size=(B, K), dtype=np.int32)
     segment_BK = np.ones((B, K), np.int32)
@@ -384,20 +384,24 @@ def test_what_is_computed_again_needs_no_memory_and_changes_no_gradient():
   shape = {"V": V, "W": W, "D": 32, "N": 4, "num_decoder_layers": 4, "H": 2, "A": 16}
   inputs = *source(0), target(1), np.ones((len(target(1)), 3), np.int32)
 
-  def learned(remat):
-    net = encoder_decoder.EncoderDecoder(
+  def network(remat):
+    return encoder_decoder.EncoderDecoder(
       encoder_decoder.Config(**shape, dropout_rate=0.2, remat=remat)
     )
 
+  def learned(remat):
+    net = network(remat)
+
     def loss(params):
-      rngs = {"dropout": jax.random.key(3)}
+      rngs = {"dropout": jax.random.key(3, impl="rbg")}  # compiles faster
       logits_BKLV = net.apply({"params": params}, *inputs, rngs=rngs)
       return jax.nn.logsumexp(logits_BKLV, axis=-1).mean()
 
-    params = jax.jit(net.init)(jax.random.key(0), *inputs)["params"]
     compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
     return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
+  key = jax.random.key(0, impl="rbg")
+  params = jax.jit(network(False).init)(key, *inputs)["params"]
   (kept, bytes_kept), (again, bytes_again) = learned(False), learned(True)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), kept, again)
   assert bytes_again < 0.7 * bytes_kept
