@@ -8,7 +8,7 @@ import pytest
 
 from lightlm_jax.evaluation import exposure
 from lightlm_jax.ids import codes
-from lightlm_jax.reporting import charts, lists, tree
+from lightlm_jax.reporting import charts, id_tree, lists
 
 
 def texts(svg):
@@ -78,7 +78,7 @@ def test_means_stand_on_one_axis():
 
 def test_the_tree_by_hand():
   items = [(0, 2), (0, 3), (0, 4), (1, 2), (1, 5), (6,)]
-  first, second = tree.partition(codes.stack_codes(items), smallest=0)
+  first, second = id_tree.partition(codes.stack_codes(items), smallest=0)
   assert [(cell.title, cell.start, cell.width) for cell in first] == [
     ("0: 3 items", 0, pytest.approx(1 / 2)),
     ("1: 2 items", pytest.approx(1 / 2), pytest.approx(1 / 3)),
@@ -91,7 +91,7 @@ def test_the_tree_by_hand():
     "1·2: 1 item",
     "1·5: 1 item",
   ]
-  first, second = tree.partition(codes.stack_codes(items), smallest=0.3)
+  first, second = id_tree.partition(codes.stack_codes(items), smallest=0.3)
   assert [cell.title for cell in first] == [
     "0: 3 items",
     "1: 2 items",
@@ -105,7 +105,7 @@ def test_the_tree_by_hand():
 
 def test_what_comes_after_an_id_that_ended_stays_under_its_parent():
   items = [(0, 0, 1), (0, 0, 2), (0, 1), (1, 0, 1), (1, 0, 2)]
-  *_, third = tree.partition(codes.stack_codes(items), smallest=0)
+  *_, third = id_tree.partition(codes.stack_codes(items), smallest=0)
   assert {cell.title: round(cell.start, 9) for cell in third} == {
     "0·0·1: 1 item": 0,
     "0·0·2: 1 item": 0.2,
@@ -119,11 +119,11 @@ def test_the_tree_has_few_rectangles_that_lie_in_their_parents():
   I = 20_000
   tokens = np.minimum(rng.zipf(1.3, (I, 3)), 400)
   book = np.unique(np.column_stack([tokens, np.arange(I)]), axis=0).astype(np.int32)
-  drawn = tree.partition(book)
-  assert len(drawn) == tree.LEVELS
+  drawn = id_tree.partition(book)
+  assert len(drawn) == id_tree.LEVELS
   above = None
   for level, cells in enumerate(drawn, start=1):
-    assert len(cells) <= level * (1 + 1 / tree.SMALLEST)
+    assert len(cells) <= level * (1 + 1 / id_tree.SMALLEST)
     assert sum(cell.width for cell in cells) == pytest.approx(1)
     ordered = sorted(cells, key=lambda cell: cell.start)
     for one, other in itertools.pairwise(ordered):

@@ -219,7 +219,6 @@ def test_no_function_is_long():
   assert not long, "\n".join(long)
 
 
-@on_the_way
 def test_no_file_is_long():
   long = [f"{name}: {lines(name)}" for name in modules() if lines(name) > FILE_LINES]
   assert not long, "\n".join(long)
@@ -238,7 +237,6 @@ def test_the_package_does_not_grow():
   assert sum(map(lines, counted)) <= PACKAGE_LINES
 
 
-@on_the_way
 def test_no_two_files_share_a_name():
   # A card in configs/ bears the name of its system or its log.
   named = [path for name, path in modules().items() if room(name) != "configs"]

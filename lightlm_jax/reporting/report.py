@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from lightlm_jax.reporting import decodings, lists, provenance, sections, tree
+from lightlm_jax.reporting import decodings, id_tree, lists, provenance, sections
 from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.reporting import run_files as runs
 from lightlm_jax.runtime import log as log_lib
@@ -90,7 +90,7 @@ def page(
     "learning": sections.learning(found),
     "slices": sections.slices(found),
     "popularity": lists.popularity(found, log, no_log),
-    "ids": tree.ids(found),
+    "ids": id_tree.ids(found),
     "examples": lists.examples(found, log, no_log),
     "cost": provenance.cost(found),
     "configs": provenance.configs(found),
