@@ -17,15 +17,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Compiling is most of what tests do, and LLVM's optimisation a quarter of that. It is
-# read when jax makes its first array, and by subprocesses.
-os.environ["XLA_FLAGS"] = (
-  f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
-)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Nearly every program here runs for less time than it takes to compile; those of the
-# processes that tests start, too. At night they are optimised as a person's are.
+# Compiling is most of what tests do, and LLVM's optimisation a quarter of that: they do
+# without it, the processes that they start too. At night programs are optimised.
 if not os.environ.get("LIGHTLM_TESTS_OPTIMISED"):
   jax.config.update("jax_disable_most_optimizations", True)
   os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -123,12 +123,12 @@ def make(dtype=jnp.float32, dropout_rate=0.3, word=W):
 def read(net, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
   """The encoded source beside the logits, in one program."""
   encoded_BSD = net.encode(token_BS, word_BS, segment_BS)
-  memory = net.remember(encoded_BSD, segment_BS)
-  return encoded_BSD, net.decode(token_BKL, memory, segment_BK)
+  kv = net.precompute_cross_kv(encoded_BSD, segment_BS)
+  return encoded_BSD, net.decode(token_BKL, kv, segment_BK)
 
 
-def remember(net, token_BS, word_BS, segment_BS):
-  return net.remember(net.encode(token_BS, word_BS, segment_BS), segment_BS)
+def cross_kv(net, token_BS, word_BS, segment_BS):
+  return net.precompute_cross_kv(net.encode(token_BS, word_BS, segment_BS), segment_BS)
 
 
 class Model:
@@ -148,7 +148,7 @@ class Model:
 
     self.forward = compiled(None)
     self.read = compiled(read)
-    self.remember = compiled(remember)
+    self.cross_kv = compiled(cross_kv)
     self.extend = compiled("extend")
 
 
@@ -247,11 +247,11 @@ def test_step_by_step_equals_teacher_forcing(model):
   np.testing.assert_allclose(
     model.read(*source_BS, token_BKL, segment_BK)[1], expected, **TOLERANCE
   )
-  memory = model.remember(*source_BS)
+  kv = model.cross_kv(*source_BS)
   cache, logits = encoder_decoder.Cache(), []
   stay_BK = np.tile(np.arange(K, dtype=np.int32), (B, 1))
   for token_BK in np.moveaxis(token_BKL, 2, 0):
-    part, cache = model.extend(token_BK, stay_BK, memory, segment_BK, cache)
+    part, cache = model.extend(token_BK, stay_BK, kv, segment_BK, cache)
     logits.append(part)
   assert [key.shape for key in cache.key] == [(2, B, 2, 8, K)] * L
   np.testing.assert_allclose(np.stack(logits, axis=2), expected, **TOLERANCE)
@@ -262,13 +262,13 @@ def test_beams_that_change_places_keep_their_own_past(model):
   rng = np.random.default_rng(0)
   source_BS = source(0)
   B = len(source_BS[0])
-  memory = model.remember(*source_BS)
+  kv = model.cross_kv(*source_BS)
   cache, path_BKL = encoder_decoder.Cache(), np.zeros((B, 1, 0), np.int32)
   for K in (1, 3, 3, 2):
     parent_BK = rng.integers(path_BKL.shape[1], size=(B, K), dtype=np.int32)
     token_BK = rng.integers(V, size=(B, K), dtype=np.int32)
     segment_BK = np.ones((B, K), np.int32)
-    logits, cache = model.extend(token_BK, parent_BK, memory, segment_BK, cache)
+    logits, cache = model.extend(token_BK, parent_BK, kv, segment_BK, cache)
     past_BKL = np.take_along_axis(path_BKL, parent_BK[..., None], axis=1)
     path_BKL = np.concatenate([past_BKL, token_BK[..., None]], axis=2)
     expected = model.forward(*source_BS, path_BKL, segment_BK)[:, :, -1]
