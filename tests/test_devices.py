@@ -92,7 +92,7 @@ def test_cache_root_follows_the_environment(monkeypatch, tmp_path):
 
 COMPILE = """
 import jax
-from lightlm_jax import devices
+from lightlm_jax.runtime import devices
 
 devices.select("cpu")
 print(devices.enable_compilation_cache())

@@ -51,8 +51,11 @@ def test_every_flag_reaches_its_field(run):
 
 # Parses as the command does, and shows what its work is given.
 ASKS = """
-import json, sys
-from lightlm_jax import command_line, devices, {command}
+import importlib, json, sys
+from lightlm_jax import command_line
+from lightlm_jax.runtime import devices
+
+{command} = importlib.import_module("lightlm_jax.{command}")
 
 def work(*args, overrides, **rest):
   print(json.dumps(overrides))

@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 
 from lightlm_jax.data import interactions
-from lightlm_jax.errors import UserError
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.ids import build, gcn, gcn_training, lloyd, quantise
 

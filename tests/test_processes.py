@@ -191,8 +191,9 @@ def test_one_of_several_processes_is_not_taken_for_a_run(
 def test_nobody_to_join_is_said():
   """In a process of its own: jax asks first whether a device was touched."""
   launchers = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
+  script = "from lightlm_jax.runtime import processes as p; p.join('auto')"
   said = subprocess.run(
-    [sys.executable, "-c", "from lightlm_jax import processes as p; p.join('auto')"],
+    [sys.executable, "-c", script],
     env={name: value for name, value in os.environ.items() if name not in launchers},
     capture_output=True,
     text=True,
