@@ -218,7 +218,7 @@ def mates_ranks(
     count_RI = bought_CI[cluster_U[requests.user_N[rows_R]]].toarray()
     count_RI += bought_I[None, :] / (1 + len(train.item_E))
     for r, n in enumerate(rows_R):
-      count_RI[r, requests.row(n)] = -1
+      count_RI[r, requests.row(int(n))] = -1
     target_R1 = np.take_along_axis(count_RI, requests.target_N[rows_R, None], axis=1)
     rank_N[rows_R] = 1 + (count_RI > target_R1).sum(axis=1)
     ties_N[rows_R] = (count_RI == target_R1).sum(axis=1) - 1
@@ -262,6 +262,7 @@ def _renumbered_figures(
 
   def figures(items_IL, users_UL) -> dict[str, float]:
     held = split.validation
+    assert held is not None
     pairs = {
       "agreement with training items": (split.train.user_E, split.train.item_E),
       "agreement with held-out items": (held.user_N, held.target_N),

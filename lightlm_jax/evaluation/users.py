@@ -54,6 +54,7 @@ def table(
   for rule, found in ranks.items():
     columns[f"{rule}_rank"] = found.rank_N[order_N]
     columns[f"{rule}_ties"] = found.ties_N[order_N]
+    assert found.items_NK is not None
     columns[f"{rule}_items"] = _raw_lists(found.items_NK[order_N], train.item_ids)
   arrays = {
     name: values if isinstance(values, pyarrow.Array) else pyarrow.array(values)

@@ -28,7 +28,7 @@ from lightlm_jax.systems import (
   next_item,
   token_sequences,
 )
-from lightlm_jax.systems.base import Built, Metrics, System
+from lightlm_jax.systems.base import Built, Metrics, System, apply
 from lightlm_jax.systems.id_writer import Decoder, IdWriter, shift_right
 
 NAME = "lite_llm4rec_beam"
@@ -103,8 +103,9 @@ class LiteLlm4RecBeam(System):
     target_BHL = jnp.where(
       known_BH1, jnp.asarray(tables.target_IL)[jnp.maximum(batch.target_B, 0)], -1
     )
-    state_BHLD = self.net.apply(
-      {"params": params["writer"]},
+    state_BHLD = apply(
+      self.net,
+      params["writer"],
       hidden_BHD,
       batch.segment_BH,
       shift_right(target_BHL),
