@@ -262,7 +262,7 @@ def test_a_claim_of_a_dead_host_is_taken_over(tmp_path, monkeypatch):
   watch = claims.Watch()
 
   def look():
-    claims.release_dead(kept, (), watch)
+    claims.reap_stale(kept, (), watch)
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"  # nothing is known yet of its beat
@@ -291,7 +291,7 @@ def test_a_claim_of_this_host_lives_while_its_lock_is_held(tmp_path, folder):
   claim = claims.take(kept, plan, tmp_path / folder)
 
   def look():
-    claims.release_dead(kept, (), claims.Watch())
+    claims.reap_stale(kept, (), claims.Watch())
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"

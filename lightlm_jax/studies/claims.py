@@ -1,15 +1,13 @@
-"""Which trial is whose: several processes, on several hosts, share one study.
+"""Claims on trials, by which several processes and hosts share one study.
 
-Optuna keeps the trials, in a journal beside the study or in a database. All that is
-asked of it is that trials have one order and that each ends only once; the rest are
-rules that every process comes to by itself:
+Optuna stores the trials, in a journal or in a database. It only has to keep them in one
+order and to let each end once. Every process applies these rules by itself:
 
-- Of a point's trials the one of the highest turn counts, of equal ones the first. Who
-  has another in hand ends it unrun.
-- A trial that ended without a result or a reason is lost: the point gets another turn.
-- A running trial whose process is on this host lives while the lock in its folder is
-  held, which its train command inherits. One of another host lives while its beat goes
-  on.
+- Of the trials of a point the one with the highest turn counts, of equal turns the
+  first. A process that holds another one ends it without running it.
+- A trial that ended without a result or a reason is lost; its point gets another turn.
+- A running trial on this host is alive while the lock in its folder is held, which its
+  train command inherits. A trial on another host is alive while its heartbeat changes.
 """
 
 from collections.abc import Collection
@@ -33,19 +31,19 @@ from lightlm_jax.studies.axes import Point, Range, Value, Values
 from lightlm_jax.studies.plan import Plan
 
 BEAT_SECONDS = 15.0
-# So long a beat may stand still before its host counts as dead.
+# A trial whose heartbeat has not changed for this long is stale.
 PATIENCE_SECONDS = 180.0
-_DRAWS = 100_000  # after so many points that were there before, there is no other
+_DRAWS = 100_000  # attempts to draw a point that was not drawn before
 
 
 class Claim(NamedTuple):
   """A trial that this process runs.
 
   Attributes:
-    trial: Optuna's.
-    name: of the point.
-    point: what is tried.
-    lock: held by this process, and by the trial's own, while they live.
+    trial: the Optuna trial.
+    name: the name of the point.
+    point: the point.
+    lock: held by this process and by the trial's process while they live.
   """
 
   trial: optuna.Trial
@@ -55,13 +53,13 @@ class Claim(NamedTuple):
 
 
 class Watch:
-  """When the beats of other hosts' trials were last seen to change."""
+  """When the heartbeats of other hosts' trials were last seen to change."""
 
   def __init__(self):
     self._seen = {}
 
-  def still(self, number: int, beat: Any) -> float:
-    """Seconds that a trial's beat has been as it is, so far as this process saw."""
+  def stale_for(self, number: int, beat: Any) -> float:
+    """Returns for how many seconds this process has seen a heartbeat unchanged."""
     before, since = self._seen.get(number, (None, None))
     if since is None or before != beat:
       since = time.monotonic()
@@ -71,9 +69,9 @@ class Watch:
 
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path):
-  """Keeps out other processes that share the folder; where there are no locks, none.
+  """Holds the lock of the study's folder, if its disk supports locks.
 
-  Several hosts without a common disk are kept right by the rules, if not as tidy.
+  Hosts without a shared disk rely on the rules of this module alone.
   """
   with open(workdir / ".lock", "w") as file:
     with contextlib.suppress(OSError):
@@ -82,7 +80,7 @@ def alone(workdir: pathlib.Path):
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
-  """The trial that counts of each point, by name, in the order of the first ones."""
+  """Returns the trial that counts of each point, by name, in order of first trials."""
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
@@ -95,7 +93,7 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
 
 
 def ended(trial: FrozenTrial) -> bool:
-  """Whether it has a result, or a reason why not."""
+  """Returns whether a trial has a result, or a reason why it failed."""
   return trial.state.is_finished() and not _lost(trial)
 
 
@@ -104,18 +102,18 @@ def failed(trial: FrozenTrial) -> bool:
 
 
 def complete(study: optuna.Study, plan: Plan) -> bool:
-  """Whether nothing is left to do, here or elsewhere."""
+  """Returns whether all trials of the study have ended."""
   now = current(study)
   return len(now) >= plan.trials and all(map(ended, now.values()))
 
 
 def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None:
-  """Every point of a grid is there, and every lost one has another turn.
+  """Enqueues the missing points of a grid, and lost points again.
 
   Args:
-    study: of the plan.
-    plan: what is searched.
-    retry: names of failed points that get another turn, too.
+    study: the study of the plan.
+    plan: the plan.
+    retry: names of failed points that are enqueued again too.
   """
   now = current(study)
   for point in plan.points or ():
@@ -127,13 +125,13 @@ def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None
 
 
 def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None:
-  """Claims the next trial for this process; None while there is none to have."""
+  """Claims the next trial for this process; None if none is waiting."""
   while (found := _pop(study, plan)) is not None:
     trial, name, point = found
     folder = workdir / "trials" / name
     folder.mkdir(parents=True, exist_ok=True)
     lock, held = _lock(folder)
-    if lock is None:  # what was lost elsewhere still runs here
+    if lock is None:  # a lost trial still runs on this host
       _end_unrun(study, trial)
       continue
     host = _host() if held else None
@@ -144,7 +142,7 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
 
 
 def beat(claim: Claim) -> bool:
-  """Says that a trial goes on; False where another process has taken it over."""
+  """Renews the heartbeat of a trial; returns False if it was taken over."""
   before = claim.trial.user_attrs["claim"]
   try:
     claim.trial.set_user_attr("claim", before | {"beat": before["beat"] + 1})
@@ -154,9 +152,9 @@ def beat(claim: Claim) -> bool:
 
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
-  """Ends a trial by what it leaves in the summary: see studies/summary.py."""
+  """Ends a trial with its row of the summary, see studies/summary.py."""
   value = row[table.OBJECTIVE]
-  # Where another process was quicker, what it says stands.
+  # If another process was quicker, its result stands.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
     if row["state"] == "finished":
@@ -167,13 +165,13 @@ def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
   claim.lock.close()
 
 
-def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
-  """Ends trials whose process has died: then they are lost, and have another turn.
+def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
+  """Ends trials whose process has died, so that they are lost and run again.
 
   Args:
-    study: whose.
+    study: the study.
     own: names of the trials that this process runs.
-    watch: of this process.
+    watch: this process's watch.
   """
   for name, trial in current(study).items():
     if trial.state != TrialState.RUNNING or name in own:
@@ -181,14 +179,14 @@ def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> Non
     claim = trial.user_attrs.get("claim") or {}
     lock = None
     here = claim.get("host") == _host()
-    # The folder may be of another workdir, or on a disk that only its container sees.
+    # The folder may belong to another workdir, or be visible only in its container.
     if here and (folder := pathlib.Path(claim["folder"])).exists():
       lock, _ = _lock(folder)
       if lock is None:
         continue
-    elif watch.still(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
+    elif watch.stale_for(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
       continue
-    # It may have ended since it was listed, or another process was quicker.
+    # It may have ended since, or another process was quicker.
     with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
       study.tell(trial.number, state=TrialState.FAIL)
     if lock is not None:
@@ -196,7 +194,7 @@ def release_dead(study: optuna.Study, own: Collection[str], watch: Watch) -> Non
 
 
 def _pop(study: optuna.Study, plan: Plan):
-  """A trial that counts, its name and its point; None where none waits."""
+  """Returns a waiting trial that counts, its name and point; None if none waits."""
   while True:
     now = current(study)
     waits = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
@@ -207,7 +205,7 @@ def _pop(study: optuna.Study, plan: Plan):
     point = trial.user_attrs.get("point") or _drawn_point(plan, trial)
     if "name" not in trial.user_attrs:
       name = axes_lib.name_of(point)
-      if plan.points is not None:  # somebody took what waited
+      if plan.points is not None:  # another process took the waiting trial
         _end_unrun(study, trial)
         continue
       if name in now:
@@ -252,7 +250,7 @@ def _distributions(plan: Plan) -> dict[str, Any]:
 
 
 def _sampler(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
-  """Of trial `number`: a draw is the same whichever process makes it."""
+  """Returns the sampler of trial `number`, the same in every process."""
   seed = int(np.random.SeedSequence([plan.search_seed, number]).generate_state(1)[0])
   if plan.search == "tpe":
     return optuna.samplers.TPESampler(seed=seed)
@@ -269,7 +267,7 @@ def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
 
 
 def _unseen(plan: Plan, now: Collection[str]) -> Point:
-  """In place of a point that was drawn twice: one that was not, by chance."""
+  """Returns a random new point, in place of one that was drawn before."""
   rng = np.random.default_rng([plan.search_seed, len(now)])
   for _ in range(_DRAWS):
     point = {name: _any_of(values, rng) for name, values in plan.axes.items()}
@@ -277,7 +275,7 @@ def _unseen(plan: Plan, now: Collection[str]) -> Point:
       return point
   raise UserError(
     f"{len(now)} of {plan.trials} points are drawn and no other is found; widen the "
-    f"ranges, or take --config.trials={len(now)}"
+    f"ranges, or give --config.trials={len(now)}"
   )
 
 
@@ -290,7 +288,7 @@ def _any_of(values: Values, rng: np.random.Generator) -> Value:
 
 
 def _lock(folder: pathlib.Path) -> tuple[IO | None, bool]:
-  """The folder's lock and whether the disk has such; None where another holds it."""
+  """Returns the folder's lock, None if it is held, and whether locks are supported."""
   file = open(folder / ".claim", "w")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,6 +302,6 @@ def _lock(folder: pathlib.Path) -> tuple[IO | None, bool]:
 
 @functools.cache
 def _host() -> str:
-  """This machine, and this start of it: names alone are not always different."""
+  """Returns the name and boot id of this machine; names alone may not be unique."""
   boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
   return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"

@@ -189,7 +189,7 @@ class _Sweep:
         if ended or now - looked > _LOOK_SECONDS:
           looked = now
           with claims.alone(self._workdir):
-            claims.release_dead(self._study, running.keys(), watch)
+            claims.reap_stale(self._study, running.keys(), watch)
             claims.ensure(self._study, self._plan)
             self._start_trials()
           if not running and claims.complete(self._study, self._plan):
