@@ -71,8 +71,8 @@ def run(
       (known[case],) = training_step.compare({"": config}, source, repeats).values()
     row = known[case]
     micro = 1e6 / row["examples_per_second"]
-    told = list(training_step.cells(row))[2:]
-    line(grows, f"{size:,}", f"{micro:,.1f}", *told, f"{row['feed_seconds']:.2f}")
+    cells = list(training_step.cells(row))[2:]
+    line(grows, f"{size:,}", f"{micro:,.1f}", *cells, f"{row['feed_seconds']:.2f}")
     yield {"grows": grows, "size": size, "microseconds_an_example": micro} | row
 
 

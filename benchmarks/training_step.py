@@ -154,7 +154,7 @@ def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
   trainee.check()
   report = jax.device_get(trainee.report)
   K, whole = trainee.K, seconds.median
-  told = {
+  counts = {
     "examples": trainee.examples,
     "tokens": float(report.metrics.tokens.sum()),
     "places": float(report.metrics.capacity_tokens.sum()),
@@ -168,8 +168,8 @@ def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
     "batch": trainee.config.train.batch_size,
     "steps_per_dispatch": K,
     "parameters": state_lib.count_parameters(trainee.state.params),
-    **told,
-    **{f"{name}_per_second": number / whole for name, number in told.items()},
+    **counts,
+    **{f"{name}_per_second": number / whole for name, number in counts.items()},
     "step_seconds": whole / K,
     "flops_per_step": trainee.flops / K,
     "flops_per_second": flops_per_second,
