@@ -1,16 +1,39 @@
-"""Trains generative recommenders in JAX."""
+"""Trains generative recommenders in JAX, and recommends with them.
 
-import time
+    import lightlm_jax
 
-STARTED = time.monotonic()  # before jax is imported: what a person waits from
+    model = lightlm_jax.Recommender.from_config("sasrec:tiny").fit(interactions)
+    results = lightlm_jax.train("toys:small", "runs/toys")
+    lightlm_jax.evaluate("runs/toys", split_name="validation")
+    run = lightlm_jax.load("runs/toys")
 
-__all__ = ["STARTED", "Recommender"]
+The names are imported when they are first used, and define no flags. runtime/log.py
+says how to silence what is printed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lightlm_jax._version import __version__
+from lightlm_jax.runtime import start_time  # noqa: F401, before jax is imported
+
+if TYPE_CHECKING:
+  from lightlm_jax.runs.evaluate import evaluate
+  from lightlm_jax.runs.recommender import Recommender
+  from lightlm_jax.runs.restore import load
+  from lightlm_jax.runs.train import train
+
+__all__ = ["Recommender", "__version__", "evaluate", "load", "train"]
+
+_MODULES = {
+  "Recommender": "lightlm_jax.runs.recommender",
+  "evaluate": "lightlm_jax.runs.evaluate",
+  "load": "lightlm_jax.runs.restore",
+  "train": "lightlm_jax.runs.train",
+}
 
 
 def __getattr__(name: str):
-  """Recommender, whose imports take seconds, for those who ask for it."""
-  if name == "Recommender":
-    from lightlm_jax.runs.recommender import Recommender  # noqa: PLC0415
-
-    return Recommender
+  if name in _MODULES:
+    return getattr(importlib.import_module(_MODULES[name]), name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""What every entry point does before its work: flags, --config, one-line errors.
+"""Flags that commands share, --config among them, and their one-line errors.
 
-An entry point defines its flags at import, `_CONFIG = command_line.define_config()`
-among them, and ends with `sys.exit(command_line.main(main))`.
+A command defines its flags at import and ends with `sys.exit(command_line.main(main))`.
+Only commands and this file know of flags.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,18 +10,23 @@ import sys
 from typing import Any
 
 from absl import app, flags, logging
+from etils import epath
+import ml_collections
 from ml_collections import ConfigDict, config_flags
 
-from lightlm_jax import config
-from lightlm_jax.runtime import errors
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import help as config_help
+from lightlm_jax.config import tree as config_tree
+from lightlm_jax.runtime import errors, log
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import workdir as workdir_lib
 
 # --help shows the flags of the entry point: --config counts as one of its own.
 flags.disclaim_key_flags()
 
 
 def define_config(*, studies: bool = False) -> flags.Flag:
-  """Defines --config=FILE[:preset] and --config.a.b=value; call it at import.
+  """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
   Args:
     studies: whether a study's config will do, beside a run's.
@@ -33,7 +38,28 @@ def define_config(*, studies: bool = False) -> flags.Flag:
       "--config.train.steps=20 sets one field",
     )
     flags.FLAGS["config"].parser = _ConfigParser(studies)
+    flags.DEFINE_bool("help-config", False, "print the fields of --config, and end")
   return flags.FLAGS["config"]
+
+
+def config() -> ml_collections.FrozenConfigDict:
+  """--config with the fields that were set on the command line."""
+  return ml_collections.FrozenConfigDict(flags.FLAGS["config"].value)
+
+
+def config_overrides() -> dict[str, Any]:
+  """The fields that were set on the command line, by dotted name."""
+  return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+def study() -> tuple[str, dict[str, Any], ConfigDict | None]:
+  """--config of `sweep`: its name, the fields that were set, and a study's config."""
+  flag = flags.FLAGS["config"]
+  return (
+    flag.parser.argument,
+    config_overrides(),
+    (flag.value if flag.parser.is_study else None),
+  )
 
 
 def define_workdir(help_text: str) -> flags.Flag:
@@ -64,20 +90,24 @@ def define_distributed() -> flags.Flag:
 
 
 def define_report() -> flags.Flag:
-  return _define_once("report", "also write what was found to FILE (JSON)")
+  return _define_once("report", "also write the results to FILE (JSON)")
+
+
+def write_report(found: Any) -> None:
+  """Writes what a command found to --report, if it is given."""
+  if path := flags.FLAGS["report"].value:
+    workdir_lib.write_json(epath.Path(path), found)
 
 
 def define_split() -> flags.Flag:
   if "split" not in flags.FLAGS:
     choices = ["test", "validation"]
-    flags.DEFINE_enum("split", "test", choices, "whose answers")
+    flags.DEFINE_enum("split", "test", choices, "which held-out items")
   return flags.FLAGS["split"]
 
 
 def define_compare() -> flags.Flag:
-  return _define_once(
-    "compare", "other runs to set beside this one: --compare RUN [RUN …]"
-  )
+  return _define_once("compare", "other runs, side by side: --compare RUN [RUN …]")
 
 
 def define_data_dir() -> flags.Flag:
@@ -89,12 +119,12 @@ def define_users(help_text: str) -> flags.Flag:
 
 
 def define_decoding() -> dict[str, flags.Flag]:
-  """How a run is decoded, if not in its own way: by the fields that the flags set."""
+  """The flags that decode a run in another way than its own, by the fields they set."""
   _define_once("decoding", "as config.decoding.kind; default: the run's own")
   if "beam_size" not in flags.FLAGS:
     for name, what in (
       ("beam_size", "beams of a search"),
-      ("nearest", "latent_local: training examples that are looked at"),
+      ("nearest", "latent_local: training examples that are compared"),
     ):
       flags.DEFINE_integer(name, 0, f"{what}; 0 = the run's own", lower_bound=0)
     flags.DEFINE_float(
@@ -126,7 +156,7 @@ def define_batch_size() -> flags.Flag:
 
 
 def overrides(asked: Mapping[str, flags.Flag]) -> dict[str, Any]:
-  """The fields whose flags say something else than their defaults."""
+  """The fields whose flags differ from their defaults, and their values."""
   return {
     field: flag.value for field, flag in asked.items() if flag.value != flag.default
   }
@@ -136,6 +166,20 @@ def define_output(help_text: str) -> flags.Flag:
   return _define_once("output", help_text)
 
 
+def output(form: str) -> str:
+  """--output of a command that needs one.
+
+  Args:
+    form: what it is, for the message: "FOLDER".
+
+  Raises:
+    UserError: it is not given.
+  """
+  if flags.FLAGS["output"].value is None:
+    raise UserError(f"no place for the output; give --output={form}")
+  return flags.FLAGS["output"].value
+
+
 def define_k() -> flags.Flag:
   if "k" not in flags.FLAGS:
     flags.DEFINE_integer("k", 10, "the most items a user gets", lower_bound=1)
@@ -143,7 +187,7 @@ def define_k() -> flags.Flag:
 
 
 def define_figure() -> flags.Flag:
-  return _define_once("figure", "draw what was found, PNG")
+  return _define_once("figure", "draw the results: FILE.png")
 
 
 def main(
@@ -158,9 +202,13 @@ def main(
   With the flag `after` further words may follow its first: they come behind. Either
   --config or the flag `instead`, whose run has a config, is to be given, not both.
   """
-  return errors.run(
-    lambda argv: entry(_parse(argv, commands, after, instead)), sys.argv
-  )
+
+  def run(argv: Sequence[str]) -> int | None:
+    words = _parse(argv, commands, after, instead)
+    log.set_up()
+    return entry(words)
+
+  return errors.run(run, sys.argv)
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -179,7 +227,7 @@ class _ConfigParser(flags.ArgumentParser):
     if self.defaults is not None:
       raise UserError(f"--config={argument} is a second config; give one")
     try:
-      loaded = config.load(argument)
+      loaded = config_lib.load(argument)
     except (TypeError, ValueError) as error:
       # absl would shorten these to a complaint about the flag; it is a bug's trace.
       raise RuntimeError(f"{argument} did not load") from error
@@ -192,7 +240,7 @@ class _ConfigParser(flags.ArgumentParser):
     argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
     for word in argv:
       if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
-        group, name = config.place(loaded, match[1])
+        group, name = config_lib.place(loaded, match[1])
         self.defaults[match[1]] = group[name]
     return loaded
 
@@ -215,7 +263,7 @@ def _parse(
   app.define_help_flags()
   has_config = "config" in flags.FLAGS
   no_config = "no config; give --config=FILE.py[:preset] or a name: " + ", ".join(
-    config.available()
+    config_lib.available()
   )
   if instead:
     no_config += f"; or --{instead}=RUN for a run's own, without any --config"
@@ -246,5 +294,14 @@ def _parse(
       raise UserError(f"--config and --{instead} are two configurations; give one")
     fields = {} if flag.value is None else config_flags.get_override_values(flag)
     for field, value in fields.items():
-      config.check_value(field, type(value), flag.parser.defaults[field], value)
+      config_lib.check_value(field, type(value), flag.parser.defaults[field], value)
+    if flags.FLAGS["help-config"].value and flag.value is not None:
+      for line in _describe_config(flag.value):
+        print(line)
+      sys.exit(0)
   return rest
+
+
+def _describe_config(config: ConfigDict) -> list[str]:
+  """Every field with its value, default, range and meaning."""
+  return config_help.describe(config_tree.from_tree(config.to_dict()))

@@ -1,10 +1,10 @@
-"""Exports a run that `train` left as a folder that serves without this package.
+"""Exports a trained run as a folder that serves without this package.
 
 python -m lightlm_jax.export --workdir=runs/toys --output=toys-artefact --k=20
 
 The folder holds the program (StableHLO, for the platforms that are named), the weights
 (safetensors), the ids, a manifest with SHA-256, and a README with the calling contract
-and a loader to copy. Wants the extra `export`.
+and a loader to copy. Needs the extra `export`.
 """
 
 import sys
@@ -16,46 +16,32 @@ from lightlm_jax import command_line
 from lightlm_jax.inference import artefact
 from lightlm_jax.runs.export import export
 from lightlm_jax.runtime import devices
-from lightlm_jax.runtime.errors import UserError
 
 command_line.define_workdir("a run that `train` left")
-
 _OUTPUT = command_line.define_output("the folder to make")
-
 _K = command_line.define_k()
-
 _EXCLUSIONS = flags.DEFINE_integer(
   "exclusions", 128, "the most items that a request may exclude", lower_bound=1
 )
-
 _LONGEST = flags.DEFINE_integer(
-  "longest",
-  50,
-  "items of a history that are read, of systems that read all of it",
-  lower_bound=1,
+  "longest", 50, "items of a history that a system reads that reads all", lower_bound=1
 )
-
 _PLATFORMS = flags.DEFINE_list(
   "platforms", ["cpu", "cuda", "tpu"], f"of {', '.join(artefact.PLATFORMS)}"
 )
-
 _DECODING = command_line.define_decoding()
-
 _DATA_DIR = command_line.define_data_dir()
-
 _PLATFORM = command_line.define_platform()
 
 
 def main(argv) -> None:
   del argv
-  workdir = command_line.workdir()
-  if _OUTPUT.value is None:
-    raise UserError("no place for the artefact; give --output=FOLDER")
+  workdir, output = command_line.workdir(), command_line.output("FOLDER")
   devices.select(_PLATFORM.value)
   devices.check(_PLATFORM.value)
   export(
     workdir,
-    _OUTPUT.value,
+    output,
     k=_K.value,
     exclusions=_EXCLUSIONS.value,
     longest=_LONGEST.value,

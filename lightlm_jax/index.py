@@ -1,4 +1,4 @@
-"""Builds the ids of a configuration and says what they are worth, training nothing.
+"""Builds the ids of a configuration and reports their quality; trains nothing.
 
 python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
 """
@@ -6,39 +6,29 @@ python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
 import sys
 
 from absl import flags
-from etils import epath
-import ml_collections
 
 from lightlm_jax import command_line
-from lightlm_jax.reporting import drawing as figures
-from lightlm_jax.runs.index import draw, export, index
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.reporting import ids_figure
+from lightlm_jax.runs.index import export, index
 
-_CONFIG = command_line.define_config()
-
+command_line.define_config()
 _EXPORT = flags.DEFINE_string(
-  "export",
-  None,
-  "raw ids and tokens to FILE.parquet, the users to FILE.users.parquet",
+  "export", None, "raw ids and tokens to FILE.parquet, the users to FILE.users.parquet"
 )
-
 _FIGURE = command_line.define_figure()
-
-_REPORT = command_line.define_report()
+command_line.define_report()
 
 
 def main(argv) -> None:
   del argv
-  config = ml_collections.FrozenConfigDict(_CONFIG.value)
   if _FIGURE.value:
-    figures.new(1, 1)  # what cannot be drawn is no surprise for the end
-  report, book, log = index(config)
-  if _REPORT.value:
-    workdir_lib.write_json(epath.Path(_REPORT.value), report)
+    ids_figure.check()
+  report, book, log = index(command_line.config())
+  command_line.write_report(report)
   if _EXPORT.value:
-    export(book, log, epath.Path(_EXPORT.value))
+    export(book, log, _EXPORT.value)
   if _FIGURE.value:
-    draw(report, book, epath.Path(_FIGURE.value))
+    ids_figure.draw(report, book, _FIGURE.value)
 
 
 if __name__ == "__main__":

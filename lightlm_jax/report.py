@@ -1,16 +1,11 @@
-"""Writes the report of one or several runs, or of a study, as one HTML file.
+"""Writes the report of a run, of several side by side, or of a study, as HTML.
 
 python -m lightlm_jax.report --workdir=runs/toys
 python -m lightlm_jax.report --workdir=runs/toys --compare runs/toys-sasrec runs/ease
-python -m lightlm_jax.report --workdir=runs/toys --split=validation
 python -m lightlm_jax.report --workdir=STUDY
 
-With --split=validation it shows the results of `evaluate --split=validation`, and
-nothing of the test split, to choose models by. Of a study it repeats the analysis that
-`sweep` writes at its end.
-
-It trains and evaluates nothing: it reads the folders, and the log for the examples. The
-HTML file needs no network and no other file.
+Reads the folders, and the log for its examples; evaluates and trains nothing.
+--split=validation shows nothing of the test. The file needs no network.
 """
 
 import sys
@@ -18,35 +13,24 @@ import sys
 from absl import flags
 
 from lightlm_jax import command_line
-from lightlm_jax.reporting.report import report
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.studies import analysis
+from lightlm_jax.studies.reports import report
 
-command_line.define_workdir("a run of `train`, or a study of `sweep`")
+command_line.define_workdir("a run that `train` left, or a study of `sweep`")
 _SPLIT = command_line.define_split()
 _COMPARE = command_line.define_compare()
 _DATA_DIR = command_line.define_data_dir()
 _OUT = flags.DEFINE_string(
   "out",
   None,
-  "the file; default: RUN/report.html, or report-validation.html",
+  "the file; default: RUN/report.html, of validation report-validation.html",
 )
 
 
 def main(argv) -> None:
-  workdir = command_line.workdir()
-  others = [_COMPARE.value, *argv[1:]] if _COMPARE.value else []
-  if analysis.is_study(workdir):
-    if others or _OUT.value or _SPLIT.value != "test":
-      raise UserError(
-        f"{workdir} is a study, whose report takes no --compare, --split or --out"
-      )
-    analysis.report(workdir)
-    return
   report(
-    workdir,
-    others,
-    split_name=_SPLIT.value or "test",
+    command_line.workdir(),
+    [_COMPARE.value, *argv[1:]] if _COMPARE.value else [],
+    split_name=_SPLIT.value,
     out=_OUT.value,
     data_dir=_DATA_DIR.value,
   )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.runs import train
+from lightlm_jax.runs import describe
 from lightlm_jax.training import speed
 
 
@@ -47,7 +47,7 @@ def test_paper_presets_have_the_published_shape_and_length(
   monkeypatch.setenv("LIGHTLM_DATA_DIR", str(data_dir))
   # Random ids: the shape of the transformer is that of any, and SCI takes a while.
   config = config_lib.load(name, "paper", {"ids.kind": "rid"})
-  report = train.describe(config)
+  report = describe.describe(config)
   assert report["parameters"]["non_embedding"] == 19_087_872
   assert report["steps"] == steps == 10 * -(-examples // config.train.batch_size)
   assert config.train.warmup_steps == steps // 20

@@ -49,20 +49,17 @@ def test_every_flag_reaches_its_field(run):
   assert (found["num_users"], found["beam_size"]) == (50, None)
 
 
-# Parses as the command does, and shows what its work is given.
+# Runs a command, and shows what its work is given.
 ASKS = """
-import importlib, json, sys
-from lightlm_jax import command_line
+import importlib, json, runpy
 from lightlm_jax.runtime import devices
-
-{command} = importlib.import_module("lightlm_jax.{command}")
 
 def work(*args, overrides, **rest):
   print(json.dumps(overrides))
 
-setattr({command}, "{command}", work)
+setattr(importlib.import_module("lightlm_jax.runs.{command}"), "{command}", work)
 devices.begin = devices.select = devices.check = lambda *args: None
-sys.exit(command_line.main({command}.main))
+runpy.run_module("lightlm_jax.{command}", run_name="__main__", alter_sys=True)
 """
 
 

@@ -17,7 +17,7 @@ import served as small
 from test_hostile import Bomb
 
 from lightlm_jax.inference import artefact, serve
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.runs import export as export_lib
 from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import UserError
@@ -99,7 +99,7 @@ def make(name, folder):
 def test_elsewhere_the_lists_are_those_of_the_run(name, tmp_path):
   served, exported, manifest = make(name, tmp_path / "artefact")
   log = small.log()
-  questions = questions_lib.everyone(log)
+  questions = queries_lib.everyone(log)
   shelf = [item for item in log.item_ids.tolist() if int(item[1:]) % 3]
   histories = [
     log.item_ids[questions.requests.row(n)].tolist() for n in range(small.USERS)

@@ -22,7 +22,7 @@ from lightlm_jax.data import formats, snapshot, tables
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes
 from lightlm_jax.inference import output as output_lib
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import state_index as latent_decoding
 from lightlm_jax.runs import recommend as recommend_lib
 from lightlm_jax.runs.recommender import Recommender
@@ -190,7 +190,7 @@ def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
     lambda: formats.read_sequences(put("sequences.txt")),
     lambda: formats.read_ratings(put("u.data")),
     lambda: formats.read_item_attributes(put("a.json"), np.array(["x"])),
-    lambda: list(questions_lib.read_histories(put("h.jsonl"))),
+    lambda: list(queries_lib.read_histories(put("h.jsonl"))),
     lambda: users_lib.read(epath.Path(put("users.parquet"))),
     lambda: output_lib._read(epath.Path(put("m.json"))),
     *(lambda s=s: tables.dataset(put(f"log{s}")) for s in tables._READERS),

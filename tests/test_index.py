@@ -16,7 +16,8 @@ from lightlm_jax.data import splits
 from lightlm_jax.evaluation import leaks as audit_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes, quality
-from lightlm_jax.runs import audit, index
+from lightlm_jax.reporting import ids_figure
+from lightlm_jax.runs import audit
 from lightlm_jax.runtime.errors import UserError
 
 
@@ -52,7 +53,7 @@ def test_index_reports_exports_and_draws(tmp_path):
 def test_a_figure_without_matplotlib_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   with pytest.raises(UserError, match="need matplotlib: pip install"):
-    index.draw({}, None, tmp_path / "ids.png")
+    ids_figure.draw({}, None, tmp_path / "ids.png")
   assert not list(tmp_path.iterdir())
 
 

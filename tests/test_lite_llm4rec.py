@@ -22,7 +22,7 @@ from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.models import decoder, hierarchical
-from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runs import describe, evaluate, train
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, lite_llm4rec, registry
 
@@ -408,7 +408,7 @@ def test_attributes_are_words_beside_the_text(tmp_path):
   sizes = []
   for attributes in (False, True):
     config = run_config(tmp_path, model__tied=True, input__attributes=attributes)
-    report = train.describe(config)
+    report = describe.describe(config)
     assert report["flops_per_step"] > 0
     sizes.append(report["parameters"]["total"])
   assert sizes[1] - sizes[0] == 3 * 32, "a row of the table for each attribute"

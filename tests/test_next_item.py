@@ -16,7 +16,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax import limits
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.models import item_sequence
-from lightlm_jax.runs import train
+from lightlm_jax.runs import describe, train
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, next_item, registry, sasrec
 from lightlm_jax.training import checkpoint
@@ -290,7 +290,7 @@ def test_the_trainer_trains_and_judges_it(name, tmp_path):
   # 24 positions, an example each.
   per_epoch = [3] * 8 if name == "bsarec" else [3, 1]
   assert examples == sum((per_epoch * 4)[:4])
-  assert train.describe(config)["flops_per_step"] > 0
+  assert describe.describe(config)["flops_per_step"] > 0
 
 
 @pytest.mark.parametrize(

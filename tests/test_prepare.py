@@ -16,16 +16,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from raw_logs import random_rows, random_timed_rows, same, timed_log
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, interactions
 from lightlm_jax.data import preprocessed as prepared
 from lightlm_jax.preprocess import pipeline, stages
 from lightlm_jax.runs import train
+from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
 
-QUIET = rich.console.Console(file=io.StringIO())
 TIMED = random_timed_rows(num_users=30, longest=8, seed=1)
 # The file's order is not that of time.
 TRIPLES = sorted(
@@ -39,10 +38,10 @@ LOG = timed_log(
 )
 
 
-def prepare(path, folder, say=lambda line: None, **options):
+def prepare(path, folder, **options):
   """What `prepare` leaves of a file, read as training reads it; and its manifest."""
   manifest = pipeline.prepare(
-    pipeline.Options(str(path), str(folder / "out"), **options), QUIET, say
+    pipeline.Options(str(path), str(folder / "out"), **options)
   )
   assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
   return prepared.read(folder / "out"), manifest
@@ -295,23 +294,21 @@ def test_without_times_rows_stand_in_the_order_of_the_file(tmp_path):
   assert manifest["tied_rows"] == 0
 
 
-def test_rejected_rows_are_shown_with_their_lines(tmp_path):
+def test_rejected_rows_are_shown_with_their_lines(tmp_path, capsys):
   text = as_csv(TRIPLES[:3]) + "u,a\n\nu,a,b,c\n,a,1\nu,a,?\nu,b,1e9\nu\n"
   (tmp_path / "log.csv").write_text(text)
-  said = []
-  _, manifest = prepare(tmp_path / "log.csv", tmp_path, said.append)
+  log.set_up()
+  _, manifest = prepare(tmp_path / "log.csv", tmp_path)
   assert manifest["rejected"] == {"columns": 3, "no_user": 1, "bad_time": 1}
   lines = {
     reason: [line for _, line, _ in examples]
     for reason, examples in manifest["rejected_examples"].items()
   }
   assert lines == {"columns": [5, 7, 11], "no_user": [8], "bad_time": [9]}
-  assert f"    {tmp_path / 'log.csv'}, line 5: 'u,a'" in said
+  assert f"    {tmp_path / 'log.csv'}, line 5: 'u,a'" in capsys.readouterr().out
   with pytest.raises(UserError, match="line 5: another number of columns") as error:
     pipeline.prepare(
-      pipeline.Options(str(tmp_path / "log.csv"), str(tmp_path / "b"), strict=True),
-      QUIET,
-      said.append,
+      pipeline.Options(str(tmp_path / "log.csv"), str(tmp_path / "b"), strict=True)
     )
   assert "--strict" in str(error.value)
   assert not (tmp_path / "b").exists()
@@ -425,7 +422,7 @@ def test_published_logs_are_read_as_they_were(data_dir, tmp_path, name):
     "attributes" if (data_dir / name / "item_attributes.json").exists() else "apart"
   )
   options = pipeline.Options(str(data_dir / name / file), str(tmp_path / name))
-  pipeline.prepare(options, QUIET, lambda line: None)
+  pipeline.prepare(options)
   before = datasets.load(data_config(name, data_dir, cold))
   after = datasets.load(data_config(name, tmp_path, cold))
   assert same(after.log, before.log)

@@ -2,11 +2,9 @@
 
 import gzip
 import importlib.util
-import io
 
 import numpy as np
 import pytest
-import rich.console
 
 from lightlm_jax.preprocess import pipeline
 from lightlm_jax.runtime.errors import UserError
@@ -15,7 +13,6 @@ MISSING = importlib.util.find_spec("apache_beam") is None
 needs_beam = pytest.mark.skipif(
   MISSING, reason="no apache_beam (extra `beam`): its engine was not compared"
 )
-QUIET = rich.console.Console(file=io.StringIO())
 IN_MEMORY = "--runner=DirectRunner --direct_running_mode=in_memory"
 PROCESSES = (
   "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
@@ -45,9 +42,7 @@ def prepare(log, out, engine, **options):
   return pipeline.prepare(
     pipeline.Options(
       str(log), str(out), engine=engine, beam_options=beam_options, **options
-    ),
-    QUIET,
-    lambda line: None,
+    )
   )
 
 

@@ -18,13 +18,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from raw_logs import same
-import rich.console
 
 from lightlm_jax.data import preprocessed as prepared
 from lightlm_jax.preprocess import files, pipeline, times
 from lightlm_jax.runtime.errors import UserError
 
-QUIET = rich.console.Console(file=io.StringIO())
 HEADER = "user_id,item_id,rating,timestamp"
 # Of a field: good ones, and what stands in files that went through many hands.
 IDS = st.sampled_from(
@@ -129,7 +127,7 @@ def check(content, options, ending, delimiter, quotes):
     filtered += left_out
     filtered["core"] = len(good) - left_out.total() - rows
     try:
-      manifest = pipeline.prepare(asked, QUIET, lambda line: None)
+      manifest = pipeline.prepare(asked)
     except UserError as error:
       if rows:
         raise AssertionError(f"{rows} rows were lost") from error
@@ -260,7 +258,7 @@ def test_any_json_lines(lines, end, size):
     options = pipeline.Options(
       str(path), f"{folder}/out", time_unit="s", block_bytes=max(size, longest + 2)
     )
-    manifest = pipeline.prepare(options, QUIET, lambda line: None)
+    manifest = pipeline.prepare(options)
     found = [plain_json(line) for line in lines if line.strip()]
     assert manifest["rows_in"] == len(found)
     assert manifest["rejected"] == Counter(f for f in found if isinstance(f, str))
@@ -371,5 +369,5 @@ def test_a_damaged_parquet_file_is_refused_or_all_of_it_is_counted(flips, cut, p
     path.write_bytes(content)
     options = pipeline.Options(str(path), f"{folder}/out", time_unit="ms")
     with contextlib.suppress(UserError):
-      manifest = pipeline.prepare(options, QUIET, lambda line: None)
+      manifest = pipeline.prepare(options)
       assert manifest["rows_in"] == 60

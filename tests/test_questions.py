@@ -9,28 +9,28 @@ import numpy as np
 import pytest
 
 from lightlm_jax.data import interactions
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.runtime.errors import UserError
 
 ROWS = {"anna": ["x", "y"], "bo": ["z"], "cy": ["y", "y", "x", "w"]}
 LOG = interactions.from_sequences(ROWS.items())
-KNOWN = questions_lib.known(LOG)
+INDEX = queries_lib.id_index(LOG)
 ids = st.sampled_from(["anna", "bo", "cy", "dan", "eve", "7"])
 items = st.sampled_from(["w", "x", "y", "z", "?", "!"])
 
 
-def histories(questions):
+def histories(queries):
   """What is asked, by raw ids."""
-  requests = questions.requests
-  assert len(requests) == len(questions.names)
+  requests = queries.requests
+  assert len(requests) == len(queries.names)
   return {
     name: LOG.item_ids[requests.row(n)].tolist()
-    for n, name in enumerate(questions.names.tolist())
+    for n, name in enumerate(queries.names.tolist())
   }
 
 
 def test_everyone_is_asked_once_by_the_whole_log():
-  everyone = questions_lib.everyone(LOG)
+  everyone = queries_lib.everyone(LOG)
   assert histories(everyone) == ROWS
   assert everyone.names.tolist() == sorted(ROWS)
   users = LOG.user_ids[everyone.requests.user_N].tolist()
@@ -40,7 +40,7 @@ def test_everyone_is_asked_once_by_the_whole_log():
 
 @given(st.lists(ids))
 def test_users_are_those_of_the_log_in_the_order_given(names):
-  found = questions_lib.of_users(KNOWN, names)
+  found = queries_lib.of_users(INDEX, names)
   once = list(dict.fromkeys(names))
   assert found.names.tolist() == [name for name in once if name in ROWS]
   assert list(found.unknown) == [name for name in once if name not in ROWS]
@@ -49,7 +49,7 @@ def test_users_are_those_of_the_log_in_the_order_given(names):
 
 @given(st.dictionaries(ids, st.none() | st.lists(items, max_size=5)))
 def test_histories_are_cleaned_and_every_loss_is_counted(rows):
-  found = questions_lib.of_histories(KNOWN, rows.items())
+  found = queries_lib.of_histories(INDEX, rows.items())
   catalogue = set(LOG.item_ids.tolist())
   wanted, unknown, empty, dropped = {}, [], [], 0
   for name, row in rows.items():
@@ -65,23 +65,23 @@ def test_histories_are_cleaned_and_every_loss_is_counted(rows):
   assert histories(found) == wanted
   assert (list(found.unknown), list(found.empty)) == (unknown, empty)
   assert found.dropped == dropped
-  users = [KNOWN.users.get(name, -1) for name in wanted]
+  users = [INDEX.users.get(name, -1) for name in wanted]
   assert found.requests.user_N.tolist() == users
 
 
 def test_what_is_left_out_is_named_and_nothing_left_is_an_error():
   names = ["bo", *(f"u{n}" for n in range(7))]
-  (line,) = questions_lib.check(questions_lib.of_users(KNOWN, names))
+  (line,) = queries_lib.check(queries_lib.of_users(INDEX, names))
   assert line.startswith("7 users are not in the log")
   assert "'u0', 'u1', 'u2', 'u3', 'u4' and 2 more" in line
-  lines = questions_lib.check(
-    questions_lib.of_histories(KNOWN, [("a", ["x", "?"]), ("b", ["?"])])
+  lines = queries_lib.check(
+    queries_lib.of_histories(INDEX, [("a", ["x", "?"]), ("b", ["?"])])
   )
   assert ["('b')" in line for line in lines] == [True, False]
   assert "2 dropped" in lines[1]
   with pytest.raises(UserError, match=r"1 user is not in the log.*'eve'.*--history"):
-    questions_lib.check(questions_lib.of_users(KNOWN, ["eve"]))
-  assert questions_lib.check(questions_lib.everyone(LOG)) == []
+    queries_lib.check(queries_lib.of_users(INDEX, ["eve"]))
+  assert queries_lib.check(queries_lib.everyone(LOG)) == []
 
 
 @given(st.none() | st.lists(items, max_size=6), st.none() | st.lists(items, max_size=6))
@@ -94,9 +94,9 @@ def test_lists_open_what_is_allowed_and_not_denied(allow, deny):
   }
   if not wanted:
     with pytest.raises(UserError, match="leave none of the 4 items"):
-      questions_lib.open_items(KNOWN, allow, deny)
+      queries_lib.allowed_items(INDEX, allow, deny)
     return
-  open_I, lost = questions_lib.open_items(KNOWN, allow, deny)
+  open_I, lost = queries_lib.allowed_items(INDEX, allow, deny)
   strange = [set(ids or ()) - set(catalogue) for ids in (allow, deny)]
   assert lost == sum(map(len, strange))
   if allow is None and deny is None:
@@ -108,24 +108,24 @@ def test_lists_open_what_is_allowed_and_not_denied(allow, deny):
 def test_ids_come_from_the_command_line_or_a_file(tmp_path):
   path = tmp_path / "ids.txt"
   path.write_text("a, b\n\n  c\n", encoding="utf-8-sig")
-  assert questions_lib.read_ids("users", str(path)) == ["a, b", "c"]
-  assert questions_lib.read_ids("users", "a, b,,c") == ["a", "b", "c"]
+  assert queries_lib.read_ids("users", str(path)) == ["a, b", "c"]
+  assert queries_lib.read_ids("users", "a, b,,c") == ["a", "b", "c"]
   for given_, message in (
     (str(tmp_path / "none.txt"), "no such file"),
-    (",", "names nobody"),
+    (",", "has no ids"),
   ):
     with pytest.raises(UserError, match=message):
-      questions_lib.read_ids("users", given_)
+      queries_lib.read_ids("users", given_)
   long = ",".join(f"user{n}" for n in range(2_000))
-  assert len(questions_lib.read_ids("users", long)) == 2_000
+  assert len(queries_lib.read_ids("users", long)) == 2_000
 
 
 def test_histories_are_read_line_by_line(tmp_path):
   path = tmp_path / "h.jsonl"
   path.write_text('{"user": 7, "history": ["x", 3]}\n\n{"user": "é"}\n', "utf-8")
-  assert list(questions_lib.read_histories(path)) == [("7", ["x", "3"]), ("é", None)]
+  assert list(queries_lib.read_histories(path)) == [("7", ["x", "3"]), ("é", None)]
   with pytest.raises(UserError, match="does not exist"):
-    list(questions_lib.read_histories(tmp_path / "none"))
+    list(queries_lib.read_histories(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
   path = tmp_path / "h.jsonl"
   path.write_text('{"user": "first"}\n' + line + "\n")
   with pytest.raises(UserError, match=re.escape(f"{path}, line 2: ")) as error:
-    list(questions_lib.read_histories(path))
+    list(queries_lib.read_histories(path))
   assert len(str(error.value)) < 300
 
 
@@ -159,34 +159,34 @@ def test_a_user_twice_and_bytes_that_are_no_text_are_named(tmp_path):
   path = tmp_path / "h.jsonl"
   path.write_text('{"user": "a"}\n{"user": "a"}\n')
   with pytest.raises(UserError, match=r"line 2: user 'a' already stands in line 1"):
-    list(questions_lib.read_histories(path))
+    list(queries_lib.read_histories(path))
   path.write_bytes(b'{"user": "\xff"}\n')
   with pytest.raises(UserError, match="is not UTF-8"):
-    list(questions_lib.read_histories(path))
+    list(queries_lib.read_histories(path))
 
 
 def test_who_got_nothing_is_named():
   names = np.array([f"u{n}" for n in range(8)])
   items_NK = np.full((8, 3), -1)
   items_NK[0] = 1, 2, -1
-  (line,) = questions_lib.left_without(names, items_NK)
+  (line,) = queries_lib.left_without(names, items_NK)
   assert line.startswith("7 users are left without any item")
   assert "'u1', 'u2', 'u3', 'u4', 'u5' and 2 more" in line
-  assert questions_lib.left_without(names[:1], items_NK[:1]) == []
+  assert queries_lib.left_without(names[:1], items_NK[:1]) == []
 
 
 def test_a_digest_knows_users_and_their_histories():
-  one = questions_lib.of_histories(KNOWN, [("a", ["x", "y"]), ("b", ["z"])])
+  one = queries_lib.of_histories(INDEX, [("a", ["x", "y"]), ("b", ["z"])])
   others = [
     [("a", ["y", "x"]), ("b", ["z"])],
     [("a", ["x"]), ("b", ["y", "z"])],
     [("a", ["x", "y"]), ("c", ["z"])],
     [("b", ["z"]), ("a", ["x", "y"])],
   ]
-  digests = {questions_lib.digest(questions_lib.of_histories(KNOWN, o)) for o in others}
-  assert len(digests | {questions_lib.digest(one)}) == 5
+  digests = {queries_lib.digest(queries_lib.of_histories(INDEX, o)) for o in others}
+  assert len(digests | {queries_lib.digest(one)}) == 5
   again = json.loads(json.dumps([("a", ["x", "y"]), ("b", ["z"])]))
-  same = questions_lib.of_histories(KNOWN, again)
-  assert questions_lib.digest(same) == questions_lib.digest(one)
-  taken = questions_lib.take(one, np.array([1]))
+  same = queries_lib.of_histories(INDEX, again)
+  assert queries_lib.digest(same) == queries_lib.digest(one)
+  taken = queries_lib.take(one, np.array([1]))
   assert histories(taken) == {"b": ["z"]}

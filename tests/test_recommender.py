@@ -11,7 +11,6 @@ import numpy as np
 import polars
 import pyarrow
 import pytest
-import rich.console
 import served as small
 
 import lightlm_jax
@@ -219,7 +218,7 @@ def test_a_folder_that_prepare_made_is_read_too(tmp_path):
     str(tmp_path / "shop"),
     items=str(tmp_path / "names.csv"),
   )
-  pipeline.prepare(options, rich.console.Console(quiet=True), lambda line: None)
+  pipeline.prepare(options)
   fields = {"system": "pop", "split__kind": "none", "data__min_len": 1}
   model = Recommender.from_config("toys:tiny", **fields).fit(str(tmp_path / "shop"))
   (row,) = model.recommend(users=["007"], text=True).to_dicts()

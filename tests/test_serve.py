@@ -8,7 +8,7 @@ import served as small
 from lightlm_jax.data import splits
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import serve
 from lightlm_jax.training import speed
 
@@ -55,7 +55,7 @@ def test_lists_are_the_evaluators(name):
 @every_system
 def test_filters_hold_and_only_filter(name):
   """With a shelf the list is what is left of the longest list without it."""
-  requests = questions_lib.everyone(small.log()).requests
+  requests = queries_lib.everyone(small.log()).requests
   allowed_I = np.arange(small.ITEMS) % 3 > 0
   whole_NK, score_NK = serve.recommend(ready(name), requests, k=small.ITEMS)
   shelf_NK, shelf_score_NK = serve.recommend(
@@ -80,7 +80,7 @@ def test_scores_against_a_sorted_list():
   """SASRec's own scores, sorted by numpy, less what the user had."""
   _, built, params = small.build("sasrec")
   log = small.log()
-  requests = questions_lib.everyone(log).requests
+  requests = queries_lib.everyone(log).requests
   items_NK, scores_NK = serve.recommend(ready("sasrec"), requests, k=K)
   scores = jax.jit(built.system.scores)
   for n in range(len(requests)):
@@ -100,7 +100,7 @@ def test_scores_against_a_sorted_list():
 def test_how_many_ask_at_once_changes_no_list():
   """Batches of 1, of 4 and of 32, with rows that only fill them, and of no request."""
   served = ready("item_knn")
-  everyone = questions_lib.everyone(small.log()).requests
+  everyone = queries_lib.everyone(small.log()).requests
   whole_NK, _ = serve.recommend(served, everyone, k=K)
   for index in ([7], [3, 28, 9], range(20), []):
     index = np.array(index, np.int64)
@@ -110,7 +110,7 @@ def test_how_many_ask_at_once_changes_no_list():
 
 def test_no_request_compiles_anything_that_was_asked_in_its_shape_before():
   served = ready("sasrec")
-  everyone = questions_lib.everyone(small.log()).requests
+  everyone = queries_lib.everyone(small.log()).requests
   length_N = everyone.length_N
   short = np.flatnonzero(length_N <= 5)[:4]
   serve.recommend(served, everyone.take(short), k=K)

@@ -108,7 +108,7 @@ def room(name: str) -> str | None:
   top = rest.partition(".")[0]
   if top == "_version":
     return None
-  return "commands" if top in COMMANDS else top
+  return "commands" if top in (*COMMANDS, "__main__") else top
 
 
 def functions(name: str):

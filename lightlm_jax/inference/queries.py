@@ -1,8 +1,7 @@
-"""Who wants recommendations, from raw ids to requests; what cannot be served is named.
+"""Queries by raw ids as requests by index; what cannot be served is named.
 
-A known user's history is everything that the log has of the user, what was held out
-for validation and test too: recommendations are about the future. A history that is
-given stands in its place.
+A known user's history is everything in the log, the held-out items too: recommendations
+are about the future. A history that comes with the query replaces it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,26 +18,26 @@ from lightlm_jax.data.splits import Requests
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import System
 
-SHOWN = 5  # of what is left out, so many are named
+SHOWN = 5  # users that a warning names
 
 
-class Known(NamedTuple):
-  """A log, and where each of its raw ids stands in it."""
+class IdIndex(NamedTuple):
+  """A log, and the index of each raw id in it."""
 
   log: Interactions
   users: dict[str, int]
   items: dict[str, int]
 
 
-class Questions(NamedTuple):
-  """N requests, and what was asked beside them.
+class Queries(NamedTuple):
+  """N requests, and what had to be left out of them.
 
   Attributes:
-    requests: without targets (-1); the user -1 is one that the log does not know.
-    names: [N] str, what each user is called in the answer.
-    unknown: users that the log does not know, and that came without a history.
-    empty: users of whose histories the catalogue knows no item.
-    dropped: items of histories that the catalogue does not know.
+    requests: without targets (-1); a user who is not in the log is -1.
+    names: [N] str, the users' names in the answer.
+    unknown: users who are not in the log and came without a history.
+    empty: users whose histories have no item of the catalogue.
+    dropped: the number of items in histories that are not in the catalogue.
   """
 
   requests: Requests
@@ -48,47 +47,60 @@ class Questions(NamedTuple):
   dropped: int = 0
 
 
-def known(log: Interactions) -> Known:
-  """What raw ids are looked up in."""
+def id_index(log: Interactions) -> IdIndex:
+  """The index of a log's raw ids."""
   users, items = (
     {raw: index for index, raw in enumerate(ids.tolist())}
     for ids in (log.user_ids, log.item_ids)
   )
-  return Known(log, users, items)
+  return IdIndex(log, users, items)
 
 
-def everyone(log: Interactions) -> Questions:
+def select(
+  index: IdIndex,
+  users: Iterable[str] | None,
+  histories: Iterable[tuple[str, Sequence[str] | None]] | None,
+) -> Queries:
+  """The queries of users of the log, of histories, or (neither) of everyone."""
+  if users is not None:
+    return of_users(index, users)
+  if histories is not None:
+    return of_histories(index, histories)
+  return everyone(index.log)
+
+
+def everyone(log: Interactions) -> Queries:
   """All users of the log, in the order of their raw ids."""
   return _of_log(log, np.argsort(log.user_ids, kind="stable"))
 
 
-def of_users(known: Known, names: Iterable[str]) -> Questions:
-  """Users of the log, in the order given; who is named twice is asked once."""
+def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
+  """Users of the log, in the order given, each once."""
   names = list(dict.fromkeys(names))
-  unknown = tuple(name for name in names if name not in known.users)
-  index = [known.users[name] for name in names if name in known.users]
-  questions = _of_log(known.log, np.array(index, np.int64))
-  return questions._replace(unknown=unknown)
+  unknown = tuple(name for name in names if name not in index.users)
+  user_N = [index.users[name] for name in names if name in index.users]
+  queries = _of_log(index.log, np.array(user_N, np.int64))
+  return queries._replace(unknown=unknown)
 
 
 def of_histories(
-  known: Known, rows: Iterable[tuple[str, Sequence[str] | None]]
-) -> Questions:
-  """Users by what they had; each once.
+  index: IdIndex, rows: Iterable[tuple[str, Sequence[str] | None]]
+) -> Queries:
+  """Users with the histories given.
 
   Args:
-    known: from `known`.
-    rows: a user and raw item ids, oldest first; None = a user of the log, by its own.
+    index: from `id_index`.
+    rows: a user and raw item ids, oldest first; None = the user's history in the log.
   """
-  log = known.log
+  log = index.log
   names, users, histories, unknown, empty = [], [], [], [], []
   dropped = 0
   for name, items in rows:
-    user = known.users.get(name, -1)
+    user = index.users.get(name, -1)
     if items is None and user >= 0:
       history = log.row(user)
     else:
-      history = [known.items[item] for item in items or () if item in known.items]
+      history = [index.items[item] for item in items or () if item in index.items]
       dropped += len(items or ()) - len(history)
     if not len(history):
       (empty if items else unknown).append(name)
@@ -103,111 +115,111 @@ def of_histories(
     target_N=np.full(len(names), -1, np.int32),
   )
   raw = np.array(names, np.str_)
-  return Questions(requests, raw, tuple(unknown), tuple(empty), dropped)
+  return Queries(requests, raw, tuple(unknown), tuple(empty), dropped)
 
 
-def take(questions: Questions, index: np.ndarray) -> Questions:
-  """The requests at `index` alone."""
-  requests = questions.requests.take(index)
-  return questions._replace(requests=requests, names=questions.names[index])
+def take(queries: Queries, index_N: np.ndarray) -> Queries:
+  """The queries at these indices."""
+  requests = queries.requests.take(index_N)
+  return queries._replace(requests=requests, names=queries.names[index_N])
 
 
-def digest(questions: Questions) -> str:
-  """SHA-256 of who asks, and after which histories."""
-  requests = questions.requests
-  found = hashlib.sha256("\n".join(questions.names.tolist()).encode())
+def digest(queries: Queries) -> str:
+  """SHA-256 of the users and their histories."""
+  requests = queries.requests
+  found = hashlib.sha256("\n".join(queries.names.tolist()).encode())
   for array in (requests.user_N, requests.offset_N1, requests.item_E):
     found.update(np.ascontiguousarray(array).data)
   return found.hexdigest()
 
 
-def check(questions: Questions) -> list[str]:
-  """Lines that say what is left out.
+def check(queries: Queries) -> list[str]:
+  """Warnings about what is left out.
 
   Raises:
     UserError: nothing is left.
   """
   lines = [
-    *_named(questions.unknown, "not in the log, and without a history"),
-    *_named(questions.empty, "without an item of the catalogue in the history given"),
+    *_named(queries.unknown, "not in the log, and without a history"),
+    *_named(queries.empty, "without an item of the catalogue in the history given"),
   ]
-  if not len(questions.requests):
+  if not len(queries.requests):
     raise UserError(
       f"{'; '.join(lines) or 'no user is asked for'}; give users of the log, or "
       'histories: --history=ITEM,ITEM, or --histories=FILE with lines {"user": …, '
       '"history": […]}'
     )
   lines = [f"{line}: left out" for line in lines]
-  if questions.dropped:
+  if queries.dropped:
     lines.append(
-      f"items of histories that are not in the catalogue: {questions.dropped:,} dropped"
+      f"items of histories that are not in the catalogue: {queries.dropped:,} dropped"
     )
   return lines
 
 
-def notes(questions: Questions, lost: int, system: System) -> list[str]:
-  """Lines that say what else a person may not expect.
+def notes(queries: Queries, lost: int, system: System) -> list[str]:
+  """Warnings about ids that are ignored, and new users who all get the same list.
 
   Args:
-    questions: that are asked.
-    lost: from `open_items`.
-    system: that is asked.
+    queries: from `select`.
+    lost: from `allowed_items`.
+    system: that recommends.
   """
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
-  new = int((questions.requests.user_N < 0).sum())
+  new = int((queries.requests.user_N < 0).sum())
   if new and system.max_history == 0:
     lines.append(
       f"{system.name} reads no history here: {new:,} new users get the list of "
-      "somebody unknown"
+      "an unknown user"
     )
   return lines
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Lines that say who got no item at all.
+  """Warnings about users who got no item.
 
   Args:
-    names: [N] str, the users that were asked.
-    items_NK: what they got, -1 behind the last.
+    names: [N] str, the users.
+    items_NK: their lists, -1 behind the last item.
   """
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 
 
-def open_items(
-  known: Known, allow: Iterable[str] | None, deny: Iterable[str] | None
+def allowed_items(
+  index: IdIndex, allow: Iterable[str] | None, deny: Iterable[str] | None
 ) -> tuple[np.ndarray | None, int]:
-  """Which items may be recommended at all, and how many ids were not understood.
+  """The items that may be recommended, and the number of ids that were ignored.
 
   Args:
-    known: from `known`.
+    index: from `id_index`.
     allow: raw ids, the only ones; None = all.
     deny: raw ids that are taken from these; None = none.
 
   Returns:
-    open_I bool, None where all are; and the number of ids that the catalogue lacks.
+    allowed_I bool, None where all are; and the number of ids that the catalogue lacks.
 
   Raises:
-    UserError: nothing is left.
+    UserError: no item is left.
   """
   if allow is None and deny is None:
     return None, 0
-  open_I = np.full(len(known.items), allow is None)
+  allowed_I = np.full(len(index.items), allow is None)
   lost = 0
-  for ids, is_open in ((allow, True), (deny, False)):
-    for item in dict.fromkeys(ids or ()):
-      index = known.items.get(item)
-      lost += index is None
-      if index is not None:
-        open_I[index] = is_open
-  if not open_I.any():
+  for ids, is_allowed in ((allow, True), (deny, False)):
+    for raw in dict.fromkeys(ids or ()):
+      item = index.items.get(raw)
+      lost += item is None
+      if item is not None:
+        allowed_I[item] = is_allowed
+  if not allowed_I.any():
     raise UserError(
-      f"the lists leave none of the {len(open_I):,} items to recommend ({lost:,} of "
+      f"the lists leave none of the {len(allowed_I):,} items to recommend ({lost:,} of "
       "their ids are not in the catalogue); allow other items, or deny fewer"
     )
-  return open_I, lost
+  return allowed_I, lost
 
 
 def read_ids(flag: str, given: str) -> list[str]:
@@ -225,8 +237,13 @@ def read_ids(flag: str, given: str) -> list[str]:
     found = [word.strip() for word in given.split(",")]
   found = [word for word in found if word]
   if not found:
-    raise UserError(f"--{flag}={given} names nobody; give ids (A,B) or a file of them")
+    raise UserError(f"--{flag}={given} has no ids; give ids (A,B) or a file of them")
   return found
+
+
+def read_optional_ids(flag: str, given: str | None) -> list[str] | None:
+  """As `read_ids`; None where the flag is not given."""
+  return None if given is None else read_ids(flag, given)
 
 
 def read_histories(
@@ -247,8 +264,8 @@ def read_histories(
       continue
     where = f"{path}, line {number}"
     try:
-      told = json.loads(line)
-      user, items = _raw(told["user"]), told.get("history")
+      row = json.loads(line)
+      user, items = _raw(row["user"]), row.get("history")
       if items is not None:
         items = [_raw(item) for item in items] if type(items) is list else _raw(None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -266,7 +283,7 @@ def read_histories(
 
 
 def _named(names: Sequence[str], what: str) -> list[str]:
-  """A line that says what these users are; none of nobody."""
+  """A line that says what is wrong with these users; none if there are none."""
   if not names:
     return []
   shown = ", ".join(map(repr, names[:SHOWN]))
@@ -282,8 +299,8 @@ def _raw(value: object) -> str:
   return str(value)
 
 
-def _of_log(log: Interactions, user_N: np.ndarray) -> Questions:
-  """The users at `user_N` with all that the log has of them."""
+def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
+  """The users at these indices with their histories in the log."""
   length_N = log.length_U[user_N]
   requests = Requests(
     user_N=user_N.astype(np.int32),
@@ -291,7 +308,7 @@ def _of_log(log: Interactions, user_N: np.ndarray) -> Questions:
     item_E=concatenate_rows(log.item_E, log.offset_U1[:-1][user_N], length_N),
     target_N=np.full(len(user_N), -1, np.int32),
   )
-  return Questions(requests, log.user_ids[user_N])
+  return Queries(requests, log.user_ids[user_N])
 
 
 def _is_file(path: epath.Path) -> bool:

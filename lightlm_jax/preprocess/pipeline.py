@@ -1,8 +1,9 @@
 """A preparation from its first step to its last, on whatever engine runs the steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import contextlib
 import dataclasses
+import logging
 import tempfile
 import time
 from typing import Any
@@ -10,7 +11,6 @@ import uuid
 
 from etils import epath
 import pyarrow
-import rich.console
 import rich.progress
 
 from lightlm_jax.data import preprocessed as prepared
@@ -21,7 +21,10 @@ from lightlm_jax.preprocess.rows import Rules
 from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
+from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 PART_BYTES = 2**25  # of the input, to a part of the log
 MOST_PARTS = 1_024
@@ -56,16 +59,14 @@ class Options:
   block_bytes: int = files.BLOCK
 
 
-def prepare(
-  options: Options, console: rich.console.Console, say: Callable[[str], None]
-) -> dict[str, Any]:
+def prepare(options: Options) -> dict[str, Any]:
   """Makes the folder `options.output`, whole or not at all.
 
   Returns:
     What its manifest holds, and the seconds that each step took.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
   target = epath.Path(options.output)
   if target.exists():
@@ -78,15 +79,15 @@ def prepare(
     options.time_unit,
     options.min_rating is not None,
   )
-  sources, unit = columns.decide(found, asked, say)
+  sources, unit = columns.decide(found, asked, logger.info)
   if options.duplicates == "exact" and unit is None:
     raise UserError(
       "--duplicates=exact compares times, and the log has none; give first or last"
     )
   if options.min_rating is not None and "rating" not in sources[0].roles:
     raise UserError("--min_rating wants ratings, and the log has none")
-  with _work_folder(options.work, target) as folder, _progress(console) as progress:
-    engine = _engine(options, progress, say)
+  with _work_folder(options.work, target) as folder, _progress() as progress:
+    engine = _engine(options, progress)
     clock = _Clock()
     parts = _parts(found, options.part_bytes)
     layout = Layout(str(folder), parts, block_bytes=options.block_bytes)
@@ -104,7 +105,9 @@ def prepare(
     clock.lap("number")
 
     min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
-    rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows, say)
+    rows_I, rows = stages.core(
+      layout, engine, len(catalogue), min_len, min_rows, logger.info
+    )
     if max(min_len, min_rows) > 1:
       tally.filtered["core"] = tally.left - rows
       tally.filtered = +tally.filtered
@@ -122,7 +125,7 @@ def prepare(
     tally.check(sum(shard["rows"] for shard in shards), "after writing")
     clock.lap("write")
     item_ids = catalogue.filter(rows_I > 0)["item"]
-    about = _about_items(options, found, item_ids, say)
+    about = _about_items(options, found, item_ids)
     items_file = output.write_items(
       folder / output.ITEMS, _item_columns(item_ids, rows_I[rows_I > 0], about)
     )
@@ -132,26 +135,26 @@ def prepare(
     names = [shard[kind]["name"] for shard in shards for kind in output.KINDS]
     output.publish(folder, target, [*names, output.ITEMS], manifest)
     clock.lap("items")
-  show(manifest, say)
+  show(manifest)
   return manifest | {"seconds": clock.laps}
 
 
-def show(manifest: Mapping[str, Any], say: Callable[[str], None]) -> None:
-  """Says what became of the rows, a line at a time."""
-  say(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
+def show(manifest: Mapping[str, Any]) -> None:
+  """Logs what became of the rows, a line at a time."""
+  logger.info(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
   sources = [source["path"] for source in manifest["sources"]]
   for reason, number in manifest["rejected"].items():
-    say(f"  rejected: {number:,} {reason} ({tally_lib.REJECTED[reason]})")
+    logger.info(f"  rejected: {number:,} {reason} ({tally_lib.REJECTED[reason]})")
     for file, line, text in manifest["rejected_examples"].get(reason, []):
-      say(f"    {sources[file]}, line {line}: {text!r}")
+      logger.info(f"    {sources[file]}, line {line}: {text!r}")
   for reason, number in manifest["filtered"].items():
-    say(f"  left out: {number:,} {reason} ({tally_lib.FILTERED[reason]})")
+    logger.info(f"  left out: {number:,} {reason} ({tally_lib.FILTERED[reason]})")
   if manifest["tied_rows"]:
-    say(
+    logger.info(
       f"  {manifest['tied_rows']:,} rows of {manifest['tied_users']:,} users have the "
       "time of another row of the user: these stand as in the files"
     )
-  say(f"{manifest['users']:,} users, {manifest['items']:,} items")
+  logger.info(f"{manifest['users']:,} users, {manifest['items']:,} items")
 
 
 class _Clock:
@@ -166,7 +169,7 @@ class _Clock:
     self.laps[name], self._last = now - self._last, now
 
 
-def _engine(options: Options, progress: rich.progress.Progress, say):
+def _engine(options: Options, progress: rich.progress.Progress):
   if options.engine == "one_machine":
     return one_machine.OneMachine(progress)
   try:
@@ -176,7 +179,7 @@ def _engine(options: Options, progress: rich.progress.Progress, say):
       f"--engine=beam wants Apache Beam ({error}); install with "
       "pip install -e '.[beam]', in an environment of its own"
     )
-  return beam_engine.Beam(options.beam_options, say)
+  return beam_engine.Beam(options.beam_options, logger.info)
 
 
 def _parts(found, part_bytes: int) -> int:
@@ -202,13 +205,15 @@ def _listed(tally: Tally) -> str:
   )
 
 
-def _about_items(options: Options, found, item_ids, say) -> items.About:
+def _about_items(options: Options, found, item_ids) -> items.About:
   table, attributes = items.beside([path for path, _ in found])
   if options.items is not None:
     table = epath.Path(options.items)
     if not table.exists():
       raise UserError(f"--items={table} does not exist; give a file of items")
-  return items.read(table, attributes, item_ids.to_numpy(), options.items_id, say)
+  return items.read(
+    table, attributes, item_ids.to_numpy(), options.items_id, logger.info
+  )
 
 
 def _item_columns(item_ids, rows_I, about: items.About) -> dict[str, Any]:
@@ -276,13 +281,13 @@ def _work_folder(work: str | None, target: epath.Path):
       folder.rmtree()
 
 
-def _progress(console: rich.console.Console) -> rich.progress.Progress:
+def _progress() -> rich.progress.Progress:
   return rich.progress.Progress(
     rich.progress.TextColumn("{task.description:>6}"),
     rich.progress.BarColumn(),
     rich.progress.TaskProgressColumn(),
     rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
-    console=console,
+    console=log.console(),
     transient=True,
-    disable=not console.is_terminal,
+    disable=not log.shows_bars(),
   )

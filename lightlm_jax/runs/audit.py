@@ -1,33 +1,36 @@
-"""Audits the ids of a run: leaks, and what renumbering changes."""
+"""Audits the ids of a run for leaks, and for what renumbering changes."""
 
 import functools
+import logging
 import tempfile
 from typing import Any
 
 from etils import epath
 import ml_collections
-import rich.console
 
 from lightlm_jax import limits
 from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Split
-from lightlm_jax.evaluation import leaks as audit_lib
+from lightlm_jax.evaluation import leaks
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.runs import restore as trained
+from lightlm_jax.runs import restore
+from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
+
+logger = logging.getLogger(__name__)
 
 
 def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
   """Audits the ids of a run, and leaves audit.json in its folder.
 
   Raises:
-    UserError: in one line, what a person can mend; the run's ids or its log are other
-      ones than today's.
+    UserError: one line that says what to change; among others, the run's ids or its
+      log are not those that its configuration gives today.
   """
   workdir, config = workdir_lib.read(workdir, {})
   if config.system not in registry.WRITE_IDS:
@@ -37,87 +40,97 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
     )
   found = audit(config, workdir)
   workdir_lib.write_json(workdir / "audit.json", found)
-  print(f"written to {workdir / 'audit.json'}")
+  logger.info(f"written to {workdir / 'audit.json'}")
   return found
 
 
 def audit(
   config: ml_collections.FrozenConfigDict, workdir: epath.Path | None = None
 ) -> dict[str, Any]:
-  """Audits the ids of a configuration, prints and returns the findings.
+  """Audits the ids of a configuration, logs and returns the findings.
 
   Args:
     config: whose ids are built.
-    workdir: of the run whose ids they have to be; None = of no run.
+    workdir: of the run that must have the same ids; None = there is no run.
 
   Returns:
-    What evaluation.audit finds, order {rules, shuffled, lost} (data/sequential.py),
-    ids {kind, manifest_sha256} and split_sha256.
+    The findings of evaluation/leaks.py, order {rules, shuffled, lost}
+    (data/sequential.py), ids {kind, manifest_sha256} and split_sha256.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
   limits.check(config)
   _check_split(config)
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  log.set_up()
   if workdir is None:
     dataset = datasets.load(config)
   else:
-    dataset = trained.dataset_of(workdir, config)
-  log = dataset.log
-  split_of = functools.partial(splits.of_run, config)
-
-  def construct(log: Interactions, seed: int) -> tuple[Split, CodeBook]:
-    split, attributes = split_of(log), _attributes(dataset, log)
-    # A kept book would answer for the one that the trial wants to see built.
-    with tempfile.TemporaryDirectory() as empty:
-      cache = epath.Path(empty)
-      book = ids_build.book_of_run(config.ids, split.train, attributes, seed, cache)
-    return split, book
-
+    dataset = restore.dataset_of(workdir, config)
+  interactions = dataset.log
   if config.ids.kind in ids_build.WARNINGS:
-    say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
-  order = sequential.shuffle_test(log, config.seed)
-  say(f"{config.data.name}: {datasets.describe(log)}")
-  say(f"  {order}")
-  say(f"ids {config.ids.kind} …")
-  as_is = split, book = construct(log, config.seed)
+    logger.warning(ids_build.WARNINGS[config.ids.kind])
+  order = sequential.shuffle_test(interactions, config.seed)
+  logger.info(f"{config.data.name}: {datasets.describe(interactions)}")
+  logger.info(f"  {order}")
+  logger.info(f"ids {config.ids.kind} …")
+  as_is = split, book = _construct(config, dataset, interactions, config.seed)
   if workdir is not None:
     _check_same_ids(workdir, split, book)
 
-  def build(other_log: Interactions, seed: int) -> audit_lib.Ids:
-    same = other_log is log and seed == config.seed
-    split, book = as_is if same else construct(other_log, seed)
-    return audit_lib.Ids(
+  def build(other: Interactions, seed: int) -> leaks.Ids:
+    same = other is interactions and seed == config.seed
+    split, book = as_is if same else _construct(config, dataset, other, seed)
+    return leaks.Ids(
       book.items_IL, book.users_UL, split.train.user_E, split.train.item_E
     )
 
-  found = audit_lib.audit(build, log, split_of, seed=config.seed)
+  split_of = functools.partial(splits.of_run, config)
+  found = leaks.audit(build, interactions, split_of, seed=config.seed)
   found |= {
     "order": {"rules": order.rules, "shuffled": order.shuffled, "lost": order.lost},
     "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256},
     "split_sha256": split.sha256,
   }
-  for name, changed in found["exchange"].items():
-    say(f"  held-out items exchanged, {name.replace('_', ' ')}: {changed}")
-  for name, figures in found["renumber"].items():
-    others = ", ".join(f"{value:.4f}" for value in figures["other_seeds"])
-    say(
-      f"  {name}: {figures['as_is']:.4f}; numbered anew {figures['renumbered']:.4f}; "
-      f"other seeds {others}"
-    )
-  say(f"  last token and raw number in leaves: {found['spearman_last_token']:.3f}")
-  say(f"  held-out interactions read: {found['held_out_edges']}")
-  for line in found["failures"]:
-    say(f"FOUND: {line}")
-  if found["passed"]:
-    say("nothing found")
+  _show(found)
   return found
 
 
+def _construct(
+  config: ml_collections.FrozenConfigDict,
+  dataset: datasets.Dataset,
+  log: Interactions,
+  seed: int,
+) -> tuple[Split, CodeBook]:
+  """The split and the ids of a log, built anew: no cached ids are read."""
+  split, attributes = splits.of_run(config, log), _attributes(dataset, log)
+  with tempfile.TemporaryDirectory() as empty:
+    cache = epath.Path(empty)
+    book = ids_build.book_of_run(config.ids, split.train, attributes, seed, cache)
+  return split, book
+
+
+def _show(found: dict[str, Any]) -> None:
+  for name, changed in found["exchange"].items():
+    logger.info(f"  held-out items exchanged, {name.replace('_', ' ')}: {changed}")
+  for name, figures in found["renumber"].items():
+    others = ", ".join(f"{value:.4f}" for value in figures["other_seeds"])
+    logger.info(
+      f"  {name}: {figures['as_is']:.4f}; numbered anew {figures['renumbered']:.4f}; "
+      f"other seeds {others}"
+    )
+  logger.info(
+    f"  last token and raw number in leaves: {found['spearman_last_token']:.3f}"
+  )
+  logger.info(f"  held-out interactions read: {found['held_out_edges']}")
+  for line in found["failures"]:
+    logger.info(f"FOUND: {line}")
+  if found["passed"]:
+    logger.info("nothing found")
+
+
 def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """Those of the dataset's items, in the order of a log that numbers them anew."""
+  """The attributes of a dataset's items, in the order of a log with other numbers."""
   if dataset.attributes is None:
     return None
   of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
@@ -125,7 +138,7 @@ def _attributes(dataset: datasets.Dataset, log: Interactions):
 
 
 def _check_split(config: ml_collections.FrozenConfigDict) -> None:
-  """Refuses what the audit does not know as held out."""
+  """Refuses splits whose held-out interactions the audit cannot tell."""
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none': nothing is held out that could reach the ids; "
@@ -145,7 +158,7 @@ def _check_split(config: ml_collections.FrozenConfigDict) -> None:
 
 
 def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
-  """Refuses a run that has another log, or other ids, than were built just now."""
+  """Refuses a run whose log or ids differ from those that were just built."""
   results = workdir_lib.read_results(workdir) or {}
   if results and results["split_sha256"] != split.sha256:
     raise UserError(workdir_lib.other_log(workdir))

@@ -1,34 +1,38 @@
 """Evaluates a trained run again, and compares runs."""
 
-from collections.abc import Sequence
-import functools
+from collections.abc import Mapping, Sequence
+import logging
+from typing import Any
 
 from etils import epath
-import rich.console
+import ml_collections
 
-from lightlm_jax import limits
+from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator, judge
 from lightlm_jax.evaluation import users as users_lib
-from lightlm_jax.inference import state_index as latent_decoding
-from lightlm_jax.runs import restore as trained
+from lightlm_jax.inference import state_index
+from lightlm_jax.runs import restore
 from lightlm_jax.runs import results as results_lib
-from lightlm_jax.runtime import devices, processes
-from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runs.context import Run, RunContext
+from lightlm_jax.runs.results import Results
+from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.training import loop
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
   workdir: epath.PathLike,
   *,
   split_name: str = "test",
-  overrides: dict | None = None,
+  overrides: Mapping[str, Any] | None = None,
   users: int = 0,
-) -> dict:
-  """Asks the best parameters of a run, and writes and returns the results.
+) -> Results:
+  """Evaluates the best parameters of a run; writes and returns the results.
 
   Args:
     workdir: of a run, finished or not.
@@ -39,99 +43,139 @@ def evaluate(
     users: requests, drawn by the run's seed; 0 = all.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
   overrides = overrides or {}
-  workdir, config, own = trained.asked(workdir, overrides)
+  workdir, config, own = restore.read_configs(workdir, overrides)
+  log.set_up()
+  logger.info(devices.describe())
+  context = restore.find_context(workdir, config)
+  requests = _requests(context, split_name, users)
+  run = restore.restore(context)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
-  console = rich.console.Console(quiet=not processes.is_first())
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  say(devices.describe())
-  # The devices of the run are not those of today; restoring cuts the state anew.
-  mesh = mesh_lib.make(-1, 1)
-  limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  dataset, split = trained.log_of(workdir, config)
-  requests = getattr(split, split_name)
-  if requests is None:
-    raise UserError(f"{workdir} holds nothing out (split.kind={config.split.kind})")
-  requests = loop.sample(requests, users, config.seed)
-  run = trained.restore(workdir, config, dataset, split, mesh, say)
-  built, params, book = run.built, run.params, run.book
+  found, table = _evaluate(run, split_name, requests, k)
+  variant = _variant(own, config, overrides, found["beam_size"])
+  _write(run, found, table, len(requests) if users else 0, variant)
+  return found
 
-  say(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(
-    config, split, built.system, book, params, run.progress, k
-  )
+
+def evaluate_run(run: Run, split_name: str = "test") -> Results:
+  """As `evaluate`, of a run that is restored already, decoded in its own way."""
+  log.set_up()
+  found, table = _evaluate(run, split_name, _requests(run, split_name, 0), evaluator.K)
+  _write(run, found, table, 0, "")
+  return found
+
+
+def _requests(context: RunContext, split_name: str, users: int) -> Requests:
+  requests = getattr(context.split, split_name)
+  if requests is None:
+    kind = context.config.split.kind
+    raise UserError(f"{context.workdir} holds nothing out (split.kind={kind})")
+  return loop.sample(requests, users, context.config.seed)
+
+
+def _evaluate(run: Run, split_name: str, requests: Requests, k: int):
+  """The results, and the table of users."""
+  config, split = run.config, run.split
+  logger.info(f"{split_name}, {len(requests):,} users, both rules …")
+  results = results_lib.describe(run, k)
   found, ranks = judge.judge(
-    built,
-    params,
+    run.built,
+    run.params,
     split,
     requests,
     batch_size=config.train.eval_batch_size,
-    mesh=mesh,
-    code_IL=None if book is None else book.items_IL,
+    mesh=run.mesh,
+    code_IL=None if run.book is None else run.book.items_IL,
     k=k,
   )
-  results |= found | {"split": split_name, "num_users": len(requests)}
-  asked = len(requests) if users else 0
-  variant = _variant(own, config, overrides, results["beam_size"])
-  name = results_lib.file_name("users", results, asked, variant) + ".parquet"
+  found |= {"split": split_name, "num_users": len(requests)}
+  results = results_lib.with_fields(results, found)
   table = users_lib.table(requests, ranks, split.train, results_lib.about(results))
-  users_lib.write(workdir / name, table)
-  name = results_lib.file_name("results", results, asked, variant) + ".json"
-  workdir_lib.write_json(workdir / name, results)
-  results_lib.show(results, say)
-  say(f"written to {workdir / name}")
-  return results
+  return results, table
+
+
+def _write(run: Run, results: Results, table, users: int, variant: str) -> None:
+  name = results_lib.file_name("users", results, users, variant) + ".parquet"
+  users_lib.write(run.workdir / name, table)
+  name = results_lib.file_name("results", results, users, variant) + ".json"
+  workdir_lib.write_json(run.workdir / name, results)
+  results_lib.show(results)
+  logger.info(f"written to {run.workdir / name}")
 
 
 def compare(
   workdirs: Sequence[epath.PathLike],
   *,
   split_name: str = "test",
-  decoding: str | None = None,
+  overrides: Mapping[str, Any] | None = None,
   users: int = 0,
-) -> dict:
-  """Sets runs beside each other by the tables of users that they left.
+) -> dict[str, Any]:
+  """Compares runs by the tables of users that they left; nothing is evaluated again.
 
   Args:
     workdirs: two runs or more, finished.
     split_name: "test" or "validation".
-    decoding: of the runs that write ids; None = each run's own.
-    users: as many as were asked, if not all.
+    overrides: "decoding.kind" of the runs that write ids; without it each run's own.
+    users: as many as were evaluated, if not all.
 
   Raises:
-    UserError: a run has no such table, or the runs were asked other questions.
+    UserError: a run has no such table, or its requests are others.
   """
+  overrides = overrides or {}
+  if "decoding.beam_size" in overrides:
+    raise UserError(
+      "--compare reads the tables of the runs' own widths; leave out --beam_size "
+      "(`report` sets the widths of a run beside each other)"
+    )
   tables = {}
   for workdir in workdirs:
     workdir, config = workdir_lib.read(workdir, {})
     kind = None
     if config.system in registry.WRITE_IDS:
-      kind = decoding or config.decoding.kind
+      kind = overrides.get("decoding.kind", config.decoding.kind)
     results = {"split": split_name, "decoding": kind}
     name = results_lib.file_name("users", results, users) + ".parquet"
     compare_lib.check_names([*tables, workdir.name])
     tables[workdir.name] = users_lib.read(workdir / name)
   report = compare_lib.compare(tables)
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  log.set_up()
   _, about = next(iter(tables.values()))
   asked = len(next(iter(tables.values()))[0])
-  say(f"{about['dataset']}: {split_name}, {asked:,} users, {len(tables)} runs")
-  compare_lib.show(report, say)
+  logger.info(f"{about['dataset']}: {split_name}, {asked:,} users, {len(tables)} runs")
+  compare_lib.show(report, logger.info)
   return report
 
 
-def _variant(own, config, overrides: dict, width: int | None) -> str:
-  """How a run was asked, if not in its own way: that is what `compare` looks for."""
+def parse_users(given: str | None) -> int:
+  """The number of users to evaluate, 0 = all.
+
+  Args:
+    given: text, because `recommend` has a flag of this name for ids.
+
+  Raises:
+    UserError: it is no number.
+  """
+  if given and not (given.isascii() and given.isdecimal()):
+    raise UserError(f"--users={given} is no number; give how many users to evaluate")
+  return int(given or 0)
+
+
+def _variant(
+  own: ml_collections.FrozenConfigDict,
+  config: ml_collections.FrozenConfigDict,
+  overrides: Mapping[str, Any],
+  width: int | None,
+) -> str:
+  """How a run was decoded; "" for its own way, whose files `compare` reads."""
   if width is not None:
     widest = max(own.decoding.beam_size, evaluator.K)
     return str(width) if "decoding.beam_size" in overrides and width != widest else ""
-  if config.decoding.kind not in latent_decoding.DECODINGS:
+  if config.decoding.kind not in state_index.DECODINGS:
     return ""
   return "-".join(
     f"{name}{config.decoding[name]}"
-    for name in latent_decoding.OPTIONS
+    for name in state_index.OPTIONS
     if config.decoding[name] != own.decoding[name]
   )

@@ -1,18 +1,19 @@
 """Exports a trained run as an artefact that serves without this package."""
 
-from collections.abc import Sequence
-import functools
+from collections.abc import Mapping, Sequence
+import logging
 from typing import Any
 
 from etils import epath
-import rich.console
 
 from lightlm_jax.inference import artefact, serve
-from lightlm_jax.runs import restore as trained
-from lightlm_jax.runtime import devices
+from lightlm_jax.runs import restore
+from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -23,7 +24,7 @@ def export(
   exclusions: int = 128,
   longest: int = 50,
   platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
-  overrides: dict | None = None,
+  overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes the artefact of a run's best parameters, and returns its manifest.
 
@@ -37,7 +38,7 @@ def export(
     overrides: values by dotted field in place of the run's own.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]
@@ -49,29 +50,26 @@ def export(
   output = workdir_lib.absolute(output)
   if output.exists():
     raise UserError(f"{output} exists already; remove it, or give another --output")
-  workdir, config, _ = trained.asked(workdir, overrides or {})
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  say(devices.describe())
-  mesh = mesh_lib.make(1, 1)
-  dataset, split = trained.log_of(workdir, config)
-  run = trained.restore(workdir, config, dataset, split, mesh, say)
-  served = serve.ready(run.built, run.params, mesh, 1)
+  workdir, config, _ = restore.read_configs(workdir, overrides or {})
+  log.set_up()
+  logger.info(devices.describe())
+  run = restore.restore(restore.find_context(workdir, config, mesh_lib.make(1, 1)))
+  served = serve.ready(run.built, run.params, run.mesh, 1)
   history = run.built.system.max_history
   exported = artefact.program(
     served,
-    k=min(k, dataset.log.num_items),
+    k=min(k, run.dataset.log.num_items),
     history=longest if history is None else history,
     exclusions=exclusions,
     platforms=platforms,
   )
-  log = dataset.log
-  about = trained.identity(run)
-  manifest = artefact.write(output, exported, log.item_ids, log.user_ids, about)
-  say(
+  item_ids, user_ids = run.dataset.log.item_ids, run.dataset.log.user_ids
+  about = restore.identity(run)
+  manifest = artefact.write(output, exported, item_ids, user_ids, about)
+  logger.info(
     f"{len(exported.serialized):,} bytes of program, "
     f"{sum(x.nbytes for x in exported.weights.values()):,} of weights, "
-    f"{log.num_items:,} items, {manifest['users']:,} users; for {', '.join(platforms)}"
+    f"{len(item_ids):,} items, {manifest['users']:,} users; for {', '.join(platforms)}"
   )
-  say(f"written to {output}; its README.md says how to call it")
+  logger.info(f"written to {output}; its README.md says how to call it")
   return manifest

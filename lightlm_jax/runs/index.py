@@ -1,43 +1,44 @@
-"""Builds ids and reports on them."""
+"""Builds the ids of a configuration and reports on them."""
 
-from collections.abc import Callable
-import functools
 import io
+import logging
 import time
 from typing import Any
 
 from etils import epath
 import ml_collections
-import numpy as np
-import rich.console
 
 from lightlm_jax import limits
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.evaluation import leaks as audit
+from lightlm_jax.evaluation import leaks
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.reporting import drawing as figures
 from lightlm_jax.runtime import cache
+from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.storage import workdir as workdir_lib
+
+logger = logging.getLogger(__name__)
 
 
 def index(
   config: ml_collections.FrozenConfigDict,
 ) -> tuple[dict[str, Any], CodeBook, Interactions]:
-  """Builds or finds the ids, prints their report and returns it, them and the log.
+  """Builds the ids, or reads them from the cache, and logs a report on them.
+
+  Returns:
+    The report, the ids, and the log they are of.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
   limits.check(config)
-  console = rich.console.Console()
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+  log_lib.set_up()
   dataset = datasets.load(config)
   log = dataset.log
   split = splits.of_run(config, log)
-  say(f"{config.data.name}: {datasets.describe(log)}")
+  logger.info(f"{config.data.name}: {datasets.describe(log)}")
   began = time.monotonic()
   root = cache.cache_root() / "codes"
   book = ids_build.book_of_run(
@@ -58,30 +59,34 @@ def index(
   } | quality.report(book, split, seed=config.seed)
   if split.test is not None and split.withheld_I is None:
     train = split.train
-    ids = audit.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
-    report["held_out_edges"] = audit.held_out_edges(ids, log, lambda _: split)
+    ids = leaks.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
+    report["held_out_edges"] = leaks.held_out_edges(ids, log, lambda _: split)
   if config.ids.kind in ids_build.WARNINGS:
-    say(f"warning: {ids_build.WARNINGS[config.ids.kind]}")
-  show(report, say)
+    logger.warning(ids_build.WARNINGS[config.ids.kind])
+  show(report)
   return report, book, log
 
 
-def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
-  """Says the report, a line at a time."""
+def show(report: dict[str, Any]) -> None:
+  """Logs the report, a line at a time."""
   options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
   beside = ""
   if report["cold_placed"]:
     placed, cold = report["cold_placed"]
     beside = f", {placed:,} of {cold:,} cold items by attributes"
-  say(f"ids: {report['kind']} ({options}{beside}), seed {report['seed']}")
-  say(f"  made or found in {report['seconds']:.1f} s, SHA-256 {report['sha256'][:16]}…")
+  logger.info(f"ids: {report['kind']} ({options}{beside}), seed {report['seed']}")
+  logger.info(
+    f"  made or found in {report['seconds']:.1f} s, SHA-256 {report['sha256'][:16]}…"
+  )
   lengths = ", ".join(f"{n} of {length}" for length, n in report["length"].items())
-  say(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")
-  say(f"  collisions {report['collisions']}, largest leaf {report['largest_leaf']}")
+  logger.info(f"  {report['vocab_size']:,} tokens; items by length: {lengths}")
+  logger.info(
+    f"  collisions {report['collisions']}, largest leaf {report['largest_leaf']}"
+  )
   if report["held_out_edges"] is not None:
-    say(f"  held-out interactions read: {report['held_out_edges']}")
+    logger.info(f"  held-out interactions read: {report['held_out_edges']}")
   levels = range(1, 1 + len(report["tokens_per_level"]))
-  say(f"  {'level':26}" + "".join(f"{level:>8}" for level in levels))
+  logger.info(f"  {'level':26}" + "".join(f"{level:>8}" for level in levels))
   rows = {
     "tokens": [f"{n:,}" for n in report["tokens_per_level"]],
     "entropy, bits": [f"{h:.2f}" for h in report["entropy_per_level"]],
@@ -96,15 +101,16 @@ def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
         cells = [f"{100 * share:.1f} %" for share in shares]
         rows[f"{side} with item, {name.replace('_', ' ')}"] = cells
   for name, cells in rows.items():
-    say(f"  {name:26}" + "".join(f"{cell:>8}" for cell in cells))
+    logger.info(f"  {name:26}" + "".join(f"{cell:>8}" for cell in cells))
 
 
-def export(book: CodeBook, log: Interactions, path: epath.Path) -> None:
+def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
   """Writes `id` (raw) and `tokens` of every item, and of every user beside it."""
   # Slow to import, and needed here alone.
   import pyarrow  # noqa: PLC0415
   import pyarrow.parquet  # noqa: PLC0415
 
+  path = epath.Path(path)
   tables = (
     (path, log.item_ids, book.items_IL),
     (path.with_name(path.stem + ".users" + path.suffix), log.user_ids, book.users_UL),
@@ -120,25 +126,3 @@ def export(book: CodeBook, log: Interactions, path: epath.Path) -> None:
     content = io.BytesIO()
     pyarrow.parquet.write_table(table, content)
     workdir_lib.write_whole(target, content.getvalue())
-
-
-def draw(report: dict[str, Any], book: CodeBook, path: epath.Path) -> None:
-  """Draws how many items the clusters hold and how well users agree with items."""
-  figure = figures.new(9, 3.4)
-  left, right = figure.subplots(1, 2)
-  for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):
-    ordered = np.sort(size_C)[::-1]
-    left.plot(np.arange(1, len(ordered) + 1), ordered, label=f"level {level}")
-  left.set(xlabel="cluster, largest first", ylabel="items", title="cluster sizes")
-  left.loglog()
-  left.legend()
-  for name, shares in report["agreement"].items():
-    if shares:
-      levels = range(1, 1 + len(shares))
-      right.plot(levels, shares, marker="o", label=name.replace("_", " "))
-  right.set(
-    xlabel="level", ylabel="share", ylim=(0, None), title="user's code and item's agree"
-  )
-  right.set_xticks(range(1, 1 + len(report["tokens_per_level"])))
-  right.legend()
-  figures.write(figure, path)

@@ -1,28 +1,30 @@
 """Recommends items with a trained run: raw ids in, raw ids out."""
 
-from collections.abc import Callable, Iterable, Sequence
-import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
+import logging
 import time
+from typing import Any
 
 from etils import epath
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import rich.console
 import rich.progress
 
-from lightlm_jax import limits
 from lightlm_jax.inference import output as output_lib
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import serve
-from lightlm_jax.runs import restore as trained
-from lightlm_jax.runtime import devices, processes
-from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.inference.queries import Queries
+from lightlm_jax.runs import restore
+from lightlm_jax.runs.context import Run
+from lightlm_jax.runtime import devices, log, processes
 from lightlm_jax.runtime.errors import UserError, printable
 from lightlm_jax.storage import workdir as workdir_lib
 
-NEW = "new"  # what the user of --history is called
+logger = logging.getLogger(__name__)
+
+NEW = "new"  # the name of the user of --history
 PRINTED = 20  # users whose lists are shown where there is no output
 
 
@@ -37,21 +39,21 @@ def recommend(
   allow: Sequence[str] | None = None,
   deny: Sequence[str] | None = None,
   with_text: bool = False,
-  overrides: dict | None = None,
+  overrides: Mapping[str, Any] | None = None,
 ) -> pyarrow.Table | None:
-  """Asks the best parameters of a run what users want next.
+  """The best items for users, by the best parameters of a run.
 
   Args:
     workdir: of a run, finished or not.
     users: raw ids of users of the log.
-    histories: users and what they had, raw ids, oldest first; see
-      `questions.of_histories`. Without users and histories all of the log are asked.
+    histories: users and their items, raw ids, oldest first; see
+      `queries.of_histories`. Without users and histories: all users of the log.
     output: where the lists are written, see inference/output.py; None = they are
       returned.
     k: the most items that a user gets.
-    exclude_seen: whether items of a user's history are kept from the user.
-    allow: raw ids of the only items that anybody gets; None = all.
-    deny: raw ids of items that nobody gets.
+    exclude_seen: whether items of a user's history are excluded.
+    allow: raw ids of the only items that may be recommended; None = all.
+    deny: raw ids of items that may not.
     with_text: whether the items' titles come along.
     overrides: values by dotted field in place of the run's own.
 
@@ -59,62 +61,90 @@ def recommend(
     The rows, see `serve.table`; None where they are in a file.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
-  workdir, config, _ = trained.asked(workdir, overrides or {})
-  console = rich.console.Console(quiet=not processes.is_first())
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  say(devices.describe())
+  workdir, config, _ = restore.read_configs(workdir, overrides or {})
+  log.set_up()
+  logger.info(devices.describe())
   if processes.several() and output is None:
     raise UserError("several processes write a file each; give --output=FILE.parquet")
-  mesh = mesh_lib.make(-1, 1)
-  limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  dataset, split = trained.log_of(workdir, config)
-  titles = trained.titles(dataset, config) if with_text else None
-  known = questions_lib.known(dataset.log)
-  if users is not None:
-    questions = questions_lib.of_users(known, users)
-  elif histories is not None:
-    questions = questions_lib.of_histories(known, histories)
-  else:
-    questions = questions_lib.everyone(dataset.log)
-  lines = questions_lib.check(questions)
-  open_I, lost = questions_lib.open_items(known, allow, deny)
-  run = trained.restore(workdir, config, dataset, split, mesh, say)
-  lines += questions_lib.notes(questions, lost, run.built.system)
-  for line in lines:
-    say(f"warning: {line}")
+  context = restore.find_context(workdir, config)
+  titles = restore.titles(context.dataset, config) if with_text else None
+  index = queries_lib.id_index(context.dataset.log)
+  queries = queries_lib.select(index, users, histories)
+  lines = queries_lib.check(queries)
+  allowed_I, lost = queries_lib.allowed_items(index, allow, deny)
+  run = restore.restore(context)
+  for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
+    logger.warning(line)
 
-  served = serve.ready(run.built, run.params, mesh, config.train.eval_batch_size)
-  num_items = dataset.log.num_items
-  options = {"k": min(k, num_items), "exclude_seen": exclude_seen, "allowed_I": open_I}
+  batch_size = config.train.eval_batch_size
+  served = serve.ready(run.built, run.params, run.mesh, batch_size)
+  most, item_ids = min(k, index.log.num_items), index.log.item_ids
 
   def lists(index_N: np.ndarray) -> pyarrow.Table:
-    asked = questions_lib.take(questions, index_N)
-    found = serve.recommend(served, asked.requests, **options)
+    part = queries_lib.take(queries, index_N)
+    found = serve.recommend(
+      served, part.requests, k=most, exclude_seen=exclude_seen, allowed_I=allowed_I
+    )
     if output is None:
-      for line in questions_lib.left_without(asked.names, found[0]):
-        say(f"warning: {line}")
-    return serve.table(asked.names, *found, dataset.log.item_ids, titles)
+      for line in queries_lib.left_without(part.names, found[0]):
+        logger.warning(line)
+    return serve.table(part.names, *found, item_ids, titles)
 
   if output is None:
-    return lists(np.arange(len(questions.requests)))
-  question = trained.identity(run) | {
-    "k": k,
-    "exclude_seen": exclude_seen,
-    "text": with_text,
-    "users": len(questions.requests),
-    "users_sha256": questions_lib.digest(questions),
-    "items": num_items if open_I is None else int(open_I.sum()),
-    "items_sha256": None if open_I is None else hashlib.sha256(open_I).hexdigest(),
-  }
-  path = output_lib.check(workdir_lib.absolute(output))
-  _write(path, question, lists, console, say)
+    return lists(np.arange(len(queries.requests)))
+  options = {"k": k, "exclude_seen": exclude_seen, "text": with_text}
+  question = _question(run, options, queries, allowed_I)
+  _write(output_lib.check(workdir_lib.absolute(output)), question, lists)
   return None
 
 
-def show(found: pyarrow.Table, say: Callable[[str], None]) -> None:
-  """Says the lists of the first users, a line an item."""
+def read_users(
+  users: str | None,
+  history: str | None,
+  histories: str | None,
+  everyone: bool,
+  output: str | None,
+) -> tuple[list[str] | None, list[tuple[str, list[str] | None]] | None]:
+  """`users` and `histories` of `recommend`, from the command line.
+
+  Args:
+    users: ids, or a file of them: see `queries.read_ids`.
+    history: likewise, the items of a new user.
+    histories: a file: see `queries.read_histories`.
+    everyone: whether all users of the log are asked for.
+    output: where the lists are to be written.
+
+  Raises:
+    UserError: not one of them is given, or it cannot be read.
+  """
+  given = {
+    "--users": users,
+    "--history": history,
+    "--histories": histories,
+    "--all": everyone or None,
+  }
+  named = [flag for flag, value in given.items() if value is not None]
+  if len(named) != 1:
+    what = f"{' and '.join(named)} are given" if named else "no users are asked for"
+    raise UserError(f"{what}; give one of {', '.join(given)}")
+  rows = None
+  if history is not None:
+    rows = [(NEW, queries_lib.read_ids("history", history))]
+  if histories is not None:
+    rows = list(queries_lib.read_histories(histories))
+  if output is not None:
+    output_lib.check(output)
+  elif everyone:
+    raise UserError("--all needs a file for its lists; give --output=FILE.parquet")
+  return None if users is None else queries_lib.read_ids("users", users), rows
+
+
+def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
+  """Prints the lists of the first users, a line an item; None = nothing."""
+  if found is None:
+    return
   users = found["user"].unique()
   first = pyarrow.compute.is_in(found["user"], users[:PRINTED])
   shown = [
@@ -125,23 +155,38 @@ def show(found: pyarrow.Table, say: Callable[[str], None]) -> None:
     name: max(map(len, [name, *(row[name] for row in shown)]))
     for name in ("user", "item")
   }
-  say(f"{'user':{widths['user']}}  rank  {'item':{widths['item']}}     score")
+  write(f"{'user':{widths['user']}}  rank  {'item':{widths['item']}}     score")
   for row in shown:
     line = f"{row['user']:{widths['user']}}  {row['rank']:>4}  "
     line += f"{row['item']:{widths['item']}}  {row['score']:8.4g}"
-    say(f"{line}  {row['text']}" if row.get("text") else line)
+    write(f"{line}  {row['text']}" if row.get("text") else line)
   if len(users) > PRINTED:
-    say(f"… and {len(users) - PRINTED:,} users more; --output=FILE.csv has them all")
+    write(f"… and {len(users) - PRINTED:,} users more; --output=FILE.csv has them all")
+
+
+def _question(
+  run: Run, options: dict[str, Any], queries: Queries, allowed_I: np.ndarray | None
+) -> dict[str, Any]:
+  """What the lists depend on, as JSON: an output that was begun for it is continued."""
+  num_items = run.dataset.log.num_items
+  return {
+    **restore.identity(run),
+    **options,
+    "users": len(queries.requests),
+    "users_sha256": queries_lib.digest(queries),
+    "items": num_items if allowed_I is None else int(allowed_I.sum()),
+    "items_sha256": None
+    if allowed_I is None
+    else hashlib.sha256(allowed_I).hexdigest(),
+  }
 
 
 def _write(
   path: epath.Path,
-  question: dict,
+  question: dict[str, Any],
   lists: Callable[[np.ndarray], pyarrow.Table],
-  console: rich.console.Console,
-  say: Callable[[str], None],
 ) -> None:
-  """Writes the lists, and says how far it is."""
+  """Writes the lists, and logs the progress."""
   users = question["users"]
   process = processes.process_index_and_count()
   began, asked, done = time.monotonic(), 0, 0
@@ -156,9 +201,9 @@ def _write(
     rich.progress.BarColumn(),
     rich.progress.MofNCompleteColumn(),
     rich.progress.TimeRemainingColumn(),
-    console=console,
+    console=log.console(),
     transient=True,
-    disable=not console.is_terminal,
+    disable=not log.shows_bars(),
   ) as bar:
     task = bar.add_task("", total=-(-users // process[1]))
 
@@ -173,16 +218,16 @@ def _write(
     return
   files = ", ".join(found["files"])
   if found["finished_before"]:
-    say(f"finished before: {files} in {path.parent}")
+    logger.info(f"finished before: {files} in {path.parent}")
     return
-  say(
+  logger.info(
     f"{found['users']:,} users, {found['rows']:,} items; {asked:,} users asked in "
     f"{seconds:.1f} s, {asked / seconds:,.0f} a second"
   )
   short = found["users"] * min(question["k"], question["items"]) - found["rows"]
   if short:
-    say(
+    logger.info(
       f"{short:,} items fewer than asked for ({found['users'] - found['answered']:,} "
       "users got none): so few may be recommended to them"
     )
-  say(f"written to {files} in {path.parent}")
+  logger.info(f"written to {files} in {path.parent}")

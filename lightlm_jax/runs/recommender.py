@@ -14,7 +14,7 @@ carries its log along, so that every command that takes a --workdir takes it.
 from collections.abc import Iterable, Mapping, Sequence
 import os
 import tempfile
-from typing import Any, Self
+from typing import Any, Self, cast
 import warnings
 
 from etils import epath
@@ -23,13 +23,15 @@ import numpy as np
 import polars
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data import datasets, snapshot, tables
-from lightlm_jax.inference import queries as questions_lib
+from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import serve
 from lightlm_jax.runs import evaluate as evaluate_lib
-from lightlm_jax.runs import restore as trained
+from lightlm_jax.runs import restore
 from lightlm_jax.runs import train as train_lib
+from lightlm_jax.runs.context import Run
+from lightlm_jax.runs.results import Results
+from lightlm_jax.runtime import log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
@@ -39,26 +41,28 @@ _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 
 
 class Recommender:
-  """A system that is made for a log and asked by raw ids, which are texts throughout.
+  """A system that is fitted to a log and recommends by raw ids, which are strings.
 
-  Every method raises lightlm_jax.errors.UserError, one line that says what to mend,
-  for what its caller can mend.
+  Every method raises lightlm_jax.runtime.errors.UserError for what its caller can
+  change: one line that says what.
   """
 
   def __init__(
     self, config: ml_collections.ConfigDict, *, workdir: epath.PathLike | None = None
   ):
-    """A recommender that has learned nothing yet.
+    """A recommender that is not fitted yet.
 
     Args:
       config: of a run, see `from_config`.
-      workdir: where `fit` writes, and goes on after a kill; None = a temporary folder,
-        which ends with this object.
+      workdir: where `fit` writes, and resumes after a kill; None = a temporary folder
+        that is removed with this object.
     """
     self._config = ml_collections.FrozenConfigDict(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
     self._temporary = None
-    self._run = self._served = self._known = None
+    self._run: Run | None = None
+    self._served: serve.Served | None = None
+    self._index: queries_lib.IdIndex | None = None
 
   @classmethod
   def from_config(
@@ -85,10 +89,12 @@ class Recommender:
   @property
   def workdir(self) -> epath.Path:
     """The run's folder, for the commands that take a --workdir."""
-    return self._fitted()[0]
+    return self._fitted().workdir
 
   def fit(self, interactions: Any = None, items: Any = None) -> Self:
-    """Trains as `python -m lightlm_jax.train` does, which prints how far it is.
+    """Trains as `python -m lightlm_jax.train` does, and prints the same lines.
+
+    runtime/log.py says how to silence them.
 
     Args:
       interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
@@ -121,9 +127,13 @@ class Recommender:
     if workdir is None:
       self._temporary = tempfile.TemporaryDirectory(prefix="lightlm_jax-")
       workdir = epath.Path(self._temporary.name)
-    train_lib.train(config, workdir, dataset)
-    snapshot.write(dataset, workdir / trained.LOG)
-    self._restore(workdir)
+    _, run = train_lib.train_run(config, workdir, dataset)
+    snapshot.write(dataset, workdir / restore.LOG)
+    # A run that was finished before is on disk alone; one that was trained on another
+    # mesh is put on the one that serves.
+    if run is None or run.mesh != mesh_lib.make(-1, 1):
+      run = restore.load(workdir)
+    self._take(run)
     return self
 
   def recommend(
@@ -163,64 +173,59 @@ class Recommender:
     Raises:
       UserError: not fitted; none of the users can be served; the lists leave no item.
     """
-    _, run = self._fitted()
+    run = self._fitted()
     if users is not None and histories is not None:
       raise UserError("users and histories are given; ask for one after the other")
     if not isinstance(k, int | np.integer) or k < 1:
       raise UserError(f"k is {k}; ask for a whole number of items, at least 1")
-    titles = trained.titles(run.dataset, run.config) if text else None
-    if self._known is None:
-      self._known = questions_lib.known(run.dataset.log)
-    known = self._known
-    if users is not None:
-      questions = questions_lib.of_users(known, _raw(users, "users"))
-    elif histories is not None:
-      named = histories.items() if isinstance(histories, Mapping) else None
-      rows = named or enumerate(histories)
-      questions = questions_lib.of_histories(
-        known, ((str(name), _raw(items, "a history")) for name, items in rows)
-      )
-    else:
-      questions = questions_lib.everyone(run.dataset.log)
-    lines = questions_lib.check(questions)
-    open_I, lost = questions_lib.open_items(
-      known,
+    titles = restore.titles(run.dataset, run.config) if text else None
+    if self._index is None:
+      self._index = queries_lib.id_index(run.dataset.log)
+    queries = queries_lib.select(
+      self._index,
+      None if users is None else _raw(users, "users"),
+      None if histories is None else _rows(histories),
+    )
+    lines = queries_lib.check(queries)
+    allowed_I, lost = queries_lib.allowed_items(
+      self._index,
       *(None if ids is None else _raw(ids, "allow and deny") for ids in (allow, deny)),
     )
-    for line in [*lines, *questions_lib.notes(questions, lost, run.built.system)]:
+    for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
       warnings.warn(line, stacklevel=2)
     if self._served is None:
       batch_size = run.config.train.eval_batch_size
       self._served = serve.ready(run.built, run.params, run.mesh, batch_size)
-    log = run.dataset.log
+    num_items, item_ids = run.dataset.log.num_items, run.dataset.log.item_ids
     found = serve.recommend(
       self._served,
-      questions.requests,
-      k=min(k, log.num_items),
+      queries.requests,
+      k=min(k, num_items),
       exclude_seen=exclude_seen,
-      allowed_I=open_I,
+      allowed_I=allowed_I,
     )
-    for line in questions_lib.left_without(questions.names, found[0]):
+    for line in queries_lib.left_without(queries.names, found[0]):
       warnings.warn(line, stacklevel=2)
-    return polars.from_arrow(serve.table(questions.names, *found, log.item_ids, titles))
+    rows = serve.table(queries.names, *found, item_ids, titles)
+    return cast(polars.DataFrame, polars.from_arrow(rows))
 
-  def evaluate(self, split: str = "test") -> dict[str, Any]:
-    """Metrics on what was held out, as `python -m lightlm_jax.evaluate` has them.
+  def evaluate(self, split: str = "test") -> Results:
+    """Metrics on the held-out items, as `python -m lightlm_jax.evaluate` gives them.
 
     Args:
       split: "test" or "validation"; choose by validation.
 
     Returns:
-      What is also left in the workdir; `metrics` by rule, seen_excluded and
-      seen_allowed: hr@10, ndcg@10 and so on, means over users.
+      What is also written to the workdir. `metrics` holds hr@10, ndcg@10 and so on,
+      means over users, by rule: seen_excluded and seen_allowed.
 
     Raises:
       UserError: not fitted, or nothing was held out (split.kind=none).
     """
-    workdir, _ = self._fitted()
+    run = self._fitted()
     if split not in ("test", "validation"):
       raise UserError(f"split is {split!r}; give test or validation")
-    return evaluate_lib.evaluate(workdir, split_name=split)
+    return evaluate_lib.evaluate_run(run, split)
 
   def save(self, path: epath.PathLike) -> None:
     """Copies the run, with its log, to a new folder.
@@ -228,7 +233,7 @@ class Recommender:
     Raises:
       UserError: not fitted, the folder exists, or it cannot be written.
     """
-    workdir, _ = self._fitted()
+    workdir = self._fitted().workdir
     path = workdir_lib.absolute(path)
     if path.exists():
       raise UserError(f"{path} exists already; remove it, or give another path")
@@ -248,29 +253,30 @@ class Recommender:
     Raises:
       UserError: it is neither, or not whole.
     """
-    workdir, config = workdir_lib.read(path, {})
-    loaded = cls(config, workdir=workdir)
-    loaded._restore(workdir)
+    log.set_up()
+    run = restore.load(path)
+    loaded = cls(run.config, workdir=run.workdir)
+    loaded._take(run)
     return loaded
 
-  def _restore(self, workdir: epath.Path) -> None:
-    workdir, config = workdir_lib.read(workdir, {})
-    limits.check(config, trained=True)
-    mesh = mesh_lib.make(-1, 1)
-    limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-    dataset, split = trained.log_of(workdir, config)
-    self._run = trained.restore(workdir, config, dataset, split, mesh, warnings.warn)
-    self._at, self._served, self._known = workdir, None, None
+  def _take(self, run: Run) -> None:
+    self._run, self._served, self._index = run, None, None
 
-  def _fitted(self) -> tuple[epath.Path, trained.Run]:
+  def _fitted(self) -> Run:
     if self._run is None:
       raise UserError("this recommender has learned nothing yet; call fit, or load one")
-    return self._at, self._run
+    return self._run
 
 
 def _is_folder(interactions: Any) -> bool:
   is_path = isinstance(interactions, str | os.PathLike)
   return is_path and epath.Path(interactions).is_dir()
+
+
+def _rows(histories: Mapping[Any, Any] | Sequence[Any]):
+  """Users' names and their items; the users of a list are called 0, 1, …."""
+  named = histories.items() if isinstance(histories, Mapping) else enumerate(histories)
+  return ((str(name), _raw(items, "a history")) for name, items in named)
 
 
 def _raw(ids: Iterable[Any], what: str) -> list[str]:

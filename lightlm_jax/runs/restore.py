@@ -1,14 +1,12 @@
-"""A run that `train` left, put together again from its folder.
+"""A run that `train` left, restored from its folder: for all that ask it."""
 
-Whoever asks a run (evaluate.py, recommend.py, export.py) gets it here.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from typing import Any
 
 from etils import epath
@@ -23,36 +21,43 @@ from lightlm_jax.decoding import latent
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.inference import state_index
+from lightlm_jax.runs.context import Run, RunContext, with_system
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
-from lightlm_jax.systems.base import Built, Fitted, Trainable
+from lightlm_jax.systems.base import Fitted, Trainable
 from lightlm_jax.training import checkpoint, loop
+
+logger = logging.getLogger(__name__)
 
 LOG = "log"  # in a workdir: see data/snapshot.py
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What can be asked, and what is known of it."""
+def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) -> Run:
+  """Restores a run with its best parameters, finished or not.
 
-  config: ml_collections.FrozenConfigDict
-  dataset: datasets.Dataset
-  split: splits.Split
-  book: CodeBook | None  # of the systems that write ids
-  built: Built  # the system, its tables on the mesh
-  params: Any  # those to judge, on the mesh
-  progress: loop.Progress | None  # None: it was fitted
-  step: int | None  # the parameters are of; likewise
-  mesh: jax.sharding.Mesh
+  Args:
+    workdir: that `train` left, or a folder from `Recommender.save`.
+    overrides: values by dotted field in place of the run's own, for decoding:
+      {"decoding.beam_size": 50}.
+
+  Returns:
+    The configuration, the log and its split, the system and its parameters on all
+    devices, and the progress of the training: see runs/context.py.
+
+  Raises:
+    UserError: one line that says what to change.
+  """
+  workdir, config, _ = read_configs(workdir, overrides or {})
+  return restore(find_context(workdir, config))
 
 
 def check_decoding(
   own: ml_collections.FrozenConfigDict, overrides: Mapping[str, Any]
 ) -> None:
-  """Refuses to decode where nothing is, and a width where it means nothing."""
+  """Refuses options of decoding that the run's system does not read."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
   if given and own.system not in registry.WRITE_IDS:
@@ -61,14 +66,14 @@ def check_decoding(
       f"{' and '.join(given)}"
     )
   kind = overrides.get("decoding.kind", own.decoding.kind)
-  if kind in latent_decoding.DECODINGS and own.system != "lightlm":
+  if kind in state_index.DECODINGS and own.system != "lightlm":
     raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
-  options = latent_decoding.OPTIONS
+  options = state_index.OPTIONS
   given = [f"--{name}" for name in options if f"decoding.{name}" in overrides]
-  if given and kind not in latent_decoding.DECODINGS:
+  if given and kind not in state_index.DECODINGS:
     raise UserError(
       f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
-      f"{' or '.join(latent_decoding.DECODINGS)} with it"
+      f"{' or '.join(state_index.DECODINGS)} with it"
     )
   if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
     raise UserError(
@@ -77,15 +82,15 @@ def check_decoding(
     )
 
 
-def asked(
+def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[
   epath.Path, ml_collections.FrozenConfigDict, ml_collections.FrozenConfigDict
 ]:
-  """A run's folder, the configuration that it is asked by, and its own.
+  """A run's folder, its configuration with `overrides`, and its own.
 
   Raises:
-    UserError: there is no run, or it cannot be asked so.
+    UserError: there is no run, or it cannot be decoded so.
   """
   workdir, own = workdir_lib.read(workdir, {})
   check_decoding(own, overrides)
@@ -97,7 +102,7 @@ def asked(
 def dataset_of(
   workdir: epath.Path, config: ml_collections.ConfigDict, *, fetch: bool = True
 ) -> datasets.Dataset:
-  """The log that a run learned from: its own copy, where it has one.
+  """The log that a run was trained on: its own copy, where it has one.
 
   Args:
     workdir: of the run.
@@ -114,7 +119,7 @@ def dataset_of(
 def log_of(
   workdir: epath.Path, config: ml_collections.FrozenConfigDict
 ) -> tuple[datasets.Dataset, splits.Split]:
-  """The log that a run learned from, and its split.
+  """The log that a run was trained on, and its split.
 
   Raises:
     UserError: it is not there, or is another one.
@@ -127,64 +132,75 @@ def log_of(
   return dataset, split
 
 
-def restore(
+def find_context(
   workdir: epath.Path,
   config: ml_collections.FrozenConfigDict,
-  dataset: datasets.Dataset,
-  split: splits.Split,
-  mesh: jax.sharding.Mesh,
-  say: Callable[[str], None],
-) -> Run:
-  """The system of a run, with its best parameters, and its memory if it is asked by it.
+  mesh: jax.sharding.Mesh | None = None,
+) -> RunContext:
+  """The context of a run that `train` left.
 
   Args:
-    workdir: of the run, finished or not.
-    config: the run's, perhaps with another decoding.
-    dataset: from `log_of`.
-    split: likewise.
-    mesh: of devices today; those of the run do not matter.
-    say: prints a line.
+    workdir: of the run.
+    config: from `read_configs`.
+    mesh: the devices to use; None = all, each with a part of every batch. Those that
+      the run was trained on do not matter.
 
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: its log is not there, or is another one.
   """
-  book = None
-  if config.system in registry.WRITE_IDS:
-    book = _read_ids(workdir, split)
-  tokens = None
-  if config.system in registry.READ_TEXTS:
-    tokens = _read_texts(config, dataset, workdir)
+  if mesh is None:
+    mesh = mesh_lib.make(-1, 1)
+    limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
+  return RunContext(config, *log_of(workdir, config), mesh, workdir)
+
+
+def restore(context: RunContext) -> Run:
+  """The system of a run with its best parameters, and its state index if it needs one.
+
+  Raises:
+    UserError: one line that says what to change.
+  """
+  config, split, mesh = context.config, context.split, context.mesh
+  book = _read_ids(context) if config.system in registry.WRITE_IDS else None
+  tokens = _read_texts(context) if config.system in registry.READ_TEXTS else None
   built = registry.build(config.system, config, split.train, book, tokens)
   tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
   built = built._replace(tables=tables)
-  progress = judged = None
+  progress = best_step = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
-    params, progress, step = _restore(built.system, config, mesh, workdir)
-    judged = progress.best_step or step
+    params, progress, step = _read_checkpoint(context, built.system)
+    best_step = progress.best_step or step
     if step < config.train.steps:
-      say(f"this run stands at step {step:,} of {config.train.steps:,}")
+      logger.info(f"this run stands at step {step:,} of {config.train.steps:,}")
+  run = with_system(
+    context, book=book, built=built, params=params, progress=progress, step=best_step
+  )
+  if config.decoding.kind in state_index.DECODINGS:
+    return _with_state_index(run)
+  return run
 
-  if config.decoding.kind in latent_decoding.DECODINGS:
-    make = functools.partial(
-      latent_decoding.index_states,
-      built,
-      params,
-      split.train,
-      share=config.decoding.memory_share,
-      seed=config.seed,
-      batch_size=config.train.eval_batch_size,
-      mesh=mesh,
-    )
-    about = _about_memory(config, split, book, judged)
-    state_ND, item_N = latent_decoding.cached(workdir / "latent", about, make, say)
-    states = mesh_lib.put((state_ND, item_N), mesh_lib.replicated(mesh))
-    num_items, prior = split.train.num_items, config.decoding.prior
-    index = latent.build(*states, num_items, prior)
-    built = latent_decoding.build(config, built, index)
-  return Run(config, dataset, split, book, built, params, progress, judged, mesh)
+
+def _with_state_index(run: Run) -> Run:
+  """The run, decoded by a state index (L2D), which is built where there is none."""
+  config, split = run.config, run.split
+  make = functools.partial(
+    state_index.index_states,
+    run.built,
+    run.params,
+    split.train,
+    share=config.decoding.memory_share,
+    seed=config.seed,
+    batch_size=config.train.eval_batch_size,
+    mesh=run.mesh,
+  )
+  about = _about_state_index(run)
+  found = state_index.cached(run.workdir / "latent", about, make, logger.info)
+  state_ND, item_N = mesh_lib.put(found, mesh_lib.replicated(run.mesh))
+  index = latent.build(state_ND, item_N, split.train.num_items, config.decoding.prior)
+  return dataclasses.replace(run, built=state_index.build(config, run.built, index))
 
 
 def titles(
@@ -205,9 +221,9 @@ def titles(
 
 
 def identity(run: Run) -> dict[str, Any]:
-  """What tells what a run answers today from what another one does, as JSON."""
+  """What the lists that a run gives depend on, as JSON."""
   config = run.config.to_dict()
-  # Where the data lies and how many are asked at once changes no answer.
+  # Where the data lies and how many users share a batch changes no list.
   config["data"].pop("dir", None)
   config["train"].pop("eval_batch_size", None)
   text = json.dumps(config, sort_keys=True)
@@ -222,8 +238,9 @@ def identity(run: Run) -> dict[str, Any]:
   }
 
 
-def _restore(system: Trainable, config, mesh, workdir: epath.Path):
-  """The parameters to judge, the progress, and the step that the run came to."""
+def _read_checkpoint(context: RunContext, system: Trainable):
+  """The best parameters, the progress, and the step that the run came to."""
+  workdir = context.workdir
   if not (workdir / "checkpoints").exists():
     raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
   with contextlib.closing(
@@ -232,36 +249,43 @@ def _restore(system: Trainable, config, mesh, workdir: epath.Path):
     step = checkpoints.latest_step
     if step is None:
       raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-    return *loop.restore_best(system, config, mesh, checkpoints), step
+    found = loop.restore_best(system, context.config, context.mesh, checkpoints)
+    return *found, step
 
 
-def _about_memory(config, split: splits.Split, book: CodeBook, step: int) -> dict:
-  """What a memory must be of, to be this run's."""
+def _about_state_index(run: Run) -> dict[str, Any]:
+  """What a state index must have been built from to be this run's."""
+  assert run.book is not None
+  config = run.config
   return {
-    "ids_sha256": book.sha256,
-    "interactions_sha256": ids_build.digest(split.train),
-    "parameters": step,
+    "ids_sha256": run.book.sha256,
+    "interactions_sha256": ids_build.digest(run.split.train),
+    "parameters": run.step,
     "state": config.decoding.state,
     "memory_share": config.decoding.memory_share,
     "seed": config.seed,
   }
 
 
-def _read_ids(workdir: epath.Path, split: splits.Split) -> CodeBook:
-  book = codes_lib.load(workdir / "codes")
+def _read_ids(context: RunContext) -> CodeBook:
+  folder = context.workdir / "codes"
+  book = codes_lib.load(folder)
   if book is None:
-    raise UserError(f"{workdir / 'codes'} holds no whole ids; `train` writes them")
-  if book.manifest["interactions_sha256"] != ids_build.digest(split.train):
-    raise UserError(workdir_lib.other_log(workdir))
+    raise UserError(f"{folder} holds no whole ids; `train` writes them")
+  if book.manifest["interactions_sha256"] != ids_build.digest(context.split.train):
+    raise UserError(workdir_lib.other_log(context.workdir))
   return book
 
 
-def _read_texts(config, dataset, workdir: epath.Path) -> texts_lib.Tokens:
-  kept = texts_lib.load(workdir / "texts")
+def _read_texts(context: RunContext) -> texts_lib.Tokens:
+  folder, dataset = context.workdir / "texts", context.dataset
+  kept = texts_lib.load(folder)
   if kept is None:
-    raise UserError(f"{workdir / 'texts'} holds no whole tokenizer; `train` writes it")
+    raise UserError(f"{folder} holds no whole tokenizer; `train` writes it")
   tokenizer, sha256 = kept
-  _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes, tokenizer)
+  _, tokens = texts_lib.of_run(
+    context.config, dataset.texts, dataset.attributes, tokenizer
+  )
   if tokens.sha256 != sha256:
-    raise UserError(workdir_lib.other_texts(workdir))
+    raise UserError(workdir_lib.other_texts(context.workdir))
   return tokens

@@ -1,27 +1,79 @@
-"""A run's results: one dictionary for programs, one table for people."""
+"""The results of a run: a typed dictionary for programs, a table for people."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 import importlib.metadata
+import logging
 import platform
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import jax
 import ml_collections
 
-from lightlm_jax.data.splits import Split
 from lightlm_jax.evaluation import evaluator
-from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.runs.context import Run
 from lightlm_jax.systems import registry
-from lightlm_jax.systems.base import System
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.loop import Progress
 
+logger = logging.getLogger(__name__)
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
+# Metric → mean over users.
+Metrics = dict[str, float]
+# seen_excluded or seen_allowed → metrics.
+ByRule = dict[str, Metrics]
+
+
+class Parameters(TypedDict):
+  """The number of weights; `non_embedding` without the token and word tables."""
+
+  total: int
+  non_embedding: int
+
+
+# Not a name that a class body allows.
+_Generator = TypedDict("_Generator", {"expected_best_ndcg@10": NotRequired[float]})
+
+
+class Results(_Generator):
+  """What results.json holds, in this order; None where a field does not apply."""
+
+  system: str
+  dataset: str
+  preset: str
+  ids: dict[str, str] | None  # kind, manifest_sha256
+  seed: int
+  steps: int | None
+  params: Parameters | None
+  train_seconds: float | None
+  examples_per_second: float | None
+  examples: int | None  # seen until best_step
+  flops_per_example: float | None  # matrix products of the loss and its gradient
+  users_per_second: float | None
+  num_users: int
+  decoding: str | None
+  beam_size: int | None
+  protocol: str  # split.kind
+  split: str
+  split_sha256: str
+  best_step: int | None
+  validation: ByRule | None
+  validation_loss: float | None
+  metrics: ByRule | None
+  intervals: dict[str, dict[str, list[float]]] | None  # 95 %, over users
+  slices: dict[str, Any] | None  # rule → dimension → slice → users and means
+  hallucination_rate: float | None  # invalid beams of a search without the trie
+  repeated_targets: int | None
+  exposure: dict[str, Any] | None
+  audit: None
+  baselines: dict[str, ByRule]
+  versions: dict[str, str]
+  devices: list[str]
 
 
 def versions() -> dict[str, str]:
-  """What the figures were made with."""
+  """Versions of Python and of the packages that compute."""
   found = {name: importlib.metadata.version(name) for name in PACKAGES}
   return {"python": platform.python_version(), **found}
 
@@ -31,25 +83,18 @@ def devices() -> list[str]:
   return [device.device_kind for device in jax.devices()]
 
 
-def describe(
-  config: ml_collections.ConfigDict,
-  split: Split,
-  system: System,
-  book: CodeBook | None,
-  params: Any,
-  progress: Progress | None,
-  k: int = evaluator.K,
-) -> dict[str, Any]:
-  """What is known of a run before it is judged; null where a thing does not apply.
+def describe(run: Run, k: int = evaluator.K) -> Results:
+  """The results of a run before it is evaluated.
 
-  `examples` were seen until `best_step`; `flops_per_example` are those of the matrix
-  products of the loss and its gradient (training/speed.py). Of `k` items that are asked
-  for a beam is at least as wide.
+  Args:
+    run: trained or fitted.
+    k: items that are asked for; a beam is at least as wide.
   """
+  config, split, book, progress = run.config, run.split, run.book, run.progress
   writes_ids = book is not None
   trained = progress is not None
   return {
-    "system": system.name,
+    "system": run.built.system.name,
     "dataset": config.data.name,
     "preset": config.preset,
     "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256}
@@ -57,7 +102,7 @@ def describe(
     else None,
     "seed": config.seed,
     "steps": config.train.steps if trained else None,
-    "params": state_lib.count_parameters(params) if trained else None,
+    "params": state_lib.count_parameters(run.params) if trained else None,
     "train_seconds": progress.train_seconds if trained else None,
     "examples_per_second": progress.examples / progress.train_seconds
     if trained
@@ -87,8 +132,13 @@ def describe(
   }
 
 
-def table(results: dict[str, Any]) -> list[str]:
-  """Lines of at most 80 columns: the run and what stands beside it, both rules."""
+def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
+  """The results with some fields set; each keeps its place."""
+  return cast(Results, {**results, **fields})
+
+
+def table(results: Mapping[str, Any]) -> list[str]:
+  """Lines of at most 80 columns: the run and its baselines by both rules."""
   heads = "".join(f"{name:>8}" for name in ("HR@5", "HR@10", "NDCG@5", "NDCG@10"))
   lines = [
     f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
@@ -106,8 +156,8 @@ def table(results: dict[str, Any]) -> list[str]:
   return lines
 
 
-def sentences(results: dict[str, Any]) -> list[str]:
-  """What the table does not say."""
+def sentences(results: Mapping[str, Any]) -> list[str]:
+  """Lines with what is not in the table."""
   lines = []
   if results["params"]:
     lines.append(
@@ -150,28 +200,28 @@ def sentences(results: dict[str, Any]) -> list[str]:
   return lines
 
 
-def show(results: dict[str, Any], say: Callable[[str], None]) -> None:
-  """Says the table and the sentences, a line at a time."""
+def show(results: Mapping[str, Any]) -> None:
+  """Logs the table and the sentences, a line at a time."""
   for line in [*(table(results) if results["metrics"] else []), *sentences(results)]:
-    say(line)
+    logger.info(line)
 
 
-def about(results: dict[str, Any]) -> dict[str, Any]:
-  """What a table of users says of where it is from: see evaluation/users.py."""
+def about(results: Mapping[str, Any]) -> dict[str, Any]:
+  """Where a table of users is from: see evaluation/users.py."""
   names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
   return {name: results[name] for name in names.split()}
 
 
 def file_name(
-  kind: str, results: dict[str, Any], users: int = 0, variant: str = ""
+  kind: str, results: Mapping[str, Any], users: int = 0, variant: str = ""
 ) -> str:
-  """The name, without its ending, of what a run leaves of one way to ask it.
+  """The name, without its ending, of a file with the results of one way to decode.
 
   Args:
     kind: "results" or "users".
     results: as written.
-    users: how many were asked, if not all.
-    variant: how it was asked, where that is not the run's own way.
+    users: how many were evaluated, if not all.
+    variant: how it was decoded, where that is not the run's own way.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
@@ -183,7 +233,7 @@ def _examples(progress: Progress) -> int | None:
 
 
 def _flops_per_example(progress: Progress) -> float | None:
-  """The mean over what was trained on: a batch may hold fewer than it has room for."""
+  """The mean over the examples seen: a batch need not be full."""
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples

@@ -1,179 +1,231 @@
 """Trains one system on one log and evaluates it."""
 
-from collections.abc import Collection
-import functools
+import dataclasses
+import logging
 import time
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
-import jax
 import ml_collections
-import numpy as np
-import rich.console
 
-from lightlm_jax import STARTED, limits
+from lightlm_jax import config as config_lib
+from lightlm_jax import limits
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
-from lightlm_jax.evaluation import baseline_metrics as yardsticks
-from lightlm_jax.evaluation import evaluator, judge, likelihood, samples
+from lightlm_jax.evaluation import (
+  baseline_metrics,
+  evaluator,
+  judge,
+  likelihood,
+  samples,
+)
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
 from lightlm_jax.runs import results as results_lib
-from lightlm_jax.runtime import cache, devices, log, processes
+from lightlm_jax.runs.context import Run, RunContext, with_system
+from lightlm_jax.runs.results import Results
+from lightlm_jax.runtime import cache, devices, log, processes, start_time
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
-from lightlm_jax.systems.base import Built, Fitted, HasLikelihood, WritesFreely
-from lightlm_jax.training import dry_run, loop, run_io
-from lightlm_jax.training import topology as topology_lib
+from lightlm_jax.systems.base import Fitted, HasLikelihood, WritesFreely
+from lightlm_jax.training import loop, run_io
+
+logger = logging.getLogger(__name__)
 
 
-def describe(
-  config: ml_collections.FrozenConfigDict,
-  topology: str | None = None,
-  chosen: Collection[str] = (),
-) -> dict:
-  """What `train` would take (training/dry_run.py): builds ids, trains nothing.
-
-  Args:
-    config: as for `train`.
-    topology: a slice of TPUs to compile the programs for; see training/topology.py.
-    chosen: of a topology, fields that were set by hand.
-  """
-  limits.check(config)
-  chips = None if topology is None else topology_lib.devices(topology)
-  mesh = mesh_lib.make(config.mesh.data, config.mesh.model, chips)
-  if topology is not None:
-    config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
-  limits.check_batches(config, mesh.shape["data"])
-  dataset = datasets.load(config)
-  split = splits.of_run(config, dataset.log)
-  book = None
-  if config.system in registry.WRITE_IDS:
-    root = cache.cache_root() / "codes"
-    book = ids_build.book_of_run(
-      config.ids, split.train, dataset.attributes, config.seed, root
-    )
-  tokens = None
-  if config.system in registry.READ_TEXTS:
-    _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
-  built = registry.build(config.system, config, split.train, book, tokens)
-  report = dry_run.describe(built, split, config, mesh)
-  if topology is not None:
-    report["topology"] = topology_lib.describe(built, split, config, mesh, topology)
-  return report
+def default_workdir(config: ml_collections.FrozenConfigDict) -> str:
+  """Where a run is left that was given no folder."""
+  system = "" if config.system == "lightlm" else f"-{config.system}"
+  return f"runs/{config.data.name}{system}-{config.preset}"
 
 
 def train(
-  config: ml_collections.FrozenConfigDict,
-  workdir: epath.PathLike,
+  config: str | ml_collections.ConfigDict | ml_collections.FrozenConfigDict,
+  workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
-) -> dict:
-  """Runs the whole road and returns what `results.json` holds.
+) -> Results:
+  """Trains a system, evaluates it, and leaves everything in the workdir.
 
   Args:
-    config: from a file in configs/.
-    workdir: a new folder, or one that a run of the same configuration left.
+    config: a configuration, or the name of one: "toys:small".
+    workdir: a new folder, or one that a run of the same configuration left, which then
+      goes on; None = `default_workdir`.
     dataset: to learn from; None = the one that `config.data` names.
 
+  Returns:
+    What `results.json` holds.
+
   Raises:
-    UserError: in one line, what a person can mend.
+    UserError: one line that says what to change.
   """
+  return train_run(config, workdir, dataset)[0]
+
+
+def train_run(
+  config: str | ml_collections.ConfigDict | ml_collections.FrozenConfigDict,
+  workdir: epath.PathLike | None = None,
+  dataset: datasets.Dataset | None = None,
+) -> tuple[Results, Run | None]:
+  """As `train`, with the run beside its results; None if it had finished before."""
+  if isinstance(config, str):
+    config = config_lib.load(config)
+  config = ml_collections.FrozenConfigDict(config)
   limits.check(config)
   log.set_up()
-  console = rich.console.Console(quiet=not processes.is_first())
-  say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
-  say(devices.describe())
+  logger.info(devices.describe())
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   limits.check_batches(config, mesh.shape["data"])
   if dataset is None:
     dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
-  _check_asked(split, config)
+  _check_requests(split, config)
   if config.system in registry.READ_TEXTS:
     texts_lib.check(config, dataset.texts, dataset.attributes)
-  with workdir_lib.claimed(workdir, config) as workdir:
-    return _run(config, dataset, split, workdir, mesh, console, say)
+  with workdir_lib.claimed(workdir or default_workdir(config), config) as workdir:
+    return _run(RunContext(config, dataset, split, mesh, workdir))
 
 
-def _run(config, dataset, split: splits.Split, workdir, mesh, console, say) -> dict:
-  """Trains and judges in a workdir that is this run's alone."""
-  say(f"workdir {workdir}; {config.data.name}: {datasets.describe(dataset.log)}")
-  unasked = 0 if split.test is None else dataset.log.num_users - len(split.test)
-  if unasked:
+def _run(context: RunContext) -> tuple[Results, Run | None]:
+  """Trains and evaluates in a workdir that no other process writes to."""
+  config, dataset, split = context.config, context.dataset, context.split
+  path = context.workdir / "results.json"
+  logger.info(
+    f"workdir {context.workdir}; {config.data.name}: {datasets.describe(dataset.log)}"
+  )
+  untested = 0 if split.test is None else dataset.log.num_users - len(split.test)
+  if untested:
     known = (
       "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
     )
-    say(f"{unasked:,} users {known}: trained on, asked nothing at test")
+    logger.info(f"{untested:,} users {known}: trained on, asked nothing at test")
   processes.check_agreement({"the split": split.sha256})
-  _claim_split(workdir, split, dataset.log)
-  if (earlier := _finished(workdir, config)) is not None:
-    say(f"finished before; {workdir / 'results.json'}:")
-    results_lib.show(earlier, say)
-    return earlier
+  _claim_split(context)
+  if (earlier := _finished(context)) is not None:
+    logger.info(f"finished before; {path}:")
+    results_lib.show(earlier)
+    return earlier, None
 
-  built, book, params, progress = learn(
-    config, split, dataset.attributes, workdir, mesh, console, dataset.texts
-  )
-  results = results_lib.describe(config, split, built.system, book, params, progress)
-  if split.test is not None:
-    say("validation and test, all users, both rules …")
-    found, ranks = _judge(built, params, config, split, mesh, book)
-    results |= found
-    name = results_lib.file_name("users", results) + ".parquet"
-    table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
-    users_lib.write(workdir / name, table)
-    results |= _stand_beside(config, split, dataset, mesh, say)
-  workdir_lib.write_json(workdir / "results.json", results)
-  results_lib.show(results, say)
-  if split.test is not None:
-    for line in samples.recommended(
-      built, params, split.test, dataset.log, dataset.titles, mesh
-    ):
-      say(line)
-  return results
+  run = learn(context)
+  results = results_lib.describe(run)
+  if split.test is None:
+    workdir_lib.write_json(path, results)
+    results_lib.show(results)
+    return results, run
+  logger.info("validation and test, all users, both rules …")
+  shared = with_shared_tables(run)
+  found, ranks = evaluate_splits(shared)
+  results = results_lib.with_fields(results, found)
+  name = results_lib.file_name("users", results) + ".parquet"
+  table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
+  users_lib.write(context.workdir / name, table)
+  results = results_lib.with_fields(results, evaluate_baselines(context))
+  workdir_lib.write_json(path, results)
+  results_lib.show(results)
+  for line in samples.recommended(
+    shared.built, shared.params, split.test, dataset.log, dataset.titles, run.mesh
+  ):
+    logger.info(line)
+  return results, run
 
 
-def learn(
-  config: ml_collections.FrozenConfigDict,
-  split: splits.Split,
-  attributes: list[np.ndarray] | None,
-  workdir: epath.Path,
-  mesh: jax.sharding.Mesh,
-  console: rich.console.Console,
-  texts: list[str] | None = None,
-) -> tuple[Built, CodeBook | None, Any, loop.Progress | None]:
-  """Writes the ids or the texts' tokens, and trains.
+def learn(context: RunContext) -> Run:
+  """Writes the ids or the texts' tokens, builds the system, and trains or fits it.
 
   The workdir keeps what `evaluate` and a restart need.
-
-  Returns:
-    The system with its tables on the mesh, its ids, the parameters to judge and the
-    progress; None where the system has no such thing.
   """
-  book = None
-  if config.system in registry.WRITE_IDS:
-    book = _write_ids(config, split, attributes, workdir, console)
-  tokens = None
-  if config.system in registry.READ_TEXTS:
-    tokens = _write_texts(config, texts, attributes, workdir, console)
+  config, split, mesh = context.config, context.split, context.mesh
+  book = _write_ids(context) if config.system in registry.WRITE_IDS else None
+  tokens = _write_texts(context) if config.system in registry.READ_TEXTS else None
   built = registry.build(config.system, config, split.train, book, tokens)
   if book is not None:
-    console.print(trie.describe(built.tables.trie), highlight=False, soft_wrap=True)
+    logger.info(trie.describe(built.tables.trie))
   tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
   built = built._replace(tables=tables)
+  progress = step = None
   if isinstance(built.system, Fitted):
-    return built, book, built.system.fit(split.train), None
-  return built, book, *_optimise(built, split, config, workdir, mesh)
+    params = built.system.fit(split.train)
+  else:
+    started = start_time.STARTED
+    with run_io.open_run_io(context.workdir, config, started) as io:
+      params, progress = loop.train(built, split, config, mesh=mesh, io=io)
+    step = progress.best_step or config.train.steps
+  return with_system(
+    context, book=book, built=built, params=params, progress=progress, step=step
+  )
 
 
-def _check_asked(split: splits.Split, config) -> None:
+def with_shared_tables(run: Run) -> Run:
+  """The run, with what all its requests share computed once."""
+  params, built = batched_inference.prepared(run.built, run.params, run.mesh)
+  return dataclasses.replace(run, built=built, params=params)
+
+
+def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
+  """Evaluates validation and test by both rules; test is read once, at the end.
+
+  Args:
+    run: from `with_shared_tables`.
+
+  Returns:
+    Fields of the results, and the ranks of test's targets.
+  """
+  config, split, built, params = run.config, run.split, run.built, run.params
+  options = {"batch_size": config.train.eval_batch_size, "mesh": run.mesh}
+  code_IL = None if run.book is None else run.book.items_IL
+  validation, _ = judge.judge(
+    built, params, split, split.validation, code_IL=code_IL, **options
+  )
+  found, ranks = judge.judge(
+    built, params, split, split.test, code_IL=code_IL, **options
+  )
+  found["validation"] = validation["metrics"]
+  if isinstance(built.system, HasLikelihood):
+    found["validation_loss"] = likelihood.mean_nll(
+      built, params, split.validation, **options
+    )
+  if isinstance(built.system, WritesFreely):
+    found["hallucination_rate"] = evaluator.hallucination_rate(
+      built,
+      params,
+      loop.sample(split.test, config.train.eval_users, config.seed),
+      **options,
+    )
+  return found, ranks
+
+
+def evaluate_baselines(context: RunContext) -> dict[str, Any]:
+  """Test metrics of the baselines and, for a made log, of the best possible system.
+
+  Returns:
+    Fields of the results.
+  """
+  config, split, tastes = context.config, context.split, context.dataset.tastes
+  names = [name for name in config.baselines if name != config.system]
+  if names:
+    logger.info(f"baselines: {', '.join(names)} …")
+  systems = [registry.build(name, config, split.train, None) for name in names]
+  found = {}
+  # After a withheld item was taken out, an item no longer follows the one that the
+  # generator drew it after, so its probabilities do not hold.
+  if tastes is not None and split.withheld_I is None:
+    systems.append(best_possible.best_possible(tastes, split.train.num_items))
+    found["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
+      tastes, split.test
+    )
+  found["baselines"] = baseline_metrics.measure(
+    systems, split, batch_size=config.train.eval_batch_size, mesh=context.mesh
+  )
+  return found
+
+
+def _check_requests(split: splits.Split, config) -> None:
   if split.test is not None and not len(split.test):
     raise UserError(
       f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
@@ -182,133 +234,74 @@ def _check_asked(split: splits.Split, config) -> None:
     )
 
 
-def _claim_split(workdir: epath.Path, split: splits.Split, log) -> None:
+def _claim_split(context: RunContext) -> None:
   """Leaves split.json, or checks that the workdir was begun on the same split."""
-  path = workdir / "split.json"
+  path = context.workdir / "split.json"
   if not path.exists():
-    workdir_lib.write_json(path, split_summary.summary(split, log))
+    summary = split_summary.summary(context.split, context.dataset.log)
+    workdir_lib.write_json(path, summary)
     return
   try:
     sha256 = json_text.loads(path.read_text())["sha256"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
-  if sha256 != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
+  if sha256 != context.split.sha256:
+    raise UserError(workdir_lib.other_log(context.workdir))
 
 
-def _finished(workdir: epath.Path, config) -> dict | None:
+def _finished(context: RunContext) -> Results | None:
   """The results of this very run, if it came to its end before."""
-  earlier = workdir_lib.read_results(workdir)
+  earlier = workdir_lib.read_results(context.workdir)
   if earlier is None:
     return None
-  more = earlier["steps"] is not None and earlier["steps"] < config.train.steps
-  return None if more else earlier
+  more = earlier["steps"] is not None and earlier["steps"] < context.config.train.steps
+  return None if more else cast(Results, earlier)
 
 
-def _write_ids(
-  config, split: splits.Split, attributes, workdir: epath.Path, console
-) -> CodeBook:
+def _write_ids(context: RunContext) -> CodeBook:
   """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
   began = time.monotonic()
+  config, folder = context.config, context.workdir / "codes"
   root = cache.cache_root() / "codes"
-  book = ids_build.book_of_run(config.ids, split.train, attributes, config.seed, root)
+  book = ids_build.book_of_run(
+    config.ids, context.split.train, context.dataset.attributes, config.seed, root
+  )
   processes.check_agreement({"the ids": book.sha256})
-  earlier = codes_lib.load(workdir / "codes")
+  earlier = codes_lib.load(folder)
   if earlier is not None and earlier.sha256 != book.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
+    raise UserError(workdir_lib.other_log(context.workdir))
   try:
     if processes.is_first():
-      codes_lib.save(book, workdir / "codes")
+      codes_lib.save(book, folder)
   except OSError as error:
-    raise UserError(f"cannot write {workdir / 'codes'}: {error.strerror or error}")
+    raise UserError(f"cannot write {folder}: {error.strerror or error}")
   length_I = (book.items_IL >= 0).sum(axis=1)
   if config.ids.kind in ids_build.WARNINGS:
-    console.print(f"warning: {ids_build.WARNINGS[config.ids.kind]}", highlight=False)
-  console.print(
+    logger.warning(ids_build.WARNINGS[config.ids.kind])
+  logger.info(
     f"ids: {config.ids.kind}, {book.vocab_size:,} tokens, {length_I.mean():.2f} an "
-    f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s",
-    highlight=False,
-    soft_wrap=True,
+    f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s"
   )
   return book
 
 
-def _write_texts(config, texts, attributes, workdir: epath.Path, console):
+def _write_texts(context: RunContext) -> texts_lib.Tokens:
   """The catalogue in tokens; the workdir keeps the tokenizer, if it has none."""
-  folder = workdir / "texts"
+  dataset, folder = context.dataset, context.workdir / "texts"
   earlier = texts_lib.load(folder)
   tokenizer, tokens = texts_lib.of_run(
-    config, texts, attributes, None if earlier is None else earlier[0]
+    context.config,
+    dataset.texts,
+    dataset.attributes,
+    None if earlier is None else earlier[0],
   )
   processes.check_agreement({"the texts": tokens.sha256})
   if earlier is not None and earlier[1] != tokens.sha256:
-    raise UserError(workdir_lib.other_texts(workdir))
+    raise UserError(workdir_lib.other_texts(context.workdir))
   try:
     if earlier is None and processes.is_first():
       texts_lib.save(tokenizer, tokens, folder)
   except OSError as error:
     raise UserError(f"cannot write {folder}: {error.strerror or error}")
-  console.print(texts_lib.describe(tokens), highlight=False, soft_wrap=True)
+  logger.info(texts_lib.describe(tokens))
   return tokens
-
-
-def _optimise(built: Built, split, config, workdir, mesh):
-  """Trains by gradient, with everything a restart needs on disk."""
-  with run_io.open_run_io(workdir, config, STARTED) as io:
-    return loop.train(built, split, config, mesh=mesh, io=io)
-
-
-def _judge(built: Built, params, config, split: splits.Split, mesh, book):
-  """Validation and test by both rules; test is read once, when all is chosen.
-
-  Returns:
-    What goes into the results, and where test's targets came.
-  """
-  batch_size = config.train.eval_batch_size
-  # Made once for all that is asked below.
-  params, built = batched_inference.prepared(built, params, mesh)
-  ask = functools.partial(
-    judge.judge,
-    built,
-    params,
-    split,
-    batch_size=batch_size,
-    mesh=mesh,
-    code_IL=None if book is None else book.items_IL,
-  )
-  validation, _ = ask(split.validation)
-  judged, ranks = ask(split.test)
-  judged |= {"validation": validation["metrics"]}
-  if isinstance(built.system, HasLikelihood):
-    judged["validation_loss"] = likelihood.mean_nll(
-      built, params, split.validation, batch_size=batch_size, mesh=mesh
-    )
-  if isinstance(built.system, WritesFreely):
-    judged["hallucination_rate"] = evaluator.hallucination_rate(
-      built,
-      params,
-      loop.sample(split.test, config.train.eval_users, config.seed),
-      batch_size=batch_size,
-      mesh=mesh,
-    )
-  return judged, ranks
-
-
-def _stand_beside(config, split: splits.Split, dataset, mesh, say) -> dict:
-  """The baselines and, where we own the generator, the best possible."""
-  names = [name for name in config.baselines if name != config.system]
-  num_items = split.train.num_items
-  if names:
-    say(f"baselines: {', '.join(names)} …")
-  systems = [registry.build(name, config, split.train, None) for name in names]
-  beside = {}
-  # A follow-up of a withheld item stands behind another one: the generator is misread.
-  if dataset.tastes is not None and split.withheld_I is None:
-    systems.append(best_possible.best_possible(dataset.tastes, num_items))
-    beside["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
-      dataset.tastes, split.test
-    )
-  beside["baselines"] = yardsticks.measure(
-    systems, split, batch_size=config.train.eval_batch_size, mesh=mesh
-  )
-  return beside

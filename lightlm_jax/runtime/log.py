@@ -34,12 +34,16 @@ class _Handler(logging.Handler):
       self.handleError(record)
 
 
-def set_up() -> None:
-  """Prints the package's log on stdout, unless its logger already has a handler.
+def set_up(*, stderr: bool = False) -> None:
+  """Prints the package's log, unless its logger already has a handler.
 
-  A level that was set before is kept. Calling it again changes nothing.
+  A level that was set before is kept. Calling it again changes the stream alone.
+
+  Args:
+    stderr: prints there, where stdout is for something else, such as JSON.
   """
   logger = logging.getLogger(NAME)
+  console().stderr = stderr
   if logger.handlers:
     return
   logger.addHandler(_Handler())

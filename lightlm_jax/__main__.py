@@ -1,0 +1,65 @@
+"""The console script `lightlm`, by which `lightlm train` runs lightlm_jax/train.py."""
+
+import ast
+import difflib
+import pathlib
+import runpy
+import sys
+
+from lightlm_jax import __version__
+from lightlm_jax.runtime.errors import EXIT_CODE
+
+COMMANDS = (
+  *("train", "evaluate", "recommend", "report", "export"),
+  *("prepare", "index", "audit", "sweep", "bench"),
+)
+_CONFIG = "Prints every field of a configuration: lightlm config toys:small."
+
+
+def main() -> int:
+  """Runs the command that sys.argv names, and returns its exit code."""
+  name, *rest = sys.argv[1:] or [""]
+  if name in ("help", "--help", "-h"):
+    print(_usage())
+  elif name == "--version":
+    print(__version__)
+  elif name == "config":
+    # Every command that has a configuration can describe it.
+    named = [f"--config={rest[0]}", *rest[1:]] if rest else []
+    _run("index", [*named, "--help-config"])
+  elif name in COMMANDS:
+    _run(name, rest)
+  else:
+    print(f"lightlm: error: {_unknown(name)}", file=sys.stderr)
+    return EXIT_CODE
+  return 0
+
+
+def _run(name: str, arguments: list[str]) -> None:
+  sys.argv[1:] = arguments
+  # Not by an import: the module lightlm_jax.train would replace the function.
+  runpy.run_module(f"lightlm_jax.{name}", run_name="__main__", alter_sys=True)
+
+
+def _unknown(name: str) -> str:
+  close = difflib.get_close_matches(name, [*COMMANDS, "config"], 1)
+  guess = f" (did you mean {close[0]}?)" if close else ""
+  what = f"there is no command {name!r}{guess}" if name else "no command"
+  return f"{what}; lightlm --help lists them"
+
+
+def _usage() -> str:
+  lines = ["Trains generative recommenders in JAX: lightlm COMMAND --flag=value …", ""]
+  about = {name: _about(name) for name in COMMANDS} | {"config": _CONFIG}
+  lines += [f"  {name:10} {text}" for name, text in about.items()]
+  return "\n".join([*lines, "", "lightlm COMMAND --help lists a command's flags."])
+
+
+def _about(name: str) -> str:
+  """The first line of a command's docstring; the command is not imported."""
+  text = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+  return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,98 @@
+"""What a run would take, before it is trained: `train --dry_run`."""
+
+from collections.abc import Collection
+import logging
+from typing import Any
+
+import jax
+import ml_collections
+
+from lightlm_jax import limits
+from lightlm_jax.data import datasets, splits
+from lightlm_jax.data import texts as texts_lib
+from lightlm_jax.ids import build as ids_build
+from lightlm_jax.runtime import cache, devices, log
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import registry
+from lightlm_jax.training import dry_run
+from lightlm_jax.training import topology as topology_lib
+
+logger = logging.getLogger(__name__)
+
+
+def describe(
+  config: ml_collections.FrozenConfigDict,
+  topology: str | None = None,
+  chosen: Collection[str] = (),
+) -> dict[str, Any]:
+  """Sizes and FLOPs of a run (training/dry_run.py): builds ids, trains nothing.
+
+  Args:
+    config: as for `train`.
+    topology: a slice of TPUs to compile the programs for; see training/topology.py.
+    chosen: of a topology, fields that were set by hand.
+  """
+  log.set_up(stderr=True)  # stdout is for the report
+  limits.check(config)
+  chips = None if topology is None else topology_lib.devices(topology)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.model, chips)
+  if topology is not None:
+    config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
+  limits.check_batches(config, mesh.shape["data"])
+  dataset = datasets.load(config)
+  split = splits.of_run(config, dataset.log)
+  book = None
+  if config.system in registry.WRITE_IDS:
+    root = cache.cache_root() / "codes"
+    book = ids_build.book_of_run(
+      config.ids, split.train, dataset.attributes, config.seed, root
+    )
+  tokens = None
+  if config.system in registry.READ_TEXTS:
+    _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
+  built = registry.build(config.system, config, split.train, book, tokens)
+  report = dry_run.describe(built, split, config, mesh)
+  if topology is not None:
+    report["topology"] = topology_lib.describe(built, split, config, mesh, topology)
+  return report
+
+
+def describe_elsewhere(
+  config: ml_collections.FrozenConfigDict,
+  topology: str,
+  *,
+  dry_run: bool,
+  platform: str | None = None,
+  chosen: Collection[str] = (),
+) -> dict[str, Any]:
+  """`describe` for a slice of TPUs, whatever devices this machine has.
+
+  Args:
+    config: as for `train`.
+    topology: see training/topology.py.
+    dry_run: whether nothing else is asked for; must be.
+    platform: None or "cpu".
+    chosen: fields that were set by hand.
+
+  Raises:
+    UserError: training is asked for, or another platform.
+  """
+  if not dry_run:
+    raise UserError(
+      f"--topology={topology} compiles for chips that are not here; it goes with "
+      "--dry_run"
+    )
+  if platform not in (None, "cpu"):
+    raise UserError(f"--topology compiles on the CPU: leave out --platform={platform}")
+  devices.select("cpu")
+  # What is compiled for chips that are not here cannot be read from the cache again.
+  jax.config.update("jax_enable_compilation_cache", False)
+  report = describe(config, topology, chosen)
+  for name, compiled in report["topology"]["batches"].items():
+    if compiled != config.train[name]:
+      logger.warning(
+        f"config.train.{name} {config.train[name]} does not divide over the "
+        f"{report['mesh']['data']} devices of mesh.data; compiled with {compiled}"
+      )
+  return report
