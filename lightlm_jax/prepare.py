@@ -24,14 +24,14 @@ _FLAGS = [
     "sequences.txt; gzip too)",
   ),
   flags.DEFINE_enum("format", None, files.FORMATS, "default: by the names"),
-  flags.DEFINE_list(
-    "columns", None, "of all columns the names, where no line has them"
-  ),
+  flags.DEFINE_list("columns", None, "names of all columns, if no line has them"),
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
   flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
   flags.DEFINE_enum("duplicates", "keep", DUPLICATES, "rows that are kept"),
-  flags.DEFINE_integer("k_core", 0, "fewest rows of a user and of an item", 0),
+  flags.DEFINE_integer(
+    "k_core", 0, "users and items with fewer rows are left out, until none is", 0
+  ),
   flags.DEFINE_integer("min_len", 1, "users with fewer rows are left out", 1),
   flags.DEFINE_integer("max_len", 0, "last rows of a user that stay; 0 = all", 0),
   flags.DEFINE_string("items", None, "a file with a line an item: title, brand, …"),
@@ -39,9 +39,7 @@ _FLAGS = [
   flags.DEFINE_bool("strict", False, "stop at the first row that is rejected"),
   flags.DEFINE_string("work", None, "for temporary files; default: beside the output"),
   flags.DEFINE_enum("engine", "one_machine", ["one_machine", "beam"], "runs the steps"),
-  flags.DEFINE_string(
-    "beam_options", "", "of Beam's pipelines: --runner=FlinkRunner …"
-  ),
+  flags.DEFINE_string("beam_options", "", "of the engine: --runner=FlinkRunner …"),
 ]
 _ROLES = {
   role: flags.DEFINE_string(role, None, f"column of the {role}; default: by its name")

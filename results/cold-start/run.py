@@ -17,7 +17,6 @@ import pathlib
 from etils import epath
 import ml_collections
 import numpy as np
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax import limits
@@ -25,7 +24,8 @@ from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import concatenate_rows
 from lightlm_jax.evaluation import evaluator, metrics, uncertainty
 from lightlm_jax.runs import train
-from lightlm_jax.runtime import devices
+from lightlm_jax.runs.context import RunContext
+from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.storage import workdir as workdir_lib
 
@@ -70,15 +70,13 @@ def row(flags, dataset: str, share: float, system: str) -> str:
   split = splits.make(config.split, loaded.log)
   mesh = mesh_lib.make(1, 1)
   workdir = epath.Path(flags.workdir) / f"{dataset}-{share}-{system}"
-  console = rich.console.Console(stderr=True)
+  log.set_up(stderr=True)
   with workdir_lib.claimed(workdir, config) as workdir:
-    system, _, params, _ = train.learn(
-      config, split, loaded.attributes, workdir, mesh, console
-    )
+    run = train.learn(RunContext(config, loaded, split, mesh, workdir))
   ask = functools.partial(
     evaluator.evaluate,
-    system,
-    params,
+    run.built,
+    run.params,
     num_items=split.train.num_items,
     batch_size=config.train.eval_batch_size,
     rules=(RULE,),

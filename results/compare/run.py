@@ -18,15 +18,11 @@ import time
 import jax
 import ml_collections
 import numpy as np
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.inference import serve
-from lightlm_jax.runs import evaluate, train
-from lightlm_jax.runs import restore as trained
+from lightlm_jax.runs import evaluate, restore, train
 from lightlm_jax.runtime import devices
-from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import loop
 
 DATASETS = ("toys", "beauty", "yelp", "ml-1m")
@@ -109,15 +105,11 @@ def answers(folder: pathlib.Path, name: str, overrides: dict) -> dict:
 
 def cost(folder: pathlib.Path, overrides: dict) -> dict:
   """Milliseconds a user, and what stands in memory to answer: parameters and tables."""
-  workdir, config = workdir_lib.read(folder, overrides)
-  mesh = mesh_lib.make(-1, 1)
-  dataset, split = trained.log_of(workdir, config)
-  quiet = rich.console.Console(quiet=True)
-  run = trained.restore(workdir, config, dataset, split, mesh, quiet.print)
+  run = restore.load(folder, overrides)
   milliseconds = {}
   for size in BATCHES:
-    served = serve.ready(run.system, run.params, mesh, size)
-    requests = loop.sample(split.test, min(4 * size, 512) if size > 1 else 48, 0)
+    served = serve.ready(run.built, run.params, run.mesh, size)
+    requests = loop.sample(run.split.test, min(4 * size, 512) if size > 1 else 48, 0)
     times = []
     for _ in range(4):  # the first compiles
       began = time.perf_counter()

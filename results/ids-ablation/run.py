@@ -12,11 +12,11 @@ import json
 import pathlib
 
 import ml_collections
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runs.context import RunContext
 from lightlm_jax.runtime import devices
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.storage import workdir as workdir_lib
@@ -59,10 +59,9 @@ def run(folder: pathlib.Path, overrides: dict) -> None:
   config = ml_collections.FrozenConfigDict(config)
   dataset = datasets.load(config)
   split = splits.leave_one_out(dataset.log)
-  console = rich.console.Console()
   mesh = mesh_lib.make(1, 1)
   with workdir_lib.claimed(folder, config) as workdir:
-    train.learn(config, split, dataset.attributes, workdir, mesh, console)
+    train.learn(RunContext(config, dataset, split, mesh, workdir))
   found = evaluate.evaluate(workdir)
   (folder / "arm.json").write_text(json.dumps(found, indent=2))
 

@@ -16,10 +16,8 @@ from etils import epath
 
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import output, serve
-from lightlm_jax.runs import restore as trained
+from lightlm_jax.runs import restore
 from lightlm_jax.runtime import devices
-from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import loop
 
 K = 20
@@ -33,13 +31,11 @@ def main() -> None:
   flags = parser.parse_args()
   devices.enable_compilation_cache()
   print(devices.describe())
-  workdir, config = workdir_lib.read(flags.workdir, {})
-  mesh = mesh_lib.make(-1, 1)
-  dataset, split = trained.log_of(workdir, config)
-  run = trained.restore(workdir, config, dataset, split, mesh, print)
+  run = restore.load(flags.workdir)
+  config, dataset, split, mesh = run.config, run.dataset, run.split, run.mesh
   requests = loop.sample(split.test, flags.users, config.seed)
   batch_size = config.train.eval_batch_size
-  served = serve.ready(run.system, run.params, mesh, batch_size)
+  served = serve.ready(run.built, run.params, mesh, batch_size)
   names = dataset.log.user_ids[requests.user_N]
 
   def make(index_N):
@@ -56,7 +52,7 @@ def main() -> None:
 
   def evaluated() -> None:
     evaluator.evaluate(
-      run.system,
+      run.built,
       run.params,
       requests,
       num_items=dataset.log.num_items,

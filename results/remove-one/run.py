@@ -14,11 +14,11 @@ import json
 import pathlib
 
 import ml_collections
-import rich.console
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.runs import evaluate, train
+from lightlm_jax.runs.context import RunContext
 from lightlm_jax.runtime import devices
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.storage import workdir as workdir_lib
@@ -91,10 +91,9 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
   }
   config = config_lib.load(data, "small", overrides | change)
   config = ml_collections.FrozenConfigDict(config)
-  console = rich.console.Console()
   mesh = mesh_lib.make(1, 1)
   with workdir_lib.claimed(folder, config) as workdir:
-    train.learn(config, split, dataset.attributes, workdir, mesh, console)
+    train.learn(RunContext(config, dataset, split, mesh, workdir))
   found = {
     decoding: evaluate.evaluate(
       workdir, overrides={"decoding.kind": decoding}, users=USERS
