@@ -19,6 +19,7 @@ from lightlm_jax.reporting import report as report_lib
 from lightlm_jax.runs import recommend as recommend_lib
 from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import registry
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
@@ -174,6 +175,17 @@ def test_saved_and_loaded_elsewhere_it_says_the_same_bit_for_bit(fitted, tmp_pat
   found = again(tmp_path / "model", tmp_path / "again.parquet")
   assert found.equals(fitted.recommend(k=7))
   assert len(found) == 7 * small.log().num_users
+
+
+def test_a_fitted_system_is_built_once(monkeypatch):
+  built, build = [], registry.build
+  monkeypatch.setattr(
+    registry, "build", lambda *args: built.append(args[0]) or build(*args)
+  )
+  model = Recommender.from_config("sasrec:tiny", **FIELDS).fit(table())
+  model.evaluate()
+  model.recommend(k=2)
+  assert built == ["sasrec"]
 
 
 def test_every_command_takes_what_was_saved(ease, tmp_path):

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-import numpy as np
 
 from lightlm_jax.runtime.errors import UserError
 
@@ -26,7 +25,7 @@ RULES = (
 )
 
 
-def make(data: int, model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
   """A mesh of devices; `data = -1` takes all that `model` leaves.
 
   Args:
@@ -53,7 +52,7 @@ def make(data: int, model: int, devices: Sequence[jax.Device] | None = None) -> 
       (data, model),
       ("data", "model"),
       axis_types=axis_types,
-      devices=np.array(devices[: data * model]),
+      devices=list(devices[: data * model]),
     )
   except AssertionError:  # of TPUs, which jax places by their network
     two_cores = any(device.core_on_chip for device in devices)
