@@ -139,21 +139,29 @@ def program(
     exported = jax.export.export(jax.jit(recommend), platforms=tuple(platforms))(
       *arguments(B, chosen)
     )
-  contract = {
+  sizes = {"k": k, "history": history, "exclusions": exclusions, "items": num_items}
+  contract = _contract(exported, **sizes)
+  found = {name: np.asarray(weights[name]) for name in chosen}
+  return Program(bytes(exported.serialize()), found, contract, "user" in kept)
+
+
+def _contract(
+  exported: jax.export.Exported, *, k: int, history: int, exclusions: int, items: int
+) -> dict[str, Any]:
+  """How the program is called and what it returns, as JSON."""
+  return {
     "arguments": {
       "weights": WEIGHTS,
       "user": ["b"],
       "history": ["b", history],
       "excluded": ["b", exclusions],
-      "open": [num_items],
+      "open": [items],
     },
     "results": {"items": ["b", k], "scores": ["b", k]},
     "platforms": list(exported.platforms),
     "calling_convention": exported.calling_convention_version,
     "jax": jax.__version__,
   }
-  found = {name: np.asarray(weights[name]) for name in chosen}
-  return Program(bytes(exported.serialize()), found, contract, "user" in kept)
 
 
 @contextlib.contextmanager
