@@ -114,8 +114,7 @@ def test_runs_are_compared_user_by_user():
     assert pairs["a", "b"]["p"] > 0.05
     for pair in pairs.values():
       assert pair["p"] <= pair["p_holm"] <= min(1, 6 * pair["p"])
-  lines = []
-  compare.show(report, lines.append)
+  lines = list(compare.lines(report))
   assert any(line.startswith("  NDCG@10 of a less good: -0.") for line in lines)
   assert all("\n" not in line for line in lines)
 

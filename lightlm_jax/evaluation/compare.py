@@ -1,6 +1,6 @@
 """Runs beside each other, user by user: means, intervals, and what chance explains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 import itertools
 from typing import Any
 
@@ -99,12 +99,12 @@ def compare(
   }
 
 
-def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
-  """Says a report in lines of at most 88 columns."""
+def lines(report: dict[str, Any]) -> Iterator[str]:
+  """The report in lines of at most 88 columns."""
   for rule, runs in report["runs"].items():
     widest = max(len(name) for name in runs)
-    say(f"{rule.replace('_', ' ')}: mean and 95 % interval")
-    say(
+    yield f"{rule.replace('_', ' ')}: mean and 95 % interval"
+    yield (
       f"  {'':{widest}}"
       + "".join(f"{m.upper():>24}" for m in next(iter(runs.values())))
     )
@@ -113,11 +113,11 @@ def show(report: dict[str, Any], say: Callable[[str], None]) -> None:
         f"{m['mean']:.4f} [{m['interval'][0]:.4f}, {m['interval'][1]:.4f}]"
         for m in found.values()
       )
-      say(f"  {name:{widest}}" + "".join(f"{cell:>24}" for cell in cells))
+      yield f"  {name:{widest}}" + "".join(f"{cell:>24}" for cell in cells)
     for pair in report["pairs"][rule]:
       a, b = pair["runs"]
       low, high = pair["interval"]
-      say(
+      yield (
         f"  NDCG@10 of {a} less {b}: {pair['difference']:+.4f} [{low:+.4f}, "
         f"{high:+.4f}], p {pair['p']:.4f}, by Holm {pair['p_holm']:.4f}"
       )

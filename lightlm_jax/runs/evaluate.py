@@ -9,8 +9,9 @@ import ml_collections
 
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import compare as compare_lib
-from lightlm_jax.evaluation import evaluator, judge
+from lightlm_jax.evaluation import evaluator
 from lightlm_jax.evaluation import users as users_lib
+from lightlm_jax.evaluation.all_metrics import all_metrics
 from lightlm_jax.inference import state_index
 from lightlm_jax.runs import restore
 from lightlm_jax.runs import results as results_lib
@@ -80,7 +81,7 @@ def _evaluate(run: Run, split_name: str, requests: Requests, k: int):
   config, split = run.config, run.split
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   results = results_lib.describe(run, k)
-  found, ranks = judge.judge(
+  found, ranks = all_metrics(
     run.built,
     run.params,
     split,
@@ -144,7 +145,8 @@ def compare(
   _, about = next(iter(tables.values()))
   asked = len(next(iter(tables.values()))[0])
   logger.info(f"{about['dataset']}: {split_name}, {asked:,} users, {len(tables)} runs")
-  compare_lib.show(report, logger.info)
+  for line in compare_lib.lines(report):
+    logger.info(line)
   return report
 
 

@@ -16,11 +16,11 @@ from lightlm_jax.decoding import trie
 from lightlm_jax.evaluation import (
   baseline_metrics,
   evaluator,
-  judge,
   likelihood,
   samples,
 )
 from lightlm_jax.evaluation import users as users_lib
+from lightlm_jax.evaluation.all_metrics import all_metrics
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
@@ -179,10 +179,10 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
   config, split, built, params = run.config, run.split, run.built, run.params
   options = {"batch_size": config.train.eval_batch_size, "mesh": run.mesh}
   code_IL = None if run.book is None else run.book.items_IL
-  validation, _ = judge.judge(
+  validation, _ = all_metrics(
     built, params, split, split.validation, code_IL=code_IL, **options
   )
-  found, ranks = judge.judge(
+  found, ranks = all_metrics(
     built, params, split, split.test, code_IL=code_IL, **options
   )
   found["validation"] = validation["metrics"]

@@ -1,4 +1,4 @@
-"""What a report says of one system on one set of requests."""
+"""All that the results hold about one system on one set of requests."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from lightlm_jax.evaluation.evaluator import Ranks
 from lightlm_jax.systems.base import Built, ScoresItems
 
 
-def judge(
+def all_metrics(
   built: Built,
   params: Any,
   split: Split,
@@ -23,20 +23,20 @@ def judge(
   code_IL: np.ndarray | None = None,
   k: int = evaluator.K,
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Asks `requests` by both rules.
+  """Evaluates the requests by both rules.
 
   Args:
-    built: the system to judge.
+    built: the system.
     params: its parameters, on the device.
-    split: the training log is what popularity is counted in.
+    split: popularity is counted in its training log.
     requests: of the split.
-    batch_size: requests at once.
+    batch_size: requests in a batch.
     mesh: devices that share a batch.
     code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
-    k: recommendations asked for; metrics at more are those of a list of k.
+    k: recommendations in a list; metrics at more are those of a list of k.
 
   Returns:
-    What goes into the results, and where each target came. In the results:
+    Fields of the results, and the rank of each target. The fields are
     users_per_second, metrics {rule: …}, intervals {rule: {metric: [low, high]}} (95 %,
     over users), slices {rule: {dimension: {slice: {users, mean}}}}, repeated_targets
     (requests whose target is in their history, a miss where seen items are excluded),
