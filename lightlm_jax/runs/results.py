@@ -102,7 +102,9 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
     else None,
     "seed": config.seed,
     "steps": config.train.steps if trained else None,
-    "params": state_lib.count_parameters(run.params) if trained else None,
+    "params": cast(Parameters, state_lib.count_parameters(run.params))
+    if trained
+    else None,
     "train_seconds": progress.train_seconds if trained else None,
     "examples_per_second": progress.examples / progress.train_seconds
     if trained

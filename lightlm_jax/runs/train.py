@@ -74,9 +74,9 @@ def train_run(
   dataset: datasets.Dataset | None = None,
 ) -> tuple[Results, Run | None]:
   """As `train`, with the run beside its results; None if it had finished before."""
-  if isinstance(config, str):
-    config = config_lib.load(config)
-  config = ml_collections.FrozenConfigDict(config)
+  config = ml_collections.FrozenConfigDict(
+    config_lib.load(config) if isinstance(config, str) else config
+  )
   limits.check(config)
   log.set_up()
   logger.info(devices.describe())
@@ -177,6 +177,9 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
     Fields of the results, and the ranks of test's targets.
   """
   config, split, built, params = run.config, run.split, run.built, run.params
+  assert split.validation is not None
+  assert split.test is not None
+  options: dict[str, Any]
   options = {"batch_size": config.train.eval_batch_size, "mesh": run.mesh}
   code_IL = None if run.book is None else run.book.items_IL
   validation, _ = all_metrics(
@@ -191,11 +194,9 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
       built, params, split.validation, **options
     )
   if isinstance(built.system, WritesFreely):
+    some = loop.sample(split.test, config.train.eval_users, config.seed)
     found["hallucination_rate"] = evaluator.hallucination_rate(
-      built,
-      params,
-      loop.sample(split.test, config.train.eval_users, config.seed),
-      **options,
+      built, params, some or split.test, **options
     )
   return found, ranks
 
@@ -214,7 +215,7 @@ def evaluate_baselines(context: RunContext) -> dict[str, Any]:
   found = {}
   # After a withheld item was taken out, an item no longer follows the one that the
   # generator drew it after, so its probabilities do not hold.
-  if tastes is not None and split.withheld_I is None:
+  if tastes is not None and split.test is not None and split.withheld_I is None:
     systems.append(best_possible.best_possible(tastes, split.train.num_items))
     found["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
       tastes, split.test
