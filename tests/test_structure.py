@@ -129,7 +129,6 @@ def test_every_folder_has_its_place_in_the_order():
   assert folders == set(ORDER)
 
 
-@on_the_way
 def test_a_later_folder_imports_an_earlier_one_never_the_reverse():
   backward = []
   for name in modules():
@@ -188,7 +187,6 @@ def test_flags_are_imported_by_commands_alone():
   assert [n for n in askers if room(n) not in ("commands", "command_line")] == []
 
 
-@on_the_way
 def test_the_public_interface_defines_no_flag():
   script = (
     "from absl import flags; before = set(flags.FLAGS)\n"
@@ -224,7 +222,6 @@ def test_no_file_is_long():
   assert not long, "\n".join(long)
 
 
-@on_the_way
 def test_commands_are_thin():
   thick = {n: lines(f"lightlm_jax.{n}") for n in COMMANDS}
   assert not {n: count for n, count in thick.items() if count > COMMAND_LINES}
