@@ -8,6 +8,7 @@ import collections
 from collections.abc import Sequence
 import glob
 import os
+from typing import Any
 
 import jax
 
@@ -115,9 +116,8 @@ def enable_compilation_cache() -> str:
 
   That is JAX_COMPILATION_CACHE_DIR, or else `xla` under the cache root.
   """
-  folder = jax.config.read("jax_compilation_cache_dir") or os.fspath(
-    cache_root() / "xla"
-  )
+  config: Any = jax.config  # has attributes that its type does not tell
+  folder = config.jax_compilation_cache_dir or os.fspath(cache_root() / "xla")
   jax.config.update("jax_compilation_cache_dir", folder)
   # The programs of a small model are below jax's default thresholds.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
