@@ -14,15 +14,13 @@ analysed; `report --workdir=STUDY` repeats that. Exit code 1 if a trial has fail
 """
 
 import sys
-from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from lightlm_jax import command_line
 from lightlm_jax.studies.launch import launch
 
-_CONFIG = command_line.define_config(studies=True)
+command_line.define_config(studies=True)
 _WORKDIR = command_line.define_workdir("the study's folder")
 _REPORT = command_line.define_report()
 command_line.define_platform()
@@ -41,13 +39,10 @@ flags.DEFINE_bool("retry_failed", False, "run failed trials again")
 
 def main(argv) -> int:
   del argv
-  flag = flags.FLAGS["config"]
-  parser: Any = flag.parser
-  config = _CONFIG.value if parser.is_study else None
-  overrides = {} if config else config_flags.get_override_values(flag)
+  name, overrides, study = command_line.study()
   names = ("storage", "jobs", "platform", "retry_failed")
   options = {name: flags.FLAGS[name].value for name in names}
-  where = _WORKDIR.value, config, parser.argument, overrides
+  where = _WORKDIR.value, study, name, {} if study else overrides
   report = launch(*where, _VARY.value, _REPORT.value, **options)
   return 1 if report["failed"] else 0
 
