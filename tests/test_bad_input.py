@@ -127,7 +127,7 @@ def test_split_that_the_log_does_not_allow(toys, refused, tmp_path, fields, mess
 @pytest.mark.parametrize(
   ("attributes", "message"),
   [
-    (None, "config.ids.cold is 'attributes', which wants item_attributes.json"),
+    (None, "config.ids.cold is 'attributes', which needs item_attributes.json"),
     ('{"a": 1}', "item_attributes.json, item 'a': 1 is no list"),
   ],
 )

@@ -15,6 +15,8 @@ and an item; A = 2 E arcs, both directions of every edge, in S stacks of T; D wi
 batch, M negatives of an example.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
@@ -34,10 +36,10 @@ STACK = 2**17
 
 
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """(user_E, item_E), int32, ordered by user, then item; a repeat counts once.
+  """Returns (user_E, item_E), int32, ordered by user, then item, without repeats.
 
-  LightGCN's graph has no counts. And of a pair that was bought twice, one could be
-  held back while the other gave it away.
+  LightGCN's graph has no counts. Besides, if a repeated pair had two edges, one could
+  be held back while the other one reveals it.
   """
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
@@ -50,15 +52,15 @@ def bipartite(
   num_items: int,
   kept_E: np.ndarray | None = None,
 ) -> jraph.GraphsTuple:
-  """The graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
+  """Returns the graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
 
   Args:
     user_E: int32, of distinct edges.
     item_E: int32.
     num_users: U.
     num_items: I.
-    kept_E: bool; the others weigh 0 and have no part in a degree. They stay as arcs
-      so that the graph with and the graph without them share one compiled program.
+    kept_E: bool; other edges have weight 0 and do not count in degrees. They remain as
+      arcs, so that the graphs with and without them share one compiled program.
 
   Returns:
     Arcs in the order of their receivers; `edges` is float32 [A, 1].
@@ -68,7 +70,7 @@ def bipartite(
   item_node_E = num_users + item_E
   degree_N = np.bincount(user_E[kept_E], minlength=N)
   degree_N += np.bincount(item_node_E[kept_E], minlength=N)
-  # An edge that is not kept may end at a node without any.
+  # An edge that is not kept may end at a node of degree 0.
   root_N = np.sqrt(np.maximum(degree_N, 1))
   weight_E = kept_E / (root_N[user_E] * root_N[item_node_E])
 
@@ -76,39 +78,40 @@ def bipartite(
   receiver_A = np.concatenate([item_node_E, user_E])
   order_A = np.lexsort((sender_A, receiver_A))
   weight_A = np.tile(weight_E, 2)[order_A]
-  return jraph.GraphsTuple(
-    nodes=None,
+  return _graph(
     edges=weight_A[:, None].astype(np.float32),
     senders=sender_A[order_A].astype(np.int32),
     receivers=receiver_A[order_A].astype(np.int32),
     n_node=np.array([N], np.int32),
     n_edge=np.array([len(sender_A)], np.int32),
-    globals=None,
   )
 
 
 def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
-  """float32: "start" [N, D] and, if weighted, "matrix" [layers, D, D]."""
+  """Returns float32 "start" [N, D] and, if weighted, "matrix" [layers, D, D]."""
   shape = (num_nodes, options.dim)
   params = {"start": INIT_SCALE * jax.random.normal(rng, shape)}
   if options.weighted:
-    # An untrained weighted GCN then spreads as LightGCN does.
+    # With identity matrices an untrained layer propagates as LightGCN does.
     params["matrix"] = jnp.tile(jnp.eye(options.dim)[None], (options.layers, 1, 1))
   return params
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """The graph with its arcs in stacks, [S, T], equally many for each device.
+  """Returns the graph with its arcs in stacks [S, T], equally many per device.
 
-  The arcs that fill the last one up weigh nothing.
+  The last stack is padded with arcs of weight 0.
   """
-  A, last_node = len(graph.senders), int(graph.n_node.sum()) - 1
+  edge_A1, sender_A, receiver_A = map(
+    np.asarray, (graph.edges, graph.senders, graph.receivers)
+  )
+  A, last_node = len(sender_A), int(graph.n_node.sum()) - 1
   stacks = devices * max(1, -(-A // (devices * STACK)))
   fill = (0, -A % stacks)
-  receiver_A = np.pad(graph.receivers, fill, constant_values=last_node)
+  receiver_A = np.pad(receiver_A, fill, constant_values=last_node)
   return graph._replace(
-    edges=np.pad(graph.edges, (fill, (0, 0))).reshape(stacks, -1, 1),
-    senders=np.pad(graph.senders, fill).reshape(stacks, -1),
+    edges=np.pad(edge_A1, (fill, (0, 0))).reshape(stacks, -1, 1),
+    senders=np.pad(sender_A, fill).reshape(stacks, -1),
     receivers=receiver_A.reshape(stacks, -1),
   )
 
@@ -119,16 +122,16 @@ def propagate(
   layers: int,
   mesh: Mesh | None = None,
 ) -> jax.Array:
-  """[N, D] float32: the mean of the start vectors and of every layer's output.
+  """Returns the mean of the start vectors and of all layers' outputs, [N, D] float32.
 
   Args:
-    params: as `init` makes them, on every device.
-    graph: as `stacked` makes it; on a mesh its stacks are divided over the devices.
+    params: from `init`, replicated on every device.
+    graph: from `stacked`; on a mesh its stacks are sharded over the devices.
     layers: of the GCN.
-    mesh: None for one device.
+    mesh: None = one device.
   """
 
-  def spread(node_ND):
+  def spread(node_ND) -> jax.Array:
     arcs = graph.edges, graph.senders, graph.receivers
     if mesh is None:
       return _spread(node_ND, *arcs)
@@ -152,47 +155,44 @@ def propagate(
   return total_ND / (layers + 1)
 
 
-def _spread(node_ND, edge_ST1, sender_ST, receiver_ST):
-  """[N, D]: what these arcs bring to every node, one stack of them after another."""
+def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
+  """Returns the sum of every node's incoming messages, [N, D], stack by stack."""
 
-  def add_stack(total_ND, arcs):
+  def add_stack(total_ND, arcs) -> tuple[Any, None]:
     edge_T1, sender_T, receiver_T = arcs
 
     def aggregate(message_TD, receiver_T, num_nodes):
       del num_nodes
       return total_ND.at[receiver_T].add(message_TD * edge_T1, indices_are_sorted=True)
 
-    # jraph's own normalisation would count the degrees anew in every layer and step.
+    # jraph's own normalisation would recount the degrees in every layer and step.
     layer = jraph.GraphConvolution(
       lambda node_ND: node_ND, aggregate, symmetric_normalization=False
     )
-    graph = jraph.GraphsTuple(
-      nodes=node_ND,
-      edges=edge_T1,
-      senders=sender_T,
-      receivers=receiver_T,
-      n_node=None,
-      n_edge=None,
-      globals=None,
-    )
+    graph = _graph(nodes=node_ND, edges=edge_T1, senders=sender_T, receivers=receiver_T)
     return layer(graph).nodes, None
 
   arcs = edge_ST1, sender_ST, receiver_ST
   return jax.lax.scan(add_stack, jnp.zeros_like(node_ND), arcs)[0]
 
 
+def _graph(**fields: Any) -> jraph.GraphsTuple:
+  """Returns a graph of these fields, NumPy or jax; the others are None."""
+  return jraph.GraphsTuple(**(dict.fromkeys(jraph.GraphsTuple._fields) | fields))
+
+
 def _times(matrix_DD: jax.Array, node_ND: jax.Array) -> jax.Array:
-  # An accelerator would round the factors, and the codes follow from the result.
+  # By default an accelerator rounds the factors, which would change the codes.
   return jnp.einsum("nd,de->ne", node_ND, matrix_DD, precision="highest")
 
 
 def bpr_loss(
   node_ND: jax.Array, user_B: jax.Array, item_B: jax.Array, negative_BM: jax.Array
 ) -> jax.Array:
-  """-ln σ(⟨user, item⟩ - ⟨user, negative⟩), averaged over negatives and batch.
+  """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
-  All are numbers of nodes: item i is U + i. A negative is any item, as in
-  `systems.bpr_mf`: few are wrong, and the item itself has no gradient.
+  All arguments are node indices: item i is U + i. A negative is any item, as in
+  `systems.bpr_mf`: few are false negatives, and the item itself has no gradient.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

@@ -19,6 +19,7 @@ import scipy.sparse
 from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import gcn
+from lightlm_jax.ids import graph as graph_lib
 from lightlm_jax.runtime.errors import UserError
 
 # The cut-off of the NDCG that decides when training stops.
@@ -37,25 +38,24 @@ def embeddings(
   seed: int,
   mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Trains on the interactions: users' vectors [U, D] and items' [I, D], float32.
+  """Trains the GCN; returns users' vectors [U, D] and items' [I, D], float32.
 
-  A share of the *training* edges is held back, out of the graph and out of the loss,
-  to tell when to stop. The start vectors of the best epoch are then spread over the
-  graph of all edges: what was held back shapes the result too, at no second training.
+  A share of the *training* edges is held back from the graph and the loss, for early
+  stopping. The start vectors of the best epoch are then propagated over the graph of
+  all edges, so that the held-back ones shape the result too, without a second training.
 
-  A node without edges keeps its start vector (scaled by 1 / (layers + 1)); so do all
-  of them where there is no edge at all.
+  A node without edges keeps its start vector, scaled by 1 / (layers + 1).
 
-  The same seed gives the same bytes, on one kind of processor and with one version of
-  jax, with any number of threads unless `weighted` (XLA cuts a product of matrices into
-  as many sums as there are threads). For that it runs on the CPU where jax has one: an
-  accelerator adds up arcs in any order. On a `mesh`, all of whose axes share the work,
-  vectors are equal within float32's rounding.
+  The same seed gives the same bytes on one kind of processor and one version of jax,
+  whatever the number of threads, unless `weighted` (XLA splits matrix products by
+  thread). To this end it runs on the CPU if jax has one: an accelerator sums messages
+  in any order. On a `mesh`, all of whose axes share the work, vectors are equal up to
+  float32 rounding.
 
   Raises:
-    UserError: the learning rate is so large that the vectors are no numbers.
+    UserError: training diverged, which a lower learning rate prevents.
   """
-  # Scores that judge an epoch may not depend on how many threads the machine has.
+  # One thread: the scores for early stopping may not depend on the machine's threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
   device = _cpu() if mesh is None else None
@@ -63,7 +63,7 @@ def embeddings(
     node_ND = _train(train, options, seed, mesh)
   if not np.isfinite(node_ND).all():
     raise UserError(
-      f"the GCN's vectors grew beyond all numbers at learning rate "
+      f"the GCN's vectors are not finite at learning rate "
       f"{options.learning_rate}; lower it"
     )
   return node_ND[: train.num_users], node_ND[train.num_users :]
@@ -76,12 +76,12 @@ def ndcg(
   item_H: np.ndarray,
   k: int = STOPPING_K,
 ) -> float:
-  """Mean over the edges of 1 / log2(1 + rank), or 0 for a rank beyond k.
+  """Returns the mean over the edges of 1 / log2(1 + rank), 0 for ranks beyond k.
 
-  The rank is that of the edge's item among all items but those in the user's row of
-  `known`, [U, I]. Equal scores, and such as are no numbers, stand before the item.
+  The rank is that of the edge's item among all items, except the others in the user's
+  row of `known`, [U, I]. Items with equal or NaN scores count as ranked higher.
   """
-  num_users = known.shape[0]
+  num_users, _ = graph_lib.shape(known)
   user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
   gain = 0.0
   at_once = max(1, min(256, 2**26 // len(item_ID)))
@@ -98,7 +98,7 @@ def ndcg(
 def _train(
   train: Interactions, options: Gcn, seed: int, mesh: Mesh | None
 ) -> np.ndarray:
-  """[N, D] float32: every node's vector, spread over all edges."""
+  """Returns every node's vector, propagated over all edges, [N, D] float32."""
   U, I = train.num_users, train.num_items
   user_E, item_E = gcn.distinct_edges(train)
   E = len(user_E)
@@ -110,16 +110,16 @@ def _train(
   stopping_H = held_H[:MAX_EVALUATED]
 
   def placed(graph):
-    """With the weights and arcs divided over the mesh."""
+    """Returns the graph in stacks that are sharded over the mesh."""
     graph = gcn.stacked(graph, 1 if mesh is None else mesh.size)
     return jax.tree.map(lambda a: _put(a, mesh, divided=a.ndim > 1), graph)
 
   init_key, epoch_key = jax.random.split(jax.random.key(seed))
   best = jax.tree.map(lambda a: _put(a, mesh), gcn.init(init_key, U + I, options))
   state = best, optax.adam(options.learning_rate).init(best)
-  # Copied: the steps give the memory of their own away.
+  # Copied, because `_epoch` donates its state.
   state = jax.tree.map(lambda a: _put(jnp.copy(a), mesh), state)
-  # As arguments of compiled functions: XLA would fold a constant graph for minutes.
+  # Passed as arguments: XLA would spend minutes on folding a constant graph.
   graph = placed(gcn.bipartite(user_E, item_E, U, I, kept_E))
   edges = _put(user_K, mesh), _put(U + item_K, mesh)
   spread = functools.partial(_propagate, layers=options.layers, mesh=mesh)
@@ -154,15 +154,15 @@ _propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:
-  """Edges of a step: as wanted, but for an epoch of very few or very many steps."""
+  """Returns edges per step: `wanted`, within MIN_STEPS and MAX_STEPS of an epoch."""
   fewest_B = -(-edges // MAX_STEPS)
-  # Even shares for any usual number of devices: all of them make the same batches.
+  # Divisible by any usual number of devices, so that the batches do not depend on it.
   fewest_B = -(-fewest_B // 1024) * 1024
   return min(max(wanted, fewest_B), -(-edges // MIN_STEPS))
 
 
 def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
-  """On the device, or on the mesh: a copy for each, or rows divided."""
+  """Puts an array on the device, or replicated or sharded by rows on the mesh."""
   if mesh is None:
     return jnp.asarray(array)
   spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()
@@ -188,20 +188,20 @@ def _epoch(
   negatives,
   mesh,
 ):
-  """Every edge once, in drawn order; the last batch is filled up from the first.
+  """Trains on every edge once in random order; the last batch wraps around.
 
   Args:
     state: (parameters, state of the optimiser).
     key: of the order and of the negatives.
     learning_rate: of Adam.
-    graph: what the vectors are spread over, as `stacked` makes it.
-    user_K: int32 nodes of the edges that are trained on.
-    item_K: int32 nodes.
+    graph: from `stacked`.
+    user_K: int32 user nodes of the training edges.
+    item_K: int32 item nodes.
     first_item: U.
     layers: of the GCN.
     batch_size: B.
     negatives: M.
-    mesh: whose devices share the arcs and the batch, or None.
+    mesh: devices that share the arcs and the batch, or None.
 
   Returns:
     The new state and the losses of all steps.
@@ -216,7 +216,7 @@ def _epoch(
     params, adam_state = state
     shape, N = (batch_size, negatives), len(params["start"])
     negative_BM = jax.random.randint(key, shape, first_item, N)
-    # A batch that does not divide, of a small log, is every device's whole.
+    # If a small log's batch does not divide over the mesh, it is replicated.
     if mesh is not None and batch_size % mesh.size == 0:
       rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
       edge_B, negative_BM = jax.lax.with_sharding_constraint(
@@ -235,8 +235,8 @@ def _epoch(
   return jax.lax.scan(step, state, (edge_SB, jax.random.split(negatives_key, steps)))
 
 
-def _cpu() -> jax.Device | None:
-  """The CPU of this process; None where jax was told not to have one."""
+def _cpu():
+  """Returns the CPU device of this process; None if jax has none."""
   try:
     return jax.local_devices(backend="cpu")[0]
   except RuntimeError:

@@ -1,4 +1,4 @@
-"""Graphs of who bought what, from training interactions only, or of what it is."""
+"""Graphs of users, items and attributes, from training interactions only."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from lightlm_jax.data.interactions import Interactions
 
 
 def bipartite(train: Interactions) -> scipy.sparse.csr_array:
-  """[U + I, U + I] symmetric adjacency: users first, then items.
+  """Returns the [U + I, U + I] symmetric adjacency, users first, then items.
 
-  The weight of an edge is how often the user bought the item.
+  The weight of an edge is the number of interactions of the user with the item.
   """
   U, I = train.num_users, train.num_items
   node_E = U + train.item_E.astype(np.int64)
@@ -21,22 +21,22 @@ def bipartite(train: Interactions) -> scipy.sparse.csr_array:
 
 
 def items_together(train: Interactions) -> scipy.sparse.csr_array:
-  """[I, I] symmetric adjacency: how many users have both items."""
+  """Returns the [I, I] symmetric adjacency: users that two items share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI.T @ bought_UI)
 
 
 def users_together(train: Interactions) -> scipy.sparse.csr_array:
-  """[U, U] symmetric adjacency: how many items both users have."""
+  """Returns the [U, U] symmetric adjacency: items that two users share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI @ bought_UI.T)
 
 
 def all_together(train: Interactions) -> scipy.sparse.csr_array:
-  """[U + I, U + I]: `bipartite` with the two co-occurrence graphs in its blocks.
+  """Returns `bipartite` plus the two co-occurrence graphs, [U + I, U + I].
 
-  The paper's co-indexing. Pairs of users and pairs of items are many more than
-  purchases, and drown them: users and items end up in clusters apart.
+  This is the paper's co-indexing. Pairs of users and pairs of items far outnumber the
+  interactions, so that users and items end up in separate clusters.
   """
   blocks = [[users_together(train), None], [None, items_together(train)]]
   return (bipartite(train) + scipy.sparse.block_array(blocks)).tocsr()
@@ -45,15 +45,18 @@ def all_together(train: Interactions) -> scipy.sparse.csr_array:
 def by_attributes(
   train: Interactions, attributes: Sequence[np.ndarray]
 ) -> scipy.sparse.csr_array:
-  """[U + I + A, U + I + A] symmetric: users and items, each with its attributes.
+  """Returns the symmetric adjacency of users, items and attributes.
 
-  No purchase joins two items here: an attribute does. It weighs log((1 + I) / (1 + i))
-  where i items have it, so that what all have joins nothing; a user has what her items
-  have, as often as she bought it.
+  Items are connected through shared attributes alone, never through interactions. An
+  attribute of i items has the weight log((1 + I) / (1 + i)), so that one that all items
+  have connects nothing. A user has the attributes of her items, once per interaction.
 
   Args:
-    train: U users, I items.
-    attributes: int, of each item, each once, numbered from 0.
+    train: training interactions of U users with I items.
+    attributes: the distinct attributes of each item, int, numbered from 0.
+
+  Returns:
+    [U + I + A, U + I + A] weights, A attributes.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])
@@ -67,21 +70,26 @@ def by_attributes(
   bought_UI = bipartite(train)[:U, U:]
   has_NA = scipy.sparse.vstack([bought_UI @ has_IA, has_IA])
   blocks = [[scipy.sparse.coo_array((U + I, U + I)), has_NA], [has_NA.T, None]]
-  adjacency = scipy.sparse.block_array(blocks).tocsr()
+  adjacency = scipy.sparse.csr_array(scipy.sparse.block_array(blocks))
   adjacency.eliminate_zeros()
   return adjacency
 
 
 def distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
-  """[U, I]: 1 where the user bought the item, however often."""
+  """Returns [U, I]: 1 where the user interacted with the item, however often."""
   bought_UI = scipy.sparse.csr_array(
     (np.ones(len(train.item_E)), train.item_E, train.offset_U1),
     shape=(train.num_users, train.num_items),
-    copy=True,  # or summing duplicates would sort and shorten the log itself
+    copy=True,  # otherwise sum_duplicates would modify the log in place
   )
   bought_UI.sum_duplicates()
   bought_UI.data[:] = 1
   return bought_UI
+
+
+def shape(matrix) -> tuple[int, int]:
+  """Returns a sparse matrix's shape, for which scipy declares no type."""
+  return matrix.shape
 
 
 def _without_loops(adjacency: scipy.sparse.csr_array) -> scipy.sparse.csr_array:

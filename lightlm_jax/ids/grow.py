@@ -1,4 +1,4 @@
-"""New items get codes, all others keep theirs: no token, no inner node is added."""
+"""Codes for new items within an existing code book: all other codes stay."""
 
 import collections
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
 from lightlm_jax.ids.neighbours import by_attributes
 from lightlm_jax.runtime.errors import UserError
 
-# Items of training, most like it, that say where an item without training belongs.
+# Nearest trained items that decide where a cold item is placed.
 NEIGHBOURS = 10
 
 
@@ -22,33 +22,32 @@ def add_items(
   capacity: int,
   seed: int,
 ) -> CodeBook:
-  """The book with further items behind its own; a model trained on it goes on.
+  """Returns the book with new items appended; a model trained on it stays valid.
 
-  A new item joins the leaf that most of its neighbours are in (of equals the smallest,
-  then the first): it takes all their tokens but the last, and a last one that none of
-  this leaf has, drawn from those that end codes of this length. (One that was given to
-  a single item, or names a cluster elsewhere, is said of a second thing by that.) If
-  the leaf is full, the next one of its neighbours counts. An item without neighbours,
-  or all of whose neighbours' leaves are full, is put to the items that have no training
-  interactions; where there are none, or no room beside them, into the leaf with the
-  most free tokens.
+  The vocabulary and the inner nodes of the trie stay the same. A new item joins the
+  leaf that holds most of its neighbours (ties: the smallest leaf, then the first). It
+  shares their prefix and gets a last token that is free in this leaf, drawn from the
+  tokens that end codes of this length. (Such a token may already name a single item or
+  a cluster elsewhere.) If the leaf is full, the neighbours' next leaf is tried. An item
+  without neighbours, or whose neighbours' leaves are all full, joins the cold items; if
+  there are none, or their leaves are full, it joins the leaf with most free tokens.
 
   Args:
     book: I items.
-    neighbours: of each new item the old items it is like (bought by the same users, of
-      the same brand), catalogue indices; none, if nothing is known of it.
+    neighbours: for each new item, the catalogue indices of similar old items (bought by
+      the same users, of the same brand); empty if nothing is known.
     cold_I: bool, the old items without training interactions.
-    capacity: the most items that the trie's tables hold.
+    capacity: most items that the trie's tables hold.
     seed: of the last tokens.
 
   Raises:
-    UserError: there is no room for all of them, or a neighbour is no item.
+    UserError: the items do not all fit, or a neighbour is outside the catalogue.
   """
   num_items = len(book.items_IL)
   if num_items + len(neighbours) > capacity:
     raise UserError(
-      f"{num_items:,} items and {len(neighbours):,} new ones are more than the "
-      f"{capacity:,} that there is room for; build the ids anew"
+      f"{num_items:,} items and {len(neighbours):,} new ones exceed the capacity of "
+      f"{capacity:,}; build the ids anew"
     )
   stem_IL, _ = split_last(book.items_IL)
   stem_CL, leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)
@@ -76,8 +75,8 @@ def add_items(
       )
     votes = collections.Counter(leaf_I[old_items].tolist())
     wanted = sorted(votes, key=lambda leaf: (-votes[leaf], size_C[leaf], leaf))
-    with_room = (leaf for leaf in (*wanted, *cold_leaves) if number_free(leaf))
-    leaf = next(with_room, None)
+    not_full = (leaf for leaf in (*wanted, *cold_leaves) if number_free(leaf))
+    leaf = next(not_full, None)
     if leaf is None:
       leaf = max(range(len(stems)), key=number_free)
     free = free_tokens(leaf)
@@ -101,25 +100,25 @@ def place_cold(
   *,
   seed: int,
 ) -> CodeBook:
-  """The book with items that training never saw beside their like, not apart.
+  """Returns the book with cold items moved next to trained items with like attributes.
 
-  As if they had come later: their codes are taken back, and `add_items` gives them new
-  ones by the trained items that are nearest in attributes. All other codes stay, and
-  so does the vocabulary. An item that is like no trained one keeps the code it has.
+  The codes of cold items are replaced by those that `add_items` gives them, with the
+  nearest trained items by attributes as neighbours. All other codes and the vocabulary
+  stay the same. An item that shares no attribute with a trained one keeps its code.
 
   Args:
     book: I items.
-    cold_I: bool, the items without training interactions; where there are none, the
-      book itself is returned.
+    cold_I: bool, the items without training interactions; without any, the book is
+      returned unchanged.
     attributes: of each item, see `neighbours.by_attributes`.
     seed: of the last tokens.
 
   Raises:
-    UserError: nothing is known of the items, or there is no room for all of them.
+    UserError: there are no attributes, or the items do not all fit.
   """
   if attributes is None:
     raise UserError(
-      "config.ids.cold is 'attributes', which wants item_attributes.json (raw item id "
+      "config.ids.cold is 'attributes', which needs item_attributes.json (raw item id "
       "→ list of attributes) beside the log; put it there, or set it to 'apart'"
     )
   if not cold_I.any():
@@ -139,17 +138,17 @@ def place_cold(
   items_IL = np.empty_like(grown.items_IL)
   items_IL[stays_I], items_IL[~stays_I] = np.split(grown.items_IL, [stays_I.sum()])
   placed = [int((~stays_I).sum()), len(cold_N)]
-  manifest = {**book.manifest, "cold_placed": placed}  # of so many
+  manifest = {**book.manifest, "cold_placed": placed}  # [moved, cold items]
   return dataclasses.replace(book, items_IL=items_IL, manifest=manifest)
 
 
 def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
-  """The tokens that end a code, by their depth; those that follow a prefix, by it."""
+  """Returns the last tokens of codes by depth, and all next tokens by prefix."""
   ends, following = collections.defaultdict(set), collections.defaultdict(set)
   for code_L in items_IL:
     code = code_L[code_L >= 0].tolist()
     ends[len(code) - 1].add(code[-1])
-    # Not only the last: a token that leads on after this prefix ends nothing there.
+    # Also inner tokens: one that leads on after this prefix cannot end a code there.
     for depth, token in enumerate(code):
       following[tuple(code[:depth])].add(token)
   return ends, following

@@ -1,7 +1,7 @@
-"""K-Means on a mesh: Lloyd's iterations (1982), points divided over the devices.
+"""K-Means on a mesh: Lloyd's iterations (1982), with points sharded over devices.
 
-For catalogues that scikit-learn's K-Means, on one machine's processors, takes too long
-for. Letters: N points, n of them on a device, in stacks of R rows; D width, K centres.
+For catalogues too large for scikit-learn's K-Means on one machine's processors.
+Letters: N points in S stacks of R rows; D width, K centres.
 """
 
 import functools
@@ -18,16 +18,16 @@ STACK = 8_192
 def assign(
   value_ND: np.ndarray, start_KD: np.ndarray, mesh: Mesh, *, iterations: int
 ) -> np.ndarray:
-  """[N] int64: each point's nearest centre once the centres rest.
+  """Returns each point's nearest centre after convergence, [N] int64.
 
-  A centre that is nearest to no point stays where it is. Of centres equally near the
-  first counts. Distances are in float32; numbers of devices differ by its rounding.
+  A centre without points stays where it is; ties go to the first centre. Distances are
+  float32, so results on different numbers of devices agree up to rounding.
 
   Args:
-    value_ND: the points; all axes of the mesh share them.
-    start_KD: the centres to begin with.
+    value_ND: the points, sharded over all axes of the mesh.
+    start_KD: the initial centres.
     mesh: the devices.
-    iterations: at most; fewer if no point changes its centre.
+    iterations: the most; it stops earlier once no point changes its centre.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK
@@ -46,7 +46,7 @@ def assign(
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
-  """[S, R] int32 labels."""
+  """Returns labels [S, R] int32."""
   axes = mesh.axis_names
 
   def iterate(value_SRD, real_SR, centre_KD):
@@ -77,8 +77,8 @@ def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
 
 
 def _nearest(value_SRD, real_SR, centre_KD):
-  """Labels [S, R] of this device's points, their sums [K, D] and numbers [K]."""
-  # An accelerator would round the factors; who is nearest would depend on it.
+  """Returns labels [S, R] of a device's points, and sums [K, D] and counts [K]."""
+  # By default an accelerator rounds the factors, which can change the nearest centre.
   einsum = functools.partial(jnp.einsum, precision="highest")
   square_K = einsum("kd,kd->k", centre_KD, centre_KD)
 

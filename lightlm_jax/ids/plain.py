@@ -1,4 +1,4 @@
-"""Ids that carry no collaborative signal: random, sequential, one token an item.
+"""Ids without collaborative signal: random, sequential, and one token per item.
 
 Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
 2023), sections 4.1-4.3, compare them with collaborative ids.
@@ -10,10 +10,10 @@ from lightlm_jax.data.interactions import Interactions
 
 
 def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
-  """Digits [N, L] of whole numbers at one fixed length, a token range per digit.
+  """Returns the digits of numbers as tokens, [N, L] int32, all of one length.
 
-  Digit values of place l are tokens `l * base` to `l * base + base - 1`, so that a
-  place is told by the token itself.
+  The digits at position l are the tokens `l * base` to `l * base + base - 1`, so that a
+  token identifies its position.
   """
   length = 1
   while base**length <= number_N.max(initial=0):
@@ -26,22 +26,22 @@ def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
 def random_ids(
   train: Interactions, base: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """RID: a random number for each item and for each user, written in `base`."""
+  """RID: a random number for each item and each user, written in `base`."""
   rng = np.random.default_rng(seed)
   items_IL = random_numbers(train.num_items, base, rng)
   return apart(items_IL, random_numbers(train.num_users, base, rng))
 
 
 def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarray:
-  """[N, L] int32: the numbers from 0 to N - 1 in random order, written in `base`."""
+  """Returns 0 to N - 1 in random order, written in `base`, [N, L] int32."""
   return numbers_in_base(rng.permutation(number), base)
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
-  """SID: numbered by first appearance in the training log, then written in `base`.
+  """SID: items numbered by first appearance in training, then written in `base`.
 
-  Neighbours in time get neighbouring numbers, so consecutive numbers tell the next
-  item. Items never seen in training come last.
+  Items that appear one after the other get consecutive numbers, which reveals the next
+  item. Items without training interactions come last.
   """
   seen, first = np.unique(train.item_E, return_index=True)
   number_I = np.full(train.num_items, -1)
@@ -53,13 +53,13 @@ def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarr
 
 
 def independent_ids(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """IID: one token an item, one token a user."""
+  """IID: one token per item and one per user."""
   items_I1 = np.arange(train.num_items, dtype=np.int32)[:, None]
   users_U1 = np.arange(train.num_users, dtype=np.int32)[:, None]
   return apart(items_I1, users_U1)
 
 
 def apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Moves the users' tokens behind the items', so that no token means two things."""
+  """Shifts the users' tokens behind the items', so that they share none."""
   first = items_IL.max(initial=0) + 1
   return items_IL, np.where(users_UL >= 0, users_UL + first, -1).astype(np.int32)

@@ -1,7 +1,7 @@
-"""What codes are worth before anything is trained on them: shape and agreement.
+"""Statistics of codes before any model is trained: sizes, entropy and agreement.
 
-A *level* is a place in the code; what is said of each is a list. Two codes *agree* down
-to a level if their tokens are equal from the first to that one.
+A *level* is a position in the code; statistics per level are lists. Two codes *agree*
+down to a level if all their tokens up to and including that level are equal.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from lightlm_jax.ids import graph
 from lightlm_jax.ids.codes import CodeBook, split_last
 
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
-# Items whose nearest one is looked for: pairs of a million items fill no memory.
+# Most items whose nearest neighbour is computed, so that the pairs fit into memory.
 MOST_NEIGHBOURS = 50_000
 
 
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
-  """All that `index` says of a book over a split that holds items out.
+  """Returns the report of `index` on a code book.
 
   Returns:
     num_items, num_users, vocab_size, length {tokens: items}, collisions, largest_leaf,
-    tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles a level),
-    agreement {training, held_out, random: a share a level, None where nothing is held
-    out} of users with items, neighbours {nearest, random: a share a level} of items
+    tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles per level),
+    agreement {training, held_out, random: a share per level; None if nothing is held
+    out} of users with items, neighbours {nearest, random: a share per level} of items
     with items.
   """
   items_IL, users_UL = book.items_IL, book.users_UL
@@ -50,10 +50,10 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
 
 
 def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
-  """Down to each level, the share of P pairs of codes that agree; None of no pairs.
+  """Returns, per level, the share of P pairs of codes that agree; None without pairs.
 
-  A code that has ended agrees with nothing further down. Codes are padded with -1 at
-  the end, and may be of different widths.
+  A code agrees with nothing beyond its end. Codes are padded with -1 at the end, and
+  the two arrays may differ in width.
   """
   if not len(code_PL):
     return None
@@ -64,7 +64,7 @@ def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
 
 
 def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
-  """By level, the items of each cluster; a prefix that is a whole code is none."""
+  """Returns, per level, the number of items under each inner prefix."""
   sizes = []
   for level in range(items_IL.shape[1] - 1):
     inner_NL = items_IL[items_IL[:, level + 1] >= 0, : level + 1]
@@ -73,15 +73,15 @@ def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
 
 
 def largest_leaf(items_IL: np.ndarray) -> int:
-  """The most items that differ in nothing but their last token."""
+  """Returns the largest number of items whose codes differ only in the last token."""
   stem_IL, _ = split_last(items_IL)
   return int(np.unique(stem_IL, axis=0, return_counts=True)[1].max())
 
 
 def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
-  """[A] int64: the items that share most buyers with these, by cosine; -1 for none.
+  """Returns each item's nearest neighbour by cosine over users, [A] int64; -1 = none.
 
-  Of items equally near the one with the lower index.
+  Ties go to the lower index.
   """
   bought_UI = graph.distinct_purchases(train)
   together_AI = (bought_UI.T.tocsr()[item_A] @ bought_UI).tocoo()
@@ -102,7 +102,7 @@ def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
 def _agreement_with_users(items_IL, users_UL, split: Split, rng) -> dict[str, Any]:
   train = split.train
   pairs = {"training": (train.user_E, train.item_E), "held_out": None}
-  if split.test is not None:
+  if split.test is not None and split.validation is not None:
     held = (split.validation, split.test)
     pairs["held_out"] = (
       np.concatenate([requests.user_N for requests in held]),

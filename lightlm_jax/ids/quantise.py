@@ -1,15 +1,13 @@
-"""GCI: graph collaborative indexing, an id is a vector's place in a few codebooks.
+"""GCI: graph collaborative indexing, an id is a vector's centres in several codebooks.
 
-LightLM (arXiv 2310.17488), section on GCI: the vectors of a GCN (`gcn`) are z-scored,
-cut into L pieces, and K-Means of each piece gives one of an id's L tokens: product
-quantisation (Jégou et al. 2011). `residual` is the other classic, hierarchical where
-the first is not: K-Means of the whole vectors, then of what its centres leave over
-(Chen et al. 2010; the semantic ids of TIGER, arXiv 2305.05065, are of this kind).
-Users and items are quantised together, by one codebook a level.
+LightLM (arXiv 2310.17488), section on GCI: the vectors of a GCN (`gcn`) are z-scored
+and cut into L pieces, and K-Means on each piece gives one of an id's L tokens: product
+quantisation (Jégou et al. 2011). `residual` is the hierarchical alternative: K-Means on
+the whole vectors, then on the residuals (Chen et al. 2010; as in the semantic ids of
+TIGER, arXiv 2305.05065). Users and items share one codebook per level.
 
-Nodes without a training edge have no place among the vectors. Their first token is one
-that no other node has, the cold branch, and the digits of a number drawn for each
-follow it.
+Nodes without a training edge have no vector worth quantising. They share a first token
+that no other node has, the cold branch, followed by the digits of a random number.
 
 Letters: U users, I items, N = U + I vectors, users first; D width, L levels, K
 centres.
@@ -25,9 +23,9 @@ from lightlm_jax.ids.codes import with_last_token
 from lightlm_jax.runtime.errors import UserError
 
 _MOST_ITERATIONS = 100
-# Of more, scikit-learn's K-Means and a GCN on one CPU take many hours.
+# Beyond this, scikit-learn's K-Means and a GCN take many hours on one CPU.
 MOST_ON_ONE_CPU = 1_000_000
-# On a mesh, K-Means begins with centres chosen among so many points for each.
+# On a mesh, the initial centres are chosen among this many points per centre.
 _SAMPLE = 256
 
 
@@ -41,23 +39,23 @@ def gci_ids(
   seed: int,
   mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
+  """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  One column fewer where nothing needed a last token. See `codes` and `with_cold`.
+  One column fewer if no code needs a last token. See `codes` and `with_cold`.
 
   Args:
     train: training interactions.
-    options: of the vectors.
+    options: of the GCN.
     quantiser: "product" or "residual".
-    levels: tokens of a code, but for the last token (L).
-    centres: different tokens at each level (K).
-    seed: of everything that is drawn.
-    mesh: devices to share the vectors' training and K-Means, which begins with other
-      centres there: another book than one CPU's (None).
+    levels: tokens of a code without its last token (L).
+    centres: tokens per level (K).
+    seed: of the GCN, K-Means and the last tokens.
+    mesh: devices that share the GCN's training and K-Means; its initial centres differ
+      from those on one CPU (None), and so do the codes.
 
   Raises:
-    UserError: vectors cannot be cut into so many levels, or there are so many users or
-      items that one CPU would take hours.
+    UserError: the vectors are too narrow for so many levels, or the log is too large
+      for one CPU.
   """
   if mesh is None and max(train.num_users, train.num_items) > MOST_ON_ONE_CPU:
     raise UserError(
@@ -85,10 +83,10 @@ def gci_ids(
 def with_cold(
   label_WL: np.ndarray, warm_M: np.ndarray, centres: int, seed: int
 ) -> np.ndarray:
-  """[M, L] int64: labels of all nodes, from those of the ones that have an edge.
+  """Returns the labels of all nodes, [M, L] int64, given those of the warm ones.
 
-  The first label of the others is K; the digits of a number in base K follow, drawn
-  for each, of which two are equal only where L - 1 digits do not suffice.
+  A cold node gets K as its first label, then the base-K digits of a random number. Two
+  cold nodes share their labels only if L - 1 digits do not suffice.
   """
   label_ML = np.empty((len(warm_M), label_WL.shape[1]), np.int64)
   label_ML[warm_M] = label_WL
@@ -102,14 +100,14 @@ def with_cold(
 def product(
   z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
 ) -> np.ndarray:
-  """Product quantisation: K-Means of each of L pieces of the z-scored vectors.
+  """Product quantisation: K-Means on each of L pieces of the z-scored vectors.
 
   Args:
     z_ND: float.
     levels: L, at most D.
-    centres: K; a piece with fewer different values has a label for each of them.
+    centres: K; a piece with fewer distinct values gets one label for each.
     seed: of K-Means.
-    mesh: whose devices share K-Means; None for scikit-learn's.
+    mesh: devices that share K-Means; None = scikit-learn on the CPU.
 
   Returns:
     [N, L] int64 labels below K. They do not depend on the number of threads.
@@ -119,8 +117,8 @@ def product(
   """
   if levels > z_ND.shape[1]:
     raise UserError(
-      f"vectors of {z_ND.shape[1]} numbers cannot be cut into {levels} levels; ask "
-      "for fewer levels or for wider vectors"
+      f"vectors of {z_ND.shape[1]} numbers cannot be cut into {levels} levels; give "
+      "fewer levels or wider vectors"
     )
   pieces = np.array_split(standardised(z_ND), levels, axis=1)
   labels = [_cluster(piece, centres, seed, mesh)[0] for piece in pieces]
@@ -130,10 +128,10 @@ def product(
 def residual(
   z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
 ) -> np.ndarray:
-  """Residual quantisation: K-Means, then K-Means of what its centres leave over.
+  """Residual quantisation: K-Means on the vectors, then on the residuals, L times.
 
-  Args and result as of `product`; any number of levels. The first label is the
-  coarsest, and every further one tells less.
+  Arguments and result as in `product`; any number of levels. The first label is the
+  coarsest.
   """
   rest_ND, labels = standardised(z_ND), []
   for _ in range(levels):
@@ -149,13 +147,12 @@ QUANTISERS = {"product": product, "residual": residual}
 def codes(
   label_NL: np.ndarray, num_users: int, centres: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Labels → item codes and user codes, int32, padded with -1.
+  """Returns item codes and user codes from labels, int32, padded with -1.
 
-  The first level writes with the tokens from 0 to K, where K is the cold branch, and
-  each further one with the next K, the same for users and items. Items whose labels
-  are all equal get a last token, numbered in seeded random order within each such
-  leaf, users likewise with a range of their own. All others have exactly L tokens, so
-  that no code begins another.
+  The first level has the tokens 0 to K, where K is the cold branch; each further level
+  has the next K. Users and items share them. Items with equal labels get a last token,
+  numbered in seeded random order; users likewise, with tokens of their own. All other
+  codes have exactly L tokens, so that no code is a prefix of another.
   """
   rng = np.random.default_rng(seed)
   levels = label_NL.shape[1]
@@ -169,7 +166,7 @@ def codes(
 
 
 def standardised(value_ND: np.ndarray) -> np.ndarray:
-  """float64: every column with mean 0 and standard deviation 1; 0 if constant."""
+  """Returns columns with mean 0 and standard deviation 1, float64; 0 if constant."""
   centred_ND = value_ND.astype(np.float64) - value_ND.mean(axis=0, dtype=np.float64)
   deviation_D = centred_ND.std(axis=0)
   return centred_ND / np.where(deviation_D > 0, deviation_D, 1)[None]
@@ -178,13 +175,13 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Labels [N] int64 below K and the members' mean of each label, [≤ K, D]."""
-  # The limit reaches the libraries loaded by then: scikit-learn brings one, so it is
-  # loaded before. Clusters may not depend on how many threads the machine has.
+  """Returns labels [N] int64 below K, and the mean vector of each, [≤ K, D]."""
+  # One thread: clusters may not depend on the machine's number of threads. The limit
+  # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  # Sorting a million rows takes longer than seeing that a few differ.
+  # Checking the first rows avoids sorting a million of them.
   if len(np.unique(value_ND[: 10 * centres], axis=0)) <= centres:
     distinct, label_N = np.unique(value_ND, axis=0, return_inverse=True)
     if len(distinct) <= centres:
@@ -192,16 +189,19 @@ def _cluster(
   with threadpoolctl.threadpool_limits(1):
     if mesh is None:
       means = sklearn.cluster.KMeans(
-        centres, n_init=1, max_iter=_MOST_ITERATIONS, random_state=seed
+        centres,
+        n_init=1,  # pyright: ignore[reportArgumentType], a default of "auto"
+        max_iter=_MOST_ITERATIONS,
+        random_state=seed,
       )
-      label_N = means.fit(value_ND).labels_
+      label_N = np.asarray(means.fit(value_ND).labels_)
     else:
       order_N = np.random.default_rng(seed).permutation(len(value_ND))
       start_KD, _ = sklearn.cluster.kmeans_plusplus(
         value_ND[order_N[: _SAMPLE * centres]], centres, random_state=seed
       )
       label_N = lloyd.assign(value_ND, start_KD, mesh, iterations=_MOST_ITERATIONS)
-  # A cluster may be left empty where values differ by less than K-Means can tell.
+  # Clusters can be empty if values differ by less than the tolerance of K-Means.
   label_N = np.unique(label_N, return_inverse=True)[1].reshape(-1)
   size_K = np.bincount(label_N)
   centre_KD = np.stack([np.bincount(label_N, column) for column in value_ND.T], axis=1)

@@ -2,15 +2,15 @@
 
 Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
 2023), section 4.4, as LightLM (arXiv 2310.17488) uses it, with users and items
-clustered together. Clusters are those of spectral clustering (Ng, Jordan & Weiss
-2001; von Luxburg 2007), eigenvectors of D^-1/2 A D^-1/2 with rows brought to length
-one, in the coordinates of a diffusion map (Coifman & Lafon 2006): an eigenvector
-counts by its eigenvalue to the power of `WALK`, so that two nodes are near if random
-walks of so many steps from them end alike. Coarse structure then goes before fine.
+clustered together. Clusters come from spectral clustering (Ng, Jordan & Weiss 2001;
+von Luxburg 2007): eigenvectors of D^-1/2 A D^-1/2, rows normalised to length one, in
+the coordinates of a diffusion map (Coifman & Lafon 2006). An eigenvector is weighted
+by its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of
+so many steps from them have similar distributions. Coarse structure then dominates.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
@@ -26,26 +26,26 @@ from lightlm_jax.ids.codes import stack_codes, with_last_token
 from lightlm_jax.runtime.errors import UserError
 
 TOKENS = ("level", "node")
-# Users and items on one graph (co-indexing), by purchases or by attributes; each on a
-# graph of their own; or one of them alone, while the others get random ids.
+# Users and items on one graph (co-indexing), by interactions or by attributes; each on
+# its own graph; or one of them alone, while the other gets random ids.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
 GRAPHS = (*CO_INDEXED, "attributes", "separate", "items", "users")
-# Steps of the random walk, and eigenvectors for every cluster. On Toys and Beauty more
-# steps tie users closer to their items, by fewer and ever larger clusters.
+# Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
+# bring users closer to their items, at the price of fewer and larger clusters.
 WALK, VECTORS = 5, 2
-# Of more, the eigenvectors alone take hours and tens of gigabytes.
+# Beyond this, the eigenvectors alone take hours and tens of gigabytes.
 MOST_NODES = 1_000_000
 # Below this many nodes a dense eigensolver is faster than Lanczos.
 _DENSE_NODES = 400
-# Of more, pairs of nodes that two steps join are not written down: an item that
-# everybody has would join everybody to everybody.
+# Beyond this, pairs of nodes two steps apart are not stored explicitly: an item that
+# all users have would connect every pair of users.
 _MOST_PAIRS = 20_000_000
 
 
 class Walks(NamedTuple):
   """A symmetric graph of N nodes: the weights `step_NN + onward_NA @ out_NA.T`.
 
-  A, the nodes in the middle of two steps, is 0 where the weights are all in `step_NN`.
+  A, the intermediate nodes of two steps, is 0 if all weights are in `step_NN`.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -59,23 +59,23 @@ class Walks(NamedTuple):
     return (self.step_NN + self.onward_NA @ self.out_NA.T).tocsr()
 
   def of(self, members: np.ndarray) -> "Walks":
-    """The graph of these nodes alone; their two steps may still lead by any node."""
+    """Returns the subgraph of these nodes; two steps may pass through any node."""
     step_NN = self.step_NN[members][:, members]
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 
   def scaled(self, scale_N: np.ndarray) -> "Walks":
-    """Rows and columns multiplied by `scale_N`, in single precision."""
+    """Returns rows and columns multiplied by `scale_N`, in single precision."""
     scale = scipy.sparse.diags_array(scale_N)
     parts = (scale @ self.step_NN @ scale, scale @ self.onward_NA, scale @ self.out_NA)
-    return Walks(*(part.tocsr().astype(np.float32) for part in parts))
+    return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
 
   def components(self) -> np.ndarray:
-    """[N] the number of each node's connected component."""
+    """Returns the number of each node's connected component, [N]."""
     joined = self.step_NN
-    if self.out_NA.shape[1]:
+    if graph_lib.shape(self.out_NA)[1]:
       joined = scipy.sparse.block_array([[joined, self.out_NA], [self.out_NA.T, None]])
     _, label_X = scipy.sparse.csgraph.connected_components(joined, directed=False)
-    label_N = label_X[: self.step_NN.shape[0]]
+    label_N = label_X[: graph_lib.shape(self.step_NN)[0]]
     return np.unique(label_N, return_inverse=True)[1]
 
 
@@ -91,43 +91,44 @@ def spectral_ids(
   seed: int,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Item codes [I, L] and user codes [U, L'], int32, padded with -1.
+  """Returns item codes [I, L] and user codes [U, L'], int32, padded with -1.
 
-  A code is the path of cluster tokens and, where a leaf holds more than one item (or
-  user), a last token numbered in seeded random order. Cluster tokens are shared by
-  users and items of one graph; each level has its own range, and so have the last
-  tokens of the items and those of the users.
+  A code is the path of cluster tokens and, if a leaf holds more than one item (or
+  user), a last token numbered in seeded random order. Users and items of one graph
+  share cluster tokens; each level has its own range, as have the last tokens of items
+  and those of users.
 
-  Nodes without a training edge come last on the first level, in clusters of at most
-  `leaf_size` where `branching` allows; small components of the graph may be there too.
+  Nodes without a training edge come last on the first level, together with small
+  components of the graph, in clusters of at most `leaf_size` as far as `branching`
+  allows.
 
   Args:
     train: training interactions.
-    graph: one of `GRAPHS`. "bipartite": users and items on the purchases between
-      them. "all_together": with the edges between users and between items.
-      "attributes": no purchase joins two items, but what they are. "separate":
-      items by who has both, users by what both have, no token in common. "items",
-      "users": these alone; the others get random numbers, as `plain.random_ids`.
-    branching: clusters at every level (the paper's N); small components, packed
-      together, may add as many again.
-    leaf_size: a cluster of more members, users and items together, is clustered
-      again (the paper's M).
-    levels: the most clusterings one inside the other; a cluster of the last level
-      stays a leaf, however large. Short codes make a short source.
-    tokens: "level": the numbers from 0 are used again below every cluster, a small
-      vocabulary whose tokens mean something only behind their prefix. "node": every
-      cluster and every item's last token has its own, and with it an embedding.
+    graph: one of `GRAPHS`. "bipartite": users and items, joined by interactions.
+      "all_together": also user-user and item-item co-occurrences. "attributes": items
+      joined by their attributes. "separate": items by shared users, users by shared
+      items, without common tokens. "items", "users": these alone; the others get
+      random numbers, as in `plain.random_ids`.
+    branching: clusters per level (the paper's N); small components, packed together,
+      may add as many again.
+    leaf_size: a cluster with more members (users plus items) is split again (the
+      paper's M).
+    levels: the deepest nesting; a cluster of the last level stays a leaf, however
+      large. Short codes make short encoder inputs.
+    tokens: "level": numbering restarts below every cluster, a small vocabulary whose
+      tokens mean something only after their prefix. "node": every cluster and every
+      item's last token has its own token and embedding.
     base: of the random numbers.
-    seed: of the clustering, of the last tokens and of the random numbers.
-    attributes: of the graph of that name, see `graph.by_attributes`.
+    seed: of the clustering, the last tokens and the random numbers.
+    attributes: for the graph of that name, see `graph.by_attributes`.
 
   Raises:
-    UserError: there are more than a million users or items; attributes are wanted and
-      not there.
+    UserError: there are more than a million users or items, or the attributes are
+      needed and missing.
   """
   _check(train, graph, attributes)
-  # Clustering may not depend on how many threads the machine has. The limit reaches
-  # the libraries loaded by then: scikit-learn brings one, so it is loaded before.
+  # One thread: clusters may not depend on the machine's number of threads. The limit
+  # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: F401, PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
@@ -142,23 +143,23 @@ def spectral_ids(
   with threadpoolctl.threadpool_limits(1):
     if graph in (*CO_INDEXED, "attributes"):
       if graph == "attributes":
-        adjacency = graph_lib.by_attributes(train, attributes)
+        adjacency = graph_lib.by_attributes(train, attributes or ())
       else:
         adjacency = CO_INDEXED[graph](train)
       ends = train.num_users, train.num_users + train.num_items
-      return _finish(*np.split(paths(adjacency), ends)[:2], tokens, rng)
-    path_UL = path_IL = None
-    if graph != "users":
-      path_IL = paths(graph_lib.items_together(train))
-    if graph != "items":
+      path_UL, path_IL, *_ = np.split(paths(adjacency), ends)
+      return _finish(path_UL, path_IL, tokens, rng)
+    if graph == "users":
       path_UL = paths(graph_lib.users_together(train))
-  if path_UL is None:
-    items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
-    return plain.apart(items, plain.random_numbers(train.num_users, base, rng))
-  if path_IL is None:
-    users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
-    return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
-  return _finish(*plain.apart(path_IL, path_UL)[::-1], tokens, rng)
+      users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
+      return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
+    path_IL = paths(graph_lib.items_together(train))
+    if graph == "items":
+      items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
+      return plain.apart(items, plain.random_numbers(train.num_users, base, rng))
+    path_UL = paths(graph_lib.users_together(train))
+  path_IL, path_UL = plain.apart(path_IL, path_UL)
+  return _finish(path_UL, path_IL, tokens, rng)
 
 
 def _check(
@@ -171,7 +172,7 @@ def _check(
     )
   if graph == "attributes" and attributes is None:
     raise UserError(
-      "config.ids.graph is 'attributes', which wants item_attributes.json (raw item id "
+      "config.ids.graph is 'attributes', which needs item_attributes.json (raw item id "
       "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
     )
 
@@ -179,11 +180,11 @@ def _check(
 def _finish(
   path_UL: np.ndarray, path_IL: np.ndarray, tokens: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Item and user codes from the paths of their clusters."""
+  """Returns item and user codes from the paths of their clusters."""
   first_item_token = 1 + max(path_UL.max(), path_IL.max())
   items = with_last_token(path_IL, first_item_token, rng, apart=tokens == "node")
   first_user_token = max(first_item_token, 1 + items.max(initial=0))
-  # A user is only read, never written: her last token needs no embedding of its own.
+  # Users are never generated: their last tokens need no embeddings of their own.
   users = with_last_token(path_UL, first_user_token, rng, apart=False)
   return items, users
 
@@ -196,14 +197,15 @@ def cluster_paths(
   levels: int,
   seed: int,
 ) -> list[tuple[int, ...]]:
-  """The path of cluster numbers of each node of a symmetric graph, level by level.
+  """Returns each node's path of cluster numbers in a symmetric graph.
 
-  Any graph will do: in pieces, with nodes that have no edge, with one node. A
-  cluster that does not split stays a leaf, however large.
+  The graph may be disconnected, have isolated nodes, or consist of one node. A cluster
+  that does not split stays a leaf, however large.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
-  paths: list[tuple[int, ...]] = [()] * adjacency.shape[0]
-  waiting = [np.arange(adjacency.shape[0])]
+  N, _ = graph_lib.shape(adjacency)
+  paths: list[tuple[int, ...]] = [()] * N
+  waiting = [np.arange(N)]
   while waiting:
     nodes = waiting.pop()
     inside = _one_step(adjacency)
@@ -223,17 +225,17 @@ def cluster_paths(
 
 
 def _one_step(adjacency: scipy.sparse.csr_array) -> Walks:
-  nowhere_NA = scipy.sparse.csr_array((adjacency.shape[0], 0))
+  nowhere_NA = scipy.sparse.csr_array((graph_lib.shape(adjacency)[0], 0))
   return Walks(adjacency, nowhere_NA, nowhere_NA)
 
 
 def _within(
   out_NA: scipy.sparse.csr_array, nodes_N: np.ndarray, degree_A: np.ndarray
 ) -> Walks:
-  """The graph of one cluster's nodes: one step, or two by any node.
+  """Returns the graph of one cluster's nodes: one step, or two through any node.
 
-  Deeper in the tree most edges lead out of the cluster, and what remains falls to
-  pieces; walks of two steps, through users and items anywhere, hold it together.
+  Deep in the tree most edges leave the cluster, and the rest is disconnected. Walks of
+  two steps, through any user or item, keep it connected.
   """
   onward_NA = out_NA.copy()
   onward_NA.data /= degree_A[out_NA.indices]
@@ -243,11 +245,11 @@ def _within(
 
 
 def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarray:
-  """[N] int64 cluster numbers from 0, none of them empty.
+  """Returns cluster numbers from 0, [N] int64, none of them empty.
 
-  Components that would fit into a leaf are packed together; the others share the
-  `branching` clusters by size. (Left in, every small component would take one of
-  the first eigenvectors, and the large ones would stay whole.)
+  Components that fit into a leaf are packed together; the others share the `branching`
+  clusters by size. (Otherwise every small component would take one of the leading
+  eigenvectors, and the large ones would not split.)
   """
   component_N = graph.components()
   size_C = np.bincount(component_N)
@@ -267,56 +269,64 @@ def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarra
   groups = min(branching, -(-total // leaf_size))
   start_C = np.zeros(len(size_C), dtype=np.int64)
   start_C[small_C] = np.cumsum(size_C[small_C]) - size_C[small_C]
-  crumb_N = label_N < 0
-  label_N[crumb_N] = clusters + start_C[component_N[crumb_N]] * groups // max(total, 1)
+  small_N = label_N < 0
+  label_N[small_N] = clusters + start_C[component_N[small_N]] * groups // max(total, 1)
   return np.unique(label_N, return_inverse=True)[1]
 
 
 def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
-  """[N] cluster numbers of a connected graph: normalised spectral clustering."""
+  """Returns cluster numbers [N] of a connected graph, by spectral clustering."""
   import sklearn.cluster  # noqa: PLC0415, slow to import
 
-  N = graph.step_NN.shape[0]
+  N, _ = graph_lib.shape(graph.step_NN)
   clusters = min(clusters, N - 1)
   if clusters < 2:
     return np.zeros(N, dtype=np.int64)
   vectors = min(VECTORS * clusters, N - 1)
-  # Single precision is 2.5 times faster, and finer than what is asked of the vectors.
+  # Single precision is 2.5 times faster, and finer than the solver's tolerance.
   laplacian = graph.scaled(1 / np.sqrt(graph @ np.ones(N)))
   if N <= _DENSE_NODES:
     value_K, vector_NK = scipy.linalg.eigh(
       laplacian.multiplied().toarray(), subset_by_index=(N - vectors, N - 1)
     )
   else:
-    # The leading eigenvector as a start would be left at once; a fixed random one
-    # meets all of them and makes the result repeatable.
+    # A fixed random start has a component along every eigenvector, and makes the result
+    # repeatable.
     start_N = np.random.default_rng(seed).standard_normal(N, np.float32)
-    operator = scipy.sparse.linalg.LinearOperator(
-      (N, N), matvec=laplacian.__matmul__, dtype=np.float32
+    operator = scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
+      (N, N),
+      matvec=laplacian.__matmul__,  # pyright: ignore[reportCallIssue]
+      dtype=np.float32,  # pyright: ignore[reportCallIssue]
     )
+    tolerance: Any = 1e-4  # scipy declares no type
     value_K, vector_NK = scipy.sparse.linalg.eigsh(
-      operator, k=vectors, which="LA", v0=start_N, tol=1e-4
+      operator, k=vectors, which="LA", v0=start_N, tol=tolerance
     )
-  # Of few nodes, eigenvalues below 0 may be among them.
+  # With few nodes, some eigenvalues may be negative.
   row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** WALK
   row_NK /= np.maximum(np.linalg.norm(row_NK, axis=1, keepdims=True), 1e-12)
-  # An eigenvector's sign is free; without this the clusters would depend on it.
+  # The sign of an eigenvector is arbitrary; the clusters may not depend on it.
   row_NK *= np.sign(row_NK[np.abs(row_NK).argmax(axis=0), np.arange(vectors)])
   with warnings.catch_warnings():
-    # Where nodes have the same neighbours there are fewer points than clusters.
+    # Nodes with the same neighbours coincide: there may be fewer points than clusters.
     warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-    means = sklearn.cluster.KMeans(clusters, n_init=1, random_state=seed).fit(row_NK)
-  return np.unique(means.labels_, return_inverse=True)[1]
+    means = sklearn.cluster.KMeans(
+      clusters,
+      n_init=1,  # pyright: ignore[reportArgumentType], a default of "auto"
+      random_state=seed,
+    )
+    label_N = np.asarray(means.fit(row_NK).labels_)
+  return np.unique(label_N, return_inverse=True)[1]
 
 
 def _number_levels(path_NL: np.ndarray) -> np.ndarray:
-  """Paths in which every level has its own range of tokens."""
+  """Returns paths in which every level has its own range of tokens."""
   depth = path_NL.shape[1]
   return np.where(path_NL >= 0, path_NL + np.arange(depth) * (1 + path_NL.max()), -1)
 
 
 def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
-  """Paths in which every cluster has its own token, level after level."""
+  """Returns paths in which every cluster has its own token, numbered level by level."""
   named_NL = np.full_like(path_NL, -1)
   first = 0
   for level in range(path_NL.shape[1]):
