@@ -48,7 +48,7 @@ def test_read_sequences(write, content):
     ("\n \n", "is empty"),
     ("u1 a\n\nu2\nu3 b", "line 3: user 'u2' has no items"),
     ("u1 a\r\nu2\r\n", "line 2: user 'u2' has no items"),
-    ("u1 a\nu2 b\n\nu1 c", "line 4: user 'u1' already stands in line 1"),
+    ("u1 a\nu2 b\n\nu1 c", "line 4: user 'u1' is already in line 1"),
     ("u1 a\nu2 b\0", "line 2: a NUL byte"),
     ("u1 a\0 b", "line 1: a NUL byte"),
     (b"u1 \xe4pfel", "byte 3 is not UTF-8"),

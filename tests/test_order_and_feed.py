@@ -422,5 +422,5 @@ def test_the_last_batch_of_packs_is_filled_up_with_nothing():
 
 
 def test_a_log_without_a_sequence_is_refused():
-  with pytest.raises(UserError, match="a history wants two training interactions"):
+  with pytest.raises(UserError, match="a history needs two training interactions"):
     make_packs(make_log((1, 1)))

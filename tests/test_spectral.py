@@ -404,7 +404,7 @@ def test_items_are_joined_by_what_few_have_and_users_by_what_theirs_have():
 
 
 def test_a_graph_of_attributes_without_attributes_is_refused_in_a_line():
-  with pytest.raises(UserError, match=r"wants item_attributes\.json"):
+  with pytest.raises(UserError, match=r"needs item_attributes\.json"):
     sci(make_log([[0]], 1), graph="attributes")
 
 

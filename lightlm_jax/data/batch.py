@@ -1,37 +1,40 @@
-"""Batches of requests or examples: static shapes, filled up with weight 0."""
+"""Batches of requests or examples: static shapes, padded with weight 0."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lightlm_jax.data.requests import Requests
 
 SHORTEST_HISTORY = 5
+Array = Any  # a jax.Array on the devices, or a numpy array on the host
 
 
 class Batch(NamedTuple):
-  """Requests on the device, or examples with the items that answer them.
+  """Requests, or training examples with their targets.
 
   Attributes:
-    user_B: int32 user indices, -1 = unknown. In rows of K examples [B, K], as the
-      targets and the weights.
+    user_B: int32 user indices, -1 = unknown. [B, K] if a row holds K examples, like
+      target_B and weight_B.
     history_BH: int32 catalogue indices, right-aligned (newest last), -1 = none.
-    segment_BH: int32, which example of the row an item belongs to, from 1; 0 = none.
-    target_B: int32 catalogue index that followed; -1 where it is not known. In rows of
-      sequences [B, H]: what followed each position.
-    weight_B: float32, 0 for what only fills the batch.
+    segment_BH: int32, the example of the row that an item belongs to, from 1; 0 = none.
+    target_B: int32 catalogue index of the next item, -1 = unknown. [B, H] in rows of
+      sequences: the next item at each position.
+    weight_B: float32, 0 for padding.
   """
 
-  user_B: jax.Array
-  history_BH: jax.Array
-  segment_BH: jax.Array
-  target_B: jax.Array
-  weight_B: jax.Array
+  user_B: Array
+  history_BH: Array
+  segment_BH: Array
+  target_B: Array
+  weight_B: Array
 
 
 def history_width(longest: int, max_history: int | None = None) -> int:
-  """The bucket 5, 10, 20, 40, … that holds `longest` items, at most `max_history`."""
+  """Returns the smallest of 5, 10, 20, 40, … that holds `longest` items.
+
+  At most `max_history`.
+  """
   width = SHORTEST_HISTORY
   while width < longest:
     width *= 2
@@ -41,16 +44,16 @@ def history_width(longest: int, max_history: int | None = None) -> int:
 def request_batch(
   requests: Requests, index: np.ndarray, *, batch_size: int, width: int
 ) -> Batch:
-  """The requests at `index` as one batch, filled up to `batch_size` with weight 0.
+  """Returns the requests at `index` as one batch, padded to `batch_size`.
 
   Args:
-    requests: questions with their histories and targets.
+    requests: with their histories and targets.
     index: at most `batch_size` integers.
     batch_size: B.
-    width: H; of a longer history the newest H items are kept.
+    width: H; longer histories are cut to their newest H items.
 
   Returns:
-    numpy arrays in the form of `Batch`.
+    A `Batch` of numpy arrays.
   """
   end_R = requests.offset_N1[index + 1]
   source_RH = end_R[:, None] - width + np.arange(width)

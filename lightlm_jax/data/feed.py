@@ -1,12 +1,12 @@
-"""Training batches: the log on the device, and which examples step s is made of.
+"""Training batches: the log on the device, and the examples of each step.
 
-One example a position: the items before it are the history, the item on it is the
-target (or, drawn, any item of the user is). The shape of a batch is that of its longest
-row, so either examples of similar length share a batch (a bucket), or several of them
-share a row, so that short and long ones meet in every batch and hardly a column is
-empty. Models that learn at every position of a history at once get whole histories in
-a row (a pack). Everything here is a pure function of (seed, step): the same batches on
-one device or eight, after a restart or without.
+Every position of a user's row is an example: the items before it are the history, the
+item at it is the target (or, with `drawn`, any item of the user). A batch is as wide as
+its longest row. So either examples of similar length share a batch (a bucket), or
+several examples share a row, which mixes short and long ones with little padding.
+Models that learn at every position of a history get whole histories in a row (a pack).
+All of this is a pure function of (seed, step): the same batches on one device or eight,
+with or without a restart.
 """
 
 import dataclasses
@@ -18,48 +18,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.batch import Array, Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.order import fold, permute
 from lightlm_jax.data.packing import Rows, pack
 from lightlm_jax.runtime.errors import UserError
 
-_OF_TARGETS = ("user_B", "target_B", "weight_B")  # of a Batch
+_PER_EXAMPLE = ("user_B", "target_B", "weight_B")  # fields of a Batch
 
 
 class Positions(NamedTuple):
-  """The training log, for the device; an example is named by its position e in it."""
+  """The training log on the device; an example is a position e in it."""
 
-  item_E: jax.Array  # int32
-  user_E: jax.Array  # int32
-  start_E: jax.Array  # int32, where the row of the position's user starts
-  end_E: jax.Array  # int32, one past its end
-  # int32 positions, an array for each bucket: K to a row, -1 = none
-  example_RK: tuple[jax.Array, ...]
+  item_E: Array  # int32
+  user_E: Array  # int32
+  start_E: Array  # int32, start of the row of the position's user
+  end_E: Array  # int32, one past its end
+  # int32 positions, one array per bucket: K per row, -1 = none
+  example_RK: tuple[Array, ...]
 
 
 class Packs(NamedTuple):
-  """The training log, for the device, and the positions that share a row."""
+  """The training log on the device, and the positions that share a row."""
 
-  item_E: jax.Array  # int32
-  user_E: jax.Array  # int32
-  position_RH: jax.Array  # int32 position e, its target at e + 1; -1 = none
+  item_E: Array  # int32
+  user_E: Array  # int32
+  position_RH: Array  # int32 position e, its target at e + 1; -1 = none
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Which batch is trained on at which step.
+  """The batch of every step.
 
-  An epoch visits every batch of every bucket once, in a permuted order. Rows that are
-  shared are one bucket.
+  An epoch visits every batch of every bucket once, in a permuted order. Packed rows
+  form a single bucket.
   """
 
   seed: int
   batch_size: int  # rows
   widths: tuple[int, ...]  # history columns of each bucket
   sizes: tuple[int, ...]  # rows in each bucket
-  window: int  # the last items of a history that are read
-  drawn: bool = False  # the target is any item of the user, anew in every epoch
+  window: int  # longest history in items
+  drawn: bool = False  # targets are drawn from the user's items, anew in every epoch
 
   @property
   def steps_per_epoch(self) -> int:
@@ -71,10 +71,10 @@ class Plan:
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps → bucket int32, key of its order in this epoch, batch in it, both uint32.
+    """Returns the bucket (int32), its order key and its batch (uint32) of steps.
 
     Args:
-      step: int, of any shape; so are the answers.
+      step: int, of any shape; so are the results.
     """
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
@@ -89,14 +89,14 @@ class Plan:
     )
 
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
-    """Which rows of its bucket a batch is made of: [B] uint32, and [B] bool.
+    """Returns a batch's rows in its bucket, [B] uint32, and which are real, [B] bool.
 
-    The last batch of a bucket is filled up with rows that are not real.
+    The last batch of a bucket is padded with rows that are not real.
 
     Args:
       key: from `at`.
-      batch: likewise.
-      bucket: likewise.
+      batch: from `at`.
+      bucket: from `at`.
       xp: numpy or jax.numpy.
     """
     B, size = self.batch_size, self.sizes[bucket]
@@ -113,16 +113,16 @@ def positions(
   drawn: bool = False,
   rows: Rows | None = None,
 ) -> tuple[Positions, Plan]:
-  """Sorts every position of the log into its bucket by the length of its history.
+  """Returns the feed of all positions, in buckets by history length or packed.
 
   Args:
     train: at least one interaction.
-    seed: of what shares a row, and of the order.
-    batch_size: examples a step; a multiple of `rows.most`.
+    seed: of the packing and of the order.
+    batch_size: examples per step; a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
-      and go into the last bucket. Buckets without examples are left out.
-    drawn: see `Plan`; for sources that do not tell one position from another.
-    rows: how examples share rows, all of them one bucket; None = each has its own.
+      and go into the last bucket. Empty buckets are dropped.
+    drawn: see `Plan`; for inputs that do not depend on the position.
+    rows: how examples share rows, in a single bucket; None = one example per row.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
@@ -151,14 +151,14 @@ def positions(
 def packs(
   train: Interactions, *, seed: int, batch_size: int, width: int, whole: bool = False
 ) -> tuple[Packs, Plan]:
-  """Packs every user's history into rows; each item but a user's last has a target.
+  """Packs users' histories into rows; every item but a user's last has a target.
 
   Args:
-    train: users with one interaction teach nothing.
-    seed: of what is packed together, and of the order.
-    batch_size: rows a step.
-    width: columns of a row; a longer history is cut to its last items.
-    whole: what would be cut off goes into rows of its own.
+    train: users with a single interaction are skipped.
+    seed: of the packing and of the order.
+    batch_size: rows per step.
+    width: columns of a row; longer histories are cut to their last items.
+    whole: whether the items that are cut off go into rows of their own.
 
   Raises:
     UserError: no user has two interactions.
@@ -166,12 +166,12 @@ def packs(
   user_N = np.flatnonzero(train.length_U >= 2)
   if not len(user_N):
     raise UserError(
-      "there is no example to train on: a history wants two training interactions"
+      "there is no example to train on: a history needs two training interactions"
     )
   length_N = train.length_U[user_N] - 1
   end_N = train.offset_U1[user_N + 1] - 1
   if whole:
-    # The newest piece is as long as a request's; what is left over is the oldest.
+    # The newest piece has the full width; the remainder is the oldest one.
     pieces_N = -(-length_N // width)
     later_M = pieces_N.sum() - 1 - np.arange(pieces_N.sum())
     later_M -= np.repeat(pieces_N.sum() - np.cumsum(pieces_N), pieces_N)
@@ -181,7 +181,7 @@ def packs(
   first_N = end_N - length_N
   row_N, column_N = pack(length_N, width, seed)
   position_RH = np.full((row_N.max() + 1, width), -1, np.int32)
-  # The j-th of each history, for all histories at once.
+  # j counts within each history, for all histories at once.
   j_E = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
   row_E, column_E, first_E = (
     np.repeat(x, length_N) for x in (row_N, column_N, first_N)
@@ -199,9 +199,9 @@ def gather(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Makes a batch on the device; `key` and `batch` come from `plan.at(step)`.
+  """Returns a batch, made on the device; `key` and `batch` come from `plan.at(step)`.
 
-  One that was read from disk is what it is.
+  A batch that was read from disk is returned unchanged.
   """
   if isinstance(feed, Batch):
     return feed
@@ -218,13 +218,13 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """The rows of these numbers; nothing, of weight 0, where `real_B` is false.
+  """Returns the given rows as a batch; empty rows of weight 0 if not `real_B`.
 
   Args:
-    feed: of which the rows are.
-    row_B: uint32 in the bucket.
+    feed: that holds the rows.
+    row_B: uint32, in the bucket.
     real_B: bool.
-    key: uint32, of the targets where they are drawn.
+    key: uint32, of drawn targets.
     plan: of the feed.
     bucket: of the rows.
   """
@@ -236,7 +236,7 @@ def rows_at(
   example_BK = jnp.maximum(example_BK, 0)
   start_BK = feed.start_E[example_BK]
   length_BK = jnp.where(real_BK, jnp.minimum(example_BK - start_BK, plan.window), 0)
-  # Histories stand one behind the other, the last of them ends with the row.
+  # Histories follow each other; the last one ends with the row.
   end_BK = H - length_BK.sum(axis=1, keepdims=True) + jnp.cumsum(length_BK, axis=1)
   column_H = jnp.arange(H)
   owner_BH = (column_H[None, None] >= end_BK[:, :, None]).sum(axis=1)
@@ -258,12 +258,12 @@ def rows_at(
   )
   if example_BK.shape[1] > 1:
     return found
-  one_each = {name: getattr(found, name)[:, 0] for name in _OF_TARGETS}
+  one_each = {name: getattr(found, name)[:, 0] for name in _PER_EXAMPLE}
   return found._replace(**one_each)
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """[R, most]: the examples of each row, by column; -1 = none."""
+  """Returns the examples of each row, by column, [R, most]; -1 = none."""
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)

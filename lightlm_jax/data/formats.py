@@ -1,4 +1,4 @@
-"""Readers of log files. Each gives the one in-memory form or one line of complaint."""
+"""Readers of log files. Each returns the in-memory log, or raises a UserError."""
 
 from collections.abc import Collection, Sequence
 import io
@@ -11,17 +11,17 @@ import numpy as np
 from lightlm_jax.data import interactions
 from lightlm_jax.runtime.errors import UserError
 
-# Columns of items.tsv that say what an item is.
+# Columns of items.tsv that are read as item texts, in this order.
 TEXTS = ("title", "brand", "genres", "category", "categories", "description")
-MOST_DIGITS = 11  # of seconds since 1970: with more they are milliseconds
+MOST_DIGITS = 11  # of seconds since 1970; longer numbers are another unit
 
 
 def read_sequences(path: epath.PathLike) -> interactions.Interactions:
-  """Reads `user item item …`, one user a line, items in time order.
+  """Reads lines `user item item …`, one per user, with items in time order.
 
   Raises:
-    UserError: the file is missing, empty, or a line is not of that form; the line
-      is named by its number.
+    UserError: the file is missing or empty, or a line has another form; the message
+      has its number.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -41,7 +41,7 @@ def read_sequences(path: epath.PathLike) -> interactions.Interactions:
       raise UserError(f"{path}, line {number}: a NUL byte; is this a text file?")
     if user in seen:
       raise UserError(
-        f"{path}, line {number}: user {user!r} already stands in line {seen[user]}; "
+        f"{path}, line {number}: user {user!r} is already in line {seen[user]}; "
         "write each user once, all items in time order"
       )
     seen[user] = number
@@ -52,18 +52,17 @@ def read_sequences(path: epath.PathLike) -> interactions.Interactions:
 
 
 def read_ratings(path: epath.PathLike) -> interactions.Interactions:
-  """Reads `user, item, rating, seconds`, by tabs: MovieLens-100k's `u.data`.
+  """Reads tab-separated `user, item, rating, seconds`, as MovieLens-100k's `u.data`.
 
-  A first line of names is passed over. Every rating counts as an interaction, a low one
-  too: what was rated was seen. Users' rows are in the order of time, and of the lines
-  where times are equal (which they often are: people rate many films in one second).
+  A header line is skipped. Every rating counts as an interaction, even a low one. Rows
+  are sorted by time; equal times, which are frequent, keep the order of the lines.
 
   Returns:
     The log, with times.
 
   Raises:
-    UserError: the file is missing, empty, or a line is not of that form; the line
-      is named by its number.
+    UserError: the file is missing or empty, or a line has another form; the message
+      has its number.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -101,10 +100,10 @@ def read_ratings(path: epath.PathLike) -> interactions.Interactions:
 
 
 def read_lines(path: epath.PathLike) -> list[str]:
-  """The lines of a UTF-8 file, without their ends.
+  """Returns the lines of a UTF-8 file, without line ends.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: the file cannot be read.
   """
   return _lines(epath.Path(path))
 
@@ -112,12 +111,12 @@ def read_lines(path: epath.PathLike) -> list[str]:
 def read_items(
   path: epath.PathLike, item_ids: np.ndarray
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
-  """What a tab-separated `item_id … text` file says of `item_ids`, None without it.
+  """Reads titles and texts of `item_ids` from a tab-separated file with a header.
 
   Returns:
-    Titles: the column `title` if the first line names one, otherwise the last. And
-    texts: the columns of TEXTS that it names, in its order, otherwise the last. "" of
-    an item that the file lacks.
+    Titles: the column `title`, or the last one if there is none. Texts: the columns of
+    TEXTS in the order of the file, or the last one if there is none. "" for items that
+    the file lacks. (None, None) if there is no such file.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -128,7 +127,7 @@ def read_items(
     [column for column, head in enumerate(heads) if column and head in names]
     for names in (("title",), TEXTS)
   ]
-  said = dict.fromkeys(item_ids.tolist(), ("", ""))
+  said: dict[str, tuple[str, ...]] = dict.fromkeys(item_ids.tolist(), ("", ""))
   for line in lines[1:]:
     fields = line.split("\t")
     if fields[0] in said:
@@ -143,9 +142,9 @@ def read_items(
 
 
 def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
-  """Texts of `item_ids` from MovieLens-100k's `u.item`, None without it.
+  """Returns titles of `item_ids` from MovieLens-100k's `u.item`, None without it.
 
-  Lines of `id | title | …`; in the original file in Latin-1.
+  Its lines are `id | title | …`, in Latin-1 in the original file.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -161,12 +160,10 @@ def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | 
 def read_item_attributes(
   path: epath.PathLike, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
-  """The attributes of `item_ids` by number, None without the file.
-
-  See `read_attribute_names`.
+  """Reads the attributes of `item_ids`, see `read_attribute_names`.
 
   Returns:
-    [I] int64 arrays, ascending: the attributes of the catalogue, numbered from 0.
+    I ascending int64 arrays of attributes, numbered from 0; None without the file.
   """
   names = read_attribute_names(path, item_ids)
   return None if names is None else number_attributes(names)
@@ -175,15 +172,14 @@ def read_item_attributes(
 def read_attribute_names(
   path: epath.PathLike, item_ids: np.ndarray
 ) -> list[set[str]] | None:
-  """Attributes (brand, category) of `item_ids` from a JSON object, None without it.
+  """Reads attributes (brand, category) of `item_ids` from JSON; None without the file.
 
-  The object maps raw item ids to lists of attribute ids, which are whole numbers or
-  texts (3 and "3" are one). Items that it lacks have none; items that the catalogue
-  lacks are passed over.
+  The JSON object maps raw item ids to lists of attributes, which are whole numbers or
+  texts (3 and "3" are the same). Items that it lacks have no attributes; items outside
+  the catalogue are ignored.
 
   Raises:
-    UserError: the file is no such object; the line names the item. Or it has none of
-      these items.
+    UserError: the file has another form, or none of these items.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -210,7 +206,7 @@ def read_attribute_names(
 
 
 def number_attributes(names_I: Sequence[Collection[str]]) -> list[np.ndarray]:
-  """[I] int64 arrays, ascending: the attributes of a catalogue, numbered from 0."""
+  """Returns I ascending int64 arrays of attributes, numbered from 0."""
   number = {name: place for place, name in enumerate(sorted(set().union(*names_I)))}
   return [
     np.array(sorted(number[a] for a in set(names)), np.int64) for names in names_I
@@ -225,19 +221,19 @@ def _is_number(field: str) -> bool:
 
 
 def _lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """The lines of a file, see `_text`.
+  """Returns the lines of a file, see `_text`.
 
-  Only what an editor counts as an end of line is one: `str.splitlines` would cut a row
-  at a form feed, and the rest of it would pass for another user.
+  Only line feeds and carriage returns end a line: `str.splitlines` would also split at
+  a form feed, and the rest of the row would be read as another user.
   """
   text = _text(path, or_latin_1=or_latin_1)
   return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
-  """The text of a UTF-8 file, with or without a byte order mark.
+  """Returns the text of a UTF-8 file, with or without a byte order mark.
 
-  With `or_latin_1`, what is not UTF-8 is read as Latin-1.
+  With `or_latin_1`, a file that is not UTF-8 is read as Latin-1.
   """
   try:
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The one in-memory form of an interaction log: users as rows, items in time order."""
+"""The in-memory form of an interaction log: a row per user, items in time order."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
-  """A log in compressed rows: user u bought `item_E[offset_U1[u]:offset_U1[u + 1]]`.
+  """A log in compressed rows: user u has `item_E[offset_U1[u]:offset_U1[u + 1]]`.
 
-  U users, I items, E interactions. Repeated purchases are kept.
+  U users, I items, E interactions. Repeated interactions are kept.
   """
 
   offset_U1: np.ndarray  # [U + 1] int64, where each user's row starts
   item_E: np.ndarray  # [E] int32 catalogue indices, oldest first in each row
   user_ids: np.ndarray  # [U] raw user ids, as strings
   item_ids: np.ndarray  # [I] raw item ids, as strings: the catalogue
-  # [E] int64 seconds since 1970, ascending in each row; None: order alone is known
+  # [E] int64 seconds since 1970, ascending in each row; None = only the order is known
   time_E: np.ndarray | None = None
 
   @property
@@ -52,14 +52,14 @@ def from_sequences(
 ) -> Interactions:
   """Builds the log from (raw user id, raw item ids in time order).
 
-  Users and items are numbered in the order of a seeded hash of the raw id, so that
-  neither the files' order nor the ids' own numbers can reach a code, a last token
-  or a tie (numbers by first appearance give the next item away).
+  Users and items are numbered in the order of a seeded hash of the raw id. Neither the
+  order of the file nor numbers in raw ids can then leak into a code, a last token or
+  the order of ties (numbering by first appearance reveals the next item).
 
   Args:
     rows: each user once.
-    times: seconds of the items of each row, ascending; None where they are not known.
-    seed: key of the hash. The default is part of what makes two runs comparable.
+    times: seconds of each row's items, ascending; None if unknown.
+    seed: key of the hash. Runs are comparable only under the same key.
   """
   users, sequences = [], []
   for user, items in rows:
@@ -95,29 +95,29 @@ def from_sequences(
 def concatenate_rows(
   values: np.ndarray, start_R: np.ndarray, length_R: np.ndarray
 ) -> np.ndarray:
-  """Rows `values[start[r] : start[r] + length[r]]`, one after the other."""
+  """Returns the rows `values[start[r] : start[r] + length[r]]`, concatenated."""
   row_start_R = np.cumsum(length_R) - length_R
   within = np.arange(length_R.sum()) - np.repeat(row_start_R, length_R)
   return values[np.repeat(start_R, length_R) + within]
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
-  """The log of the users with `keep_U` true; the catalogue stays as it is."""
+  """Returns the log of the users with `keep_U` true, with the whole catalogue."""
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
 
 
 def first_of_rows(log: Interactions, length_U: np.ndarray) -> Interactions:
-  """The log of the first `length_U[u]` interactions of every user u, none left out."""
+  """Returns the log with the first `length_U[u]` interactions of every user u."""
   return _rows(log, log.offset_U1[:-1], length_U)
 
 
 def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
-  """The log without the interactions with some items; users and catalogue stay.
+  """Returns the log without the interactions with some items.
 
   Args:
-    log: U users, I items.
-    out_I: bool, the items to leave out.
+    log: U users, I items; users and catalogue stay the same.
+    out_I: bool, the items to remove.
   """
   keep_E = ~out_I[log.item_E]
   return dataclasses.replace(
@@ -129,12 +129,12 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """[R + 1] int64: where rows start once only the elements of `keep_E` are left."""
+  """Returns the offsets of rows reduced to the elements of `keep_E`, [R + 1] int64."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
-  """The log with other rows, cut out of its own; the ids are not touched."""
+  """Returns the log with slices of its rows; ids and catalogue stay the same."""
   time_E = log.time_E
   return dataclasses.replace(
     log,
@@ -145,16 +145,16 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
 
 
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
-  """[N, 2] uint64: the keyed hash of each raw id, its higher half first."""
+  """Returns the keyed hash of each raw id, [N, 2] uint64, the high half first."""
   key = seed.to_bytes(8, "little", signed=True)
-  digests = bytearray()  # of millions of ids a list of digests would be five times this
+  digests = bytearray()  # a fifth of the memory of a list of digests
   for raw in raw_ids:
     digests += hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest()
   return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def hash_order(raw_ids: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """The order of raw ids by their keyed hash, and each id's place in it."""
+def hash_order(raw_ids: Iterable[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the order of raw ids by their keyed hash, and each id's rank in it."""
   key_N2 = hash_keys(raw_ids, seed)
   order = np.lexsort((key_N2[:, 1], key_N2[:, 0]))
   rank = np.empty_like(order)

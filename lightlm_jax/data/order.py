@@ -1,4 +1,4 @@
-"""The order of examples as a function: nothing to shuffle, store or restore.
+"""The order of training examples as a pure function: no shuffle state to save.
 
 A keyed bijection of 0 … n - 1 by the swap-or-not shuffle (Hoang, Morris & Rogaway,
 CRYPTO 2012): every round pairs x with K - x modulo n and swaps the two or not. All
@@ -13,7 +13,7 @@ _ROUNDS = 48
 
 
 def permute(index, n: int, key, xp: ModuleType = np):
-  """Where each index of 0 … n - 1 goes under the permutation named by `key`.
+  """Returns the image of each index of 0 … n - 1 under the permutation of `key`.
 
   Args:
     index: uint32 array or scalar, each below n.
@@ -36,7 +36,7 @@ def permute(index, n: int, key, xp: ModuleType = np):
 
 
 def fold(key, data, xp: ModuleType = np):
-  """A new uint32 key from a key and a number (the finaliser of MurmurHash3)."""
+  """Returns a uint32 key from a key and a number (the finaliser of MurmurHash3)."""
   data = xp.asarray(data, dtype=xp.uint32)
   with np.errstate(over="ignore"):
     h = xp.asarray(key, dtype=xp.uint32) ^ (data * xp.uint32(0x9E3779B9))

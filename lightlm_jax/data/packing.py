@@ -1,15 +1,15 @@
-"""Many short sequences in one row: next to no padding, and all lengths in a batch.
+"""Packing of several short sequences into a row: little padding, mixed lengths.
 
-Rows are the same in every epoch; it is a batch of many rows, drawn anew, that mixes
-them. The plan is made in terms of lengths alone, a pattern of lengths at a time, so
-that its time does not grow with the log.
+Rows are the same in every epoch; batches draw rows in a new order each time. The plan
+depends on lengths alone and repeats patterns of lengths, so that its run time does not
+grow with the log.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Rows may be this much more than the fewest that hold as many sequences.
+# The number of rows may exceed the minimum by this factor.
 _SPARE = 1.01
 
 
@@ -17,9 +17,9 @@ class Rows(NamedTuple):
   """How examples share rows.
 
   Attributes:
-    most: examples in a row.
-    width: what their lengths may add up to.
-    length_E: int, of every position of the log.
+    most: most examples in a row.
+    width: most history columns of a row.
+    length_E: int, the history length at every position of the log.
   """
 
   most: int
@@ -28,12 +28,12 @@ class Rows(NamedTuple):
 
 
 def rows(length_E: np.ndarray, most: int, multiple: int = 8) -> Rows:
-  """The narrowest rows that come to `most` examples each, nearly all of them.
+  """Returns the narrowest rows that nearly all hold `most` examples.
 
   Args:
     length_E: int from 1.
     most: examples in a row.
-    multiple: of which the width is one.
+    multiple: that the width is rounded up to.
   """
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)
@@ -47,23 +47,24 @@ def rows(length_E: np.ndarray, most: int, multiple: int = 8) -> Rows:
 def pack(
   length_N: np.ndarray, width: int, seed: int, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Puts sequences into rows.
+  """Packs sequences into rows.
 
-  The longest that fits comes next (first-fit decreasing). Where a row may hold `most`,
-  that is after its first the longest that leaves as much for each of the others: long
-  ones with short ones, or the last rows would be of short ones alone.
+  The longest sequence that fits comes next (first-fit decreasing). If a row holds at
+  most `most`, then after the first one it is the longest that leaves as much space for
+  each of the others. This mixes long and short sequences; otherwise the last rows would
+  hold short ones only.
 
   Args:
     length_N: int, each from 1 to `width`.
     width: columns of a row.
-    seed: of which among equally long ones go together.
-    most: sequences in a row; None = as many as fit.
+    seed: decides which of equally long sequences share a row.
+    most: most sequences in a row; None = as many as fit.
 
   Returns:
-    row_N and column_N, int64: where each begins. Sequences do not overlap, and the
-    columns that stay empty are the last of their row.
+    row_N and column_N, int64: where each sequence begins. Sequences do not overlap, and
+    the unused columns are at the end of the row.
   """
-  # A slot of each sequence, in the order of rows, and in them of columns.
+  # One slot per sequence, ordered by row, then by column.
   first, row, column, length = 0, [], [], []
   for times, lengths in _patterns(np.bincount(length_N), width, most):
     column_S = np.cumsum(lengths) - lengths
@@ -83,26 +84,28 @@ def pack(
 def _patterns(
   number_L: np.ndarray, width: int, most: int | None
 ) -> list[tuple[int, np.ndarray]]:
-  """(How many rows, the lengths in each of them), until no sequence is left.
+  """Returns (number of rows, lengths in each of them), covering all sequences.
 
   Args:
-    number_L: sequences of each length.
+    number_L: number of sequences of each length.
+    width: columns of a row.
+    most: see `pack`.
   """
   left_L = number_L.copy()
   found = []
   while left_L.any():
-    lengths, room = [], width
+    lengths, free = [], width
     free_L = left_L.copy()
     while most is None or len(lengths) < most:
-      fits = np.flatnonzero(free_L[: room + 1])
+      fits = np.flatnonzero(free_L[: free + 1])
       if not len(fits):
         break
       others = 1 if most is None or not lengths else most - len(lengths)
-      even = fits[fits <= room // others]
+      even = fits[fits <= free // others]
       length = even[-1] if len(even) else fits[0]
       lengths.append(length)
       free_L[length] -= 1
-      room -= length
+      free -= length
     used_L = left_L - free_L
     times = int((left_L[used_L > 0] // used_L[used_L > 0]).min())
     left_L -= times * used_L

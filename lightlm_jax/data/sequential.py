@@ -1,4 +1,4 @@
-"""Is a log sequential at all? What its order says, against its order shuffled."""
+"""A test whether a log is sequential: its order against shuffled histories."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,16 @@ from lightlm_jax.data.interactions import Interactions
 
 SUPPORT, CONFIDENCE = 5, 0.1
 SHUFFLES = 5
-FEWEST = 10  # rules of which a share says something
+FEWEST = 10  # rules below which a share is not reported
 
 
 class ShuffleTest(NamedTuple):
-  """How many rules "b follows a" a log holds, and how many by chance.
+  """The number of rules "b follows a" in a log, and by chance.
 
   Attributes:
-    rules: pairs (a, b) where b stands right behind a at least SUPPORT times, and behind
-      at least CONFIDENCE of what stands behind a.
-    shuffled: as many of the same log, each user's items in random order, a number a
-      shuffle.
+    rules: pairs (a, b) where b directly follows a at least SUPPORT times, and in at
+      least a share of CONFIDENCE of the cases in which anything follows a.
+    shuffled: the same number with each user's items in random order, once per shuffle.
   """
 
   rules: int
@@ -26,7 +25,7 @@ class ShuffleTest(NamedTuple):
 
   @property
   def lost(self) -> float | None:
-    """The share of the rules that order makes; None where there are too few to say."""
+    """The share of the rules that shuffling destroys; None if there are too few."""
     if self.rules < FEWEST:
       return None
     return 1 - float(np.mean(self.shuffled)) / self.rules
@@ -45,11 +44,11 @@ def shuffle_test(log: Interactions, seed: int = 0) -> ShuffleTest:
   """Counts sequential rules before and after shuffling every user's items.
 
   Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv 2408.12008), section
-  3.1, with rules of two items. Around 0 what is lost says that only the company of
-  items counts in this log, not their order; towards 1, that order is what there is.
+  3.1, with rules of two items. A loss near 0 means that co-occurrence explains the log;
+  near 1, that its order does.
 
   Args:
-    log: the whole log, nothing of it held out.
+    log: the whole log, with nothing held out.
     seed: of the shuffles.
   """
   rng = np.random.default_rng(seed)

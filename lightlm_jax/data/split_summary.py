@@ -19,17 +19,16 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
 
   Returns:
     kind, parameters, sha256; users, items and interactions of the log; cut_times and
-    log_times {first, last}, ISO 8601 in UTC, None where they are not known or not
-    used; train {users, items, interactions}: those that training sees; validation and
-    test, None where nothing is held out: {requests, repeated_targets (in the
-    request's own history), cold_targets (never in training), untrained_users (no
-    interaction in training)}. Of a split that withholds items also withheld_items.
+    log_times {first, last} in ISO 8601, UTC, None if unknown or unused; train {users,
+    items, interactions}; validation and test {requests, repeated_targets (in the
+    request's own history), cold_targets (not in training), untrained_users (no training
+    interaction)}, None if nothing is held out; withheld_items if items are withheld.
   """
   bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
   length_U = split.train.length_U
 
   def held_out(requests: Requests | None):
-    # A set without requests is false, and not the same as none.
+    # Requests of length 0 are falsy, but not None.
     return (
       None
       if requests is None
@@ -44,8 +43,9 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
   def iso(seconds: dict[str, int] | None):
     return seconds and {name: _iso(second) for name, second in seconds.items()}
 
-  times = log.time_E
-  known = times is not None and len(times)
+  times = None
+  if log.time_E is not None and len(log.time_E):
+    times = {"first": log.time_E.min(), "last": log.time_E.max()}
   withheld = {}
   if split.withheld_I is not None:
     withheld["withheld_items"] = int(split.withheld_I.sum())
@@ -56,7 +56,7 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
     "users": log.num_users,
     "items": log.num_items,
     "interactions": len(log.item_E),
-    "log_times": iso({"first": times.min(), "last": times.max()} if known else None),
+    "log_times": iso(times),
     "cut_times": iso(split.cut_times),
     "train": {
       "users": int((length_U > 0).sum()),

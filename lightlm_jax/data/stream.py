@@ -1,7 +1,7 @@
 """Batches from disk, read ahead by Grain while the device computes.
 
-Which rows a step is made of is a function of (seed, step), as on the device, so that
-there is nothing to save: a run that starts at step s asks for step s.
+The rows of a step are a function of (seed, step), as on the device. No iterator state
+is saved: a run that starts at step s reads from step s on.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Steps(grain.sources.RandomAccessDataSource):
-  """The batch of every step, as far as this process's devices want it."""
+  """The batch of every step, restricted to the rows of this process's devices."""
 
   def __init__(self, shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray):
     self._shards, self._plan, self._wanted_B = shards, plan, wanted_B
@@ -37,18 +37,18 @@ class Steps(grain.sources.RandomAccessDataSource):
 def reader(
   shards: Shards, plan: feed_lib.Plan, mesh: Mesh, *, start: int, most: int
 ) -> Callable[[int], Batch]:
-  """The batches of the steps from `start` on.
+  """Returns a function that reads the batches of successive steps.
 
   Args:
     shards: the rows.
     plan: their order.
-    mesh: rows are divided over its axis `data`.
-    start: the first step that is asked for.
+    mesh: rows are sharded over its axis `data`.
+    start: the first step.
     most: K, steps of a dispatch.
 
   Returns:
-    A function: how many steps, at most K → their batches [K, B, …] on the devices; what
-    lies behind the last of them means nothing.
+    A function of a number of steps, at most K. It returns their batches [K, B, …] on
+    the devices; batches beyond that number are padding.
   """
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))

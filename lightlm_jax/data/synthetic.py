@@ -1,8 +1,8 @@
-"""An embedded shop with planted tastes and habits, whose best possible NDCG is known.
+"""A synthetic shop with planted preferences, whose best possible NDCG is known.
 
-A user belongs to a hidden community. A purchase follows up the one before with
-probability `habit`, and is something the community likes otherwise; nothing is bought
-twice. Late items are on sale for everybody's last purchase only.
+Each user belongs to a hidden community. With probability `habit` a purchase is a
+follow-up of the previous one; otherwise it is drawn from the community's preferences.
+Nothing is bought twice. Late items can only be a user's last purchase.
 """
 
 import dataclasses
@@ -21,37 +21,37 @@ CATEGORIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-  """The shop's size and character. The field comments are the legend."""
+  """The shop's parameters. The field comments are the legend of the letters."""
 
   num_users: int = 2800  # U
   num_items: int = 480  # I
   num_communities: int = 10  # C, hidden and equally common
   num_categories: int = 20  # G, at most 20; items are spread over them evenly
-  num_shelves: int = 80  # S, groups within a category whose items share follow-ups
+  num_shelves: int = 80  # S, groups within a category that share their follow-ups
   num_favourites: int = 3  # F, categories that a community prefers, best first
   favour: float = 0.9  # share of a community's taste that goes to its favourites
   popularity_skew: float = 0.8  # exponent of Zipf's law inside a category
   habit: float = 0.45  # probability that a purchase follows up the one before
   follow_odds: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)  # of a shelf's follow-ups
   stray: float = 0.25  # probability that a follow-up lies in another category
-  late_items: float = 0.04  # share of the catalogue that is on sale late
+  late_items: float = 0.04  # share of the catalogue that is late
   late_rate: float = 0.03  # probability that the last purchase is a late item
-  min_length: int = 5  # purchases a user
-  mean_length: float = 9.0  # purchases a user: geometric above the minimum
-  max_length: int = 40  # purchases a user
+  min_length: int = 5  # purchases per user
+  mean_length: float = 9.0  # purchases per user: geometric above the minimum
+  max_length: int = 40  # purchases per user
   seed: int = 0
 
 
 class Tastes(NamedTuple):
-  """The generator itself, by catalogue index: what no learner is shown.
+  """The generator's probabilities, by catalogue index, hidden from every model.
 
   Attributes:
-    prior_C: [C] float64, how common each hidden community is.
-    taste_CI: [C, I] float64, what a community likes: rows sum to 1, 0 for late items.
+    prior_C: [C] float64, probability of each hidden community.
+    taste_CI: [C, I] float64, a community's preferences, 0 for late items; rows sum to 1.
     late_CI: [C, I] float64, the same among late items, 0 for the others.
-    follow_II: [I, I] float64, row a: what follows up item a; rows sum to 1.
-    habit: probability that a purchase, but for the first, follows up the one before.
-    late_rate: probability that a purchase is a late item, once they are on sale.
+    follow_II: [I, I] float64, row a: follow-ups of item a; rows sum to 1.
+    habit: probability that a purchase is a follow-up of the previous one.
+    late_rate: probability that a user's last purchase is a late item.
   """
 
   prior_C: np.ndarray
@@ -63,9 +63,9 @@ class Tastes(NamedTuple):
 
 
 def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
-  """The log and the generator behind it, both a function of the config alone.
+  """Returns the log and its generator, a pure function of the config.
 
-  The catalogue holds every item, also one that nobody bought.
+  The catalogue holds every item, even those that nobody bought.
   """
   _check(config)
   rng = np.random.default_rng(config.seed)
@@ -76,7 +76,7 @@ def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
     (f"u{user:05d}", [raw_I[item] for item in row])
     for user, row in enumerate(_buy(config, tastes, rng))
   ]
-  # A log's catalogue is what its rows hold: this row shows every item, then leaves.
+  # A catalogue holds the items of the rows: a user with every item, removed again.
   shown = from_sequences([*sequences, ("window", raw_I)])
   log = keep_rows(shown, shown.user_ids != "window")
 
@@ -90,12 +90,12 @@ def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
 
 
 def item_titles(log: Interactions) -> list[str]:
-  """A title for each catalogue item: "tea 017"."""
+  """Returns a title for each catalogue item, such as "tea 017"."""
   return [str(raw).replace("-", " ") for raw in log.item_ids]
 
 
 def item_attributes(log: Interactions) -> list[np.ndarray]:
-  """[1] int64 for each catalogue item: its category, which a shop would show."""
+  """Returns the category of each catalogue item, [1] int64 each."""
   return [
     np.array([CATEGORIES.index(str(raw).partition("-")[0])]) for raw in log.item_ids
   ]
@@ -123,7 +123,7 @@ def _check(config: Shop) -> None:
 
 
 def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
-  """The tastes by the generator's own item numbers: i lies in category i mod G."""
+  """Returns the tastes by generator item number: item i is in category i mod G."""
   I, C, G = config.num_items, config.num_communities, config.num_categories
   F, S = config.num_favourites, config.num_shelves
   category_I, shelf_I = np.arange(I) % G, np.arange(I) % S
@@ -133,11 +133,11 @@ def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
   popularity_I = np.zeros(I)
   for category in range(G):
     inside = np.flatnonzero(category_I == category)
-    # An item's number must not tell its shelf.
+    # An item's number must not reveal its group.
     shelf_I[inside] = rng.permutation(shelf_I[inside])
     popularity = (1.0 + rng.permutation(len(inside))) ** -config.popularity_skew
     popularity_I[inside] = popularity / popularity.sum()
-  # Favourites are dealt from whole decks: every category is liked by somebody.
+  # Favourites are dealt from shuffled decks, so that every category is a favourite.
   decks = np.concatenate([rng.permutation(G) for _ in range(-(-C * F // G))])
   favourite_CF = decks[: C * F].reshape(C, F)
   share_F = 1.0 / (1.0 + np.arange(F))
@@ -151,15 +151,17 @@ def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
     near_I = ~late_I & (category_I == shelf % G) & (shelf_I != shelf)
     far_I = ~late_I & (category_I != shelf % G)
     for odds in config.follow_odds:
-      open_I = far_I if rng.random() < config.stray else near_I
-      open_I = open_I & (follow_SI[shelf] == 0.0)
-      if not open_I.any():
+      allowed_I = far_I if rng.random() < config.stray else near_I
+      allowed_I = allowed_I & (follow_SI[shelf] == 0.0)
+      if not allowed_I.any():
         raise UserError(
-          f"shop: {I} items in {G} categories leave shelf {shelf} fewer than "
+          f"shop: {I} items in {G} categories leave group {shelf} fewer than "
           f"{len(config.follow_odds)} follow-ups: raise num_items"
         )
-      # Those dealt least go first, so that habits reach the whole shop.
-      item = rng.choice(np.flatnonzero(open_I & (dealt_I == dealt_I[open_I].min())))
+      # The least used candidates come first, so that follow-ups cover the catalogue.
+      item = rng.choice(
+        np.flatnonzero(allowed_I & (dealt_I == dealt_I[allowed_I].min()))
+      )
       follow_SI[shelf, item] = odds
       dealt_I[item] += 1
   return Tastes(
@@ -173,13 +175,13 @@ def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
 
 
 def _rows_to_one(weight: np.ndarray) -> np.ndarray:
-  # A shop without late items has rows without weight: they stay zero.
+  # Without late items some rows have no weight: they stay zero.
   total = weight.sum(1, keepdims=True)
   return np.divide(weight, total, out=np.zeros_like(weight), where=total > 0.0)
 
 
 def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
-  """Each user's purchases, oldest first, by the generator's own item numbers."""
+  """Returns each user's purchases, oldest first, by generator item number."""
   U, low = config.num_users, config.min_length
   length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
   length_U = np.minimum(length_U, config.max_length)

@@ -1,4 +1,4 @@
-"""A log in a table that somebody has: pandas, polars, Arrow, or a file of one."""
+"""Reads a log from a pandas, polars or Arrow table, or a file of one."""
 
 from typing import Any
 
@@ -19,19 +19,18 @@ _READERS = {
 
 
 def dataset(table: Any, items: Any | None = None) -> Dataset:
-  """A log from rows.
+  """Returns the dataset of a table with one interaction per row.
 
   Args:
     table: pandas, polars or Arrow, or the path of a .parquet, .csv, .tsv or .jsonl
-      file: the columns `user` and `item` (texts or whole numbers), each row an
-      interaction; and perhaps `timestamp`, a date or whole seconds since 1970. A user's
-      rows are taken in the order of their times, and of the table where these are equal
-      or not there.
-    items: likewise, with the column `item` and at least one of formats.TEXTS, a row an
-      item; None = nothing is known of the items.
+      file, with the columns `user` and `item` (texts or whole numbers) and optionally
+      `timestamp` (a date, or whole seconds since 1970). A user's rows are sorted by
+      time; without times, and for equal ones, the order of the table counts.
+    items: likewise, one item per row, with the column `item` and at least one of
+      formats.TEXTS; None = there is no metadata.
 
   Raises:
-    UserError: a column is not there or of another type, or an id is missing.
+    UserError: a column is missing or has the wrong type, or an id is missing.
   """
   rows = _frame(table, "interactions")
   times = "timestamp" in rows.columns
@@ -55,7 +54,7 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
 
 
 def _frame(table: Any, what: str) -> polars.DataFrame:
-  """Any of these as polars, whose columns are checked by whoever reads them."""
+  """Returns the table as polars; its columns are not checked here."""
   if isinstance(table, polars.LazyFrame):
     return table.collect()
   try:
@@ -82,8 +81,8 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
 
 
 def _delimited(content: bytes, separator: str) -> polars.DataFrame:
-  """A table whose ids are texts: 007 is not 7."""
-  texts = dict.fromkeys(("user", "item"), polars.String)
+  """Reads delimited text with ids as texts: 007 is not 7."""
+  texts: dict[str, Any] = dict.fromkeys(("user", "item"), polars.String)
   return polars.read_csv(content, separator=separator, schema_overrides=texts)
 
 
@@ -117,11 +116,11 @@ def _seconds(column: polars.Series) -> polars.Series:
     try:
       column = column.str.to_datetime()
     except polars.exceptions.PolarsError:
-      pass  # refused below, as what it is
+      pass  # refused below, as text
   if column.dtype in (polars.Date, polars.Datetime):
     column = column.dt.epoch("s")
   most = 10**formats.MOST_DIGITS
-  if not column.dtype.is_integer() or column.null_count() or column.max() >= most:
+  if not column.dtype.is_integer() or column.null_count() or (column >= most).any():
     raise UserError(
       f"column 'timestamp' is of type {column.dtype}, from {column.min()} to "
       f"{column.max()}, {column.null_count():,} missing; give dates, or whole seconds "
@@ -131,7 +130,7 @@ def _seconds(column: polars.Series) -> polars.Series:
 
 
 def _texts(items: polars.DataFrame, catalogue: list[str]):
-  """Titles and texts of the catalogue, "" of an item that the table lacks."""
+  """Returns titles and texts of the catalogue, "" for items without a row."""
   names = [name for name in items.columns if name in formats.TEXTS]
   if not names:
     raise UserError(

@@ -178,7 +178,8 @@ def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
 
 def _graph(**fields: Any) -> jraph.GraphsTuple:
   """Returns a graph of these fields, NumPy or jax; the others are None."""
-  return jraph.GraphsTuple(**(dict.fromkeys(jraph.GraphsTuple._fields) | fields))
+  empty: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
+  return jraph.GraphsTuple(**(empty | fields))
 
 
 def _times(matrix_DD: jax.Array, node_ND: jax.Array) -> jax.Array:
