@@ -249,7 +249,7 @@ def test_only_training_edges_judge_and_none_that_the_graph_holds(monkeypatch):
     judged.append((set(zip(*known.nonzero())), set(zip(user_H, item_H))))
     return 0.0
 
-  monkeypatch.setattr(gcn, "ndcg", watched)
+  monkeypatch.setattr(gcn_training, "ndcg", watched)
   gcn_training.embeddings(log, SMALL, seed=0)
   known, held = judged[0]
   assert all(epoch == judged[0] for epoch in judged)
@@ -263,7 +263,7 @@ def test_the_best_epoch_is_kept(monkeypatch):
 
   def run(*values):
     left = iter(values)
-    monkeypatch.setattr(gcn, "ndcg", lambda *_: next(left))
+    monkeypatch.setattr(gcn_training, "ndcg", lambda *_: next(left))
     vectors = np.concatenate(gcn_training.embeddings(log, SMALL, seed=0))
     return vectors, len(list(left))
 

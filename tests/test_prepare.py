@@ -361,7 +361,7 @@ def test_inputs_that_are_none(tmp_path):
     prepare(tmp_path / "*.csv", tmp_path)
   for name in ("a.csv", "b.jsonl"):
     (tmp_path / name).write_text("user,item\nu,a\n")
-  with pytest.raises(UserError, match=r"several forms \(csv, jsonl\)"):
+  with pytest.raises(UserError, match=r"several formats \(csv, jsonl\)"):
     prepare(tmp_path, tmp_path)
   (tmp_path / "b.csv").write_text("user,item,time\nu,a,5\n")
   with pytest.raises(UserError, match="give files of one kind"):

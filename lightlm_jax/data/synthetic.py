@@ -47,7 +47,7 @@ class Tastes(NamedTuple):
 
   Attributes:
     prior_C: [C] float64, probability of each hidden community.
-    taste_CI: [C, I] float64, a community's preferences, 0 for late items; rows sum to 1.
+    taste_CI: [C, I] float64, preferences of a community: rows sum to 1, 0 if late.
     late_CI: [C, I] float64, the same among late items, 0 for the others.
     follow_II: [I, I] float64, row a: follow-ups of item a; rows sum to 1.
     habit: probability that a purchase is a follow-up of the previous one.

@@ -1,1 +1,1 @@
-"""A log of any common form into the project's own: `python -m lightlm_jax.prepare`."""
+"""Converts a log of any common format: `python -m lightlm_jax.prepare`."""

@@ -1,8 +1,8 @@
-"""The engine of many machines: the steps of stages.py as Apache Beam pipelines.
+"""The engine for many machines: the steps of stages.py as Apache Beam pipelines.
 
-The only file that imports Beam. A file of the log is read by one worker, from its first
-line to its last, because lines are numbered; so a log of many files is read by many. A
-worker finds what another has left in the work folder, which all of them have to see.
+This is the only file that imports Beam. Lines are numbered, so that each file of the
+log is read by one worker, and a log of many files by many. Workers exchange data in the
+work folder, which must be visible to all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +27,10 @@ from lightlm_jax.runtime.errors import UserError
 
 
 class Beam:
-  """Runs the steps as pipelines. See `one_machine.OneMachine` for the other one."""
+  """Runs the steps as pipelines. The other engine is `one_machine.OneMachine`."""
 
   def __init__(self, options: str, say: Callable[[str], None]):
-    """Reads options as a command line has them: "--runner=FlinkRunner …"."""
+    """Takes options in command-line form: "--runner=FlinkRunner …"."""
     self._options = PipelineOptions(shlex.split(options), save_main_session=False)
     self._say = say
     self._pipelines = 0
@@ -43,16 +43,16 @@ class Beam:
     layout: Layout,
     strict: bool,
   ) -> Tally:
-    """Reads all files; leaves the users of each part. See `stages.settle`."""
+    """Reads all files and writes the users of each part. See `stages.settle`."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (
         pipeline
         | beam.Create(list(sources))
         | beam.Reshuffle()
-        | beam.FlatMap(_read, rules, layout, strict).with_outputs("told", main="rows")
+        | beam.FlatMap(_read, rules, layout, strict).with_outputs("tally", main="rows")
       )
-      # Parts that no row is in are settled too.
+      # Empty parts are settled too.
       schema = pyarrow.schema([f for f in rows.SCHEMA if f.name != "part"])
       empty = _packed(schema.empty_table())
       parts = pipeline | "parts" >> beam.Create(
@@ -64,18 +64,18 @@ class Beam:
         | beam.GroupByKey()
         | beam.Map(_settle, policy=policy, layout=layout)
       )
-      return (read.told, settled) | beam.Flatten()
+      return (read.tally, settled) | beam.Flatten()
 
-    told = self._run("read and sort", layout, build)
-    errors = [value["error"] for value in told if "error" in value]
+    tallies = self._run("read and sort", layout, build)
+    errors = [value["error"] for value in tallies if "error" in value]
     if errors:
       raise UserError(min(errors))
-    return functools.reduce(Tally.__add__, map(tally_lib.from_json, told), Tally())
+    return functools.reduce(Tally.__add__, map(tally_lib.from_json, tallies), Tally())
 
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """What a step of stages.py returns for every number below `number`."""
+    """Runs a step of stages.py for every number below `number`; returns the results."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       return (
@@ -88,10 +88,10 @@ class Beam:
     return [value for _, value in sorted(self._run(title, layout, build))]
 
   def _run(self, title: str, layout: Layout, build: Callable) -> list[Any]:
-    """Runs a pipeline; what it tells goes through files, as on any runner."""
+    """Runs a pipeline; its results come back through files, as on any runner."""
     self._say(f"beam: {title}")
     self._pipelines += 1
-    folder = epath.Path(layout.folder) / f"told-{self._pipelines:05d}"
+    folder = epath.Path(layout.folder) / f"results-{self._pipelines:05d}"
     folder.mkdir()
     with beam.Pipeline(options=self._options) as pipeline:
       lines = build(pipeline) | beam.Map(json.dumps)
@@ -105,7 +105,7 @@ class Beam:
 def _read(
   source: readers.Source, rules: Rules, layout: Layout, strict: bool
 ) -> Iterator[Any]:
-  """The rows of a file by part, as bytes; told beside them is what became of others."""
+  """Yields the rows of a file by part, as bytes, and its tally as a side output."""
   tally = Tally()
   try:
     for piece in readers.pieces(source, layout.block_bytes):
@@ -117,9 +117,9 @@ def _read(
       for part, slice_ in rows.by_part(table):
         yield part, _packed(slice_)
   except UserError as error:
-    yield beam.pvalue.TaggedOutput("told", {"error": str(error)})
+    yield beam.pvalue.TaggedOutput("tally", {"error": str(error)})
     return
-  yield beam.pvalue.TaggedOutput("told", tally_lib.to_json(tally))
+  yield beam.pvalue.TaggedOutput("tally", tally_lib.to_json(tally))
 
 
 def _settle(element, policy: Policy, layout: Layout) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which column is what: as flags say, otherwise by the names that logs are known by."""
+"""The role of each column: from flags, or from the names that logs commonly use."""
 
 from collections.abc import Callable, Mapping, Sequence
 import csv
@@ -15,7 +15,7 @@ from lightlm_jax.preprocess.readers import Source
 from lightlm_jax.runtime.errors import UserError
 
 ROLES = ("user", "item", "time", "rating")
-# In small letters, without signs; the first that a file has is taken.
+# In lower case, letters and digits only; the first one that a file has is taken.
 KNOWN = {
   "user": "user userid uid reviewerid customerid visitorid memberid accountid clientid "
   "personid profileid customer member username session sessionid",
@@ -26,28 +26,35 @@ KNOWN = {
   "createdtime date timems when purchasedate ratedat viewedat",
   "rating": "rating ratings stars score overall userrating",
 }
-_LOOKED_AT = 1_000  # values, to tell a unit of time
+_LOOKED_AT = 1_000  # values from which the unit of time is guessed
 
 
-class Asked(NamedTuple):
-  """What flags say of the columns; None = to be guessed."""
+class ColumnFlags(NamedTuple):
+  """The flags about columns; None = guess."""
 
   names: Mapping[str, str]  # ROLES → a column's name
-  columns: tuple[str, ...] | None = None  # of files without a line of names
+  columns: tuple[str, ...] | None = None  # of files without a header
   delimiter: str | None = None
   time_unit: str | None = None
   with_ratings: bool = False
 
 
 def decide(
-  found: Sequence[tuple[epath.Path, str]], asked: Asked, say: Callable[[str], None]
+  found: Sequence[tuple[epath.Path, str]],
+  flags: ColumnFlags,
+  say: Callable[[str], None],
 ) -> tuple[list[Source], str | None]:
-  """How to read the files, said aloud; and the unit of their times.
+  """Returns how to read the files, and the unit of their times; prints both.
+
+  Args:
+    found: paths and formats.
+    flags: about columns.
+    say: prints a line.
 
   Raises:
-    UserError: a file's columns cannot be told, or are not those of the others.
+    UserError: a file's columns are unclear, or differ from those of the others.
   """
-  sources = [_source(path, n, form, asked) for n, (path, form) in enumerate(found)]
+  sources = [_source(path, n, form, flags) for n, (path, form) in enumerate(found)]
   sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
   sources = [source._replace(index=n) for n, source in enumerate(sources)]
   if not sources:
@@ -64,14 +71,14 @@ def decide(
     return sources, None
   if not first.header and first.delimiter:
     say(
-      f"{first.path} has no line of names; its columns are taken for "
+      f"{first.path} has no header; its columns are taken for "
       f"{', '.join(first.names)} (others: --columns)"
     )
   of = {role: repr(first.names[place]) for role, place in first.roles.items()}
   line = ", ".join(f"{role} = {name}" for role, name in of.items())
-  unit = _time_unit(sources, asked)
+  unit = _time_unit(sources, flags)
   if unit is None:
-    line += "; no time: rows stand in the order of the files"
+    line += "; no time: rows keep the order of the files"
   else:
     line += f"; times are {times.UNITS[unit]}"
   say(f"columns: {line}")
@@ -79,9 +86,9 @@ def decide(
 
 
 def named(
-  path: epath.Path, form: str, asked: Asked | None = None, index: int = 0
+  path: epath.Path, form: str, flags: ColumnFlags | None = None, index: int = 0
 ) -> Source:
-  """A file with its columns, none of which has a role."""
+  """Returns a file with its columns, without roles."""
   if form == "parquet":
     names, header, delimiter = parquet.schema(path).names, True, ""
   elif form == "jsonl":
@@ -89,18 +96,18 @@ def named(
   elif form == "sequences":
     names, header, delimiter = [], False, ""
   else:
-    names, header, delimiter = _first_line(path, form, asked or Asked({}))
+    names, header, delimiter = _first_line(path, form, flags or ColumnFlags({}))
   names = tuple(names)
   return Source(str(path), index, form, names=names, header=header, delimiter=delimiter)
 
 
-def _source(path: epath.Path, index: int, form: str, asked: Asked) -> Source:
-  source = named(path, form, asked, index)
+def _source(path: epath.Path, index: int, form: str, flags: ColumnFlags) -> Source:
+  source = named(path, form, flags, index)
   roles = {}
   for role in ROLES if source.names else ():
-    if role == "rating" and not asked.with_ratings:
+    if role == "rating" and not flags.with_ratings:
       continue
-    place = _place(path, source.names, role, asked.names.get(role))
+    place = _place(path, source.names, role, flags.names.get(role))
     if place is not None:
       roles[role] = place
   if form == "sequences":
@@ -119,8 +126,7 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
   if role in ("user", "item"):
     raise UserError(
       f"cannot tell which column of {path} is the {role}; it has {listed}: give "
-      f"--{role}=NAME, or --columns=NAME,NAME,… for a file whose first line is no line "
-      "of names"
+      f"--{role}=NAME, or --columns=NAME,NAME,… for a file without a header"
     )
   if role == "rating":
     raise UserError(
@@ -136,12 +142,12 @@ def _only(path, names: Sequence[str], name: str) -> int:
 
 
 def guess(names: Sequence[str], role: str) -> str | None:
-  """The column that has a role by its name."""
+  """Returns the column whose name is known for a role, or None."""
   return first_known(names, KNOWN[role].split())
 
 
 def first_known(names: Sequence[str], known: Sequence[str]) -> str | None:
-  """The column that is called like one of these, the first of which goes first."""
+  """Returns the column with the first of these names that the file has, or None."""
   plain = [_plain(name) for name in names]
   return next((names[plain.index(name)] for name in known if name in plain), None)
 
@@ -150,8 +156,8 @@ def _plain(name: str) -> str:
   return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
 
 
-def _first_line(path: epath.Path, form: str, asked: Asked):
-  """The columns' names, whether the first line has them, and what stands between."""
+def _first_line(path: epath.Path, form: str, flags: ColumnFlags):
+  """Returns the columns' names, whether they are a header, and the delimiter."""
   head = files.head(path)
   line = next((x for x in head.split(b"\n") if x.strip(b" ")), b"")
   if b"\0" in line:
@@ -162,23 +168,23 @@ def _first_line(path: epath.Path, form: str, asked: Asked):
     raise UserError(f"the first line of {path} is not UTF-8; write the file as UTF-8")
   if not line:
     return [], False, ""
-  delimiter = asked.delimiter or "\t"
-  if form == "csv" and not asked.delimiter:
+  delimiter = flags.delimiter or "\t"
+  if form == "csv" and not flags.delimiter:
     delimiter = max(",", ";", "\t", "|", readers.COLONS, key=line.count)
   fields = line.split(delimiter)
   if form == "csv" and delimiter != readers.COLONS:
     fields = next(csv.reader([line], delimiter=delimiter), fields)
   fields = [field.strip() for field in fields]
-  if asked.columns is not None:
-    if len(asked.columns) != len(fields):
+  if flags.columns is not None:
+    if len(flags.columns) != len(fields):
       raise UserError(
-        f"--columns names {len(asked.columns)} columns, and the first line of {path} "
+        f"--columns names {len(flags.columns)} columns, and the first line of {path} "
         f"has {len(fields)}: {line[:80]!r}"
       )
-    return list(asked.columns), fields == list(asked.columns), delimiter
+    return list(flags.columns), fields == list(flags.columns), delimiter
   plain = {_plain(field) for field in fields}
   known = [plain & set(KNOWN[role].split()) for role in ("user", "item")]
-  if not (any(known) or asked.names or form == "recbole"):
+  if not (any(known) or flags.names or form == "recbole"):
     guess = _headless(fields)
     if guess:
       return guess, False, delimiter
@@ -186,7 +192,7 @@ def _first_line(path: epath.Path, form: str, asked: Asked):
 
 
 def _headless(fields: Sequence[str]) -> list[str] | None:
-  """Names for a first line that is a row: user, item, then a rating or a time."""
+  """Returns names for a file without header: user, item, then rating and time."""
   if not 2 <= len(fields) <= 4 or not any(x.isdecimal() for x in fields):
     return None
   names = ["user", "item"]
@@ -198,7 +204,7 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
 
 
 def _keys(path: epath.Path) -> list[str]:
-  """The keys of the first objects."""
+  """Returns the keys of the first JSON objects."""
   keys, head = {}, files.head(path)
   for line in head.split(b"\n")[:100]:
     try:
@@ -212,17 +218,17 @@ def _keys(path: epath.Path) -> list[str]:
   return list(keys)
 
 
-def _time_unit(sources: Sequence[Source], asked: Asked) -> str | None:
-  """That of the first file that begins with any times."""
+def _time_unit(sources: Sequence[Source], flags: ColumnFlags) -> str | None:
+  """Returns the unit of time of the first file that has times near its start."""
   if "time" not in sources[0].roles:
     return None
-  if asked.time_unit:
-    return asked.time_unit
+  if flags.time_unit:
+    return flags.time_unit
   for source in sources:
     piece = next(readers.pieces(source, 2**18), None)
     if piece is None:
       continue
-    column = pl.from_arrow(readers.parse(source, piece).table["time"]).drop_nulls()
+    column = pl.Series(readers.parse(source, piece).table["time"]).drop_nulls()
     if unit := times.guess(column.head(_LOOKED_AT)):
       return unit
     if len(column):

@@ -1,10 +1,10 @@
-"""Lines of a delimited file: those that a parser may see, each a row of its own.
+"""Screening of delimited text: only well-formed rows reach the CSV parser.
 
-Whoever gives a parser a line with an open quote gets the next lines as its field. So
-quotes are looked at first: a field is `"…"` with inner quotes doubled, or anything that
-does not begin with a quote. A quoted field may hold line ends where it closes again
-within some lines and the row then has the columns of the others; otherwise its first
-line alone is rejected, and the next one is looked at.
+A CSV parser that meets an unclosed quote swallows the following lines. So quotes are
+checked first: a field is `"…"` with inner quotes doubled, or anything that does not
+begin with a quote. A quoted field may contain line ends, if it closes within
+MOST_JOINED lines and the row then has the right number of columns; otherwise only its
+first line is rejected, and screening goes on with the next one.
 """
 
 import functools
@@ -16,20 +16,20 @@ import polars as pl
 
 from lightlm_jax.preprocess.tally import Rejected
 
-# Of one row.
+# Limits of one row.
 MOST_JOINED = 200  # lines
 _MOST_CHARACTERS = 2**20
 
 
 class Screened(NamedTuple):
-  """What is left of a block.
+  """The screened rows of a block.
 
   Attributes:
-    content: rows, with line feeds between them.
-    line_R: int64, the number of the first line of each of them.
-    rejected: the others; blank lines are no rows.
-    rest: bytes that the next block decides.
-    lines: that were taken, whatever they held.
+    content: rows, separated by line feeds.
+    line_R: int64, the first line number of each row.
+    rejected: rejected lines; blank lines do not count.
+    rest: bytes of an incomplete row, to be prepended to the next block.
+    lines: number of lines consumed.
   """
 
   content: bytes
@@ -48,15 +48,15 @@ def screen(
   columns: int,
   last: bool,
 ) -> Screened:
-  """Sorts the lines of a block.
+  """Screens the lines of a block.
 
   Args:
     content: whole lines.
-    first: the number of the first one.
-    delimiter: of columns.
-    quotes: whether the form has them.
-    columns: of a row.
-    last: whether nothing follows.
+    first: the number of the first line.
+    delimiter: between columns.
+    quotes: whether the format has quoted fields.
+    columns: number of columns.
+    last: whether this is the last block.
   """
   is_plain = not (quotes and b'"' in content)
   is_plain &= not (content.startswith(b"\n") or b"\n\n" in content)
@@ -81,7 +81,7 @@ def screen(
   kept = [n for n, row in enumerate(rows) if row is not None and row.strip(" ")]
   rest = b"\n".join(raw_L[end:]) + b"\n" if end < len(raw_L) else b""
   return Screened(
-    "\n".join(rows[n] for n in kept).encode(),
+    "\n".join(rows[n] or "" for n in kept).encode(),
     first + np.array([line_R[n] for n in kept], np.int64),
     rejected,
     rest,
@@ -90,12 +90,12 @@ def screen(
 
 
 def shown(raw: bytes) -> str:
-  """Bytes that are no text, for people."""
+  """Returns undecodable bytes in printable form."""
   return repr(raw[:60])[2:-1]
 
 
 def _joined(text_L: list[str | None], delimiter: str, columns: int, last: bool):
-  """Rows, the line that each begins in, lines that are none, and where it ended."""
+  """Returns rows, their first lines, rejected lines, and the end of the last row."""
   p = _patterns(delimiter, columns)
   quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
   texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)
@@ -111,7 +111,7 @@ def _joined(text_L: list[str | None], delimiter: str, columns: int, last: bool):
       closes = _closing(text_L, number, p)
       if closes is None and not last:
         return rows, line_R, refused, number
-      row = "\n".join(text_L[number : closes or number])
+      row = "\n".join(text or "" for text in text_L[number : closes or number])
       if closes and p.exact.match(row):
         rows.append(row)
         line_R.append(number)
@@ -123,7 +123,7 @@ def _joined(text_L: list[str | None], delimiter: str, columns: int, last: bool):
 
 
 def _closing(text_L: list[str | None], number: int, p) -> int | None:
-  """Where the row that begins in a line ends; 0 = nowhere; None = not in this block."""
+  """Returns the end of the row that begins in a line; 0 = none, None = not here yet."""
   if not p.opening.match(text_L[number]):
     return 0
   end, size = number + MOST_JOINED, 0
@@ -142,8 +142,8 @@ def _closing(text_L: list[str | None], number: int, p) -> int | None:
 
 
 class _Patterns(NamedTuple):
-  whole: str  # a line that is a row, of however many columns
-  exact: re.Pattern  # a row of the right number of columns
+  whole: str  # a line that is a row, with any number of columns
+  exact: re.Pattern  # a row with the right number of columns
   opening: re.Pattern  # a line whose last field is open
   inside: re.Pattern  # a line within a field
   closing: re.Pattern  # a line that closes it

@@ -1,11 +1,11 @@
-"""Which files an input means, in which form, and their bytes by whole lines."""
+"""The input files of a preparation, their formats, and their bytes by whole lines."""
 
 from collections.abc import Iterator
 import contextlib
 import gzip
 import io
 import os
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 import zlib
 
 from etils import epath
@@ -26,19 +26,19 @@ _ENDINGS = {
   ".inter": "recbole",
 }
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
-# What stands beside a log and is none.
+# Files beside a log that are not part of it.
 BESIDE = ("items.tsv", "item_attributes.json")
-BLOCK = 2**23  # bytes that are read at once; a line is no longer
+BLOCK = 2**23  # bytes read at once; the longest line
 
 
 class Block(NamedTuple):
-  """Whole lines of a file, each with a line feed behind it.
+  """Whole lines of a file, each followed by a line feed.
 
   Attributes:
-    content: without the end of the last line where the file has none.
-    too_long: this is the head of one line that is longer than a block.
-    read: bytes of the file, as it lies on disk, up to here.
-    last: nothing follows.
+    content: the lines; a last line without an end has none here either.
+    too_long: whether this is the start of a single line that exceeds a block.
+    read: bytes of the file on disk read so far.
+    last: whether this is the last block.
   """
 
   content: bytes
@@ -48,14 +48,14 @@ class Block(NamedTuple):
 
 
 def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
-  """The files of --input with the form of each, in the order of their paths.
+  """Returns the files of --input and their formats, ordered by path.
 
   Args:
     pattern: a file, a glob or a folder.
-    form: of FORMATS, for all of them; None = by their names.
+    form: one of FORMATS for all files; None = by their names.
 
   Raises:
-    UserError: there are none, or their names do not tell.
+    UserError: there are no files, or their names do not tell the format.
   """
   try:
     paths = _paths(pattern)
@@ -77,28 +77,30 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
       f"--input={pattern} names no file of a log; give a file, a glob or a folder of "
       f"{', '.join(sorted(_ENDINGS))} files (.gz too), or sequences.txt"
     )
-  found = [(path, form or _form(path)) for path in paths]
-  for path, known in found:
+  found = []
+  for path in paths:
+    known = form or _form(path)
     if known is None:
       raise UserError(
-        f"the name of {path} does not tell its form; give --format, one of "
+        f"the name of {path} does not tell its format; give --format, one of "
         f"{', '.join(FORMATS)}"
       )
+    found.append((path, known))
   forms = sorted({known for _, known in found})
   if len(forms) > 1:
     raise UserError(
-      f"--input={pattern} has files of several forms ({', '.join(forms)}); name those "
-      f"of one by a glob, such as {pattern.rstrip('/')}/*.{forms[0]}"
+      f"--input={pattern} has files of several formats ({', '.join(forms)}); name "
+      f"those of one by a glob, such as {pattern.rstrip('/')}/*.{forms[0]}"
     )
   return found
 
 
 @contextlib.contextmanager
-def opened(path: epath.Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-  """A file's content, and the file as it lies on disk: gzip is taken off.
+def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
+  """Yields a file's content, decompressed if gzip, and the file as it is on disk.
 
   Raises:
-    UserError: it cannot be read to its end.
+    UserError: the file cannot be read to its end.
   """
   try:
     with path.open("rb") as raw:
@@ -111,14 +113,14 @@ def opened(path: epath.Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
-  """A text file by whole lines, whatever ends them; no byte order mark.
+  """Yields a text file by whole lines, with line feeds and no byte order mark.
 
   Raises:
-    UserError: it cannot be read to its end.
+    UserError: the file cannot be read to its end.
   """
   with opened(path) as (stream, raw):
     rest, first = b"", True
-    skipping = False  # what is left of a line that was too long
+    skipping = False  # inside a line that was too long
     while True:
       data = stream.read(size)
       if first:
@@ -126,7 +128,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
       last = len(data) == 0
       content, rest = rest + data, b""
       if not last and content.endswith(b"\r"):
-        content, rest = content[:-1], b"\r"  # the other half may follow
+        content, rest = content[:-1], b"\r"  # a line feed may follow
       if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
       if skipping:
@@ -145,7 +147,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
 
 
 def head(path: epath.Path, size: int = 2**18) -> bytes:
-  """The first lines of a text file, at most so many bytes of it."""
+  """Returns the first lines of a text file, at most `size` bytes."""
   for block in blocks(path, size):
     if block.content.strip() or block.last:
       return block.content
@@ -169,7 +171,7 @@ def _form(path: epath.Path) -> str | None:
 
 
 def _paths(pattern: str) -> list[epath.Path] | None:
-  """Of a file or a glob; None of a folder."""
+  """Returns the paths of a file or a glob; None for a folder."""
   if any(sign in pattern for sign in "*?[") and not epath.Path(pattern).exists():
     parts = epath.Path(pattern).parts
     wild = next(n for n, part in enumerate(parts) if set(part) & set("*?["))

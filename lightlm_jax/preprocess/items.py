@@ -1,4 +1,4 @@
-"""What is said of the items: texts and attributes from a file beside the log."""
+"""Item metadata: texts and attributes from a file beside the log."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
@@ -13,7 +13,7 @@ from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 
-# Columns of items.parquet, as formats.TEXTS, and how files call them.
+# Columns of items.parquet (those of formats.TEXTS), and their names in files.
 TEXTS = {
   "title": "title name movietitle itemname productname producttitle textualid text",
   "brand": "brand brandname store manufacturer",
@@ -22,18 +22,18 @@ TEXTS = {
   "categories": "categories",
   "description": "description desc",
 }
-# Of a file without a line of names, as MovieLens' movies.dat.
+# Columns of a file without a header, such as MovieLens' movies.dat.
 _HEADLESS = ("item", "title", "genres", "description")
 ATTRIBUTES = ("brand", "genres", "category", "categories")
 
 
-class About(NamedTuple):
-  """What is known of a catalogue, in its order.
+class Metadata(NamedTuple):
+  """The metadata of a catalogue, in its order.
 
   Attributes:
-    texts: by column of TEXTS, "" where nothing is said.
-    attributes: of each item, sorted; None where there are none at all.
-    counts: rows of the file, by what became of them; None without a file.
+    texts: by column of TEXTS, "" = none.
+    attributes: of each item, sorted; None if no item has any.
+    counts: rows of the file by outcome; None without a file.
   """
 
   texts: Mapping[str, Sequence[str]]
@@ -42,7 +42,7 @@ class About(NamedTuple):
 
 
 def beside(found: Sequence[epath.Path]) -> tuple[epath.Path | None, epath.Path | None]:
-  """Files of items and attributes that stand where the log does; None without."""
+  """Returns the files of items and attributes beside a log; None if missing."""
   folder = found[0].parent
   table = folder / "items.tsv"
   if found[0].name.endswith((".inter", ".inter.gz")):
@@ -61,19 +61,19 @@ def read(
   item_ids,
   item_column: str | None,
   say: Callable[[str], None],
-) -> About:
-  """Reads what is said of the catalogue.
+) -> Metadata:
+  """Reads the metadata of the catalogue.
 
   Args:
-    table: a file of items, a line each, in any form of a log; the first line of an item
-      counts.
+    table: a file with one item per line, in any format of a log; of repeated items the
+      first line counts.
     attributes: item_attributes.json.
     item_ids: [I] numpy strings.
-    item_column: of the table; None = guessed.
-    say: told what is read.
+    item_column: column of item ids; None = guess.
+    say: prints a line.
 
   Raises:
-    UserError: a file cannot be read, or says nothing of these items.
+    UserError: a file cannot be read, or has none of these items.
   """
   names = None
   if attributes is not None:
@@ -81,7 +81,7 @@ def read(
     say(f"attributes of items: {attributes}")
   if table is None:
     listed = None if names is None else [sorted(a) for a in names]
-    return About({}, listed, None)
+    return Metadata({}, listed, None)
   source, item, texts = _source(table, item_column)
   said = ", ".join(f"{to} = {of!r}" for to, of in texts.items())
   say(f"items: {table}: item = {item!r}, {said}")
@@ -92,7 +92,7 @@ def read(
   for row in _rows(source, [item, *texts.values()]):
     counts["rows"] += 1
     raw = None if row is None else _id(row.get(item))
-    if raw is None:
+    if row is None or raw is None:
       counts["rejected"] += 1
       continue
     number = place.get(raw)
@@ -120,11 +120,11 @@ def read(
     f"{counts['rows']:,} lines {counts['rejected']:,} could not be read, "
     f"{counts['repeated']:,} are repeated"
   )
-  return About(found, None if names is None else [sorted(a) for a in names], counts)
+  return Metadata(found, None if names is None else [sorted(a) for a in names], counts)
 
 
 def _source(path: epath.Path, item_column: str | None):
-  """How to read the file, its column of ids, and those of texts."""
+  """Returns how to read the file, its id column, and its text columns by name."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
   source = columns.named(path, form)
@@ -150,7 +150,7 @@ def _source(path: epath.Path, item_column: str | None):
 def _rows(
   source: readers.Source, wanted: Sequence[str]
 ) -> Iterator[Mapping[str, Any] | None]:
-  """The lines by column; None for one that cannot be read."""
+  """Yields the rows by column; None for a row that cannot be read."""
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
@@ -174,7 +174,7 @@ def _rows(
 def _object(raw: bytes) -> dict[str, Any] | None:
   try:
     value = json_text.loads(raw)
-    json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+    json.dumps(value, ensure_ascii=False).encode()  # fails on a lone surrogate
   except ValueError:
     return None
   return value if isinstance(value, dict) else None
@@ -191,7 +191,7 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """A field's values: elements of lists, words of a `token_seq`, parts between |."""
+  """Returns a field's values: list elements, `token_seq` words, or parts between |."""
   if isinstance(value, list | tuple):
     return [part for element in value for part in _values(element, column)]
   text = _words(value)

@@ -1,7 +1,7 @@
-"""The engine of one machine: two threads read, rows wait on disk by part of the log.
+"""The engine for one machine: two threads read, and rows are spooled to disk by part.
 
-Memory does not grow with the log: a few pieces of a file, `_WAITING` rows on their way
-to disk, then a part (about `PART_BYTES` of the input) at a time.
+Memory does not grow with the log: it holds a few pieces of a file and `_WAITING` rows
+before they are spooled, then one part (about `PART_BYTES` of the input) at a time.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ _WAITING = 2**21  # rows, of all parts
 
 
 class OneMachine:
-  """Runs the steps here. See `beam_engine.Beam` for the other one."""
+  """Runs the steps in this process. The other engine is `beam_engine.Beam`."""
 
   def __init__(self, progress: rich.progress.Progress):
     self._progress = progress
@@ -39,7 +39,7 @@ class OneMachine:
     layout: Layout,
     strict: bool,
   ) -> Tally:
-    """Reads all files; leaves the users of each part. See `stages.settle`."""
+    """Reads all files and writes the users of each part. See `stages.settle`."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]
@@ -65,7 +65,7 @@ class OneMachine:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """What a step of stages.py returns for every number below `number`."""
+    """Runs a step of stages.py for every number below `number`; returns the results."""
     return list(self._each(lambda n: step(layout, n, **options), number, title))
 
   def _each(self, one: Callable[[int], Any], number: int, title: str) -> Iterator:
@@ -85,7 +85,7 @@ class _Spool:
     self.rows = 0
 
   def add(self, table: pyarrow.Table) -> None:
-    """Takes rows that are sorted by part."""
+    """Adds rows that are sorted by part."""
     for part, slice_ in rows.by_part(table):
       self._waiting.setdefault(part, []).append(slice_)
     self.rows += len(table)
@@ -96,7 +96,7 @@ class _Spool:
   def flush(self) -> None:
     for part, slices in self._waiting.items():
       table = pyarrow.concat_tables(slices).combine_chunks()
-      # Appended as a stream of its own: no file stays open.
+      # Each flush appends its own Arrow stream, so that no file stays open.
       with self._path(part).open("ab") as file:
         with pyarrow.ipc.new_stream(
           file, table.schema, options=stages.COMPRESSED
@@ -105,7 +105,7 @@ class _Spool:
     self._waiting, self._number = {}, 0
 
   def take(self, part: int) -> pyarrow.Table:
-    """The rows of a part, which are gone then."""
+    """Returns the rows of a part, and deletes its file."""
     path = self._path(part)
     if not path.exists():
       schema = pyarrow.schema([field for field in rows.SCHEMA if field.name != "part"])
@@ -124,7 +124,7 @@ class _Spool:
 def _parsed(
   sources: Sequence[readers.Source], rules: Rules, layout: Layout
 ) -> Iterator[Callable]:
-  """A call for each piece of each file."""
+  """Yields a function for each piece of each file."""
   for source in sources:
     for piece in readers.pieces(source, layout.block_bytes):
 
@@ -136,7 +136,7 @@ def _parsed(
 
 
 def _ahead(calls: Iterator[Callable[[], Any]]) -> Iterator[Any]:
-  """What calls return, in order, a few of them made ahead by threads."""
+  """Yields the results of functions in order; threads run a few of them ahead."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = deque()
     try:

@@ -1,4 +1,4 @@
-"""Parquet files, some rows at a time, whatever they hold and however damaged."""
+"""Reads Parquet files in batches of rows; unusable values become null."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from lightlm_jax.preprocess import files
 from lightlm_jax.runtime.errors import UserError
 
 _ROWS = 2**18  # at once
-# What pyarrow raises where a Parquet file is damaged.
+# Exceptions of pyarrow for damaged Parquet files.
 _DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError)
 
 
 def schema(path: epath.Path) -> pyarrow.Schema:
-  """Of a Parquet file.
+  """Returns the schema of a Parquet file.
 
   Raises:
-    UserError: it is none.
+    UserError: it is not a Parquet file.
   """
   try:
     with files.opened(path) as (stream, _), pyarrow.parquet.ParquetFile(stream) as file:
@@ -31,18 +31,18 @@ def schema(path: epath.Path) -> pyarrow.Schema:
 def read(
   path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
-  """The columns of a Parquet file, some rows at a time.
+  """Yields the columns of a Parquet file in batches of rows.
 
   Args:
     path: of the file.
-    names: of columns, by role.
-    convert: of a column.
+    names: column names by role.
+    convert: applied to every column.
 
   Yields:
-    Columns by role, how many rows these are, and bytes of the file up to here.
+    Columns by role, the number of rows, and bytes of the file read so far.
 
   Raises:
-    UserError: it is damaged.
+    UserError: the file is damaged.
   """
   number, size = 0, path.stat().length
   try:
@@ -63,7 +63,7 @@ def read(
 
 
 def usable(column: pyarrow.Array) -> pyarrow.Array:
-  """A Parquet column as text, numbers or times; nulls of what is none of these."""
+  """Returns a column as text, numbers or times; nulls for any other type."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
   kind = column.type
@@ -82,7 +82,7 @@ def usable(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _as_text(column: pyarrow.Array) -> pyarrow.Array:
-  """Bytes as text; null where they are not UTF-8."""
+  """Returns bytes as text; null if they are not UTF-8."""
   try:
     return column.cast(pyarrow.large_string())
   except pyarrow.ArrowInvalid:

@@ -1,4 +1,4 @@
-"""A preparation from its first step to its last, on whatever engine runs the steps."""
+"""The whole preparation of a log, on either engine."""
 
 from collections.abc import Mapping
 import contextlib
@@ -26,15 +26,15 @@ from lightlm_jax.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PART_BYTES = 2**25  # of the input, to a part of the log
+PART_BYTES = 2**25  # input bytes per part of the log
 MOST_PARTS = 1_024
-SHARD_ROWS = 2**21  # of the output, to a shard
-_PACKED = 6  # times as large is a log as its gzip or Parquet file, about
+SHARD_ROWS = 2**21  # rows per output shard
+_PACKED = 6  # approximate compression ratio of gzip and Parquet
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What to prepare, and how: the flags of prepare.py."""
+  """The flags of prepare.py."""
 
   input: str
   output: str
@@ -60,32 +60,32 @@ class Options:
 
 
 def prepare(options: Options) -> dict[str, Any]:
-  """Makes the folder `options.output`, whole or not at all.
+  """Writes the folder `options.output`, completely or not at all.
 
   Returns:
-    What its manifest holds, and the seconds that each step took.
+    The manifest, and `seconds` by step.
 
   Raises:
-    UserError: one line that says what to change.
+    UserError: the log or the options are wrong; the message says how to fix it.
   """
   target = epath.Path(options.output)
   if target.exists():
     raise UserError(f"{target} is there already; give another --output, or remove it")
   found = files.find(options.input, options.format)
-  asked = columns.Asked(
+  flags = columns.ColumnFlags(
     options.names,
     options.columns,
     options.delimiter,
     options.time_unit,
     options.min_rating is not None,
   )
-  sources, unit = columns.decide(found, asked, logger.info)
+  sources, unit = columns.decide(found, flags, logger.info)
   if options.duplicates == "exact" and unit is None:
     raise UserError(
       "--duplicates=exact compares times, and the log has none; give first or last"
     )
   if options.min_rating is not None and "rating" not in sources[0].roles:
-    raise UserError("--min_rating wants ratings, and the log has none")
+    raise UserError("--min_rating needs ratings, and the log has none")
   with _work_folder(options.work, target) as folder, _progress() as progress:
     engine = _engine(options, progress)
     clock = _Clock()
@@ -98,7 +98,7 @@ def prepare(options: Options) -> dict[str, Any]:
     _check_any_left(tally, sources)
 
     catalogue = stages.catalogue(layout)
-    tally.check(catalogue["rows"].sum(), "after sorting")
+    tally.check(int(catalogue["rows"].sum()), "after sorting")
     layout = layout._replace(shards=-(-tally.left // options.shard_rows))
     stages.write(layout.path("catalogue"), catalogue.select("item").to_arrow())
     engine.each(stages.number, layout, title="number", number=layout.parts)
@@ -140,7 +140,7 @@ def prepare(options: Options) -> dict[str, Any]:
 
 
 def show(manifest: Mapping[str, Any]) -> None:
-  """Logs what became of the rows, a line at a time."""
+  """Logs how many rows were kept, rejected and filtered, and why."""
   logger.info(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
   sources = [source["path"] for source in manifest["sources"]]
   for reason, number in manifest["rejected"].items():
@@ -152,7 +152,7 @@ def show(manifest: Mapping[str, Any]) -> None:
   if manifest["tied_rows"]:
     logger.info(
       f"  {manifest['tied_rows']:,} rows of {manifest['tied_users']:,} users have the "
-      "time of another row of the user: these stand as in the files"
+      "same time as another row of the user: these keep the order of the files"
     )
   logger.info(f"{manifest['users']:,} users, {manifest['items']:,} items")
 
@@ -176,7 +176,7 @@ def _engine(options: Options, progress: rich.progress.Progress):
     from lightlm_jax.preprocess import beam_engine  # noqa: PLC0415, of the extra `beam`
   except ImportError as error:
     raise UserError(
-      f"--engine=beam wants Apache Beam ({error}); install with "
+      f"--engine=beam needs Apache Beam ({error}); install with "
       "pip install -e '.[beam]', in an environment of its own"
     )
   return beam_engine.Beam(options.beam_options, logger.info)
@@ -205,7 +205,7 @@ def _listed(tally: Tally) -> str:
   )
 
 
-def _about_items(options: Options, found, item_ids) -> items.About:
+def _about_items(options: Options, found, item_ids) -> items.Metadata:
   table, attributes = items.beside([path for path, _ in found])
   if options.items is not None:
     table = epath.Path(options.items)
@@ -216,7 +216,7 @@ def _about_items(options: Options, found, item_ids) -> items.About:
   )
 
 
-def _item_columns(item_ids, rows_I, about: items.About) -> dict[str, Any]:
+def _item_columns(item_ids, rows_I, about: items.Metadata) -> dict[str, Any]:
   found = {"item": item_ids.to_arrow().cast(pyarrow.string()), "rows": rows_I}
   found |= {name: pyarrow.array(values) for name, values in about.texts.items()}
   if about.attributes is not None:
@@ -263,7 +263,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """A new folder, removed at the end; on the disk of the output unless told."""
+  """Yields a new folder beside the output or in `work`, and removes it at the end."""
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent

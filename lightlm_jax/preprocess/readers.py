@@ -1,4 +1,4 @@
-"""Rows of a file of any form, raw: ids, times and ratings as they stand there."""
+"""Readers of all formats: rows with ids, times and ratings as the file has them."""
 
 from collections.abc import Iterator, Mapping
 import itertools
@@ -16,8 +16,8 @@ from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.preprocess.tally import Rejected
 
 COLONS = "::"  # between the columns of MovieLens' .dat files
-_FOR_COLONS = "\x1f"  # which no text has; parsers take a byte
-_MARK = b"\xef\xbb\xbf"  # of the order of bytes
+_FOR_COLONS = "\x1f"  # a single byte for the parser, absent from texts
+_MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
 class Source(NamedTuple):
@@ -25,12 +25,12 @@ class Source(NamedTuple):
 
   Attributes:
     path: as text.
-    index: its place among the files, by which equal times are ordered.
-    form: of files.FORMATS.
+    index: position among the files, which orders rows of equal times.
+    form: one of files.FORMATS.
     names: all columns, in order.
-    roles: ROLES → the column's place; what the log has not is left out.
-    delimiter: of columns; a byte, or COLONS.
-    header: whether the first line names them.
+    roles: the column index of every role that the log has.
+    delimiter: between columns; one byte, or COLONS.
+    header: whether the first line has the columns' names.
   """
 
   path: str
@@ -43,12 +43,12 @@ class Source(NamedTuple):
 
   @property
   def has_quotes(self) -> bool:
-    """Whether a field may be `"…"`."""
+    """Whether a field may be quoted, `"…"`."""
     return self.form == "csv" and self.delimiter != COLONS
 
   @property
   def between(self) -> str:
-    """The byte that stands between columns when they are parsed."""
+    """The byte between columns that the parser gets."""
     return _FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
 
@@ -58,11 +58,11 @@ class Piece(NamedTuple):
   Attributes:
     content: lines, or rows of a Parquet file.
     line_R: the line or row number of each row.
-    rejected: rows that are already known not to be any.
-    read: bytes of the file up to here.
+    rejected: lines that were rejected before parsing.
+    read: bytes of the file read so far.
   """
 
-  content: bytes | pyarrow.RecordBatch
+  content: Any  # bytes, or pyarrow.RecordBatch
   line_R: np.ndarray
   rejected: Rejected
   read: int
@@ -72,10 +72,10 @@ class Parsed(NamedTuple):
   """The rows of a piece.
 
   Attributes:
-    table: columns by role, `line` int64, and `place` int32 within the line where a line
-      holds several rows. Nulls stand for what is missing or of no use as it is.
-    rejected: the others.
-    rows: how many there were, these and those.
+    table: columns by role, `line` int64, and `place` int32 within the line if a line
+      holds several rows. Missing and unusable values are null.
+    rejected: the rejected rows.
+    rows: the number of rows, rejected ones included.
   """
 
   table: pyarrow.Table
@@ -84,23 +84,24 @@ class Parsed(NamedTuple):
 
 
 def pieces(source: Source, size: int) -> Iterator[Piece]:
-  """The parts of a file, in order.
+  """Yields the parts of a file, in order.
 
   Raises:
-    UserError: it cannot be read to its end.
+    UserError: the file cannot be read to its end.
   """
   return _batches(source) if source.form == "parquet" else _texts(source, size)
 
 
 def parse(source: Source, piece: Piece) -> Parsed:
-  """The rows of a piece; whatever it holds, each is in the table or rejected.
+  """Returns the rows of a piece; each row is either in the table or rejected.
 
-  A piece is parsed once: what is rejected is added to its own.
+  Parse a piece only once: this adds to its `rejected`.
   """
   rejected = piece.rejected
   before = rejected.total()
   if isinstance(piece.content, pyarrow.RecordBatch):
-    columns = {role: piece.content.column(role) for role in source.roles}
+    batch = piece.content
+    columns = {role: batch.column(role) for role in source.roles}
     table, rows = _table(columns, piece.line_R), len(piece.line_R)
   elif source.form == "jsonl":
     table, rows = _json_lines(source, piece, rejected)
@@ -162,7 +163,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
   def refuse(row) -> str:
     nonlocal blank
     if row.text.strip(" "):
-      line = piece.line_R[row.number - 1]
+      line = int(piece.line_R[row.number - 1])
       rejected.add("columns", line, row.text.replace(source.between, source.delimiter))
     else:
       blank += 1
@@ -175,7 +176,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
   quote = '"' if source.has_quotes else False
   content = piece.content
   if content.startswith(_MARK):
-    content = _MARK + content  # one is taken off, here in the middle of a file too
+    content = _MARK + content  # the parser strips one, even here inside a file
   table = pyarrow.csv.read_csv(
     pyarrow.BufferReader(content),
     read_options=pyarrow.csv.ReadOptions(
@@ -192,7 +193,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
       column_types=dict.fromkeys(wanted, pyarrow.string()),
       include_columns=wanted,
       strings_can_be_null=False,
-      check_utf8=False,  # the lines were
+      check_utf8=False,  # already checked
     ),
   )
   line_R = np.delete(piece.line_R, bad)
@@ -268,19 +269,19 @@ def _table(columns: Mapping[str, Any], line_R) -> pyarrow.Table:
   return pyarrow.table({**columns, "line": line})
 
 
-def _nothing(source: Source) -> Parsed:
+def _nothing(source: Source) -> tuple[pyarrow.Table, int]:
   empty = pyarrow.array([], pyarrow.string())
   return _table(dict.fromkeys(source.roles, empty), []), 0
 
 
 def _scalar(value: Any) -> str | None:
-  """A JSON value as the text of an id or a number; None of what is neither."""
+  """Returns a JSON text or number as text; None for any other value."""
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if isinstance(value, str):
     try:
       value.encode()
-    except UnicodeEncodeError:  # half of a character, such as "\ud800"
+    except UnicodeEncodeError:  # a lone surrogate, such as "\ud800"
       return None
     return value
   is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Rows that hold what they must: the first of the functions that both engines share."""
+"""Validation of rows: which are kept, rejected or filtered; used by both engines."""
 
 from collections.abc import Iterator, Mapping
 import itertools
@@ -12,7 +12,7 @@ from lightlm_jax.preprocess import times
 from lightlm_jax.preprocess.readers import Parsed
 from lightlm_jax.preprocess.tally import SHOWN, Tally, of_rejected
 
-LONGEST = 512  # characters of an id: ids are kept in arrays of equal width
+LONGEST = 512  # characters of an id: ids are stored in fixed-width arrays
 SCHEMA = pyarrow.schema(
   [
     ("user", pyarrow.large_string()),
@@ -27,12 +27,12 @@ SCHEMA = pyarrow.schema(
 
 
 class Rules(NamedTuple):
-  """What a row has to be.
+  """The rules for valid rows.
 
   Attributes:
-    time_unit: of times.UNITS; None = the log has no times.
-    min_rating: None = ratings are not looked at.
-    parts: how many the log is divided into.
+    time_unit: one of times.UNITS; None = the log has no times.
+    min_rating: the lowest rating to keep; None = ratings are ignored.
+    parts: number of parts of the log.
   """
 
   time_unit: str | None
@@ -41,14 +41,14 @@ class Rules(NamedTuple):
 
 
 def valid(parsed: Parsed, file: int, rules: Rules) -> tuple[pyarrow.Table, Tally]:
-  """The rows to keep, by part, in the order of the file within each; and the tally.
+  """Returns the rows to keep, by part, in file order within each; and the tally.
 
   Args:
     parsed: the rows of a piece.
-    file: its number.
-    rules: see there.
+    file: the number of the file.
+    rules: for valid rows.
   """
-  raw = pl.from_arrow(parsed.table)
+  raw = pl.DataFrame(parsed.table)
   frame = pl.DataFrame({"line": raw["line"]}).with_columns(
     _ids(raw["user"]).alias("user"),
     _ids(raw["item"]).alias("item"),
@@ -86,7 +86,7 @@ def valid(parsed: Parsed, file: int, rules: Rules) -> tuple[pyarrow.Table, Tally
     frame = frame.filter(~bad)
   if rules.min_rating is not None:
     high = frame["rating"] >= rules.min_rating
-    tally.filtered["low_rating"] += len(frame) - high.sum()
+    tally.filtered["low_rating"] += len(frame) - int(high.sum())
     tally.filtered = +tally.filtered
     frame = frame.filter(high)
   frame = frame.with_columns(part=(user.hash(0) % rules.parts).cast(pl.Int32))
@@ -105,9 +105,9 @@ def by_part(table: pyarrow.Table) -> Iterator[tuple[int, pyarrow.Table]]:
 
 
 def _count(bad: pl.DataFrame, raw: pl.DataFrame, file: int) -> Tally:
-  """Of rejected rows: all of them by reason, a few of each in words."""
+  """Returns the tally of rejected rows: counts by reason, and a few examples."""
   tally = Tally()
-  # As numbers: what is no time may be none that Python has.
+  # As numbers: an invalid time may be out of range for Python.
   shown = raw.with_columns(pl.selectors.temporal().to_physical(), bad["why"])
   for reason, rows in shown.group_by("why", maintain_order=True):
     tally.rejected[reason[0]] += len(rows)
@@ -123,9 +123,9 @@ def _words(row: Mapping[str, object]) -> str:
 
 
 def _ids(values: pl.Series) -> pl.Series:
-  """Ids as text, without the space around them; null where there is none."""
+  """Returns ids as stripped text; null if there is none."""
   if values.dtype.is_float():
-    # What pandas makes of whole numbers in a column with holes.
+    # pandas stores whole numbers as floats if a column has missing values.
     is_whole = values.is_finite() & (values == values.round()) & (values.abs() < 2**53)
     values = values.set(~is_whole.fill_null(False), None).cast(pl.Int64)
   if values.dtype.is_temporal() or values.dtype == pl.Null:

@@ -1,8 +1,8 @@
-"""Rows of a log into a row for each user: functions of tables, for every engine.
+"""Groups the rows of a log by user: functions of tables, for either engine.
 
-A log is divided into parts by a hash of the user, so that a user's rows are in one.
-Within a part users stand in the order of the project's own hash of their ids, as
-`data/interactions.py` numbers them; shards are ranges of that hash.
+A log is divided into parts by a hash of the user, so that all rows of a user are in one
+part. Within a part users are in the order of the keyed hash of their ids, as numbered
+by `data/interactions.py`; shards are ranges of that hash.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ DUPLICATES = ("keep", "exact", "first", "last")
 
 
 class Policy(NamedTuple):
-  """What is left out of what could be read.
+  """The filters of valid rows.
 
   Attributes:
-    duplicates: "keep" all; "exact" = one of each user, item and time; the "first" or
-      "last" of each user and item.
-    max_len: the last rows of a user that stay; 0 = all.
+    duplicates: "keep" all; "exact" = one per user, item and time; the "first" or
+      "last" per user and item.
+    max_len: number of a user's last rows to keep; 0 = all.
     timed: whether rows have times.
   """
 
@@ -33,14 +33,14 @@ class Policy(NamedTuple):
 
 
 class Users(NamedTuple):
-  """Users in the order of their hash, with their rows in the order of time.
+  """Users in hash order, with their rows in time order.
 
   Attributes:
     key_U2: uint64, the hash.
     user_U: raw ids.
     offset_U1: int64, where each user's rows start.
     item_E: int32, numbers of items.
-    time_E: int64 microseconds since 1970; None = not known.
+    time_E: int64 microseconds since 1970; None = unknown.
   """
 
   key_U2: np.ndarray
@@ -50,7 +50,7 @@ class Users(NamedTuple):
   time_E: np.ndarray | None
 
   def table(self) -> pyarrow.Table:
-    """Columns high, low, user, items and times."""
+    """Returns a table with columns high, low, user, items and times."""
     offset = pyarrow.array(self.offset_U1)
     columns = {
       "high": pyarrow.array(self.key_U2[:, 0]),
@@ -65,7 +65,7 @@ class Users(NamedTuple):
 
 
 def users_of(table: pyarrow.Table) -> Users:
-  """What `Users.table` made, or parts of such tables one after the other."""
+  """Returns the users of a table from `Users.table`, or of several concatenated."""
   table = table.combine_chunks()
   flat = {
     name: table[name].combine_chunks()
@@ -83,17 +83,17 @@ def users_of(table: pyarrow.Table) -> Users:
 
 
 def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, Tally]:
-  """The users of one part of the log.
+  """Returns the users of one part of the log.
 
-  Rows of equal times stand as (file, line, place in the line) says.
+  Rows of equal times are ordered by (file, line, place in the line).
 
   Args:
-    rows: all of the part, as `rows.valid` gives them, in any order.
-    policy: what is left out.
+    rows: all rows of the part, from `rows.valid`, in any order.
+    policy: the filters.
 
   Returns:
-    The users, whose items are numbered within the part; these items as a table `item`
-    and `rows`, of how many there are; what was filtered, and ties.
+    The users, with items numbered within the part; the items as a table of `item` and
+    `rows`; the tally of filtered rows and ties.
   """
   user_N, users = _encoded(rows["user"])
   item_N, items = _encoded(rows["item"])
@@ -138,26 +138,26 @@ def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, T
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
-  """[shards + 1] int64: where the users of each shard begin."""
+  """Returns where the users of each shard begin, [shards + 1] int64."""
   shard_U = ((users.key_U2[:, 0] >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)
   return np.searchsorted(shard_U, np.arange(shards + 1, dtype=np.uint64))
 
 
-def remaining(users: Users, open_I: np.ndarray, min_len: int) -> np.ndarray:
-  """[E] bool: rows of open items, of users that have at least so many of them.
+def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
+  """Returns [E] bool: rows with allowed items, of users with enough such rows.
 
   Args:
     users: U users, E rows.
-    open_I: bool, by number of the item.
-    min_len: of a user, at least 1.
+    allowed_I: bool, by item number.
+    min_len: fewest rows of a user, at least 1.
   """
-  keep_E = open_I[users.item_E]
+  keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """The users with some of their rows, without those who have none of them."""
+  """Returns the users with only the rows of `keep_E`; users without any are dropped."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(
@@ -170,7 +170,7 @@ def cut(users: Users, keep_E: np.ndarray) -> Users:
 
 
 def in_order(users: Users) -> Users:
-  """Users of several parts, in the order of their hash."""
+  """Returns users of several parts in hash order."""
   order_U = np.lexsort((users.key_U2[:, 1], users.key_U2[:, 0]))
   start_U, length_U = users.offset_U1[:-1][order_U], np.diff(users.offset_U1)[order_U]
   time_E = users.time_E
@@ -184,7 +184,7 @@ def in_order(users: Users) -> Users:
 
 
 def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
-  """Numbers of the values, and the values by number."""
+  """Returns the values as numbers, and the distinct values by number."""
   encoded = column.combine_chunks().dictionary_encode()
   if isinstance(encoded, pyarrow.ChunkedArray):
     encoded = encoded.combine_chunks()
@@ -192,16 +192,16 @@ def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
 
 
 def _order(rows: pyarrow.Table, time_N, rank_N) -> np.ndarray:
-  """[N] by user, time, file, line and place."""
+  """Returns the order by user, time, file, line and place, [N]."""
   file_N, line_N, place_N = (np.asarray(rows[n]) for n in ("file", "line", "place"))
   if _ascends(file_N, line_N, place_N):
-    # The sort is stable: rows that come as they were read need no other key.
+    # The sort is stable: rows in reading order need no further keys.
     return np.lexsort((time_N, rank_N))
   return np.lexsort((place_N, line_N, file_N, time_N, rank_N))
 
 
 def _ascends(*columns: np.ndarray) -> bool:
-  """Whether rows ascend by these columns, the first one before the others."""
+  """Returns whether rows are in lexicographic order of these columns."""
   decided_N = np.zeros(max(0, len(columns[0]) - 1), bool)
   for column_N in columns:
     step_N = np.diff(column_N)
@@ -212,7 +212,7 @@ def _ascends(*columns: np.ndarray) -> bool:
 
 
 def _distinct(rank_N, item_N, time_N, items: int, duplicates: str) -> np.ndarray:
-  """[N] bool: the rows that a policy keeps."""
+  """Returns [N] bool: the rows that the policy keeps."""
   if duplicates == "keep":
     return np.ones(len(rank_N), bool)
   pair = pl.Series("pair", rank_N.astype(np.int64) * items + item_N)

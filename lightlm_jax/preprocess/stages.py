@@ -1,14 +1,14 @@
-"""The steps of a preparation, each over the parts of a log as files in a folder.
+"""The steps of a preparation, each a function of one part of the log in a folder.
 
-A step takes a number and leaves files of that number, so that any engine may run the
-numbers of a step in any order, on any machine that sees the folder, and again after a
-death. What is held in memory: one part (or one shard), and for the whole log its items
-(id, hash, number of rows); never a row or a user of another part.
+A step gets the number of a part and writes files with that number. An engine may run
+the parts in any order, on any machine that sees the folder, and repeat them after a
+failure. Memory holds one part (or shard) and the catalogue (id, hash, number of rows),
+never rows or users of another part.
 """
 
 import io
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 import numpy as np
@@ -26,13 +26,13 @@ COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Layout(NamedTuple):
-  """Where a preparation works, and how finely.
+  """The work folder of a preparation, and its numbers of parts and shards.
 
   Attributes:
-    folder: of its own, seen by all workers.
+    folder: visible to all workers.
     parts: of the log, by a hash of the user.
     shards: of the output.
-    block_bytes: of a file that are read at once; a line is no longer.
+    block_bytes: bytes of a file read at once; the longest line.
   """
 
   folder: str
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 
 
 def settle(layout: Layout, part: int, rows: pyarrow.Table, policy: Policy) -> Tally:
-  """A part's rows become users, and the items that they have."""
+  """Writes the users and the items of a part; returns its tally."""
   users, items, tally = sequences.settle(rows, policy)
   write(layout.path("users", part), users.table())
   write(layout.path("items", part), items)
@@ -54,18 +54,18 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, policy: Policy) -> Ta
 
 
 def catalogue(layout: Layout) -> pl.DataFrame:
-  """All items (`item`, `rows`) in the order of their hash, as they are numbered.
+  """Returns all items (`item`, `rows`) in hash order, which numbers them.
 
-  The parts' lists are added up whenever they outgrow what there is: a list that many
-  parts have is not held for each of them.
+  The lists of the parts are summed whenever they outgrow the total, so that an item
+  that occurs in many parts is not kept in memory once for each of them.
   """
-  schema = {"item": pl.String, "rows": pl.Int64}
+  schema: dict[str, Any] = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
   for part in range(layout.parts):
     path = layout.path("items", part)
     if not path.exists():
       continue
-    waiting.append(pl.from_arrow(read(path)).cast(schema))
+    waiting.append(pl.DataFrame(read(path)).cast(schema))
     size += len(waiting[-1])
     if size > max(2**20, len(total)):
       total, waiting, size = _sum([total, *waiting]), [], 0
@@ -75,9 +75,9 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Items of a part get the catalogue's numbers; its users are cut into shards."""
-  items = pl.from_arrow(read(layout.path("items", part)).select(["item"]))
-  catalogue = pl.from_arrow(read(layout.path("catalogue"))).select(
+  """Writes a part with the catalogue's item numbers, its users cut into shards."""
+  items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
+  catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)
   )
   joined = items.join(catalogue, on="item", how="left", maintain_order="left")
@@ -88,12 +88,12 @@ def number(layout: Layout, part: int) -> None:
   write(layout.path("numbered", part), table.schema, slices)
 
 
-def count(layout: Layout, part: int, open_name: str, min_len: int) -> dict[str, int]:
-  """Rows of each item once short users are left out, as a file; rows and users."""
-  open_I = np.asarray(read(layout.path(open_name))["open"])
+def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> dict[str, int]:
+  """Writes the rows per item without short users; returns the number of rows."""
+  allowed_I = np.asarray(read(layout.path(allowed_name))["allowed"])
   users = sequences.users_of(read(layout.path("numbered", part)))
-  keep_E = sequences.remaining(users, open_I, min_len)
-  rows_I = np.bincount(users.item_E[keep_E], minlength=len(open_I))
+  keep_E = sequences.remaining(users, allowed_I, min_len)
+  rows_I = np.bincount(users.item_E[keep_E], minlength=len(allowed_I))
   write(layout.path("counts", part), pyarrow.table({"rows": rows_I}))
   return {"rows": int(keep_E.sum())}
 
@@ -101,27 +101,32 @@ def count(layout: Layout, part: int, open_name: str, min_len: int) -> dict[str, 
 def core(
   layout: Layout, engine, items: int, min_len: int, min_rows: int, say
 ) -> tuple[np.ndarray, int]:
-  """Leaves out short users and rare items, over and over, until none is left.
+  """Computes the k-core: drops short users and rare items until none is left.
 
-  Every round is a pass over the parts; between rounds a flag for each item is kept.
+  Every round is one pass over the parts; between rounds one flag per item is kept.
 
   Args:
     layout: of numbered parts.
     engine: runs a step for every part.
-    items: I, of the catalogue.
-    min_len: rows of a user, at least.
-    min_rows: rows of an item, at least.
-    say: told of every round.
+    items: I, size of the catalogue.
+    min_len: fewest rows of a user.
+    min_rows: fewest rows of an item.
+    say: prints a line per round.
 
   Returns:
-    The number of rows that each item is left with, 0 of those that go; and all rows.
+    The rows that each item keeps, 0 for dropped items; and the number of all rows.
   """
-  open_I, before, rounds = np.ones(items, bool), -1, 0
+  allowed_I, before, rounds = np.ones(items, bool), -1, 0
   while True:
-    name = f"open-{rounds}"
-    write(layout.path(name), pyarrow.table({"open": open_I}))
+    name = f"allowed-{rounds}"
+    write(layout.path(name), pyarrow.table({"allowed": allowed_I}))
     found = engine.each(
-      count, layout, open_name=name, min_len=min_len, title="core", number=layout.parts
+      count,
+      layout,
+      allowed_name=name,
+      min_len=min_len,
+      title="core",
+      number=layout.parts,
     )
     rows = sum(part["rows"] for part in found)
     rows_I = np.zeros(items, np.int64)
@@ -131,30 +136,30 @@ def core(
     if max(min_len, min_rows) > 1:
       say(f"round {rounds}: {rows:,} rows, {(rows_I > 0).sum():,} items")
     still_I = rows_I >= max(min_rows, 1)
-    # Without a minimum for items one pass is all: users are independent.
-    done = not rows or rows == before or (still_I == open_I).all()
+    # Without a minimum for items one pass suffices: users are independent.
+    done = not rows or rows == before or (still_I == allowed_I).all()
     if done or min_rows <= 1:
-      write(layout.path("open"), pyarrow.table({"open": still_I}))
+      write(layout.path("allowed"), pyarrow.table({"allowed": still_I}))
       return np.where(still_I, rows_I, 0), rows
-    open_I, before = still_I, rows
+    allowed_I, before = still_I, rows
 
 
 def shard(layout: Layout, number: int, min_len: int) -> dict:
-  """Gathers a shard from all parts and writes its files; says what they hold."""
-  open_I = np.asarray(read(layout.path("open"))["open"])
+  """Gathers a shard from all parts and writes its files; returns their manifest."""
+  allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
   tables = [
     _batch(layout.path("numbered", part), number) for part in range(layout.parts)
   ]
   users = sequences.users_of(pyarrow.concat_tables(tables))
-  users = sequences.cut(users, sequences.remaining(users, open_I, min_len))
+  users = sequences.cut(users, sequences.remaining(users, allowed_I, min_len))
   users = sequences.in_order(users)
-  number_I = (np.cumsum(open_I) - 1).astype(np.int32)
+  number_I = (np.cumsum(allowed_I) - 1).astype(np.int32)
   users = users._replace(item_E=number_I[users.item_E])
   return output.write_shard(epath.Path(layout.folder), number, layout.shards, users)
 
 
 def write(path: epath.Path, table, batches=None) -> None:
-  """Writes a table, or tables of a schema each as a batch; whole or not at all."""
+  """Writes a table, or tables of one schema as batches; atomically."""
   sink = io.BytesIO()
   schema = table if batches is not None else table.schema
   with pyarrow.ipc.new_file(sink, schema, options=COMPRESSED) as writer:

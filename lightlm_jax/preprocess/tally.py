@@ -1,4 +1,4 @@
-"""What became of every row: kept, rejected or filtered, each under a name."""
+"""Counts of rows that are kept, rejected or filtered, by reason."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from lightlm_jax.runtime.errors import UserError
 
-# A row that could not be read, by reason.
+# Reasons why a row is rejected as unreadable.
 REJECTED = {
   "not_utf8": "bytes that are not UTF-8",
   "nul": "a user or item id that holds a NUL",
@@ -20,7 +20,7 @@ REJECTED = {
   "bad_time": "no time, or none of the unit that the log is in",
   "bad_rating": "no rating, or no number",
 }
-# A row that was read and then left out, as the flags say.
+# Reasons why flags filter a readable row.
 FILTERED = {
   "low_rating": "a rating below --min_rating",
   "duplicate": "repeated, by --duplicates",
@@ -32,7 +32,7 @@ SHOWN = 3  # examples of each reason
 
 @dataclasses.dataclass
 class Rejected:
-  """Rows of a file that could not be read: all counted, a few kept to be shown."""
+  """Unreadable rows of a file: counts by reason, and a few examples."""
 
   counts: Counter = dataclasses.field(default_factory=Counter)
   shown: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
@@ -49,16 +49,16 @@ class Rejected:
 
 @dataclasses.dataclass
 class Tally:
-  """Counts of rows; tallies of parts of a log add up to the log's."""
+  """Counts of rows; the tallies of all parts add up to that of the log."""
 
   rows_in: int = 0
   rejected: Counter = dataclasses.field(default_factory=Counter)
   filtered: Counter = dataclasses.field(default_factory=Counter)
-  # Of each reason the first ones as (file's number, line, text).
+  # The first ones of each reason, as (number of the file, line, text).
   examples: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
     default_factory=dict
   )
-  tied_rows: int = 0  # with the time of another row of the user
+  tied_rows: int = 0  # with the same time as another row of the user
   tied_users: int = 0
 
   def __add__(self, other: "Tally") -> "Tally":
@@ -79,11 +79,11 @@ class Tally:
 
   @property
   def left(self) -> int:
-    """Rows that have neither been rejected nor filtered."""
+    """The number of rows neither rejected nor filtered."""
     return self.rows_in - self.rejected.total() - self.filtered.total()
 
   def check(self, rows: int, where: str) -> None:
-    """Rows in = rows here + rows rejected + rows filtered, or this is our bug."""
+    """Raises RuntimeError unless `rows` is the number of rows left."""
     if rows != self.left:
       raise RuntimeError(
         f"{where}: {self.rows_in} rows came in, {self.rejected.total()} were rejected, "
@@ -92,7 +92,7 @@ class Tally:
 
 
 def of_rejected(rows_in: int, file: int, rejected: Rejected) -> Tally:
-  """The tally of a part of a file."""
+  """Returns the tally of a part of a file."""
   examples = {
     reason: [(file, line, text) for line, text in shown]
     for reason, shown in rejected.shown.items()
@@ -101,7 +101,7 @@ def of_rejected(rows_in: int, file: int, rejected: Rejected) -> Tally:
 
 
 def first(tally: Tally, paths: Mapping[int, str]) -> str | None:
-  """The first rejected row, as "FILE, line N: why: text"; None where there is none."""
+  """Returns the first rejected row as "FILE, line N: why: text", or None."""
   found = [
     (file, line, reason, text)
     for reason, examples in tally.examples.items()
@@ -114,7 +114,7 @@ def first(tally: Tally, paths: Mapping[int, str]) -> str | None:
 
 
 def refuse(tally: Tally, paths: Mapping[int, str]) -> None:
-  """Ends with the first rejected row.
+  """Raises an error with the first rejected row.
 
   Raises:
     UserError: always.
@@ -125,12 +125,12 @@ def refuse(tally: Tally, paths: Mapping[int, str]) -> None:
 
 
 def to_json(tally: Tally) -> dict[str, Any]:
-  # Not `asdict`, which makes its keys of a Counter's pairs.
+  # Not `asdict`, which breaks a Counter.
   counters = {"rejected": dict(tally.rejected), "filtered": dict(tally.filtered)}
   return vars(tally) | counters
 
 
 def from_json(value: dict[str, Any]) -> Tally:
   examples = {k: [tuple(e) for e in v] for k, v in value["examples"].items()}
-  counters = {k: Counter(value[k]) for k in ("rejected", "filtered")}
+  counters: dict[str, Any] = {k: Counter(value[k]) for k in ("rejected", "filtered")}
   return Tally(**value | counters | {"examples": examples})

@@ -1,8 +1,10 @@
-"""Times of any common form as microseconds since 1970."""
+"""Parses times of any common format to microseconds since 1970."""
+
+from typing import Any
 
 import polars as pl
 
-# How --time_unit calls them, and how a person does.
+# The values of --time_unit, and their meanings.
 UNITS = {
   "s": "seconds since 1970",
   "ms": "milliseconds since 1970",
@@ -10,8 +12,8 @@ UNITS = {
   "ns": "nanoseconds since 1970",
   "iso": "ISO 8601 (without a zone: UTC)",
 }
-_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_END = 253_402_300_800  # seconds, of the year 9999
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_END = 253_402_300_800  # seconds, end of the year 9999
 _ISO = (
   r"^(\d{4}-\d{2}-\d{2})"
   r"(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?"
@@ -21,7 +23,7 @@ _NUMBER = r"^\d+(?:\.\d*)?(?:[eE]\+?\d+)?$"
 
 
 def guess(values: pl.Series) -> str | None:
-  """The unit that most of these are in; None where most are no times.
+  """Returns the unit of most of the values; None if most are not times.
 
   Whole numbers of up to 11 digits are seconds, up to 14 milliseconds, and so on.
   """
@@ -38,34 +40,33 @@ def guess(values: pl.Series) -> str | None:
   number = number.filter(number.is_finite() & (number >= 0))
   if 2 * len(number) <= len(values) or not len(number):
     return None
-  median = number.median()
-  return next(
-    (u for u, most in zip(_A_SECOND, (1e11, 1e14, 1e17)) if median < most), "ns"
-  )
+  median: Any = number.median()
+  limits = zip(_PER_SECOND, (1e11, 1e14, 1e17))
+  return next((unit for unit, most in limits if median < most), "ns")
 
 
 def micros(values: pl.Series, unit: str) -> pl.Series:
-  """Int64; null where a value is no time of that unit, or not in 1970 to 9999.
+  """Returns Int64 microseconds; null if invalid or outside the years 1970 to 9999.
 
   Args:
     values: text, numbers, dates or times.
-    unit: of UNITS.
+    unit: one of UNITS.
   """
   if values.dtype == pl.Date:
     days = values.to_physical().cast(pl.Int64)
     found = days.set(~days.is_between(0, _END // 86_400), None) * (86_400 * 10**6)
   elif isinstance(values.dtype, pl.Datetime):
-    # Whatever the zone, the number counts from 1970 in UTC.
-    found = _from_numbers(values.to_physical(), _A_SECOND[values.dtype.time_unit])
+    # The physical value counts from 1970 in UTC, whatever the zone.
+    found = _from_numbers(values.to_physical(), _PER_SECOND[values.dtype.time_unit])
   elif unit == "iso":
     found = _from_iso(values) if values.dtype == pl.String else _nulls(values)
   else:
-    found = _from_numbers(values, _A_SECOND[unit])
+    found = _from_numbers(values, _PER_SECOND[unit])
   is_time = (found >= 0) & (found < _END * 10**6)
   return found.set(~is_time.fill_null(False), None)
 
 
-def _from_numbers(values: pl.Series, a_second: int) -> pl.Series:
+def _from_numbers(values: pl.Series, per_second: int) -> pl.Series:
   if values.dtype == pl.String:
     values = values.str.strip_chars()
     whole = values.cast(pl.Int64, strict=False)
@@ -78,9 +79,9 @@ def _from_numbers(values: pl.Series, a_second: int) -> pl.Series:
   else:
     return _nulls(values)
   frame = pl.DataFrame({"whole": whole, "number": number})
-  most = _END * a_second
+  most = _END * per_second
   whole, number = pl.col("whole"), pl.col("number")
-  scale = 10**6 / a_second
+  scale = 10**6 / per_second
   in_micros = whole * int(scale) if scale >= 1 else whole // round(1 / scale)
   return frame.select(
     pl.when(whole.is_between(0, most))
@@ -114,5 +115,5 @@ def _from_iso(values: pl.Series) -> pl.Series:
   ).to_series()
 
 
-def _nulls(values: pl.Series, dtype=pl.Int64) -> pl.Series:
+def _nulls(values: pl.Series, dtype: Any = pl.Int64) -> pl.Series:
   return pl.Series(values.name, [None], dtype=dtype).new_from_index(0, len(values))
