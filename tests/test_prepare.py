@@ -340,7 +340,7 @@ def test_rejected_rows_are_shown_with_their_lines(tmp_path, capsys):
     ("log.parquet", b"PAR1 no", {}, "is no Parquet file"),
     ("log.parquet", as_parquet(TRIPLES)[:-20], {}, "is no Parquet file"),
     ("log.csv", "user,item,user\nu,a,v\n", {}, "has 2 columns 'user'"),
-    ("log.xyz", "user,item\nu,a\n", {}, "does not tell its form; give --format"),
+    ("log.xyz", "user,item\nu,a\n", {}, "does not tell its format; give --format"),
     ("log.jsonl", "[1]\n", {}, "begins with no JSON object"),
     ("sequences.txt", "\n", {}, "no row is left of 0"),
     ("log.csv", "user,item\nu,a\n", {"items": "/none.csv"}, "none.csv does not exist"),

@@ -1,1 +1,1 @@
-"""Published logs, from the files that their makers offer."""
+"""Published logs, downloaded and converted from their original files."""

@@ -1,4 +1,4 @@
-"""Lines of Amazon Reviews, 2014 and 2023."""
+"""Parsers for the lines of Amazon Reviews, 2014 and 2023."""
 
 import ast
 
@@ -6,11 +6,11 @@ from lightlm_jax.data.published import raw_rows as lines
 from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 HEADER_2023 = "user_id,parent_asin,rating,timestamp"
-TICKS_2023 = 1_000  # a second
+TICKS_2023 = 1_000  # per second
 
 
 def rating_2014(line: bytes) -> Rating:
-  """A line of `reviews_CATEGORY_5.json.gz`: JSON."""
+  """Parses a line of `reviews_CATEGORY_5.json.gz`: JSON."""
   found = lines.json_object(line)
   return Rating(
     lines.identifier(found.get("reviewerID"), "reviewerID"),
@@ -21,9 +21,9 @@ def rating_2014(line: bytes) -> Rating:
 
 
 def item_2014(line: bytes) -> Item:
-  """A line of `meta_CATEGORY.json.gz`: a dict as Python writes it, not JSON.
+  """Parses a line of `meta_CATEGORY.json.gz`: a Python dict, not JSON.
 
-  It is read as a literal, which calls nothing whatever it says.
+  `literal_eval` executes no code, whatever the line says.
   """
   try:
     found = ast.literal_eval(lines.text_of(line).strip())
@@ -45,9 +45,9 @@ def item_2014(line: bytes) -> Item:
 
 
 def rating_2023(line: bytes) -> Rating | None:
-  """A line of the 5-core `CATEGORY.csv.gz`, or of the raw `CATEGORY.jsonl.gz`.
+  """Parses a line of the 5-core `CATEGORY.csv.gz`, or of the raw `CATEGORY.jsonl.gz`.
 
-  None for the CSV's line of names.
+  Returns None for the header of the CSV.
   """
   if line.lstrip()[:1] == b"{":
     found = lines.json_object(line)
@@ -69,9 +69,9 @@ def rating_2023(line: bytes) -> Rating | None:
 
 
 def item_2023(line: bytes) -> Item:
-  """A line of `meta_CATEGORY.jsonl.gz`: JSON.
+  """Parses a line of `meta_CATEGORY.jsonl.gz`: JSON.
 
-  The brand is the one of the details, where these have none the store.
+  The brand comes from the details, or is the store if they have none.
   """
   found = lines.json_object(line)
   details = found.get("details") or {}

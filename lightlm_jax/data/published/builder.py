@@ -1,8 +1,7 @@
-"""Published logs as TensorFlow Datasets; the one file that knows the library.
+"""Published logs as TensorFlow Datasets; the only file that imports the library.
 
-It works without TensorFlow for as long as files are ArrayRecord. Each log has two
-configs, such as `toys-ratings` (an example a user) and `toys-items` (an example an
-item).
+ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ratings`
+(one example per user) and `toys-items` (one example per item).
 """
 
 import contextlib
@@ -22,22 +21,22 @@ from lightlm_jax.data.published.raw_rows import Item
 from lightlm_jax.data.published.sources import SOURCES, Source
 from lightlm_jax.runtime.errors import UserError
 
-FORMAT = "array_record"  # the default wants TensorFlow, parquet loses rows
+FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 
 
 @dataclasses.dataclass(eq=False)
 class Part(tfds.core.BuilderConfig):
-  """One of the two of a log."""
+  """One of the two configs of a log."""
 
   log: str = ""
   items: bool = False
 
 
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
-  """Users' interactions, or the items that these are with."""
+  """The interactions of users, or the items."""
 
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [  # noqa: RUF012, as the library has it
+  BUILDER_CONFIGS = [  # noqa: RUF012, the library's convention
     Part(name=f"{name}-{part}", description=source.about, log=name, items=items)
     for name, source in SOURCES.items()
     for part, items in (("ratings", False), ("items", True))
@@ -49,33 +48,35 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     text = tfds.features.Text()
-    features = {
+    features: dict[str, Any] = {
       "user": text,
       "items": tfds.features.Sequence(text),
       "ratings": tfds.features.Sequence(np.float32),
       "seconds": tfds.features.Sequence(np.int64),
     }
-    if self.builder_config.items:
+    config: Any = self.builder_config
+    if config.items:
       features = dict.fromkeys(("item", "title", "brand", "description"), text)
       features["categories"] = tfds.features.Sequence(text)
     return tfds.core.DatasetInfo(
       builder=self,
-      description=self.builder_config.description,
+      description=config.description,
       features=tfds.features.FeaturesDict(features),
       metadata=tfds.core.MetadataDict(),
       disable_shuffling=True,
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    source = SOURCES[self.builder_config.log]
-    about = self.info.metadata
+    config: Any = self.builder_config
+    source = SOURCES[config.log]
+    about: Any = self.info.metadata
     path, why = _fetch(source.ratings, dl_manager)
     if path is None:
-      raise UserError(f"{source.ratings.describe()} cannot be had: {why}")
+      raise UserError(f"{source.ratings.describe()} cannot be fetched: {why}")
     raw_files.check(source.ratings, path)
     log, tally, tied = reading.read_log(source, path)
     reading.check(source, log, tally, path)
-    if not self.builder_config.items:
+    if not config.items:
       about |= {"lines": tally.to_json(), "tied_rows": tied}
       about["files"] = {path.name: raw_files.sha256(path)}
       return {"train": _users(log)}
@@ -90,31 +91,31 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
     return {"train": _items(log.item_ids, found)}
 
   def _generate_examples(self):
-    raise NotImplementedError  # the splits bring their own
+    raise NotImplementedError  # the split generators yield the examples
 
 
 def build(
   source: Source, folder: epath.Path, data_dir: epath.Path
 ) -> tuple[reading.Log, list[Item], dict[str, Any], dict[str, Any]]:
-  """Fetches and prepares a log, and reads it back once.
+  """Downloads and builds a log, and reads it back.
 
   Args:
     source: the log.
-    folder: where files that were put by hand lie.
+    folder: of files that were downloaded by hand.
     data_dir: of TFDS.
 
   Returns:
-    The log, its items in the log's order, what is known of how the two were made.
+    The log, its items in the log's order, and the metadata of both.
 
   Raises:
-    UserError: a file cannot be had, or is not what was published.
+    UserError: a file cannot be fetched, or is not the published one.
   """
   made = []
   for part in ("ratings", "items"):
     config = f"{source.name}-{part}"
     options = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
     try:
-      # What a person has changed since is read again; what was downloaded is kept.
+      # Rebuild, in case files were replaced by hand; downloads are kept.
       before = PublishedLog(data_dir=data_dir, config=config).data_path
       if before.exists():
         before.rmtree()
@@ -127,14 +128,15 @@ def build(
       raise UserError(f"{source.name} came otherwise than published: {error}")
     except OSError as error:
       raise UserError(f"cannot write {data_dir}: {error.strerror or error}")
-    made.append((builder.as_data_source("train"), dict(builder.info.metadata)))
+    metadata: Any = builder.info.metadata
+    made.append((builder.as_data_source("train"), dict(metadata)))
   (users, about_log), (items, about_items) = made
   said = [_item(items[i]) for i in range(len(items))]
   return _log(users, [item.item for item in said]), said, about_log, about_items
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
-  """The file, or why there is none."""
+  """Returns the file, or why there is none."""
   try:
     path = raw.by_hand(dl_manager.manual_dir)
   except AssertionError:  # there is no such folder, or nothing in it
@@ -143,7 +145,7 @@ def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
     return path, None
   if raw.url is None:
     return None, f"{raw.name} is not there"
-  # The library would try for minutes.
+  # The library would retry for minutes.
   if why := raw_files.unreachable(raw.url):
     return None, f"{raw.url}: {why}"
   return epath.Path(dl_manager.download(raw.url)), None
@@ -176,7 +178,7 @@ def _item(example: dict[str, Any]) -> Item:
 
 
 def _log(users, item_ids: list[str]) -> reading.Log:
-  """Flat arrays of a data source's examples, each of which is read once."""
+  """Returns the log of a TFDS data source."""
   number = {item.encode(): i for i, item in enumerate(item_ids)}
   names, length_U, columns = [], [], ([], [], [])
   for place in range(len(users)):

@@ -1,4 +1,4 @@
-"""Lines of MovieLens, 100k and 1M; the texts are Latin-1."""
+"""Parsers for the lines of MovieLens 100k and 1M; the texts are Latin-1."""
 
 from lightlm_jax.data.published import raw_rows as lines
 from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
@@ -10,17 +10,17 @@ GENRES = (
 
 
 def rating_100k(line: bytes) -> Rating:
-  """A line of `u.data`: four fields, by tabs."""
+  """Parses a line of `u.data`: four fields, separated by tabs."""
   return _rating(line, "\t")
 
 
 def rating_1m(line: bytes) -> Rating:
-  """A line of `ratings.dat`: four fields, by `::`."""
+  """Parses a line of `ratings.dat`: four fields, separated by `::`."""
   return _rating(line, "::")
 
 
 def item_100k(line: bytes) -> Item:
-  """A line of `u.item`: number, title, two dates, address, 19 genres as 0 and 1."""
+  """Parses a line of `u.item`: number, title, two dates, URL, 19 genre flags."""
   fields = lines.text_of(line, "latin-1").split("|")
   movie, title, flags = fields[0], fields[1:2], fields[5:]
   if len(flags) != len(GENRES) or set(flags) - {"0", "1"}:
@@ -34,7 +34,7 @@ def item_100k(line: bytes) -> Item:
 
 
 def item_1m(line: bytes) -> Item:
-  """A line of `movies.dat`: number, title, genres; by `::`, the genres by `|`."""
+  """Parses a line of `movies.dat`: number `::` title `::` genres, these by `|`."""
   fields = lines.text_of(line, "latin-1").split("::")
   if len(fields) != 3:
     raise Malformed("not three fields")

@@ -1,11 +1,11 @@
-"""A raw file: what it is called, where it comes from, its lines."""
+"""Raw files of a published log: names, URL, checksum and lines."""
 
 from collections.abc import Iterator
 import gzip
 import hashlib
 import http.client
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import urllib.error
 import urllib.request
 import zipfile
@@ -15,32 +15,32 @@ from etils import epath
 
 from lightlm_jax.runtime.errors import UserError
 
-LONGEST = 2**20  # bytes of a line; no source has one of a tenth of this
+LONGEST = 2**20  # bytes of a line; ten times the longest of any source
 _PATIENCE_SECONDS = 20
 
 
 class RawFile(NamedTuple):
   """One file of a source."""
 
-  name: str  # that people look for in the data folder
-  url: str | None = None  # None: only a person can fetch it
-  member: str | None = None  # of the archive that the address gives
-  sha256: str | None = None  # of what the address gives, where it is known
-  also: tuple[str, ...] = ()  # other names that hold the same
+  name: str  # in the data folder
+  url: str | None = None  # None = it has to be downloaded by hand
+  member: str | None = None  # of the archive at the URL
+  sha256: str | None = None  # of the download, if known
+  also: tuple[str, ...] = ()  # other names with the same content
 
   @property
   def download(self) -> str:
-    """The name under which a browser would save it."""
+    """The name under which a browser saves the download."""
     return self.url.rpartition("/")[2] if self.url else self.name
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Names of what was unpacked, or packed otherwise."""
+    """Names of the unpacked file, or of one compressed otherwise."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
   def by_hand(self, folder: epath.Path) -> epath.Path | None:
-    """Where a person has put it; None where it is not."""
+    """Returns the path of the file in a folder, under any name; None if missing."""
     for name in (self.download, *self.others):
       if (folder / name).exists():
         return folder / name
@@ -51,10 +51,10 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Refuses a file that is not the published one.
+  """Checks a download's SHA-256, if known; unpacked files are not checked.
 
   Raises:
-    UserError: its SHA-256 is another. Of what was unpacked none is known.
+    UserError: it differs from the published one.
   """
   if raw.sha256 is None or path.name in raw.others:
     return
@@ -72,12 +72,12 @@ def sha256(path: epath.Path) -> str:
 
 
 def unreachable(url: str) -> str | None:
-  """Why an address gives nothing, None where it answers."""
+  """Returns why a URL cannot be fetched; None if it can."""
   request = urllib.request.Request(url, method="HEAD")
   try:
     urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS).close()
   except urllib.error.HTTPError as error:
-    # Some servers answer no question of this kind.
+    # Some servers do not support HEAD.
     return None if error.code in (405, 501) else f"it answers {error.code}"
   except urllib.error.URLError as error:
     return str(getattr(error.reason, "strerror", None) or error.reason)
@@ -87,10 +87,10 @@ def unreachable(url: str) -> str | None:
 
 
 def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
-  """The lines of a file, packed by gzip or zip or not at all; None = a longer one.
+  """Yields the lines of a plain, gzip or zip file; None = longer than LONGEST.
 
   Raises:
-    UserError: the file is damaged, cut off, or not there.
+    UserError: the file is damaged, cut off or missing.
   """
   number = 0
   try:
@@ -110,8 +110,8 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
     )
 
 
-def _unpacked(raw: RawFile, file: io.BufferedIOBase) -> io.BufferedIOBase:
-  """What the first bytes say, not the name: downloads are kept under others."""
+def _unpacked(raw: RawFile, file: Any) -> Any:
+  """Returns the decompressed file, by its first bytes: names are not reliable."""
   magic = file.read(4)
   file.seek(0)
   if magic[:2] == b"\x1f\x8b":

@@ -1,10 +1,10 @@
-"""What a line of a raw file says: a rating, an item, or nothing that can be read."""
+"""The records in raw files, ratings and items, and checks of their fields."""
 
 import json
 import math
 from typing import Any, NamedTuple
 
-MOST_SECONDS = 10**11  # since 1970: a time with more digits is of another unit
+MOST_SECONDS = 10**11  # since 1970: larger numbers are in another unit
 
 
 class Rating(NamedTuple):
@@ -13,25 +13,25 @@ class Rating(NamedTuple):
   user: str
   item: str
   rating: float
-  time: int  # since 1970, in the units of the file's clock
+  time: int  # ticks of the file's clock since 1970
 
 
 class Item(NamedTuple):
-  """What is said of an item, by its raw id; "" and () where nothing is."""
+  """The metadata of an item, by its raw id; "" and () = none."""
 
   item: str
   title: str = ""
   brand: str = ""
-  categories: tuple[str, ...] = ()  # each once, without the one that all share
+  categories: tuple[str, ...] = ()  # distinct, without the one that all items share
   description: str = ""
 
 
 class Malformed(Exception):
-  """A line that cannot be read; the text is the reason that it is counted under."""
+  """A line that cannot be read; the message is the reason it is counted under."""
 
 
 def text_of(line: bytes, encoding: str = "utf-8") -> str:
-  """The text of a line, without its end."""
+  """Returns the text of a line, without its end."""
   try:
     return line.decode(encoding).rstrip("\r\n")
   except UnicodeDecodeError:
@@ -39,7 +39,7 @@ def text_of(line: bytes, encoding: str = "utf-8") -> str:
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-  """The object of a line of JSON Lines."""
+  """Returns the object on a line of JSON Lines."""
   try:
     found = json.loads(text_of(line))
   except (ValueError, RecursionError):
@@ -50,14 +50,14 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 
 def identifier(value: Any, name: str) -> str:
-  """A raw id: a text without blanks and without what no editor shows."""
+  """Returns a raw id: printable text without blanks."""
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
   return value
 
 
 def number(value: Any, name: str) -> float:
-  """A finite number, of a text too."""
+  """Returns a finite number, given as a number or a text."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
       found = float(value)
@@ -68,33 +68,33 @@ def number(value: Any, name: str) -> float:
   raise Malformed(f"no {name}")
 
 
-def ticks(value: Any, name: str, a_second: int = 1) -> int:
-  """A time since 1970 in whole ticks of a clock, of digits in a text too.
+def ticks(value: Any, name: str, per_second: int = 1) -> int:
+  """Returns a time since 1970 in whole ticks, given as a number or digits.
 
   Args:
-    value: what the file has.
+    value: from the file.
     name: of the field.
-    a_second: ticks.
+    per_second: ticks per second.
   """
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
-  if type(value) is not int or not 0 <= value < MOST_SECONDS * a_second:
+  if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
     raise Malformed(f"no {name}")
   return value
 
 
 def words(value: Any, name: str) -> str:
-  """A text on one line; "" for None."""
+  """Returns a text on one line; "" for None."""
   if value is None:
     return ""
   if not isinstance(value, str):
     raise Malformed(f"{name} is no text")
-  # Half a character is legal in JSON and cannot be written.
+  # A lone surrogate is legal in JSON, but cannot be encoded.
   return " ".join(value.encode("utf-8", "replace").decode().split())
 
 
 def texts(value: Any, name: str) -> list[str]:
-  """The texts of a list, without empty ones; [] for None."""
+  """Returns the non-empty texts of a list; [] for None."""
   if value is None:
     return []
   if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""From raw lines to a log: what is kept, what is left out and why, in which order."""
+"""Reads raw files into a log: parsing, filtering, sorting, and counts of all lines."""
 
 from array import array
 from collections import Counter
@@ -15,16 +15,16 @@ from lightlm_jax.data.published.raw_rows import Item, Malformed
 from lightlm_jax.data.published.sources import Counts, Source
 from lightlm_jax.runtime.errors import UserError
 
-SHOWN = 5  # rejected lines of a file that are named by their numbers
+SHOWN = 5  # rejected lines of a file that are reported by number
 
-Said = TypeVar("Said")
+Record = TypeVar("Record")
 
 
 @dataclasses.dataclass
 class Tally:
-  """Where the lines of a file went: lines = kept + filtered + rejected.
+  """Counts of a file's lines: lines = kept + filtered + rejected.
 
-  Those that cannot be read are rejected, those that do not count are filtered.
+  Unreadable lines are rejected; readable ones that do not count are filtered.
   """
 
   lines: int = 0
@@ -34,16 +34,16 @@ class Tally:
   first: list[str] = dataclasses.field(default_factory=list)  # of the rejected
 
   def to_json(self) -> dict[str, Any]:
-    # dataclasses.asdict would count the pairs of a Counter.
+    # dataclasses.asdict breaks a Counter.
     return {n: dict(v) if isinstance(v, Counter) else v for n, v in vars(self).items()}
 
   @classmethod
   def of_json(cls, value: dict[str, Any]) -> "Tally":
-    counters = {name: Counter(value[name]) for name in ("filtered", "rejected")}
+    counters: dict[str, Any] = {n: Counter(value[n]) for n in ("filtered", "rejected")}
     return cls(**value | counters)
 
   def __str__(self) -> str:
-    """For people: how many were rejected, under which reasons, the first of them."""
+    """Returns the number of rejected lines, their reasons, and the first of them."""
     reasons = ", ".join(f"{n:,} {why}" for why, n in self.rejected.most_common())
     return (
       f"{self.rejected.total():,} of {self.lines:,} lines cannot be read ({reasons}; "
@@ -52,13 +52,13 @@ class Tally:
 
 
 class Log(NamedTuple):
-  """U users, I items and E interactions, in the order of the file's first lines.
+  """U users, I items and E interactions; ids in the order of first appearance.
 
   Attributes:
     user_ids: [U] raw ids.
     item_ids: [I] raw ids.
     offset_U1: [U + 1] int64, where each user's row starts.
-    item_E: [E] int32, oldest first in each row; of equal times as in the file.
+    item_E: [E] int32, oldest first in each row; ties in file order.
     rating_E: [E] float32.
     time_E: [E] int64, seconds since 1970.
   """
@@ -79,16 +79,16 @@ def read_log(source: Source, path: epath.Path) -> tuple[Log, Tally, int]:
   """Reads and filters the ratings of a source.
 
   Returns:
-    The log; where the lines went; how many interactions have the very time of another
-    one of their user, so that only the file's order tells which came first.
+    The log; the tally of the lines; the number of interactions that have the same time
+    as another one of their user, so that the order of the file decides.
 
   Raises:
-    UserError: the file is damaged, or it is not the one that was published.
+    UserError: the file is damaged, or is not the published one.
   """
   tally, user_of, item_of = Tally(), {}, {}
   user, item, time = array("i"), array("i"), array("q")
   rating = array("f")
-  for line in _said(source.ratings, path, source.rating, tally):
+  for line in _records(source.ratings, path, source.rating, tally):
     user.append(user_of.setdefault(line.user, len(user_of)))
     item.append(item_of.setdefault(line.item, len(item_of)))
     time.append(line.time)
@@ -106,10 +106,10 @@ def read_log(source: Source, path: epath.Path) -> tuple[Log, Tally, int]:
 
 
 def check(source: Source, log: Log, tally: Tally, path: epath.Path) -> None:
-  """Refuses a log that is not the published one.
+  """Checks the size of a log against the published one, if known.
 
   Raises:
-    UserError: it is larger or smaller; the line has both sizes.
+    UserError: they differ; the message has both.
   """
   if source.published in (None, log.counts):
     return
@@ -124,13 +124,13 @@ def check(source: Source, log: Log, tally: Tally, path: epath.Path) -> None:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads what is said of some items, by their raw ids.
+  """Reads the metadata of the wanted items, by their raw ids.
 
   Raises:
-    UserError: the file is damaged, or names none of them.
+    UserError: the file is damaged, or has none of them.
   """
   tally, found, of_log = Tally(), {}, set(wanted)
-  for said in _said(source.items, path, source.item, tally):
+  for said in _records(source.items, path, source.item, tally):
     if said.item not in of_log:
       tally.filtered["not in the log"] += 1
     elif said.item in found:
@@ -148,7 +148,7 @@ def read_items(
 
 
 def k_core(user_E: np.ndarray, item_E: np.ndarray, k: int) -> np.ndarray:
-  """[E] bool: the largest part in which each user and item has k interactions."""
+  """Returns the k-core, [E] bool: every user and item left has k interactions."""
   keep_E = np.ones(len(user_E), bool)
   while True:
     few_E = np.bincount(user_E[keep_E], minlength=user_E.max() + 1)[user_E] < k
@@ -158,12 +158,12 @@ def k_core(user_E: np.ndarray, item_E: np.ndarray, k: int) -> np.ndarray:
     keep_E &= ~few_E
 
 
-def _said(
-  raw: RawFile, path: epath.Path, parse: Callable[[bytes], Said | None], tally: Tally
-) -> Iterator[Said]:
-  """What the lines of a file say; those that say nothing go into the tally."""
+def _records(
+  raw: RawFile, path: epath.Path, parse: Callable[[bytes], Record | None], tally: Tally
+) -> Iterator[Record]:
+  """Yields the records of a file; other lines are counted in the tally."""
   with warnings.catch_warnings():
-    # Python's parser warns of odd escapes in a literal; they are the source's own.
+    # Python's parser warns of invalid escapes, which some sources have.
     warnings.simplefilter("ignore", SyntaxWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
     for line in read_lines(raw, path):
@@ -184,7 +184,7 @@ def _said(
 
 
 def _filtered(source: Source, user_E, item_E, rating_E, time_E, tally: Tally):
-  """What of the rows counts, in the order of the file."""
+  """Returns the rows that pass the source's filters, in file order."""
 
   def keep(keep_E, why):
     nonlocal user_E, item_E, rating_E, time_E
@@ -210,10 +210,10 @@ def _filtered(source: Source, user_E, item_E, rating_E, time_E, tally: Tally):
 
 
 def _in_order(source: Source, user_E, item_E, rating_E, time_E, users, items):
-  """The log of the rows, and how many of them are tied in time."""
+  """Returns the log of the rows, and the number of rows tied in time."""
   users_U, user_E = np.unique(user_E, return_inverse=True)
   items_I, item_E = np.unique(item_E, return_inverse=True)
-  order_E = np.lexsort((time_E, user_E))  # stable: equal times stand as in the file
+  order_E = np.lexsort((time_E, user_E))  # stable: ties keep the file order
   user_E, time_E = user_E[order_E], time_E[order_E]
   as_before = (np.diff(user_E) == 0) & (np.diff(time_E) == 0)
   tied_E = np.append(as_before, False) | np.insert(as_before, 0, False)

@@ -1,8 +1,7 @@
-"""The logs that are fetched: their files, how they are filtered, what was published.
+"""The published logs: their files, filters, and published sizes.
 
-The sizes are those of papers that use these logs; of 2023 the makers print rounded
-ones, and those here agree with them. Where a size or a checksum is not given, none was
-found.
+The sizes are from papers that use these logs; for Amazon 2023 they agree with the
+rounded ones of its authors. A size or checksum that is missing here was not found.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ CATEGORIES_2014 = (
   "Pet_Supplies Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games "
   "Video_Games"
 ).split()
-# Of the 34 categories those that a 5-core is offered of.
+# Those of the 34 categories that have a 5-core.
 CATEGORIES_2023 = (
   "All_Beauty Arts_Crafts_and_Sewing Automotive Baby_Products Beauty_and_Personal_Care "
   "Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry "
@@ -40,7 +39,7 @@ CATEGORIES_2023 = (
 
 
 class Counts(NamedTuple):
-  """How large a log is."""
+  """The size of a log."""
 
   users: int
   items: int
@@ -73,18 +72,18 @@ _SHA256_2023 = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A log, as its makers offer it."""
+  """A published log, and how to read it."""
 
   name: str  # of its folder
   about: str
   ratings: RawFile
-  items: RawFile  # their texts; a log is one without them
-  rating: Callable[[bytes], Rating | None]  # None: a line of names
+  items: RawFile  # item texts; optional
+  rating: Callable[[bytes], Rating | None]  # None = header
   item: Callable[[bytes], Item]
-  by_hand: str = ""  # what a person has to do first
-  ticks: int = 1  # of its clock in a second
-  core: int = 0  # users and items with fewer interactions are left out, until all have
-  once: bool = False  # of a user's ratings of one item the earliest counts
+  by_hand: str = ""  # what the user has to do first
+  ticks: int = 1  # of its clock per second
+  core: int = 0  # k of the k-core; 0 = none
+  once: bool = False  # keep only a user's earliest rating of an item
   first_time: int | None = None  # seconds since 1970
   last_time: int | None = None
   published: Counts | None = None  # after filtering

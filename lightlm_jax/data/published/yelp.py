@@ -1,4 +1,4 @@
-"""Lines of Yelp's open data set."""
+"""Parsers for the lines of Yelp's open data set."""
 
 import calendar
 import datetime
@@ -10,16 +10,16 @@ _FORM = "%Y-%m-%d %H:%M:%S"
 
 
 def seconds(date: str) -> int:
-  """Seconds since 1970 of a date such as "2019-12-13 15:51:19", taken as UTC."""
+  """Returns seconds since 1970 of a date such as "2019-12-13 15:51:19", as UTC."""
   return calendar.timegm(datetime.datetime.strptime(date, _FORM).timetuple())
 
 
 def rating(line: bytes) -> Rating:
-  """A line of `yelp_academic_dataset_review.json`."""
+  """Parses a line of `yelp_academic_dataset_review.json`."""
   found = lines.json_object(line)
   try:
-    time = seconds(found.get("date"))
-  except (TypeError, ValueError):
+    time = seconds(found["date"])
+  except (KeyError, TypeError, ValueError):
     raise Malformed("no date")
   return Rating(
     lines.identifier(found.get("user_id"), "user_id"),
@@ -30,7 +30,7 @@ def rating(line: bytes) -> Rating:
 
 
 def item(line: bytes) -> Item:
-  """A line of `yelp_academic_dataset_business.json`."""
+  """Parses a line of `yelp_academic_dataset_business.json`."""
   found = lines.json_object(line)
   names = lines.words(found.get("categories"), "categories").split(",")
   return Item(
