@@ -65,7 +65,7 @@ class Shards:
     a = self.about
     return feed_lib.Plan(seed, batch_size, (a["width"],), (a["rows"],), a["window"])
 
-  def rows(self, row_B: Sequence[int]) -> Batch:
+  def rows(self, row_B: Sequence[int] | np.ndarray) -> Batch:
     """The rows of these numbers as one batch, numpy; -1 stands for nothing."""
     H, K = self.about["width"], self.about["targets"]
     B = len(row_B)

@@ -5,6 +5,7 @@ is saved: a run that starts at step s reads from step s on.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import grain
 import jax
@@ -53,7 +54,8 @@ def reader(
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
   wanted_B = np.zeros(B, bool)
-  for _, rows in over_rows.addressable_devices_indices_map((most, B)).values():
+  indices: Any = over_rows.addressable_devices_indices_map((most, B)).values()
+  for _, rows in indices:
     wanted_B[rows] = True
   read_ahead = grain.ReadOptions(
     num_threads=_THREADS, prefetch_buffer_size=_DISPATCHES_AHEAD * most

@@ -13,7 +13,7 @@ import numpy as np
 from lightlm_jax.data.interactions import Interactions, from_sequences, keep_rows
 from lightlm_jax.runtime.errors import UserError
 
-CATEGORIES = (
+CATEGORIES: list[str] = (
   "tea coffee honey bread cheese spice soap candle paper ink "
   "yarn lamp mug plate vase basket scarf glove seed tool"
 ).split()

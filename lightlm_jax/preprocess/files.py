@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import gzip
-import io
 import os
 from typing import Any, NamedTuple
 import zlib
@@ -152,12 +151,6 @@ def head(path: epath.Path, size: int = 2**18) -> bytes:
     if block.content.strip() or block.last:
       return block.content
   return b""
-
-
-def content(path: epath.Path) -> io.BytesIO:
-  """A whole file, gzip taken off: one that stands beside a log."""
-  with opened(path) as (stream, _):
-    return io.BytesIO(stream.read())
 
 
 def first_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
   The lists of the parts are summed whenever they outgrow the total, so that an item
   that occurs in many parts is not kept in memory once for each of them.
   """
-  schema: dict[str, Any] = {"item": pl.String, "rows": pl.Int64}
+  schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
   for part in range(layout.parts):
     path = layout.path("items", part)

@@ -131,6 +131,8 @@ def to_json(tally: Tally) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Tally:
-  examples = {k: [tuple(e) for e in v] for k, v in value["examples"].items()}
+  examples: dict[str, Any] = {
+    k: [tuple(e) for e in v] for k, v in value["examples"].items()
+  }
   counters: dict[str, Any] = {k: Counter(value[k]) for k in ("rejected", "filtered")}
   return Tally(**value | counters | {"examples": examples})

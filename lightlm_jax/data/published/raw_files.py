@@ -67,6 +67,7 @@ def check(raw: RawFile, path: epath.Path) -> None:
 
 
 def sha256(path: epath.Path) -> str:
+  file: Any
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -117,5 +118,6 @@ def _unpacked(raw: RawFile, file: Any) -> Any:
   if magic[:2] == b"\x1f\x8b":
     return io.BufferedReader(gzip.GzipFile(fileobj=file))
   if magic == b"PK\x03\x04" and raw.member:
-    return io.BufferedReader(zipfile.ZipFile(file).open(raw.member))
+    member: Any = zipfile.ZipFile(file).open(raw.member)
+    return io.BufferedReader(member)
   return file

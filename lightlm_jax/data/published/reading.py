@@ -96,7 +96,7 @@ def read_log(source: Source, path: epath.Path) -> tuple[Log, Tally, int]:
   if not user:
     why = tally if tally.rejected else "it is empty"
     raise UserError(f"{path} is not {source.about}: {why}; fetch it again")
-  rows = [np.array(column) for column in (user, item, rating, time)]
+  rows: Any = [np.array(column) for column in (user, item, rating, time)]
   rows = _filtered(source, *rows, tally)
   log, tied = _in_order(source, *rows, list(user_of), list(item_of))
   tally.kept = len(log.item_E)
