@@ -8,6 +8,7 @@ work folder, which must be visible to all of them.
 from collections.abc import Callable, Iterator, Sequence
 import functools
 import json
+import logging
 import shlex
 from typing import Any
 
@@ -25,14 +26,15 @@ from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 class Beam:
   """Runs the steps as pipelines. The other engine is `one_machine.OneMachine`."""
 
-  def __init__(self, options: str, say: Callable[[str], None]):
+  def __init__(self, options: str):
     """Takes options in command-line form: "--runner=FlinkRunner …"."""
     self._options = PipelineOptions(shlex.split(options), save_main_session=False)
-    self._say = say
     self._pipelines = 0
 
   def settle(
@@ -89,7 +91,7 @@ class Beam:
 
   def _run(self, title: str, layout: Layout, build: Callable) -> list[Any]:
     """Runs a pipeline; its results come back through files, as on any runner."""
-    self._say(f"beam: {title}")
+    logger.info(f"beam: {title}")
     self._pipelines += 1
     folder = epath.Path(layout.folder) / f"results-{self._pipelines:05d}"
     folder.mkdir()

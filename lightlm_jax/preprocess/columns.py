@@ -1,8 +1,9 @@
 """The role of each column: from flags, or from the names that logs commonly use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import json
+import logging
 import re
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from lightlm_jax.preprocess import files, readers, times
 from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.preprocess.readers import Source
 from lightlm_jax.runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("user", "item", "time", "rating")
 # In lower case, letters and digits only; the first one that a file has is taken.
@@ -42,14 +45,12 @@ class ColumnFlags(NamedTuple):
 def decide(
   found: Sequence[tuple[epath.Path, str]],
   flags: ColumnFlags,
-  say: Callable[[str], None],
 ) -> tuple[list[Source], str | None]:
-  """Returns how to read the files, and the unit of their times; prints both.
+  """Returns how to read the files, and the unit of their times; logs both.
 
   Args:
     found: paths and formats.
     flags: about columns.
-    say: prints a line.
 
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
@@ -67,10 +68,10 @@ def decide(
         f"{', '.join(first.roles)}; give files of one kind"
       )
   if first.form == "sequences":
-    say(f"{first.path}: a line `user item item …` for each user")
+    logger.info(f"{first.path}: a line `user item item …` for each user")
     return sources, None
   if not first.header and first.delimiter:
-    say(
+    logger.info(
       f"{first.path} has no header; its columns are taken for "
       f"{', '.join(first.names)} (others: --columns)"
     )
@@ -81,7 +82,7 @@ def decide(
     line += "; no time: rows keep the order of the files"
   else:
     line += f"; times are {times.UNITS[unit]}"
-  say(f"columns: {line}")
+  logger.info(f"columns: {line}")
   return sources, unit
 
 

@@ -1,7 +1,8 @@
 """Item metadata: texts and attributes from a file beside the log."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import json
+import logging
 import re
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from lightlm_jax.preprocess import columns, files, readers
 from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
+
+logger = logging.getLogger(__name__)
 
 # Columns of items.parquet (those of formats.TEXTS), and their names in files.
 TEXTS = {
@@ -60,7 +63,6 @@ def read(
   attributes: epath.Path | None,
   item_ids,
   item_column: str | None,
-  say: Callable[[str], None],
 ) -> Metadata:
   """Reads the metadata of the catalogue.
 
@@ -70,7 +72,6 @@ def read(
     attributes: item_attributes.json.
     item_ids: [I] numpy strings.
     item_column: column of item ids; None = guess.
-    say: prints a line.
 
   Raises:
     UserError: a file cannot be read, or has none of these items.
@@ -78,13 +79,13 @@ def read(
   names = None
   if attributes is not None:
     names = formats.read_attribute_names(attributes, item_ids)
-    say(f"attributes of items: {attributes}")
+    logger.info(f"attributes of items: {attributes}")
   if table is None:
     listed = None if names is None else [sorted(a) for a in names]
     return Metadata({}, listed, None)
   source, item, texts = _source(table, item_column)
   said = ", ".join(f"{to} = {of!r}" for to, of in texts.items())
-  say(f"items: {table}: item = {item!r}, {said}")
+  logger.info(f"items: {table}: item = {item!r}, {said}")
   place = {raw: number for number, raw in enumerate(item_ids.tolist())}
   found = {name: [""] * len(place) for name in texts}
   from_columns = [set() for _ in place]
@@ -115,7 +116,7 @@ def read(
     )
   if names is None and any(from_columns):
     names = from_columns
-  say(
+  logger.info(
     f"{counts['matched']:,} of {len(place):,} items have a line; of its "
     f"{counts['rows']:,} lines {counts['rejected']:,} could not be read, "
     f"{counts['repeated']:,} are repeated"

@@ -79,7 +79,7 @@ def prepare(options: Options) -> dict[str, Any]:
     options.time_unit,
     options.min_rating is not None,
   )
-  sources, unit = columns.decide(found, flags, logger.info)
+  sources, unit = columns.decide(found, flags)
   if options.duplicates == "exact" and unit is None:
     raise UserError(
       "--duplicates=exact compares times, and the log has none; give first or last"
@@ -105,9 +105,7 @@ def prepare(options: Options) -> dict[str, Any]:
     clock.lap("number")
 
     min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
-    rows_I, rows = stages.core(
-      layout, engine, len(catalogue), min_len, min_rows, logger.info
-    )
+    rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows)
     if max(min_len, min_rows) > 1:
       tally.filtered["core"] = tally.left - rows
       tally.filtered = +tally.filtered
@@ -179,7 +177,7 @@ def _engine(options: Options, progress: rich.progress.Progress):
       f"--engine=beam needs Apache Beam ({error}); install with "
       "pip install -e '.[beam]', in an environment of its own"
     )
-  return beam_engine.Beam(options.beam_options, logger.info)
+  return beam_engine.Beam(options.beam_options)
 
 
 def _parts(found, part_bytes: int) -> int:
@@ -211,9 +209,7 @@ def _about_items(options: Options, found, item_ids) -> items.Metadata:
     table = epath.Path(options.items)
     if not table.exists():
       raise UserError(f"--items={table} does not exist; give a file of items")
-  return items.read(
-    table, attributes, item_ids.to_numpy(), options.items_id, logger.info
-  )
+  return items.read(table, attributes, item_ids.to_numpy(), options.items_id)
 
 
 def _item_columns(item_ids, rows_I, about: items.Metadata) -> dict[str, Any]:

@@ -8,6 +8,7 @@ never rows or users of another part.
 
 import io
 import itertools
+import logging
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -21,6 +22,8 @@ from lightlm_jax.preprocess import files, sequences
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.tally import Tally
+
+logger = logging.getLogger(__name__)
 
 COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
@@ -99,7 +102,7 @@ def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> dict[st
 
 
 def core(
-  layout: Layout, engine, items: int, min_len: int, min_rows: int, say
+  layout: Layout, engine, items: int, min_len: int, min_rows: int
 ) -> tuple[np.ndarray, int]:
   """Computes the k-core: drops short users and rare items until none is left.
 
@@ -111,7 +114,6 @@ def core(
     items: I, size of the catalogue.
     min_len: fewest rows of a user.
     min_rows: fewest rows of an item.
-    say: prints a line per round.
 
   Returns:
     The rows that each item keeps, 0 for dropped items; and the number of all rows.
@@ -134,7 +136,7 @@ def core(
       rows_I += np.asarray(read(layout.path("counts", part))["rows"])
     rounds += 1
     if max(min_len, min_rows) > 1:
-      say(f"round {rounds}: {rows:,} rows, {(rows_I > 0).sum():,} items")
+      logger.info(f"round {rounds}: {rows:,} rows, {(rows_I > 0).sum():,} items")
     still_I = rows_I >= max(min_rows, 1)
     # Without a minimum for items one pass suffices: users are independent.
     done = not rows or rows == before or (still_I == allowed_I).all()
