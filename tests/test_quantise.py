@@ -347,7 +347,7 @@ if sys.argv[1] == "1" and hasattr(os, "sched_setaffinity"):
 
 from lightlm_jax.data import splits, synthetic
 from lightlm_jax.config.data_groups import Gcn
-from lightlm_jax.ids import codes, quantise
+from lightlm_jax.ids import codes, gcn_training, quantise
 
 train = splits.leave_one_out(synthetic.make_shop(synthetic.Shop())[0]).train
 embeddings = gcn_training.embeddings
