@@ -1,4 +1,4 @@
-"""Runs beside each other, user by user: means, intervals, and what chance explains."""
+"""Compares runs user by user: means, intervals and significance."""
 
 from collections.abc import Iterator, Sequence
 import itertools
@@ -12,18 +12,18 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.runtime.errors import UserError
 
 SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
-# One figure is tested: among many tests something is always found.
+# One metric is tested: among many tests some are significant by chance.
 DECIDING = "ndcg@10"
 
 
 def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
-  """Refuses runs that were not asked the same questions.
+  """Refuses runs that were evaluated on other splits or users.
 
   Args:
     tables: name → what `users.read` returned.
 
   Raises:
-    UserError: names two runs, and what they do not share.
+    UserError: names two runs, and the difference.
   """
   check_same_split({name: about for name, (_, about) in tables.items()})
   (first, (users, _)), *others = tables.items()
@@ -37,7 +37,7 @@ def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
 
 
 def check_names(names: Sequence[str]) -> None:
-  """Refuses two runs of one name: nobody could tell them apart.
+  """Refuses two runs of one name.
 
   Raises:
     UserError: names it.
@@ -51,7 +51,7 @@ def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
   """Refuses runs of which `SPLIT_FIELDS` differ; name → what holds the fields.
 
   Raises:
-    UserError: names two runs, and what they do not share.
+    UserError: names two runs, and the difference.
   """
   (first, about), *others = abouts.items()
   for name, other in others:

@@ -1,4 +1,4 @@
-"""How recommendations are spread over the catalogue: what accuracy does not tell."""
+"""Spread of the recommendations over the catalogue, and diversity of the lists."""
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
-  """How different the items of a list are by their codes: 0 = one item, 1 = all apart.
+  """The diversity of lists by the items' codes: 0 = one item, 1 = no common prefix.
 
   Two items are as far apart as the share of their code's levels below their common
   prefix, of the longer code's where they differ in length. The mean over all pairs of

@@ -1,8 +1,7 @@
-"""Does anything held out, or any number of the file, reach the ids? Tried, not asked.
+"""Tests whether held-out interactions, or the numbers of items, reach the ids.
 
-A manifest says what it was told. So the audit changes what must not matter and looks
-whether the ids notice (metamorphic testing): it exchanges the held-out items between
-users, and it numbers users and items anew.
+Metamorphic testing: it changes what must not matter, builds the ids again and compares.
+It exchanges held-out items between users, and it renumbers users and items.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ CHUNK = 512  # requests ranked at once
 
 
 class Ids(NamedTuple):
-  """What a construction made of a log, and what it read of it.
+  """The ids that a construction made, and the interactions that it read.
 
   Attributes:
     items_IL: int32 codes, padded with -1.
@@ -50,7 +49,7 @@ SplitOf = Callable[[Interactions], Split]
 def audit(
   build: Build, log: Interactions, split_of: SplitOf, *, seed: int
 ) -> dict[str, Any]:
-  """Puts a construction to the test on a log.
+  """Tests a construction on a log.
 
   Args:
     build: the whole way from the log to the ids; what it holds out is its business.
@@ -154,7 +153,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """How many of the (user, item) pairs read are held out, and not trained on too."""
+  """The number of (user, item) pairs that were read, held out and not trained on."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):

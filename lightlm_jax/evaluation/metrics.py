@@ -93,7 +93,7 @@ def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str,
 def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """What the place of each target gives, gain_NT, and how many there are, targets_N."""
+  """The gain of each target by its rank, gain_NT, and the number of targets."""
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:
     rank_NT = rank_NT[:, None]
@@ -108,7 +108,7 @@ def _gains(
 
 
 def _refuse_shared_places(rank_NT: np.ndarray):
-  """Two targets in one place would be a tie, and could give an NDCG above 1."""
+  """Refuses two targets with one rank: the NDCG could be above 1."""
   sorted_NT = np.sort(rank_NT, axis=1)
   shared_NT = (sorted_NT[:, 1:] == sorted_NT[:, :-1]) & (sorted_NT[:, 1:] > 0)
   if shared_NT.any():

@@ -1,4 +1,4 @@
-"""Whom a system serves: the same metrics for parts of the requests.
+"""The metrics of slices of the requests, such as long histories or tail items.
 
 A dimension cuts the requests into slices, each request into one: their users add up to
 all users, and their means, weighted by users, to the mean over all. What makes a

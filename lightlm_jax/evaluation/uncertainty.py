@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: over users, between two systems, over seeds.
+"""Intervals and tests: over users, between two systems, over seeds.
 
 Letters here: N users, D users that differ, V distinct values, R resamples, M tests,
 S seeds. Everything is float64 on the host, and one seed gives the same figures always.
@@ -115,7 +115,7 @@ def holm(p_M: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float | None]:
-  """What S training seeds of one system say together.
+  """Mean and interval over S training seeds of one system.
 
   Args:
     value_S: [S] the metric of each seed; S > 0.
@@ -151,6 +151,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _chunks(resamples: int, width: int) -> list[int]:
-  """How many resamples to draw at a time, so that memory stays bounded."""
+  """The numbers of resamples that are drawn at a time: memory stays bounded."""
   rows = max(1, CHUNK // max(width, 1))
   return [min(rows, resamples - done) for done in range(0, resamples, rows)]

@@ -1,7 +1,7 @@
-"""What each user was asked and given, as a Parquet table: results that can be compared.
+"""A table of users: targets, ranks and recommendations of a run, as Parquet.
 
 A row a request, in the order of raw user ids. Every metric follows from the ranks, so
-that two runs are compared user by user without asking either again.
+that two runs are compared user by user without evaluating either again.
 
 Columns: user, target (raw ids); history_length, target_bought (training interactions
 of the target, 0 = cold), target_seen (it stands in the history); and for each rule
@@ -36,10 +36,10 @@ def table(
   """The table of one system on one set of requests.
 
   Args:
-    requests: N questions.
-    ranks: rule → what was found, with lists.
+    requests: N of them.
+    ranks: rule → the ranks, with lists.
     train: the training log, which knows the raw ids.
-    about: what tells the run and its split from others; goes along as metadata.
+    about: identifies the run and its split; kept as metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)

@@ -1,4 +1,4 @@
-"""What every stage of a run needs: its configuration, data, devices and folder."""
+"""RunContext and Run: configuration, data, devices, folder and system of a run."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run would take, before it is trained: `train --dry_run`."""
+"""Sizes and FLOPs of a run, before it is trained: `train --dry_run`."""
 
 from collections.abc import Collection
 import logging

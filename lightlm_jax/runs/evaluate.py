@@ -170,7 +170,7 @@ def _variant(
   overrides: Mapping[str, Any],
   width: int | None,
 ) -> str:
-  """How a run was decoded; "" for its own way, whose files `compare` reads."""
+  """A name for the way of decoding; "" = the run's own, whose files `compare` reads."""
   if width is not None:
     widest = max(own.decoding.beam_size, evaluator.K)
     return str(width) if "decoding.beam_size" in overrides and width != widest else ""

@@ -167,7 +167,7 @@ def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> N
 def _question(
   run: Run, options: dict[str, Any], queries: Queries, allowed_I: np.ndarray | None
 ) -> dict[str, Any]:
-  """What the lists depend on, as JSON: an output that was begun for it is continued."""
+  """All that the lists depend on, as JSON: an output of the same question resumes."""
   num_items = run.dataset.log.num_items
   return {
     **restore.identity(run),

@@ -221,7 +221,7 @@ def titles(
 
 
 def identity(run: Run) -> dict[str, Any]:
-  """What the lists that a run gives depend on, as JSON."""
+  """All that a run's recommendations depend on, as JSON."""
   config = run.config.to_dict()
   # Where the data lies and how many users share a batch changes no list.
   config["data"].pop("dir", None)
@@ -254,7 +254,7 @@ def _read_checkpoint(context: RunContext, system: Trainable):
 
 
 def _about_state_index(run: Run) -> dict[str, Any]:
-  """What a state index must have been built from to be this run's."""
+  """The manifest fields by which a state index is this run's."""
   assert run.book is not None
   config = run.config
   return {

@@ -37,7 +37,7 @@ _Generator = TypedDict("_Generator", {"expected_best_ndcg@10": NotRequired[float
 
 
 class Results(_Generator):
-  """What results.json holds, in this order; None where a field does not apply."""
+  """The fields of results.json, in this order; None where one does not apply."""
 
   system: str
   dataset: str
@@ -209,7 +209,7 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
-  """Where a table of users is from: see evaluation/users.py."""
+  """The metadata of a table of users: see evaluation/users.py."""
   names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
   return {name: results[name] for name in names.split()}
 

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_workdir(config: ml_collections.FrozenConfigDict) -> str:
-  """Where a run is left that was given no folder."""
+  """The folder of a run that is given none."""
   system = "" if config.system == "lightlm" else f"-{config.system}"
   return f"runs/{config.data.name}{system}-{config.preset}"
 
@@ -104,7 +104,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
     known = (
       "are not seen in time" if split.cut_times else "have fewer than 3 interactions"
     )
-    logger.info(f"{untested:,} users {known}: trained on, asked nothing at test")
+    logger.info(f"{untested:,} users {known}: trained on, not evaluated")
   processes.check_agreement({"the split": split.sha256})
   _claim_split(context)
   if (earlier := _finished(context)) is not None:
