@@ -58,9 +58,8 @@ def evaluate(
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items, or among a candidate set.
 
-  A system with `scores` is ranked by counting items above and level with the target;
-  any other by the place of the target in the K slots of `recommend`, where an invalid
-  or repeated slot is a miss that keeps its place.
+  Systems with `scores` by counting items above and level with the target, any other by
+  the target's place in `recommend`; an invalid or repeated slot there is a miss.
 
   Args:
     built: the system to evaluate; what it prepares is made once, for all batches.
@@ -72,8 +71,7 @@ def evaluate(
       whole catalogue all the same.
     mesh: devices that share each batch along the axis "data".
     rules: which of `RULES`.
-    lists: whether `items_NK` is wanted of systems with `scores` too, whose ranks do not
-      need it.
+    lists: whether systems with `scores`, which do not need it, give `items_NK` too.
     allowed_I: bool, the only items that can be recommended; a target that is none of
       them is a miss. None = all.
     user_ids: raw ids, for error messages; None = users are named by index.
