@@ -1,4 +1,4 @@
-"""Builds the ids of a configuration and reports their quality; trains nothing.
+"""Builds the ids of a configuration and reports their quality, without training.
 
 python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
 """

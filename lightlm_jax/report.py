@@ -1,4 +1,4 @@
-"""Writes the report of a run, of several side by side, or of a study, as HTML.
+"""Writes the report of one or several runs, or of a study, as HTML.
 
 python -m lightlm_jax.report --workdir=runs/toys
 python -m lightlm_jax.report --workdir=runs/toys --compare runs/toys-sasrec runs/ease
