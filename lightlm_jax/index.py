@@ -1,6 +1,8 @@
-"""Builds the ids of a configuration and reports their quality, without training.
+"""Builds the ids of a configuration and reports their quality.
 
 python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
+
+Nothing is trained.
 """
 
 import sys
