@@ -123,8 +123,7 @@ def spectral_ids(
     attributes: for the graph of that name, see `graph.by_attributes`.
 
   Raises:
-    UserError: there are more than a million users or items, or the attributes are
-      needed and missing.
+    UserError: more than a million users or items, or no attributes for their graph.
   """
   _check(train, graph, attributes)
   # One thread: clusters may not depend on the machine's number of threads. The limit
