@@ -322,7 +322,7 @@ def test_cold_items_are_placed_where_the_config_wants_it(train, tmp_path, builds
   assert placed.manifest == apart.manifest | {"cold_placed": [cold_I.sum()] * 2}
   # What is kept is the book of training alone.
   assert len(builds) == 1
-  with pytest.raises(UserError, match=r"wants item_attributes\.json"):
+  with pytest.raises(UserError, match=r"needs item_attributes\.json"):
     build.book_of_run(config, train, None, 3, tmp_path)
 
 
