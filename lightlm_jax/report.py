@@ -30,7 +30,7 @@ def main(argv) -> None:
   report(
     command_line.workdir(),
     [_COMPARE.value, *argv[1:]] if _COMPARE.value else [],
-    split_name=_SPLIT.value,
+    split_name=_SPLIT.value or "test",
     out=_OUT.value,
     data_dir=_DATA_DIR.value,
   )

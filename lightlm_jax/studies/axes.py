@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from lightlm_jax import config as config_lib
 from lightlm_jax.runtime.errors import UserError
 
-Value = bool | int | float | str
+Value = Any  # a bool, int, float or str, as the axis has it
 Point = dict[str, Value]  # axis → value, in the order of the axes
 
 # Shape → type of its values, and the fields that it sets.
@@ -153,7 +153,7 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
   """
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
-  def so_far(field):
+  def so_far(field) -> Any:
     return fields[field] if field in fields else value_in(run, field)
 
   for axis in SHAPES:
