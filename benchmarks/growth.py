@@ -65,7 +65,7 @@ def run(
   cases += [("log", size, tiny, size) for size in log_sizes]
   known = {}  # the base shape occurs several times
   for grows, size, config, interactions in cases:
-    case = config.to_json(), interactions
+    case = config, interactions
     if case not in known:
       source = shapes.made(interactions, prompt=config.input.prompt)
       (known[case],) = training_step.compare({"": config}, source, repeats).values()

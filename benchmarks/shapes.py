@@ -8,11 +8,11 @@ user, so that the paper's prompt is a source of 20 tokens and its target has 6.
 import functools
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.benchmarks import catalogue
+from lightlm_jax.config import LightLMConfig
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import build as ids_build
@@ -36,7 +36,7 @@ class Source(NamedTuple):
   book: CodeBook
 
 
-def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
+def config(preset: str, **fields: Any) -> LightLMConfig:
   """Returns a preset of configs/toys.py with `fields` such as `model__d_model=64`.
 
   A batch that does not divide into packed rows is not packed.
@@ -44,9 +44,10 @@ def config(preset: str, **fields: Any) -> ml_collections.FrozenConfigDict:
   name = "toys" if preset == "default" else f"toys:{preset}"
   overrides = {field.replace("__", "."): value for field, value in fields.items()}
   loaded = config_lib.load(name, overrides=overrides)
-  if loaded.train.batch_size % loaded.train.pack:
-    loaded.train.pack = 1
-  return ml_collections.FrozenConfigDict(loaded)
+  if config_lib.value_of(loaded, "train.batch_size") % loaded.examples_a_row:
+    loaded = config_lib.replace(loaded, {"train.pack": 1})
+  assert isinstance(loaded, LightLMConfig)
+  return loaded
 
 
 @functools.lru_cache(maxsize=2)
@@ -78,7 +79,7 @@ def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
   return Source(f"made, {interactions:,}", log, book)
 
 
-def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBook]:
+def toys(config: LightLMConfig) -> tuple[splits.Split, CodeBook]:
   """Returns the split of Toys and the ids of the configuration.
 
   Raises:
@@ -89,7 +90,7 @@ def toys(config: ml_collections.FrozenConfigDict) -> tuple[splits.Split, CodeBoo
   return split, ids_build.code_book(config.ids, split.train, config.seed, folder)
 
 
-def toys_source(config: ml_collections.FrozenConfigDict) -> Source:
+def toys_source(config: LightLMConfig) -> Source:
   """Returns the training interactions of Toys.
 
   Raises:

@@ -4,15 +4,16 @@ import logging
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import torch
 import transformers
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.benchmarks import timing
 from lightlm_jax.benchmarks.shapes import Source
 from lightlm_jax.benchmarks.t5 import T5
 from lightlm_jax.benchmarks.training_step import Trainee, row
+from lightlm_jax.config import LightLMConfig
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lightlm
 from lightlm_jax.systems import token_sequences as text
@@ -92,7 +93,7 @@ def forms() -> dict[str, dict[str, Any]]:
 
 
 def compare(
-  config: ml_collections.FrozenConfigDict,
+  config: LightLMConfig,
   source: Source,
   repeats: int,
 ) -> dict[str, Any]:
@@ -179,8 +180,7 @@ def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
 
 
 def _loss_without_dropout(trainee: Trainee) -> float:
-  config = ml_collections.ConfigDict(trainee.config)
-  config.model.dropout_rate = 0.0
+  config = config_lib.replace(trainee.config, {"model.dropout_rate": 0.0})
   built = lightlm.build(config, trainee.source.book)
   batch = next(trainee.batches())
   assert isinstance(built.system, Trainable)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 import jax
-import ml_collections
 
 from lightlm_jax.benchmarks import growth, record, scatter, shapes, training_step
 from lightlm_jax.benchmarks.record import Record
+from lightlm_jax.config import LightLMConfig
 
 logger = logging.getLogger(__name__)
 
@@ -310,5 +310,5 @@ def _beside(
     yield {"name": name} | row | {"speedup": speedup}
 
 
-def _made(config: ml_collections.FrozenConfigDict) -> shapes.Source:
+def _made(config: LightLMConfig) -> shapes.Source:
   return shapes.made(MADE_LOG, prompt=config.input.prompt)

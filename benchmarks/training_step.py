@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from lightlm_jax.benchmarks import timing
 from lightlm_jax.benchmarks.shapes import Source
+from lightlm_jax.config import LightLMConfig
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import lightlm
@@ -39,7 +39,7 @@ class Trainee:
     first_seconds: of the first dispatch, which compiles.
   """
 
-  def __init__(self, config: ml_collections.FrozenConfigDict, source: Source):
+  def __init__(self, config: LightLMConfig, source: Source):
     self.config, self.source = config, source
     self.built = lightlm.build(config, source.book, source.log)
     system = self.built.system
@@ -107,7 +107,7 @@ def mix(plan: feed_lib.Plan, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def compare(
-  configs: Mapping[Any, ml_collections.FrozenConfigDict],
+  configs: Mapping[Any, LightLMConfig],
   source: Source,
   repeats: int,
   *,

@@ -12,16 +12,14 @@ makes 96 % (data/sequential.py).
 .0889 .0521 seen excluded, .0810 .0450 allowed (EASE .0670 .0356, .0498 .0254).
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("paper", "small", "tiny")
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("toys", preset)
+  config = config_lib.card("toys", preset)
   config.data.name = "beauty"
   if preset == "paper":
     config.train.steps = 24_030  # 10 epochs

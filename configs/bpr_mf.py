@@ -17,18 +17,14 @@ AdamW's decay is the paper's regularisation: it pulls on both tables and, unlike
 relative biases, on the item biases.
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("tiny",)
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("toys", preset)
-  config.system = "bpr_mf"
-  config.input.history = 0  # the user alone
+  config = config_lib.of_system(config_lib.card("toys", preset), "bpr_mf")
   if preset is None:
     config.model.d_model = 256
     config.train.steps = 960  # 60 epochs

@@ -9,23 +9,20 @@ Beauty, test, seen excluded: HR@10 .0983, NDCG@10 .0592 (validation .1222, .0741
 authors' log has .1008, .0611.
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("tiny",)
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("sasrec", preset)
-  config.system = "bsarec"
+  config = config_lib.of_system(config_lib.card("sasrec", preset), "bsarec")
   if preset is None:
     config.model.d_ff = 256
     config.model.dropout_rate = 0.5
     config.train.steps = 24_000  # 40 epochs of Beauty
     config.train.batch_size = 256  # examples
-    config.train.history_buckets = (5, 10, 20)  # and input.history: columns of a batch
+    config.train.history_buckets = (5, 10, 20)
     config.train.learning_rate = 1e-3
     config.train.eval_every = 2_400
   return config

@@ -22,26 +22,16 @@ Presets: none (Toys, Beauty, Yelp), `ml-1m` (every interaction is learned from, 
 history is the last 20), `tiny` (tests).
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("ml-1m", "tiny")
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("item_decoder", preset)
-  config.system = "lite_llm4rec"
-  config.model.tied = False  # the head's table is its own; or the items' vectors
-  with config.unlocked():
-    config.input.text_tokens = 24  # of an item; what is longer is cut
-    config.input.text_vocab = 4_096  # tokens that are learned from the texts
-    config.input.attributes = False  # item_attributes.json: a token each
-    config.model.source = "hierarchical"  # or "flat": all words in one transformer
-    config.model.num_item_layers = 1  # of the item encoder
-    config.model.item_dropout_rate = 0.1
-  config.model.num_decoder_layers = config.model.num_layers  # lite_llm4rec_beam
+  config = config_lib.card("item_decoder", preset)
+  config = config_lib.of_system(config, "lite_llm4rec", anyway=True)
+  config.model.tied = False
   if preset == "tiny":
     config.input.text_vocab = 300
   if preset == "ml-1m":

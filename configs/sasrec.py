@@ -12,30 +12,22 @@ hold histories of all lengths (packs, which read no train.history_buckets): in b
 of similar length it came to .0891, .0536.
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("tiny",)
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("toys", preset)
-  config.system = "sasrec"
+  config = config_lib.card("toys", preset)
+  config = config_lib.of_system(config, "sasrec", anyway=True)
   config.input.history = 50
-  with config.unlocked():
-    config.train.loss = "full"  # or "sampled", "binary"
-    config.train.negatives = 8_192  # items of a batch's "sampled" loss
-    config.model.mix = 0.7  # bsarec: the share of the frequency branch
-    config.model.low_frequencies = 5  # bsarec
   if preset is None:
     config.model.d_model = 64
     config.model.num_layers = 2
     config.model.num_heads = 1
     config.model.d_ff = 64
     config.model.dropout_rate = 0.6
-    config.model.dtype = "float32"
     config.train.steps = 4_100  # 100 epochs of Beauty
     config.train.batch_size = 64  # rows of input.history items: 560 users of Beauty
     config.train.learning_rate = 1e-3

@@ -22,16 +22,14 @@ hardly sequential: of 47 rules that one place follows another the order makes 53
 (data/sequential.py).
 """
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 
 PRESETS = ("paper", "small", "tiny")
 
 
-def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
+def get_config(preset: str | None = None) -> config_lib.Card:
   """The experiment; every field can be set by --config.field=value."""
-  config = config_lib.load("toys", preset)
+  config = config_lib.card("toys", preset)
   config.data.name = "yelp"
   if preset == "paper":
     config.train.steps = 39_930  # 10 epochs

@@ -11,12 +11,10 @@ from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
-import ml_collections
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.config import help as config_help
-from lightlm_jax.config import tree as config_tree
+from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime import errors, log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
@@ -42,9 +40,13 @@ def define_config(*, studies: bool = False) -> flags.Flag:
   return flags.FLAGS["config"]
 
 
-def config() -> ml_collections.FrozenConfigDict:
-  """--config with the fields that were set on the command line."""
-  return ml_collections.FrozenConfigDict(flags.FLAGS["config"].value)
+def config() -> RunConfig:
+  """The configuration that --config and --config.a.b give.
+
+  Raises:
+    UserError: it is not a run's, or a value is of another type than its field.
+  """
+  return config_lib.typed(flags.FLAGS["config"].value)
 
 
 def config_overrides() -> dict[str, Any]:
@@ -52,13 +54,13 @@ def config_overrides() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
-def study() -> tuple[str, dict[str, Any], ConfigDict | None]:
+def study() -> tuple[str, dict[str, Any], Card | None]:
   """--config of `sweep`: its name, the fields that were set, and a study's config."""
   flag = flags.FLAGS["config"]
   return (
     flag.parser.argument,
     config_overrides(),
-    (flag.value if flag.parser.is_study else None),
+    (flag.value if config_lib.is_study(flag.value) else None),
   )
 
 
@@ -220,29 +222,39 @@ class _ConfigParser(flags.ArgumentParser):
 
   def __init__(self, studies: bool):
     self._studies = studies
-    self.argument, self.is_study = None, False
+    self.argument = None
     self.defaults = None
 
-  def parse(self, argument: str) -> ConfigDict:
+  def parse(self, argument: str) -> Card:
     if self.defaults is not None:
       raise UserError(f"--config={argument} is a second config; give one")
     try:
-      loaded = config_lib.load(argument)
+      loaded = config_lib.card(argument)
     except (TypeError, ValueError) as error:
       # absl would shorten these to a complaint about the flag; it is a bug's trace.
       raise RuntimeError(f"{argument} did not load") from error
-    self.argument, self.is_study = argument, "axes" in loaded
-    if self.is_study and not self._studies:
+    self.argument = argument
+    if config_lib.is_study(loaded) and not self._studies:
       raise UserError(
         f"--config={argument} is a study's; give it to python -m lightlm_jax.sweep"
       )
     self.defaults = {}
     argv = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+    if (system := _system(argv)) and not config_lib.is_study(loaded):
+      loaded = config_lib.of_system(loaded, system).lock()
     for word in argv:
       if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
         group, name = config_lib.place(loaded, match[1])
         self.defaults[match[1]] = group[name]
     return loaded
+
+
+def _system(argv: Sequence[str]) -> str | None:
+  """The value of --config.system, whose fields --config.a.b are."""
+  for word, after in zip(argv, [*argv[1:], ""]):
+    if match := re.fullmatch(r"--?config\.system(?:=(.*))?", word):
+      return after if match[1] is None else match[1]
+  return None
 
 
 def _define_once(name: str, help_text: str) -> flags.Flag:
@@ -296,12 +308,7 @@ def _parse(
     for field, value in fields.items():
       config_lib.check_value(field, type(value), flag.parser.defaults[field], value)
     if flags.FLAGS["help-config"].value and flag.value is not None:
-      for line in _describe_config(flag.value):
+      for line in config_lib.describe(config_lib.typed(flag.value)):
         print(line)
       sys.exit(0)
   return rest
-
-
-def _describe_config(config: ConfigDict) -> list[str]:
-  """Every field with its value, default, range and meaning."""
-  return config_help.describe(config_tree.from_tree(config.to_dict()))

@@ -177,6 +177,9 @@ def small_config(_compiled_once):
       "train.log_every": 1,
     }
     fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    system = {name: value for name, value in fields.items() if name == "system"}
+    own = config.to_flat(config.load(name, overrides=system))
+    small = {name: value for name, value in small.items() if name in own}
     return config.load(name, overrides=small | fields)
 
   return make

@@ -8,7 +8,6 @@ import sys
 
 from conftest import ROOT
 from etils import epath
-import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
@@ -101,8 +100,8 @@ def make_data(folder, title="{} of the shop"):
 
 def make_run(folder, data_dir, *, seed=0, system="lightlm"):
   """What a finished run leaves, its ranks drawn: nothing is trained."""
-  config = config_lib.load("toys", "tiny", {"data.name": "shop", "system": system})
-  config.data.dir = str(data_dir)
+  fields = {"data.name": "shop", "data.dir": str(data_dir), "system": system}
+  config = config_lib.load("toys", "tiny", fields)
   folder.mkdir()
   (folder / "config.json").write_text(config_lib.to_json(config))
   if system == "lightlm":
@@ -143,7 +142,7 @@ def answer(
   folder, seed, *, split_name="test", decoding="beam", beam_size=20, asked=None
 ):
   """The results of a run and its table of users, of ranks that `seed` draws."""
-  config = ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
+  config = config_lib.from_tree(json.loads((folder / "config.json").read_text()))
   split = splits.make(config.split, datasets.load(config).log)
   requests = getattr(split, split_name)
   if asked:

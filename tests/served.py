@@ -9,12 +9,12 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, texts
 from lightlm_jax.ids import codes
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import base, registry
+from lightlm_jax.systems import registry
 
 USERS, ITEMS = 30, 40
 # Its own config and preset, or else the demo's.
 CONFIGS = ("item_decoder", "lite_llm4rec", "bpr_mf", "sasrec", "bsarec")
-NAMES = registry.NAMES
+NAMES = config_lib.SYSTEMS
 FAST = ("lightlm", "sasrec", "item_knn", "bpr_mf")
 
 
@@ -42,9 +42,12 @@ def build(name, **overrides):
   own = name.removesuffix("_beam")
   preset = "tiny" if own in (*CONFIGS, "lightlm") else None
   file = own if own in CONFIGS else "demo"
-  fields = {"system": name, "input.history": 8} | {
+  fields = {"system": name} | {
     field.replace("__", "."): value for field, value in overrides.items()
   }
+  base = config_lib.load(file, preset or "tiny", {"system": name})
+  if "input.history" in config_lib.to_flat(base):
+    fields = {"input.history": 8} | fields
   if own == "lightlm":
     fields |= {"model.num_layers": 1, "model.num_decoder_layers": 1}
   if own == "lite_llm4rec":
@@ -52,10 +55,10 @@ def build(name, **overrides):
   config = config_lib.load(file, preset or "tiny", fields)
   train = log()
   tokens = None
-  if name in registry.READ_TEXTS:
+  if isinstance(config, config_lib.ReadsTexts):
     rng = np.random.default_rng(3)
     tokens = texts.Tokens(rng.integers(50, size=(train.num_items, 4)), 50, 0, 0)
-  wanted = book(train) if name in registry.WRITE_IDS else None
+  wanted = book(train) if isinstance(config, config_lib.WritesIds) else None
   built = registry.build(name, config, train, wanted, tokens)
   built = built._replace(tables=jax.device_put(built.tables))
   if isinstance(built.system, base.Fitted):

@@ -11,7 +11,6 @@ import sys
 
 from conftest import ROOT
 from etils import epath
-import ml_collections
 import pytest
 from report_pages import SCRIPT, change, make_run, written
 
@@ -57,7 +56,7 @@ def test_a_run_that_carries_its_log_is_audited_on_it(run):
   """As `Recommender.save` leaves one: where it was, nobody knows."""
   config = json.loads((run / "config.json").read_text())
   snapshot.write(
-    datasets.load(config_lib.with_overrides(config, {})), epath.Path(run / trained.LOG)
+    datasets.load(config_lib.from_tree(config)), epath.Path(run / trained.LOG)
   )
   config["data"] = {"name": "interactions", "min_len": config["data"]["min_len"]}
   (run / "config.json").write_text(json.dumps(config))
@@ -117,7 +116,7 @@ def test_a_run_of_another_log_is_refused(run):
 
 def test_a_run_without_ids_has_nothing_to_audit(small_config, tmp_path):
   config = small_config(system="pop", split__kind="leave_one_out")
-  train.train(ml_collections.FrozenConfigDict(config), tmp_path / "pop")
+  train.train(config, tmp_path / "pop")
   with pytest.raises(UserError, match="a run of pop, which writes no ids"):
     audit.audit_run(tmp_path / "pop")
 
@@ -132,7 +131,7 @@ def test_a_run_without_ids_has_nothing_to_audit(small_config, tmp_path):
 def test_what_the_audit_does_not_know_is_one_line(fields, message):
   config = config_lib.load("demo", "tiny", fields)
   with pytest.raises(UserError, match=message):
-    audit.audit(ml_collections.FrozenConfigDict(config))
+    audit.audit(config)
 
 
 def test_numbering_anew_takes_attributes_along(monkeypatch):
@@ -145,7 +144,7 @@ def test_numbering_anew_takes_attributes_along(monkeypatch):
 
   monkeypatch.setattr(ids_build, "book_of_run", spy)
   config = config_lib.load("demo", "tiny", {"ids.cold": "attributes"})
-  audit.audit(ml_collections.FrozenConfigDict(config))
+  audit.audit(config)
   dataset = datasets.load(config)
   own = {i: a.tolist() for i, a in zip(dataset.log.item_ids, dataset.attributes)}
   assert len(built) > 2

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data import splits
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
@@ -187,8 +186,8 @@ def test_two_blocks_are_learned():
 
 def test_card_asks_for_what_a_run_can_do():
   config = config_lib.load("bpr_mf")
-  limits.check(config)
-  assert (config.system, config.input.history) == ("bpr_mf", 0)
+  config_lib.check(config)
+  assert config.system == "bpr_mf"
   tiny = config_lib.load("bpr_mf:tiny")
   assert tiny.preset == "tiny"
   assert tiny.train.steps < config.train.steps
@@ -198,7 +197,7 @@ def test_command_line_trains_and_judges_it_like_lightlm(
   train_command, demo_run, tmp_path
 ):
   arguments = ("--config=demo:tiny", "--config.system=bpr_mf")
-  done = train_command(*arguments, "--config.input.history=0", f"--workdir={tmp_path}")
+  done = train_command(*arguments, f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert "Traceback" not in done.stderr
   assert [line for line in done.stdout.splitlines() if line.startswith("bpr_mf ")]

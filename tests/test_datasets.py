@@ -2,18 +2,19 @@
 
 import collections
 
-import ml_collections
 import numpy as np
 import pytest
 from raw_logs import HEADER, RATED, question, raw_rows, same, timed_rows
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.runtime.errors import UserError
 
 
 def data_config(name="toys", folder="", min_len=1, cold="apart", **shop):
-  data = {"name": name, "dir": str(folder), "min_len": min_len, "shop": shop}
-  return ml_collections.ConfigDict({"data": data, "ids": {"cold": cold}})
+  fields = {"data.name": name, "data.dir": str(folder), "data.min_len": min_len}
+  fields |= {f"data.shop.{field}": value for field, value in shop.items()}
+  return config_lib.load("toys", overrides=fields | {"ids.cold": cold})
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 
-import ml_collections
 import pytest
 
 from lightlm_jax.runs import evaluate, train
@@ -102,7 +101,7 @@ def test_results_that_cannot_be_read_are_one_line(run, text):
 
 def test_a_system_that_scores_every_item_has_no_decoding(small_config, tmp_path):
   config = small_config(system="pop", split__kind="leave_one_out")
-  train.train(ml_collections.FrozenConfigDict(config), tmp_path / "pop")
+  train.train(config, tmp_path / "pop")
   with pytest.raises(UserError, match="nothing to decode"):
     evaluate.evaluate(tmp_path / "pop", overrides={"decoding.kind": "exact"})
   with pytest.raises(UserError, match="leave out --beam_size"):

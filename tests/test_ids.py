@@ -5,11 +5,11 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-import ml_collections
 import numpy as np
 import pytest
 from small_logs import check, make_log
 
+from lightlm_jax.config import schema
 from lightlm_jax.data import interactions, splits
 from lightlm_jax.data.synthetic import Shop, item_attributes, make_shop
 from lightlm_jax.ids import build, codes, grow, plain
@@ -190,8 +190,8 @@ def ids_config(kind="sci", **options):
   defaults = {"branching": 4, "leaf_size": 10, "levels": 2, "base": 5}
   defaults |= {"tokens": "level", "graph": "bipartite"}
   defaults |= {"quantiser": "product", "gci_levels": 2, "centres": 6, "devices": 1}
-  defaults["gcn"] = {"dim": 8, "layers": 1, "epochs": 2}
-  return ml_collections.ConfigDict({"kind": kind} | defaults | options)
+  defaults["gcn"] = schema.Gcn(dim=8, layers=1, epochs=2)
+  return schema.Ids(**{"kind": kind} | defaults | options)
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,11 @@ import sys
 
 import jax
 from jax.sharding import AxisType
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import schema
 from lightlm_jax.data import interactions
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.config.data_groups import Gcn
 from lightlm_jax.ids import build, gcn, gcn_training, lloyd, quantise
 
 # So small that a few hundred arcs and points make several stacks a device.
@@ -76,9 +75,9 @@ def watched(array, mesh, **options):
 
 for weighted, batch in ((False, 64), (True, 63)):
   options = dict(dim=8, layers=2, epochs=3, batch_size=batch, weighted=weighted)
-  wanted = gcn_training.embeddings(log, Gcn(**options), seed=0)
+  wanted = gcn_training.embeddings(log, schema.Gcn(**options), seed=0)
   gcn_training._put = watched
-  tables = gcn_training.embeddings(log, Gcn(**options), seed=0, mesh=mesh)
+  tables = gcn_training.embeddings(log, schema.Gcn(**options), seed=0, mesh=mesh)
   gcn_training._put = put
   found[f"vectors, weighted={weighted}"] = difference(tables, wanted)
 found["arcs"] = divided
@@ -138,19 +137,19 @@ found["points"] = points
 # The whole way, by configuration.
 
 del options["weighted"]
-config = ml_collections.ConfigDict({
-  "kind": "gci",
-  "quantiser": "residual",
-  "gci_levels": 2,
-  "centres": 7,
-  "gcn": options,
-  "devices": -1,
-})
+config = schema.Ids(
+  kind="gci",
+  quantiser="residual",
+  gci_levels=2,
+  centres=7,
+  gcn=schema.Gcn(**options),
+  devices=-1,
+)
 folder = pathlib.Path(sys.argv[1])
 book = build.code_book(config, log, 0, folder)
 items, users = quantise.gci_ids(
   log,
-  Gcn(**options),
+  schema.Gcn(**options),
   quantiser="residual",
   levels=2,
   centres=7,

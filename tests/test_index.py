@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 from conftest import ROOT
-import ml_collections
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -79,7 +78,7 @@ def test_every_trial_of_the_audit_builds_its_ids(monkeypatch):
     ids_build, "_build", lambda *args: built.append(args) or build(*args)
   )
   config = config_lib.load("demo", "tiny", {"ids.kind": "rid"})
-  audit.audit(ml_collections.FrozenConfigDict(config))
+  audit.audit(config)
   assert len(built) == 3 + len(audit_lib.NOISE_SEEDS)
 
 

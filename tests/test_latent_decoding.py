@@ -6,12 +6,10 @@ import subprocess
 import sys
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import allowed, latent
@@ -113,7 +111,7 @@ def test_a_search_remembers_nothing(run):
 def test_training_has_nothing_to_remember_yet():
   config = config_lib.load("demo:tiny", overrides=GLOBAL)
   with pytest.raises(UserError, match="evaluate with --decoding=latent_global"):
-    limits.check(config)
+    config_lib.check(config)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +120,6 @@ def model(demo_run):
   _, config = workdir_lib.read(demo_run[0], {})
   split = splits.make(config.split, datasets.load(config).log)
   book = codes.load(demo_run[0] / "codes")
-  config = ml_collections.ConfigDict(config)
   built = lightlm.build(config, book)
   return split.train, built, jax.jit(built.system.init)(jax.random.key(0)), config, book
 
@@ -130,7 +127,7 @@ def model(demo_run):
 @pytest.mark.parametrize("state", ["decoder", "encoder"])
 def test_the_memory_holds_the_state_of_every_example(model, state):
   train, _, params, config, book = model
-  config.decoding.state = state
+  config = config_lib.replace(config, {"decoding.state": state})
   built = lightlm.build(config, book)
   system, state_of = built.system, jax.jit(built.system.state)
   mesh = mesh_lib.make(1, 1)

@@ -25,7 +25,7 @@ from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import id_writer, lightlm
+from lightlm_jax.systems import id_writer
 from lightlm_jax.systems import token_sequences as text
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -284,8 +284,10 @@ def test_ids_start_uniform_and_words_normal():
   ],
 )
 def test_a_source_that_cannot_be_written_is_refused(overrides, named):
+  fields = {name.replace("__", "."): value for name, value in overrides.items()}
+  config = config_lib.load("demo:tiny", overrides=fields)
   with pytest.raises(UserError, match=named):
-    build(**overrides)
+    config_lib.check(config)
 
 
 @pytest.mark.parametrize(
@@ -299,4 +301,4 @@ def test_a_source_that_cannot_be_written_is_refused(overrides, named):
   ],
 )
 def test_rows_are_shared_where_sources_differ_in_length(config, overrides, most):
-  assert lightlm.examples_a_row(config_lib.load(config, overrides=overrides)) == most
+  assert config_lib.load(config, overrides=overrides).examples_a_row == most

@@ -9,14 +9,12 @@ import types
 from compiled import Compiled, Scored
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from test_next_item import make_batch, make_rows
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
@@ -46,7 +44,7 @@ def make_texts(items=I, seed=0, width=T):
 def make_config(tied, **overrides):
   fields = {
     "input.history": H,
-    "model.tied": tied,
+    **({} if tied is None else {"model.tied": tied}),
     "model.d_model": 16,
     "model.num_heads": 2,
     "model.num_kv_heads": 2,
@@ -380,9 +378,7 @@ def run_config(folder, **overrides):
     "train.steps": 4,
     "train.eval_every": 4,
   } | {field.replace("__", "."): value for field, value in overrides.items()}
-  return ml_collections.FrozenConfigDict(
-    config_lib.load("lite_llm4rec", "tiny", fields)
-  )
+  return config_lib.load("lite_llm4rec", "tiny", fields)
 
 
 @pytest.mark.usefixtures("_compiled_once")
@@ -424,7 +420,7 @@ def test_a_log_without_texts_costs_a_line_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
   ("name", "fields", "message"),
   [
-    ("lite_llm4rec", {"input.history": 0}, "lite_llm4rec reads the history"),
+    ("lite_llm4rec", {"input.history": 0}, "input.history is 0; it must be at least 1"),
     ("lite_llm4rec", {"input.text_tokens": 0}, "text_tokens is 0; .* at least 1"),
     ("lite_llm4rec", {"input.text_vocab": 99}, "from 256 .a token a byte"),
     ("lite_llm4rec", {"model.num_item_layers": 0}, "num_item_layers is 0"),
@@ -437,6 +433,5 @@ def test_a_log_without_texts_costs_a_line_and_leaves_nothing(tmp_path):
   ],
 )
 def test_what_cannot_be_built_is_refused_in_a_line(name, fields, message):
-  config = config_lib.load(name, "tiny", fields)
   with pytest.raises(UserError, match=message):
-    limits.check(config)
+    config_lib.check(config_lib.load(name, "tiny", fields))

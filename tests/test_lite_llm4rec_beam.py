@@ -19,7 +19,6 @@ from test_lite_llm4rec import (
 from test_next_item import make_batch, make_rows
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.runs import evaluate, train
@@ -36,7 +35,7 @@ CODES[7], CODES[8] = (2, 6, 1), (11,)
 
 @functools.cache
 def build(source):
-  config = make_config(False, model__source=source)
+  config = make_config(None, system="lite_llm4rec_beam", model__source=source)
   items_IL = codes_lib.stack_codes(CODES)
   book = codes_lib.code_book(items_IL, items_IL[:0], {})
   system = Compiled(lite_llm4rec_beam.build(config, make_texts(), book))
@@ -129,20 +128,19 @@ def test_the_trainer_trains_and_judges_it(source, tmp_path):
   assert results["ids"]["kind"] == "rid"
   assert results["decoding"] == "beam"
   assert evaluate.evaluate(tmp_path / "run")["metrics"] == results["metrics"]
-  with pytest.raises(UserError, match="has a beam search alone"):
+  with pytest.raises(UserError, match="has no states to remember"):
     evaluate.evaluate(tmp_path / "run", overrides={"decoding.kind": "latent_global"})
 
 
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"model.tied": True}, "has no head"),
-    ({"train.loss": "binary"}, "has no head"),
-    ({"decoding.kind": "exact"}, "has a beam search alone"),
+    ({"model.tied": True}, "no field 'model.tied' .it is a field of item_decoder"),
+    ({"train.loss": "binary"}, "no field 'train.loss' "),
+    ({"decoding.kind": "exact"}, "decoding.kind is 'exact'; choose one of beam"),
   ],
 )
 def test_what_cannot_be_built_is_refused_in_a_line(fields, message):
   fields = {"system": "lite_llm4rec_beam"} | fields
-  config = config_lib.load("lite_llm4rec", "tiny", fields)
   with pytest.raises(UserError, match=message):
-    limits.check(config)
+    config_lib.check(config_lib.load("lite_llm4rec", "tiny", fields))

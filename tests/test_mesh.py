@@ -10,7 +10,6 @@ import pytest
 
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import registry
 
 # data, model, whether devices along `data` share what the optimiser keeps.
 FAST = ((1, 1, False), (2, 4, True))
@@ -108,7 +107,11 @@ def test_every_mesh_trains_the_same_model(eight_devices, meshes):
 
 @pytest.mark.parametrize(
   "name",
-  ["sasrec", *(pytest.param(n, marks=pytest.mark.slow) for n in registry.READ_TEXTS)],
+  [
+    "sasrec",
+    pytest.param("lite_llm4rec", marks=pytest.mark.slow),
+    pytest.param("lite_llm4rec_beam", marks=pytest.mark.slow),
+  ],
 )
 def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices, name):
   meshes = ((1, 1, False), (8, 1, True))

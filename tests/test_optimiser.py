@@ -11,8 +11,8 @@ from lightlm_jax.training import state as state_lib
 
 def test_two_half_batches_make_one_update():
   config = config_lib.load("demo:tiny", overrides={"train.warmup_steps": 0})
-  halves = config.copy_and_resolve_references()
-  halves.train.accumulate, halves.train.steps = 2, 2 * config.train.steps
+  twice = {"train.accumulate": 2, "train.steps": 2 * config.train.steps}
+  halves = config_lib.replace(config, twice)
   params = {"query": jnp.array([1.0, -2.0]), "scale": jnp.array([0.5])}
   grads = [
     {"query": jnp.array([0.3, 0.1]), "scale": jnp.array([-0.2])},

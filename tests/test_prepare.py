@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 from array_record.python import array_record_module
-import ml_collections
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -411,8 +410,8 @@ def test_nothing_half_made_is_left(tmp_path, monkeypatch, step, raised, seen):
 
 
 def data_config(name, folder, cold="apart"):
-  data = {"name": name, "dir": str(folder), "min_len": 1}
-  return ml_collections.ConfigDict({"data": data, "ids": {"cold": cold}})
+  fields = {"data.name": name, "data.dir": str(folder), "ids.cold": cold}
+  return config_lib.load("toys", overrides=fields)
 
 
 @pytest.mark.parametrize("name", ["toys", "ml-100k"])
@@ -453,6 +452,6 @@ def test_a_prepared_log_is_trained_on(tmp_path):
   assert json.loads((tmp_path / "report.json").read_text())["rows"] == 54
   fields = {"data.dir": str(tmp_path / "data"), "data.name": "shop", "baselines": ()}
   config = config_lib.load("toys:tiny", overrides=fields | {"system": "ease"})
-  results = train.train(ml_collections.FrozenConfigDict(config), tmp_path / "run")
+  results = train.train(config, tmp_path / "run")
   assert results["dataset"] == "shop"
   assert results["num_users"] == 9

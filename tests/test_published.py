@@ -12,12 +12,12 @@ import sys
 import threading
 
 from etils import epath
-import ml_collections
 import numpy as np
 import pytest
 import raw_files as raw
 from raw_logs import raw_rows, same, timed_rows
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets
 from lightlm_jax.data.published import placing as folder_lib
 from lightlm_jax.data.published import raw_files, sources
@@ -64,9 +64,8 @@ def use(monkeypatch, name="toys", **fields):
 
 
 def load(root, name="toys", attributes=False, **options):
-  config = {"data": {"name": name, "dir": str(root), "min_len": 1}}
-  config["input"] = {"attributes": attributes}
-  return datasets.load(ml_collections.ConfigDict(config), **options)
+  fields = {"data.name": name, "data.dir": str(root), "input.attributes": attributes}
+  return datasets.load(config_lib.load("lite_llm4rec", overrides=fields), **options)
 
 
 def write_toys(folder):
@@ -132,14 +131,15 @@ def test_no_tensorflow(root, tmp_path):
   """Preparing and reading import none of it; whoever loads a log imports nothing."""
   write_toys(root / "toys")
   script = (
-    "import sys, dataclasses, ml_collections\n"
+    "import sys, dataclasses\n"
+    "from lightlm_jax import config\n"
     "from lightlm_jax.data import datasets\n"
     "from lightlm_jax.data.published import raw_files, sources\n"
     "assert 'tensorflow_datasets' not in sys.modules\n"
     "toys = dataclasses.replace(sources.SOURCES['toys'], published=None)\n"
     "sources.SOURCES['toys'] = toys\n"
-    f"data = dict(name='toys', dir={str(root)!r}, min_len=1)\n"
-    "log = datasets.load(ml_collections.ConfigDict({'data': data})).log\n"
+    f"toys = config.load('toys', overrides={{'data.dir': {str(root)!r}}})\n"
+    "log = datasets.load(toys).log\n"
     "print(datasets.describe(log))\n"
     "assert 'tensorflow_datasets' in sys.modules\n"
     "assert 'tensorflow' not in sys.modules\n"
@@ -349,13 +349,14 @@ def test_who_comes_second_waits_and_finds_it(root, monkeypatch):
   """Two processes of a run on one disk: one prepares, both read the same."""
   write_toys(root / "toys")
   script = (
-    "import sys, dataclasses, ml_collections\n"
+    "import sys, dataclasses\n"
+    "from lightlm_jax import config\n"
     "from lightlm_jax.data import datasets\n"
     "from lightlm_jax.data.published import sources\n"
     "toys = dataclasses.replace(sources.SOURCES['toys'], published=None)\n"
     "sources.SOURCES['toys'] = toys\n"
-    f"data = dict(name='toys', dir={str(root)!r}, min_len=1)\n"
-    "log = datasets.load(ml_collections.ConfigDict({'data': data})).log\n"
+    f"toys = config.load('toys', overrides={{'data.dir': {str(root)!r}}})\n"
+    "log = datasets.load(toys).log\n"
     "print(datasets.describe(log))\n"
   )
   env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

@@ -5,10 +5,10 @@ import collections
 from hypothesis import given
 from hypothesis import strategies as st
 import hypothesis.extra.numpy as hnp
-import ml_collections
 import numpy as np
 import pytest
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, interactions, splits
 from lightlm_jax.evaluation import exposure, slices
 
@@ -136,9 +136,8 @@ REAL = {"toys": (19_412, 279, 0), "ml-100k": (943, 3, 0)}
 
 @pytest.mark.parametrize("name", REAL)
 def test_slices_of_real_logs(data_dir, name):
-  config = ml_collections.ConfigDict(
-    {"data": {"name": name, "dir": str(data_dir), "min_len": 1}}
-  )
+  fields = {"data.name": name, "data.dir": str(data_dir)}
+  config = config_lib.load("toys", overrides=fields)
   split = splits.leave_one_out(datasets.load(config).log)
   found = slices.summarise({}, slices.label(split.test, split.train))
   users, cold, repeated = REAL[name]

@@ -7,7 +7,6 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
 from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_log
@@ -266,34 +265,30 @@ def test_make_reads_the_config_and_knows_the_defaults():
   default = splits.make(config, log)
   assert default.withheld_I is None
   assert default.sha256 == splits.temporal(log).sha256
-  # A config of one's own that lacks the fields.
-  bare = splits.make(ConfigDict({"kind": "temporal"}), log)
-  assert bare.sha256 == default.sha256
-  config.gap, config.test_share = 7, 0.2
+  config = dataclasses.replace(config, gap=7, test_share=0.2)
   assert splits.make(config, log).sha256 == (
     splits.temporal(log, test_share=0.2, gap=7).sha256
   )
-  config.kind = "ratio"  # has no gap
+  config = dataclasses.replace(config, kind="ratio")  # has no gap
   assert splits.make(config, log).sha256 == splits.ratio(log, test_share=0.2).sha256
   for kind in ("leave_one_out", "none"):
-    config.kind = kind
+    config = dataclasses.replace(config, kind=kind)
     assert splits.make(config, log).sha256 == splits.SPLITS[kind](log).sha256
-    config.withheld = 0.2
     withheld = splits.withhold(splits.SPLITS[kind](log), 0.2)
-    assert splits.make(config, log).sha256 == withheld.sha256
-    config.withheld = 0.0
+    config_withheld = dataclasses.replace(config, withheld=0.2)
+    assert splits.make(config_withheld, log).sha256 == withheld.sha256
 
 
 def test_a_run_that_is_older_than_the_fields_goes_on():
   new = config_lib.load("toys:tiny")
   old = json.loads(config_lib.to_json(new))
-  assert config_lib.missing_fields(old) == []
+  assert config_lib.lacking(old) == []
   for name in ("validation_share", "test_share", "gap", "withheld"):
     del old["split"][name]
   del old["ids"]["cold"]
-  assert config_lib.missing_fields(old) == []
+  assert config_lib.lacking(old) == []
   assert config_lib.differences(old, new) == []
-  read = config_lib.with_overrides(old, {"split.gap": 3})
+  read = config_lib.replace(config_lib.from_tree(old), {"split.gap": 3})
   assert (read.split.withheld, read.split.gap, read.ids.cold) == (0.0, 3, "apart")
   # What it did without them is no other run's.
   changes = {"split.withheld": 0.1, "ids.cold": "attributes"}
@@ -303,7 +298,7 @@ def test_a_run_that_is_older_than_the_fields_goes_on():
   ]
   # Other fields are missed as before.
   del old["data"]["min_len"]
-  assert config_lib.missing_fields(old) == ["data.min_len"]
+  assert config_lib.lacking(old) == ["data.min_len"]
   assert config_lib.differences(old, new) == ["data.min_len: absent → 1"]
   # A run that has them is not resumed with others.
   known = json.loads(config_lib.to_json(new))
@@ -437,7 +432,8 @@ def test_manifest_of_nobody_question():
 
 
 def test_movielens_by_time(data_dir):
-  config = ConfigDict({"data": {"name": "ml-100k", "dir": str(data_dir), "min_len": 1}})
+  fields = {"data.name": "ml-100k", "data.dir": str(data_dir)}
+  config = config_lib.load("toys", overrides=fields)
   log = datasets.load(config).log
   split = splits.temporal(log)
   found = split_summary.summary(split, log)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -32,17 +31,20 @@ class Run:
   """A small BSARec, for its buckets: batches of two shapes and of three lengths."""
 
   def __init__(self, change_loss=lambda loss: loss):
-    config = config_lib.load("bsarec", "tiny", {"input.history": 9, "seed": 5})
-    config.model.d_model = 8
-    config.train.batch_size = 4
-    config.train.history_buckets = (3,)
-    config.train.warmup_steps = 1
+    fields = {
+      "seed": 5,
+      "input.history": 9,
+      "model.d_model": 8,
+      "train.batch_size": 4,
+      "train.history_buckets": (3,),
+      "train.warmup_steps": 1,
+    }
+    config = config_lib.load("bsarec", "tiny", fields)
     rng = np.random.default_rng(0)
     log = interactions.from_sequences(
       (f"user {u}", [f"item {i}" for i in rng.integers(12, size=length)])
       for u, length in enumerate((2, 9, 4, 6, 3))
     )
-    config = ml_collections.FrozenConfigDict(config)
     built = registry.build("bsarec", config, log, None)
     self.system = Spoiled(change_loss(built.system.loss), built.system.init)
     self.tx = state.optimiser(config)

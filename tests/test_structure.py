@@ -123,7 +123,6 @@ def lines(name: str) -> int:
   return len(modules()[name].read_text().splitlines())
 
 
-@on_the_way
 def test_every_folder_has_its_place_in_the_order():
   folders = {room(name) for name in modules()} - {None, "configs"}
   assert folders == set(ORDER)

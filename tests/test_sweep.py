@@ -46,7 +46,7 @@ def _two_cores(monkeypatch):
 
 def plan_of(*vary, **fields):
   overrides = {name.replace("__", "."): value for name, value in fields.items()}
-  return plan_lib.of_study(config_lib.load("scaling:tiny", overrides=overrides), vary)
+  return plan_lib.of_study(config_lib.card("scaling:tiny", overrides=overrides), vary)
 
 
 def sweep(plan, workdir, **options):

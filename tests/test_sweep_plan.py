@@ -22,12 +22,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def plan_of(*vary, **fields):
   overrides = {name.replace("__", "."): value for name, value in fields.items()}
-  return plan_lib.of_study(config_lib.load("scaling:tiny", overrides=overrides), vary)
+  return plan_lib.of_study(config_lib.card("scaling:tiny", overrides=overrides), vary)
 
 
 @pytest.mark.parametrize("preset", [None, "quick", "data", "tiny"])
 def test_every_preset_can_be_trained(preset):
-  plan = plan_lib.of_study(config_lib.load("scaling", preset))
+  plan = plan_lib.of_study(config_lib.card("scaling", preset))
   plan_lib.check(plan)
   assert plan.trials == len({axes.name_of(point) for point in plan.points})
   if preset == "quick":
@@ -63,7 +63,7 @@ def test_a_shape_sets_its_fields():
 
 
 def test_a_grid_without_a_rate_has_that_of_the_base():
-  config = config_lib.load("scaling:tiny")
+  config = config_lib.card("scaling:tiny")
   with config.unlocked():
     config.axes.rate = (0.5,)
     config.also.other = {"width": (8,)}
@@ -74,7 +74,7 @@ def test_a_grid_without_a_rate_has_that_of_the_base():
 
 
 def test_further_grids_join_and_are_as_the_base_where_they_say_nothing():
-  config = config_lib.load("scaling:tiny")
+  config = config_lib.card("scaling:tiny")
   with config.unlocked():
     config.also.deep = {"depth": (2, 3), "seed": (0, 5)}
   plan = plan_lib.of_study(config)

@@ -1,5 +1,6 @@
 """Item texts as tokens: any script, the same bytes every time, nothing left out."""
 
+import importlib.util
 import json
 import random
 import subprocess
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data import formats, texts
 from lightlm_jax.runtime.errors import UserError
 
@@ -135,6 +135,6 @@ def test_without_the_library_the_line_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(UserError, match=r"pip install .*\[text\]"):
     texts.learn(TEXTS, 300)
-  monkeypatch.setattr(limits.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r"no tokenizers; install with .*\[text\]"):
-    limits.check(config_lib.load("lite_llm4rec", "tiny"))
+    config_lib.check(config_lib.load("lite_llm4rec", "tiny"))

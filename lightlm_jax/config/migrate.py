@@ -57,13 +57,27 @@ def current(flat: Mapping[str, Any]) -> dict[str, Any]:
   return {name: filled[name] for name in own if name in filled}
 
 
+def known_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """How an older run worked, of the fields that its system has by now.
+
+  Args:
+    flat: values by dotted name.
+  """
+  own = _own(flat)
+  return {name: value for name, value in EARLIER.items() if name in own}
+
+
 def lacking(flat: Mapping[str, Any]) -> list[str]:
   """The fields without which a configuration cannot be read, sorted.
 
   Args:
     flat: likewise; what is no configuration at all lacks every field of LightLM.
   """
+  return sorted(_own(flat).keys() - EARLIER.keys() - flat.keys())
+
+
+def _own(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The fields of a configuration's system; of an unknown one those of LightLM."""
   system = flat.get("system")
   cls = schema.CONFIGS.get(system) if isinstance(system, str) else None
-  own = leaves(cls or schema.LightLMConfig)
-  return sorted(own.keys() - EARLIER.keys() - flat.keys())
+  return leaves(cls or schema.LightLMConfig)

@@ -21,6 +21,7 @@ from lightlm_jax.runtime.errors import UserError
 
 # Values of decoding.kind that rank by the states of training examples: decoding/latent.
 LATENT = ("latent_global", "latent_local")
+WITHOUT_BEAMS = ("exact", *LATENT)  # values of decoding.kind that score every item
 _STREAM = Extra("stream", ("grain", "array_record"))
 
 
@@ -262,7 +263,7 @@ class BeamDecoding:
   @property
   def has_beams(self) -> bool:
     """Whether beam_size means anything to this kind."""
-    return self.kind not in ("exact", *LATENT)
+    return self.kind not in WITHOUT_BEAMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,18 @@
 """The configuration of a run, one frozen dataclass a system, with its own fields only.
 
-    RunConfig ── BaselineConfig                       pop, recent_pop, item_knn, ease
-              └─ LearnedConfig ── LightLMConfig       lightlm            (WritesIds)
-                               ├─ BprMfConfig         bpr_mf
-                               └─ SequenceConfig ── SASRecConfig      sasrec, bsarec
-                                                 ├─ ItemDecoderConfig item_decoder
-                                                 ├─ LiteConfig        lite_llm4rec
-                                                 │                    (ReadsTexts)
-                                                 └─ LiteBeamConfig    lite_llm4rec_beam
-                                                                      (both)
+    RunConfig
+      BaselineConfig          pop, recent_pop, item_knn, ease
+      LearnedConfig
+        BprMfConfig           bpr_mf
+        WritesIds
+          LightLMConfig       lightlm
+          LiteBeamConfig      lite_llm4rec_beam, also ReadsTexts
+        SequenceConfig
+          ReadsTexts
+          ItemLossConfig
+            SASRecConfig      sasrec, bsarec
+            ItemDecoderConfig item_decoder
+            LiteConfig        lite_llm4rec, also ReadsTexts
 
 All are hashable, so that a configuration can be a static argument. Their groups are in
 data_groups.py and model_groups.py, what can stand at a field in fields.py.
@@ -16,21 +20,25 @@ data_groups.py and model_groups.py, what can stand at a field in fields.py.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lightlm_jax.config import fields
 from lightlm_jax.config.data_groups import (
   Data,
+  Gcn,
   HistoryInput,
   Ids,
   LightLMInput,
+  Shop,
   Split,
   TextInput,
 )
 from lightlm_jax.config.fields import Extra, field
 from lightlm_jax.config.model_groups import (
   LATENT,
+  WITHOUT_BEAMS,
   BeamDecoding,
+  DecoderModel,
   Decoding,
   Evaluating,
   FixedMesh,
@@ -105,7 +113,12 @@ class LearnedConfig(RunConfig):
   @property
   def history_buckets(self) -> tuple[int, ...]:
     """The widths of batches by history length, where batches have several."""
-    return getattr(self.train, "history_buckets", ())
+    return ()
+
+  @property
+  def whole_histories(self) -> bool:
+    """Whether longer histories go on in further rows, where an example is a row."""
+    return False
 
   @property
   def can_stream(self) -> bool:
@@ -121,23 +134,15 @@ class LearnedConfig(RunConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WritesIds:
-  """The part of systems that write items as ids."""
+class WritesIds(LearnedConfig):
+  """A system that writes items as ids."""
 
   ids: Ids = Ids()
   decoding: BeamDecoding = BeamDecoding()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadsTexts:
-  """The part of systems that read the items' texts."""
-
-  input: TextInput = TextInput()
-  model: TextModel = TextModel()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LightLMConfig(LearnedConfig, WritesIds):
+class LightLMConfig(WritesIds):
   """LightLM."""
 
   system: str = _system("lightlm")
@@ -152,9 +157,12 @@ class LightLMConfig(LearnedConfig, WritesIds):
     return self.train.pack if self.input.history else 1
 
   @property
+  def history_buckets(self) -> tuple[int, ...]:
+    return self.train.history_buckets
+
+  @property
   def can_stream(self) -> bool:
-    widths = self.train.history_buckets
-    one_width = all(width >= self.input.history for width in widths)
+    one_width = all(width >= self.input.history for width in self.history_buckets)
     return self.input.history > 0 and (self.examples_a_row > 1 or one_width)
 
 
@@ -178,9 +186,28 @@ class SequenceConfig(LearnedConfig):
   def learns_sequences(self) -> bool:
     return True
 
+  @property
+  def whole_histories(self) -> bool:
+    return self.train.whole_histories
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SASRecConfig(SequenceConfig):
+class ItemLossConfig(SequenceConfig):
+  """A system that scores every item, by one of the losses of next-item prediction."""
+
+  train: ItemLossTrain = ItemLossTrain()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadsTexts(SequenceConfig):
+  """A system that reads the items' texts."""
+
+  input: TextInput = TextInput()
+  model: TextModel = TextModel()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SASRecConfig(ItemLossConfig):
   """SASRec, and BSARec, whose examples are the beginnings of histories."""
 
   system: str = _system("sasrec", "bsarec")
@@ -193,22 +220,25 @@ class SASRecConfig(SequenceConfig):
     return self.system == "sasrec"
 
   @property
+  def history_buckets(self) -> tuple[int, ...]:
+    return self.train.history_buckets
+
+  @property
   def can_stream(self) -> bool:
-    widths = self.train.history_buckets
-    return self.learns_sequences or all(w >= self.input.history for w in widths)
+    one_width = all(width >= self.input.history for width in self.history_buckets)
+    return self.learns_sequences or one_width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemDecoderConfig(SequenceConfig):
+class ItemDecoderConfig(ItemLossConfig):
   """Dropping the Text: a decoder with one token an item."""
 
   system: str = _system("item_decoder")
   model: ItemDecoderModel = ItemDecoderModel()
-  train: ItemLossTrain = ItemLossTrain()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteConfig(SequenceConfig, ReadsTexts):
+class LiteConfig(ItemLossConfig, ReadsTexts):
   """Lite-LLM4Rec."""
 
   system: str = field(
@@ -219,7 +249,6 @@ class LiteConfig(SequenceConfig, ReadsTexts):
   )
   input: TextInput = TextInput()
   model: LiteModel = LiteModel()
-  train: ItemLossTrain = ItemLossTrain()
 
   def check(self) -> None:
     if self.model.tied and self.train.loss != "full":
@@ -230,7 +259,7 @@ class LiteConfig(SequenceConfig, ReadsTexts):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteBeamConfig(SequenceConfig, ReadsTexts, WritesIds):
+class LiteBeamConfig(ReadsTexts, WritesIds):
   """Lite-LLM4Rec that writes ids under a beam search, in place of its head."""
 
   card: ClassVar[str] = "lite_llm4rec"
@@ -260,6 +289,11 @@ CONFIGS: dict[str, type[RunConfig]] = {
   "bsarec": SASRecConfig,
 }
 SYSTEMS = tuple(CONFIGS)
+
+
+def writes_ids(system: Any) -> bool:
+  """Whether a system of that name writes items as ids."""
+  return system in SYSTEMS and issubclass(CONFIGS[system], WritesIds)
 
 
 def of_system(name: str) -> type[RunConfig]:

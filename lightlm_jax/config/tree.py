@@ -21,8 +21,8 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
   """
   flat = flatten(tree)
   cls = schema.of_system(flat.get("system", "lightlm"))
-  for name in flat:
-    if name not in migrate.all_fields():
+  for name, value in flat.items():
+    if name not in migrate.all_fields() and value != {}:
       raise unknown_field(name, leaves(cls))
   if missing := migrate.lacking(flat):
     raise UserError(f"config has no {', '.join(missing[:3])}, which its system needs")
@@ -163,10 +163,7 @@ def differences(
     new: a configuration.
     ignore: dotted fields that may differ, each with all that is below it.
   """
-  try:
-    before = to_flat(from_tree(old))
-  except UserError:  # of another version: what can be compared is
-    before = flatten(old)
+  before = own_fields(old)
   after = to_flat(new)
   names = before.keys() | after.keys()
   if before.get("system") != after["system"]:
@@ -181,6 +178,17 @@ def differences(
     if one != other and not ignored:
       found.append(f"{name}: {one} → {other}")
   return found
+
+
+def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The own fields of a config.json by dotted name; all of one that is unreadable.
+
+  What it lacks as an older run's has the value that the run worked by.
+  """
+  try:
+    return to_flat(from_tree(tree))
+  except UserError:
+    return migrate.known_defaults(flat := flatten(tree)) | flat
 
 
 def lacking(tree: Any) -> list[str]:

@@ -3,13 +3,15 @@
 A published log that is not there is fetched (data/published).
 """
 
+import dataclasses
 import os
 from typing import NamedTuple
 
 from etils import epath
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import ReadsTexts, RunConfig, WritesIds
+from lightlm_jax.config.schema import Data
 from lightlm_jax.data import formats, synthetic
 from lightlm_jax.data import preprocessed as prepared
 from lightlm_jax.data.interactions import Interactions, keep_rows
@@ -32,7 +34,7 @@ class Dataset(NamedTuple):
   texts: list[str] | None  # of the catalogue's items: titles, and what else is said
 
 
-def load(config: ml_collections.ConfigDict, *, fetch: bool = True) -> Dataset:
+def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
   """Loads `config.data`.
 
   Args:
@@ -44,20 +46,20 @@ def load(config: ml_collections.ConfigDict, *, fetch: bool = True) -> Dataset:
       goes where.
   """
   if config.data.name == "demo":
-    shop = synthetic.Shop(**config.data.shop)
+    shop = synthetic.Shop(**dataclasses.asdict(config.data.shop))
     log, tastes = synthetic.make_shop(shop)
     titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
     dataset = Dataset(log, titles, tastes, attributes, titles)
   else:
     # What no run reads, no run stumbles over.
-    ids = config.get("ids", {})
-    wanted = "attributes" in (ids.get("cold"), ids.get("graph"))
-    wanted |= "input" in config and config.input.get("attributes", False)
+    wanted = isinstance(config, ReadsTexts) and config.input.attributes
+    if isinstance(config, WritesIds):
+      wanted |= "attributes" in (config.ids.cold, config.ids.graph)
     dataset = _read(_folder(config.data, fetch), wanted)
   return long_enough(dataset, config)
 
 
-def long_enough(dataset: Dataset, config: ml_collections.ConfigDict) -> Dataset:
+def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
   """The dataset without the users whose rows are below `config.data.min_len`.
 
   Raises:
@@ -105,7 +107,7 @@ def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
   return Dataset(log, titles, None, attributes, texts)
 
 
-def _folder(data: ml_collections.ConfigDict, fetch: bool) -> epath.Path:
+def _folder(data: Data, fetch: bool) -> epath.Path:
   root = data.dir or os.environ.get("LIGHTLM_DATA_DIR", "")
   wanted = (
     f"put {data.name}/sequences.txt (a line `user item item …` for each user), or "

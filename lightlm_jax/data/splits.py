@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import RunConfig, schema
 from lightlm_jax.data.interactions import (
   Interactions,
   first_of_rows,
@@ -43,25 +43,25 @@ class Split:
   withheld_I: np.ndarray | None = None  # [I] bool, cold items, from `withhold`
 
 
-def of_run(config: ml_collections.ConfigDict, log: Interactions) -> Split:
+def of_run(config: RunConfig, log: Interactions) -> Split:
   """Returns the split of a run: `config.split` on the log, then `config.data.share`.
 
   Raises:
     UserError: as `make` and `learn_from`.
   """
-  return learn_from(make(config.split, log), config.data.get("share", 1.0))
+  return learn_from(make(config.split, log), config.data.share)
 
 
-def make(config: ml_collections.ConfigDict, log: Interactions) -> Split:
+def make(config: schema.Split, log: Interactions) -> Split:
   """Returns the split of `config.split`.
 
   Raises:
     UserError: the log cannot be split this way.
   """
   names = PARAMETERS.get(config.kind, ())
-  given = {name: config[name] for name in names if name in config}
+  given = {name: getattr(config, name) for name in names}
   split = SPLITS[config.kind](log, **given)
-  return withhold(split, config.get("withheld", 0.0))
+  return withhold(split, config.withheld)
 
 
 def leave_one_out(log: Interactions) -> Split:

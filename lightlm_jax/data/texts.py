@@ -12,9 +12,9 @@ import json
 from typing import NamedTuple
 
 from etils import epath
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import ReadsTexts
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 
@@ -108,7 +108,7 @@ def write(
 
 
 def check(
-  config: ml_collections.ConfigDict,
+  config: ReadsTexts,
   texts: Sequence[str] | None,
   attributes: Sequence[np.ndarray] | None,
 ) -> None:
@@ -142,7 +142,7 @@ def check(
 
 
 def of_run(
-  config: ml_collections.ConfigDict,
+  config: ReadsTexts,
   texts: Sequence[str] | None,
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,

@@ -1,6 +1,7 @@
 """Code books by configuration, built once and kept."""
 
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -8,10 +9,9 @@ from typing import Any
 from etils import epath
 import jax
 from jax.sharding import AxisType, Mesh
-import ml_collections
 import numpy as np
 
-from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.config.schema import Gcn, Ids
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
@@ -25,18 +25,10 @@ WARNINGS = {
 }
 # Part of every key: a change of the construction makes kept books stale.
 _VERSION = 4
-_SMALLEST = {
-  "base": 2,
-  "branching": 2,
-  "leaf_size": 1,
-  "levels": 1,
-  "gci_levels": 1,
-  "centres": 1,
-}
 
 
 def code_book(
-  config: ml_collections.ConfigDict,
+  config: Ids,
   train: Interactions,
   seed: int,
   cache: epath.Path,
@@ -67,7 +59,7 @@ def code_book(
 
 
 def book_of_run(
-  config: ml_collections.ConfigDict,
+  config: Ids,
   train: Interactions,
   attributes: Sequence[np.ndarray] | None,
   seed: int,
@@ -109,9 +101,7 @@ def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
   return sha256.hexdigest()
 
 
-def _manifest(
-  config: ml_collections.ConfigDict, train: Interactions, seed: int
-) -> dict[str, Any]:
+def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
   """What the codes follow from: their kind, its options, the interactions."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
@@ -120,29 +110,11 @@ def _manifest(
     "sid": ("base",),
     "iid": (),
   }
-  if config.kind not in KINDS:
-    raise UserError(
-      f"config.ids.kind is {config.kind!r}; choose one of {', '.join(KINDS)}"
-    )
-  for name, smallest in _SMALLEST.items():
-    if name in options[config.kind] and config[name] < smallest:
-      raise UserError(
-        f"config.ids.{name} is {config[name]}; it must be at least {smallest}"
-      )
-  for name, known in (
-    ("tokens", spectral.TOKENS),
-    ("graph", spectral.GRAPHS),
-    ("quantiser", tuple(quantise.QUANTISERS)),
-  ):
-    if name in options[config.kind] and config[name] not in known:
-      raise UserError(
-        f"config.ids.{name} is {config[name]!r}; choose one of {', '.join(known)}"
-      )
   if not train.num_items:
     raise UserError("the catalogue is empty: there is no item to write a code for")
   return {
     "kind": config.kind,
-    "options": {name: _plain(config[name]) for name in options[config.kind]},
+    "options": {name: _plain(getattr(config, name)) for name in options[config.kind]},
     "seed": seed,
     "num_users": train.num_users,
     "num_items": train.num_items,
@@ -153,10 +125,10 @@ def _manifest(
 
 
 def _plain(value: Any) -> Any:
-  return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+  return dataclasses.asdict(value) if isinstance(value, Gcn) else value
 
 
-def _build(config: ml_collections.ConfigDict, train: Interactions, seed, attributes):
+def _build(config: Ids, train: Interactions, seed, attributes):
   if config.kind == "rid":
     return plain.random_ids(train, config.base, seed)
   if config.kind == "sid":
@@ -166,7 +138,7 @@ def _build(config: ml_collections.ConfigDict, train: Interactions, seed, attribu
   if config.kind == "gci":
     return quantise.gci_ids(
       train,
-      Gcn(**config.gcn),
+      config.gcn,
       quantiser=config.quantiser,
       levels=config.gci_levels,
       centres=config.centres,

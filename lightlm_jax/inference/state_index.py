@@ -16,9 +16,9 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import LightLMConfig
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
@@ -70,9 +70,7 @@ class StateIndexSystem(ItemScorer):
     return latent.local_scores(state_BD, index, self.nearest)
 
 
-def build(
-  config: ml_collections.ConfigDict, model: Built, index: latent.StateIndex
-) -> Built:
+def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
   """The system that asks the index where `model` would search.
 
   Args:

@@ -5,7 +5,8 @@ import shlex
 from typing import Any
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.reporting.run_files import Run, flatten
+from lightlm_jax.reporting.run_files import Run
+from lightlm_jax.runtime.errors import UserError
 
 
 def note(text: str, command: str | None = None) -> dict[str, str | None]:
@@ -15,7 +16,7 @@ def note(text: str, command: str | None = None) -> dict[str, str | None]:
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
   """Returns the line for something that a finished run lacks."""
-  older = config_lib.missing_fields(run.config)
+  older = config_lib.lacking(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
     if run.results["split"] == "validation":
@@ -65,20 +66,25 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
     run: the run.
     groups: only fields of these groups; none = all.
   """
-  fields = flatten(run.config)
+  fields = config_lib.own_fields(run.config)
+  system = fields.get("system")
   known = set(config_lib.available())
-  names = {str(fields.get("system")), str(fields.get("data.name"))} & known
+  names = {str(system), str(fields.get("data.name"))} & known
   best = None
   for name in sorted(names or {"toys"} & known):
     preset = fields.get("preset")
     preset = preset if preset in config_lib.presets(name) else None
-    loaded = config_lib.load(name, preset)
-    theirs = flatten(json.loads(loaded.to_json()))
-    other = {
+    card = config_lib.load(name, preset)
+    try:
+      theirs = config_lib.to_flat(config_lib.replace(card, {"system": system}))
+    except UserError:
+      continue  # of quite another system
+    other = {"system": system} if card.system != system else {}
+    other |= {
       field: value
       for field, value in fields.items()
-      if field != "preset" and field in theirs and theirs[field] != value
-      if not groups or field.split(".")[0] in groups
+      if field != "preset" and json.dumps(theirs.get(field)) != json.dumps(value)
+      if field in theirs and (not groups or field.split(".")[0] in groups)
     }
     if best is None or len(other) < len(best[1]):
       best = (f"{name}:{preset}" if preset else name, other)

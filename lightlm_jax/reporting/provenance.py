@@ -8,7 +8,7 @@ from typing import Any
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.reporting.advice import config_flags, quoted
-from lightlm_jax.reporting.run_files import Run, at, flatten
+from lightlm_jax.reporting.run_files import Run, at
 
 
 def cost(runs: Sequence[Run]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def configs(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns the fields of every configuration, and those in which runs differ."""
   flat = [
     {name: json.dumps(value) for name, value in sorted(fields.items())}
-    for fields in (config_lib.LATER | flatten(run.config) for run in runs)
+    for fields in (config_lib.own_fields(run.config) for run in runs)
   ]
   names = sorted(set().union(*flat))
   different = [
@@ -95,7 +95,7 @@ def _other_audit(run: Run, audit: dict[str, Any]) -> str | None:
 
 
 def _audit_command(run: Run) -> str:
-  if not config_lib.missing_fields(run.config):
+  if not config_lib.lacking(run.config):
     return f"python -m lightlm_jax.audit --workdir={quoted(run)}"
   # `audit` does not read the config.json of an older version.
   flags = config_flags(run, ("data", "ids", "split", "seed"))

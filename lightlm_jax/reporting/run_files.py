@@ -9,10 +9,11 @@ import shlex
 from typing import Any, NamedTuple
 
 from etils import epath
-import ml_collections
 import numpy as np
 import pyarrow
 
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import schema
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
@@ -25,7 +26,6 @@ from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.systems import registry
 
 # Fields that `evaluate` can add to the results of an older `train`.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
@@ -145,17 +145,17 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
   Raises:
     UserError: the data are missing, or differ from those of the run.
   """
-  config = ml_collections.ConfigDict(run.config)
-  if data_dir:
-    config.data.dir = data_dir
   try:
-    dataset = trained.dataset_of(run.workdir, config, fetch=False)
-    split = splits.of_run(config, dataset.log)
-  except (AttributeError, KeyError, TypeError) as error:
+    config = config_lib.from_tree(run.config)
+  except UserError as error:
     raise UserError(
       f"the configuration of {run.name} is of another version ({error}); its log "
       "cannot be read with it"
     )
+  if data_dir:
+    config = config_lib.replace(config, {"data.dir": data_dir})
+  dataset = trained.dataset_of(run.workdir, config, fetch=False)
+  split = splits.of_run(config, dataset.log)
   if split.sha256 != run.results.get("split_sha256"):
     raise UserError(
       f"the log of {config.data.name!r} found here is not the one of {run.name}, or "
@@ -200,7 +200,7 @@ def _of_validation(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
   """Returns the validation results of the run's own decoding, and of others."""
   decoding = None
-  if config.get("system") in registry.WRITE_IDS:
+  if schema.writes_ids(config.get("system")):
     decoding = (config.get("decoding") or {}).get("kind")
   asked = {"split": "validation", "decoding": decoding}
   own = results_lib.file_name("results", asked) + ".json"

@@ -6,9 +6,9 @@ import tempfile
 from typing import Any
 
 from etils import epath
-import ml_collections
 
-from lightlm_jax import limits
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig, WritesIds
 from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Split
@@ -20,7 +20,6 @@ from lightlm_jax.runs import restore
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.systems import registry
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
       log are not those that its configuration gives today.
   """
   workdir, config = workdir_lib.read(workdir, {})
-  if config.system not in registry.WRITE_IDS:
+  if not isinstance(config, WritesIds):
     raise UserError(
       f"{workdir} is a run of {config.system}, which writes no ids; there is nothing "
       "to audit"
@@ -44,9 +43,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
   return found
 
 
-def audit(
-  config: ml_collections.FrozenConfigDict, workdir: epath.Path | None = None
-) -> dict[str, Any]:
+def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any]:
   """Audits the ids of a configuration, logs and returns the findings.
 
   Args:
@@ -60,7 +57,12 @@ def audit(
   Raises:
     UserError: one line that says what to change.
   """
-  limits.check(config)
+  if not isinstance(config, WritesIds):
+    raise UserError(
+      f"config.system {config.system} writes no ids; give a config of lightlm, such as "
+      "--config=toys"
+    )
+  config_lib.check(config)
   _check_split(config)
   log.set_up()
   if workdir is None:
@@ -97,7 +99,7 @@ def audit(
 
 
 def _construct(
-  config: ml_collections.FrozenConfigDict,
+  config: RunConfig,
   dataset: datasets.Dataset,
   log: Interactions,
   seed: int,
@@ -137,20 +139,20 @@ def _attributes(dataset: datasets.Dataset, log: Interactions):
   return [of_item[item] for item in log.item_ids.tolist()]
 
 
-def _check_split(config: ml_collections.FrozenConfigDict) -> None:
+def _check_split(config: RunConfig) -> None:
   """Refuses splits whose held-out interactions the audit cannot tell."""
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none': nothing is held out that could reach the ids; "
       "audit them with a split that holds something out, such as leave_one_out"
     )
-  if withheld := config.split.get("withheld", 0.0):
+  if withheld := config.split.withheld:
     raise UserError(
       f"config.split.withheld is {withheld}; the audit knows what stands behind the "
       "training rows, not items that are taken out of them: audit with "
       "config.split.withheld 0"
     )
-  if (share := config.data.get("share", 1.0)) != 1:
+  if (share := config.data.share) != 1:
     raise UserError(
       f"config.data.share is {share}: which users are learned from follows from their "
       "raw ids, which the audit changes; audit with config.data.share 1.0"

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 import jax
-import ml_collections
 
+from lightlm_jax.config import RunConfig
 from lightlm_jax.data.datasets import Dataset
 from lightlm_jax.data.splits import Split
 from lightlm_jax.ids.codes import CodeBook
@@ -26,7 +26,7 @@ class RunContext:
     workdir: the run's folder.
   """
 
-  config: ml_collections.FrozenConfigDict
+  config: RunConfig
   dataset: Dataset
   split: Split
   mesh: jax.sharding.Mesh

@@ -5,9 +5,9 @@ import logging
 from typing import Any
 
 import jax
-import ml_collections
 
-from lightlm_jax import limits
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.ids import build as ids_build
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe(
-  config: ml_collections.FrozenConfigDict,
+  config: RunConfig,
   topology: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
@@ -34,22 +34,22 @@ def describe(
     chosen: of a topology, fields that were set by hand.
   """
   log.set_up(stderr=True)  # stdout is for the report
-  limits.check(config)
+  config_lib.check(config)
   chips = None if topology is None else topology_lib.devices(topology)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model, chips)
   if topology is not None:
     config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
-  limits.check_batches(config, mesh.shape["data"])
+  config_lib.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
   book = None
-  if config.system in registry.WRITE_IDS:
+  if isinstance(config, WritesIds):
     root = cache.cache_root() / "codes"
     book = ids_build.book_of_run(
       config.ids, split.train, dataset.attributes, config.seed, root
     )
   tokens = None
-  if config.system in registry.READ_TEXTS:
+  if isinstance(config, ReadsTexts):
     _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
   built = registry.build(config.system, config, split.train, book, tokens)
   report = dry_run.describe(built, split, config, mesh)
@@ -59,7 +59,7 @@ def describe(
 
 
 def describe_elsewhere(
-  config: ml_collections.FrozenConfigDict,
+  config: RunConfig,
   topology: str,
   *,
   dry_run: bool,

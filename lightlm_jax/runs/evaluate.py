@@ -5,8 +5,8 @@ import logging
 from typing import Any
 
 from etils import epath
-import ml_collections
 
+from lightlm_jax.config import RunConfig, WritesIds
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
@@ -20,7 +20,6 @@ from lightlm_jax.runs.results import Results
 from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.systems import registry
 from lightlm_jax.training import loop
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def compare(
   for workdir in workdirs:
     workdir, config = workdir_lib.read(workdir, {})
     kind = None
-    if config.system in registry.WRITE_IDS:
+    if isinstance(config, WritesIds):
       kind = overrides.get("decoding.kind", config.decoding.kind)
     results = {"split": split_name, "decoding": kind}
     name = results_lib.file_name("users", results, users) + ".parquet"
@@ -165,19 +164,22 @@ def parse_users(given: str | None) -> int:
 
 
 def _variant(
-  own: ml_collections.FrozenConfigDict,
-  config: ml_collections.FrozenConfigDict,
+  own: RunConfig,
+  config: RunConfig,
   overrides: Mapping[str, Any],
   width: int | None,
 ) -> str:
   """A name for the way of decoding; "" = the run's own, whose files `compare` reads."""
+  if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
+    return ""
   if width is not None:
     widest = max(own.decoding.beam_size, evaluator.K)
     return str(width) if "decoding.beam_size" in overrides and width != widest else ""
   if config.decoding.kind not in state_index.DECODINGS:
     return ""
+  asked, usual = config.decoding, own.decoding
   return "-".join(
-    f"{name}{config.decoding[name]}"
+    f"{name}{getattr(asked, name)}"
     for name in state_index.OPTIONS
-    if config.decoding[name] != own.decoding[name]
+    if getattr(asked, name) != getattr(usual, name)
   )

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from etils import epath
-import ml_collections
 
-from lightlm_jax import limits
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig, WritesIds
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.evaluation import leaks
@@ -17,13 +17,14 @@ from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runtime import cache
 from lightlm_jax.runtime import log as log_lib
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
 
 
 def index(
-  config: ml_collections.FrozenConfigDict,
+  config: RunConfig,
 ) -> tuple[dict[str, Any], CodeBook, Interactions]:
   """Builds the ids, or reads them from the cache, and logs a report on them.
 
@@ -33,7 +34,12 @@ def index(
   Raises:
     UserError: one line that says what to change.
   """
-  limits.check(config)
+  if not isinstance(config, WritesIds):
+    raise UserError(
+      f"config.system {config.system} writes no ids; give a config of lightlm, such as "
+      "--config=toys"
+    )
+  config_lib.check(config)
   log_lib.set_up()
   dataset = datasets.load(config)
   log = dataset.log

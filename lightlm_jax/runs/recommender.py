@@ -18,11 +18,11 @@ from typing import Any, Self, cast
 import warnings
 
 from etils import epath
-import ml_collections
 import numpy as np
 import polars
 
 from lightlm_jax import config as config_lib
+from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.data import datasets, snapshot, tables
 from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import serve
@@ -48,7 +48,7 @@ class Recommender:
   """
 
   def __init__(
-    self, config: ml_collections.ConfigDict, *, workdir: epath.PathLike | None = None
+    self, config: RunConfig | Card, *, workdir: epath.PathLike | None = None
   ):
     """A recommender that is not fitted yet.
 
@@ -57,7 +57,7 @@ class Recommender:
       workdir: where `fit` writes, and resumes after a kill; None = a temporary folder
         that is removed with this object.
     """
-    self._config = ml_collections.FrozenConfigDict(config)
+    self._config = config_lib.typed(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
     self._temporary = None
     self._run: Run | None = None
@@ -67,7 +67,7 @@ class Recommender:
   @classmethod
   def from_config(
     cls,
-    config: str | ml_collections.ConfigDict,
+    config: str | RunConfig | Card,
     *,
     workdir: epath.PathLike | None = None,
     **overrides: Any,
@@ -83,8 +83,8 @@ class Recommender:
     fields = {name.replace("__", "."): value for name, value in overrides.items()}
     if isinstance(config, str):
       return cls(config_lib.load(config, overrides=fields), workdir=workdir)
-    tree = ml_collections.ConfigDict(config).to_dict()
-    return cls(config_lib.with_overrides(tree, fields), workdir=workdir)
+    typed = config_lib.typed(config)
+    return cls(config_lib.replace(typed, fields), workdir=workdir)
 
   @property
   def workdir(self) -> epath.Path:
@@ -108,21 +108,21 @@ class Recommender:
     Raises:
       UserError: the log cannot be read, or nothing can be learned from it.
     """
-    tree = self._config.to_dict()
+    fields = {}
     if interactions is None or _is_folder(interactions):
       if items is not None:
         raise UserError("items go with a table or file; a folder has its items.tsv")
       if interactions is not None:
         folder = workdir_lib.absolute(interactions)
-        tree["data"] |= {"dir": str(folder.parent), "name": folder.name}
-      dataset = datasets.load(ml_collections.ConfigDict(tree))
+        fields = {"data.dir": str(folder.parent), "data.name": folder.name}
+      dataset = datasets.load(config_lib.replace(self._config, fields))
     else:
-      tree["data"]["name"] = "interactions"
+      fields = {"data.name": "interactions"}
       table = tables.dataset(interactions, items)
       dataset = datasets.long_enough(table, self._config)
     # The workdir gets a copy of the log.
-    tree["data"] = {name: tree["data"][name] for name in ("name", "min_len")}
-    config = ml_collections.FrozenConfigDict(tree)
+    fields |= {"data.dir": "", "data.share": 1.0}
+    config = config_lib.replace(self._config, fields)
     workdir = self._workdir
     if workdir is None:
       self._temporary = tempfile.TemporaryDirectory(prefix="lightlm_jax-")

@@ -11,10 +11,17 @@ from typing import Any
 
 from etils import epath
 import jax
-import ml_collections
 import numpy as np
 
-from lightlm_jax import limits
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import (
+  LearnedConfig,
+  LightLMConfig,
+  ReadsTexts,
+  RunConfig,
+  WritesIds,
+)
+from lightlm_jax.config.schema import WITHOUT_BEAMS
 from lightlm_jax.data import datasets, snapshot, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import latent
@@ -54,13 +61,13 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
   return restore(find_context(workdir, config))
 
 
-def check_decoding(
-  own: ml_collections.FrozenConfigDict, overrides: Mapping[str, Any]
-) -> None:
+def check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
   """Refuses options of decoding that the run's system does not read."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
-  if given and own.system not in registry.WRITE_IDS:
+  if not isinstance(own, WritesIds):
+    if not given:
+      return
     raise UserError(
       f"{own.system} scores every item, so there is nothing to decode; leave out "
       f"{' and '.join(given)}"
@@ -75,7 +82,7 @@ def check_decoding(
       f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
       f"{' or '.join(state_index.DECODINGS)} with it"
     )
-  if kind in registry.WITHOUT_BEAMS and "decoding.beam_size" in overrides:
+  if kind in WITHOUT_BEAMS and "decoding.beam_size" in overrides:
     raise UserError(
       f"decoding {kind} scores every item and has no beams; leave out --beam_size, or "
       "give --decoding=beam"
@@ -84,9 +91,7 @@ def check_decoding(
 
 def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
-) -> tuple[
-  epath.Path, ml_collections.FrozenConfigDict, ml_collections.FrozenConfigDict
-]:
+) -> tuple[epath.Path, RunConfig, RunConfig]:
   """A run's folder, its configuration with `overrides`, and its own.
 
   Raises:
@@ -95,12 +100,12 @@ def read_configs(
   workdir, own = workdir_lib.read(workdir, {})
   check_decoding(own, overrides)
   _, config = workdir_lib.read(workdir, overrides)
-  limits.check(config, trained=True)
+  config_lib.check(config, trained=True)
   return workdir, config, own
 
 
 def dataset_of(
-  workdir: epath.Path, config: ml_collections.ConfigDict, *, fetch: bool = True
+  workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
   """The log that a run was trained on: its own copy, where it has one.
 
@@ -117,7 +122,7 @@ def dataset_of(
 
 
 def log_of(
-  workdir: epath.Path, config: ml_collections.FrozenConfigDict
+  workdir: epath.Path, config: RunConfig
 ) -> tuple[datasets.Dataset, splits.Split]:
   """The log that a run was trained on, and its split.
 
@@ -134,7 +139,7 @@ def log_of(
 
 def find_context(
   workdir: epath.Path,
-  config: ml_collections.FrozenConfigDict,
+  config: RunConfig,
   mesh: jax.sharding.Mesh | None = None,
 ) -> RunContext:
   """The context of a run that `train` left.
@@ -150,7 +155,7 @@ def find_context(
   """
   if mesh is None:
     mesh = mesh_lib.make(-1, 1)
-    limits.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
+    config_lib.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
   return RunContext(config, *log_of(workdir, config), mesh, workdir)
 
 
@@ -161,8 +166,8 @@ def restore(context: RunContext) -> Run:
     UserError: one line that says what to change.
   """
   config, split, mesh = context.config, context.split, context.mesh
-  book = _read_ids(context) if config.system in registry.WRITE_IDS else None
-  tokens = _read_texts(context) if config.system in registry.READ_TEXTS else None
+  book = _read_ids(context) if isinstance(config, WritesIds) else None
+  tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
   built = built._replace(tables=tables)
@@ -173,12 +178,14 @@ def restore(context: RunContext) -> Run:
     assert isinstance(built.system, Trainable)
     params, progress, step = _read_checkpoint(context, built.system)
     best_step = progress.best_step or step
-    if step < config.train.steps:
+    if isinstance(config, LearnedConfig) and step < config.train.steps:
       logger.info(f"this run stands at step {step:,} of {config.train.steps:,}")
   run = with_system(
     context, book=book, built=built, params=params, progress=progress, step=best_step
   )
-  if config.decoding.kind in state_index.DECODINGS:
+  if (
+    isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
+  ):
     return _with_state_index(run)
   return run
 
@@ -186,6 +193,7 @@ def restore(context: RunContext) -> Run:
 def _with_state_index(run: Run) -> Run:
   """The run, decoded by a state index (L2D), which is built where there is none."""
   config, split = run.config, run.split
+  assert isinstance(config, LightLMConfig)
   make = functools.partial(
     state_index.index_states,
     run.built,
@@ -203,9 +211,7 @@ def _with_state_index(run: Run) -> Run:
   return dataclasses.replace(run, built=state_index.build(config, run.built, index))
 
 
-def titles(
-  dataset: datasets.Dataset, config: ml_collections.FrozenConfigDict
-) -> np.ndarray:
+def titles(dataset: datasets.Dataset, config: RunConfig) -> np.ndarray:
   """[I] the items' titles.
 
   Raises:
@@ -222,7 +228,7 @@ def titles(
 
 def identity(run: Run) -> dict[str, Any]:
   """All that a run's recommendations depend on, as JSON."""
-  config = run.config.to_dict()
+  config = config_lib.to_tree(run.config)
   # Where the data lies and how many users share a batch changes no list.
   config["data"].pop("dir", None)
   config["train"].pop("eval_batch_size", None)
@@ -230,7 +236,7 @@ def identity(run: Run) -> dict[str, Any]:
   return {
     "system": run.config.system,
     "dataset": run.config.data.name,
-    "decoding": run.config.decoding.kind if run.book else None,
+    "decoding": run.config.decoding.kind if isinstance(run.config, WritesIds) else None,
     "step": run.step,
     "split_sha256": run.split.sha256,
     "ids_sha256": run.book.sha256 if run.book else None,
@@ -249,6 +255,7 @@ def _read_checkpoint(context: RunContext, system: Trainable):
     step = checkpoints.latest_step
     if step is None:
       raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
+    assert isinstance(context.config, LearnedConfig)
     found = loop.restore_best(system, context.config, context.mesh, checkpoints)
     return *found, step
 
@@ -257,6 +264,7 @@ def _about_state_index(run: Run) -> dict[str, Any]:
   """The manifest fields by which a state index is this run's."""
   assert run.book is not None
   config = run.config
+  assert isinstance(config, LightLMConfig)
   return {
     "ids_sha256": run.book.sha256,
     "interactions_sha256": ids_build.digest(run.split.train),
@@ -283,6 +291,7 @@ def _read_texts(context: RunContext) -> texts_lib.Tokens:
   if kept is None:
     raise UserError(f"{folder} holds no whole tokenizer; `train` writes it")
   tokenizer, sha256 = kept
+  assert isinstance(context.config, ReadsTexts)
   _, tokens = texts_lib.of_run(
     context.config, dataset.texts, dataset.attributes, tokenizer
   )

@@ -7,11 +7,10 @@ import platform
 from typing import Any, NotRequired, TypedDict, cast
 
 import jax
-import ml_collections
 
+from lightlm_jax.config import LearnedConfig, WritesIds
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runs.context import Run
-from lightlm_jax.systems import registry
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training.loop import Progress
 
@@ -91,17 +90,21 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
     k: items that are asked for; a beam is at least as wide.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
-  writes_ids = book is not None
   trained = progress is not None
+  steps = config.train.steps if isinstance(config, LearnedConfig) else None
+  ids = decoding = beam_size = None
+  if book is not None and isinstance(config, WritesIds):
+    ids = {"kind": config.ids.kind, "manifest_sha256": book.sha256}
+    decoding = config.decoding.kind
+    # A search that is as wide as it must be has no width.
+    beam_size = max(config.decoding.beam_size, k) if config.decoding.has_beams else None
   return {
     "system": run.built.system.name,
     "dataset": config.data.name,
     "preset": config.preset,
-    "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256}
-    if writes_ids
-    else None,
+    "ids": ids,
     "seed": config.seed,
-    "steps": config.train.steps if trained else None,
+    "steps": steps,
     "params": cast(Parameters, state_lib.count_parameters(run.params))
     if trained
     else None,
@@ -113,12 +116,12 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
     "flops_per_example": _flops_per_example(progress) if trained else None,
     "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
-    "decoding": config.decoding.kind if writes_ids else None,
-    "beam_size": _beam_size(config, k) if writes_ids else None,
+    "decoding": decoding,
+    "beam_size": beam_size,
     "protocol": config.split.kind,
     "split": "test",
     "split_sha256": split.sha256,
-    "best_step": (progress.best_step or config.train.steps) if trained else None,
+    "best_step": (progress.best_step or steps) if trained else None,
     "validation": None,
     "validation_loss": None,
     "metrics": None,
@@ -239,13 +242,6 @@ def _flops_per_example(progress: Progress) -> float | None:
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples
-
-
-def _beam_size(config: ml_collections.ConfigDict, k: int) -> int | None:
-  """None for a search that is as wide as it must be."""
-  if config.decoding.kind in registry.WITHOUT_BEAMS:
-    return None
-  return max(config.decoding.beam_size, k)
 
 
 def _cells(metrics: dict[str, float]) -> str:

@@ -6,10 +6,9 @@ import time
 from typing import Any, cast
 
 from etils import epath
-import ml_collections
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
+from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
@@ -40,14 +39,14 @@ from lightlm_jax.training import loop, run_io
 logger = logging.getLogger(__name__)
 
 
-def default_workdir(config: ml_collections.FrozenConfigDict) -> str:
+def default_workdir(config: RunConfig) -> str:
   """The folder of a run that is given none."""
   system = "" if config.system == "lightlm" else f"-{config.system}"
   return f"runs/{config.data.name}{system}-{config.preset}"
 
 
 def train(
-  config: str | ml_collections.ConfigDict | ml_collections.FrozenConfigDict,
+  config: str | Card | RunConfig,
   workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
 ) -> Results:
@@ -69,24 +68,24 @@ def train(
 
 
 def train_run(
-  config: str | ml_collections.ConfigDict | ml_collections.FrozenConfigDict,
+  config: str | Card | RunConfig,
   workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
 ) -> tuple[Results, Run | None]:
   """As `train`, with the run beside its results; None if it had finished before."""
-  config = ml_collections.FrozenConfigDict(
-    config_lib.load(config) if isinstance(config, str) else config
+  config = (
+    config_lib.load(config) if isinstance(config, str) else config_lib.typed(config)
   )
-  limits.check(config)
+  config_lib.check(config)
   log.set_up()
   logger.info(devices.describe())
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
-  limits.check_batches(config, mesh.shape["data"])
+  config_lib.check_batches(config, mesh.shape["data"])
   if dataset is None:
     dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
   _check_requests(split, config)
-  if config.system in registry.READ_TEXTS:
+  if isinstance(config, ReadsTexts):
     texts_lib.check(config, dataset.texts, dataset.attributes)
   with workdir_lib.claimed(workdir or default_workdir(config), config) as workdir:
     return _run(RunContext(config, dataset, split, mesh, workdir))
@@ -141,8 +140,8 @@ def learn(context: RunContext) -> Run:
   The workdir keeps what `evaluate` and a restart need.
   """
   config, split, mesh = context.config, context.split, context.mesh
-  book = _write_ids(context) if config.system in registry.WRITE_IDS else None
-  tokens = _write_texts(context) if config.system in registry.READ_TEXTS else None
+  book = _write_ids(context) if isinstance(config, WritesIds) else None
+  tokens = _write_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   if book is not None:
     logger.info(trie.describe(built.tables.trie))
@@ -152,6 +151,7 @@ def learn(context: RunContext) -> Run:
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
+    assert isinstance(config, LearnedConfig)
     started = start_time.STARTED
     with run_io.open_run_io(context.workdir, config, started) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
@@ -193,7 +193,7 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
     found["validation_loss"] = likelihood.mean_nll(
       built, params, split.validation, **options
     )
-  if isinstance(built.system, WritesFreely):
+  if isinstance(built.system, WritesFreely) and isinstance(config, LearnedConfig):
     some = loop.sample(split.test, config.train.eval_users, config.seed)
     found["hallucination_rate"] = evaluator.hallucination_rate(
       built, params, some or split.test, **options
@@ -255,14 +255,17 @@ def _finished(context: RunContext) -> Results | None:
   earlier = workdir_lib.read_results(context.workdir)
   if earlier is None:
     return None
-  more = earlier["steps"] is not None and earlier["steps"] < context.config.train.steps
-  return None if more else cast(Results, earlier)
+  config = context.config
+  if isinstance(config, LearnedConfig) and earlier["steps"] < config.train.steps:
+    return None
+  return cast(Results, earlier)
 
 
 def _write_ids(context: RunContext) -> CodeBook:
   """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
   began = time.monotonic()
   config, folder = context.config, context.workdir / "codes"
+  assert isinstance(config, WritesIds)
   root = cache.cache_root() / "codes"
   book = ids_build.book_of_run(
     config.ids, context.split.train, context.dataset.attributes, config.seed, root
@@ -290,6 +293,7 @@ def _write_texts(context: RunContext) -> texts_lib.Tokens:
   """The catalogue in tokens; the workdir keeps the tokenizer, if it has none."""
   dataset, folder = context.dataset, context.workdir / "texts"
   earlier = texts_lib.load(folder)
+  assert isinstance(context.config, ReadsTexts)
   tokenizer, tokens = texts_lib.of_run(
     context.config,
     dataset.texts,

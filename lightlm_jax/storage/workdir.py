@@ -8,9 +8,9 @@ import os
 from typing import Any
 
 from etils import epath
-import ml_collections
 
 from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
@@ -26,9 +26,7 @@ MAY_DIFFER = (
 
 
 @contextlib.contextmanager
-def claimed(
-  workdir: epath.PathLike, config: ml_collections.ConfigDict
-) -> Iterator[epath.Path]:
+def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
   """Makes the folder this run's, or checks that it is already; keeps others out.
 
   A death lets them in again. What has no locks (an address such as gs://…, some shared
@@ -51,7 +49,7 @@ def claimed(
     yield workdir
 
 
-def _check_owner(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+def _check_owner(workdir: epath.Path, config: RunConfig) -> None:
   path = workdir / "config.json"
   if path.exists():
     try:
@@ -90,7 +88,7 @@ def _locked(workdir: epath.Path) -> Iterator[None]:
 
 def read(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
-) -> tuple[epath.Path, ml_collections.FrozenConfigDict]:
+) -> tuple[epath.Path, RunConfig]:
   """A run's folder and its configuration, with some fields set anew.
 
   Raises:
@@ -104,14 +102,14 @@ def read(
     old = json_text.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read {path}: {error}")
-  missing = config_lib.missing_fields(old)
-  if missing:
+  try:
+    config = config_lib.from_tree(old)
+  except UserError as error:
     raise UserError(
-      f"{path} was written by another version, it has no {', '.join(missing[:3])}; "
-      "ask the run with that version, or train it anew"
+      f"{path} was written by another version: {error}; ask the run with that version, "
+      "or train it anew"
     )
-  config = config_lib.with_overrides(old, overrides)
-  return workdir, ml_collections.FrozenConfigDict(config)
+  return workdir, config_lib.replace(config, overrides)
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:

@@ -14,9 +14,8 @@ import re
 from typing import Any, NamedTuple
 import urllib.parse
 
-from ml_collections import ConfigDict
-
 from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig
 from lightlm_jax.runtime.errors import UserError
 
 Value = Any  # a bool, int, float or str, as the axis has it
@@ -29,6 +28,15 @@ SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "ffn": (float, ("model.d_ff",)),
   "rate": (float, ("train.learning_rate", "train.embedding_rate")),
 }
+# Shape → the fields that its value is made of.
+_READ = {
+  "depth": ("model.num_layers", "model.num_decoder_layers"),
+  "width": ("model.d_model",),
+  "ffn": ("model.d_ff", "model.d_model"),
+  "rate": ("train.learning_rate", "model.d_model"),
+}
+# Fields of a shape that a system may do without.
+_OPTIONAL = ("model.num_decoder_layers", "model.d_kv")
 _RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
 _TRUTH = {"true": True, "false": False}
 
@@ -75,7 +83,7 @@ def parse(text: str, what: str) -> tuple[str, list[str]]:
   return name.strip(), [v.strip() for v in values.split(",") if v.strip()]
 
 
-def values_of(axis: str, given: Sequence[Any], run: ConfigDict) -> Values:
+def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
   """Returns the values of an axis with the type of its field.
 
   Args:
@@ -103,7 +111,7 @@ def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Flattens nested groups: {"data": {"share": x}} gives {"data.share": x}."""
   found = {}
   for name, inner in group.items():
-    if isinstance(inner, Mapping | ConfigDict):
+    if isinstance(inner, Mapping):
       found |= flat(inner, f"{prefix}{name}.")
     else:
       found[f"{prefix}{name}"] = inner
@@ -128,24 +136,26 @@ def product(axes: Mapping[str, tuple[Value, ...]]) -> list[Point]:
   return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
-def value_in(run: ConfigDict, axis: str) -> Value | None:
+def value_in(run: RunConfig, axis: str) -> Value | None:
   """Returns the value of an axis in a configuration, None if it has no single one."""
-  model = run.get("model", {})
+  if axis not in SHAPES:
+    config_lib.find(type(run), axis)
+    return config_lib.value_of(run, axis)
+  fields = config_lib.leaves(type(run))
+  own = {f: config_lib.value_of(run, f) for f in _READ[axis] if f in fields}
   if axis == "depth":
-    layers = {model[f.split(".")[1]] for f in SHAPES["depth"][1] if f[6:] in model}
+    layers = set(own.values())
     return layers.pop() if len(layers) == 1 else None
+  if len(own) < len(_READ[axis]):
+    return None
   if axis == "width":
-    return model.get("d_model")
+    return own["model.d_model"]
   if axis == "ffn":
-    known = "d_ff" in model and "d_model" in model
-    return model.d_ff / model.d_model if known else None
-  if axis == "rate":
-    return run.train.learning_rate * model.d_model if "d_model" in model else None
-  group, leaf = config_lib.place(run, axis)
-  return group[leaf]
+    return own["model.d_ff"] / own["model.d_model"]
+  return own["train.learning_rate"] * own["model.d_model"]
 
 
-def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
+def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
   """Returns the fields of a run's configuration that a point sets.
 
   Raises:
@@ -161,8 +171,8 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
       raise UserError(f"{axis} is {point[axis]:g}; it must be more than 0")
   if "depth" in point:
     # A decoder-only system has one of the two fields.
-    has = [f for f in SHAPES["depth"][1] if f.split(".")[1] in run.model]
-    fields |= dict.fromkeys(has, point["depth"])
+    has = config_lib.leaves(type(run)).keys()
+    fields |= {f: point["depth"] for f in SHAPES["depth"][1] if f in has}
   if "width" in point:
     width, heads = point["width"], so_far("model.num_heads")
     if heads < 1 or width % heads:
@@ -170,7 +180,9 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
         f"width {width} does not divide over model.num_heads {heads}; choose a "
         f"multiple of {heads}"
       )
-    fields |= {"model.d_model": width, "model.d_kv": width // heads}
+    fields["model.d_model"] = width
+    if "model.d_kv" in config_lib.leaves(type(run)):
+      fields["model.d_kv"] = width // heads
   if "ffn" in point:
     d_ff = point["ffn"] * so_far("model.d_model")
     if not d_ff < 2**31:
@@ -178,7 +190,8 @@ def fields_of(run: ConfigDict, point: Point) -> dict[str, Value]:
     fields["model.d_ff"] = max(1, round(d_ff))
   if "rate" in point:
     rate = point["rate"] / so_far("model.d_model")
-    embeddings = run.train.learning_rate * run.train.embedding_rate
+    embeddings = value_in(run, "train.learning_rate")
+    embeddings *= value_in(run, "train.embedding_rate")
     fields |= {"train.learning_rate": rate, "train.embedding_rate": embeddings / rate}
   return fields
 
@@ -195,19 +208,18 @@ def _word(value: Value) -> str:
   return urllib.parse.quote(text, safe="+")
 
 
-def _kind(axis: str, run: ConfigDict) -> type:
+def _kind(axis: str, run: RunConfig) -> type:
   if axis in SHAPES:
     for field in SHAPES[axis][1]:
-      if field != "model.num_decoder_layers":
-        config_lib.place(run, field)
+      if field not in _OPTIONAL:
+        config_lib.find(type(run), field)
     return SHAPES[axis][0]
   close = [name for name in SHAPES if name == axis.split(".")[-1]]
   try:
-    group, leaf = config_lib.place(run, axis)
+    kind = config_lib.find(type(run), axis).kind
   except UserError as error:
     hint = f" ({close[0]} is a shape; write it alone)" if close else ""
     raise UserError(f"axis {axis}{hint}: {error}")
-  kind = group.get_type(leaf)
   if kind not in (bool, int, float, str):
     raise UserError(
       f"axis {axis} is a {kind.__name__}; only numbers, strings and booleans vary"

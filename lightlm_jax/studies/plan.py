@@ -6,10 +6,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
+from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.studies import axes as axes_lib
 from lightlm_jax.studies.axes import Point, Range, Value, Values
@@ -37,7 +35,7 @@ class Plan(NamedTuple):
 
   base: str
   fixed: dict[str, Any]
-  run: ConfigDict
+  run: RunConfig
   axes: dict[str, Values]
   search: str
   search_seed: int
@@ -45,7 +43,7 @@ class Plan(NamedTuple):
   points: list[Point] | None
 
 
-def of_study(config: ConfigDict, vary: Sequence[str] = ()) -> Plan:
+def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
   """Returns the plan of a study's config, see configs/scaling.py.
 
   Args:
@@ -61,12 +59,12 @@ def of_study(config: ConfigDict, vary: Sequence[str] = ()) -> Plan:
     )
   if not config.search_seed >= 0:
     raise UserError(f"config.search_seed is {config.search_seed}; it must be 0 or more")
-  fixed = axes_lib.flat(config.run)
+  fixed = axes_lib.flat(config.run.to_dict())
   if config.search == "grid":
-    groups = [config.axes, *config.also.values()]
+    groups = [config.axes.to_dict(), *config.also.to_dict().values()]
     return _of_grids(config.base, fixed, groups, config.seeds, vary)
   # The further grids of `also` are chosen by hand; a search draws from `axes` only.
-  run, (axes,) = _grids(config.base, fixed, [config.axes], config.seeds, vary)
+  run, (axes,) = _grids(config.base, fixed, [config.axes.to_dict()], config.seeds, vary)
   return _drawn(config, fixed, run, axes)
 
 
@@ -87,15 +85,15 @@ def overrides(plan: Plan, point: Point) -> dict[str, Any]:
   return plan.fixed | axes_lib.fields_of(plan.run, point)
 
 
-def config_of(plan: Plan, point: Point) -> ConfigDict:
+def config_of(plan: Plan, point: Point) -> RunConfig:
   """Returns the configuration of a trial.
 
   Raises:
     UserError: it cannot be trained.
   """
   config = config_lib.load(plan.base, overrides=overrides(plan, point))
-  limits.check(config)
-  limits.check_batches(config, 1)
+  config_lib.check(config)
+  config_lib.check_batches(config, 1)
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none', but a study compares by validation; choose "
@@ -128,7 +126,7 @@ def definition(plan: Plan) -> dict[str, Any]:
   axes = {name: values for name, values in plan.axes.items() if name != "seed"}
   return {
     "base": {"config": plan.base, "overrides": plan.fixed},
-    "run": json.loads(plan.run.to_json()),
+    "run": json.loads(config_lib.to_json(plan.run)),
     "axes": {
       name: str(values) if isinstance(values, Range) else list(values)
       for name, values in axes.items()
@@ -206,7 +204,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _completed(
-  grid: Mapping[str, Values], names: Sequence[str], run: ConfigDict
+  grid: Mapping[str, Values], names: Sequence[str], run: RunConfig
 ) -> dict[str, tuple[Value, ...]]:
   """Returns a grid with all axes; those that it lacks have the value of the base."""
   for name, values in grid.items():
@@ -228,7 +226,7 @@ def _points(grids: Iterable[Mapping[str, tuple[Value, ...]]]) -> list[Point]:
   return list({axes_lib.name_of(point): point for point in points}.values())
 
 
-def _drawn(config, fixed, run: ConfigDict, axes: dict[str, Values]) -> Plan:
+def _drawn(config, fixed, run: RunConfig, axes: dict[str, Values]) -> Plan:
   if len(axes) == 1:
     raise UserError(_NOTHING)
   if len(axes["seed"]) != 1 or isinstance(axes["seed"], Range):

@@ -6,9 +6,10 @@ import pathlib
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 import pyarrow
 
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig
 from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.storage import json_text, parquet
 from lightlm_jax.storage import workdir as workdir_lib
@@ -56,7 +57,7 @@ COLUMNS = (*_FIRST, *_LAST)  # of every study; axes add their own
 def row(
   name: str,
   point: Point,
-  config: ConfigDict,
+  config: RunConfig,
   folder: pathlib.Path,
   reason: str | None,
 ) -> dict[str, Any]:
@@ -80,7 +81,8 @@ def row(
       results, reason = {}, f"its results cannot be read: {error}"
   examples, flops = results.get("examples"), results.get("flops_per_example")
   params = results.get("params") or {}
-  model = config.get("model", {})
+  fields = {field: f"model.{field}" for field in MODEL}
+  own = config_lib.leaves(type(config))
   return {
     "trial": name,
     "state": "finished" if reason is None else "failed",
@@ -88,8 +90,11 @@ def row(
     "dataset": config.data.name,
     "system": config.system,
     **point,
-    **{field: model.get(field) for field in MODEL},
-    "data_share": config.data.get("share", 1.0),
+    **{
+      field: config_lib.value_of(config, name) if name in own else None
+      for field, name in fields.items()
+    },
+    "data_share": config.data.share,
     "interactions": (split.get("train") or {}).get("interactions"),
     "params": params.get("total"),
     "params_non_embedding": params.get("non_embedding"),

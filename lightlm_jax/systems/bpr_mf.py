@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from lightlm_jax.config.schema import BprMfConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.systems.base import Built, Metrics, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
@@ -74,7 +74,7 @@ class BprMf(ItemScorer):
     return product_BI + params["item_bias"][None]
 
 
-def build(config: ml_collections.ConfigDict, num_users: int, num_items: int) -> Built:
+def build(config: BprMfConfig, num_users: int, num_items: int) -> Built:
   """The system `bpr_mf` over U users and I items, D = `config.model.d_model`."""
   system = BprMf(num_users=num_users, num_items=num_items, D=config.model.d_model)
   return in_catalogue_order(system, (), num_items)

@@ -7,45 +7,25 @@ layers and widths (`model.num_layers`, `d_model`, `d_ff`), heads of keys and val
 """
 
 import jax.numpy as jnp
-import ml_collections
 
+from lightlm_jax.config.schema import ItemDecoderConfig, LiteBeamConfig, LiteConfig
 from lightlm_jax.models import decoder
-from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item
 from lightlm_jax.systems.base import Built, in_catalogue_order
 
 NAME = "item_decoder"
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses heads that the width does not hold.
-
-  Raises:
-    UserError: says what to give.
-  """
-  next_item.check(config)
-  m = config.model
-  next_item.require_fields("tied" in m, config.system)
-  if m.num_heads % m.num_kv_heads:
-    raise UserError(
-      f"model.num_heads {m.num_heads} does not divide over model.num_kv_heads "
-      f"{m.num_kv_heads}"
-    )
-  if m.d_model // m.num_heads % 2:
-    raise UserError(
-      f"a head of {m.d_model // m.num_heads} numbers cannot be turned in pairs; choose "
-      "model.d_model as an even multiple of model.num_heads"
-    )
-
-
-def build(config: ml_collections.ConfigDict, num_items: int) -> Built:
+def build(config: ItemDecoderConfig, num_items: int) -> Built:
   """The system over I items."""
   net = decoder.ItemDecoder(model_config(config), num_items, tied=config.model.tied)
   system = next_item.of_run(config, next_item.ItemReader(net))
   return in_catalogue_order(system, (), num_items)
 
 
-def model_config(config: ml_collections.ConfigDict) -> decoder.Config:
+def model_config(
+  config: ItemDecoderConfig | LiteConfig | LiteBeamConfig,
+) -> decoder.Config:
   """The transformer's shape from the fields `config.model.*`."""
   m = config.model
   return decoder.Config(

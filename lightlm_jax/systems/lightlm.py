@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config import LightLMConfig
+from lightlm_jax.config.schema import LightLMInput
 from lightlm_jax.data import packing
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
@@ -23,7 +24,6 @@ from lightlm_jax.decoding import exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import id_writer, token_sequences
 from lightlm_jax.systems.base import Built, Metrics, System, apply
 from lightlm_jax.systems.id_writer import (
@@ -195,7 +195,7 @@ class LightLM(System):
 
 
 def build(
-  config: ml_collections.ConfigDict, codes: CodeBook, train: Interactions | None = None
+  config: LightLMConfig, codes: CodeBook, train: Interactions | None = None
 ) -> Built:
   """The system of one configuration over one code book.
 
@@ -204,13 +204,9 @@ def build(
     codes: of the users and the catalogue of `train`.
     train: the training log; where examples share rows (`train.pack`) it decides how
       wide rows are. None = each has its own.
-
-  Raises:
-    UserError: see `check`.
   """
-  check(config)
   tables, rank_I = build_tables(config, codes)
-  most = examples_a_row(config)
+  most = config.examples_a_row
   rows = None
   if train is not None and most > 1:
     rows = packing.rows(source_lengths(config.input, codes, train), most)
@@ -239,9 +235,7 @@ def build(
   return Built(system, tables, rank_I, rows)
 
 
-def build_tables(
-  config: ml_collections.ConfigDict, codes: CodeBook
-) -> tuple[Tables, np.ndarray]:
+def build_tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]:
   """The tables as host arrays, and each item's rank in code order."""
   prompt = config.input.prompt
   vocab_size = token_sequences.first_code_token(prompt) + codes.vocab_size
@@ -263,9 +257,7 @@ def build_tables(
   return tables, rank_I
 
 
-def model_config(
-  config: ml_collections.ConfigDict, vocab_size: int
-) -> encoder_decoder.Config:
+def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Config:
   """The transformer's shape from the fields `config.model.*`."""
   m = config.model
   words = (
@@ -307,7 +299,7 @@ class EmbeddingInit:
 
 
 def source_lengths(
-  config: ml_collections.ConfigDict, codes: CodeBook, train: Interactions
+  config: LightLMInput, codes: CodeBook, train: Interactions
 ) -> np.ndarray:
   """[E] int64: tokens of the source of the example at each position, at least 1.
 
@@ -322,36 +314,6 @@ def source_lengths(
   if config.user:
     length_E += (codes.users_UL >= 0).sum(axis=1)[train.user_E]
   return np.maximum(length_E, 1)
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a source that would be empty, and a prompt with a history.
-
-  Raises:
-    UserError: says what to give.
-  """
-  given = config.input
-  if not given.history and not given.user:
-    raise UserError(
-      "config.input.history is 0 and config.input.user false: there is nothing to "
-      "read; set one of them"
-    )
-  if given.prompt and (given.history or not given.user):
-    raise UserError(
-      "config.input.prompt writes the paper's sentence about a user; it wants "
-      "config.input.history=0 and config.input.user=True"
-    )
-
-
-def examples_a_row(config: ml_collections.ConfigDict) -> int:
-  """How many examples may share a row of a batch; 1 where there is nothing to gain.
-
-  Without histories all sources are nearly of one length. Other systems have no such
-  rows.
-  """
-  if config.system != "lightlm" or not config.input.history:
-    return 1
-  return config.train.pack
 
 
 def _with_room(code_NL: np.ndarray) -> Any:

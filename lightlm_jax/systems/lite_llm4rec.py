@@ -17,15 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from lightlm_jax.config.schema import LiteBeamConfig, LiteConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.models import flat_text, hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
-from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_decoder, next_item
 from lightlm_jax.systems.base import Built, Metrics, apply, in_catalogue_order
 from lightlm_jax.systems.item_scores import Softmax
@@ -64,26 +63,6 @@ class BatchItems(NamedTuple):
   item_U: jax.Array
   vector_UD: jax.Array
   places: tuple[jax.Array, ...]
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a configuration that is not made for this system.
-
-  Raises:
-    UserError: says what to give.
-  """
-  next_item.require_fields("text_tokens" in config.input, config.system, NAME)
-  item_decoder.check(config)
-  if config.model.tied and config.model.source == "flat":
-    raise UserError(
-      "config.model.source is 'flat', which makes no vectors of items that "
-      "config.model.tied could score by; set config.model.tied=False"
-    )
-  if config.model.tied and config.train.loss != "full":
-    raise UserError(
-      f"config.train.loss is {config.train.loss!r}, and with config.model.tied the "
-      "items of a batch are all that is compared; set config.train.loss=full"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,9 +196,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
     return next_item.last_scores(hidden_BHD, batch.segment_BH, head(tables.vector_ID))
 
 
-def build(
-  config: ml_collections.ConfigDict, train: Interactions, texts: Tokens
-) -> Built:
+def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
   """The system over the catalogue of `train`, item i written as `texts.token_IT[i]`."""
   num_items = train.num_items
   if config.model.source == "flat":
@@ -249,7 +226,7 @@ def words(tables: Tables, history_BH: jax.Array) -> jax.Array:
 
 
 def network(
-  config: ml_collections.ConfigDict, vocab_size: int, num_items: int | None
+  config: LiteConfig | LiteBeamConfig, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
   """The module of a run; without `num_items` it has no head."""
   m = config.model

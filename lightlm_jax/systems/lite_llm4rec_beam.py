@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from lightlm_jax.config.schema import LiteBeamConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import trie
@@ -20,7 +20,6 @@ from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, flat_text
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
-from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   id_writer,
   item_decoder,
@@ -40,25 +39,6 @@ class Tables(NamedTuple):
   items: lite_llm4rec.Tables
   target_IL: jax.Array
   trie: trie.Trie
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a configuration that is not made for this system.
-
-  Raises:
-    UserError: says what to give.
-  """
-  lite_llm4rec.check(config)
-  if config.model.tied or config.train.loss != "full":
-    raise UserError(
-      f"{NAME} has no head that config.model.tied or config.train.loss could be of; "
-      "set config.model.tied=False and config.train.loss=full"
-    )
-  if config.decoding.kind != "beam":
-    raise UserError(
-      f"config.decoding.kind is {config.decoding.kind!r}, and {NAME} has a beam search "
-      "alone; set config.decoding.kind=beam"
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +140,7 @@ class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
     return tables._replace(items=items)
 
 
-def build(config: ml_collections.ConfigDict, texts: Tokens, book: CodeBook) -> Built:
+def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
   """The system over a catalogue, in the tokens of its texts and of its ids."""
   vocab_size = token_sequences.first_code_token(False) + book.vocab_size
   target_IL: Any = token_sequences.shift(book.items_IL, False)
@@ -204,7 +184,7 @@ def _states_by_position(
   return net.states(decoder_input_BHL, kv, segment_BH, place_BH)
 
 
-def _writer_config(config: ml_collections.ConfigDict, vocab_size: int):
+def _writer_config(config: LiteBeamConfig, vocab_size: int):
   m = config.model
   return encoder_decoder.Config(
     V=vocab_size,

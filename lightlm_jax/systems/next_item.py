@@ -10,54 +10,19 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 
+from lightlm_jax.config.schema import ItemLossConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.models.cross_entropy import (
   linear_cross_entropy,
   sampled_cross_entropy,
 )
-from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import Metrics, apply
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 # "full": over the catalogue; "sampled": over some of it, the same for a whole batch;
 # "binary": the item against one drawn at random, as in the SASRec of 2018.
 LOSSES = ("full", "sampled", "binary")
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a configuration that is not made for these systems.
-
-  Raises:
-    UserError: says what to give.
-  """
-  m, name = config.model, config.system
-  require_fields("loss" in config.train, name)
-  if not config.input.history:
-    raise UserError(f"{name} reads the history; input.history is 0")
-  if m.d_model % m.num_heads:
-    raise UserError(
-      f"model.d_model {m.d_model} does not divide over model.num_heads {m.num_heads}"
-    )
-
-
-def require_fields(has: bool, name: str, config_name: str | None = None) -> None:
-  """Refuses another system's configuration.
-
-  Args:
-    has: whether a field is there that only this system's configuration has.
-    name: `config.system`.
-    config_name: the file in configs/ to start from; None = called as the system.
-
-  Raises:
-    UserError: it is not there.
-  """
-  if not has:
-    raise UserError(
-      f"config.system {name} wants fields that this config lacks; start from "
-      f"--config={config_name or name}, with --config.data.name for the log"
-    )
 
 
 class Reader(Protocol):
@@ -162,7 +127,7 @@ class NextItemSoftmax(Softmax, NextItem):
 
 
 def of_run(
-  config: ml_collections.ConfigDict,
+  config: ItemLossConfig,
   reader: Reader,
   *,
   example: str = "sequence",

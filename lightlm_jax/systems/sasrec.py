@@ -5,8 +5,7 @@ of it as an example of its own, because its filter reads both ways. The blocks a
 models/item_sequence.py, all else in next_item.py.
 """
 
-import ml_collections
-
+from lightlm_jax.config.schema import SASRecConfig
 from lightlm_jax.models.item_sequence import BLOCKS, Config, ItemSequence
 from lightlm_jax.systems import next_item
 from lightlm_jax.systems.base import Built, in_catalogue_order
@@ -14,7 +13,7 @@ from lightlm_jax.systems.base import Built, in_catalogue_order
 NAMES = BLOCKS
 
 
-def build(config: ml_collections.ConfigDict, num_items: int) -> Built:
+def build(config: SASRecConfig, num_items: int) -> Built:
   """The system `config.system`, sasrec or bsarec, over I items."""
   m = config.model
   net = ItemSequence(

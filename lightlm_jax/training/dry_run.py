@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import ml_collections
 
+from lightlm_jax.config import LearnedConfig
 from lightlm_jax.data.splits import Split
 from lightlm_jax.systems.base import Built, Trainable
 from lightlm_jax.training import loop, speed
@@ -13,7 +13,7 @@ from lightlm_jax.training import state as state_lib
 
 
 def describe(
-  built: Built, split: Split, config: ml_collections.ConfigDict, mesh: Mesh
+  built: Built, split: Split, config: LearnedConfig, mesh: Mesh
 ) -> dict[str, Any]:
   """Parameters, bytes and FLOPs a step; null for systems that are fitted.
 

@@ -162,9 +162,9 @@ def make_feed(
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   system = built.system
   if system.example == "sequence":
-    whole = config.train.whole_histories
+    whole = config.whole_histories
     return feed_lib.packs(log, width=system.max_history, whole=whole, **order)
-  narrower = (w for w in config.train.history_buckets if w < system.max_history)
+  narrower = (w for w in config.history_buckets if w < system.max_history)
   widths = (*narrower, system.max_history)
   drawn = system.example == "drawn"
   return feed_lib.positions(log, widths=widths, drawn=drawn, rows=built.rows, **order)

@@ -75,6 +75,6 @@ def open_run_io(
       signals,
       compilations,
       shards_root=cache.cache_root() / "shards",
-      profile_to=workdir / "profile" if getattr(config, "profile", False) else None,
+      profile_to=workdir / "profile" if config.profile else None,
       started=started,
     )

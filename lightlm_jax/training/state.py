@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-import ml_collections
 import optax
 
+from lightlm_jax.config import LearnedConfig
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.runtime.errors import UserError
 
 # Tables of tokens, of items and of whole words, by path.
 EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
@@ -23,7 +22,7 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   """AdamW behind gradient clipping, warm-up and decay, from `config.train`.
 
   Norm scales and relative biases are not decayed: pulling them to zero is no prior.
@@ -33,8 +32,6 @@ def optimiser(config: ml_collections.ConfigDict) -> optax.GradientTransformation
   """
   t = config.train
   accumulate = t.accumulate
-  if t.schedule not in ("cosine", "linear"):
-    raise UserError(f"config.train.schedule is {t.schedule!r}; choose cosine or linear")
   warmup, total = t.warmup_steps // accumulate, max(t.steps // accumulate, 1)
   after = max(total - warmup, 1)
   if t.schedule == "cosine":

@@ -15,16 +15,16 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import ml_collections
 import numpy as np
 
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import LearnedConfig, RunConfig
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import lightlm
 from lightlm_jax.systems.base import Built, SharesWork, Trainable
 from lightlm_jax.training import collectives, loop, speed
 from lightlm_jax.training import state as state_lib
@@ -73,8 +73,8 @@ def devices(name: str) -> list[jax.Device]:
 
 
 def with_batches(
-  config: ml_collections.FrozenConfigDict, data: int, chosen: Collection[str] = ()
-) -> ml_collections.FrozenConfigDict:
+  config: RunConfig, data: int, chosen: Collection[str] = ()
+) -> RunConfig:
   """`config` with batches that `data` devices can share.
 
   A preset's batches are for its own machine: they are rounded up to a multiple.
@@ -82,18 +82,19 @@ def with_batches(
   Args:
     chosen: fields that were set by hand, and stay as they are.
   """
-  changed = ml_collections.ConfigDict(config.to_dict())
+  changed = {}
   for name in BATCHES:
-    unit = data * (lightlm.examples_a_row(config) if name == "batch_size" else 1)
-    if f"train.{name}" not in chosen:
-      changed.train[name] = -(-changed.train[name] // unit) * unit
-  return ml_collections.FrozenConfigDict(changed)
+    field = f"train.{name}"
+    unit = data * (config.examples_a_row if name == "batch_size" else 1)
+    if field not in chosen:
+      changed[field] = -(-config_lib.value_of(config, field) // unit) * unit
+  return config_lib.replace(config, changed)
 
 
 def describe(
   built: Built,
   split: Split,
-  config: ml_collections.ConfigDict,
+  config: LearnedConfig,
   mesh: Mesh,
   name: str,
 ) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def describe(
     "device_kind": kind,
     "peak_flops": speed.peak_flops(kind),
     "libtpu": _libtpu_version(),
-    "batches": {name: config.train[name] for name in BATCHES},
+    "batches": {name: getattr(config.train, name) for name in BATCHES},
     "steps": _steps(built, split, config, mesh, abstract),
     "search": _search(built, split, config, mesh, abstract.params),
   }

@@ -9,8 +9,6 @@ seed; what learns has three, and beside its mean stands the seeds' sample deviat
 import argparse
 import pathlib
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 from lightlm_jax.evaluation import evaluator, uncertainty
 from lightlm_jax.runs import train
@@ -58,7 +56,7 @@ def run(workdir: pathlib.Path, dataset: str, system: str, seed: int) -> dict:
   else:
     config = config_lib.load(name, None, overrides)
   folder = workdir / f"{dataset}-{system}-{seed}"
-  return train.train(ml_collections.FrozenConfigDict(config), folder)
+  return train.train(config, folder)
 
 
 def table(dataset: str, rows: dict[str, list[dict]]) -> str:

@@ -15,11 +15,9 @@ import functools
 import pathlib
 
 from etils import epath
-import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
-from lightlm_jax import limits
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import concatenate_rows
 from lightlm_jax.evaluation import evaluator, metrics, uncertainty
@@ -64,8 +62,7 @@ def row(flags, dataset: str, share: float, system: str) -> str:
     # As `small` was then.
     overrides |= {"input.user": True, "train.pack": 1, "train.embedding_rate": 8.0}
   config = config_lib.load("toys", "small", overrides)
-  config = ml_collections.FrozenConfigDict(config)
-  limits.check(config)
+  config_lib.check(config)
   loaded = datasets.load(config)
   split = splits.make(config.split, loaded.log)
   mesh = mesh_lib.make(1, 1)

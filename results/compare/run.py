@@ -16,7 +16,6 @@ import statistics
 import time
 
 import jax
-import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
@@ -58,7 +57,7 @@ def main() -> None:
     for system in flags.systems:
       folder = flags.workdir / f"{dataset}-{system}"
       if not flags.finished:
-        config = ml_collections.FrozenConfigDict(config_of(dataset, system))
+        config = config_of(dataset, system)
         train.train(config, folder)
       elif not (folder / "results.json").exists():
         continue
@@ -75,7 +74,7 @@ def main() -> None:
     flags.report.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def config_of(dataset: str, system: str) -> ml_collections.ConfigDict:
+def config_of(dataset: str, system: str) -> config_lib.RunConfig:
   """The experiment: the preset of the log where it has one."""
   overrides = {"data.name": dataset, "baselines": ()}
   if system == "lightlm":

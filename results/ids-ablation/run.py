@@ -11,8 +11,6 @@ import argparse
 import json
 import pathlib
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.runs import evaluate, train
@@ -56,7 +54,6 @@ def main() -> None:
 def run(folder: pathlib.Path, overrides: dict) -> None:
   """Trains one arm and asks all test users, by both rules."""
   config = config_lib.load("toys", "small", overrides)
-  config = ml_collections.FrozenConfigDict(config)
   dataset = datasets.load(config)
   split = splits.leave_one_out(dataset.log)
   mesh = mesh_lib.make(1, 1)

@@ -13,8 +13,6 @@ import itertools
 import json
 import pathlib
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, sequential
 from lightlm_jax.runs import train
@@ -73,9 +71,7 @@ def main() -> None:
       }
       | HISTORIES[history]
     )
-    config = ml_collections.FrozenConfigDict(
-      config_lib.load("toys", "small", overrides)
-    )
+    config = config_lib.load("toys", "small", overrides)
     name = f"{log},{ids},{history},{seed}".replace(" ", "-")
     found = train.train(config, flags.workdir / name)
     print(f"| {log} | {ids} | {history} | {cells(found)} |", flush=True)

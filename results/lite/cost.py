@@ -39,7 +39,7 @@ def main() -> None:
   heads = [f"{users} at once, k = {k}" for users in flags.users for k in flags.k]
   print(f"| ms a user | {' | '.join(heads)} |")
   print("| --- " * (1 + len(heads)) + "|")
-  for source in lite_llm4rec.SOURCES:
+  for source in ("hierarchical", "flat"):
     for end, system in ENDS.items():
       built, params, split = make(system, source, flags)
       cells = []
@@ -62,7 +62,7 @@ def make(system: str, source: str, flags: argparse.Namespace):
   dataset = datasets.load(config)
   split = splits.make(config.split, dataset.log)
   book = None
-  if system in registry.WRITE_IDS:
+  if isinstance(config, config_lib.WritesIds):
     folder = cache.cache_root() / "codes"
     book = ids_build.code_book(config.ids, split.train, config.seed, folder)
   _, tokens = texts.of_run(config, dataset.texts, dataset.attributes)

@@ -13,8 +13,6 @@ import contextlib
 import json
 import pathlib
 
-import ml_collections
-
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.runs import evaluate, train
@@ -90,7 +88,6 @@ def run(folder: pathlib.Path, data: str, change: dict) -> None:
     "decoding.length_penalty": 1.0,
   }
   config = config_lib.load(data, "small", overrides | change)
-  config = ml_collections.FrozenConfigDict(config)
   mesh = mesh_lib.make(1, 1)
   with workdir_lib.claimed(folder, config) as workdir:
     train.learn(RunContext(config, dataset, split, mesh, workdir))

@@ -17,7 +17,6 @@ import sys
 import time
 
 import jax
-import ml_collections
 import numpy as np
 
 from lightlm_jax import config as config_lib
@@ -127,8 +126,8 @@ def ratio(folder: pathlib.Path, size: int, dispatches: int) -> dict:
   return found | {"ratio": seconds["device"] / seconds["disk"]}
 
 
-def settings() -> ml_collections.FrozenConfigDict:
-  return ml_collections.FrozenConfigDict(config_lib.load("sasrec"))
+def settings() -> config_lib.RunConfig:
+  return config_lib.load("sasrec")
 
 
 def mesh() -> jax.sharding.Mesh:

@@ -1,0 +1,192 @@
+"""Config files: a card with `get_config(preset)`, loaded by path or bare name.
+
+A card starts from `base(system)` or from another `card`, says what it changes, and
+names its presets in `PRESETS`. It is an ml_collections.ConfigDict while the command
+line sets fields in it; `typed` makes the configuration that the library works with.
+"""
+
+from collections.abc import Mapping, Sequence
+import importlib.util
+import pathlib
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lightlm_jax.config import schema
+from lightlm_jax.config import tree as tree_lib
+from lightlm_jax.config.fields import flatten, leaves, nest
+from lightlm_jax.config.schema import RunConfig
+from lightlm_jax.runtime.errors import UserError
+
+# An ml_collections.ConfigDict; type checkers know nothing of its attributes.
+Card = Any
+PRESETS = ("paper", "small", "tiny")  # of cards that do not name their own
+SETTABLE = (bool, int, float, str, tuple)
+
+
+def base(system: str = "lightlm", preset: str | None = None) -> Card:
+  """The defaults of a system's fields, for a card to change."""
+  own = leaves(schema.of_system(system))
+  flat = {name: leaf.default for name, leaf in own.items()}
+  return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
+
+
+def card(
+  name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Card:
+  """The locked ConfigDict of a config file or bare name, of a run or of a study.
+
+  Args:
+    name: `configs/toys.py` or `toys`, also with the preset: `toys:small`.
+    preset: one of the file's presets; None for none.
+    overrides: values by dotted field, such as {"train.steps": 20}.
+  """
+  name, _, given = name.partition(":")
+  preset = preset or given or None
+  path = resolve(name)
+  module = _module(path)
+  known = _presets(module)
+  if preset and preset not in known:
+    raise UserError(
+      f"{path} has no preset {preset!r}{tree_lib.guess(preset, known)}; "
+      f"its presets are {_listed(known)}"
+    )
+  config = module.get_config(preset) if preset else module.get_config()
+  overrides = dict(overrides or {})
+  if "system" in overrides and not is_study(config):
+    config = of_system(config, overrides.pop("system"))
+  config.lock()
+  for field, value in overrides.items():
+    _set(config, field, value)
+  return config
+
+
+def load(
+  name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+  """The configuration of a config file or bare name, as the command line would give it.
+
+  Args:
+    name, preset, overrides: as for `card`.
+
+  Raises:
+    UserError: there is no such file, preset or field, or it is a study's.
+  """
+  return tree_lib.replace(typed(card(name, preset)), overrides or {})
+
+
+def typed(config: Card | RunConfig) -> RunConfig:
+  """The configuration of a card; one that is typed already as it is.
+
+  Raises:
+    UserError: as `from_tree`, or it is a study's.
+  """
+  if isinstance(config, RunConfig):
+    return config
+  if is_study(config):
+    raise UserError("this config is a study's; give it to python -m lightlm_jax.sweep")
+  return tree_lib.from_tree(config.to_dict())
+
+
+def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:
+  """A card turned into one of another system: see `tree.of_system`."""
+  flat = flatten(config.to_dict())
+  return ConfigDict(nest(tree_lib.of_system(flat, system, anyway=anyway)))
+
+
+def is_study(config: Card) -> bool:
+  """Whether a card is a scaling study's, not a run's."""
+  return "axes" in config
+
+
+def folder() -> pathlib.Path:
+  """The configs of the installed package, or of the checkout."""
+  package = pathlib.Path(__file__).resolve().parent.parent
+  installed = package / "configs"
+  return installed if installed.is_dir() else package.parent / "configs"
+
+
+def available() -> list[str]:
+  """The bare names that `load` knows."""
+  return sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
+
+
+def presets(name: str) -> tuple[str, ...]:
+  """The presets of a config file or bare name, none left out."""
+  return _presets(_module(resolve(name)))
+
+
+def resolve(name: str) -> pathlib.Path:
+  """The file of a path (`configs/toys.py`) or of a bare name (`toys`)."""
+  is_path = name.endswith(".py") or pathlib.Path(name).name != name
+  path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
+  if path.is_file():
+    return path
+  names = available()
+  raise UserError(
+    f"no config file {str(path)!r}{tree_lib.guess(path.stem, names)}; "
+    f"by bare name there are {_listed(names)}"
+  )
+
+
+def place(config: Card, field: str) -> tuple[Card, str]:
+  """The group of a dotted field in a card and its name there, if it can be set."""
+  *names, leaf = field.split(".")
+  parent = config
+  for name in names:
+    if not isinstance(parent, ConfigDict) or name not in parent:
+      break
+    parent = parent[name]
+  is_group = isinstance(parent, ConfigDict)
+  if not is_group or leaf not in parent or isinstance(parent[leaf], ConfigDict):
+    raise tree_lib.unknown_field(field, flatten(config.to_dict()))
+  kind = parent.get_type(leaf)
+  if kind not in SETTABLE:
+    raise UserError(
+      f"config field {field} ({kind.__name__}) can be set in a config file only; "
+      "one that starts as None needs config_dict.placeholder(type)"
+    )
+  return parent, leaf
+
+
+def check_value(field: str, kind: type, default: Any, value: Any) -> None:
+  """Refuses what is not a `kind`, and a tuple of other things than the default's."""
+  fits = isinstance(value, kind) and (kind is bool) == isinstance(value, bool)
+  if fits and isinstance(value, tuple) and default:
+    kinds = {type(element) for element in default}
+    kinds |= {int} if float in kinds else set()
+    fits = {type(element) for element in value} <= kinds
+  if not fits:
+    raise tree_lib.wrong_type(field, kind, default, value)
+
+
+def _set(config: Card, field: str, value: Any) -> None:
+  parent, leaf = place(config, field)
+  kind = parent.get_type(leaf)
+  if (kind, type(value)) in ((float, int), (tuple, list)):
+    value = kind(value)
+  check_value(field, kind, parent[leaf], value)
+  parent[leaf] = value
+
+
+def _module(path: pathlib.Path) -> ModuleType:
+  spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+  assert spec is not None  # the file is there
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}")
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{path} has no get_config(preset); is it a config file?")
+  return module
+
+
+def _presets(module: ModuleType) -> tuple[str, ...]:
+  return tuple(getattr(module, "PRESETS", PRESETS))
+
+
+def _listed(names: Sequence[str]) -> str:
+  return ", ".join(names) or "none"
