@@ -1,7 +1,7 @@
 """Flags that commands share, --config among them, and their one-line errors.
 
 A command defines its flags at import and ends with `sys.exit(command_line.main(main))`.
-Only commands and this file know of flags.
+Only commands and this file know of flags. What `define_…` returns is a flags.Flag.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from lightlm_jax.storage import workdir as workdir_lib
 flags.disclaim_key_flags()
 
 
-def define_config(*, studies: bool = False) -> flags.Flag:
+def define_config(*, studies: bool = False) -> Any:
   """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
   Args:
@@ -56,7 +56,7 @@ def config_overrides() -> dict[str, Any]:
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
   """--config of `sweep`: its name, the fields that were set, and a study's config."""
-  flag = flags.FLAGS["config"]
+  flag: Any = flags.FLAGS["config"]
   return (
     flag.parser.argument,
     config_overrides(),
@@ -64,7 +64,7 @@ def study() -> tuple[str, dict[str, Any], Card | None]:
   )
 
 
-def define_workdir(help_text: str) -> flags.Flag:
+def define_workdir(help_text: str) -> Any:
   return _define_once("workdir", help_text)
 
 
@@ -79,11 +79,11 @@ def workdir() -> str:
   return flags.FLAGS["workdir"].value
 
 
-def define_platform() -> flags.Flag:
+def define_platform() -> Any:
   return _define_once("platform", "cpu, gpu or tpu; default: the best that jax finds")
 
 
-def define_distributed() -> flags.Flag:
+def define_distributed() -> Any:
   return _define_once(
     "distributed",
     "several processes as one run: auto (Slurm, Open MPI, GKE, Cloud TPU), "
@@ -91,7 +91,7 @@ def define_distributed() -> flags.Flag:
   )
 
 
-def define_report() -> flags.Flag:
+def define_report() -> Any:
   return _define_once("report", "also write the results to FILE (JSON)")
 
 
@@ -101,26 +101,26 @@ def write_report(found: Any) -> None:
     workdir_lib.write_json(epath.Path(path), found)
 
 
-def define_split() -> flags.Flag:
+def define_split() -> Any:
   if "split" not in flags.FLAGS:
     choices = ["test", "validation"]
     flags.DEFINE_enum("split", "test", choices, "which held-out items")
   return flags.FLAGS["split"]
 
 
-def define_compare() -> flags.Flag:
+def define_compare() -> Any:
   return _define_once("compare", "other runs, side by side: --compare RUN [RUN …]")
 
 
-def define_data_dir() -> flags.Flag:
+def define_data_dir() -> Any:
   return _define_once("data_dir", "in place of the run's data.dir")
 
 
-def define_users(help_text: str) -> flags.Flag:
+def define_users(help_text: str) -> Any:
   return _define_once("users", help_text)
 
 
-def define_decoding() -> dict[str, flags.Flag]:
+def define_decoding() -> dict[str, Any]:
   """The flags that decode a run in another way than its own, by the fields they set."""
   _define_once("decoding", "as config.decoding.kind; default: the run's own")
   if "beam_size" not in flags.FLAGS:
@@ -146,7 +146,7 @@ def define_decoding() -> dict[str, flags.Flag]:
   return {"decoding.kind": flags.FLAGS["decoding"], **fields}
 
 
-def define_batch_size() -> flags.Flag:
+def define_batch_size() -> Any:
   if "batch_size" not in flags.FLAGS:
     flags.DEFINE_integer(
       "batch_size",
@@ -157,14 +157,14 @@ def define_batch_size() -> flags.Flag:
   return flags.FLAGS["batch_size"]
 
 
-def overrides(asked: Mapping[str, flags.Flag]) -> dict[str, Any]:
+def overrides(asked: Mapping[str, Any]) -> dict[str, Any]:
   """The fields whose flags differ from their defaults, and their values."""
   return {
     field: flag.value for field, flag in asked.items() if flag.value != flag.default
   }
 
 
-def define_output(help_text: str) -> flags.Flag:
+def define_output(help_text: str) -> Any:
   return _define_once("output", help_text)
 
 
@@ -182,13 +182,13 @@ def output(form: str) -> str:
   return flags.FLAGS["output"].value
 
 
-def define_k() -> flags.Flag:
+def define_k() -> Any:
   if "k" not in flags.FLAGS:
     flags.DEFINE_integer("k", 10, "the most items a user gets", lower_bound=1)
   return flags.FLAGS["k"]
 
 
-def define_figure() -> flags.Flag:
+def define_figure() -> Any:
   return _define_once("figure", "draw the results: FILE.png")
 
 
@@ -257,7 +257,7 @@ def _system(argv: Sequence[str]) -> str | None:
   return None
 
 
-def _define_once(name: str, help_text: str) -> flags.Flag:
+def _define_once(name: str, help_text: str) -> Any:
   # A notebook trains and evaluates: both entry points in one process.
   if name not in flags.FLAGS:
     flags.DEFINE_string(name, None, help_text)
@@ -298,7 +298,7 @@ def _parse(
   if words and not (after and flags.FLAGS[after].value):
     raise UserError(f"{words[0]!r} is not a flag; write --flag=value")
   if has_config:
-    flag = flags.FLAGS["config"]
+    flag: Any = flags.FLAGS["config"]
     other = flags.FLAGS[instead].value if instead else None
     if flag.value is None and other is None:
       raise UserError(no_config)

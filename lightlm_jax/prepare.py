@@ -7,6 +7,7 @@ one row of each user, item and time, `first` and `last` one of each user and ite
 """
 
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -51,7 +52,8 @@ command_line.define_report()
 def main(argv) -> None:
   del argv
   names = {role: flag.value for role, flag in _ROLES.items() if flag.value}
-  given = {flag.name: flag.value for flag in _FLAGS} | {"names": names}
+  given: dict[str, Any] = {flag.name: flag.value for flag in _FLAGS}
+  given["names"] = names
   command_line.write_report(run(output=flags.FLAGS["output"].value, **given))
 
 

@@ -167,7 +167,8 @@ def _contract(
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
   """What is lowered inside does not tell the paths of this machine's source files."""
-  before = jax.config.jax_traceback_in_locations_limit
+  config: Any = jax.config  # has attributes that its type does not tell
+  before = config.jax_traceback_in_locations_limit
   jax.config.update("jax_traceback_in_locations_limit", 0)
   try:
     yield
@@ -203,7 +204,9 @@ def write(
     ),
     ITEMS: json.dumps(item_ids.tolist()).encode(),
     USERS: json.dumps(user_ids.tolist() if exported.reads_users else []).encode(),
-    README: importlib.resources.files(__package__).joinpath("artefact.md").read_bytes(),
+    README: importlib.resources.files("lightlm_jax.inference")
+    .joinpath("artefact.md")
+    .read_bytes(),
   }
   manifest = {
     "format": FORMAT,

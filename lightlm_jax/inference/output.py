@@ -9,7 +9,7 @@ FILE-00000-of-00004 and so on); the manifest comes last.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 import numpy as np
@@ -145,12 +145,12 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
         for part in parts:
           to.write_table(_rows(part))
     elif path.suffix == ".csv":
-      polars.from_arrow(nobody).write_csv(file)
+      _frame(nobody).write_csv(file)
       for part in parts:
-        polars.from_arrow(_rows(part)).write_csv(file, include_header=False)
+        _frame(_rows(part)).write_csv(file, include_header=False)
     else:
       for part in parts:
-        polars.from_arrow(_rows(part)).write_ndjson(file)
+        _frame(_rows(part)).write_ndjson(file)
   half.replace(path)
 
 
@@ -178,6 +178,10 @@ def _finish(
 
 def _rows(part: epath.Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
   return parquet.from_bytes(part.read_bytes(), columns)
+
+
+def _frame(rows: pyarrow.Table) -> polars.DataFrame:
+  return cast(polars.DataFrame, polars.from_arrow(rows))
 
 
 def _name(number: int) -> str:

@@ -265,9 +265,10 @@ def read_histories(
     where = f"{path}, line {number}"
     try:
       row = json.loads(line)
-      user, items = _raw(row["user"]), row.get("history")
-      if items is not None:
-        items = [_raw(item) for item in items] if type(items) is list else _raw(None)
+      user, given = _raw(row["user"]), row.get("history")
+      if given is not None and type(given) is not list:
+        raise TypeError("a history is a list")
+      items = None if given is None else [_raw(item) for item in given]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
       raise UserError(
         f'{where}: {line[:60]!r} is not {{"user": …, "history": […]}} with ids that '

@@ -90,9 +90,10 @@ def describe_elsewhere(
   jax.config.update("jax_enable_compilation_cache", False)
   report = describe(config, topology, chosen)
   for name, compiled in report["topology"]["batches"].items():
-    if compiled != config.train[name]:
+    own = getattr(config.train, name)
+    if compiled != own:
       logger.warning(
-        f"config.train.{name} {config.train[name]} does not divide over the "
+        f"config.train.{name} {own} does not divide over the "
         f"{report['mesh']['data']} devices of mesh.data; compiled with {compiled}"
       )
   return report

@@ -72,7 +72,7 @@ def _requests(context: RunContext, split_name: str, users: int) -> Requests:
   if requests is None:
     kind = context.config.split.kind
     raise UserError(f"{context.workdir} holds nothing out (split.kind={kind})")
-  return loop.sample(requests, users, context.config.seed)
+  return loop.sample(requests, users, context.config.seed) or requests
 
 
 def _evaluate(run: Run, split_name: str, requests: Requests, k: int):
