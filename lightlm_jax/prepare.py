@@ -51,9 +51,8 @@ command_line.define_report()
 
 def main(argv) -> None:
   del argv
-  names = {role: flag.value for role, flag in _ROLES.items() if flag.value}
   given: dict[str, Any] = {flag.name: flag.value for flag in _FLAGS}
-  given["names"] = names
+  given["names"] = {role: flag.value for role, flag in _ROLES.items() if flag.value}
   command_line.write_report(run(output=flags.FLAGS["output"].value, **given))
 
 

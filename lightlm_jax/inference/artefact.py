@@ -164,6 +164,10 @@ def _contract(
   }
 
 
+def _folder() -> Any:
+  return importlib.resources.files("lightlm_jax.inference")
+
+
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
   """What is lowered inside does not tell the paths of this machine's source files."""
