@@ -37,7 +37,7 @@ _RANK = "catalogue/rank"  # of the weights: each item's place in code order
 
 
 class Program(NamedTuple):
-  """What is exported.
+  """A program with its weights.
 
   Attributes:
     serialized: StableHLO with its calling convention, as jax.export writes it.
@@ -170,7 +170,7 @@ def _folder() -> Any:
 
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
-  """What is lowered inside does not tell the paths of this machine's source files."""
+  """Lowers without the paths of this machine's source files."""
   config: Any = jax.config  # has attributes that its type does not tell
   before = config.jax_traceback_in_locations_limit
   jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -208,9 +208,7 @@ def write(
     ),
     ITEMS: json.dumps(item_ids.tolist()).encode(),
     USERS: json.dumps(user_ids.tolist() if exported.reads_users else []).encode(),
-    README: importlib.resources.files("lightlm_jax.inference")
-    .joinpath("artefact.md")
-    .read_bytes(),
+    README: (_folder() / "artefact.md").read_bytes(),
   }
   manifest = {
     "format": FORMAT,
