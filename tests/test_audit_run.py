@@ -167,7 +167,7 @@ def verdict(run, **fields):
   [
     ({"ids": {"kind": "sci", "manifest_sha256": "0" * 64}}, "is of other ids (0000"),
     ({"split_sha256": "0" * 64}, "is of another split"),
-    ({"ids": None}, "does not say which ids it is of"),
+    ({"ids": None}, "does not name its ids"),
   ],
 )
 def test_an_audit_of_other_ids_is_no_verdict(shop, fields, why, passed):
@@ -185,7 +185,7 @@ def test_an_audit_of_other_ids_is_no_verdict(shop, fields, why, passed):
   ("split", "why"),
   [
     ({"kind": "none"}, "nothing is held out"),
-    ({"kind": "ratio", "withheld": 0.1}, "the audit does not know items that are with"),
+    ({"kind": "ratio", "withheld": 0.1}, "the audit does not support items withheld"),
   ],
 )
 def test_a_run_that_cannot_be_audited_is_not_told_to(shop, split, why):
@@ -227,7 +227,9 @@ def test_a_run_of_an_older_version_is_audited_by_its_fields(shop):
   config["ids"]["kind"], config["seed"], config["train"]["steps"] = "gci", 5, 77
   (shop / "one/config.json").write_text(json.dumps(config))
   said = written(report.report(shop / "one")).said("audit")
-  assert f"this does it: python -m lightlm_jax.audit --workdir={shop / 'one'}" in said
+  assert (
+    f"this audits them: python -m lightlm_jax.audit --workdir={shop / 'one'}" in said
+  )
   del config["ids"]["graph"]
   (shop / "one/config.json").write_text(json.dumps(config))
   said = written(report.report(shop / "one")).said("audit")

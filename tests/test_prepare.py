@@ -118,17 +118,17 @@ def test_sequences(tmp_path, packed):
   assert manifest["rows"] == sum(map(len, rows.values()))
 
 
-def test_two_colons_stand_between_columns_as_movielens_writes_them(tmp_path):
+def test_two_colons_stand_between_columns_as_movielens_writes_them(tmp_path, capsys):
   rows = [(user, item, 5, time) for user, item, time in TRIPLES]
   lines = "".join("::".join(map(str, row)) + "\n" for row in rows)
   (tmp_path / "ratings.dat").write_text(lines + "1::2::3\n\n1::2::x\x1fy::3::9\n")
-  said = []
-  found, manifest = prepare(tmp_path / "ratings.dat", tmp_path, said.append)
+  log.set_up()
+  found, manifest = prepare(tmp_path / "ratings.dat", tmp_path)
   assert same(found.log, LOG)
   assert (manifest["rows_in"], manifest["rejected"]) == (len(rows) + 2, {"columns": 2})
   shown = [line[1:] for line in manifest["rejected_examples"]["columns"]]
   assert shown[0] == (len(rows) + 1, "1::2::3")
-  assert "taken for user, item, rating, time" in said[0]
+  assert "taken for user, item, rating, time" in capsys.readouterr().out
 
 
 def test_texts_of_films_stand_between_two_colons_too(tmp_path):
@@ -270,13 +270,12 @@ def test_items_of_parquet_with_lists(tmp_path):
   assert [len(a) for a in found.attributes] == [0, *[2] * (LOG.num_items - 1)]
 
 
-def test_columns_are_told_and_can_be_given(tmp_path):
+def test_columns_are_told_and_can_be_given(tmp_path, capsys):
   (tmp_path / "log.csv").write_text(as_csv(TRIPLES, "who,what,when"))
-  said = []
+  log.set_up()
   names = {"user": "who", "item": "what", "time": "when"}
-  assert same(
-    prepare(tmp_path / "log.csv", tmp_path, said.append, names=names)[0].log, LOG
-  )
+  assert same(prepare(tmp_path / "log.csv", tmp_path, names=names)[0].log, LOG)
+  said = capsys.readouterr().out.splitlines()
   (line,) = [line for line in said if line.startswith("columns")]
   assert line == (
     "columns: user = 'who', item = 'what', time = 'when'; times are seconds since 1970"
