@@ -37,8 +37,8 @@ def book(train):
 
 
 @functools.cache
-def build(name, **overrides):
-  """The config, the system and its parameters; logits that are well apart."""
+def built_only(name, **overrides):
+  """The config and the system, without parameters."""
   own = name.removesuffix("_beam")
   preset = "tiny" if own in (*CONFIGS, "lightlm") else None
   file = own if own in CONFIGS else "demo"
@@ -60,9 +60,15 @@ def build(name, **overrides):
     tokens = texts.Tokens(rng.integers(50, size=(train.num_items, 4)), 50, 0, 0)
   wanted = book(train) if isinstance(config, config_lib.WritesIds) else None
   built = registry.build(name, config, train, wanted, tokens)
-  built = built._replace(tables=jax.device_put(built.tables))
+  return config, built._replace(tables=jax.device_put(built.tables))
+
+
+@functools.cache
+def build(name, **overrides):
+  """The config, the system and its parameters; logits that are well apart."""
+  config, built = built_only(name, **overrides)
   if isinstance(built.system, base.Fitted):
-    return config, built, built.system.fit(train)
+    return config, built, built.system.fit(log())
   params = jax.jit(built.system.init)(jax.random.key(0))
   return config, built, jax.tree.map(lambda x: x * (2 if x.ndim > 1 else 1), params)
 

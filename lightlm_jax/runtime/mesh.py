@@ -1,11 +1,13 @@
-"""Devices as a mesh of `data` × `model`, and the axes along which arrays are cut.
+"""The device mesh `data` × `model`, and the sharding rules of parameters.
 
-`model` divides heads and the rows of embedding tables; `data` divides batches, and if
-wanted what the optimiser keeps of each weight (its moments, twice the weights' bytes),
-as ZeRO's first stage does (Rajbhandari et al. 2020).
+`model` shards attention heads and the rows of embedding tables. `data` shards batches
+and, if wanted, the optimiser's moments (twice the bytes of the weights), as the first
+stage of ZeRO does (Rajbhandari et al. 2020).
 """
 
 from collections.abc import Sequence
+import functools
+import logging
 import re
 from typing import Any
 
@@ -14,19 +16,32 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lightlm_jax.runtime.errors import UserError
 
-# Parameter path → axes. The first rule that matches counts; what none matches, and
-# what an axis does not divide, is copied to every device.
+logger = logging.getLogger(__name__)
+
+# Parameter path → axes. The first rule that matches path and number of axes applies;
+# parameters that match none, and sizes that an axis does not divide, are replicated.
 RULES = (
-  (r"(^|/)(embedding|output)$", ("model", None)),
+  (r"(^|/)(embedding|output|user|item)$", ("model", None)),
   (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),
-  (r"(output|self_output|cross_output)/", (None, "model", None)),
+  (r"(output|self_output|cross_output|out)/", (None, "model", None)),
   (r"(query|key|value|gate|inner)/kernel$", (None, "model")),
   (r"(output|outer)/kernel$", ("model", None)),
 )
+# Parameters of two axes or more that are replicated on purpose: norm scales, biases,
+# position and whole-word tables are small, and LightLM's feed-forward layers are so
+# narrow that an all-reduce in each would cost more than it saves.
+REPLICATED = (
+  r"/scale$",
+  r"(^|[/_])bias(/table)?$",
+  r"(^|/)(position|word_embedding)$",
+  r"coder/feed_forward/(inner|outer)/kernel$",
+)
+# Elements from which a parameter that is replicated by accident is worth a warning.
+LARGE = 2**20
 
 
 def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
-  """A mesh of devices; `data = -1` takes all that `model` leaves.
+  """Returns a mesh of devices; `data = -1` uses all that `model` leaves.
 
   Args:
     data: devices that share a batch.
@@ -34,8 +49,7 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
     devices: to choose from; None = those that jax sees.
 
   Raises:
-    UserError: there are not as many devices as asked for, or the chips' network has no
-      such rectangle.
+    UserError: there are too few devices, or the TPU's network has no such rectangle.
   """
   devices = jax.devices() if devices is None else devices
   available = len(devices)
@@ -54,7 +68,7 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
       axis_types=axis_types,
       devices=list(devices[: data * model]),
     )
-  except AssertionError:  # of TPUs, which jax places by their network
+  except AssertionError:  # jax lays the mesh out on the TPUs' network
     two_cores = any(device.core_on_chip for device in devices)
     advice = (
       "it wants one device a chip, as other kinds have"
@@ -68,25 +82,27 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def shardings(tree, mesh: Mesh, *, over_data: bool = False):
-  """The sharding of each leaf of a (possibly abstract) pytree of parameters.
+  """Returns the sharding of each leaf of a (possibly abstract) pytree of parameters.
 
-  The optimiser's moments have their parameters' names in their paths, and follow them.
+  The paths of the optimiser's moments end in their parameters' paths, so that the same
+  rules apply. Warns of `LARGE` leaves that neither a rule nor `REPLICATED` names.
 
   Args:
-    over_data: also cut each leaf over `data`, along its longest axis that this divides
-      and no rule has cut.
+    tree: parameters or the optimiser's state.
+    mesh: with the axes "data" and "model".
+    over_data: also shard each leaf over `data`, along the longest axis that `data`
+      divides and no rule shards.
   """
 
   def place(path, leaf) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    axes = [None] * leaf.ndim
-    for pattern, wanted in RULES:
-      if re.search(pattern, name) and len(wanted) == leaf.ndim:
-        axes = [
-          axis if axis and size % mesh.shape[axis] == 0 else None
-          for axis, size in zip(wanted, leaf.shape)
-        ]
-        break
+    rule = rule_of(name, leaf.ndim)
+    if rule is None and leaf.size >= LARGE and not is_replicated(name):
+      _warn_replicated(name, leaf.shape)
+    axes = [
+      axis if axis and size % mesh.shape[axis] == 0 else None
+      for axis, size in zip(rule or (None,) * leaf.ndim, leaf.shape)
+    ]
     if over_data:
       free = [
         (size, -n)
@@ -102,16 +118,38 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False):
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
+  """Returns the axes of the rule for a parameter's path; None if no rule applies."""
+  for pattern, axes in RULES:
+    if re.search(pattern, name) and len(axes) == ndim:
+      return axes
+  return None
+
+
+def is_replicated(name: str) -> bool:
+  """Whether `REPLICATED` names the parameter's path."""
+  return any(re.search(pattern, name) for pattern in REPLICATED)
+
+
+@functools.cache
+def _warn_replicated(name: str, shape: tuple[int, ...]) -> None:
+  """Warns once a parameter."""
+  logger.warning(
+    f"no sharding rule for {name} of shape {list(shape)}: every device holds a copy; "
+    "add its path to RULES or REPLICATED in lightlm_jax/runtime/mesh.py"
+  )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """Returns the sharding that puts a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Host arrays (or those of one device) on the devices of a mesh.
+  """Puts host arrays (or arrays of one device) on the devices of a mesh.
 
-  Of several processes, all of which hold the same arrays, each hands over its own
-  devices' part.
+  With several processes, all hold the same arrays, and each puts the parts of its own
+  devices.
   """
 
   def place(x) -> jax.Array:
@@ -125,5 +163,5 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-  """Rows of a batch divided over `data`."""
+  """Returns the sharding of a batch: rows over `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))
