@@ -125,7 +125,7 @@ def test_refuses_what_is_no_list():
   two = np.array([[3, 0], [2, 4]])
   with pytest.raises(ValueError, match=r"one target a request, ranks are \(2, 2\)"):
     metrics.ndcg(two, np.zeros_like(two), k=10)
-  with pytest.raises(ValueError, match=r"request 1 .* one place: \[5, 1, 5\]"):
+  with pytest.raises(ValueError, match=r"request 1 .* one rank: \[5, 1, 5\]"):
     metrics.recall(np.array([[1, 2, 3], [5, 1, 5]]), k=10)
   for rank_N in (np.array([1, -1]), np.array([[1, 2], [-1, -1]])):
     with pytest.raises(ValueError, match="request 1 has no target"):

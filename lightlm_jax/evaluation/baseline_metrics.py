@@ -1,4 +1,4 @@
-"""Baselines beside a result: the same split, the same requests, the same evaluator."""
+"""Metrics of the fitted baselines on the requests of a run's test split."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from lightlm_jax.systems.base import Built, Fitted
 def measure(
   systems: Iterable[Built], split: Split, *, batch_size: int, mesh: Mesh
 ) -> dict[str, dict]:
-  """Fits each system on the training interactions and asks it the test requests.
+  """Fits each system on the training interactions and evaluates it on the test split.
 
   Returns:
     name → rule → metrics.

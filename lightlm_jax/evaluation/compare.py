@@ -1,4 +1,4 @@
-"""Compares runs user by user: means, intervals and significance."""
+"""Comparison of runs user by user: means, intervals and significance."""
 
 from collections.abc import Iterator, Sequence
 import itertools
@@ -12,18 +12,18 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.runtime.errors import UserError
 
 SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
-# One metric is tested: among many tests some are significant by chance.
+# Only one metric is tested: of many tests some are significant by chance.
 DECIDING = "ndcg@10"
 
 
 def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
-  """Refuses runs that were evaluated on other splits or users.
+  """Checks that the runs were evaluated on the same users of the same split.
 
   Args:
-    tables: name → what `users.read` returned.
+    tables: name → the result of `users.read`.
 
   Raises:
-    UserError: names two runs, and the difference.
+    UserError: names two runs and their difference.
   """
   check_same_split({name: about for name, (_, about) in tables.items()})
   (first, (users, _)), *others = tables.items()
@@ -37,10 +37,10 @@ def check(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> None:
 
 
 def check_names(names: Sequence[str]) -> None:
-  """Refuses two runs of one name.
+  """Checks that no two runs have the same name.
 
   Raises:
-    UserError: names it.
+    UserError: two have.
   """
   for name in names:
     if names.count(name) > 1:
@@ -48,10 +48,13 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
-  """Refuses runs of which `SPLIT_FIELDS` differ; name → what holds the fields.
+  """Checks that `SPLIT_FIELDS` are equal in all runs.
+
+  Args:
+    abouts: name → a mapping with these fields.
 
   Raises:
-    UserError: names two runs, and the difference.
+    UserError: names two runs and the field that differs.
   """
   (first, about), *others = abouts.items()
   for name, other in others:
@@ -67,7 +70,7 @@ def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
 def compare(
   tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]], *, seed: int = 0
 ) -> dict[str, Any]:
-  """Every run's means with 95 % intervals, and every pair's difference in NDCG@10.
+  """Returns each run's means with 95 % intervals, and each pair's NDCG@10 difference.
 
   Returns:
     runs {rule: {name: {metric: {mean, interval}}}} and pairs {rule: [{runs, difference,

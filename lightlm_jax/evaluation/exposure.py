@@ -1,15 +1,15 @@
-"""Spread of the recommendations over the catalogue, and diversity of the lists."""
+"""How recommendations are distributed over the catalogue: metrics beside accuracy."""
 
 import numpy as np
 
-HEAD = 0.2  # share of the catalogue, most bought first, that counts as its head
+HEAD = 0.2  # share of the catalogue, most popular first, that is called the head
 K = 10
 
 
 def summarise(
   items_NK: np.ndarray, bought_I: np.ndarray, code_IL: np.ndarray | None = None
 ) -> dict[str, float]:
-  """The figures of a report, over the first `K` recommendations of each request.
+  """Returns all metrics below, over the first `K` recommendations of each request.
 
   Args:
     items_NK: catalogue indices, -1 where a list has no item.
@@ -17,8 +17,8 @@ def summarise(
     code_IL: hierarchical codes of the items, padded with -1; None where there are none.
 
   Returns:
-    gini@10, head_share@10, coverage@10 (share of the catalogue that somebody is
-    shown), invalid@10 (share of the places that hold no item), popularity@10,
+    gini@10, head_share@10, coverage@10 (share of the catalogue that is recommended at
+    least once), invalid@10 (share of list positions without an item), popularity@10,
     novelty@10 and, with codes, diversity@10.
   """
   first_NK = items_NK[:, :K]
@@ -37,7 +37,7 @@ def summarise(
 
 
 def gini(count_I: np.ndarray) -> float:
-  """Gini coefficient of counts: 0 = all equal, (I - 1) / I = one item has them all."""
+  """Returns the Gini coefficient: 0 = all equal, (I - 1) / I = one item has all."""
   ascending_I = np.sort(count_I).astype(np.float64)
   I, total = len(ascending_I), ascending_I.sum()
   if not total:
@@ -47,10 +47,10 @@ def gini(count_I: np.ndarray) -> float:
 
 
 def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Share of what is shown that falls to the most bought `HEAD` of the catalogue.
+  """Returns the share of recommendations that go to the head of the catalogue.
 
-  Items bought equally often at its border share what they are shown, so that no item
-  number decides who belongs to it.
+  Items that tie in popularity at the border of the head count in part, so that the
+  result does not depend on the order of the items.
   """
   size = max(1, round(HEAD * len(bought_I)))
   border = np.sort(bought_I)[::-1][size - 1]
@@ -61,32 +61,31 @@ def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 
 
 def mean_popularity(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Training interactions of an item that is shown, on average over all showings.
+  """Returns the mean number of training interactions over all recommended items.
 
-  Of nothing shown 0.
+  0 without recommendations.
   """
   return float(shown_I @ bought_I.astype(np.float64) / max(shown_I.sum(), 1))
 
 
 def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Mean self-information in bits of what is shown: how unlikely one knows it.
+  """Returns the mean self-information of the recommended items, in bits.
 
-  An item tells -log2 of its share of the training interactions (Zhou et al. 2010;
-  Vargas & Castells 2011). One that was never bought would tell infinitely much: it
-  counts as if it was bought once, as the most that this log can tell of an item. Of
-  nothing shown 0.
+  An item's self-information is -log2 of its share of the training interactions (Zhou et
+  al. 2010; Vargas & Castells 2011); an item without interactions counts as one with a
+  single interaction. 0 without recommendations.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
   return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
-  """The diversity of lists by the items' codes: 0 = one item, 1 = no common prefix.
+  """Returns the mean distance of the items of a list by their codes, from 0 to 1.
 
-  Two items are as far apart as the share of their code's levels below their common
-  prefix, of the longer code's where they differ in length. The mean over all pairs of
-  a list's first `K` places (Ziegler et al. 2005, with another distance), then over all
-  lists of two items or more; 0 where there is none.
+  The distance of two items is the share of code levels that are not in their common
+  prefix (levels of the longer code, if lengths differ). It is averaged over all pairs
+  of a list's first `K` items (Ziegler et al. 2005, with another distance), then over
+  all lists of at least two items; 0 if there is none.
 
   Args:
     items_NK: catalogue indices, -1 where a list has no item.
@@ -97,7 +96,7 @@ def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
   code_NKL = code_IL[np.maximum(items_NK, 0)]
   length_NK = (code_NKL >= 0).sum(axis=-1)
   distance_N, pairs_N = np.zeros(len(items_NK)), np.zeros(len(items_NK))
-  # One place against all after it: pairs of places of all lists at once fill memory.
+  # One position against all later ones: all pairs at once would not fit in memory.
   for place in range(items_NK.shape[1] - 1):
     one_N1L, others_NKL = code_NKL[:, place, None], code_NKL[:, place + 1 :]
     equal_NKL = (one_N1L == others_NKL) & (one_N1L >= 0)

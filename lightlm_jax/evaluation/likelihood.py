@@ -1,4 +1,4 @@
-"""The loss of held-out items: what scaling studies fit, in one unit for all systems."""
+"""The loss of held-out items in nats: comparable between systems, for scaling laws."""
 
 from typing import Any
 

@@ -1,13 +1,12 @@
 """Ranking metrics in float64 on the host, from the integer ranks of the targets.
 
-A target's rank is 1 + the number of items strictly above it; 0 is a miss. Each metric
-takes one target a request, rank_N, or several, rank_NT: T is the most that a request
-has, and a request with fewer is filled up with -1. One target is the case T = 1.
+A target's rank is 1 + the number of items scored strictly above it; 0 is a miss. Each
+metric takes one target per request, rank_N, or several, rank_NT, padded with -1 to the
+largest number of targets T.
 
-Where other items are scored exactly level with the only target, each metric is its
-expected value over a random order of the tie, so that a constant scorer gets what
-guessing gets and never what the order of the item numbers happens to give. Several
-targets come from lists, where every place is taken once: there are no ties.
+If other items tie with a single target, each metric is its expected value over a random
+order of the tie: a constant scorer gets the metrics of random guessing, whatever the
+order of the item indices. Several targets come from lists, which have no ties.
 """
 
 import numpy as np
@@ -29,7 +28,7 @@ def hit_rate(
     [N] float64.
 
   Raises:
-    ValueError: ties of several targets, two targets in one place, or no target at all.
+    ValueError: ties of several targets, two targets at one rank, or no target.
   """
   gain_NT, _ = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.max(axis=1)
@@ -50,7 +49,7 @@ def recall(
 def ndcg(rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int) -> np.ndarray:
   """NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets in the list.
 
-  Divided by the most that min(k, number of targets) places can give: 1 for one target.
+  Divided by the ideal DCG of min(k, number of targets) targets: 1 for one target.
   Järvelin & Kekäläinen 2002; over ties the average that McSherry & Najork 2008 and
   `sklearn.metrics.ndcg_score` take. Arguments and result as in `hit_rate`.
   """
@@ -72,7 +71,7 @@ def reciprocal_rank(
 
 
 def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str, float]:
-  """The metrics of a report, each the mean over all N requests, misses counted as 0.
+  """Returns the mean of each metric over all N requests; a miss counts as 0.
 
   Args:
     rank_N: see `hit_rate`; N > 0.
@@ -93,7 +92,7 @@ def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str,
 def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The gain of each target by its rank, gain_NT, and the number of targets."""
+  """Returns the gain of each target, gain_NT, and the number of targets, targets_N."""
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:
     rank_NT = rank_NT[:, None]
@@ -103,23 +102,23 @@ def _gains(
   targets_N = (rank_NT >= 0).sum(axis=1)
   if (targets_N == 0).any():
     raise ValueError(f"request {np.argmin(targets_N)} has no target: its ranks are -1")
-  _refuse_shared_places(rank_NT)
+  _check_distinct_ranks(rank_NT)
   return _expected_gain(gain_K, rank_NT, ties_N), targets_N
 
 
-def _refuse_shared_places(rank_NT: np.ndarray):
-  """Refuses two targets with one rank: the NDCG could be above 1."""
+def _check_distinct_ranks(rank_NT: np.ndarray):
+  """Raises ValueError for two targets at one rank: NDCG could be above 1."""
   sorted_NT = np.sort(rank_NT, axis=1)
   shared_NT = (sorted_NT[:, 1:] == sorted_NT[:, :-1]) & (sorted_NT[:, 1:] > 0)
   if shared_NT.any():
     n = np.argmax(shared_NT.any(axis=1))
-    raise ValueError(f"request {n} has two targets in one place: {rank_NT[n].tolist()}")
+    raise ValueError(f"request {n} has two targets at one rank: {rank_NT[n].tolist()}")
 
 
 def _expected_gain(
   gain_K: np.ndarray, rank_NT: np.ndarray, ties_NT: np.ndarray | None
 ) -> np.ndarray:
-  """Mean gain over the places rank, …, rank + ties; 0 beyond K and for a miss."""
+  """Returns the mean gain of ranks rank, …, rank + ties; 0 beyond K and for a miss."""
   k = len(gain_K)
   single_NT = np.concatenate([[0.0], gain_K, [0.0]])[np.clip(rank_NT, 0, k + 1)]
   if ties_NT is None:
@@ -128,5 +127,5 @@ def _expected_gain(
   above_NT = np.clip(rank_NT - 1, 0, k)
   below_NT = np.clip(rank_NT + ties_NT, 0, k)
   expected_NT = (total_K1[below_NT] - total_K1[above_NT]) / (ties_NT + 1)
-  # Where nothing is level, the difference of two sums would only add rounding.
+  # Without ties, the difference of two sums would only add rounding errors.
   return np.where((rank_NT > 0) & (ties_NT > 0), expected_NT, single_NT)

@@ -1,4 +1,4 @@
-"""A few recommendations to read: numbers alone never show what a model does."""
+"""A few users' recommendations as text, printed at the end of a run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,7 @@ def recommended(
   users: int = 3,
   k: int = 3,
 ) -> Iterator[str]:
-  """Lines: what a user had last, and what the system would show next."""
+  """Yields two lines a user: the last items, and the recommendations."""
   index = np.arange(min(users, len(requests)))
   longest = int(requests.length_N[index].max())
   width = batch_lib.history_width(longest, built.system.max_history)

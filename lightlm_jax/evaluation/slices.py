@@ -1,8 +1,8 @@
-"""The metrics of slices of the requests, such as long histories or tail items.
+"""The metrics on slices of the requests: by history, user, target and repetition.
 
-A dimension cuts the requests into slices, each request into one: their users add up to
-all users, and their means, weighted by users, to the mean over all. What makes a
-request head or tail, known or not, is counted in the training interactions alone.
+Each dimension assigns every request to one slice, so that the users of its slices add
+up to all users, and the means, weighted by users, to the overall mean. Popularity and
+known users are counted in the training interactions only.
 """
 
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation.exposure import HEAD
 
-# The longest history of each slice; one more holds what is longer.
+# The longest history of each slice but the last.
 LONGEST = (0, 2, 5, 10, 20, 50)
 LENGTHS = ("0", "1-2", "3-5", "6-10", "11-20", "21-50", "51+")
-MIDDLE = 0.3  # share of the catalogue, after the head, that counts as its middle
+MIDDLE = 0.3  # share of the catalogue, after the head, that is called the middle
 
 
 class Labels(NamedTuple):
-  """One dimension.
+  """The slices of one dimension.
 
   Attributes:
-    names: of its slices, in the order of a table.
-    index_N: int64, each request's slice.
+    names: of the slices, in the order of a table.
+    index_N: int64, the slice of each request.
   """
 
   names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Labels(NamedTuple):
 
 
 def label(requests: Requests, train: Interactions) -> dict[str, Labels]:
-  """Every dimension that there is, by name; see the functions below."""
+  """Returns the labels of every dimension; see the functions below."""
   bought_I = np.bincount(train.item_E, minlength=train.num_items)
   return {
     "history": by_length(requests.length_N),
@@ -46,7 +46,7 @@ def label(requests: Requests, train: Interactions) -> dict[str, Labels]:
 def summarise(
   values: Mapping[str, np.ndarray], labels: Mapping[str, Labels]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-  """Means by slice.
+  """Returns the means of the metrics in every slice.
 
   Args:
     values: metric → its value for each of N requests, numbers or bool.
@@ -54,7 +54,7 @@ def summarise(
 
   Returns:
     {dimension: {slice: {users, mean {metric: float64}}}}, slices in the order of their
-    names; the means of a slice of nobody are None.
+    names; the means of an empty slice are None.
   """
   return {
     dimension: {
@@ -73,27 +73,26 @@ def summarise(
 
 
 def by_length(length_N: np.ndarray) -> Labels:
-  """Requests by the length of their whole history, read or not: the bins `LENGTHS`."""
+  """Labels requests by the length of their whole history: the bins `LENGTHS`."""
   return Labels(LENGTHS, np.searchsorted(LONGEST, length_N, side="left"))
 
 
 def by_user(length_N: np.ndarray) -> Labels:
-  """Requests by their user's training interactions: in_training, or new with none.
+  """Labels requests by whether their user has training interactions.
 
-  A new user is known at the time of asking from held-out interactions alone, which
-  splits by time bring about.
+  A user without any, "new", occurs in splits by time: the history then consists of
+  held-out interactions.
   """
   return Labels(("in_training", "new"), (np.asarray(length_N) == 0).astype(np.int64))
 
 
 def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
-  """Requests by how often their target was bought: head, middle, tail or cold.
+  """Labels requests by the popularity of their target: head, middle, tail or cold.
 
-  head: the most bought `HEAD` of the catalogue, as in exposure.py; middle: the next
-  `MIDDLE`; tail: the others that training holds; cold: never in training. Items bought
-  equally often are in one slice, so that no item number decides: an item is in the
-  head if fewer than that many items were bought more often, and so on. Head and middle
-  may thus be larger than their shares.
+  head: the most popular `HEAD` of the catalogue, as in exposure.py; middle: the next
+  `MIDDLE`; tail: the other items of the training interactions; cold: items without any.
+  Equally popular items are in one slice, so head and middle can exceed their shares: an
+  item is in the head if fewer items than the head's size are more popular.
 
   Args:
     target_N: catalogue indices.
@@ -108,5 +107,5 @@ def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
 
 
 def by_repeat(repeated_N: np.ndarray) -> Labels:
-  """Requests by whether their target is in their history: first_time or repeated."""
+  """Labels requests by whether their target is in their history."""
   return Labels(("first_time", "repeated"), np.asarray(repeated_N).astype(np.int64))

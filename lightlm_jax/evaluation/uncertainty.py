@@ -1,7 +1,7 @@
-"""Intervals and tests: over users, between two systems, over seeds.
+"""Confidence intervals over users and seeds, and tests between two systems.
 
-Letters here: N users, D users that differ, V distinct values, R resamples, M tests,
-S seeds. Everything is float64 on the host, and one seed gives the same figures always.
+Shape letters: N users, D users that differ, V distinct values, R resamples, M tests,
+S seeds. Everything is float64 on the host and reproducible by its seed.
 """
 
 import statistics
@@ -15,17 +15,17 @@ CHUNK = 2**22  # drawn numbers held at a time
 def interval(
   value_N: np.ndarray, *, seed: int = 0, resamples: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:
-  """Percentile bootstrap interval of the mean over users.
+  """Returns the percentile bootstrap interval of the mean over users.
 
-  Efron 1979; Efron & Tibshirani 1993, chapter 13. It says how far the mean would move
-  with other users, not with another training seed (see `over_seeds`). For a difference
-  of two systems pass a_N - b_N. With a few dozen users it is too narrow.
+  Efron 1979; Efron & Tibshirani 1993, chapter 13. It covers the choice of the users,
+  not the training seed (see `over_seeds`). For the difference of two systems pass
+  a_N - b_N. With only a few dozen users it is too narrow.
 
   Args:
     value_N: [N] the metric of each user; N > 0.
     seed: of the resamples.
     resamples: R, how often N users are drawn with replacement.
-    level: share of the intervals that are to hold the true mean.
+    level: nominal coverage of the interval.
 
   Returns:
     low, high.
@@ -51,18 +51,18 @@ def interval(
 def paired_p(
   a_N: np.ndarray, b_N: np.ndarray, *, seed: int = 0, resamples: int = 10_000
 ) -> float:
-  """Two-sided p of a paired randomisation test: are the two means equal?
+  """Returns the two-sided p of a paired randomisation test for equal means.
 
-  Under the null hypothesis a user's two values could be swapped, so each difference has
-  either sign. Fisher 1935; for retrieval Smucker, Allan & Carterette 2007. The
-  observed signs count as one more resample, so that p is never 0 (Phipson & Smyth
-  2010): it is at least 1 / (resamples + 1).
+  Under the null hypothesis a user's two values can be swapped, so every difference has
+  a random sign. Fisher 1935; for retrieval Smucker, Allan & Carterette 2007. The
+  observed signs count as one more resample, so that p is at least 1 / (resamples + 1)
+  (Phipson & Smyth 2010).
 
   Args:
     a_N: [N] the metric of each user under one system.
     b_N: [N] of the same users under the other.
     seed: of the signs.
-    resamples: R, how often all signs are drawn.
+    resamples: R, number of draws of all signs.
 
   Returns:
     p; 1.0 where no user differs.
@@ -73,11 +73,11 @@ def paired_p(
   a_N, b_N = _finite(a_N, "a_N"), _finite(b_N, "b_N")
   if a_N.shape != b_N.shape:
     raise ValueError(f"a_N has {len(a_N)} users, b_N {len(b_N)}: they must be the same")
-  # Users with two equal values add 0 whichever sign they get.
+  # Users with equal values add 0 with either sign.
   difference_D = (a_N - b_N)[a_N != b_N]
   D, size_D = len(difference_D), np.abs(difference_D)
   total = size_D.sum()
-  # Sums that are level on paper differ by rounding, and must count as level.
+  # Sums that are equal in exact arithmetic differ by rounding; count them as equal.
   observed = abs(difference_D.sum()) - 1e-12 * total
   rng = np.random.default_rng(seed)
   extreme = 0
@@ -90,10 +90,10 @@ def paired_p(
 
 
 def holm(p_M: np.ndarray) -> np.ndarray:
-  """p-values of M tests made together, adjusted so that a false rejection is rare.
+  """Returns p-values of M tests, adjusted for multiple testing.
 
-  Holm 1979, step-down: an adjusted p at or below α may be rejected, and the chance of
-  any false rejection stays at or below α, however the tests depend on each other.
+  Holm 1979, step-down: if all tests with an adjusted p of at most α are rejected, the
+  chance of any false rejection is at most α, however the tests depend on each other.
 
   Args:
     p_M: [M] in 0 … 1.
@@ -115,15 +115,15 @@ def holm(p_M: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float | None]:
-  """Mean and interval over S training seeds of one system.
+  """Returns the mean and the interval over S training seeds of one system.
 
   Args:
     value_S: [S] the metric of each seed; S > 0.
     level: of the interval.
 
   Returns:
-    mean, std (sample, S - 1), seeds (S), low and high (Student-t interval of the mean).
-    One seed says nothing about spread: std, low and high are None.
+    mean, std (sample, S - 1), seeds (S), low and high (Student-t interval of the mean);
+    with one seed std, low and high are None.
 
   Raises:
     ValueError: value_S is empty, not [S], or not finite.
@@ -131,7 +131,7 @@ def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float |
   values = _finite(value_S, "value_S").tolist()
   if not values:
     raise ValueError("value_S is empty: there is no mean")
-  # `statistics` sums exactly: seeds that agree have a spread of 0, not of rounding.
+  # `statistics` sums exactly, so that equal seeds have a std of exactly 0.
   S, mean = len(values), statistics.mean(values)
   if S == 1:
     return {"mean": mean, "std": None, "seeds": 1, "low": None, "high": None}
@@ -141,7 +141,7 @@ def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float |
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
-  """[N] float64, or a ValueError that says what is wrong."""
+  """Returns [N] float64; raises ValueError for another shape or non-finite values."""
   values = np.asarray(values, dtype=np.float64)
   if values.ndim != 1:
     raise ValueError(f"{name} has shape {values.shape}, not one value each")
@@ -151,6 +151,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _chunks(resamples: int, width: int) -> list[int]:
-  """The numbers of resamples that are drawn at a time: memory stays bounded."""
+  """Returns numbers of resamples to draw at a time, so that memory is bounded."""
   rows = max(1, CHUNK // max(width, 1))
   return [min(rows, resamples - done) for done in range(0, resamples, rows)]

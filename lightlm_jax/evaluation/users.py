@@ -1,10 +1,10 @@
-"""A table of users: targets, ranks and recommendations of a run, as Parquet.
+"""A Parquet table of the ranks and recommendations of every user, to compare runs.
 
-A row a request, in the order of raw user ids. Every metric follows from the ranks, so
-that two runs are compared user by user without evaluating either again.
+One row per request, sorted by raw user id. Every metric can be computed from the ranks,
+so two runs are compared user by user without evaluating them again.
 
-Columns: user, target (raw ids); history_length, target_bought (training interactions
-of the target, 0 = cold), target_seen (it stands in the history); and for each rule
+Columns: user, target (raw ids); history_length; target_bought (training interactions of
+the target, 0 = cold); target_seen (whether it is in the history); and for each rule
 `RULE_rank`, `RULE_ties` (see evaluator.Ranks) and `RULE_items`, the raw ids of the
 first `SHOWN` recommendations.
 """
@@ -33,13 +33,13 @@ def table(
   train: Interactions,
   about: dict[str, Any],
 ) -> pyarrow.Table:
-  """The table of one system on one set of requests.
+  """Returns the table of one system on one set of requests.
 
   Args:
-    requests: N of them.
-    ranks: rule → the ranks, with lists.
-    train: the training log, which knows the raw ids.
-    about: identifies the run and its split; kept as metadata.
+    requests: N requests.
+    ranks: by rule, with lists.
+    train: the training log, for raw ids and popularity.
+    about: identifies the run and its split; stored as metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)
@@ -64,7 +64,7 @@ def table(
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
-  """Each user's metrics that are told with an interval, [N] float64 by name."""
+  """Returns the metrics that are reported with an interval: name → [N] float64."""
   return {
     f"{name}@{k}": metric(rank_N, ties_N, k=k)
     for k in (5, 10)
@@ -73,15 +73,15 @@ def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write(path: epath.Path, users: pyarrow.Table) -> None:
-  """Writes the table, whole or not at all."""
+  """Writes the table atomically."""
   workdir.write_whole(path, parquet.to_bytes(users))
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-  """A table and what it is about.
+  """Returns a table and its `about`.
 
   Raises:
-    UserError: there is no such file, or it is of another kind.
+    UserError: the file does not exist, or is no such table.
   """
   if not path.exists():
     raise UserError(
@@ -97,7 +97,7 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:
-  """Lists of raw ids, without the places that hold no item."""
+  """Returns lists of raw ids, without empty positions."""
   items_NK = items_NK[:, :SHOWN]
   real_NK = items_NK >= 0
   offset_N1 = np.append(0, np.cumsum(real_NK.sum(axis=1))).astype(np.int32)
