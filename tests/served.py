@@ -9,7 +9,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, texts
 from lightlm_jax.ids import codes
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import registry
+from lightlm_jax.systems import base, registry
 
 USERS, ITEMS = 30, 40
 # Its own config and preset, or else the demo's.
