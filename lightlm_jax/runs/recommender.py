@@ -9,12 +9,15 @@
 
 What is fitted is a run as `python -m lightlm_jax.train` leaves it, in a folder that
 carries its log along, so that every command that takes a --workdir takes it.
+
+Training, restoring and serving take a second to import (Orbax, SciPy, pyarrow): each is
+imported by the method that needs it, so that importing the class stays cheap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 import os
 import tempfile
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 import warnings
 
 from etils import epath
@@ -23,18 +26,16 @@ import polars
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
-from lightlm_jax.data import datasets, snapshot, tables
-from lightlm_jax.inference import queries as queries_lib
-from lightlm_jax.inference import serve
-from lightlm_jax.runs import evaluate as evaluate_lib
-from lightlm_jax.runs import restore
-from lightlm_jax.runs import train as train_lib
-from lightlm_jax.runs.context import Run
-from lightlm_jax.runs.results import Results
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
+
+if TYPE_CHECKING:
+  from lightlm_jax.inference import queries as queries_lib
+  from lightlm_jax.inference import serve
+  from lightlm_jax.runs.context import Run
+  from lightlm_jax.runs.results import Results
 
 # What a copy of a run does without.
 _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
@@ -108,6 +109,10 @@ class Recommender:
     Raises:
       UserError: the log cannot be read, or nothing can be learned from it.
     """
+    from lightlm_jax.data import datasets, snapshot, tables  # noqa: PLC0415, slow
+    from lightlm_jax.runs import restore  # noqa: PLC0415, slow
+    from lightlm_jax.runs import train as train_lib  # noqa: PLC0415, slow
+
     fields = {}
     if interactions is None or _is_folder(interactions):
       if items is not None:
@@ -173,6 +178,10 @@ class Recommender:
     Raises:
       UserError: not fitted; none of the users can be served; the lists leave no item.
     """
+    from lightlm_jax.inference import queries as queries_lib  # noqa: PLC0415, slow
+    from lightlm_jax.inference import serve  # noqa: PLC0415, slow
+    from lightlm_jax.runs import restore  # noqa: PLC0415, slow
+
     run = self._fitted()
     if users is not None and histories is not None:
       raise UserError("users and histories are given; ask for one after the other")
@@ -209,7 +218,7 @@ class Recommender:
     rows = serve.table(queries.names, *found, item_ids, titles)
     return cast(polars.DataFrame, polars.from_arrow(rows))
 
-  def evaluate(self, split: str = "test") -> Results:
+  def evaluate(self, split: str = "test") -> "Results":
     """Metrics on the held-out items, as `python -m lightlm_jax.evaluate` gives them.
 
     Args:
@@ -222,10 +231,12 @@ class Recommender:
     Raises:
       UserError: not fitted, or nothing was held out (split.kind=none).
     """
+    from lightlm_jax.runs.evaluate import evaluate_run  # noqa: PLC0415, slow
+
     run = self._fitted()
     if split not in ("test", "validation"):
       raise UserError(f"split is {split!r}; give test or validation")
-    return evaluate_lib.evaluate_run(run, split)
+    return evaluate_run(run, split)
 
   def save(self, path: epath.PathLike) -> None:
     """Copies the run, with its log, to a new folder.
@@ -253,16 +264,18 @@ class Recommender:
     Raises:
       UserError: it is neither, or not whole.
     """
+    from lightlm_jax.runs import restore  # noqa: PLC0415, slow
+
     log.set_up()
     run = restore.load(path)
     loaded = cls(run.config, workdir=run.workdir)
     loaded._take(run)
     return loaded
 
-  def _take(self, run: Run) -> None:
+  def _take(self, run: "Run") -> None:
     self._run, self._served, self._index = run, None, None
 
-  def _fitted(self) -> Run:
+  def _fitted(self) -> "Run":
     if self._run is None:
       raise UserError("this recommender has learned nothing yet; call fit, or load one")
     return self._run
