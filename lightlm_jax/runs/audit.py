@@ -99,7 +99,7 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
 
 
 def _construct(
-  config: RunConfig,
+  config: WritesIds,
   dataset: datasets.Dataset,
   log: Interactions,
   seed: int,

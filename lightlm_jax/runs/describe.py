@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 import logging
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.config import ReadsTexts, RunConfig, WritesIds
+from lightlm_jax.config import LearnedConfig, ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.ids import build as ids_build
@@ -54,7 +54,8 @@ def describe(
   built = registry.build(config.system, config, split.train, book, tokens)
   report = dry_run.describe(built, split, config, mesh)
   if topology is not None:
-    report["topology"] = topology_lib.describe(built, split, config, mesh, topology)
+    learned = cast(LearnedConfig, config)
+    report["topology"] = topology_lib.describe(built, split, learned, mesh, topology)
   return report
 
 

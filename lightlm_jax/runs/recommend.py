@@ -25,6 +25,7 @@ from lightlm_jax.storage import workdir as workdir_lib
 logger = logging.getLogger(__name__)
 
 NEW = "new"  # the name of the user of --history
+_compute: Any = pyarrow.compute  # makes its functions when it is imported
 PRINTED = 20  # users whose lists are shown where there is no output
 
 
@@ -129,7 +130,7 @@ def read_users(
   if len(named) != 1:
     what = f"{' and '.join(named)} are given" if named else "no users are asked for"
     raise UserError(f"{what}; give one of {', '.join(given)}")
-  rows = None
+  rows: list[tuple[str, list[str] | None]] | None = None
   if history is not None:
     rows = [(NEW, queries_lib.read_ids("history", history))]
   if histories is not None:
@@ -146,7 +147,7 @@ def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> N
   if found is None:
     return
   users = found["user"].unique()
-  first = pyarrow.compute.is_in(found["user"], users[:PRINTED])
+  first = _compute.is_in(found["user"], users[:PRINTED])
   shown = [
     {name: printable(x) if isinstance(x, str) else x for name, x in row.items()}
     for row in found.filter(first).to_pylist()
@@ -177,7 +178,7 @@ def _question(
     "items": num_items if allowed_I is None else int(allowed_I.sum()),
     "items_sha256": None
     if allowed_I is None
-    else hashlib.sha256(allowed_I).hexdigest(),
+    else hashlib.sha256(allowed_I.tobytes()).hexdigest(),
   }
 
 

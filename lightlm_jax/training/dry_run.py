@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lightlm_jax.config import LearnedConfig
+from lightlm_jax.config import LearnedConfig, RunConfig
 from lightlm_jax.data.splits import Split
 from lightlm_jax.systems.base import Built, Trainable
 from lightlm_jax.training import loop, speed
@@ -13,7 +13,7 @@ from lightlm_jax.training import state as state_lib
 
 
 def describe(
-  built: Built, split: Split, config: LearnedConfig, mesh: Mesh
+  built: Built, split: Split, config: RunConfig, mesh: Mesh
 ) -> dict[str, Any]:
   """Parameters, bytes and FLOPs a step; null for systems that are fitted.
 
@@ -39,6 +39,7 @@ def describe(
   system = built.system
   if not isinstance(system, Trainable):
     return report
+  assert isinstance(config, LearnedConfig)
   tx = state_lib.optimiser(config)
   state = state_lib.abstract(system.init, tx, mesh)
   feed, plan = loop.make_feed(built, split.train, config)
