@@ -181,6 +181,7 @@ def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
 
 def _loss_without_dropout(trainee: Trainee) -> float:
   config = config_lib.replace(trainee.config, {"model.dropout_rate": 0.0})
+  assert isinstance(config, LightLMConfig)
   built = lightlm.build(config, trainee.source.book)
   batch = next(trainee.batches())
   assert isinstance(built.system, Trainable)

@@ -136,7 +136,7 @@ def product(axes: Mapping[str, tuple[Value, ...]]) -> list[Point]:
   return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
-def value_in(run: RunConfig, axis: str) -> Value | None:
+def value_in(run: RunConfig, axis: str) -> Any:
   """Returns the value of an axis in a configuration, None if it has no single one."""
   if axis not in SHAPES:
     config_lib.find(type(run), axis)

@@ -296,7 +296,8 @@ class _Sweep:
     for name, trial in claims.current(self._study).items():
       if trial.state == TrialState.RUNNING:
         fields = plan_lib.overrides(self._plan, trial.user_attrs["point"])
-        steps = fields.get("train.steps", self._plan.run.train.steps)
+        base = getattr(self._plan.run.train, "steps", 0)  # fitted systems have none
+        steps = fields.get("train.steps", base)
         found = trials.progress(self._workdir / "trials" / name, steps)
         lines.append(view.Line(name, steps, found, name in self._running))
     self._shown.refresh(lines, self._counts(), _best(self._rows()))
