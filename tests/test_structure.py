@@ -209,7 +209,6 @@ def test_the_public_interface_defines_no_flag():
   assert done.stdout.strip() == "[]"
 
 
-@on_the_way
 def test_no_function_is_long():
   long = [
     f"{name}.{function}: {count}"
