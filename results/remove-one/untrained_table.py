@@ -10,7 +10,7 @@ import sys
 import jax
 
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.evaluation import judge
+from lightlm_jax.evaluation.all_metrics import all_metrics
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.runtime import devices
 from lightlm_jax.runtime import mesh as mesh_lib
@@ -35,7 +35,7 @@ def main(run: str) -> None:
   untrained_WD = jax.random.normal(jax.random.key(0), table_WD.shape)
   for name, extra_WD in (("as trained", 0 * untrained_WD), ("untrained", untrained_WD)):
     changed = params | {"word_embedding": table_WD + extra_WD}
-    found = judge.judge(built, changed, split, requests, batch_size=128, mesh=mesh)
+    found, _ = all_metrics(built, changed, split, requests, batch_size=128, mesh=mesh)
     seen_excluded = found["metrics"]["seen_excluded"]
     print(
       f"{name}: HR@10 {seen_excluded['hr@10']:.4f}, "
