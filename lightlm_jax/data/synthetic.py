@@ -5,6 +5,7 @@ follow-up of the previous one; otherwise it is drawn from the community's prefer
 Nothing is bought twice. Late items can only be a user's last purchase.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from lightlm_jax.data.interactions import Interactions, from_sequences, keep_rows
 from lightlm_jax.runtime.errors import UserError
 
-CATEGORIES: list[str] = (
+CATEGORIES: Sequence[str] = (
   "tea coffee honey bread cheese spice soap candle paper ink "
   "yarn lamp mug plate vase basket scarf glove seed tool"
 ).split()

@@ -135,4 +135,5 @@ def from_json(value: dict[str, Any]) -> Tally:
     k: [tuple(e) for e in v] for k, v in value["examples"].items()
   }
   counters: dict[str, Any] = {k: Counter(value[k]) for k in ("rejected", "filtered")}
-  return Tally(**value | counters | {"examples": examples})
+  fields: dict[str, Any] = value | counters | {"examples": examples}
+  return Tally(**fields)

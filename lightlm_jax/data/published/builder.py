@@ -7,7 +7,7 @@ ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ra
 import contextlib
 import dataclasses
 import sys
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 import numpy as np
@@ -128,8 +128,8 @@ def build(
       raise UserError(f"{source.name} came otherwise than published: {error}")
     except OSError as error:
       raise UserError(f"cannot write {data_dir}: {error.strerror or error}")
-    metadata: Any = builder.info.metadata
-    made.append((builder.as_data_source("train"), dict(metadata)))
+    metadata = dict(cast(Any, builder.info.metadata))
+    made.append((builder.as_data_source("train"), metadata))
   (users, about_log), (items, about_items) = made
   said = [_item(items[i]) for i in range(len(items))]
   return _log(users, [item.item for item in said]), said, about_log, about_items

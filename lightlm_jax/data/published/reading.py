@@ -96,9 +96,9 @@ def read_log(source: Source, path: epath.Path) -> tuple[Log, Tally, int]:
   if not user:
     why = tally if tally.rejected else "it is empty"
     raise UserError(f"{path} is not {source.about}: {why}; fetch it again")
-  rows: Any = [np.array(column) for column in (user, item, rating, time)]
-  rows = _filtered(source, *rows, tally)
-  log, tied = _in_order(source, *rows, list(user_of), list(item_of))
+  rows = [np.array(column) for column in (user, item, rating, time)]
+  rows = _filtered(source, rows, tally)
+  log, tied = _in_order(source, rows, list(user_of), list(item_of))
   tally.kept = len(log.item_E)
   if not tally.kept:
     raise UserError(f"{path}: no interaction is left of {source.about}: {_left(tally)}")
@@ -183,8 +183,9 @@ def _records(
         yield said
 
 
-def _filtered(source: Source, user_E, item_E, rating_E, time_E, tally: Tally):
+def _filtered(source: Source, rows, tally: Tally):
   """Returns the rows that pass the source's filters, in file order."""
+  user_E, item_E, rating_E, time_E = rows
 
   def keep(keep_E, why):
     nonlocal user_E, item_E, rating_E, time_E
@@ -209,8 +210,9 @@ def _filtered(source: Source, user_E, item_E, rating_E, time_E, tally: Tally):
   return user_E, item_E, rating_E, time_E
 
 
-def _in_order(source: Source, user_E, item_E, rating_E, time_E, users, items):
+def _in_order(source: Source, rows, users, items):
   """Returns the log of the rows, and the number of rows tied in time."""
+  user_E, item_E, rating_E, time_E = rows
   users_U, user_E = np.unique(user_E, return_inverse=True)
   items_I, item_E = np.unique(item_E, return_inverse=True)
   order_E = np.lexsort((time_E, user_E))  # stable: ties keep the file order
