@@ -12,7 +12,7 @@ from lightlm_jax.benchmarks import plot, shapes
 from lightlm_jax.benchmarks import training as train_lib
 from lightlm_jax.reporting import drawing as figures
 from lightlm_jax.runtime import devices
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 _ALONE = ("decode", "train")
 # Flags that do not apply to every benchmark.
@@ -115,7 +115,7 @@ def _all(request: Request) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"--folder={folder}: {error.strerror}")
+    raise UserError(f"--folder={folder}: {first_line(error)}")
   _select_devices(request)
   training = train_lib.options_here(quick=request.quick, short=True)
   training = _with(training, repeats=request.repeats)

@@ -17,7 +17,7 @@ from lightlm_jax.benchmarks import timing
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Record:
 
   def save(self) -> None:
     if self._path:
-      workdir_lib.write_json(self._path, self.report)
+      atomic.write_json(self._path, self.report)
 
   def note(self, line: str) -> None:
     self.report["notes"].append(line)

@@ -17,7 +17,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime import errors, log
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
 
 # --help shows the flags of the entry point: --config counts as one of its own.
 flags.disclaim_key_flags()
@@ -98,7 +98,7 @@ def define_report() -> Any:
 def write_report(found: Any) -> None:
   """Writes what a command found to --report, if it is given."""
   if path := flags.FLAGS["report"].value:
-    workdir_lib.write_json(epath.Path(path), found)
+    atomic.write_json(epath.Path(path), found)
 
 
 def define_split() -> Any:

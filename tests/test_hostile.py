@@ -27,7 +27,7 @@ from lightlm_jax.inference import state_index as latent_decoding
 from lightlm_jax.runs import recommend as recommend_lib
 from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import parquet
+from lightlm_jax.storage import json_text, parquet
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -192,7 +192,7 @@ def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
     lambda: formats.read_item_attributes(put("a.json"), np.array(["x"])),
     lambda: list(queries_lib.read_histories(put("h.jsonl"))),
     lambda: users_lib.read(epath.Path(put("users.parquet"))),
-    lambda: output_lib._read(epath.Path(put("m.json"))),
+    lambda: json_text.read(epath.Path(put("m.json")), "write it anew"),
     *(lambda s=s: tables.dataset(put(f"log{s}")) for s in tables._READERS),
   ]
   for read in readers:

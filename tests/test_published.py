@@ -22,6 +22,7 @@ from lightlm_jax.data import datasets
 from lightlm_jax.data.published import placing as folder_lib
 from lightlm_jax.data.published import raw_files, sources
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder
 
 USERS = ["A2VNYWOPJ13AFP", "A30TL5EWN6DFXT", "ASY55RVNIL0UD", "AWG2O9C42XW5G", "ALQ4"]
 ITEMS = ["0000013714", "B00004U9JO", "B003EYVXV4", "B00LKJ5UQ2", "1400501466"]
@@ -111,7 +112,7 @@ def test_files_that_were_put_by_hand(root, monkeypatch, capsys):
   assert lines["filtered"] == {"below 5-core": 1}
   assert lines["lines"] == lines["kept"] + 1 == len(EVENTS)
   assert manifest["items"]["lines"]["rejected"] == {"not a Python literal": 1}
-  digest = raw_files.sha256(epath.Path(root / "toys" / raw.REVIEWS))
+  digest = folder.sha256(epath.Path(root / "toys" / raw.REVIEWS))
   assert manifest["log"]["files"] == {raw.REVIEWS: digest}
   assert not list((root / "toys").glob("*.part"))
 
@@ -218,7 +219,7 @@ def test_another_file_than_the_published_one(root, server, tmp_path, monkeypatch
   with pytest.raises(UserError, match=r"is not the published ml-1m\.zip: its SHA-256"):
     load(root, "ml-1m")
   assert not (root / "ml-1m" / "u.data").exists()
-  digest = raw_files.sha256(epath.Path(path))
+  digest = folder.sha256(epath.Path(path))
   use(monkeypatch, "ml-1m", ratings=ratings._replace(sha256=digest))
   dataset = load(root, "ml-1m")
   assert dataset.log.num_users == 6
@@ -402,7 +403,7 @@ def test_movielens_100k_whole(root, data_dir, monkeypatch):
     {f"ml-100k/{name}": lines for name, lines in members.items()},
   )
   ratings = sources.SOURCES["ml-100k"].ratings
-  digest = raw_files.sha256(epath.Path(path))
+  digest = folder.sha256(epath.Path(path))
   use(monkeypatch, "ml-100k", ratings=ratings._replace(sha256=digest))
   fetched = load(root, "ml-100k", attributes=True)
   assert same(fetched.log, plain.log)

@@ -18,6 +18,7 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax.runs import train
 from lightlm_jax.runtime.errors import Stopped, UserError
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import checkpoint, loop
 
@@ -253,22 +254,22 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
   checkpoints.save(1, {"weight": np.ones(3)}, {"best_step": 1})
   checkpoints.close()
 
-  def fails(folder):
+  def fails(path):
     raise OSError("stale file handle")
 
   with monkeypatch.context() as patch:
-    patch.setattr(checkpoint, "_digests", fails)
+    patch.setattr(folder_lib, "sha256", fails)
     with pytest.raises(UserError, match=r"cannot read checkpoints .*stale file"):
       checkpoint.Checkpoints(epath.Path(tmp_path))
   assert whole(tmp_path) == [1]
 
 
 def test_a_write_that_fails_behind_the_run_is_not_missed(tmp_path, monkeypatch):
-  def fails(folder):
-    raise OSError(f"no space left for {folder.name}")
+  def fails(path):
+    raise OSError(f"no space left for {path.name}")
 
   checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
-  monkeypatch.setattr(checkpoint, "_digests", fails)
+  monkeypatch.setattr(folder_lib, "sha256", fails)
   state = {"weight": np.ones(3)}
   checkpoints.save(1, state, {"best_step": 0})
   with pytest.raises(UserError, match=r"cannot write checkpoints in .*no space left"):

@@ -16,7 +16,7 @@ from lightlm_jax.data import datasets, splits
 from lightlm_jax.ids import build, codes
 from lightlm_jax.runs import evaluate, train
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir
+from lightlm_jax.storage import atomic, workdir
 from lightlm_jax.training import checkpoint
 
 METRICS = {"hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10"}
@@ -305,15 +305,14 @@ def test_claim_ignores_only_steps_and_logging(tmp_path):
 
 def test_write_whole_leaves_the_old_file_or_the_new(tmp_path, monkeypatch):
   path = epath.Path(tmp_path) / "results.json"
-  workdir.write_json(path, {"a": 1})
+  atomic.write_json(path, {"a": 1})
 
-  def fail(self, content):
-    (tmp_path / self.name).write_bytes(content[:3])
+  def full(self, other):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(type(path), "write_bytes", fail)
+  monkeypatch.setattr(type(path), "replace", full)
   with pytest.raises(UserError, match=r"cannot write .*results.json: No space left"):
-    workdir.write_json(path, {"a": 2})
+    atomic.write_json(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}
   assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 

@@ -19,9 +19,10 @@ from lightlm_jax.data.published import placing as published
 from lightlm_jax.data.published.sources import SOURCES
 from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
 
 # One of them stands in the folder of a log.
-_MARKS = ("sequences.txt", "u.data", prepared.MANIFEST)
+_MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
 
 
 class Dataset(NamedTuple):

@@ -9,7 +9,7 @@ from etils import epath
 import numpy as np
 
 from lightlm_jax.data import interactions
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 # Columns of items.tsv that are read as item texts, in this order.
 TEXTS = ("title", "brand", "genres", "category", "categories", "description")
@@ -245,4 +245,4 @@ def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
       )
     return content.decode("latin-1")
   except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror or error}")
+    raise UserError(f"cannot read {path}: {first_line(error)}")

@@ -8,9 +8,7 @@ random; a batch on disk is the batch on the device, row for row.
 from collections.abc import Iterable, Iterator, Sequence
 import functools
 import hashlib
-import json
 import os
-import shutil
 from typing import Any
 
 from array_record.python import array_record_module
@@ -21,10 +19,10 @@ import numpy as np
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 
 ROWS_A_FILE = 2**20
-_MANIFEST = "manifest.json"
 # Reading takes longer the more groups a file has, and a group is decoded as a whole.
 _WRITING = "group_size:16,uncompressed"
 _AT_ONCE = 4_096  # rows that are made together
@@ -41,18 +39,19 @@ class Shards:
     """
     folder = epath.Path(folder)
     try:
-      self.about = json_text.loads((folder / _MANIFEST).read_text())
-      paths = [folder / file["name"] for file in self.about["files"]]
-      for path, file in zip(paths, self.about["files"]):
-        if path.stat().length != file["bytes"]:
-          raise ValueError(f"{path.name} has {path.stat().length} bytes")
-      self._readers = [
-        array_record_module.ArrayRecordReader(
-          os.fspath(path), options="readahead_buffer_size:0"
-        )
-        for path in paths
-      ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+      with folder_lib.opened(folder) as whole:
+        self.about = whole.manifest
+        paths = [folder / file["name"] for file in self.about["files"]]
+        for path, file in zip(paths, self.about["files"]):
+          if path.stat().length != file["bytes"]:
+            raise ValueError(f"{path.name} has {path.stat().length} bytes")
+        self._readers = [
+          array_record_module.ArrayRecordReader(
+            os.fspath(path), options="readahead_buffer_size:0"
+          )
+          for path in paths
+        ]
+    except folder_lib.NotWhole as error:
       raise UserError(f"cannot read the shards in {folder}: {error}; remove them")
 
   def plan(self, seed: int, batch_size: int) -> feed_lib.Plan:
@@ -122,18 +121,9 @@ def write(
   Raises:
     UserError: the disk refuses.
   """
-  folder = epath.Path(folder)
-  partial = folder.parent / f"{folder.name}.partial-{os.getpid()}"
-  try:
-    partial.mkdir(parents=True, exist_ok=True)
-    about = _write(partial, feeds, rows_a_file)
-    (partial / _MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
-    if not folder.exists():  # or another process was faster
-      partial.rename(folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}")
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+  with atomic.new_folder(epath.Path(folder), exists_ok=True) as part:
+    about = _write(part, feeds, rows_a_file)
+    folder_lib.write(part, {}, about)
   return about
 
 

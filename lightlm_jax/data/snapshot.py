@@ -5,20 +5,18 @@ and their rows in order; `items.parquet` the catalogue in order: item, and what 
 of it. The manifest with their SHA-256 comes last.
 """
 
-import hashlib
-
 from etils import epath
 import numpy as np
 import pyarrow
 
 from lightlm_jax.data.datasets import Dataset
 from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text, parquet
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage import parquet
 
 _FILES = ("interactions.parquet", "items.parquet")
-_MANIFEST = "manifest.json"
 
 
 def write(dataset: Dataset, folder: epath.Path) -> None:
@@ -37,13 +35,12 @@ def write(dataset: Dataset, folder: epath.Path) -> None:
   if dataset.attributes is not None:
     lists = [attribute.tolist() for attribute in dataset.attributes]
     items["attributes"] = pyarrow.array(lists, pyarrow.list_(pyarrow.int64()))
-  folder.mkdir(parents=True, exist_ok=True)
-  digests = {}
-  for name, columns in zip(_FILES, (rows, items)):
-    content = parquet.to_bytes(pyarrow.table(columns))
-    workdir_lib.write_whole(folder / name, content)
-    digests[name] = hashlib.sha256(content).hexdigest()
-  workdir_lib.write_json(folder / _MANIFEST, {"sha256": digests})
+  files = {
+    name: parquet.to_bytes(pyarrow.table(columns))
+    for name, columns in zip(_FILES, (rows, items))
+  }
+  if processes.is_first():
+    folder_lib.write(folder, files, {"sha256": folder_lib.digests(files)})
 
 
 def read(folder: epath.Path) -> Dataset | None:
@@ -52,20 +49,14 @@ def read(folder: epath.Path) -> Dataset | None:
   Raises:
     UserError: it is not what was written.
   """
-  if not (folder / _MANIFEST).exists():
+  if not (folder / folder_lib.MANIFEST).exists():
     return None
   try:
-    wanted = json_text.loads((folder / _MANIFEST).read_text())["sha256"]
-    contents = [(folder / name).read_bytes() for name in _FILES]
-    found = [hashlib.sha256(content).hexdigest() for content in contents]
-    if found != [wanted[name] for name in _FILES]:
-      raise ValueError("SHA-256 differs")
-    rows, items = map(parquet.from_bytes, contents)
-    return _dataset(rows, items)
-  except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-    first, *_ = str(error).splitlines() or [type(error).__name__]
+    with folder_lib.opened(folder) as whole:
+      return _dataset(*(parquet.from_bytes(whole.read(name)) for name in _FILES))
+  except folder_lib.NotWhole as error:
     raise UserError(
-      f"{folder} is not the log that was written ({first}); give a copy of it, or "
+      f"{folder} is not the log that was written ({error}); give a copy of it, or "
       "train anew"
     )
 

@@ -7,7 +7,7 @@ import polars
 
 from lightlm_jax.data import formats, interactions
 from lightlm_jax.data.datasets import Dataset
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 COLUMNS = ("user", "item", "timestamp")
 _READERS = {
@@ -72,11 +72,11 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
     with path.open("rb") as file:
       return _READERS[path.suffix](file.read())
   except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror or error}")
+    raise UserError(f"cannot read {path}: {first_line(error)}")
   except (polars.exceptions.PolarsError, TypeError, ValueError) as error:
-    first, *_ = str(error).splitlines() or [type(error).__name__]
     raise UserError(
-      f"the {what} are no table ({first}); give pandas, polars, Arrow or a file"
+      f"the {what} are no table ({first_line(error)}); give pandas, polars, Arrow "
+      "or a file"
     )
 
 

@@ -8,7 +8,6 @@ characters, which tell little of an item, are folded.
 
 from collections.abc import Sequence
 import hashlib
-import json
 from typing import NamedTuple
 
 from etils import epath
@@ -16,10 +15,11 @@ import numpy as np
 
 from lightlm_jax.config import ReadsTexts
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import folder as folder_lib
 
 EMPTY = 0  # the one token of an item without text
 FIRST = 1  # of the tokenizer's own tokens
+_TOKENIZER = "tokenizer.json"
 FEWEST = 256  # tokens: every byte is one
 
 
@@ -168,26 +168,23 @@ def of_run(
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
   """Writes `tokenizer.json` and, last, the manifest that makes it valid."""
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "tokenizer.json").write_text(tokenizer)
+  files = {_TOKENIZER: tokenizer.encode()}
   manifest = {
     "sha256": tokens.sha256,
-    "tokenizer_sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+    "tokenizer_sha256": folder_lib.digests(files)[_TOKENIZER],
     "library": _library().__version__,
   }
-  (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+  folder_lib.write(folder, files, manifest)
 
 
 def load(folder: epath.Path) -> tuple[str, str] | None:
   """The tokenizer, and the SHA-256 of the tokens; None where they are not whole."""
   try:
-    manifest = json_text.loads((folder / "manifest.json").read_text())
-    tokenizer = (folder / "tokenizer.json").read_text()
-    expected, sha256 = manifest["tokenizer_sha256"], manifest["sha256"]
-  except (OSError, ValueError, KeyError, TypeError):
+    with folder_lib.opened(folder) as whole:
+      tokenizer = whole.read(_TOKENIZER, whole.manifest["tokenizer_sha256"])
+      return tokenizer.decode(), whole.manifest["sha256"]
+  except folder_lib.NotWhole:
     return None
-  is_whole = hashlib.sha256(tokenizer.encode()).hexdigest() == expected
-  return (tokenizer, sha256) if is_whole else None
 
 
 def describe(tokens: Tokens) -> str:

@@ -20,8 +20,8 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.evaluation.evaluator import Ranks
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text, parquet, workdir
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic, json_text, parquet
 
 SHOWN = 10
 _KEY = b"lightlm_jax"
@@ -74,7 +74,7 @@ def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
 
 def write(path: epath.Path, users: pyarrow.Table) -> None:
   """Writes the table atomically."""
-  workdir.write_whole(path, parquet.to_bytes(users))
+  atomic.write(path, parquet.to_bytes(users))
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
@@ -92,8 +92,9 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     users = parquet.from_bytes(path.read_bytes())
     return users, json_text.loads(users.schema.metadata[_KEY])
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(f"{path} is no table of users ({first}); let `evaluate` write it")
+    raise UserError(
+      f"{path} is no table of users ({first_line(error)}); let `evaluate` write it"
+    )
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:

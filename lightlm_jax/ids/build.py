@@ -53,7 +53,7 @@ def code_book(
     book = codes.code_book(*_build(config, train, seed, attributes), manifest)
     try:
       codes.save(book, folder)
-    except OSError:
+    except UserError:
       pass  # a cache that cannot be written costs time, nothing else
   return book
 

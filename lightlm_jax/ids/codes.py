@@ -2,29 +2,14 @@
 
 import dataclasses
 import hashlib
-import json
+import io
 from typing import Any
-import zipfile
-import zlib
 
 from etils import epath
 import numpy as np
 
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
-
-# What reading raises where a file is missing, cut short or overwritten.
-_DAMAGED = (
-  OSError,
-  EOFError,
-  KeyError,
-  TypeError,
-  AttributeError,  # a manifest that is no object
-  ValueError,
-  RuntimeError,  # zipfile, of a damaged header: unknown compression, encryption
-  zipfile.BadZipFile,
-  zlib.error,
-)
+from lightlm_jax.storage import folder as folder_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,25 +103,26 @@ def with_last_token(
 
 
 def save(book: CodeBook, directory: epath.PathLike) -> None:
-  """Writes `codes.npz` and, last, the manifest that makes it valid."""
-  directory = epath.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  with (directory / "codes.npz").open("wb") as file:
-    np.savez_compressed(file, items=book.items_IL, users=book.users_UL)
+  """Writes `codes.npz` and, last, the manifest that makes it valid.
+
+  Raises:
+    UserError: the file system refuses.
+  """
+  content = io.BytesIO()
+  np.savez_compressed(content, items=book.items_IL, users=book.users_UL)
   manifest = {**book.manifest, "sha256": book.sha256, "vocab_size": book.vocab_size}
-  (directory / "manifest.json").write_text(json.dumps(manifest, indent=2))
+  files = {"codes.npz": content.getvalue()}
+  folder_lib.write(epath.Path(directory), files, manifest)
 
 
 def load(directory: epath.PathLike) -> CodeBook | None:
   """Reads a saved book; None where there is none or it is not whole."""
-  directory = epath.Path(directory)
   try:
-    manifest = json_text.loads((directory / "manifest.json").read_text())
-    sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
-    with (directory / "codes.npz").open("rb") as file:
-      arrays = np.load(file, allow_pickle=False)
-      items_IL, users_UL = arrays["items"], arrays["users"]
-  except _DAMAGED:
+    with folder_lib.opened(epath.Path(directory)) as (path, manifest):
+      sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
+      content = io.BytesIO((path / "codes.npz").read_bytes())
+      arrays = np.load(content, allow_pickle=False)
+      book = CodeBook(arrays["items"], arrays["users"], vocab_size, manifest)
+      return book if book.sha256 == sha256 else None
+  except folder_lib.NotWhole:
     return None
-  book = CodeBook(items_IL, users_UL, vocab_size, manifest)
-  return book if book.sha256 == sha256 else None

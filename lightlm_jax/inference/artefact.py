@@ -10,7 +10,6 @@ Files are bytes, JSON and safetensors: nothing in them is run when they are read
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import hashlib
 import importlib.resources
 import importlib.util
 import json
@@ -26,13 +25,14 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.inference.serve import Served
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 
 FORMAT = "lightlm_jax artefact 1"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM, WEIGHTS = "program.stablehlo", "weights.safetensors"
 ITEMS, USERS = "items.json", "users.json"
-MANIFEST, README = "manifest.json", "README.md"
+README = "README.md"
 _RANK = "catalogue/rank"  # of the weights: each item's place in code order
 
 
@@ -216,21 +216,10 @@ def write(
     "items": len(item_ids),
     "users": len(user_ids) if exported.reads_users else 0,
     **exported.contract,
-    "sha256": {
-      name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
-    },
+    "sha256": folder_lib.digests(contents),
   }
   if folder.exists():
     raise UserError(f"{folder} exists already; remove it, or give another --output")
-  half = folder.with_name(folder.name + ".part")
-  try:
-    if half.exists():
-      half.rmtree()
-    half.mkdir(parents=True)
-    for name, content in contents.items():
-      workdir_lib.write_own(half / name, content)
-    workdir_lib.write_json(half / MANIFEST, manifest)
-    half.rename(folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}")
+  with atomic.new_folder(folder) as part:
+    folder_lib.write(part, contents, manifest)
   return manifest

@@ -18,12 +18,12 @@ import pyarrow
 import pyarrow.parquet
 
 from lightlm_jax.runtime import processes
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text, parquet
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic, json_text, parquet
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 USERS_A_PART = 2_048
+_AGAIN = "remove it, and start again"
 
 
 def check(path: epath.PathLike) -> epath.Path:
@@ -79,7 +79,7 @@ def write(
     index = np.arange(users)[number * USERS_A_PART :][:USERS_A_PART]
     part = parts / _name(number)
     if not part.exists():
-      workdir_lib.write_own(part, parquet.to_bytes(make(index)))
+      atomic.write_own(part, parquet.to_bytes(make(index)))
     tell(len(index))
   with processes.fail_together("write the output"), _one_line(path):
     nobody = make(np.zeros(0, np.int64))
@@ -94,7 +94,7 @@ def _claim(path, question, count: int) -> dict[str, Any] | None:
   """Makes the output of `count` processes this question's, or gives what was found."""
   parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   if manifest.exists():
-    done = _read(manifest)
+    done = json_text.read(manifest, _AGAIN)
     _refuse_other(path, done.get("question"), question)
     try:
       files = [path.with_name(name) for name in done.get("files", ())]
@@ -111,10 +111,10 @@ def _claim(path, question, count: int) -> dict[str, Any] | None:
         raise UserError(f"{file} exists already; remove it, or give another --output")
   begun = parts / "question.json"
   if begun.exists():
-    _refuse_other(path, _read(begun), question)
+    _refuse_other(path, json_text.read(begun, _AGAIN), question)
   elif processes.is_first():
     parts.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(begun, question)
+    atomic.write_json(begun, question)
   return None
 
 
@@ -138,8 +138,7 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
   Args:
     nobody: no rows, with the columns of all.
   """
-  half = _beside(path, ".part")
-  with half.open("wb") as file:
+  with atomic.writing(path) as file:
     if path.suffix == ".parquet":
       with pyarrow.parquet.ParquetWriter(file, nobody.schema, compression="zstd") as to:
         for part in parts:
@@ -151,7 +150,6 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
     else:
       for part in parts:
         _frame(_rows(part)).write_ndjson(file)
-  half.replace(path)
 
 
 def _finish(
@@ -171,7 +169,7 @@ def _finish(
     "rows": rows,
     "files": [_of_process(path, rank, count).name for rank in range(count)],
   }
-  workdir_lib.write_json(_beside(path, ".json"), manifest)
+  atomic.write_json(_beside(path, ".json"), manifest)
   parts.rmtree()
   return {**manifest, "finished_before": False}
 
@@ -198,22 +196,13 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
   return path.with_name(path.name + ending)
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
-  try:
-    found = json_text.loads(path.read_text())
-  except ValueError as error:
-    raise UserError(f"{path} is no JSON ({error}); remove it, and start again")
-  return found if isinstance(found, dict) else {}
-
-
 @contextlib.contextmanager
 def _one_line(path: epath.Path) -> Iterator[None]:
   """What a disk refuses is a person's to mend, and so is a part that is damaged."""
   try:
     yield
   except (OSError, pyarrow.ArrowException) as error:
-    first, *_ = str(getattr(error, "strerror", None) or error).splitlines() or [""]
     raise UserError(
-      f"cannot write {path}: {first or type(error).__name__}; check free space and "
-      f"permissions, then start again: what {path.name}.parts holds is not made twice"
+      f"cannot write {path}: {first_line(error)}; check free space and permissions, "
+      f"then start again: what {path.name}.parts holds is not made twice"
     )

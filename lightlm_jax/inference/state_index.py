@@ -26,8 +26,8 @@ from lightlm_jax.decoding import latent
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.systems.base import Built, HasState, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
 
@@ -184,19 +184,16 @@ def cached(
     UserError: the folder holds an index of other ids, or cannot be written.
   """
   try:
-    found = json_text.loads((folder / "manifest.json").read_text())
-  except (OSError, ValueError):
-    found = None
-  found = found if isinstance(found, dict) else {}
-  if found.get("ids_sha256", about["ids_sha256"]) != about["ids_sha256"]:
-    raise UserError(
-      f"{folder} is the state index of a run with other ids; remove it, and it is "
-      "built again from this run's"
-    )
-  if found.items() >= about.items():
-    arrays = _read(folder, found)
-    if arrays is not None:
-      return arrays
+    with folder_lib.opened(folder) as (_, found):
+      if found.get("ids_sha256", about["ids_sha256"]) != about["ids_sha256"]:
+        raise UserError(
+          f"{folder} is the state index of a run with other ids; remove it, and it is "
+          "built again from this run's"
+        )
+      if found.items() >= about.items():
+        return _read(folder, found)
+  except folder_lib.NotWhole:
+    pass
   say("building the state index from the training log …")
   arrays = make()
   with processes.fail_together("write the state index"):
@@ -206,34 +203,29 @@ def cached(
   return arrays
 
 
-def _read(folder: epath.Path, manifest: Mapping[str, Any]):
-  """The arrays; None where they do not match the manifest."""
+def _read(
+  folder: epath.Path, manifest: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+  """The arrays; a ValueError where they do not match the manifest."""
   arrays = []
   for name in _ARRAYS:
-    try:
-      with (folder / f"{name}.npy").open("rb") as file:
-        arrays.append(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError):
-      return None
-    if _digest(arrays[-1]) != manifest.get(f"{name}_sha256"):
-      return None
-  return tuple(arrays)
+    with (folder / f"{name}.npy").open("rb") as file:
+      arrays.append(np.load(file, allow_pickle=False))
+    if _digest(arrays[-1]) != manifest[f"{name}_sha256"]:
+      raise ValueError(f"{name}.npy is not what was written")
+  return arrays[0], arrays[1]
 
 
 def _write(folder: epath.Path, about: Mapping[str, Any], arrays) -> None:
-  """The arrays and, last, the manifest that makes them valid; one process does it."""
+  """Writes the arrays and, last, the manifest; of several processes the first does."""
   if not processes.is_first():
     return
-  digests = {}
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in zip(_ARRAYS, arrays):
-      with (folder / f"{name}.npy").open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-      digests[f"{name}_sha256"] = _digest(array)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}")
-  workdir_lib.write_json(folder / "manifest.json", {**about, **digests})
+  atomic.make_folder(folder)
+  for name, array in zip(_ARRAYS, arrays):
+    with atomic.writing(folder / f"{name}.npy") as file:
+      np.save(file, array, allow_pickle=False)
+  digests = {f"{name}_sha256": _digest(array) for name, array in zip(_ARRAYS, arrays)}
+  folder_lib.write(folder, {}, {**about, **digests})
 
 
 def _digest(array: np.ndarray) -> str:

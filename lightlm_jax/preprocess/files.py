@@ -9,7 +9,7 @@ import zlib
 
 from etils import epath
 
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 FORMATS = ("csv", "tsv", "parquet", "jsonl", "recbole", "sequences")
 _ENDINGS = {
@@ -107,8 +107,9 @@ def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
       raw.seek(0)
       yield (gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw), raw
   except (OSError, EOFError, zlib.error) as error:
-    why = getattr(error, "strerror", None) or first_line(error)
-    raise UserError(f"cannot read {path} to its end ({why}); is it whole?")
+    raise UserError(
+      f"cannot read {path} to its end ({first_line(error)}); is it whole?"
+    )
 
 
 def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
@@ -151,11 +152,6 @@ def head(path: epath.Path, size: int = 2**18) -> bytes:
     if block.content.strip() or block.last:
       return block.content
   return b""
-
-
-def first_line(error: Exception) -> str:
-  """What an error says, in a line."""
-  return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _form(path: epath.Path) -> str | None:

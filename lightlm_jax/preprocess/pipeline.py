@@ -22,7 +22,7 @@ from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ def _work_folder(work: str | None, target: epath.Path):
     yield folder
   except OSError as error:
     raise UserError(
-      f"cannot write {folder if work else target}: {error.strerror or error}; check "
+      f"cannot write {folder if work else target}: {first_line(error)}; check "
       "free space and permissions, or give another --work"
     )
   finally:

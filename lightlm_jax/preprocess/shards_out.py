@@ -11,14 +11,11 @@ times, int64 seconds since 1970 (none in a log without times), then the items, i
 """
 
 from collections.abc import Sequence
-import hashlib
 import itertools
-import json
 import os
 import shutil
 import tempfile
 from typing import Any
-import uuid
 
 from array_record.python import array_record_module
 from etils import epath
@@ -26,8 +23,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from lightlm_jax.data.preprocessed import MANIFEST
 from lightlm_jax.preprocess.sequences import Users
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 
 ITEMS = "items.parquet"
 KINDS = ("parquet", "array_record")  # of a shard's files
@@ -73,9 +71,8 @@ def write_items(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
 
 def about(path: epath.Path) -> dict[str, Any]:
   """Name, bytes and SHA-256 of a file."""
-  with path.open("rb") as file:
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-  return {"name": path.name, "bytes": path.stat().length, "sha256": sha256}
+  length = path.stat().length
+  return {"name": path.name, "bytes": length, "sha256": folder_lib.sha256(path)}
 
 
 def publish(
@@ -89,35 +86,22 @@ def publish(
     names: of the files.
     manifest: of them.
   """
-  text = json.dumps(manifest, indent=2) + "\n"
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
       (work / name).copy(target / name)
-    (target / MANIFEST).write_text(text)
+    folder_lib.write(target, {}, manifest)
     return
-  partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:8]}")
-  partial.mkdir(parents=True)
-  try:
+  with atomic.new_folder(target) as part:
     for name in names:
-      shutil.move(work / name, partial / name)
-    (partial / MANIFEST).write_text(text)
-    partial.rename(target)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def put(path: epath.Path, content) -> None:
-  """Writes a file whole; of several that write it at once, one stays."""
-  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-  partial.write_bytes(content)
-  partial.replace(path)
+      shutil.move(work / name, part / name)
+    folder_lib.write(part, {}, manifest)
 
 
 def _write_parquet(path: epath.Path, table: pyarrow.Table) -> None:
   sink = pyarrow.BufferOutputStream()
   pyarrow.parquet.write_table(table, sink, compression="zstd", row_group_size=2**20)
-  put(path, sink.getvalue().to_pybytes())
+  atomic.write_own(path, sink.getvalue().to_pybytes())
 
 
 def _write_records(path: epath.Path, users: Users) -> None:
@@ -131,4 +115,4 @@ def _write_records(path: epath.Path, users: Users) -> None:
       times = b"" if time_E is None else time_E[start:end].tobytes()
       writer.write(times + item_E[start:end].tobytes())
     writer.close()
-    put(path, epath.Path(file).read_bytes())
+    atomic.write_own(path, epath.Path(file).read_bytes())

@@ -22,6 +22,7 @@ from lightlm_jax.preprocess import files, sequences
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.tally import Tally
+from lightlm_jax.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def write(path: epath.Path, table, batches=None) -> None:
       writer.write_batch(
         whole[0] if whole else pyarrow.RecordBatch.from_pylist([], schema)
       )
-  output.put(path, sink.getbuffer())
+  atomic.write_own(path, sink.getbuffer())
 
 
 def read(path: epath.Path) -> pyarrow.Table:

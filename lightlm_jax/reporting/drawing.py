@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir
+from lightlm_jax.storage import atomic
 
 
 def new(width: float, height: float):
@@ -30,7 +30,7 @@ def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
 
 def write(figure, path: epath.Path) -> None:
   """Writes a figure as PNG or SVG, by the path's suffix; whole or not at all."""
-  workdir.write_whole(path, content(figure, path.suffix.removeprefix(".")))
+  atomic.write(path, content(figure, path.suffix.removeprefix(".")))
 
 
 def content(figure, kind: str) -> bytes:

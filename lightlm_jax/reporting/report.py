@@ -11,7 +11,7 @@ from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.reporting import run_files as runs
 from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def report(
   html = page_lib.render("report.html.jinja", page(found, split_name, log, no_log))
   name = "report.html" if split_name == "test" else f"report-{split_name}.html"
   path = epath.Path(out) if out else found[0].workdir / name
-  workdir_lib.write_whole(path, html)
+  atomic.write(path, html)
   logger.info(f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB")
   return path
 

@@ -286,13 +286,7 @@ def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
-  try:
-    value = json_text.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read {path} ({error}); remove it and write it again")
-  if not isinstance(value, dict):
-    raise UserError(f"{path} holds no JSON object; remove it and write it again")
-  return value
+  return json_text.read(path, "remove it and write it again")
 
 
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runs import restore
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
       "to audit"
     )
   found = audit(config, workdir)
-  workdir_lib.write_json(workdir / "audit.json", found)
+  atomic.write_json(workdir / "audit.json", found)
   logger.info(f"written to {workdir / 'audit.json'}")
   return found
 

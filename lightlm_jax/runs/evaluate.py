@@ -19,6 +19,7 @@ from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runs.results import Results
 from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import loop
 
@@ -100,7 +101,7 @@ def _write(run: Run, results: Results, table, users: int, variant: str) -> None:
   name = results_lib.file_name("users", results, users, variant) + ".parquet"
   users_lib.write(run.workdir / name, table)
   name = results_lib.file_name("results", results, users, variant) + ".json"
-  workdir_lib.write_json(run.workdir / name, results)
+  atomic.write_json(run.workdir / name, results)
   results_lib.show(results)
   logger.info(f"written to {run.workdir / name}")
 

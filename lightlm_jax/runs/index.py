@@ -18,7 +18,7 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runtime import cache
 from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -131,4 +131,4 @@ def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
     )
     content = io.BytesIO()
     pyarrow.parquet.write_table(table, content)
-    workdir_lib.write_whole(target, content.getvalue())
+    atomic.write(target, content.getvalue())

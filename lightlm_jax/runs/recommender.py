@@ -29,6 +29,7 @@ from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 
 if TYPE_CHECKING:
@@ -248,14 +249,8 @@ class Recommender:
     path = workdir_lib.absolute(path)
     if path.exists():
       raise UserError(f"{path} exists already; remove it, or give another path")
-    half = path.with_name(path.name + ".part")
-    try:
-      if half.exists():
-        half.rmtree()
-      _copy(workdir, half)
-      half.rename(path)
-    except OSError as error:
-      raise UserError(f"cannot write {path}: {error.strerror or error}")
+    with atomic.new_folder(path) as part:
+      _copy(workdir, part)
 
   @classmethod
   def load(cls, path: epath.PathLike) -> Self:
@@ -304,7 +299,7 @@ def _raw(ids: Iterable[Any], what: str) -> list[str]:
 
 
 def _copy(source: epath.Path, to: epath.Path) -> None:
-  to.mkdir(parents=True)
+  to.mkdir(exist_ok=True)
   for path in source.iterdir():
     if path.name.startswith(_LEFT_BEHIND):
       continue

@@ -30,7 +30,7 @@ from lightlm_jax.runs.results import Results
 from lightlm_jax.runtime import cache, devices, log, processes, start_time
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import Fitted, HasLikelihood, WritesFreely
@@ -114,7 +114,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
   run = learn(context)
   results = results_lib.describe(run)
   if split.test is None:
-    workdir_lib.write_json(path, results)
+    atomic.write_json(path, results)
     results_lib.show(results)
     return results, run
   logger.info("validation and test, all users, both rules …")
@@ -125,7 +125,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
   table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
   users_lib.write(context.workdir / name, table)
   results = results_lib.with_fields(results, evaluate_baselines(context))
-  workdir_lib.write_json(path, results)
+  atomic.write_json(path, results)
   results_lib.show(results)
   for line in samples.recommended(
     shared.built, shared.params, split.test, dataset.log, dataset.titles, run.mesh
@@ -240,13 +240,10 @@ def _claim_split(context: RunContext) -> None:
   path = context.workdir / "split.json"
   if not path.exists():
     summary = split_summary.summary(context.split, context.dataset.log)
-    workdir_lib.write_json(path, summary)
+    atomic.write_json(path, summary)
     return
-  try:
-    sha256 = json_text.loads(path.read_text())["sha256"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
-  if sha256 != context.split.sha256:
+  earlier = json_text.read(path, workdir_lib.WRITTEN_ANEW, fields=("sha256",))
+  if earlier["sha256"] != context.split.sha256:
     raise UserError(workdir_lib.other_log(context.workdir))
 
 
@@ -274,11 +271,8 @@ def _write_ids(context: RunContext) -> CodeBook:
   earlier = codes_lib.load(folder)
   if earlier is not None and earlier.sha256 != book.sha256:
     raise UserError(workdir_lib.other_log(context.workdir))
-  try:
-    if processes.is_first():
-      codes_lib.save(book, folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}")
+  if processes.is_first():
+    codes_lib.save(book, folder)
   length_I = (book.items_IL >= 0).sum(axis=1)
   if config.ids.kind in ids_build.WARNINGS:
     logger.warning(ids_build.WARNINGS[config.ids.kind])
@@ -303,10 +297,7 @@ def _write_texts(context: RunContext) -> texts_lib.Tokens:
   processes.check_agreement({"the texts": tokens.sha256})
   if earlier is not None and earlier[1] != tokens.sha256:
     raise UserError(workdir_lib.other_texts(context.workdir))
-  try:
-    if earlier is None and processes.is_first():
-      texts_lib.save(tokenizer, tokens, folder)
-  except OSError as error:
-    raise UserError(f"cannot write {folder}: {error.strerror or error}")
+  if earlier is None and processes.is_first():
+    texts_lib.save(tokenizer, tokens, folder)
   logger.info(texts_lib.describe(tokens))
   return tokens

@@ -13,6 +13,12 @@ def printable(text: str) -> str:
   return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
+def first_line(error: BaseException) -> str:
+  """The reason of an error in one line: for a file, what the operating system says."""
+  text = str(getattr(error, "strerror", None) or error).strip()
+  return text.partition("\n")[0].rstrip() or type(error).__name__
+
+
 class UserError(Exception):
   """An error that the user can fix; the message says what, where, and what to do.
 

@@ -13,12 +13,13 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 
 # The hosts of a large job start minutes apart.
 INITIALIZATION_SECONDS = 1_800
 # Environment variables by which a launcher names its processes: a number, or hosts.
 _LAUNCHER_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
+_LINE_BYTES = 1_024  # of a line that processes exchange
 
 
 def join(how: str | None) -> None:
@@ -69,7 +70,7 @@ def join(how: str | None) -> None:
       initialization_timeout=INITIALIZATION_SECONDS, **arguments
     )
   except (RuntimeError, ValueError) as error:
-    why, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    why = first_line(error)
     if "coordinator_address" in why:
       why = "jax finds neither Slurm nor Open MPI, Kubernetes or a Cloud TPU"
     raise UserError(
@@ -127,6 +128,20 @@ def broadcast_from_first(number: int | None) -> int | None:
   sent = np.array(-1 if number is None else number)
   received = multihost_utils.broadcast_one_to_all(sent)
   return None if received < 0 else int(received)
+
+
+def line_of_any(line: str | None) -> str | None:
+  """The line of the first process that has one, everywhere; None where none has."""
+  if not several():
+    return line
+  own = (line or "").encode()[:_LINE_BYTES]
+  all_PN = np.asarray(
+    multihost_utils.process_allgather(
+      np.frombuffer(own.ljust(_LINE_BYTES, b"\0"), np.uint8)
+    )
+  )
+  found = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in all_PN]
+  return next(filter(None, found), None)
 
 
 def check_agreement(sha256: dict[str, str]) -> None:

@@ -1,9 +1,7 @@
-"""A run's folder: whose it is, and files that are whole or not there."""
+"""A run's folder: which configuration it belongs to, and what a run left in it."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import fcntl
-import json
 import os
 from typing import Any
 
@@ -13,7 +11,8 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import atomic, json_text
+from lightlm_jax.storage import folder as folder_lib
 
 # What may change between two starts in one workdir.
 MAY_DIFFER = (
@@ -23,6 +22,10 @@ MAY_DIFFER = (
   "train.log_every",
   "train.steps_per_dispatch",
 )
+
+# What to do about a folder, or a damaged file of `train`.
+_ANOTHER = "give another --workdir"
+WRITTEN_ANEW = "remove it, `train` writes it anew"
 
 
 @contextlib.contextmanager
@@ -40,50 +43,24 @@ def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
   with contextlib.ExitStack() as stack:
     with processes.fail_together("claim the workdir"):
       _check_owner(workdir, config)
-      try:
-        workdir.mkdir(parents=True, exist_ok=True)
-      except OSError as error:
-        raise UserError(f"cannot make {workdir}: {error.strerror or error}")
-      stack.enter_context(_locked(workdir))
-      write_whole(workdir / "config.json", config_lib.to_json(config))
+      atomic.make_folder(workdir)
+      if processes.is_first():
+        line = f"another process trains in {workdir}; wait for its end, or {_ANOTHER}"
+        stack.enter_context(folder_lib.locked(workdir, refuse=line))
+      atomic.write(workdir / "config.json", config_lib.to_json(config))
     yield workdir
 
 
 def _check_owner(workdir: epath.Path, config: RunConfig) -> None:
   path = workdir / "config.json"
   if path.exists():
-    try:
-      old = json_text.loads(path.read_text())
-    except (OSError, ValueError) as error:
-      raise UserError(f"cannot read {path}: {error}; give another --workdir")
+    old = json_text.read(path, _ANOTHER)
     different = config_lib.differences(old, config, ignore=MAY_DIFFER)
     if different:
       raise UserError(
-        f"{workdir} belongs to another configuration ({'; '.join(different)}); give "
-        "another --workdir, or the same fields to resume"
+        f"{workdir} belongs to another configuration ({'; '.join(different)}); "
+        f"{_ANOTHER}, or the same fields to resume"
       )
-
-
-@contextlib.contextmanager
-def _locked(workdir: epath.Path) -> Iterator[None]:
-  if "://" in str(workdir) or not processes.is_first():
-    yield
-    return
-  try:
-    file = open(workdir / ".lock", "w")
-  except OSError as error:
-    raise UserError(f"cannot write into {workdir}: {error.strerror or error}")
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(
-        f"another process trains in {workdir}; wait for its end, or give another "
-        "--workdir"
-      )
-    except OSError:
-      pass  # a disk without locks
-    yield
 
 
 def read(
@@ -98,10 +75,7 @@ def read(
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
-  try:
-    old = json_text.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read {path}: {error}")
+  old = json_text.read(path, _ANOTHER)
   try:
     config = config_lib.from_tree(old)
   except UserError as error:
@@ -121,12 +95,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
   path = workdir / "results.json"
   if not path.exists():
     return None
-  try:
-    results = json_text.loads(path.read_text())
-    results["split_sha256"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"cannot read {path} ({error}); remove it, `train` writes it anew")
-  return results
+  return json_text.read(path, WRITTEN_ANEW, fields=("split_sha256",))
 
 
 def other_log(workdir: epath.Path) -> str:
@@ -143,35 +112,6 @@ def other_texts(workdir: epath.Path) -> str:
     f"{workdir} was begun on other texts of the items, and what it learned does not "
     "fit these; put the old items.tsv back, or give another --workdir"
   )
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-  """Writes JSON for people and programs alike."""
-  write_whole(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_whole(path: epath.Path, content: str | bytes) -> None:
-  """Writes a file that is never seen half-written; of several processes one does.
-
-  Raises:
-    UserError: the file system refuses.
-  """
-  if processes.is_first():
-    write_own(path, content)
-
-
-def write_own(path: epath.Path, content: str | bytes) -> None:
-  """Likewise, by whichever process calls it: a file that no other one writes."""
-  part = path.with_name(path.name + ".part")
-  try:
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
-  except OSError as error:
-    part.unlink(missing_ok=True)
-    raise UserError(
-      f"cannot write {path}: {error.strerror or error}; check free space, limits and "
-      "permissions"
-    )
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:

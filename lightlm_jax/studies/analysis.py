@@ -11,7 +11,7 @@ from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figure_files
 from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.runtime import log
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import findings, wording
 from lightlm_jax.studies import plan as plan_lib
@@ -82,9 +82,9 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
   _remove_older(study, files)
   (study / FIGURES).mkdir(exist_ok=True)
   for name, content in files.items():
-    workdir_lib.write_whole(study / name, content)
-  workdir_lib.write_whole(study / REPORT, html)
-  workdir_lib.write_json(study / ANALYSIS, report)
+    atomic.write(study / name, content)
+  atomic.write(study / REPORT, html)
+  atomic.write_json(study / ANALYSIS, report)
   return report
 
 

@@ -15,7 +15,7 @@ import optuna
 from optuna.storages import journal
 import sqlalchemy.exc
 
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.studies import plan as plan_lib
 from lightlm_jax.studies.plan import Plan
 
@@ -72,12 +72,8 @@ def user_errors(workdir: pathlib.Path) -> Iterator[None]:
     if not isinstance(error, known + ((grpc.RpcError,) if grpc else ())):
       raise
     raise UserError(
-      f"{workdir} or its storage: {_first_line(error)}; start again to go on"
+      f"{workdir} or its storage: {first_line(error)}; start again to go on"
     )
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _storage(workdir: pathlib.Path, url: str | None):
@@ -119,4 +115,4 @@ def _one_line(where):
   except Exception as error:  # every database driver has its own errors
     if isinstance(error, ImportError):  # Optuna does not name the missing module
       error = error.__cause__ or error
-    raise UserError(f"cannot open the study in {shown(where)}: {_first_line(error)}")
+    raise UserError(f"cannot open the study in {shown(where)}: {first_line(error)}")

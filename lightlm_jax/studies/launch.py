@@ -9,7 +9,7 @@ from etils import epath
 import jax
 
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic
 from lightlm_jax.studies import plan as plan_lib
 
 
@@ -56,7 +56,7 @@ def launch(
     plan = plan_lib.of_run(base, overrides, vary)
   report = study.sweep(plan, workdir, **options)
   if report_path:
-    workdir_lib.write_json(epath.Path(report_path), report)
+    atomic.write_json(epath.Path(report_path), report)
   if report["finished"]:
     with claims.alone(pathlib.Path(workdir)):  # other processes end at the same time
       analysis.report(workdir)

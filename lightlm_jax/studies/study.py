@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime import signals as signals_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
-from lightlm_jax.storage import json_text
+from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import axes as axes_lib
 from lightlm_jax.studies import claims, trials, view
@@ -105,19 +105,14 @@ def sweep(
 
 def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Study:
   """Creates the study's folder, or checks that the folder is of this study."""
-  try:
-    (workdir / "trials").mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot make {workdir}: {error.strerror or error}")
+  atomic.make_folder(epath.Path(workdir) / "trials")
   path = workdir / plan_lib.FILE
   kept = storage and storage_lib.shown(storage)
   with claims.alone(workdir):
     if path.exists():
-      try:
-        old = json_text.loads(path.read_text())
-        different, before = plan_lib.differences(old, plan), old["storage"]
-      except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {error}; give another --workdir")
+      fields = ("run", "trials", "storage")
+      old = json_text.read(epath.Path(path), "give another --workdir", fields)
+      different, before = plan_lib.differences(old, plan), old["storage"]
       if before != kept:
         raise UserError(
           f"{workdir} keeps its trials in {before or 'its own journal.log'}; give "
@@ -132,7 +127,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
       raise UserError(f"{workdir} is a run's, not a study's; give another --workdir")
     study = storage_lib.open_study(workdir, plan, storage)
     definition = plan_lib.definition(plan) | {"storage": kept}
-    workdir_lib.write_json(epath.Path(path), definition)
+    atomic.write_json(epath.Path(path), definition)
   return study
 
 

@@ -11,8 +11,7 @@ import pyarrow
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.evaluation.evaluator import RULES
-from lightlm_jax.storage import json_text, parquet
-from lightlm_jax.storage import workdir as workdir_lib
+from lightlm_jax.storage import atomic, json_text, parquet
 from lightlm_jax.studies.axes import Point, Values
 from lightlm_jax.studies.plan import Plan
 
@@ -114,7 +113,7 @@ def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], plan: Plan) -> 
   own = {name: _type(values) for name, values in plan.axes.items() if name != "seed"}
   schema = pyarrow.schema(list((_FIRST | own | _LAST).items()))
   table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
-  workdir_lib.write_own(epath.Path(path), parquet.to_bytes(table))
+  atomic.write_own(epath.Path(path), parquet.to_bytes(table))
 
 
 def _type(values: Values) -> pyarrow.DataType:

@@ -1,25 +1,30 @@
 """Checkpoints by Orbax: the latest two and the best, each whole or passed over.
 
 Orbax gives a folder its name when it is written to its end. Beside what it writes lie
-the SHA-256 of every file, so that a file that has changed since is noticed.
+the SHA-256 of the files, so that a file that has changed since is noticed. Each process
+hashes what it wrote itself, into a manifest of its own. A checkpoint is verified once,
+when it is opened to be restored; the processes divide its files among them.
 """
 
 from collections.abc import Iterator
 from concurrent import futures
 import contextlib
-import hashlib
+import json
 import logging
+import re
 from typing import Any
 
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from lightlm_jax.runtime import processes
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
-from lightlm_jax.storage.workdir import write_json
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic, json_text
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.training.state import TrainState
 
+# The first process's; process N's is sha256.process_N.json. An older version's manifest
+# is one for all processes.
 _MANIFEST = "sha256.json"
 _JUDGED = "progress.json"  # in place of what was saved with the state
 _DAMAGED = "damaged-"  # before a step's number: nothing reads it any more
@@ -53,32 +58,28 @@ class Checkpoints:
     with _one_line("open", self.directory):
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
-        save_decision_policy=policies.FixedIntervalPolicy(1),
+        save_decision_policy=policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
         preservation_policy=_LatestAndBest(),
         # A reader must not sweep away what the run is about to finish writing.
         cleanup_tmp_directories=not read_only,
       )
     self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
-    self._writing = None  # what the writer is at
-    self.damaged = []
-    whole = None
-    with (
-      processes.fail_together("read the checkpoints"),
-      _one_line("read", self.directory),
-    ):
-      if processes.is_first():
-        whole = self._newest_whole(set_aside=not read_only)
-    self.latest_step = processes.broadcast_from_first(whole)
-    if not read_only:
-      self._checkpointer.reload()  # without what was set aside
+    self._writing: futures.Future | None = None
+    self._verified: set[int] = set()
+    self._damaged: list[int] = []
+    self.damaged: list[str] = []
+    self.latest_step = self._newest_whole()
+    if self.damaged and not read_only:
+      self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
     """What `save` or `judge` was given beside the latest state."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
-      with _one_line("read", self.directory):
-        return dict(json_text.loads(judged.read_text()))
-    metrics = {c.step: c.metrics for c in self._checkpointer.checkpoints}
+      return json_text.read(judged, "remove it, and the run is validated again")
+    metrics: dict[int | None, Any] = {
+      c.step: c.metrics for c in self._checkpointer.checkpoints
+    }
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
@@ -101,7 +102,7 @@ class Checkpoints:
   def judge(self, progress: dict) -> None:
     """What was learned of the latest checkpoint since it was saved."""
     self.wait()
-    write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
+    atomic.write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
 
   def wait(self) -> None:
     """Returns when what was saved is whole on disk.
@@ -124,14 +125,13 @@ class Checkpoints:
       UserError: it is damaged, or cannot be read.
     """
     self.wait()
+    if why := self._damage(step):
+      raise UserError(
+        f"the checkpoint of step {step} in {self.directory} is damaged: {why}; give a "
+        "copy of it, or train anew in another --workdir"
+      )
     with _one_line("read", self.directory):
-      why = _damage(self.directory / str(step))
-      if not why:
-        return self._checkpointer.load(step, abstract_state)
-    raise UserError(
-      f"the checkpoint of step {step} in {self.directory} is damaged: {why}; give a "
-      "copy of it, or train anew in another --workdir"
-    )
+      return self._checkpointer.load(step, abstract_state)
 
   def close(self) -> None:
     try:
@@ -141,77 +141,96 @@ class Checkpoints:
       with _one_line("write", self.directory):
         self._checkpointer.close()
 
-  def _newest_whole(self, *, set_aside: bool) -> int | None:
-    """The newest whole step, None without a checkpoint.
-
-    Args:
-      set_aside: whether damaged ones get another name, which nothing reads.
-    """
-    folders = [
-      self.directory / str(step)
-      for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True)
-    ]
-    whole = None
-    for folder in folders:
-      why = _damage(folder)
-      if not why:
-        whole = int(folder.name)
-        break
-      self.damaged.append(f"the checkpoint of step {folder.name} is damaged: {why}")
-    if self.damaged and whole is None:
+  def _newest_whole(self) -> int | None:
+    """The newest whole step, None without a checkpoint; notes the damaged ones."""
+    steps = iter(sorted((c.step for c in self._checkpointer.checkpoints), reverse=True))
+    while (step := processes.broadcast_from_first(next(steps, None))) is not None:
+      why = self._damage(step)
+      if why is None:
+        return step
+      self._damaged.append(step)
+      self.damaged.append(f"the checkpoint of step {step} is damaged: {why}")
+    if self.damaged:
       raise UserError(
         f"no checkpoint in {self.directory} is whole ({'; '.join(self.damaged)}); "
         "give copies of them, or train anew in another --workdir"
       )
-    if set_aside:
-      for folder in folders[: len(self.damaged)]:
-        folder.rename(folder.with_name(_DAMAGED + folder.name))
-    return whole
+    return None
+
+  def _set_damaged_aside(self) -> None:
+    """Gives the damaged checkpoints names that nothing reads."""
+    with (
+      processes.fail_together("set a damaged checkpoint aside"),
+      _one_line("write", self.directory),
+    ):
+      if processes.is_first():
+        for step in self._damaged:
+          folder = self.directory / str(step)
+          folder.rename(folder.with_name(f"{_DAMAGED}{step}"))
+    self._checkpointer.reload()
+
+  def _damage(self, step: int) -> str | None:
+    """What has changed in a checkpoint since it was written, in all processes alike.
+
+    None where nothing has, or where a kill came before the manifests were written.
+    """
+    if step in self._verified:
+      return None
+    with (
+      processes.fail_together("read the checkpoints"),
+      _one_line("read", self.directory),
+    ):
+      found = _changed(self.directory / str(step), *processes.process_index_and_count())
+    found = processes.line_of_any(found)
+    if found is None:
+      self._verified.add(step)
+    return found
 
   def _finish(self, step: int, saved) -> None:
     saved.result()
-    if processes.is_first():
-      folder = self.directory / str(step)
-      write_json(folder / _MANIFEST, _digests(folder))
+    _write_manifest(self.directory / str(step), processes.process_index_and_count()[0])
 
 
-def _digests(folder: epath.Path) -> dict[str, str]:
-  """The SHA-256 of every file below, by path."""
-  return {
-    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+def _write_manifest(folder: epath.Path, process: int) -> None:
+  """Writes the SHA-256 of the files that this process wrote, by path."""
+  digests = {
+    str(path.relative_to(folder)): folder_lib.sha256(path)
     for path in _files(folder)
-    if not path.name.startswith((_MANIFEST, _JUDGED))
+    if _writer_of(path.relative_to(folder)) == process
   }
+  name = f"sha256.process_{process}.json" if process else _MANIFEST
+  atomic.write_own(folder / name, json.dumps(digests, indent=2) + "\n")
+
+
+def _writer_of(path: epath.Path) -> int:
+  """The process that wrote a file: Orbax names it where that is not the first one."""
+  named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
+  return int(named[1]) if named else 0
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  """Every file below but those of this module."""
   # On a bucket epath refuses a pattern for all that is below.
   for path in sorted(folder.iterdir()):
     if path.is_dir():
       yield from _files(path)
-    else:
+    elif not path.name.startswith(("sha256.", _JUDGED)):
       yield path
 
 
-def _damage(folder: epath.Path) -> str | None:
-  """What has changed in a checkpoint's folder since it was written, None = nothing.
-
-  Where a kill came before the digests there is nothing to compare with.
-  """
-  manifest = folder / _MANIFEST
-  if not manifest.exists():
-    return None
-  try:
-    wanted = json_text.loads(manifest.read_text())
-  except ValueError as error:
-    return f"{_MANIFEST} is no JSON ({error})"
-  if not isinstance(wanted, dict):
-    return f"{_MANIFEST} is no JSON object"
-  found = _digests(folder)
-  for name, digest in wanted.items():
-    if name not in found:
+def _changed(folder: epath.Path, process: int, count: int) -> str | None:
+  """What has changed since it was written, among this process's share of the files."""
+  wanted = {}
+  for manifest in sorted(folder.glob("sha256.*json")):
+    try:
+      wanted |= json_text.loads(manifest.read_text())
+    except (ValueError, TypeError) as error:
+      return f"{manifest.name} is no JSON object ({first_line(error)})"
+  for name in sorted(wanted)[process::count]:
+    path = folder / name
+    if not path.exists():
       return f"{name} is gone"
-    if found[name] != digest:
+    if folder_lib.sha256(path) != wanted[name]:
       return f"{name} is not what was written"
   return None
 
@@ -227,10 +246,9 @@ def _one_line(verb: str, directory: epath.Path):
   except UserError:
     raise
   except Exception as error:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
     raise UserError(
-      f"cannot {verb} checkpoints in {directory}: {first_line or type(error).__name__};"
-      " check free space, limits and permissions, then start again to resume"
+      f"cannot {verb} checkpoints in {directory}: {first_line(error)}; check free "
+      "space, limits and permissions, then start again to resume"
     )
   finally:
     logger.setLevel(level)

@@ -11,9 +11,8 @@ from etils import epath
 import rich.progress
 
 from lightlm_jax.runtime import log, processes
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import json_text
-from lightlm_jax.storage.workdir import write_whole
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic, json_text
 
 _FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
 
@@ -33,7 +32,7 @@ class MetricWriter:
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= resume_step]
-    write_whole(path, "".join(line + "\n" for line in kept))
+    atomic.write(path, "".join(line + "\n" for line in kept))
     self._path = path
     with self._os_error_to_user_error():
       self._file = _open_to_append(path)
@@ -64,7 +63,7 @@ class MetricWriter:
     except OSError as error:
       raise UserError(
         f"cannot write {self._path} and the events beside it: "
-        f"{error.strerror or error}; check free space, limits and permissions, then "
+        f"{first_line(error)}; check free space, limits and permissions, then "
         "start again to resume"
       )
 
@@ -84,7 +83,7 @@ class _RewrittenFile:
       self.close()
 
   def close(self) -> None:
-    write_whole(self._path, self._content)
+    atomic.write(self._path, self._content)
     self._flushed = time.monotonic()
 
 

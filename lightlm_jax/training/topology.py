@@ -24,7 +24,7 @@ from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.systems.base import Built, SharesWork, Trainable
 from lightlm_jax.training import collectives, loop, speed
 from lightlm_jax.training import state as state_lib
@@ -68,8 +68,7 @@ def devices(name: str) -> list[jax.Device]:
   try:
     return topologies.get_topology_desc(name, platform="tpu", **bounds).devices
   except RuntimeError as error:
-    reason = str(error).strip().partition("\n")[0]
-    raise UserError(f"--topology={name}: {reason}; {example}")
+    raise UserError(f"--topology={name}: {first_line(error)}; {example}")
 
 
 def with_batches(

@@ -19,7 +19,8 @@ from lightlm_jax.data.published import raw_files, reading
 from lightlm_jax.data.published.raw_files import RawFile
 from lightlm_jax.data.published.raw_rows import Item
 from lightlm_jax.data.published.sources import SOURCES, Source
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import folder as folder_lib
 
 FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 
@@ -78,7 +79,7 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
     reading.check(source, log, tally, path)
     if not config.items:
       about |= {"lines": tally.to_json(), "tied_rows": tied}
-      about["files"] = {path.name: raw_files.sha256(path)}
+      about["files"] = {path.name: folder_lib.sha256(path)}
       return {"train": _users(log)}
 
     about |= {"lines": None, "files": {}, "without": why}
@@ -87,7 +88,7 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
     if path is not None:
       found, tally = reading.read_items(source, path, log.item_ids)
       about["lines"] = tally.to_json()
-      about["files"] = {path.name: raw_files.sha256(path)}
+      about["files"] = {path.name: folder_lib.sha256(path)}
     return {"train": _items(log.item_ids, found)}
 
   def _generate_examples(self):
@@ -127,7 +128,7 @@ def build(
     except download_manager.NonMatchingChecksumError as error:
       raise UserError(f"{source.name} came otherwise than published: {error}")
     except OSError as error:
-      raise UserError(f"cannot write {data_dir}: {error.strerror or error}")
+      raise UserError(f"cannot write {data_dir}: {first_line(error)}")
     metadata = dict(cast(Any, builder.info.metadata))
     made.append((builder.as_data_source("train"), metadata))
   (users, about_log), (items, about_items) = made

@@ -1,8 +1,5 @@
 """Puts a published log into the data folder, in the form that every log has there."""
 
-from collections.abc import Iterator
-import contextlib
-import fcntl
 import json
 import sys
 
@@ -12,6 +9,8 @@ from lightlm_jax.data.published import raw_files, reading
 from lightlm_jax.data.published.raw_rows import Item
 from lightlm_jax.data.published.sources import Source
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 
 LOG = "u.data"
 MANIFEST = "published.json"  # where it came from, and what became of every line
@@ -50,11 +49,9 @@ def prepare(source: Source, root: epath.Path) -> None:
       raise UserError(f"{start}, and it cannot be downloaded: {hand}")
     if why := raw_files.unreachable(source.ratings.url):
       raise UserError(f"{start}, and it cannot be downloaded ({why}): {hand}")
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"cannot make {folder}: {error.strerror or error}")
-  with _alone(folder):
+  atomic.make_folder(folder)
+  wait = f"another process prepares {folder}: waiting for it"
+  with folder_lib.locked(folder, before_waiting=lambda: _say(wait)):
     if not (folder / LOG).exists():
       _prepare(source, folder, root / "tfds")
 
@@ -78,8 +75,8 @@ def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
     _write_new(folder / _ITEMS, _table(items))
     attributes = {item.item: _attributes(item) for item in items}
     _write_new(folder / _ATTRIBUTES, json.dumps(attributes, ensure_ascii=False))
-  _write(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-  _write(folder / LOG, _rows(log))
+  atomic.write_own(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+  atomic.write_own(folder / LOG, _rows(log))
   _say(_describe(source, log, about_log, about_items))
 
 
@@ -130,35 +127,7 @@ def _write_new(path: epath.Path, content: str) -> None:
   if path.exists():
     _say(f"{path} is there already and is left as it is")
   else:
-    _write(path, content)
-
-
-def _write(path: epath.Path, content: str) -> None:
-  part = path.with_name(path.name + ".part")
-  try:
-    part.write_bytes(content.encode())
-    part.replace(path)
-  except OSError as error:
-    part.unlink(missing_ok=True)
-    raise UserError(f"cannot write {path}: {error.strerror or error}")
-
-
-@contextlib.contextmanager
-def _alone(folder: epath.Path) -> Iterator[None]:
-  """Keeps other processes waiting; a disk without locks keeps nobody."""
-  try:
-    file = open(folder / ".lock", "w")
-  except OSError as error:
-    raise UserError(f"cannot write into {folder}: {error.strerror or error}")
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _say(f"another process prepares {folder}: waiting for it")
-      fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-      pass
-    yield
+    atomic.write_own(path, content)
 
 
 def _say(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import gzip
-import hashlib
 import http.client
 import io
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ import zlib
 
 from etils import epath
 
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import folder as folder_lib
 
 LONGEST = 2**20  # bytes of a line; ten times the longest of any source
 _PATIENCE_SECONDS = 20
@@ -58,18 +58,12 @@ def check(raw: RawFile, path: epath.Path) -> None:
   """
   if raw.sha256 is None or path.name in raw.others:
     return
-  found = sha256(path)
+  found = folder_lib.sha256(path)
   if found != raw.sha256:
     raise UserError(
       f"{path} is not the published {raw.download}: its SHA-256 is {found[:12]}…, not "
       f"{raw.sha256[:12]}…; remove it and fetch {raw.url} again"
     )
-
-
-def sha256(path: epath.Path) -> str:
-  file: Any
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unreachable(url: str) -> str | None:
@@ -81,9 +75,10 @@ def unreachable(url: str) -> str | None:
     # Some servers do not support HEAD.
     return None if error.code in (405, 501) else f"it answers {error.code}"
   except urllib.error.URLError as error:
-    return str(getattr(error.reason, "strerror", None) or error.reason)
+    reason = error.reason
+    return first_line(reason) if isinstance(reason, Exception) else str(reason)
   except (OSError, http.client.HTTPException, ValueError) as error:
-    return str(error) or type(error).__name__
+    return first_line(error)
   return None
 
 
@@ -104,10 +99,9 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
           line = text.readline(LONGEST)
           is_whole = line.endswith(b"\n") or len(line) < LONGEST
   except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
-    why = str(error) or type(error).__name__
     raise UserError(
-      f"{path} is damaged or cut off after {number:,} lines ({why}); remove it and "
-      "fetch it again"
+      f"{path} is damaged or cut off after {number:,} lines ({first_line(error)}); "
+      "remove it and fetch it again"
     )
 
 

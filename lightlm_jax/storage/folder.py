@@ -1,0 +1,177 @@
+"""Folders with a manifest, and locks.
+
+The files of a folder are written first; the manifest, with their SHA-256, comes last
+and makes them valid. A folder without a manifest, or with a file that has changed since
+then, is not whole. Whether a whole folder is the wanted one, its manifest tells.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+from typing import IO, Any, NamedTuple, cast
+import zipfile
+import zlib
+
+from etils import epath
+import pyarrow
+
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic, json_text
+
+MANIFEST = "manifest.json"
+# Errors of readers whose file is missing, cut short, overwritten or of another kind.
+_DAMAGED = (
+  OSError,
+  EOFError,
+  LookupError,
+  TypeError,
+  AttributeError,
+  ValueError,
+  RuntimeError,  # zipfile: a header with unknown compression or encryption
+  zipfile.BadZipFile,
+  zlib.error,
+  pyarrow.ArrowException,
+)
+
+
+class NotWhole(Exception):
+  """A folder that is not what was written; in one line, why."""
+
+
+class Whole(NamedTuple):
+  """A folder's manifest, and its files as they were written."""
+
+  path: epath.Path
+  manifest: dict[str, Any]
+
+  def read(self, name: str, sha256: str | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+      name: of the file.
+      sha256: hex; None = as the manifest's field `sha256` says.
+
+    Raises:
+      ValueError: it has another SHA-256.
+    """
+    if epath.Path(name).name != name:
+      raise ValueError(f"{name} is no file of the folder")
+    content = (self.path / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != (sha256 or self.manifest["sha256"][name]):
+      raise ValueError(f"{name} is not what was written: its SHA-256 differs")
+    return content
+
+
+def write(
+  folder: epath.Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]
+) -> None:
+  """Writes the files, then the manifest, by whichever process calls it.
+
+  Args:
+    folder: made where it does not exist.
+    files: contents by name.
+    manifest: JSON, with the SHA-256 of the files: see `digests`.
+
+  Raises:
+    UserError: the file system refuses.
+  """
+  atomic.make_folder(folder)
+  for name, content in files.items():
+    atomic.write_own(folder / name, content)
+  atomic.write_own(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+  """Hex SHA-256 of each file, by name."""
+  return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def sha256(path: epath.Path) -> str:
+  """Hex SHA-256 of a file, which may be larger than the memory."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def opened(folder: epath.Path) -> Iterator[Whole]:
+  """The folder, to be read inside the block.
+
+  Raises:
+    NotWhole: there is no manifest, or what is read inside is not what was written.
+  """
+  try:
+    manifest = json_text.loads((folder / MANIFEST).read_text())
+    if not isinstance(manifest, dict):
+      raise ValueError(f"{MANIFEST} holds no JSON object")
+    yield Whole(folder, manifest)
+  except _DAMAGED as error:
+    raise NotWhole(first_line(error))
+
+
+class Lock(NamedTuple):
+  """A lock that is held until its file is closed, in every process that has it open.
+
+  Attributes:
+    file: open.
+    is_real: whether the disk has locks; where it has none, nobody is kept out.
+  """
+
+  file: IO
+  is_real: bool
+
+
+def try_lock(path: epath.PathLike) -> Lock | None:
+  """The lock of a file, which is made; None where another process holds it.
+
+  Raises:
+    OSError: the file cannot be made.
+  """
+  file = open(path, "w")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.close()
+    return None
+  except OSError:
+    return Lock(file, is_real=False)
+  return Lock(file, is_real=True)
+
+
+@contextlib.contextmanager
+def locked(
+  folder: epath.Path,
+  *,
+  refuse: str | None = None,
+  before_waiting: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+  """Keeps other processes out of a block; a death lets them in again.
+
+  What has no locks (an address such as gs://…, some shared disks) keeps nobody out.
+
+  Args:
+    folder: which exists; the lock is its file `.lock`.
+    refuse: the error's line where another process holds the lock; None = wait for it.
+    before_waiting: called where that has to be.
+
+  Raises:
+    UserError: another process holds the lock, or the folder cannot be written into.
+  """
+  if "://" in str(folder):
+    yield
+    return
+  path = folder / ".lock"
+  try:
+    lock = try_lock(path)
+    if lock is None and refuse is not None:
+      raise UserError(refuse)
+    if lock is None:
+      before_waiting()
+      lock = Lock(open(path, "w"), is_real=True)
+      fcntl.flock(lock.file, fcntl.LOCK_EX)
+  except OSError as error:
+    raise UserError(f"cannot write into {folder}: {first_line(error)}")
+  with lock.file:
+    yield
