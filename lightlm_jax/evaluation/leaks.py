@@ -258,16 +258,16 @@ def _renumbered_figures(
   build: Build, log: Interactions, split: Split, ids: Ids, seed: int
 ):
   """Agreement at the first level and NDCG@10 with no model: as is, and otherwise."""
+  held = split.validation
+  assert held is not None
 
   def figures(items_IL, users_UL) -> dict[str, float]:
-    held = split.validation
-    assert held is not None
     pairs = {
       "agreement with training items": (split.train.user_E, split.train.item_E),
       "agreement with held-out items": (held.user_N, held.target_N),
     }
     found = {
-      name: quality.agreement(users_UL[user_P, :1], items_IL[item_P, :1])[0]
+      name: (quality.agreement(users_UL[user_P, :1], items_IL[item_P, :1]) or [0.0])[0]
       for name, (user_P, item_P) in pairs.items()
     }
     ranks = mates_ranks(users_UL[:, 0], split.train, held)

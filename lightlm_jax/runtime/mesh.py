@@ -81,7 +81,7 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
-def shardings(tree, mesh: Mesh, *, over_data: bool = False):
+def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
   """Returns the sharding of each leaf of a (possibly abstract) pytree of parameters.
 
   The paths of the optimiser's moments end in their parameters' paths, so that the same
@@ -92,12 +92,13 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False):
     mesh: with the axes "data" and "model".
     over_data: also shard each leaf over `data`, along the longest axis that `data`
       divides and no rule shards.
+    warn: false for the optimiser's state, whose parameters were warned of.
   """
 
   def place(path, leaf) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     rule = rule_of(name, leaf.ndim)
-    if rule is None and leaf.size >= LARGE and not is_replicated(name):
+    if warn and rule is None and leaf.size >= LARGE and not is_replicated(name):
       _warn_replicated(name, leaf.shape)
     axes = [
       axis if axis and size % mesh.shape[axis] == 0 else None

@@ -1,4 +1,4 @@
-"""What devices send each other: the collectives of a compiled program, by its text."""
+"""The collectives of a compiled program, parsed from its text."""
 
 from collections.abc import Iterable
 import re
@@ -21,13 +21,13 @@ _LIMIT = re.compile(r" constant\((\d+)\)")
 
 
 class Collective(NamedTuple):
-  """One instruction that devices wait for each other in.
+  """One collective instruction.
 
   Attributes:
     kind: one of `KINDS`.
-    shapes: what it leaves on each device, such as "f32[128,64]".
+    shapes: of its results on each device, such as "f32[128,64]".
     bytes: of all these.
-    times: how often one pass of the program comes by; see `executed`.
+    times: executions in one run of the program; see `executed`.
   """
 
   kind: str
@@ -37,11 +37,11 @@ class Collective(NamedTuple):
 
 
 def executed(text: str) -> list[Collective]:
-  """The collectives of one pass through a compiled program.
+  """Returns the collectives of one run of a compiled program.
 
-  Those inside loops count as often as the loop turns where its length is known when
-  it is compiled (the layers of a scan), and once where it is data (the steps of a
-  dispatch). Of a conditional's branches the one that sends most bytes counts.
+  A collective in a loop counts once per iteration if the number of iterations is known
+  at compile time (the layers of a scan), and once if it is data (the steps of a
+  dispatch). Of a conditional's branches, the one with the most bytes counts.
 
   Args:
     text: `jax.stages.Compiled.as_text()`.
@@ -61,7 +61,7 @@ def executed(text: str) -> list[Collective]:
     if operation is None:
       return []
     shape, name = operation.groups()
-    # Of a pair the later one has the result alone.
+    # Only the second instruction of a start/done pair has the result as its shape.
     if name.removesuffix("-done") in KINDS:
       return [_collective(name.removesuffix("-done"), shape)]
     if name.endswith("-done"):
@@ -84,7 +84,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Kind, executions and bytes together, a row for each kind there is."""
+  """Returns the executions and total bytes of each kind."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})
@@ -94,7 +94,7 @@ def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """The lines of every computation, and the name of the first to run."""
+  """Returns the lines of each computation, and the entry computation's name."""
   computations, entry, lines = {}, "", []
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
@@ -117,12 +117,12 @@ def _collective(kind: str, shape: str) -> Collective:
 
 
 def _turns(line: str, computations: dict[str, list[str]]) -> int:
-  """How often a `while` turns; 1 where that is not written down."""
+  """Returns the iterations of a `while`; 1 if they are unknown."""
   if trips := _TRIPS.search(line):
     return int(trips[1])
-  # XLA for TPUs does not say it: a scan's condition is `counter < constant`.
-  name = re.search(r"condition=%?([\w.\-]+)", line)[1]
-  condition = "\n".join(computations.get(name, ()))
+  # XLA for TPUs gives no trip count, but a scan's condition is `counter < constant`.
+  name = re.search(r"condition=%?([\w.\-]+)", line)
+  condition = "\n".join(computations.get(name[1], ()) if name else ())
   limits = _LIMIT.findall(condition)
   operations = re.findall(r" (compare|fusion|and|call)\(", condition)
   if operations == ["compare"] and "direction=LT" in condition and len(limits) == 1:

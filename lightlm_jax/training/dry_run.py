@@ -1,4 +1,4 @@
-"""What a run would take, found without taking a step: sizes and arithmetic."""
+"""Sizes and FLOPs of a run, computed without a training step."""
 
 from typing import Any
 
@@ -15,13 +15,11 @@ from lightlm_jax.training import state as state_lib
 def describe(
   built: Built, split: Split, config: RunConfig, mesh: Mesh
 ) -> dict[str, Any]:
-  """Parameters, bytes and FLOPs a step; null for systems that are fitted.
+  """Returns parameters, bytes and FLOPs a step; null for fitted systems.
 
-  Bytes are of one whole copy, whatever the mesh does with it.
-
-  `flops_per_step` counts the matrix products of the loss and its gradient, a
-  multiplication and an addition as two, dropout's cost and the optimiser's left out;
-  the mean over the batches of an epoch.
+  Bytes are those of one copy, without sharding. `flops_per_step` counts the matrix
+  products of loss and gradient (a multiply-add is two FLOPs), averaged over the batches
+  of an epoch; dropout and the optimiser are left out.
   """
   report = {
     "parameters": None,

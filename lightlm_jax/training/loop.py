@@ -140,6 +140,7 @@ def restore_best(
   progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
+  assert step is not None, "no checkpoint"
   abstract = abstract_state(system, state_lib.optimiser(config), config, mesh)
   return checkpoints.restore(step, abstract).params, progress
 
@@ -161,11 +162,12 @@ def make_feed(
   """Returns the system's training examples, and the plan of their batches."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   system = built.system
+  widest = system.max_history
+  assert widest is not None, "only fitted systems read histories of any length"
   if system.example == "sequence":
     whole = config.whole_histories
-    return feed_lib.packs(log, width=system.max_history, whole=whole, **order)
-  narrower = (w for w in config.history_buckets if w < system.max_history)
-  widths = (*narrower, system.max_history)
+    return feed_lib.packs(log, width=widest, whole=whole, **order)
+  widths = (*(w for w in config.history_buckets if w < widest), widest)
   drawn = system.example == "drawn"
   return feed_lib.positions(log, widths=widths, drawn=drawn, rows=built.rows, **order)
 
@@ -254,7 +256,7 @@ class _Dispatches:
     )
     self._window = []
     times = self.clock.window()
-    flops = self._progress.step_flops * len(loss_S) / times.seconds
+    flops = (self._progress.step_flops or 0) * len(loss_S) / times.seconds
     peak, memory = self._peak_flops, speed.memory_peak()
     return {
       "loss": float(loss_S.mean()),
@@ -316,7 +318,8 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
     UserError: another version wrote it.
   """
   # Older checkpoints were saved only after their validation, and lack this field.
-  saved = {"judged_step": checkpoints.latest_step} | checkpoints.progress()
+  saved: dict[str, Any] = {"judged_step": checkpoints.latest_step}
+  saved |= checkpoints.progress()
   try:
     return Progress(**saved)
   except TypeError as error:

@@ -99,13 +99,15 @@ class _Events:
   """
 
   def __init__(self, workdir: epath.Path, purge_step: int):
-    from tensorboardX import event_file_writer, proto, summary  # noqa: PLC0415, slow
+    from tensorboardX import event_file_writer, summary  # noqa: PLC0415, slow
+    from tensorboardX.proto import event_pb2 as generated  # noqa: PLC0415
 
-    self._event, self._scalar = proto.event_pb2.Event, summary.scalar
+    event_pb2: Any = generated  # its classes are made at run time
+    self._event, self._scalar = event_pb2.Event, summary.scalar
     self._file = event_file_writer.EventsWriter(str(workdir / "events"))
     self._flushed = 0.0
     # TensorBoard then hides what a killed run had written from this step on.
-    session = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+    session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(step=purge_step, file_version="brain.Event:2")
     self._add(step=purge_step, session_log=session)
 

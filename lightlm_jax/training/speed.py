@@ -113,10 +113,10 @@ class Compilations:
   def __init__(self):
     self.count, self.seconds = 0, 0.0
 
-  def record(self, event: str, seconds: float, **_) -> None:
+  def record(self, event: str, duration_secs: float, **_) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
       self.count += 1
-      self.seconds += seconds
+      self.seconds += duration_secs
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and the optimiser that moves it."""
+"""The training state and the optimiser."""
 
 from typing import Any, NamedTuple
 
@@ -57,17 +57,21 @@ def abstract(
   *,
   shard_optimiser: bool = False,
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into.
+  """Returns the state as shapes, dtypes and shardings; checkpoints are restored to it.
 
   Args:
-    shard_optimiser: whether devices along `data` share what the optimiser keeps.
+    init: rng → parameters.
+    tx: the optimiser.
+    mesh: of the run.
+    shard_optimiser: whether the optimiser's state is sharded over `data` too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
-  shardings = TrainState(
+  shardings: Any = (
     mesh_lib.replicated(mesh),
     mesh_lib.shardings(shapes.params, mesh),
-    mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser),
+    mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser, warn=False),
   )
+  shardings = TrainState(*shardings)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -80,18 +84,18 @@ def abstract(
 def create(
   init, tx: optax.GradientTransformation, seed: int, abstract: TrainState
 ) -> TrainState:
-  """The state at step 0, made where `abstract` says that it lives."""
+  """Returns the state at step 0, on the shardings of `abstract`."""
   make = jax.jit(_maker(init, tx), out_shardings=shardings_of(abstract))
   return make(jax.random.key(seed))
 
 
 def shardings_of(abstract: TrainState) -> TrainState:
-  """Where each leaf of an abstract state lives."""
+  """Returns the sharding of each leaf of an abstract state."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def count_parameters(params) -> dict[str, int]:
-  """All weights, and those outside the token and whole-word tables."""
+  """Returns the number of parameters, with and without `EMBEDDINGS`."""
   total = non_embedding = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -109,7 +113,7 @@ def _maker(init, tx):
 
 
 def _path_mask(params, chosen):
-  """A pytree of bools: is the parameter's path chosen?"""
+  """Returns a pytree of bools: whether `chosen` holds for the parameter's path."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: chosen(jax.tree_util.keystr(path, simple=True, separator="/")),
     params,

@@ -1,7 +1,7 @@
-"""A run's programs, compiled for a slice of TPUs that this machine does not have.
+"""A run's programs compiled for a TPU slice that this machine does not have.
 
-libtpu compiles for a topology anywhere; nothing runs. What it made is read back: what
-the chips send each other, and what each of them holds.
+libtpu compiles for a topology without the TPUs; nothing runs. The report holds the
+compiled programs' collectives and memory per chip.
 """
 
 from collections.abc import Collection
@@ -32,9 +32,9 @@ from lightlm_jax.training import step as step_lib
 
 BATCHES = ("batch_size", "eval_batch_size")  # of config.train
 _NAME = re.compile(r"[A-Za-z]\w*:(\d+(?:x\d+)+)(?:_twisted|_untwisted)?")
-# Away from Google's cloud libtpu asks a metadata server that nobody is, and says at
-# length what it did not learn; nothing of it matters to what is compiled. And it locks
-# a TPU that is not used, so that of two processes one would fail.
+# Outside Google's cloud, libtpu would query a metadata server that does not exist and
+# print long warnings; the values do not affect the compilation. It would also lock a
+# TPU that is not used, so that a second process failed.
 _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -45,8 +45,8 @@ _ENVIRONMENT = {
 }
 
 
-def devices(name: str) -> list[jax.Device]:
-  """The chips of a slice such as "v5e:16x16", to compile for.
+def devices(name: str) -> list[Any]:
+  """Returns the chips of a slice such as "v5e:16x16", to compile for.
 
   Raises:
     UserError: libtpu is not installed, or knows no such slice.
@@ -62,7 +62,7 @@ def devices(name: str) -> list[jax.Device]:
     )
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
-  # By itself libtpu takes hosts of four chips or more.
+  # libtpu's default is a host of at least four chips.
   is_one = set(sides[1].split("x")) == {"1"}
   bounds = {"chips_per_host_bounds": (1, 1, 1)} if is_one else {}
   try:
@@ -97,7 +97,7 @@ def describe(
   mesh: Mesh,
   name: str,
 ) -> dict[str, Any]:
-  """What XLA made for the slice of the steps and of a batch of validation.
+  """Returns a report of the programs that XLA compiled for the slice.
 
   Both as a run compiles them: the steps of a dispatch with every width of history, and
   the widest batch's question under the rule "seen excluded". `flops_per_batch` counts
@@ -106,7 +106,7 @@ def describe(
   and of what a dispatch does beside its steps; see collectives.py.
 
   Raises:
-    UserError: the system learns nothing by gradient.
+    UserError: the system is not trained by gradient descent.
   """
   system = built.system
   if not isinstance(system, Trainable):
@@ -147,7 +147,7 @@ def _steps(built: Built, split: Split, config, mesh: Mesh, abstract) -> dict:
 
 
 def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | None:
-  """None where a run asks nothing."""
+  """Returns the report of the search; None if the split has no requests."""
   requests = split.validation if split.test is None else split.test
   if requests is None or not len(requests):
     return None
@@ -171,7 +171,7 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
 
 
 def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
-  """A batch with the longest history, and exclusions as wide as any."""
+  """Returns a batch with the longest history and the widest exclusions."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
   ((_, batch, excluded_BE),) = batched_inference.host_batches(
     longest, batch_size, built.system.max_history, built.rank_I
@@ -186,7 +186,8 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
   compiling = time.monotonic()
   compiled = lowered.compile()
   ended = time.monotonic()
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  memory: Any = compiled.memory_analysis()
+  cost: Any = compiled.cost_analysis()
   bytes_per_device = {
     "arguments": memory.argument_size_in_bytes,
     "outputs": memory.output_size_in_bytes,
@@ -201,12 +202,12 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
     "bytes_per_device": bytes_per_device | {"total": total},
     "xla_flops_per_device": cost["flops"],
     "xla_bytes_accessed_per_device": cost["bytes accessed"],
-    "collectives": collectives.by_kind(collectives.executed(compiled.as_text())),
+    "collectives": collectives.by_kind(collectives.executed(compiled.as_text() or "")),
   }
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
-  """The shapes of arrays, as if they lay there."""
+  """Returns the arrays' shapes and dtypes with a sharding."""
 
   def place(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
