@@ -1,6 +1,6 @@
-"""Which log a configuration means: the embedded shop, or a folder of the data folder.
+"""Loads the log of a configuration: the synthetic shop, or a folder of logs.
 
-A published log that is not there is fetched (data/published).
+A published log that is missing is downloaded (data/published).
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 
-# One of them stands in the folder of a log.
+# The folder of a log has one of these files.
 _MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
 
 
 class Dataset(NamedTuple):
-  """A log with what else is known of it."""
+  """A log with its items' metadata."""
 
   log: Interactions
   titles: list[str] | None  # of the catalogue's items
-  tastes: synthetic.Tastes | None  # the generator's own, of the embedded shop
+  tastes: synthetic.Tastes | None  # of the synthetic shop's generator
   attributes: list[np.ndarray] | None  # of the catalogue's items, numbered from 0
-  texts: list[str] | None  # of the catalogue's items: titles, and what else is said
+  texts: list[str] | None  # of the catalogue's items: titles and other texts
 
 
 def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
@@ -40,11 +40,10 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
   Args:
     config: of a run.
-    fetch: whether a published log that is not there is downloaded and prepared.
+    fetch: whether a missing published log is downloaded and prepared.
 
   Raises:
-    UserError: the files are not there, or not readable; the line says which file
-      goes where.
+    UserError: files are missing or unreadable; the message says which file goes where.
   """
   if config.data.name == "demo":
     shop = synthetic.Shop(**dataclasses.asdict(config.data.shop))
@@ -52,7 +51,7 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
     titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
     dataset = Dataset(log, titles, tastes, attributes, titles)
   else:
-    # What no run reads, no run stumbles over.
+    # Attributes are read only if the run uses them, so that a bad file hurts no other.
     wanted = isinstance(config, ReadsTexts) and config.input.attributes
     if isinstance(config, WritesIds):
       wanted |= "attributes" in (config.ids.cold, config.ids.graph)
@@ -61,10 +60,10 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
-  """The dataset without the users whose rows are below `config.data.min_len`.
+  """Returns the dataset without users below `config.data.min_len` interactions.
 
   Raises:
-    UserError: nobody is left.
+    UserError: no user is left.
   """
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
@@ -76,7 +75,7 @@ def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
 
 
 def describe(log: Interactions) -> str:
-  """The line that says what was loaded."""
+  """Returns a line with the size of a log."""
   mean = np.mean(log.length_U)
   return (
     f"{log.num_users:,} users, {log.num_items:,} items, {len(log.item_E):,} "

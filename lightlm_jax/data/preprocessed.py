@@ -1,4 +1,4 @@
-"""Reads what `python -m lightlm_jax.prepare` left; see preprocess/shards_out.py."""
+"""Reads the folder of `python -m lightlm_jax.prepare`; see preprocess/shards_out.py."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ VERSION = 1
 
 
 class Prepared(NamedTuple):
-  """A log with what is said of its items; None where nothing is.
+  """A log with its items' metadata; None = there is none.
 
   Attributes:
     log: users and items as `interactions.from_sequences` would number them.
     titles: [I] texts.
-    texts: [I], of all columns of formats.TEXTS.
+    texts: [I], all columns of formats.TEXTS joined.
     attributes: [I] int64 arrays, numbered from 0.
   """
 
@@ -38,10 +38,10 @@ def is_prepared(folder: epath.Path) -> bool:
 
 
 def read(folder: epath.Path) -> Prepared:
-  """Reads a folder, and checks that it is what was written.
+  """Reads a folder and verifies its checksums.
 
   Raises:
-    UserError: it is not whole, or of another kind or version.
+    UserError: it is damaged or incomplete, or of another kind or version.
   """
   try:
     with folder_lib.opened(folder) as whole:
@@ -89,7 +89,7 @@ def _table(whole: folder_lib.Whole, file: Mapping[str, Any]) -> pyarrow.Table:
 
 
 def _words(catalogue: pyarrow.Table):
-  """Titles, texts and attributes of the items."""
+  """Returns titles, texts and attributes of the items."""
   columns = {
     name: catalogue[name].to_pylist()
     for name in formats.TEXTS

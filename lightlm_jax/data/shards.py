@@ -1,8 +1,8 @@
-"""Training rows on disk, for a log that no device's memory holds.
+"""Training rows on disk, for logs that exceed device memory.
 
-A row is what `feed.rows_at` makes: self-contained, so that a batch is read without the
-log. ArrayRecord files hold a number of rows each, in the feed's order, and are read at
-random; a batch on disk is the batch on the device, row for row.
+A row is what `feed.rows_at` returns: self-contained, so that a batch is read without
+the log. ArrayRecord files hold a fixed number of rows each, in the order of the feed,
+with random access; batches from disk equal those on the device, row by row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,19 +23,19 @@ from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 
 ROWS_A_FILE = 2**20
-# Reading takes longer the more groups a file has, and a group is decoded as a whole.
+# Reading slows down with the number of groups, and a group is decoded as a whole.
 _WRITING = "group_size:16,uncompressed"
-_AT_ONCE = 4_096  # rows that are made together
+_AT_ONCE = 4_096  # rows computed together
 
 
 class Shards:
   """The rows of a folder, by number."""
 
   def __init__(self, folder: epath.PathLike):
-    """Opens what `write` left.
+    """Opens a folder from `write`.
 
     Raises:
-      UserError: there is no such folder, or it is not whole.
+      UserError: it is missing or incomplete.
     """
     folder = epath.Path(folder)
     try:
@@ -55,17 +55,17 @@ class Shards:
       raise UserError(f"cannot read the shards in {folder}: {error}; remove them")
 
   def plan(self, seed: int, batch_size: int) -> feed_lib.Plan:
-    """The order of a run over these rows, as over the feed that they were made of.
+    """Returns the plan of a run over these rows, as over the original feed.
 
     Args:
       seed: of the order.
-      batch_size: rows.
+      batch_size: rows per step.
     """
     a = self.about
     return feed_lib.Plan(seed, batch_size, (a["width"],), (a["rows"],), a["window"])
 
   def rows(self, row_B: Sequence[int] | np.ndarray) -> Batch:
-    """The rows of these numbers as one batch, numpy; -1 stands for nothing."""
+    """Returns the rows with these numbers as a numpy batch; -1 = an empty row."""
     H, K = self.about["width"], self.about["targets"]
     B = len(row_B)
     history_BH = np.full((B, H), -1, np.int32)
@@ -108,18 +108,18 @@ def write(
   *,
   rows_a_file: int = ROWS_A_FILE,
 ) -> dict[str, Any]:
-  """Writes the rows of feeds, one after the other; whole, or not at all.
+  """Writes the rows of several feeds, completely or not at all.
 
   Args:
     folder: a new one.
-    feeds: of blocks of users, each with one bucket and nothing drawn.
-    rows_a_file: of every file but the last.
+    feeds: of blocks of users, each with a single bucket and without drawn targets.
+    rows_a_file: rows of every file but the last.
 
   Returns:
-    What manifest.json holds.
+    The manifest.
 
   Raises:
-    UserError: the disk refuses.
+    UserError: the folder cannot be written.
   """
   with atomic.new_folder(epath.Path(folder), exists_ok=True) as part:
     about = _write(part, feeds, rows_a_file)
@@ -132,7 +132,7 @@ def cached(
   feed: feed_lib.Positions | feed_lib.Packs,
   plan: feed_lib.Plan,
 ) -> Shards:
-  """The rows of a feed, written where no run before has left them under `root`."""
+  """Returns the rows of a feed, written under `root` unless they are there already."""
   folder = epath.Path(root) / fingerprint(feed, plan)
   if not folder.exists():
     write(folder, [(feed, plan)])
@@ -140,7 +140,7 @@ def cached(
 
 
 def fingerprint(feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan) -> str:
-  """Hex SHA-256 of everything that the rows of a feed are made of."""
+  """Returns the SHA-256 of all inputs of a feed's rows, in hexadecimal."""
   sha256 = hashlib.sha256(repr((plan.widths, plan.window)).encode())
   for leaf in jax.tree.leaves(feed):
     sha256.update(np.ascontiguousarray(leaf))
@@ -168,7 +168,7 @@ def _write(folder: epath.Path, feeds, rows_a_file: int) -> dict[str, Any]:
     "rows_a_file": rows_a_file,
     "width": width,
     "window": window,
-    "targets": targets,  # a row; 0 = one at every place
+    "targets": targets,  # per row; 0 = one at every position
     "files": [{"name": file.name, "bytes": file.stat().length} for file in files],
   }
 
@@ -176,9 +176,9 @@ def _write(folder: epath.Path, feeds, rows_a_file: int) -> dict[str, Any]:
 def _records(
   feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan
 ) -> Iterator[bytes]:
-  """The rows as int32: history, segments, users, targets.
+  """Yields the rows as int32 bytes: history, segments, users, targets.
 
-  The room before a history is left out, and so are users of sequences.
+  Padding before a history is omitted, and so are the users of packed sequences.
   """
   assert len(plan.widths) == 1
   assert not plan.drawn

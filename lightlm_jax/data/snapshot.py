@@ -1,8 +1,8 @@
-"""The log that a run learned from, kept beside it, so that the run needs nothing else.
+"""A copy of the training log beside the run, so that the run is self-contained.
 
-`interactions.parquet` has the columns user, item and perhaps timestamp (seconds), users
-and their rows in order; `items.parquet` the catalogue in order: item, and what is known
-of it. The manifest with their SHA-256 comes last.
+`interactions.parquet` has the columns user, item and optionally timestamp (seconds),
+with users and their rows in order; `items.parquet` has the catalogue in order: item and
+its metadata. The manifest with their SHA-256 is written last.
 """
 
 from etils import epath
@@ -20,7 +20,7 @@ _FILES = ("interactions.parquet", "items.parquet")
 
 
 def write(dataset: Dataset, folder: epath.Path) -> None:
-  """Writes the log, its catalogue and what is known of the items."""
+  """Writes the log, its catalogue and the items' metadata."""
   log = dataset.log
   rows = {
     "user": pyarrow.array(log.user_ids[log.user_E], pyarrow.string()),
@@ -44,10 +44,10 @@ def write(dataset: Dataset, folder: epath.Path) -> None:
 
 
 def read(folder: epath.Path) -> Dataset | None:
-  """The log as it was written; None where there is none.
+  """Reads the log; None if there is none.
 
   Raises:
-    UserError: it is not what was written.
+    UserError: it is damaged.
   """
   if not (folder / folder_lib.MANIFEST).exists():
     return None

@@ -1,9 +1,9 @@
-"""Item texts as tokens, by byte-level BPE learned on the catalogue's own texts.
+"""Item texts as tokens, by byte-level BPE trained on the catalogue's texts.
 
-Byte pairs (Sennrich et al. 2016, arXiv 1508.07909) over bytes, as GPT-2 has them, so
-that text in any script has tokens. What is learned is a function of the texts alone, in
-whatever order: no interaction has a part in it. Case and compatibility forms of
-characters, which tell little of an item, are folded.
+Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over bytes, as in GPT-2, so
+that text in any script has tokens. The tokenizer depends on the texts alone, not on
+their order and not on interactions. Case and compatibility forms of characters are
+folded, since they say little about an item.
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from lightlm_jax.config import ReadsTexts
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 
-EMPTY = 0  # the one token of an item without text
-FIRST = 1  # of the tokenizer's own tokens
+EMPTY = 0  # the single token of an item without text
+FIRST = 1  # the first token of the tokenizer
 _TOKENIZER = "tokenizer.json"
-FEWEST = 256  # tokens: every byte is one
+FEWEST = 256  # tokens: one for every byte
 
 
 class Tokens(NamedTuple):
-  """What an item encoder reads.
+  """The input of an item encoder.
 
   Attributes:
-    token_IT: int32, left-aligned, at least one an item; -1 = padding.
-    vocab_size: tokens of texts and attributes; all are below it.
-    empty: items that have neither.
-    cut: items that had more than T.
+    token_IT: int32, left-aligned, at least one per item; -1 = padding.
+    vocab_size: number of tokens of texts and attributes.
+    empty: number of items that have neither.
+    cut: number of items that were cut to T tokens.
   """
 
   token_IT: np.ndarray
@@ -45,11 +45,11 @@ class Tokens(NamedTuple):
 
 
 def learn(texts: Sequence[str], vocab_size: int) -> str:
-  """A tokenizer of at most `vocab_size` tokens, as the JSON of Hugging Face's library.
+  """Trains a tokenizer; returns it as JSON of Hugging Face's library.
 
   Args:
     texts: of a catalogue; equal sets of them give equal JSON.
-    vocab_size: at least FEWEST.
+    vocab_size: most tokens, at least FEWEST.
 
   Raises:
     UserError: the library is not installed.
@@ -59,9 +59,9 @@ def learn(texts: Sequence[str], vocab_size: int) -> str:
   tokenizer.normalizer = tokenizers.normalizers.Sequence(
     [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
   )
-  # A word is the same at the beginning of a text and inside it.
+  # A word has the same tokens at the beginning of a text and inside it.
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
-  # No special tokens: a text that spells one would be read as it.
+  # No special tokens: texts could contain their names.
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocab_size,
     initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
@@ -77,14 +77,14 @@ def write(
   most: int,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> Tokens:
-  """The catalogue in the tokenizer's tokens, each item at most `most` of them.
+  """Returns the catalogue in the tokenizer's tokens, at most `most` per item.
 
   Args:
     tokenizer: from `learn`.
     texts: [I]; an empty one becomes the token EMPTY.
-    most: where a text is cut.
-    attributes: [I] int arrays, numbered from 0: a token each, behind the text, which is
-      cut to leave room for them. None = none.
+    most: tokens per item; longer texts are cut.
+    attributes: [I] int arrays, numbered from 0; each is a token after the text, which
+      is cut if they do not fit otherwise. None = none.
 
   Raises:
     UserError: the library is not installed.
@@ -112,15 +112,15 @@ def check(
   texts: Sequence[str] | None,
   attributes: Sequence[np.ndarray] | None,
 ) -> None:
-  """Refuses a catalogue that a run has nothing to read of.
+  """Checks that the run's catalogue has the texts and attributes that it reads.
 
   Args:
     config: of the run.
-    texts: of the catalogue's items; None = there is no file of them.
+    texts: of the catalogue's items; None = there is no such file.
     attributes: likewise.
 
   Raises:
-    UserError: there are none, or they are of other items.
+    UserError: they are missing, or belong to other items.
   """
   name = config.data.name
   if texts is None:
@@ -147,13 +147,13 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """The tokenizer of a run, and its catalogue in it.
+  """Returns the tokenizer of a run, and the catalogue in its tokens.
 
   Args:
     config: of the run: `input.text_vocab`, `text_tokens` and `attributes`.
-    texts: see `check`, which is made first.
+    texts: see `check`, which runs first.
     attributes: likewise.
-    tokenizer: that the run has; None = it is learned.
+    tokenizer: of the run; None = train one.
 
   Raises:
     UserError: see `check`.
@@ -161,13 +161,14 @@ def of_run(
   check(config, texts, attributes)
   if not config.input.attributes:
     attributes = None
+  assert texts is not None, "checked above"
   if tokenizer is None:
     tokenizer = learn(texts, config.input.text_vocab)
   return tokenizer, write(tokenizer, texts, config.input.text_tokens, attributes)
 
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
-  """Writes `tokenizer.json` and, last, the manifest that makes it valid."""
+  """Writes `tokenizer.json` and then the manifest, which makes it valid."""
   files = {_TOKENIZER: tokenizer.encode()}
   manifest = {
     "sha256": tokens.sha256,
@@ -178,7 +179,7 @@ def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
 
 
 def load(folder: epath.Path) -> tuple[str, str] | None:
-  """The tokenizer, and the SHA-256 of the tokens; None where they are not whole."""
+  """Reads the tokenizer and the SHA-256 of the tokens; None if missing or damaged."""
   try:
     with folder_lib.opened(folder) as whole:
       tokenizer = whole.read(_TOKENIZER, whole.manifest["tokenizer_sha256"])
@@ -188,7 +189,7 @@ def load(folder: epath.Path) -> tuple[str, str] | None:
 
 
 def describe(tokens: Tokens) -> str:
-  """The line that says what the items are written in."""
+  """Returns a line about the items' tokens."""
   length_I = (tokens.token_IT >= 0).sum(axis=1)
   return (
     f"texts: {tokens.vocab_size:,} tokens, {length_I.mean():.2f} an item (at most "

@@ -1,4 +1,4 @@
-"""Code books by configuration, built once and kept."""
+"""Builds the code book of a configuration, and caches it."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -18,12 +18,12 @@ from lightlm_jax.runtime.errors import UserError
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
 COLD = ("apart", "attributes")
-# What a person who chooses a kind should hear.
+# Warnings for users of a kind.
 WARNINGS = {
   "sid": "sid gives neighbours in time neighbouring numbers, which tell the next item; "
   "compare with it, do not rely on it"
 }
-# Part of every key: a change of the construction makes kept books stale.
+# Part of every cache key: raise it when the construction changes.
 _VERSION = 4
 
 
@@ -34,14 +34,14 @@ def code_book(
   cache: epath.Path,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> codes.CodeBook:
-  """The codes of `config.ids` from training interactions only.
+  """Returns the codes of `config.ids`, from training interactions only.
 
   Args:
     config: the group `config.ids`.
     train: the interactions that may shape an id.
-    seed: of whatever is drawn.
+    seed: of all random numbers.
     cache: folder of books by content; an equal one is read instead of built.
-    attributes: of the items, read where `config.graph` is "attributes".
+    attributes: of the items, used if `config.graph` is "attributes".
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -54,7 +54,7 @@ def code_book(
     try:
       codes.save(book, folder)
     except UserError:
-      pass  # a cache that cannot be written costs time, nothing else
+      pass  # a cache that cannot be written only costs time
   return book
 
 
@@ -65,21 +65,21 @@ def book_of_run(
   seed: int,
   cache: epath.Path,
 ) -> codes.CodeBook:
-  """`code_book`, with items without training where `config.cold` wants them.
+  """Returns `code_book`, with cold items placed as `config.cold` says.
 
   Args:
-    attributes: of the catalogue's items, None where nothing is known of them; read if
+    attributes: of the catalogue's items, None if there are none; used if
       `config.cold` or `config.graph` is "attributes".
 
   Raises:
-    UserError: attributes are wanted and not there, or have no room for all items.
+    UserError: attributes are needed and missing, or the cold items do not all fit.
   """
   if config.cold == "apart":
     return code_book(config, train, seed, cache, attributes)
   if config.kind == "iid":
     raise UserError(
-      "config.ids.cold is 'attributes', but an iid id is one token and stands beside "
-      "nothing; choose another config.ids.kind, or set it to 'apart'"
+      "config.ids.cold is 'attributes', but an iid id is one token and has no "
+      "neighbours; choose another config.ids.kind, or set it to 'apart'"
     )
   book = code_book(config, train, seed, cache, attributes)
   cold_I = np.bincount(train.item_E, minlength=train.num_items) == 0
@@ -87,7 +87,7 @@ def book_of_run(
 
 
 def digest(train: Interactions) -> str:
-  """SHA-256 of the interactions that shape the ids."""
+  """Returns the SHA-256 of the interactions that the ids are built from."""
   sha256 = hashlib.sha256()
   for array in (train.offset_U1, train.item_E):
     sha256.update(array.astype("<i8").tobytes())
@@ -102,7 +102,7 @@ def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
 
 
 def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
-  """What the codes follow from: their kind, its options, the interactions."""
+  """Returns all inputs of the codes: kind, options, seed and interactions."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),
@@ -159,7 +159,7 @@ def _build(config: Ids, train: Interactions, seed, attributes):
 
 
 def _mesh(devices: int) -> Mesh | None:
-  """So many devices of this process, -1 for all of them; None for its CPU alone."""
+  """Returns a mesh of devices of this process, -1 = all; None for its CPU alone."""
   if devices == 1:
     return None
   available = jax.local_devices()

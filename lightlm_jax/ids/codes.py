@@ -1,4 +1,4 @@
-"""Codes: the token sequences that stand for items and users, validated and named."""
+"""Codes: the token sequences that identify items and users."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ class CodeBook:
 
   @property
   def sha256(self) -> str:
-    """Digest of both tables: equal on every process of a run, or the run ends."""
+    """The SHA-256 of both tables, which all processes of a run have to agree on."""
     digest = hashlib.sha256()
     for table in (self.items_IL, self.users_UL):
       digest.update(repr(table.shape).encode())
@@ -37,10 +37,10 @@ class CodeBook:
 def code_book(
   items_IL: np.ndarray, users_UL: np.ndarray, manifest: dict[str, Any]
 ) -> CodeBook:
-  """Checks both tables and makes the book.
+  """Returns a book after checking both tables.
 
   Raises:
-    UserError: a code is empty, has a hole, or two items share one.
+    UserError: a code is empty or has a gap, or two items have the same one.
   """
   for name, table in (("item", items_IL), ("user", users_UL)):
     real = table >= 0
@@ -60,7 +60,7 @@ def code_book(
 
 
 def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
-  """Rows of different lengths as one table padded with -1."""
+  """Returns codes of different lengths as one table, padded with -1."""
   width = max(len(code) for code in codes)
   table = np.full((len(codes), width), -1, dtype=np.int32)
   for row, code in zip(table, codes, strict=True):
@@ -69,7 +69,7 @@ def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
 
 
 def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Codes without their last token [N, L], padded with -1, and that token [N]."""
+  """Returns codes without their last token [N, L], padded with -1; and it [N]."""
   row_N = np.arange(len(code_NL))
   place_N = (code_NL >= 0).sum(axis=1) - 1
   stem_NL = code_NL.copy()
@@ -80,10 +80,11 @@ def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def with_last_token(
   path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:
-  """Appends a token to the paths that several members share.
+  """Appends a last token to paths that several members share.
 
-  The number within the leaf is seeded random: an order by raw number leaks. `apart`
-  numbers on from leaf to leaf, so that no two members share a last token.
+  The numbering within a leaf is seeded random, since an order by index would leak
+  information. With `apart` it continues from leaf to leaf, so that all last tokens are
+  distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True
@@ -103,7 +104,7 @@ def with_last_token(
 
 
 def save(book: CodeBook, directory: epath.PathLike) -> None:
-  """Writes `codes.npz` and, last, the manifest that makes it valid.
+  """Writes `codes.npz` and then the manifest, which makes it valid.
 
   Raises:
     UserError: the file system refuses.
@@ -116,7 +117,7 @@ def save(book: CodeBook, directory: epath.PathLike) -> None:
 
 
 def load(directory: epath.PathLike) -> CodeBook | None:
-  """Reads a saved book; None where there is none or it is not whole."""
+  """Reads a saved book; None if it is missing or damaged."""
   try:
     with folder_lib.opened(epath.Path(directory)) as (path, manifest):
       sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")

@@ -1,13 +1,13 @@
-"""What a preparation leaves: shards of users, the catalogue, a manifest.
+"""The output of a preparation: shards of users, the catalogue, a manifest.
 
     interactions-00000-of-00002.parquet       user, items, times: a row for each user
     interactions-00000-of-00002.array_record  the same rows, to be read at random
     items.parquet                             item, rows, texts, attributes
     manifest.json                             counts, SHA-256, rejected rows by reason
 
-`items` are rows of items.parquet, int32. Users and items stand in the order of a hash
-of their ids, so that their numbers tell nothing. A record of ArrayRecord is the user's
-times, int64 seconds since 1970 (none in a log without times), then the items, int32.
+`items` are row numbers of items.parquet, int32. Users and items are in the order of a
+hash of their ids, so that their numbers carry no information. An ArrayRecord record is
+the user's times, int64 seconds since 1970 (if the log has any), then the items, int32.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from lightlm_jax.storage import folder as folder_lib
 
 ITEMS = "items.parquet"
 KINDS = ("parquet", "array_record")  # of a shard's files
-# As data/shards.py: groups that are read fast.
+# As in data/shards.py: groups for fast reading.
 _WRITING = "group_size:16,uncompressed"
 
 
@@ -39,7 +39,7 @@ def write_shard(
   """Writes the two files of a shard.
 
   Returns:
-    Their names, bytes and digests, and what they hold.
+    Their names, bytes and SHA-256, and the numbers of users and rows.
   """
   name = f"interactions-{number:05d}-of-{shards:05d}"
   parquet, records = folder / f"{name}.parquet", folder / f"{name}.array_record"
@@ -64,13 +64,13 @@ def write_shard(
 
 
 def write_items(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
-  """Writes the catalogue; returns its name, bytes and digest."""
+  """Writes the catalogue; returns its name, bytes and SHA-256."""
   _write_parquet(path, pyarrow.table(columns))
   return about(path)
 
 
 def about(path: epath.Path) -> dict[str, Any]:
-  """Name, bytes and SHA-256 of a file."""
+  """Returns name, bytes and SHA-256 of a file."""
   length = path.stat().length
   return {"name": path.name, "bytes": length, "sha256": folder_lib.sha256(path)}
 
@@ -78,13 +78,13 @@ def about(path: epath.Path) -> dict[str, Any]:
 def publish(
   work: epath.Path, target: epath.Path, names: Sequence[str], manifest: dict[str, Any]
 ) -> None:
-  """Moves the files to where they belong, at once; where that cannot be, manifest last.
+  """Moves the files to their folder, atomically; in buckets with the manifest last.
 
   Args:
-    work: where they were written.
+    work: the folder they were written to.
     target: a folder that does not exist.
     names: of the files.
-    manifest: of them.
+    manifest: of the preparation.
   """
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _write_parquet(path: epath.Path, table: pyarrow.Table) -> None:
 
 
 def _write_records(path: epath.Path, users: Users) -> None:
-  """Writes where the library can write, on this machine's disk, then puts it there."""
+  """Writes to a local disk, the only place the library can write to, then moves it."""
   with tempfile.TemporaryDirectory() as local:
     file = os.path.join(local, "records")
     writer = array_record_module.ArrayRecordWriter(file, _WRITING)

@@ -1,4 +1,4 @@
-"""Puts a published log into the data folder, in the form that every log has there."""
+"""Downloads a published log into the data folder, in the form of other logs."""
 
 import json
 import sys
@@ -13,24 +13,24 @@ from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 
 LOG = "u.data"
-MANIFEST = "published.json"  # where it came from, and what became of every line
+MANIFEST = "published.json"  # its source, and the counts of all lines
 _ITEMS = "items.tsv"
 _ATTRIBUTES = "item_attributes.json"
 
 
 def prepare(source: Source, root: epath.Path) -> None:
-  """Fetches a log, or takes what was put there by hand, and writes `root/NAME`.
+  """Downloads a log, or uses files that are in place already, and writes `root/NAME`.
 
-  The log is written last: where it is, the rest is too. A process that comes while
-  another one does this waits for it.
+  The log is written last, so that its presence means that all is complete. A second
+  process waits for the first one.
 
   Args:
     source: of the log.
     root: the data folder.
 
   Raises:
-    UserError: there is no network, or something is not as it was published; the line
-      says which file to put where.
+    UserError: there is no network, or a file differs from the published one; the
+      message says which file to put where.
   """
   folder = root / source.name
   start = f"no data for {source.name!r}: {folder} has neither sequences.txt nor {LOG}"
@@ -118,12 +118,12 @@ def _table(items: list[Item]) -> str:
 
 
 def _attributes(item: Item) -> list[str]:
-  """As S3-Rec and P5 have them: brand and categories."""
+  """Returns brand and categories, as in S3-Rec and P5."""
   return [name for name in (item.brand, *item.categories) if name]
 
 
 def _write_new(path: epath.Path, content: str) -> None:
-  """What a person has put there stays."""
+  """Writes a file unless there is one already."""
   if path.exists():
     _say(f"{path} is there already and is left as it is")
   else:
