@@ -341,33 +341,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(train, tmp_path, builds)
   assert same_book(build.code_book(ids_config("rid"), train, 0, tmp_path / "c"), first)
 
 
-@pytest.mark.parametrize(
-  ("config", "complaint"),
-  [
-    (ids_config("tiger"), "config.ids.kind is 'tiger'; choose one of sci, gci, rid"),
-    (ids_config("rid", base=1), "config.ids.base is 1; it must be at least 2"),
-    (ids_config("sid", base=0), "config.ids.base is 0"),
-    (ids_config("sci", branching=1), "config.ids.branching is 1"),
-    (ids_config("sci", leaf_size=0), "config.ids.leaf_size is 0"),
-    (ids_config("sci", levels=0), "config.ids.levels is 0"),
-    (
-      ids_config("sci", tokens="leaf"),
-      "config.ids.tokens is 'leaf'; choose one of lev",
-    ),
-    (ids_config("gci", centres=0), "config.ids.centres is 0"),
-    (ids_config("gci", quantiser="rq"), "config.ids.quantiser is 'rq'; choose one of"),
-    (
-      ids_config("sci", graph="tree"),
-      "config.ids.graph is 'tree'; choose one of bip",
-    ),
-  ],
-)
-def test_a_wrong_option_is_one_line(train, tmp_path, config, complaint):
-  with pytest.raises(UserError, match=complaint):
-    build.code_book(config, train, 0, tmp_path)
-  assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("kind", build.KINDS)
 def test_an_empty_catalogue_is_one_line(tmp_path, kind):
   with pytest.raises(UserError, match="the catalogue is empty"):

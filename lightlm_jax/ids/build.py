@@ -17,7 +17,6 @@ from lightlm_jax.ids import codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
-COLD = ("apart", "attributes")
 # Warnings for users of a kind.
 WARNINGS = {
   "sid": "sid gives neighbours in time neighbouring numbers, which tell the next item; "
