@@ -170,10 +170,10 @@ def test_a_hostile_memory_is_built_anew(tmp_path, mark):
   folder = epath.Path(tmp_path / "latent")
   about = {"ids_sha256": "0"}
   arrays = np.zeros((2, 3), np.float16), np.arange(2, dtype=np.int32)
-  latent_decoding.cached(folder, about, lambda: arrays, print)
+  latent_decoding.cached(folder, about, lambda: arrays)
   for kind in ("pickle", "npy of objects", "npz of objects"):
     (folder / "states.npy").write_bytes(kinds(mark)[kind])
-    found = latent_decoding.cached(folder, about, lambda: arrays, print)
+    found = latent_decoding.cached(folder, about, lambda: arrays)
     np.testing.assert_array_equal(found[0], arrays[0])
 
 

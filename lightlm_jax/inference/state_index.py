@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import hashlib
+import logging
 from typing import Any
 
 from etils import epath
@@ -30,6 +31,8 @@ from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.systems.base import Built, HasState, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
+
+logger = logging.getLogger(__name__)
 
 DECODINGS = latent.DECODINGS
 OPTIONS = (
@@ -167,7 +170,6 @@ def cached(
   folder: epath.Path,
   about: Mapping[str, Any],
   make: Callable[[], tuple[np.ndarray, np.ndarray]],
-  say: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
   """A state index from its folder, or made by `make()` and put there.
 
@@ -175,7 +177,6 @@ def cached(
     folder: of a run.
     about: the origin of the index, as JSON holds it, with `ids_sha256`.
     make: see `index_states`.
-    say: prints a line.
 
   Returns:
     state_ND float16 and item_N int32.
@@ -194,12 +195,12 @@ def cached(
         return _read(folder, found)
   except folder_lib.NotWhole:
     pass
-  say("building the state index from the training log …")
+  logger.info("building the state index from the training log …")
   arrays = make()
   with processes.fail_together("write the state index"):
     _write(folder, about, arrays)
   megabytes = arrays[0].nbytes / 2**20
-  say(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
+  logger.info(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
   return arrays
 
 

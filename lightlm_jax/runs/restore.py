@@ -205,7 +205,7 @@ def _with_state_index(run: Run) -> Run:
     mesh=run.mesh,
   )
   about = _about_state_index(run)
-  found = state_index.cached(run.workdir / "latent", about, make, logger.info)
+  found = state_index.cached(run.workdir / "latent", about, make)
   state_ND, item_N = mesh_lib.put(found, mesh_lib.replicated(run.mesh))
   index = latent.build(state_ND, item_N, split.train.num_items, config.decoding.prior)
   return dataclasses.replace(run, built=state_index.build(config, run.built, index))
