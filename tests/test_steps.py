@@ -46,6 +46,7 @@ class Run:
       for u, length in enumerate((2, 9, 4, 6, 3))
     )
     built = registry.build("bsarec", config, log, None)
+    self.unchanged = built.system
     self.system = Spoiled(change_loss(built.system.loss), built.system.init)
     self.tx = state.optimiser(config)
     self.devices = mesh.make(1, 1)
@@ -161,3 +162,13 @@ def targets_of(run, s):
   bucket, key, batch = run.plan.at(np.array(s))
   found = feed_lib.gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
   return found.target_B[found.weight_B > 0].tolist()
+
+
+def test_equal_runs_share_their_compiled_steps():
+  """Built twice from the same configuration, the whole is one program."""
+  runs = Run(), Run()
+  one, other = (
+    step.make_steps(run.unchanged, run.tx, run.plan, run.devices, 5, run.abstract)
+    for run in runs
+  )
+  assert one is other

@@ -1,5 +1,6 @@
 """The training state and the optimiser."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -33,17 +34,46 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   t = config.train
   accumulate = t.accumulate
   warmup, total = t.warmup_steps // accumulate, max(t.steps // accumulate, 1)
-  after = max(total - warmup, 1)
-  if t.schedule == "cosine":
-    decay = optax.cosine_decay_schedule(t.learning_rate, after)
+  return _optimiser(
+    schedule=t.schedule,
+    rate=t.learning_rate,
+    warmup=warmup,
+    after=max(total - warmup, 1),
+    clip_norm=t.clip_norm,
+    weight_decay=t.weight_decay,
+    embedding_rate=t.embedding_rate,
+    accumulate=accumulate,
+  )
+
+
+# Equal settings give the same object, which is part of the key of compiled steps.
+@functools.lru_cache(maxsize=16)
+def _optimiser(
+  *,
+  schedule: str,
+  rate: float,
+  warmup: int,
+  after: int,
+  clip_norm: float,
+  weight_decay: float,
+  embedding_rate: float,
+  accumulate: int,
+) -> optax.GradientTransformation:
+  """`optimiser` with `warmup` updates of warm-up and `after` updates of decay."""
+  if schedule == "cosine":
+    decay = optax.cosine_decay_schedule(rate, after)
   else:
-    decay = optax.linear_schedule(t.learning_rate, 0.0, after)
-  warm = optax.linear_schedule(0.0, t.learning_rate, max(warmup, 1))
-  schedule = optax.join_schedules([warm, decay], [warmup])
+    decay = optax.linear_schedule(rate, 0.0, after)
+  warm = optax.linear_schedule(0.0, rate, max(warmup, 1))
   chain = optax.chain(
-    optax.clip_by_global_norm(t.clip_norm),
-    optax.adamw(schedule, eps=1e-6, weight_decay=t.weight_decay, mask=_decayed),
-    optax.masked(optax.scale(t.embedding_rate), _is_embedding),
+    optax.clip_by_global_norm(clip_norm),
+    optax.adamw(
+      optax.join_schedules([warm, decay], [warmup]),
+      eps=1e-6,
+      weight_decay=weight_decay,
+      mask=_decayed,
+    ),
+    optax.masked(optax.scale(embedding_rate), _is_embedding),
   )
   if accumulate > 1:
     return optax.MultiSteps(chain, accumulate).gradient_transformation()

@@ -4,8 +4,9 @@ The host sends only which batches to take, so a step costs it almost nothing. Th
 of steps of a dispatch is data: changing it compiles nothing.
 """
 
+from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,8 @@ def make_steps(
   mesh: Mesh,
   seed: int,
   abstract: TrainState,
-):
-  """Returns the jitted steps of a dispatch.
+) -> Callable[..., tuple[TrainState, Report]]:
+  """Returns the jitted steps of a dispatch: the same for equal arguments.
 
   (state, tables, feed, dispatch, stop_requested_D) → (state, Report). The feed is the
   log, or the dispatch's batches [K, B, …] as read from disk; `stop_requested_D` comes
@@ -102,9 +103,24 @@ def make_steps(
   dispatch. A dispatch whose `first` is not the state's step does nothing, so one that
   was sent before the failure was seen does no harm.
   """
-  rows = mesh_lib.by_rows(mesh)
   # Fixed, or the next dispatch would see other shardings and compile again.
-  shardings = state_lib.shardings_of(abstract)
+  leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))
+  return _make_steps(system, tx, plan, mesh, seed, tree, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=4)
+def _make_steps(
+  system: Trainable,
+  tx: optax.GradientTransformation,
+  plan: feed_lib.Plan,
+  mesh: Mesh,
+  seed: int,
+  tree: Any,
+  leaves: tuple[NamedSharding, ...],
+) -> Callable[..., tuple[TrainState, Report]]:
+  """`make_steps`, with the state's shardings as `jax.tree.flatten` gives them."""
+  rows = mesh_lib.by_rows(mesh)
+  shardings = jax.tree.unflatten(tree, leaves)
 
   def learn(params, tables, feed, key, batch, rng, *, bucket):
     examples = feed_lib.gather(feed, key, batch, plan=plan, bucket=bucket)
