@@ -274,7 +274,7 @@ def test_a_claim_of_a_dead_host_is_taken_over(tmp_path, monkeypatch):
   assert look() == "FAIL"
   # Who was taken for dead hears of it, and what it says later counts for nothing.
   assert not claims.beat(claim)
-  claim.lock.close()
+  claim.lock.file.close()
   sweep(plan, workdir)
   claims.settle(
     kept, claim, {"state": "failed", "reason": "late", study.table.OBJECTIVE: 0}
@@ -295,7 +295,7 @@ def test_a_claim_of_this_host_lives_while_its_lock_is_held(tmp_path, folder):
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"
-  claim.lock.close()
+  claim.lock.file.close()
   assert look() == "FAIL"
 
 
@@ -338,7 +338,7 @@ def test_a_search_of_all_of_a_range_finds_each_once(tmp_path):
   taken = [claims.take(kept, plan, tmp_path / "s") for _ in range(3)]
   assert sorted(claim.point["depth"] for claim in taken) == [1, 2, 3]
   for claim in taken:
-    claim.lock.close()
+    claim.lock.file.close()
 
 
 def test_a_range_in_which_nothing_is_left_ends_the_search(tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def try_lock(path: epath.PathLike) -> Lock | None:
 
 @contextlib.contextmanager
 def locked(
-  folder: epath.Path,
+  folder: epath.PathLike,
   *,
   refuse: str | None = None,
   before_waiting: Callable[[], object] = lambda: None,
@@ -162,7 +162,7 @@ def locked(
   if "://" in str(folder):
     yield
     return
-  path = folder / ".lock"
+  path = epath.Path(folder) / ".lock"
   try:
     lock = try_lock(path)
     if lock is None and refuse is not None:

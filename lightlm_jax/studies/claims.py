@@ -8,23 +8,28 @@ order and to let each end once. Every process applies these rules by itself:
 - A trial that ended without a result or a reason is lost; its point gets another turn.
 - A running trial on this host is alive while the lock in its folder is held, which its
   train command inherits. A trial on another host is alive while its heartbeat changes.
+
+Optuna 5 has heartbeats, and a retry of stale trials, for databases only (RDBStorage).
+The journal, which is the default here, and the gRPC proxy have neither, so this module
+does the same for all three. Its lock also tells at once of a death on this host.
 """
 
 from collections.abc import Collection
 import contextlib
-import fcntl
 import functools
 import os
 import pathlib
 import platform
 import time
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage.folder import Lock
 from lightlm_jax.studies import axes as axes_lib
 from lightlm_jax.studies import summary as table
 from lightlm_jax.studies.axes import Point, Range, Value, Values
@@ -33,6 +38,7 @@ from lightlm_jax.studies.plan import Plan
 BEAT_SECONDS = 15.0
 # A trial whose heartbeat has not changed for this long is stale.
 PATIENCE_SECONDS = 180.0
+_LOCK = ".claim"  # in the folder of a trial
 _DRAWS = 100_000  # attempts to draw a point that was not drawn before
 
 
@@ -49,7 +55,7 @@ class Claim(NamedTuple):
   trial: optuna.Trial
   name: str
   point: Point
-  lock: IO
+  lock: Lock
 
 
 class Watch:
@@ -65,18 +71,6 @@ class Watch:
       since = time.monotonic()
       self._seen[number] = beat, since
     return time.monotonic() - since
-
-
-@contextlib.contextmanager
-def alone(workdir: pathlib.Path):
-  """Holds the lock of the study's folder, if its disk supports locks.
-
-  Hosts without a shared disk rely on the rules of this module alone.
-  """
-  with open(workdir / ".lock", "w") as file:
-    with contextlib.suppress(OSError):
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
@@ -130,11 +124,11 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
     trial, name, point = found
     folder = workdir / "trials" / name
     folder.mkdir(parents=True, exist_ok=True)
-    lock, held = _lock(folder)
+    lock = folder_lib.try_lock(folder / _LOCK)
     if lock is None:  # a lost trial still runs on this host
       _end_unrun(study, trial)
       continue
-    host = _host() if held else None
+    host = _host() if lock.is_real else None
     about = {"host": host, "pid": os.getpid(), "folder": str(folder), "beat": 0}
     trial.set_user_attr("claim", about)
     return Claim(trial, name, point, lock)
@@ -162,7 +156,7 @@ def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
     else:
       claim.trial.set_user_attr("reason", row["reason"])
       study.tell(claim.trial, state=TrialState.FAIL)
-  claim.lock.close()
+  claim.lock.file.close()
 
 
 def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
@@ -181,7 +175,7 @@ def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
     here = claim.get("host") == _host()
     # The folder may belong to another workdir, or be visible only in its container.
     if here and (folder := pathlib.Path(claim["folder"])).exists():
-      lock, _ = _lock(folder)
+      lock = folder_lib.try_lock(folder / _LOCK)
       if lock is None:
         continue
     elif watch.stale_for(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
@@ -190,7 +184,7 @@ def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
     with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
       study.tell(trial.number, state=TrialState.FAIL)
     if lock is not None:
-      lock.close()
+      lock.file.close()
 
 
 def _pop(study: optuna.Study, plan: Plan):
@@ -285,19 +279,6 @@ def _any_of(values: Values, rng: np.random.Generator) -> Value:
   if isinstance(values.low, int):
     return int(rng.integers(values.low, int(values.high), endpoint=True))
   return values.rounded(float(rng.uniform(values.low, values.high)))
-
-
-def _lock(folder: pathlib.Path) -> tuple[IO | None, bool]:
-  """Returns the folder's lock, None if it is held, and whether locks are supported."""
-  file = open(folder / ".claim", "w")
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    file.close()
-    return None, True
-  except OSError:
-    return file, False
-  return file, True
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from lightlm_jax.runtime import log
 from lightlm_jax.runtime import signals as signals_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.storage import atomic, json_text
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import axes as axes_lib
 from lightlm_jax.studies import claims, trials, view
@@ -90,7 +91,7 @@ def sweep(
   with storage_lib.user_errors(workdir):
     study = _open(workdir, plan, storage)
     found = _Sweep(study, plan, workdir, free, platform, train, shown)
-    with claims.alone(workdir):
+    with folder_lib.locked(workdir):
       failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
       claims.ensure(study, plan, failed if retry_failed else ())
       found.write_summary()
@@ -108,7 +109,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
   atomic.make_folder(epath.Path(workdir) / "trials")
   path = workdir / plan_lib.FILE
   kept = storage and storage_lib.shown(storage)
-  with claims.alone(workdir):
+  with folder_lib.locked(workdir):
     if path.exists():
       fields = ("run", "trials", "storage")
       old = json_text.read(epath.Path(path), "give another --workdir", fields)
@@ -183,7 +184,7 @@ class _Sweep:
           self._beat()
         if ended or now - looked > _LOOK_SECONDS:
           looked = now
-          with claims.alone(self._workdir):
+          with folder_lib.locked(self._workdir):
             claims.reap_stale(self._study, running.keys(), watch)
             claims.ensure(self._study, self._plan)
             self._start_trials()
@@ -216,7 +217,7 @@ class _Sweep:
       if not claims.beat(one.claim):
         logger.info(f"{one.claim.name}: another host has taken it over")
         _kill([one])
-        one.claim.lock.close()
+        one.claim.lock.file.close()
         self._release(one)
 
   def _release(self, one: Running) -> None:
@@ -256,7 +257,7 @@ class _Sweep:
     code, claim = one.process.returncode, one.claim
     why = None if code == 0 else trials.reason(code, one.folder)
     row = table.row(claim.name, claim.point, one.config, one.folder, why)
-    with claims.alone(self._workdir):
+    with folder_lib.locked(self._workdir):
       claims.settle(self._study, claim, row)
       number = self.write_summary()
     seconds = time.monotonic() - one.began

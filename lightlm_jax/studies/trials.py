@@ -128,7 +128,7 @@ def start(
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
-      pass_fds=(claim.lock.fileno(),),
+      pass_fds=(claim.lock.file.fileno(),),
       preexec_fn=prepare,
       start_new_session=True,  # this process passes Ctrl-C on itself
     )
