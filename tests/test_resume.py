@@ -304,7 +304,7 @@ def test_told_to_end_while_validating_a_run_validates_again(
 ):
   """Or the best checkpoint would be another one than without the signal."""
   # A system that compiles in no time.
-  config = small_config(system="bpr_mf", input__history=0, split__kind="leave_one_out")
+  config = small_config(system="bpr_mf", split__kind="leave_one_out")
   wanted = train.train(config, tmp_path / "whole")
   validate, calls = loop._validate, []
 

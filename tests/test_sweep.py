@@ -31,7 +31,7 @@ from lightlm_jax.studies import plan, study
 
 def main(argv):
   _, workdir, jobs, storage, *train = argv
-  made = plan.of_study(config.load("scaling:tiny"))
+  made = plan.of_study(config.card("scaling:tiny"))
   study.sweep(made, workdir, jobs=int(jobs), storage=storage or None, train=train)
 
 sys.exit(errors.run(main, sys.argv))

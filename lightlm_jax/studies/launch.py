@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import importlib.util
-import pathlib
 from typing import Any
 
 from etils import epath
@@ -10,6 +9,7 @@ import jax
 
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.studies import plan as plan_lib
 
 
@@ -46,7 +46,7 @@ def launch(
       "optuna is missing; install with pip install -c constraints.txt -e '.[sweep]'"
     )
   # Of the extra `sweep`.
-  from lightlm_jax.studies import analysis, claims, study  # noqa: PLC0415
+  from lightlm_jax.studies import analysis, study  # noqa: PLC0415
 
   # Devices are for the trials.
   jax.config.update("jax_platforms", "cpu")
@@ -58,6 +58,6 @@ def launch(
   if report_path:
     atomic.write_json(epath.Path(report_path), report)
   if report["finished"]:
-    with claims.alone(pathlib.Path(workdir)):  # other processes end at the same time
+    with folder_lib.locked(workdir):  # other processes end at the same time
       analysis.report(workdir)
   return report
