@@ -241,7 +241,7 @@ def test_the_best_is_kept_for_what_a_damaged_checkpoint_falls_back_on(tmp_path):
   checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
   for step, best_step in ((1, 1), (2, 1), (3, 1), (4, 4)):
     checkpoints.save(step, {"weight": np.full(3, step)}, {"best_step": best_step})
-  checkpoints.judge({"best_step": 4, "judged_step": 4})
+  checkpoints.update_progress({"best_step": 4, "judged_step": 4})
   checkpoints.close()
   assert whole(tmp_path) == [1, 3, 4]
   reader = checkpoint.Checkpoints(epath.Path(tmp_path), read_only=True)

@@ -1,4 +1,4 @@
-"""One evaluator for every system: full ranking, both rules, integer ranks.
+"""The evaluator of every system: full ranking, both rules, integer ranks.
 
 `seen_excluded`: items of the request's whole history cannot be recommended, and a
 target among them counts as a miss. `seen_allowed`: every item of the catalogue can.
@@ -28,7 +28,7 @@ K = 20  # recommendations asked for: the largest cut-off of the metrics
 
 
 class Ranks(NamedTuple):
-  """Where each request's target came, in the order of the requests.
+  """The rank of each request's target, in the order of the requests.
 
   Attributes:
     rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
@@ -136,7 +136,7 @@ def program(
   """The program by which `evaluate` ranks a batch, and the catalogue that it takes.
 
   Args:
-    everywhere: where the answers go: to all devices of the mesh; None = to the one.
+    everywhere: sharding of the results; None = one device.
     k, rules, lists, allowed_I: see `evaluate`.
 
   Returns:
@@ -180,7 +180,7 @@ def hallucination_rate(
 
 
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
-  """The metrics of a report for each rule, from what `evaluate` returned."""
+  """Returns the mean metrics of each rule, from the result of `evaluate`."""
   return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
 
 

@@ -1,9 +1,8 @@
-"""Checkpoints by Orbax: the latest two and the best, each whole or passed over.
+"""Checkpoints with Orbax: the latest two and the best; damaged ones are skipped.
 
-Orbax gives a folder its name when it is written to its end. Beside what it writes lie
-the SHA-256 of the files, so that a file that has changed since is noticed. Each process
-hashes what it wrote itself, into a manifest of its own. A checkpoint is verified once,
-when it is opened to be restored; the processes divide its files among them.
+Orbax renames a checkpoint's folder to its final name when it is complete. Each process
+also writes a manifest with the SHA-256 of the files that it wrote itself. A checkpoint
+is verified once, before it is restored; the processes share the files among them.
 """
 
 from collections.abc import Iterator
@@ -26,12 +25,12 @@ from lightlm_jax.training.state import TrainState
 # The first process's; process N's is sha256.process_N.json. An older version's manifest
 # is one for all processes.
 _MANIFEST = "sha256.json"
-_JUDGED = "progress.json"  # in place of what was saved with the state
-_DAMAGED = "damaged-"  # before a step's number: nothing reads it any more
+_JUDGED = "progress.json"  # replaces the progress that was saved with the state
+_DAMAGED = "damaged-"  # prefix of a folder that is not read any more
 
 
 class _LatestAndBest:
-  """Keeps what a restart needs, what it falls back on, and the best of either."""
+  """Keeps the latest two checkpoints, and the best step of each."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -44,9 +43,9 @@ class Checkpoints:
   """The checkpoints of one workdir.
 
   Attributes:
-    latest_step: the newest whole checkpoint when the workdir was opened, or what has
-      been saved since; None without one.
-    damaged: a line for each newer one that had to be passed over.
+    latest_step: the newest whole checkpoint when the workdir was opened, or the last
+      one saved since; None without one.
+    damaged: a line for each newer checkpoint, which is damaged and was skipped.
 
   Raises:
     UserError: the folder cannot be read, or no checkpoint in it is whole.
@@ -60,7 +59,7 @@ class Checkpoints:
         self.directory,
         save_decision_policy=policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
         preservation_policy=_LatestAndBest(),
-        # A reader must not sweep away what the run is about to finish writing.
+        # A reader must not delete a checkpoint that the run is still writing.
         cleanup_tmp_directories=not read_only,
       )
     self._writer = futures.ThreadPoolExecutor(1, "checkpoint")
@@ -73,7 +72,7 @@ class Checkpoints:
       self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
-    """What `save` or `judge` was given beside the latest state."""
+    """Returns the progress saved with, or since, the latest state."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
@@ -83,7 +82,7 @@ class Checkpoints:
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
-    """Copies the state and writes it while the caller goes on.
+    """Copies the state and writes it in the background.
 
     Args:
       step: batches seen; not saved before.
@@ -99,13 +98,13 @@ class Checkpoints:
       self._writing = self._writer.submit(self._finish, step, saved)
     self.latest_step = step
 
-  def judge(self, progress: dict) -> None:
-    """What was learned of the latest checkpoint since it was saved."""
+  def update_progress(self, progress: dict) -> None:
+    """Replaces the progress of the latest checkpoint."""
     self.wait()
     atomic.write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
 
   def wait(self) -> None:
-    """Returns when what was saved is whole on disk.
+    """Waits until the last save is complete on disk.
 
     Raises:
       UserError: it is not, and why.
@@ -170,9 +169,9 @@ class Checkpoints:
     self._checkpointer.reload()
 
   def _damage(self, step: int) -> str | None:
-    """What has changed in a checkpoint since it was written, in all processes alike.
+    """Returns a checkpoint's first damage, the same in all processes; None if whole.
 
-    None where nothing has, or where a kill came before the manifests were written.
+    Also None if the run was killed before the manifests were written.
     """
     if step in self._verified:
       return None
@@ -219,7 +218,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """What has changed since it was written, among this process's share of the files."""
+  """Returns the first damage in this process's share of the files; None if whole."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:
@@ -237,7 +236,7 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 
 @contextlib.contextmanager
 def _one_line(verb: str, directory: epath.Path):
-  """What a full or read-only disk makes Orbax raise is a person's to mend."""
+  """Turns Orbax's errors, as of a full or read-only disk, into one-line UserErrors."""
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.CRITICAL)  # Orbax logs the traceback that it also raises

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Progress:
-  """What a restart needs beside the state; saved with every checkpoint."""
+  """The progress of a run; saved with every checkpoint."""
 
   best_score: float | None = None
   best_step: int = 0
@@ -361,7 +361,7 @@ def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:
 def _save(checkpoints, step, state, progress: Progress) -> None:
   """Saves the state; only the progress if this very state is saved already."""
   if step == checkpoints.latest_step:
-    checkpoints.judge(dataclasses.asdict(progress))
+    checkpoints.update_progress(dataclasses.asdict(progress))
   else:
     checkpoints.save(step, state, dataclasses.asdict(progress))
 

@@ -1,4 +1,4 @@
-"""What the training loop reads and writes outside the device."""
+"""The files, the progress bar and the signals that the training loop uses."""
 
 from collections.abc import Iterator
 import contextlib
