@@ -367,6 +367,13 @@ def test_what_cannot_be_read_says_why(card, change, message):
     config.from_tree(tree)
 
 
+@pytest.mark.parametrize("tree", [[], 3, "text", None])
+def test_what_is_no_configuration_at_all(card, tree):
+  with pytest.raises(UserError, match="an object of fields, not"):
+    config.from_tree(tree)
+  assert "seed: absent → 0" in config.differences(tree, config.load(card))
+
+
 def test_systems_turn_into_each_other():
   toys = config.load("toys:tiny")
   ease = config.replace(toys, {"system": "ease"})

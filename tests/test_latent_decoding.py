@@ -166,7 +166,8 @@ def test_what_is_wanted_changes_no_order(model):
   state_ND = rng.normal(size=(500, config.model.d_model)).astype(np.float16)
   item_N = rng.integers(train.num_items, size=500).astype(np.int32)
   index = latent.build(*jax.device_put((state_ND, item_N)), train.num_items)
-  config.decoding.kind, config.decoding.nearest = "latent_local", 50
+  fields = {"decoding.kind": "latent_local", "decoding.nearest": 50}
+  config = config_lib.replace(config, fields)
   built = lightlm.build(config, book)
   asks = latent_decoding.build(config, built, index)
   again = latent_decoding.build(config, lightlm.build(config, book), index)

@@ -19,6 +19,8 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
   Raises:
     UserError: it has an unknown field, lacks one, or has a value of another type.
   """
+  if not isinstance(tree, Mapping):  # JSON of something else
+    raise UserError(f"a configuration is an object of fields, not {tree!r:.40}")
   flat = flatten(tree)
   cls = schema.of_system(flat.get("system", "lightlm"))
   for name, value in flat.items():
@@ -188,7 +190,8 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   try:
     return to_flat(from_tree(tree))
   except UserError:
-    return migrate.known_defaults(flat := flatten(tree)) | flat
+    flat = flatten(tree) if isinstance(tree, Mapping) else {}
+    return migrate.known_defaults(flat) | flat
 
 
 def lacking(tree: Any) -> list[str]:
