@@ -168,7 +168,7 @@ def differences(
   before = own_fields(old)
   after = to_flat(new)
   names = before.keys() | after.keys()
-  if before.get("system") != after["system"]:
+  if before.get("system", after["system"]) != after["system"]:
     names = before.keys() & after.keys()  # the other fields follow from the system
   found = []
   for name in sorted(names):
