@@ -42,7 +42,7 @@ config = config_lib.load(file, "tiny", {
   **(of_text if file == "lite_llm4rec" else {}),
   "model.d_model": 16,
   "model.num_heads": 4,
-  "model.d_kv": 2,
+  **({"model.d_kv": 2} if name == "lightlm" else {}),
   "model.dropout_rate": 0.3,
   "train.batch_size": 8,
   "train.warmup_steps": 1,
