@@ -4,7 +4,6 @@ A run may be unfinished or of an older version, with fewer files and fields. Wha
 missing is None or empty here; the sections say what can be done about it.
 """
 
-from collections.abc import Mapping
 import shlex
 from typing import Any, NamedTuple
 
@@ -182,17 +181,6 @@ def at(tree: Any, *path: str) -> Any:
   for name in path:
     tree = tree.get(name) if isinstance(tree, dict) else None
   return tree
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Returns the values of a configuration by dotted field."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      flat |= flatten(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _of_validation(
