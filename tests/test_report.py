@@ -21,6 +21,7 @@ from report_pages import (
   written,
 )
 
+from lightlm_jax import config
 from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.reporting import lists, report, sections
 from lightlm_jax.reporting import run_files as runs
@@ -81,7 +82,7 @@ def test_every_section_says_what_the_run_left(shop):
   assert "1 5 5 5 0 2 25 25 1 25" in page.said("ids")
   for words in ("1,234", "567", "1 min 01 s", "4,321", "8,765", "8 × TPU v4", "0.10.2"):
     assert words in page.said("setup")
-  fields = runs.flatten(json.loads((shop / "one/config.json").read_text()))
+  fields = config.flatten(json.loads((shop / "one/config.json").read_text()))
   for name in fields:
     assert name in page.said("setup")
   assert "not audited" in page.said("audit")
