@@ -76,7 +76,7 @@ def write_toys(folder):
   raw.write(folder / raw.META, [raw.meta_2014("B00LIKED"), "{not a dict", *lines])
 
 
-def test_files_that_were_put_by_hand(root, monkeypatch, capsys):
+def test_files_that_were_put_by_hand(root, monkeypatch, capsys, logged):
   use(monkeypatch, published=sources.Counts(5, 5, 25))
   write_toys(root / "toys")
   dataset = load(root, attributes=True)
@@ -98,10 +98,8 @@ def test_files_that_were_put_by_hand(root, monkeypatch, capsys):
   )
   number = dict(zip(dataset.log.item_ids.tolist(), map(len, dataset.attributes)))
   assert number == dict(zip(ITEMS, [3, 2, 3, 0, 0]))
-  said = capsys.readouterr()
-  assert said.out == ""  # where --dry_run promises JSON
-  last = said.err.splitlines()[-1]
-  assert last == (
+  assert capsys.readouterr().out == ""  # where --dry_run promises JSON
+  assert logged[-1] == (
     "toys: 5 users / 5 items / 25 interactions; as published; 1 of 5 lines cannot be "
     "read (1 not a Python literal; line 2: not a Python literal)"
   )
@@ -185,7 +183,7 @@ def test_a_server_that_is_reached(root, server, tmp_path, monkeypatch):
 
 
 def test_items_that_the_server_lacks_are_missed_in_words(
-  root, server, tmp_path, monkeypatch, capsys
+  root, server, tmp_path, monkeypatch, logged
 ):
   address, _ = server
   write_toys(tmp_path / "www")
@@ -199,7 +197,7 @@ def test_items_that_the_server_lacks_are_missed_in_words(
   dataset = load(root)
   assert raw_rows(dataset.log) == {user: ITEMS for user in USERS}
   assert dataset.titles is dataset.texts is None
-  last = capsys.readouterr().err.splitlines()[-1]
+  last = logged[-1]
   assert "no figures in print to check them by" in last
   assert "no texts of the items (" in last
   assert "it answers 404" in last
@@ -319,14 +317,14 @@ def test_another_size_leaves_nothing_behind(root, monkeypatch):
   assert not list(root.rglob("*.array_record*"))
 
 
-def test_what_a_person_wrote_stays(root, monkeypatch, capsys):
+def test_what_a_person_wrote_stays(root, monkeypatch, logged):
   use(monkeypatch, published=None)
   write_toys(root / "toys")
   mine = "item_id\ttitle\n0000013714\tmine\n"
   (root / "toys" / "items.tsv").write_text(mine)
   assert "mine" in load(root).titles
   assert (root / "toys" / "items.tsv").read_text() == mine
-  assert "items.tsv is there already and is left as it is" in capsys.readouterr().err
+  assert "items.tsv is there already and is left as it is" in " ".join(logged)
   (root / "beauty").mkdir()
   (root / "beauty" / "sequences.txt").write_text("u a b c\n")
   assert raw_rows(load(root, "beauty").log) == {"u": ["a", "b", "c"]}
@@ -354,6 +352,8 @@ def test_who_comes_second_waits_and_finds_it(root, monkeypatch):
     "from lightlm_jax import config\n"
     "from lightlm_jax.data import datasets\n"
     "from lightlm_jax.data.published import sources\n"
+    "from lightlm_jax.runtime import log as log_lib\n"
+    "log_lib.set_up(stderr=True)\n"
     "toys = dataclasses.replace(sources.SOURCES['toys'], published=None)\n"
     "sources.SOURCES['toys'] = toys\n"
     f"toys = config.load('toys', overrides={{'data.dir': {str(root)!r}}})\n"
@@ -377,12 +377,12 @@ def test_who_comes_second_waits_and_finds_it(root, monkeypatch):
   assert sum("fetching and preparing it" in err for _, err in found) == 1
 
 
-def test_reviews_alone_are_a_log_without_texts(root, monkeypatch, capsys):
+def test_reviews_alone_are_a_log_without_texts(root, monkeypatch, logged):
   use(monkeypatch, published=None)
   write_toys(root / "toys")
   (root / "toys" / raw.META).unlink()
   assert load(root).titles is None
-  last = capsys.readouterr().err.splitlines()[-1]
+  last = logged[-1]
   assert "no texts of the items (" in last
   assert f"for them put {raw.META} (" in last
   # As that line says.

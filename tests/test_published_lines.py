@@ -7,27 +7,30 @@ from hypothesis import strategies as st
 import pytest
 import raw_files as raw
 
-from lightlm_jax.data.published import amazon, movielens, yelp
+from lightlm_jax.data.published import raw_rows as rows
 from lightlm_jax.data.published.raw_rows import Item, Malformed, Rating
 
 RATINGS = {
-  "2014": (amazon.rating_2014, raw.review_2014("A2SUAM1J3GNN3B", "0000013714", 7)),
-  "2023, raw": (amazon.rating_2023, raw.review_2023("A2SUAM1J3GNN3B", "0000013714", 7)),
-  "2023": (amazon.rating_2023, "A2SUAM1J3GNN3B,0000013714,5.0,7"),
-  "100k": (movielens.rating_100k, "A2SUAM1J3GNN3B\t0000013714\t5\t7"),
-  "1m": (movielens.rating_1m, "A2SUAM1J3GNN3B::0000013714::5::7"),
+  "2014": (rows.amazon_2014_rating, raw.review_2014("A2SUAM1J3GNN3B", "0000013714", 7)),
+  "2023, raw": (
+    rows.amazon_2023_rating,
+    raw.review_2023("A2SUAM1J3GNN3B", "0000013714", 7),
+  ),
+  "2023": (rows.amazon_2023_rating, "A2SUAM1J3GNN3B,0000013714,5.0,7"),
+  "100k": (rows.movielens_100k_rating, "A2SUAM1J3GNN3B\t0000013714\t5\t7"),
+  "1m": (rows.movielens_1m_rating, "A2SUAM1J3GNN3B::0000013714::5::7"),
 }
 PARSERS = (
-  amazon.rating_2014,
-  amazon.rating_2023,
-  amazon.item_2014,
-  amazon.item_2023,
-  yelp.rating,
-  yelp.item,
-  movielens.rating_100k,
-  movielens.rating_1m,
-  movielens.item_100k,
-  movielens.item_1m,
+  rows.amazon_2014_rating,
+  rows.amazon_2023_rating,
+  rows.amazon_2014_item,
+  rows.amazon_2023_item,
+  rows.yelp_rating,
+  rows.yelp_item,
+  rows.movielens_100k_rating,
+  rows.movielens_1m_rating,
+  rows.movielens_100k_item,
+  rows.movielens_1m_item,
 )
 
 
@@ -40,15 +43,15 @@ def test_a_rating(form, end):
 
 def test_the_names_above_a_csv_are_no_rating():
   names = b"user_id,parent_asin,rating,timestamp"
-  assert amazon.rating_2023(names + b"\r\n") is None
-  assert amazon.rating_2023(b"\xef\xbb\xbf" + names) is None
+  assert rows.amazon_2023_rating(names + b"\r\n") is None
+  assert rows.amazon_2023_rating(b"\xef\xbb\xbf" + names) is None
 
 
 def test_times_of_2023_are_milliseconds():
   line = b"AEYV,B07JW9H4J1,5.0,1641648017857"
-  assert amazon.rating_2023(line).time == 1_641_648_017_857
+  assert rows.amazon_2023_rating(line).time == 1_641_648_017_857
   with pytest.raises(Malformed, match="no unixReviewTime"):
-    amazon.rating_2014(raw.review_2014("u", "i", 1_641_648_017_857).encode())
+    rows.amazon_2014_rating(raw.review_2014("u", "i", 1_641_648_017_857).encode())
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_times_of_2023_are_milliseconds():
   ],
 )
 def test_dates_of_yelp(date, seconds):
-  found = yelp.rating(raw.review_yelp("hG7b0MtEb", "ujmEBvifd", date).encode())
+  found = rows.yelp_rating(raw.review_yelp("hG7b0MtEb", "ujmEBvifd", date).encode())
   assert found == Rating("hG7b0MtEb", "ujmEBvifd", 4.0, seconds)
 
 
@@ -69,11 +72,11 @@ def test_dates_of_yelp(date, seconds):
 )
 def test_no_dates_of_yelp(date):
   with pytest.raises(Malformed, match="no date"):
-    yelp.rating(raw.review_yelp("u", "i", date).encode())
+    rows.yelp_rating(raw.review_yelp("u", "i", date).encode())
 
 
 def test_an_item_of_2014():
-  found = amazon.item_2014(
+  found = rows.amazon_2014_item(
     raw.meta_2014(
       "0000191639",
       paths=[["Toys & Games", "Puzzles", "Jigsaw"], ["Baby", "Puzzles", "Felt"]],
@@ -86,38 +89,42 @@ def test_an_item_of_2014():
     ("Puzzles", "Jigsaw", "Felt"),
     "Fractions and decimals.",
   )
-  bare = amazon.item_2014(b"{'asin': '0005069491', 'categories': [['Toys & Games']]}")
+  bare = rows.amazon_2014_item(
+    b"{'asin': '0005069491', 'categories': [['Toys & Games']]}"
+  )
   assert bare == Item("0005069491")
-  escaped = amazon.item_2014(rb"{'asin': 'B1', 'title': 'Men\'s \xe9 \u2603'}")
+  escaped = rows.amazon_2014_item(rb"{'asin': 'B1', 'title': 'Men\'s \xe9 \u2603'}")
   assert escaped.title == "Men's é ☃"
 
 
 def test_an_item_of_2023():
   item = Item("B1", "Lurk, the game", "LURK", ("PC", "Games"), "One. Two lines.")
-  assert amazon.item_2023(raw.meta_2023("B1").encode()) == item
+  assert rows.amazon_2023_item(raw.meta_2023("B1").encode()) == item
   store = raw.meta_2023("B1", details={"Weight": "1 lb"}).encode()
-  assert amazon.item_2023(store) == item._replace(brand="Lurkers")
+  assert rows.amazon_2023_item(store) == item._replace(brand="Lurkers")
   bare = raw.meta_2023(
     "B1", title=None, store=None, details=None, categories=[], description=[]
   )
-  assert amazon.item_2023(bare.encode()) == Item("B1")
+  assert rows.amazon_2023_item(bare.encode()) == Item("B1")
 
 
 def test_an_item_of_yelp():
-  found = yelp.item(raw.business_yelp("1SWheh84").encode())
+  found = rows.yelp_item(raw.business_yelp("1SWheh84").encode())
   assert found == Item("1SWheh84", "Arizona Biltmore", "", ("Golf", "Active Life"))
-  assert yelp.item(raw.business_yelp("b", categories=None).encode()).categories == ()
+  assert (
+    rows.yelp_item(raw.business_yelp("b", categories=None).encode()).categories == ()
+  )
 
 
 def test_an_item_of_movielens():
   line = "73::Misérables, Les (1995)::Drama|Musical".encode("latin-1")
   film = Item("73", "Misérables, Les (1995)", "", ("Drama", "Musical"))
-  assert movielens.item_1m(line) == film
-  flags = "|".join("1" if g in ("Drama", "Musical") else "0" for g in movielens.GENRES)
+  assert rows.movielens_1m_item(line) == film
+  flags = "|".join("1" if g in ("Drama", "Musical") else "0" for g in rows.GENRES)
   line = f"73|Misérables, Les (1995)|01-Jan-1995||http://us.imdb.com/M?x|{flags}"
-  assert movielens.item_100k(line.encode("latin-1") + b"\r\n") == film
+  assert rows.movielens_100k_item(line.encode("latin-1") + b"\r\n") == film
   unknown = "267|unknown||||1|" + "|".join("0" * 18)
-  assert movielens.item_100k(unknown.encode()) == Item(
+  assert rows.movielens_100k_item(unknown.encode()) == Item(
     "267", "unknown", "", ("unknown",)
   )
 
@@ -125,43 +132,83 @@ def test_an_item_of_movielens():
 @pytest.mark.parametrize(
   ("parse", "line", "reason"),
   [
-    (amazon.rating_2014, b"\xff{}", "not UTF-8"),
-    (amazon.rating_2014, b"{'asin': 'B1'}", "not JSON"),
-    (amazon.rating_2014, b"[" * 100_000, "not JSON"),
-    (amazon.rating_2014, b"[]", "not a JSON object"),
-    (amazon.rating_2014, b"{}", "no reviewerID"),
-    (amazon.rating_2014, raw.review_2014(7, "i", 5).encode(), "no reviewerID"),
-    (amazon.rating_2014, raw.review_2014("a b", "i", 5).encode(), "no reviewerID"),
-    (amazon.rating_2014, raw.review_2014("u", "", 5).encode(), "no asin"),
-    (amazon.rating_2014, raw.review_2014("u", "i\0", 5).encode(), "no asin"),
-    (amazon.rating_2014, raw.review_2014("u", "i", 5, "good").encode(), "no overall"),
-    (amazon.rating_2014, raw.review_2014("u", "i", 5, None).encode(), "no overall"),
-    (amazon.rating_2014, raw.review_2014("u", "i", 5, True).encode(), "no overall"),
-    (amazon.rating_2014, raw.review_2014("u", "i", 5, 1e999).encode(), "no overall"),
-    (amazon.rating_2014, raw.review_2014("u", "i", -5).encode(), "no unixReviewTime"),
-    (amazon.rating_2014, raw.review_2014("u", "i", 5.5).encode(), "no unixReviewTime"),
-    (amazon.rating_2014, raw.review_2014("u", "i", True).encode(), "no unixReviewTime"),
-    (amazon.rating_2023, b"u,i,5.0", "not four fields"),
-    (amazon.rating_2023, b'u,"i,j",5.0,7', "not four fields"),
-    (amazon.rating_2023, b"u,i,5.0,", "no timestamp"),
-    (amazon.rating_2023, b"u,i,5.0," + b"9" * 5_000, "no timestamp"),
-    (amazon.item_2014, b'{"asin": null}', "not a Python literal"),
-    (amazon.item_2014, b"{'asin': 'B1'", "not a Python literal"),
-    (amazon.item_2014, b"['B1']", "not a dict"),
-    (amazon.item_2014, b"{'asin': 7}", "no asin"),
-    (amazon.item_2014, b"{'asin': 'B', 'title': 7}", "title is no text"),
-    (amazon.item_2014, b"{'asin': 'B', 'categories': ['Toys']}", "categories is no"),
-    (amazon.item_2014, b"{'asin': 'B', 'categories': 'Toys'}", "categories is no"),
+    (rows.amazon_2014_rating, b"\xff{}", "not UTF-8"),
+    (rows.amazon_2014_rating, b"{'asin': 'B1'}", "not JSON"),
+    (rows.amazon_2014_rating, b"[" * 100_000, "not JSON"),
+    (rows.amazon_2014_rating, b"[]", "not a JSON object"),
+    (rows.amazon_2014_rating, b"{}", "no reviewerID"),
+    (rows.amazon_2014_rating, raw.review_2014(7, "i", 5).encode(), "no reviewerID"),
+    (rows.amazon_2014_rating, raw.review_2014("a b", "i", 5).encode(), "no reviewerID"),
+    (rows.amazon_2014_rating, raw.review_2014("u", "", 5).encode(), "no asin"),
+    (rows.amazon_2014_rating, raw.review_2014("u", "i\0", 5).encode(), "no asin"),
     (
-      amazon.item_2023,
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", 5, "good").encode(),
+      "no overall",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", 5, None).encode(),
+      "no overall",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", 5, True).encode(),
+      "no overall",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", 5, 1e999).encode(),
+      "no overall",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", -5).encode(),
+      "no unixReviewTime",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", 5.5).encode(),
+      "no unixReviewTime",
+    ),
+    (
+      rows.amazon_2014_rating,
+      raw.review_2014("u", "i", True).encode(),
+      "no unixReviewTime",
+    ),
+    (rows.amazon_2023_rating, b"u,i,5.0", "not four fields"),
+    (rows.amazon_2023_rating, b'u,"i,j",5.0,7', "not four fields"),
+    (rows.amazon_2023_rating, b"u,i,5.0,", "no timestamp"),
+    (rows.amazon_2023_rating, b"u,i,5.0," + b"9" * 5_000, "no timestamp"),
+    (rows.amazon_2014_item, b'{"asin": null}', "not a Python literal"),
+    (rows.amazon_2014_item, b"{'asin': 'B1'", "not a Python literal"),
+    (rows.amazon_2014_item, b"['B1']", "not a dict"),
+    (rows.amazon_2014_item, b"{'asin': 7}", "no asin"),
+    (rows.amazon_2014_item, b"{'asin': 'B', 'title': 7}", "title is no text"),
+    (
+      rows.amazon_2014_item,
+      b"{'asin': 'B', 'categories': ['Toys']}",
+      "categories is no",
+    ),
+    (rows.amazon_2014_item, b"{'asin': 'B', 'categories': 'Toys'}", "categories is no"),
+    (
+      rows.amazon_2023_item,
       raw.meta_2023("B", categories="PC").encode(),
       "categories is no",
     ),
-    (amazon.item_2023, raw.meta_2023("B", description=[7]).encode(), "description is"),
-    (movielens.rating_1m, b"1::2::3", "not four fields"),
-    (movielens.rating_100k, b"1::2::3::4", "not four fields"),
-    (movielens.item_1m, b"1::Toy Story (1995)", "not three fields"),
-    (movielens.item_100k, b"1|Toy Story (1995)|01-Jan-1995|||0|1", "not 19 genres"),
+    (
+      rows.amazon_2023_item,
+      raw.meta_2023("B", description=[7]).encode(),
+      "description is",
+    ),
+    (rows.movielens_1m_rating, b"1::2::3", "not four fields"),
+    (rows.movielens_100k_rating, b"1::2::3::4", "not four fields"),
+    (rows.movielens_1m_item, b"1::Toy Story (1995)", "not three fields"),
+    (
+      rows.movielens_100k_item,
+      b"1|Toy Story (1995)|01-Jan-1995|||0|1",
+      "not 19 genres",
+    ),
   ],
 )
 def test_what_no_line_is(parse, line, reason):
@@ -196,7 +243,7 @@ def test_a_literal_calls_nothing(hostile, tmp_path):
 )
 def test_deep_literals_end_no_process(line):
   with pytest.raises(Malformed):
-    amazon.item_2014(line.encode())
+    rows.amazon_2014_item(line.encode())
 
 
 NEAR = st.sampled_from(
@@ -269,11 +316,11 @@ def test_any_value_is_read_or_refused(fields):
 
 def test_half_a_character_is_replaced():
   line = b'{"parent_asin": "B1", "title": "a\\ud83d b"}'
-  assert amazon.item_2023(line).title == "a? b"
+  assert rows.amazon_2023_item(line).title == "a? b"
   with pytest.raises(Malformed, match="no user_id"):
-    amazon.rating_2023(b'{"parent_asin": "B1", "user_id": "a\\ud83d"}')
+    rows.amazon_2023_rating(b'{"parent_asin": "B1", "user_id": "a\\ud83d"}')
 
 
 def test_a_tab_in_a_genre_is_a_blank():
-  found = movielens.item_1m(b"7::Sabrina (1995)::Sci\tFi||\tDrama|Drama")
+  found = rows.movielens_1m_item(b"7::Sabrina (1995)::Sci\tFi||\tDrama|Drama")
   assert found.categories == ("Sci Fi", "Drama")

@@ -7,10 +7,11 @@ ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ra
 import contextlib
 import dataclasses
 import sys
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 import numpy as np
+import polars
 import requests
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import download_manager
@@ -34,8 +35,12 @@ class Part(tfds.core.BuilderConfig):
 
 
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
-  """The interactions of users, or the items."""
+  """The interactions of users, or the items.
 
+  After `download_and_prepare`, `made` is the log or the list of its items.
+  """
+
+  made: polars.DataFrame | list[Item]
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [  # noqa: RUF012, the library's convention
     Part(name=f"{name}-{part}", description=source.about, log=name, items=items)
@@ -76,20 +81,25 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
       raise UserError(f"{source.ratings.describe()} cannot be fetched: {why}")
     raw_files.check(source.ratings, path)
     log, tally, tied = reading.read_log(source, path)
-    reading.check(source, log, tally, path)
     if not config.items:
-      about |= {"lines": tally.to_json(), "tied_rows": tied}
+      self.made = log
+      about |= {"lines": vars(tally), "tied_rows": tied}
       about["files"] = {path.name: folder_lib.sha256(path)}
-      return {"train": _users(log)}
+      users = log.group_by("user", maintain_order=True).agg(
+        items="item", ratings="rating", seconds="seconds"
+      )
+      return {"train": enumerate(users.iter_rows(named=True))}
 
     about |= {"lines": None, "files": {}, "without": why}
     path, about["without"] = _fetch(source.items, dl_manager)
+    item_ids = log["item"].unique(maintain_order=True).to_list()
     found = {}
     if path is not None:
-      found, tally = reading.read_items(source, path, log.item_ids)
-      about["lines"] = tally.to_json()
+      found, tally = reading.read_items(source, path, item_ids)
+      about["lines"] = vars(tally)
       about["files"] = {path.name: folder_lib.sha256(path)}
-    return {"train": _items(log.item_ids, found)}
+    self.made = [found.get(item, Item(item)) for item in item_ids]
+    return {"train": enumerate(item._asdict() for item in self.made)}
 
   def _generate_examples(self):
     raise NotImplementedError  # the split generators yield the examples
@@ -97,8 +107,8 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
 
 def build(
   source: Source, folder: epath.Path, data_dir: epath.Path
-) -> tuple[reading.Log, list[Item], dict[str, Any], dict[str, Any]]:
-  """Downloads and builds a log, and reads it back.
+) -> tuple[polars.DataFrame, list[Item], dict[str, Any], dict[str, Any]]:
+  """Downloads a log and builds both of its TensorFlow Datasets.
 
   Args:
     source: the log.
@@ -106,12 +116,12 @@ def build(
     data_dir: of TFDS.
 
   Returns:
-    The log, its items in the log's order, and the metadata of both.
+    The log (see `reading.read_log`), its items, and the metadata of both.
 
   Raises:
     UserError: a file cannot be fetched, or is not the published one.
   """
-  made = []
+  made, about = [], []
   for part in ("ratings", "items"):
     config = f"{source.name}-{part}"
     options = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
@@ -129,11 +139,9 @@ def build(
       raise UserError(f"{source.name} came otherwise than published: {error}")
     except OSError as error:
       raise UserError(f"cannot write {data_dir}: {first_line(error)}")
-    metadata = dict(cast(Any, builder.info.metadata))
-    made.append((builder.as_data_source("train"), metadata))
-  (users, about_log), (items, about_items) = made
-  said = [_item(items[i]) for i in range(len(items))]
-  return _log(users, [item.item for item in said]), said, about_log, about_items
+    made.append(builder.made)
+    about.append(dict(builder.info.metadata))
+  return *made, *about
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
@@ -150,50 +158,3 @@ def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
   if why := raw_files.unreachable(raw.url):
     return None, f"{raw.url}: {why}"
   return epath.Path(dl_manager.download(raw.url)), None
-
-
-def _users(log: reading.Log):
-  for user, name in enumerate(log.user_ids):
-    row = slice(log.offset_U1[user], log.offset_U1[user + 1])
-    yield (
-      user,
-      {
-        "user": name,
-        "items": [log.item_ids[item] for item in log.item_E[row]],
-        "ratings": log.rating_E[row],
-        "seconds": log.time_E[row],
-      },
-    )
-
-
-def _items(item_ids: list[str], found: dict[str, Item]):
-  for number, item in enumerate(item_ids):
-    said = found.get(item, Item(item))._asdict()
-    yield number, said | {"categories": list(said["categories"])}
-
-
-def _item(example: dict[str, Any]) -> Item:
-  categories = tuple(name.decode() for name in example["categories"])
-  words = {n: v.decode() for n, v in example.items() if n != "categories"}
-  return Item(categories=categories, **words)
-
-
-def _log(users, item_ids: list[str]) -> reading.Log:
-  """Returns the log of a TFDS data source."""
-  number = {item.encode(): i for i, item in enumerate(item_ids)}
-  names, length_U, columns = [], [], ([], [], [])
-  for place in range(len(users)):
-    example = users[place]
-    names.append(example["user"].decode())
-    length_U.append(len(example["items"]))
-    columns[0].extend(number[item] for item in example["items"])
-    columns[1].extend(example["ratings"])
-    columns[2].extend(example["seconds"])
-  return reading.Log(
-    user_ids=names,
-    item_ids=item_ids,
-    offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
-    item_E=np.array(columns[0], np.int32),
-    rating_E=np.array(columns[1], np.float32),
-    time_E=np.array(columns[2], np.int64),
-  )

@@ -1,21 +1,20 @@
 """Downloads a published log into the data folder, in the form of other logs."""
 
 import json
-import sys
+import logging
 
 from etils import epath
 
-from lightlm_jax.data.published import raw_files, reading
-from lightlm_jax.data.published.raw_rows import Item
+from lightlm_jax.data.published import raw_files
 from lightlm_jax.data.published.sources import Source
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 
+logger = logging.getLogger(__name__)
+
 LOG = "u.data"
 MANIFEST = "published.json"  # its source, and the counts of all lines
-_ITEMS = "items.tsv"
-_ATTRIBUTES = "item_attributes.json"
 
 
 def prepare(source: Source, root: epath.Path) -> None:
@@ -51,84 +50,64 @@ def prepare(source: Source, root: epath.Path) -> None:
       raise UserError(f"{start}, and it cannot be downloaded ({why}): {hand}")
   atomic.make_folder(folder)
   wait = f"another process prepares {folder}: waiting for it"
-  with folder_lib.locked(folder, before_waiting=lambda: _say(wait)):
+  with folder_lib.locked(folder, before_waiting=lambda: logger.info(wait)):
     if not (folder / LOG).exists():
       _prepare(source, folder, root / "tfds")
 
 
 def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
-  from lightlm_jax.data.published import builder  # noqa: PLC0415, it is slow
+  from lightlm_jax.data.published import builder, reading  # noqa: PLC0415, slow
 
-  _say(f"{source.name}: {source.about}; fetching and preparing it, once, in {folder}")
+  logger.info(
+    f"{source.name}: {source.about}; fetching and preparing it, once, in {folder}"
+  )
   log, items, about_log, about_items = builder.build(source, folder, data_dir)
+  counts = reading.counts(log)
   manifest = {
     "name": source.name,
     "about": source.about,
     "from": [raw.url for raw in (source.ratings, source.items)],
-    "counts": log.counts._asdict(),
+    "counts": counts._asdict(),
     "published": source.published and source.published._asdict(),
     "log": about_log,
     "items": about_items,
     "tfds": {"data_dir": data_dir.name, "name": f"published_log/{source.name}-ratings"},
   }
   if about_items["lines"] is not None:
-    _write_new(folder / _ITEMS, _table(items))
-    attributes = {item.item: _attributes(item) for item in items}
-    _write_new(folder / _ATTRIBUTES, json.dumps(attributes, ensure_ascii=False))
+    lines = ["item_id\ttitle\tbrand\tcategories\tdescription"]
+    for item in items:
+      categories = ", ".join(item.categories)
+      lines.append("\t".join((*item[:3], categories, item.description)))
+    _write_new(folder / "items.tsv", "\n".join(lines) + "\n")
+    # Brand and categories, as in S3-Rec and P5.
+    of_item = {i.item: list(filter(None, (i.brand, *i.categories))) for i in items}
+    content = json.dumps(of_item, ensure_ascii=False)
+    _write_new(folder / "item_attributes.json", content)
   atomic.write_own(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-  atomic.write_own(folder / LOG, _rows(log))
-  _say(_describe(source, log, about_log, about_items))
+  lines = ["user\titem\trating\tseconds"]
+  for user, item, rating, seconds in log.iter_rows():
+    lines.append(f"{user}\t{item}\t{rating:g}\t{seconds}")
+  atomic.write_own(folder / LOG, "\n".join(lines) + "\n")
 
-
-def _describe(source: Source, log: reading.Log, about_log, about_items) -> str:
-  parts = [f"{log.counts} interactions"]
-  if source.published is None:
-    parts.append("no figures in print to check them by")
-  else:
-    parts.append("as published")
+  figures = (
+    "as published" if source.published else "no figures in print to check them by"
+  )
+  parts = [f"{counts} interactions", figures]
   if tied := about_log["tied_rows"]:
     parts.append(f"{tied:,} of them in the file's order where times are equal")
   for about in (about_log, about_items):
     if about["lines"] and about["lines"]["rejected"]:
-      parts.append(str(reading.Tally.of_json(about["lines"])))
+      parts.append(str(reading.Tally(**about["lines"])))
   if about_items["lines"] is None:
     parts.append(
       f"no texts of the items ({about_items['without']}); for them put "
       f"{source.items.describe()} there, remove {LOG} and start again"
     )
-  return f"{source.name}: {'; '.join(parts)}"
-
-
-def _rows(log: reading.Log) -> str:
-  lines = ["user\titem\trating\tseconds"]
-  for user, name in enumerate(log.user_ids):
-    for e in range(log.offset_U1[user], log.offset_U1[user + 1]):
-      item, rating = log.item_ids[log.item_E[e]], log.rating_E[e]
-      lines.append(f"{name}\t{item}\t{rating:g}\t{log.time_E[e]}")
-  return "\n".join(lines) + "\n"
-
-
-def _table(items: list[Item]) -> str:
-  lines = ["item_id\ttitle\tbrand\tcategories\tdescription"]
-  for item in items:
-    categories = ", ".join(item.categories)
-    fields = (item.item, item.title, item.brand, categories, item.description)
-    lines.append("\t".join(fields))
-  return "\n".join(lines) + "\n"
-
-
-def _attributes(item: Item) -> list[str]:
-  """Returns brand and categories, as in S3-Rec and P5."""
-  return [name for name in (item.brand, *item.categories) if name]
+  logger.info(f"{source.name}: {'; '.join(parts)}")
 
 
 def _write_new(path: epath.Path, content: str) -> None:
-  """Writes a file unless there is one already."""
   if path.exists():
-    _say(f"{path} is there already and is left as it is")
+    logger.info(f"{path} is there already and is left as it is")
   else:
     atomic.write_own(path, content)
-
-
-def _say(line: str) -> None:
-  print(line, file=sys.stderr, flush=True)

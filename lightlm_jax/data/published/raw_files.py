@@ -30,12 +30,12 @@ class RawFile(NamedTuple):
 
   @property
   def download(self) -> str:
-    """The name under which a browser saves the download."""
+    """The name of the download in a browser."""
     return self.url.rpartition("/")[2] if self.url else self.name
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Names of the unpacked file, or of one compressed otherwise."""
+    """Names of the file when it is unpacked, or compressed in another way."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
@@ -93,11 +93,10 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
     with path.open("rb") as file, _unpacked(raw, file) as text:
       while line := text.readline(LONGEST):
         number += 1
-        is_whole = line.endswith(b"\n") or len(line) < LONGEST
-        yield line if is_whole else None
-        while not is_whole:
+        first = line
+        while len(line) == LONGEST and not line.endswith(b"\n"):
           line = text.readline(LONGEST)
-          is_whole = line.endswith(b"\n") or len(line) < LONGEST
+        yield first if line is first else None
   except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
     raise UserError(
       f"{path} is damaged or cut off after {number:,} lines ({first_line(error)}); "

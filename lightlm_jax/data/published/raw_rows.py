@@ -1,10 +1,24 @@
-"""The records in raw files, ratings and items, and checks of their fields."""
+"""Parsers for the lines of raw files: ratings and items of each publisher.
 
+A parser raises Malformed for a line that it cannot read.
+"""
+
+import ast
+import calendar
+from collections.abc import Iterable, Mapping, Sequence
+import datetime
 import json
 import math
 from typing import Any, NamedTuple
 
 MOST_SECONDS = 10**11  # since 1970: larger numbers are in another unit
+TICKS_2023 = 1_000  # per second, in Amazon Reviews 2023
+NAMES_2023 = ("user_id", "parent_asin", "rating", "timestamp")
+NAMES_MOVIELENS = ("user", "item", "rating", "timestamp")
+GENRES = (
+  "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|"
+  "Film-Noir|Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western"
+).split("|")
 
 
 class Rating(NamedTuple):
@@ -27,21 +41,138 @@ class Item(NamedTuple):
 
 
 class Malformed(Exception):
-  """A line that cannot be read; the message is the reason it is counted under."""
+  """A line that cannot be read; lines are counted by this message."""
 
 
-def text_of(line: bytes, encoding: str = "utf-8") -> str:
-  """Returns the text of a line, without its end."""
+def amazon_2014_rating(line: bytes) -> Rating:
+  """Parses a line of `reviews_CATEGORY_5.json.gz`: JSON."""
+  return _rating(_json(line), "reviewerID", "asin", "overall", "unixReviewTime")
+
+
+def amazon_2014_item(line: bytes) -> Item:
+  """Parses a line of `meta_CATEGORY.json.gz`: a Python dict, not JSON.
+
+  `literal_eval` executes no code, whatever the line contains.
+  """
+  try:
+    found = ast.literal_eval(_text(line).strip())
+  except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+    raise Malformed("not a Python literal")
+  if not isinstance(found, dict):
+    raise Malformed("not a dict")
+  paths = found.get("categories")
+  if paths is not None and not isinstance(paths, list):
+    raise Malformed("categories is no list")
+  return Item(
+    _identifier(found, "asin"),
+    _words(found.get("title"), "title"),
+    _words(found.get("brand"), "brand"),
+    _distinct(n for path in paths or () for n in _list(path, "categories")[1:]),
+    _words(found.get("description"), "description"),
+  )
+
+
+def amazon_2023_rating(line: bytes) -> Rating | None:
+  """Parses a line of the 5-core `CATEGORY.csv.gz`, or of the raw `CATEGORY.jsonl.gz`.
+
+  Returns None for the header of the CSV.
+  """
+  if line.lstrip()[:1] == b"{":
+    fields = _json(line)
+  elif _text(line).lstrip("\ufeff") == ",".join(NAMES_2023):
+    return None
+  else:
+    fields = _split(line, ",", NAMES_2023)
+  return _rating(fields, *NAMES_2023, per_second=TICKS_2023)
+
+
+def amazon_2023_item(line: bytes) -> Item:
+  """Parses a line of `meta_CATEGORY.jsonl.gz`: JSON.
+
+  The brand is the one in the details; without it, the store.
+  """
+  found = _json(line)
+  details = found.get("details")
+  brand = details.get("Brand") if isinstance(details, dict) else None
+  return Item(
+    _identifier(found, "parent_asin"),
+    _words(found.get("title"), "title"),
+    _words(brand or found.get("store"), "brand"),
+    _distinct(_list(found.get("categories"), "categories")[1:]),
+    " ".join(_list(found.get("description"), "description")),
+  )
+
+
+def yelp_seconds(date: str) -> int:
+  """Returns seconds since 1970 of a date such as "2019-12-13 15:51:19", as UTC."""
+  parsed = datetime.datetime.strptime(date, "%Y-%m-%d %H:%M:%S")
+  return calendar.timegm(parsed.timetuple())
+
+
+def yelp_rating(line: bytes) -> Rating:
+  """Parses a line of `yelp_academic_dataset_review.json`."""
+  found = _json(line)
+  try:
+    found["date"] = yelp_seconds(found["date"])
+  except (KeyError, TypeError, ValueError):
+    raise Malformed("no date")
+  return _rating(found, "user_id", "business_id", "stars", "date")
+
+
+def yelp_item(line: bytes) -> Item:
+  """Parses a line of `yelp_academic_dataset_business.json`."""
+  found = _json(line)
+  names = _words(found.get("categories"), "categories").split(",")
+  return Item(
+    _identifier(found, "business_id"),
+    _words(found.get("name"), "name"),
+    categories=_distinct(name.strip() for name in names if name.strip()),
+  )
+
+
+def movielens_100k_rating(line: bytes) -> Rating:
+  """Parses a line of `u.data`: four fields, separated by tabs."""
+  return _rating(_split(line, "\t", NAMES_MOVIELENS), *NAMES_MOVIELENS)
+
+
+def movielens_1m_rating(line: bytes) -> Rating:
+  """Parses a line of `ratings.dat`: four fields, separated by `::`."""
+  return _rating(_split(line, "::", NAMES_MOVIELENS), *NAMES_MOVIELENS)
+
+
+def movielens_100k_item(line: bytes) -> Item:
+  """Parses a line of `u.item`: number, title, two dates, URL, 19 genre flags."""
+  movie, *rest = _text(line, "latin-1").split("|")
+  flags = rest[4:]
+  if len(flags) != len(GENRES) or set(flags) - {"0", "1"}:
+    raise Malformed(f"not {len(GENRES)} genres")
+  return Item(
+    _identifier({"movie": movie}, "movie"),
+    _words(rest[0], "title"),
+    categories=tuple(name for name, flag in zip(GENRES, flags) if flag == "1"),
+  )
+
+
+def movielens_1m_item(line: bytes) -> Item:
+  """Parses a line of `movies.dat`: number `::` title `::` genres, these by `|`."""
+  found = _split(line, "::", ("movie", "title", "genres"), "latin-1")
+  return Item(
+    _identifier(found, "movie"),
+    _words(found["title"], "title"),
+    categories=_distinct(_list(found["genres"].split("|"), "genres")),
+  )
+
+
+def _text(line: bytes, encoding: str = "utf-8") -> str:
   try:
     return line.decode(encoding).rstrip("\r\n")
   except UnicodeDecodeError:
     raise Malformed("not UTF-8")
 
 
-def json_object(line: bytes) -> dict[str, Any]:
-  """Returns the object on a line of JSON Lines."""
+def _json(line: bytes) -> dict[str, Any]:
   try:
-    found = json.loads(text_of(line))
+    found = json.loads(_text(line))
   except (ValueError, RecursionError):
     raise Malformed("not JSON")
   if not isinstance(found, dict):
@@ -49,14 +180,42 @@ def json_object(line: bytes) -> dict[str, Any]:
   return found
 
 
-def identifier(value: Any, name: str) -> str:
+def _split(
+  line: bytes, separator: str, names: Sequence[str], encoding: str = "utf-8"
+) -> dict[str, str]:
+  """Returns the separated fields of a line by name."""
+  fields = _text(line, encoding).split(separator)
+  if len(fields) != len(names):
+    raise Malformed(f"not {'three' if len(names) == 3 else 'four'} fields")
+  return dict(zip(names, fields))
+
+
+def _rating(
+  found: Mapping[str, Any],
+  user: str,
+  item: str,
+  rating: str,
+  time: str,
+  per_second: int = 1,
+) -> Rating:
+  """Returns the rating in the fields of these names, with `per_second` ticks."""
+  return Rating(
+    _identifier(found, user),
+    _identifier(found, item),
+    _number(found.get(rating), rating),
+    _ticks(found.get(time), time, per_second),
+  )
+
+
+def _identifier(found: Mapping[str, Any], name: str) -> str:
   """Returns a raw id: printable text without blanks."""
+  value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
   return value
 
 
-def number(value: Any, name: str) -> float:
+def _number(value: Any, name: str) -> float:
   """Returns a finite number, given as a number or a text."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
@@ -68,14 +227,8 @@ def number(value: Any, name: str) -> float:
   raise Malformed(f"no {name}")
 
 
-def ticks(value: Any, name: str, per_second: int = 1) -> int:
-  """Returns a time since 1970 in whole ticks, given as a number or digits.
-
-  Args:
-    value: from the file.
-    name: of the field.
-    per_second: ticks per second.
-  """
+def _ticks(value: Any, name: str, per_second: int) -> int:
+  """Returns a time since 1970 in whole ticks, given as a number or digits."""
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
   if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
@@ -83,7 +236,7 @@ def ticks(value: Any, name: str, per_second: int = 1) -> int:
   return value
 
 
-def words(value: Any, name: str) -> str:
+def _words(value: Any, name: str) -> str:
   """Returns a text on one line; "" for None."""
   if value is None:
     return ""
@@ -93,14 +246,14 @@ def words(value: Any, name: str) -> str:
   return " ".join(value.encode("utf-8", "replace").decode().split())
 
 
-def texts(value: Any, name: str) -> list[str]:
+def _list(value: Any, name: str) -> list[str]:
   """Returns the non-empty texts of a list; [] for None."""
   if value is None:
     return []
   if not isinstance(value, list):
     raise Malformed(f"{name} is no list")
-  return [found for found in (words(text, name) for text in value) if found]
+  return [found for found in (_words(text, name) for text in value) if found]
 
 
-def each_once(values: list[str]) -> tuple[str, ...]:
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(values))

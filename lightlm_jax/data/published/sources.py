@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dataclasses
 from typing import NamedTuple
 
-from lightlm_jax.data.published import amazon, movielens, yelp
+from lightlm_jax.data.published import raw_rows
 from lightlm_jax.data.published.raw_files import RawFile
 from lightlm_jax.data.published.raw_rows import Item, Rating
 
@@ -97,8 +97,8 @@ def _amazon_2014(name: str, category: str) -> Source:
       f"reviews_{category}_5.json.gz", f"{_2014}reviews_{category}_5.json.gz"
     ),
     items=RawFile(f"meta_{category}.json.gz", f"{_2014}meta_{category}.json.gz"),
-    rating=amazon.rating_2014,
-    item=amazon.item_2014,
+    rating=raw_rows.amazon_2014_rating,
+    item=raw_rows.amazon_2014_item,
     core=5,
     published=_COUNTS_2014.get(category),
   )
@@ -118,9 +118,9 @@ def _amazon_2023(category: str) -> Source:
       f"meta_{category}.jsonl.gz",
       f"{_2023}raw/meta_categories/meta_{category}.jsonl.gz",
     ),
-    rating=amazon.rating_2023,
-    item=amazon.item_2023,
-    ticks=amazon.TICKS_2023,
+    rating=raw_rows.amazon_2023_rating,
+    item=raw_rows.amazon_2023_item,
+    ticks=raw_rows.TICKS_2023,
     core=5,
     once=True,
     published=_COUNTS_2023.get(category),
@@ -132,13 +132,13 @@ _YELP = Source(
   about="Yelp, the visits of 2019, 5-core",
   ratings=RawFile("yelp_academic_dataset_review.json"),
   items=RawFile("yelp_academic_dataset_business.json"),
-  rating=yelp.rating,
-  item=yelp.item,
+  rating=raw_rows.yelp_rating,
+  item=raw_rows.yelp_item,
   by_hand="accept the terms at https://www.yelp.com/dataset and unpack the archive "
   "(the figures in print are of the release that ends in December 2019)",
   core=5,
-  first_time=yelp.seconds("2019-01-01 00:00:00"),
-  last_time=yelp.seconds("2019-12-31 00:00:00"),
+  first_time=raw_rows.yelp_seconds("2019-01-01 00:00:00"),
+  last_time=raw_rows.yelp_seconds("2019-12-31 00:00:00"),
   published=Counts(30_431, 20_033, 316_354),
 )
 
@@ -153,8 +153,8 @@ _MOVIELENS = (
       sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
     ),
     items=RawFile("movies.dat", f"{_GROUPLENS}ml-1m.zip", member="ml-1m/movies.dat"),
-    rating=movielens.rating_1m,
-    item=movielens.item_1m,
+    rating=raw_rows.movielens_1m_rating,
+    item=raw_rows.movielens_1m_item,
     published=Counts(6_040, 3_706, 1_000_209),
   ),
   Source(
@@ -167,8 +167,8 @@ _MOVIELENS = (
       sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
     ),
     items=RawFile("u.item", f"{_GROUPLENS}ml-100k.zip", member="ml-100k/u.item"),
-    rating=movielens.rating_100k,
-    item=movielens.item_100k,
+    rating=raw_rows.movielens_100k_rating,
+    item=raw_rows.movielens_100k_item,
     published=Counts(943, 1_682, 100_000),
   ),
 )
