@@ -12,19 +12,16 @@ configuration builds today.
 import sys
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.runs.audit import audit, audit_run
 
 command_line.define_config()
-_WORKDIR = command_line.define_workdir("a run that `train` left, in place of --config")
-command_line.define_report()
+command_line.define("report", workdir="a run that `train` left, in place of --config")
 
 
-def main(argv) -> int:
-  del argv
-  if _WORKDIR.value is None:
-    found = audit(command_line.config())
-  else:
-    found = audit_run(_WORKDIR.value)
+def main(_) -> int:
+  workdir = FLAGS.workdir
+  found = audit(command_line.config()) if workdir is None else audit_run(workdir)
   command_line.write_report(found)
   return 0 if found["passed"] else 1
 

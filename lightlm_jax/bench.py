@@ -18,7 +18,6 @@ described in benchmarks/transition.py. `all` runs both within --minutes.
 import sys
 
 from absl import flags
-import jax
 
 from lightlm_jax import command_line
 from lightlm_jax.benchmarks import command  # pyright: ignore[reportMissingImports]
@@ -39,16 +38,13 @@ flags.DEFINE_integer("repeats", None, "minimum number of timed calls")
 flags.DEFINE_multi_string("peer", [], "decode: MODULE:FUNCTION, timed in a too")
 flags.DEFINE_string("folder", None, "all: folder of the reports; default runs/bench")
 flags.DEFINE_float("minutes", None, "all: no part starts after them; default 7.5")
-command_line.define_figure()
-command_line.define_report()
-command_line.define_platform()
+command_line.define("figure", "report", "platform")
 
 
 def main(argv) -> None:
-  values = {name: flags.FLAGS[name].value for name in command.Request._fields}
+  values = {name: getattr(flags.FLAGS, name) for name in command.Request._fields}
   command.run(argv[1], command.Request(**values))
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_numpy_rank_promotion", "raise")
   sys.exit(command_line.main(main, COMMANDS))

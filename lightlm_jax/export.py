@@ -10,46 +10,40 @@ and a loader to copy. Needs the extra `export`.
 import sys
 
 from absl import flags
-import jax
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.inference import artefact
 from lightlm_jax.runs.export import export
 from lightlm_jax.runtime import devices
+from lightlm_jax.runtime.errors import UserError
 
-command_line.define_workdir("a run that `train` left")
-_OUTPUT = command_line.define_output("the folder to make")
-_K = command_line.define_k()
-_EXCLUSIONS = flags.DEFINE_integer(
+command_line.define(
+  *("k", *command_line.DECODING, "data_dir", "platform"),
+  workdir="a run that `train` left",
+  output="the folder to make",
+)
+flags.DEFINE_integer(
   "exclusions", 128, "the most items that a request may exclude", lower_bound=1
 )
-_LONGEST = flags.DEFINE_integer(
+flags.DEFINE_integer(
   "longest", 50, "items of a history that a system reads that reads all", lower_bound=1
 )
-_PLATFORMS = flags.DEFINE_list(
+flags.DEFINE_list(
   "platforms", ["cpu", "cuda", "tpu"], f"of {', '.join(artefact.PLATFORMS)}"
 )
-_DECODING = command_line.define_decoding()
-_DATA_DIR = command_line.define_data_dir()
-_PLATFORM = command_line.define_platform()
 
 
-def main(argv) -> None:
-  del argv
-  workdir, output = command_line.workdir(), command_line.output("FOLDER")
-  devices.select(_PLATFORM.value)
-  devices.check(_PLATFORM.value)
-  export(
-    workdir,
-    output,
-    k=_K.value,
-    exclusions=_EXCLUSIONS.value,
-    longest=_LONGEST.value,
-    platforms=_PLATFORMS.value,
-    overrides=command_line.overrides({"data.dir": _DATA_DIR, **_DECODING}),
-  )
+def main(_) -> None:
+  workdir = command_line.workdir()
+  if FLAGS.output is None:
+    raise UserError("no place for the output; give --output=FOLDER")
+  devices.select(FLAGS.platform)
+  devices.check(FLAGS.platform)
+  names = ("k", "exclusions", "longest", "platforms")
+  options = {name: getattr(FLAGS, name) for name in names}
+  export(workdir, FLAGS.output, overrides=command_line.overrides(), **options)
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_numpy_rank_promotion", "raise")
   sys.exit(command_line.main(main))

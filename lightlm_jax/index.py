@@ -10,27 +10,26 @@ import sys
 from absl import flags
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.reporting import ids_figure
 from lightlm_jax.runs.index import export, index
 
 command_line.define_config()
-_EXPORT = flags.DEFINE_string(
+flags.DEFINE_string(
   "export", None, "raw ids and tokens to FILE.parquet, the users to FILE.users.parquet"
 )
-_FIGURE = command_line.define_figure()
-command_line.define_report()
+command_line.define("figure", "report")
 
 
-def main(argv) -> None:
-  del argv
-  if _FIGURE.value:
+def main(_) -> None:
+  if FLAGS.figure:
     ids_figure.check()
   report, book, log = index(command_line.config())
   command_line.write_report(report)
-  if _EXPORT.value:
-    export(book, log, _EXPORT.value)
-  if _FIGURE.value:
-    ids_figure.draw(report, book, _FIGURE.value)
+  if FLAGS.export:
+    export(book, log, FLAGS.export)
+  if FLAGS.figure:
+    ids_figure.draw(report, book, FLAGS.figure)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from typing import Any
 from absl import flags
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.preprocess import columns, files, times
 from lightlm_jax.preprocess.prepare import run
 from lightlm_jax.preprocess.sequences import DUPLICATES
 
-command_line.define_output("the folder to make, such as DATA/shop")
+command_line.define("report", output="the folder to make, such as DATA/shop")
 _FLAGS = [
   flags.DEFINE_string(
     "input",
@@ -46,14 +47,12 @@ _ROLES = {
   role: flags.DEFINE_string(role, None, f"column of the {role}; default: by its name")
   for role in columns.ROLES
 }
-command_line.define_report()
 
 
-def main(argv) -> None:
-  del argv
+def main(_) -> None:
   given: dict[str, Any] = {flag.name: flag.value for flag in _FLAGS}
   given["names"] = {role: flag.value for role, flag in _ROLES.items() if flag.value}
-  command_line.write_report(run(output=flags.FLAGS["output"].value, **given))
+  command_line.write_report(run(output=FLAGS.output, **given))
 
 
 if __name__ == "__main__":

@@ -11,49 +11,49 @@ the columns user, rank, item, score; after a kill the same command resumes it.
 import sys
 
 from absl import flags
-import jax
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.inference.queries import read_optional_ids
 from lightlm_jax.runs.recommend import read_users, recommend, show
 from lightlm_jax.runtime import devices
 
-command_line.define_workdir("a run that `train` left")
-_USERS = command_line.define_users("of the log: A,B or a file with one in each line")
-_HISTORY = flags.DEFINE_string("history", None, "of a new user, oldest first: X,Y")
-_HISTORIES = flags.DEFINE_string(
+command_line.define(
+  *("k", *command_line.DECODING, "batch_size", "data_dir", "platform", "distributed"),
+  workdir="a run that `train` left",
+  users="of the log: A,B or a file with one in each line",
+  output="FILE.parquet, .csv or .jsonl; without it a table is printed",
+)
+flags.DEFINE_string("history", None, "of a new user, oldest first: X,Y")
+flags.DEFINE_string(
   "histories", None, 'a file of lines {"user": …, "history": […]}, oldest first'
 )
-_ALL = flags.DEFINE_bool("all", False, "every user of the log; with --output")
-_OUTPUT = command_line.define_output(
-  "FILE.parquet, .csv or .jsonl; without it a table is printed"
-)
-_K = command_line.define_k()
-_SEEN = flags.DEFINE_bool("exclude_seen", True, "exclude items of a user's history")
-_ALLOW = flags.DEFINE_string("allow", None, "the only items: X,Y or a file of them")
-_DENY = flags.DEFINE_string("deny", None, "items that are not recommended: likewise")
-_TEXT = flags.DEFINE_bool("text", False, "the items' titles as one more column")
-_DECODING = command_line.define_decoding()
-_BATCH_SIZE = command_line.define_batch_size()
-_DATA_DIR = command_line.define_data_dir()
-_PLATFORM = command_line.define_platform()
-_DISTRIBUTED = command_line.define_distributed()
+flags.DEFINE_bool("all", False, "every user of the log; with --output")
+flags.DEFINE_bool("exclude_seen", True, "exclude items of a user's history")
+flags.DEFINE_string("allow", None, "the only items: X,Y or a file of them")
+flags.DEFINE_string("deny", None, "items that are not recommended: likewise")
+flags.DEFINE_bool("text", False, "the items' titles as one more column")
 
 
-def main(argv) -> None:
-  del argv
-  workdir, output, fields = command_line.workdir(), _OUTPUT.value, dict(_DECODING)
-  fields |= {"data.dir": _DATA_DIR, "train.eval_batch_size": _BATCH_SIZE}
-  given = _USERS.value, _HISTORY.value, _HISTORIES.value, _ALL.value
-  users, histories = read_users(*given, output)
-  options = {"k": _K.value, "exclude_seen": _SEEN.value, "with_text": _TEXT.value}
-  for flag in (_ALLOW, _DENY):
-    options[flag.name] = read_optional_ids(flag.name, flag.value)
-  devices.begin(_PLATFORM.value, _DISTRIBUTED.value)
-  options["overrides"] = command_line.overrides(fields)
-  show(recommend(workdir, users=users, histories=histories, output=output, **options))
+def main(_) -> None:
+  f, workdir = FLAGS, command_line.workdir()
+  users, histories = read_users(f.users, f.history, f.histories, f.all, f.output)
+  allow, deny = (read_optional_ids(name, f[name].value) for name in ("allow", "deny"))
+  devices.begin(f.platform, f.distributed)
+  found = recommend(
+    workdir,
+    users=users,
+    histories=histories,
+    output=f.output,
+    k=f.k,
+    exclude_seen=f.exclude_seen,
+    allow=allow,
+    deny=deny,
+    with_text=f.text,
+    overrides=command_line.overrides(),
+  )
+  show(found)
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_numpy_rank_promotion", "raise")
   sys.exit(command_line.main(main))

@@ -13,13 +13,14 @@ import sys
 from absl import flags
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.studies.reports import report
 
-command_line.define_workdir("a run that `train` left, or a study of `sweep`")
-_SPLIT = command_line.define_split()
-_COMPARE = command_line.define_compare()
-_DATA_DIR = command_line.define_data_dir()
-_OUT = flags.DEFINE_string(
+command_line.define(
+  *("split", "compare", "data_dir"),
+  workdir="a run that `train` left, or a study of `sweep`",
+)
+flags.DEFINE_string(
   "out",
   None,
   "the file; default: RUN/report.html, of validation report-validation.html",
@@ -29,10 +30,10 @@ _OUT = flags.DEFINE_string(
 def main(argv) -> None:
   report(
     command_line.workdir(),
-    [_COMPARE.value, *argv[1:]] if _COMPARE.value else [],
-    split_name=_SPLIT.value or "test",
-    out=_OUT.value,
-    data_dir=_DATA_DIR.value,
+    [FLAGS.compare, *argv[1:]] if FLAGS.compare else [],
+    split_name=FLAGS.split,
+    out=FLAGS.out,
+    data_dir=FLAGS.data_dir,
   )
 
 

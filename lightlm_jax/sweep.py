@@ -18,13 +18,12 @@ import sys
 from absl import flags
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.studies.launch import launch
 
 command_line.define_config(studies=True)
-_WORKDIR = command_line.define_workdir("the study's folder")
-_REPORT = command_line.define_report()
-command_line.define_platform()
-_VARY = flags.DEFINE_multi_string(
+command_line.define("report", "platform", workdir="the study's folder")
+flags.DEFINE_multi_string(
   "vary", [], "FIELD=VALUE,VALUE, such as model.d_ff=8,64; FIELD= removes an axis"
 )
 flags.DEFINE_integer("jobs", None, "parallel trials; default: one a GPU or CPU core", 1)
@@ -37,13 +36,12 @@ flags.DEFINE_string(
 flags.DEFINE_bool("retry_failed", False, "run failed trials again")
 
 
-def main(argv) -> int:
-  del argv
-  name, overrides, study = command_line.study()
+def main(_) -> int:
+  base, overrides, study = command_line.study()
   names = ("storage", "jobs", "platform", "retry_failed")
-  options = {name: flags.FLAGS[name].value for name in names}
-  where = _WORKDIR.value, study, name, {} if study else overrides
-  report = launch(*where, _VARY.value, _REPORT.value, **options)
+  options = {name: getattr(FLAGS, name) for name in names}
+  where = FLAGS.workdir, study, base, {} if study else overrides
+  report = launch(*where, FLAGS.vary, FLAGS.report, **options)
   return 1 if report["failed"] else 0
 
 

@@ -9,49 +9,46 @@ import json
 import sys
 
 from absl import flags
-import jax
 
 from lightlm_jax import command_line
+from lightlm_jax.command_line import FLAGS
 from lightlm_jax.runs.describe import describe, describe_elsewhere
 from lightlm_jax.runs.train import train
 from lightlm_jax.runtime import devices
 
 command_line.define_config()
-_WORKDIR = command_line.define_workdir(
-  "where the run writes and resumes; default runs/<data>-<preset>"
+command_line.define(
+  *("platform", "distributed"),
+  workdir="where the run writes and resumes; default runs/<data>-<preset>",
 )
-_PLATFORM = command_line.define_platform()
-_DISTRIBUTED = command_line.define_distributed()
-_DRY_RUN = flags.DEFINE_bool(
+flags.DEFINE_bool(
   "dry_run", False, "print sizes and FLOPs as one JSON object, and train nothing"
 )
-_TOPOLOGY = flags.DEFINE_string(
+flags.DEFINE_string(
   "topology",
   None,
   "with --dry_run: a slice of TPUs, such as v5e:16x16, to compile for without one",
 )
 
 
-def main(argv) -> None:
-  del argv
+def main(_) -> None:
   config = command_line.config()
-  if _TOPOLOGY.value is not None:
+  if FLAGS.topology is not None:
     report = describe_elsewhere(
       config,
-      _TOPOLOGY.value,
-      dry_run=_DRY_RUN.value,
-      platform=_PLATFORM.value,
+      FLAGS.topology,
+      dry_run=FLAGS.dry_run,
+      platform=FLAGS.platform,
       chosen=command_line.config_overrides(),
     )
     print(json.dumps(report, indent=2))
     return
-  devices.begin(_PLATFORM.value, _DISTRIBUTED.value)
-  if _DRY_RUN.value:
+  devices.begin(FLAGS.platform, FLAGS.distributed)
+  if FLAGS.dry_run:
     print(json.dumps(describe(config), indent=2))
   else:
-    train(config, _WORKDIR.value)
+    train(config, FLAGS.workdir)
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_numpy_rank_promotion", "raise")
   sys.exit(command_line.main(main))

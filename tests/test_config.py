@@ -126,9 +126,6 @@ def test_load_takes_overrides(card):
 def test_wrong_override_says_what_there_is(card, field, value, message):
   with pytest.raises(UserError, match=message):
     config.load(card, overrides={field: value})
-  if value is not None:
-    with pytest.raises(UserError):
-      config.card(card, overrides={field: value})
 
 
 def test_unknown_preset_names_the_presets(card):

@@ -65,3 +65,16 @@ def test_fields_are_printed_with_value_range_and_default(tmp_path):
   assert found["train.steps"] == "7"
   assert found["data.name"] == "'demo'"
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_left_is_no_error():
+  command = f"{sys.executable} -m lightlm_jax config demo:tiny"
+  done = subprocess.run(
+    f"({command}; echo exit code $? >&2) | true",
+    shell=True,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.stderr == "exit code 141\n"

@@ -45,8 +45,10 @@ def _two_cores(monkeypatch):
 
 
 def plan_of(*vary, **fields):
+  study = config_lib.card("scaling:tiny")
   overrides = {name.replace("__", "."): value for name, value in fields.items()}
-  return plan_lib.of_study(config_lib.card("scaling:tiny", overrides=overrides), vary)
+  study.update_from_flattened_dict(overrides)
+  return plan_lib.of_study(study, vary)
 
 
 def sweep(plan, workdir, **options):

@@ -21,8 +21,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def plan_of(*vary, **fields):
+  study = config_lib.card("scaling:tiny")
   overrides = {name.replace("__", "."): value for name, value in fields.items()}
-  return plan_lib.of_study(config_lib.card("scaling:tiny", overrides=overrides), vary)
+  study.update_from_flattened_dict(overrides)
+  return plan_lib.of_study(study, vary)
 
 
 @pytest.mark.parametrize("preset", [None, "quick", "data", "tiny"])

@@ -9,7 +9,7 @@ from lightlm_jax.config.cards import (
   available,
   base,
   card,
-  check_value,
+  check_elements,
   folder,
   is_study,
   load,
@@ -20,7 +20,6 @@ from lightlm_jax.config.cards import (
   typed,
 )
 from lightlm_jax.config.fields import flatten, leaves, value_of
-from lightlm_jax.config.help import describe
 from lightlm_jax.config.schema import (
   SYSTEMS,
   LearnedConfig,
@@ -32,6 +31,7 @@ from lightlm_jax.config.schema import (
   check_batches,
 )
 from lightlm_jax.config.tree import (
+  describe,
   differences,
   find,
   from_tree,

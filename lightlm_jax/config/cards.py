@@ -1,8 +1,8 @@
 """Config files: a card with `get_config(preset)`, loaded by path or bare name.
 
-A card starts from `base(system)` or from another `card`, says what it changes, and
-names its presets in `PRESETS`. It is an ml_collections.ConfigDict while the command
-line sets fields in it; `typed` makes the configuration that the library works with.
+A card starts from `base(system)` or from another `card`, changes fields, and names its
+presets in `PRESETS`. It is an ml_collections.ConfigDict, so that the command line can
+set fields in it; `typed` makes the configuration that the library works with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,18 +32,15 @@ def base(system: str = "lightlm", preset: str | None = None) -> Card:
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
 
 
-def card(
-  name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
-) -> Card:
+def card(name: str, preset: str | None = None) -> Card:
   """The locked ConfigDict of a config file or bare name, of a run or of a study.
 
   Args:
     name: `configs/toys.py` or `toys`, also with the preset: `toys:small`.
     preset: one of the file's presets; None for none.
-    overrides: values by dotted field, such as {"train.steps": 20}.
   """
   name, _, given = name.partition(":")
-  preset = preset or given or None
+  preset = preset or given
   path = resolve(name)
   module = _module(path)
   known = _presets(module)
@@ -53,22 +50,17 @@ def card(
       f"its presets are {_listed(known)}"
     )
   config = module.get_config(preset) if preset else module.get_config()
-  overrides = dict(overrides or {})
-  if "system" in overrides and not is_study(config):
-    config = of_system(config, overrides.pop("system"))
-  config.lock()
-  for field, value in overrides.items():
-    _set(config, field, value)
-  return config
+  return config.lock()
 
 
 def load(
   name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-  """The configuration of a config file or bare name, as the command line would give it.
+  """The configuration of a config file or bare name.
 
   Args:
-    name, preset, overrides: as for `card`.
+    name, preset: as for `card`.
+    overrides: values by dotted field, such as {"train.steps": 20}.
 
   Raises:
     UserError: there is no such file, preset or field, or it is a study's.
@@ -108,12 +100,12 @@ def folder() -> pathlib.Path:
 
 
 def available() -> list[str]:
-  """The bare names that `load` knows."""
+  """The bare names of all cards."""
   return sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
 
 
 def presets(name: str) -> tuple[str, ...]:
-  """The presets of a config file or bare name, none left out."""
+  """The presets of a config file or bare name."""
   return _presets(_module(resolve(name)))
 
 
@@ -150,24 +142,13 @@ def place(config: Card, field: str) -> tuple[Card, str]:
   return parent, leaf
 
 
-def check_value(field: str, kind: type, default: Any, value: Any) -> None:
-  """Refuses what is not a `kind`, and a tuple of other things than the default's."""
-  fits = isinstance(value, kind) and (kind is bool) == isinstance(value, bool)
-  if fits and isinstance(value, tuple) and default:
+def check_elements(field: str, default: Any, value: Any) -> None:
+  """Refuses a tuple whose elements are of other types than the default's."""
+  if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()
-    fits = {type(element) for element in value} <= kinds
-  if not fits:
-    raise tree_lib.wrong_type(field, kind, default, value)
-
-
-def _set(config: Card, field: str, value: Any) -> None:
-  parent, leaf = place(config, field)
-  kind = parent.get_type(leaf)
-  if (kind, type(value)) in ((float, int), (tuple, list)):
-    value = kind(value)
-  check_value(field, kind, parent[leaf], value)
-  parent[leaf] = value
+    if not {type(element) for element in value} <= kinds:
+      raise tree_lib.wrong_type(field, tuple, default, value)
 
 
 def _module(path: pathlib.Path) -> ModuleType:

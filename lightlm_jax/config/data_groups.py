@@ -1,10 +1,8 @@
 """Groups of a run's configuration: the log, its split, the input, the ids.
 
-What each field is, its range and its default stand at the field. The defaults are those
-of LightLM on Toys (configs/toys.py without a preset), and of the other systems'
-published recipes where LightLM has no such field. A subclass has the fields of its
-parent and more; a system's configuration (schema.py) takes the group that has the
-fields which that system reads, and no others.
+The defaults are those of LightLM on Toys (configs/toys.py without a preset), and those
+of the other systems' published recipes where LightLM has no such field. A system's
+configuration (schema.py) takes the group that has just the fields which it reads.
 """
 
 import dataclasses
@@ -86,9 +84,7 @@ class LightLMInput:
     20, "last items of the history that are read; 0 = the user alone", NOT_NEGATIVE
   )
   order: str = field(
-    "time",
-    "time = the history is a sequence, none = a set",
-    choices=("time", "none"),
+    "time", "time = the history is a sequence, none = a set", choices=("time", "none")
   )
   prompt: bool = field(False, "whether the ids stand in the paper's prompt")
   user_dropout: float = field(
@@ -152,14 +148,7 @@ class Ids:
   graph: str = field(
     "bipartite",
     "sci: the graph that is clustered",
-    choices=(
-      "bipartite",
-      "all_together",
-      "separate",
-      "items",
-      "users",
-      "attributes",
-    ),
+    choices=("bipartite", "all_together", "separate", "items", "users", "attributes"),
   )
   branching: int = field(128, "sci: clusters a level", from_to_a_million(2))
   leaf_size: int = field(20, "sci: larger clusters are clustered again", POSITIVE)
@@ -170,9 +159,7 @@ class Ids:
     choices=("level", "node"),
   )
   quantiser: str = field(
-    "product",
-    "gci: quantiser of the vectors",
-    choices=("product", "residual"),
+    "product", "gci: quantiser of the vectors", choices=("product", "residual")
   )
   gci_levels: int = field(3, "gci: tokens of an id before a last one", POSITIVE)
   centres: int = field(64, "gci: tokens a level", from_to_a_million(1))

@@ -1,7 +1,7 @@
-"""Fields of a configuration: type, default, range and choices stand at the field.
+"""Fields of a configuration: type, default, range and choices are kept at the field.
 
 A configuration is a tree of frozen dataclasses. `leaves` lists the fields of such a
-class by dotted name, `check` holds a configuration against what stands at them.
+class by dotted name, `check` checks the values of a configuration.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,17 +53,16 @@ class Extra:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What stands at a field beside its type and default.
+  """The description of a field, beside its type and default.
 
   Attributes:
-    text: what the field is, with its unit.
+    text: the meaning of the field, with its unit.
     rule: its range; None = any value of its type.
     choices: its possible values, or those of each element of a tuple; () = any.
-    extras: the packages that a value needs, by value.
-    like: another field of the same group, whose value is the default of this one where
-      a configuration is turned into one of another system.
-    signature: whether a configuration without this field was not made for a system that
-      has it.
+    extras: (value, the packages that it needs).
+    like: another field of the same group, whose value is the default of this one when a
+      configuration is turned into one of another system.
+    signature: whether a configuration without this field was made for another system.
   """
 
   text: str
@@ -87,7 +86,7 @@ class Leaf:
   Attributes:
     name: dotted.
     kind: bool, int, float, str or tuple.
-    element: the type of a tuple's elements, None where `kind` is not a tuple.
+    element: the type of a tuple's elements; None if `kind` is not a tuple.
     default: of the dataclass.
     about: see `About`.
   """
@@ -99,36 +98,29 @@ class Leaf:
   about: About
 
   def fits(self, value: Any) -> bool:
-    """Whether a value is of the field's type. A truth value is not a number."""
-    if self.element is not None:
-      return isinstance(value, tuple) and all(
-        type(element) is self.element for element in value
-      )
-    return type(value) is self.kind
+    """Whether a value is of the field's type; a bool is no number."""
+    if self.element is None:
+      return type(value) is self.kind
+    return type(value) is tuple and all(type(each) is self.element for each in value)
 
   def converted(self, value: Any) -> Any:
-    """The value as the field's type, where that loses nothing: 1 → 1.0, [1] → (1,)."""
+    """The value as the field's type where nothing is lost: 1 → 1.0, [1] → (1,)."""
     if self.kind is float and type(value) is int:
       return float(value)
     if self.kind is tuple and isinstance(value, list):
       return tuple(value)
     return value
 
-  def check_type(self, value: Any, prefix: str = "config.") -> None:
-    """Refuses a value that is not of the field's type.
-
-    Raises:
-      UserError: names the field, the value and what it may be.
-    """
+  def check_type(self, value: Any) -> None:
+    """Raises UserError if a value is not of the field's type."""
     if not self.fits(value):
-      wanted = f"of type {self.kind.__name__}"
-      if self.about.rule is not None:
-        wanted = self.about.rule.text
-      raise UserError(f"{prefix}{self.name} is {value!r}; it must be {wanted}")
+      rule = self.about.rule
+      wanted = rule.text if rule else f"of type {self.kind.__name__}"
+      raise UserError(f"config.{self.name} is {value!r}; it must be {wanted}")
 
   @property
   def range(self) -> str:
-    """The possible values in words, empty where any value of the type is one."""
+    """The possible values in words; empty if the type has no other limit."""
     if self.about.choices:
       return " | ".join(self.about.choices)
     return self.about.rule.text if self.about.rule else ""
@@ -143,8 +135,7 @@ def leaves(cls: type) -> dict[str, Leaf]:
   """The fields of a configuration dataclass by dotted name, values before groups."""
   found, groups = {}, {}
   kinds = typing.get_type_hints(cls)
-  in_order = sorted(dataclasses.fields(cls), key=lambda own: _place(own.name))
-  for own in in_order:
+  for own in sorted(dataclasses.fields(cls), key=lambda own: _place(own.name)):
     kind = kinds[own.name]
     if dataclasses.is_dataclass(kind):
       for name, leaf in leaves(typing.cast(type, kind)).items():
@@ -172,55 +163,36 @@ def value_of(config: Any, name: str) -> Any:
   return functools.reduce(getattr, name.split("."), config)
 
 
-def check(config: Any, prefix: str = "config.") -> None:
-  """Refuses a configuration with a value that its field does not allow.
-
-  The values are held against the fields first; then each dataclass of the tree is asked
-  by its own `check`, which compares fields of the group with each other.
+def check(config: Any) -> None:
+  """Checks each value by its field, then each group by its own method `check`.
 
   Raises:
-    UserError: names the field, its value and what it may be.
+    UserError: names the field, its value and the possible ones.
   """
   for name, leaf in leaves(type(config)).items():
-    check_value(leaf, value_of(config, name), prefix)
+    _check_value(leaf, value_of(config, name))
   _check_groups(config)
 
 
-def check_value(leaf: Leaf, value: Any, prefix: str = "config.") -> None:
-  """Refuses a value that is not of the field's type or range.
-
-  Raises:
-    UserError: likewise.
-  """
-  about, name = leaf.about, prefix + leaf.name
-  leaf.check_type(value, prefix)
-  if about.choices:
-    _check_choice(leaf, value, name)
+def _check_value(leaf: Leaf, value: Any) -> None:
+  about, name = leaf.about, f"config.{leaf.name}"
+  leaf.check_type(value)
+  if choices := about.choices:
+    listed = ", ".join(choices)
+    if leaf.element is None and value not in choices:
+      raise UserError(f"{name} is {value!r}; choose one of {listed}")
+    for each in value if leaf.element is not None else ():
+      if each not in choices:
+        raise UserError(f"{name} names {each!r}; choose from {listed}")
   if about.rule is not None and not about.rule.holds(value):
     raise UserError(f"{name} is {value!r}; it must be {about.rule.text}")
   for needing, extra in about.extras:
-    if value == needing:
-      check_installed(name, value, extra)
-
-
-def check_installed(name: str, value: Any, extra: Extra) -> None:
-  """Refuses a value whose packages are not installed."""
-  for module in extra.modules:
-    if importlib.util.find_spec(module) is None:
-      raise UserError(
-        f"{name} is {value!r}, and there is no {module}; install with "
-        f"pip install -c constraints.txt -e '.[{extra.name}]'"
-      )
-
-
-def _check_choice(leaf: Leaf, value: Any, name: str) -> None:
-  choices = leaf.about.choices
-  if leaf.element is not None:
-    for element in value:
-      if element not in choices:
-        raise UserError(f"{name} names {element!r}; choose from {', '.join(choices)}")
-  elif value not in choices:
-    raise UserError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+    for module in extra.modules if value == needing else ():
+      if importlib.util.find_spec(module) is None:
+        raise UserError(
+          f"{name} is {value!r}, and there is no {module}; install with "
+          f"pip install -c constraints.txt -e '.[{extra.name}]'"
+        )
 
 
 def _check_groups(config: Any) -> None:
@@ -233,10 +205,13 @@ def _check_groups(config: Any) -> None:
       own_check(config)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The values of a nested tree by dotted name; an empty group counts as a value."""
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """The values of a nested tree by dotted name; an empty group counts as a value.
+
+  JSON that is no object has no values.
+  """
   flat = {}
-  for name, value in tree.items():
+  for name, value in tree.items() if isinstance(tree, Mapping) else ():
     if isinstance(value, Mapping) and value:
       flat |= flatten(value, f"{prefix}{name}.")
     else:

@@ -1,8 +1,8 @@
 """Configurations of older runs, read as this version reads its own.
 
-Runs before typed configurations wrote the fields of all systems into config.json: what
-the run's own system does not read is dropped. Fields that are younger than a run have
-the value that the run worked by, which need not be today's default.
+Runs before typed configurations wrote the fields of all systems into config.json; those
+of other systems are dropped. Fields that are younger than a run get the value that the
+run used, which need not be today's default.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lightlm_jax.config import schema
 from lightlm_jax.config.data_groups import Shop
 from lightlm_jax.config.fields import leaves, value_of
 
-# Field → how runs worked that do not have it.
+# Field → its value in runs that do not have it.
 EARLIER: dict[str, Any] = {
   "data.dir": "",
   "data.share": 1.0,
@@ -47,37 +47,22 @@ def all_fields() -> frozenset[str]:
 
 
 def current(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The values of a configuration's own fields, by dotted name.
+  """The values of the fields that a configuration's system has, by dotted name.
 
   Args:
-    flat: values by dotted name, perhaps of an older run; its system is known.
+    flat: values by dotted name, perhaps of an older run. Without a known system, the
+      fields are those of LightLM.
   """
-  own = leaves(schema.of_system(flat["system"]))
   filled = EARLIER | dict(flat)
-  return {name: filled[name] for name in own if name in filled}
-
-
-def known_defaults(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """How an older run worked, of the fields that its system has by now.
-
-  Args:
-    flat: values by dotted name.
-  """
-  own = _own(flat)
-  return {name: value for name, value in EARLIER.items() if name in own}
+  return {name: filled[name] for name in _own(flat) if name in filled}
 
 
 def lacking(flat: Mapping[str, Any]) -> list[str]:
-  """The fields without which a configuration cannot be read, sorted.
-
-  Args:
-    flat: likewise; what is no configuration at all lacks every field of LightLM.
-  """
+  """The fields without which a configuration cannot be read, sorted."""
   return sorted(_own(flat).keys() - EARLIER.keys() - flat.keys())
 
 
 def _own(flat: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The fields of a configuration's system; of an unknown one those of LightLM."""
   system = flat.get("system")
   cls = schema.CONFIGS.get(system) if isinstance(system, str) else None
   return leaves(cls or schema.LightLMConfig)

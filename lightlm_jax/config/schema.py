@@ -15,7 +15,7 @@
             LiteConfig        lite_llm4rec, also ReadsTexts
 
 All are hashable, so that a configuration can be a static argument. Their groups are in
-data_groups.py and model_groups.py, what can stand at a field in fields.py.
+data_groups.py and model_groups.py, the rules of fields in fields.py.
 """
 
 from collections.abc import Sequence
@@ -63,13 +63,13 @@ BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 _TEXT = Extra("text", ("tokenizers",))
 
 
-def _system(*names: str) -> str:
-  return field(names[0], "the recommender", choices=names)
+def _system(*names: str, **about: Any) -> str:
+  return field(names[0], "the recommender", choices=names, **about)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """What every run has."""
+  """The fields of every run."""
 
   card: ClassVar[str] = ""  # config file to start from; empty = called as the system
 
@@ -86,7 +86,7 @@ class RunConfig:
 
   @property
   def examples_a_row(self) -> int:
-    """How many examples share a row of a training batch."""
+    """The number of examples that share a row of a training batch."""
     return 1
 
 
@@ -106,24 +106,19 @@ class LearnedConfig(RunConfig):
   mesh: Mesh = Mesh()
 
   @property
-  def learns_sequences(self) -> bool:
-    """Whether an example is a row of histories with a target at every position."""
-    return False
-
-  @property
   def history_buckets(self) -> tuple[int, ...]:
     """The widths of batches by history length, where batches have several."""
     return ()
 
   @property
   def whole_histories(self) -> bool:
-    """Whether longer histories go on in further rows, where an example is a row."""
+    """Whether long histories continue in further rows, where an example is a row."""
     return False
 
   @property
   def can_stream(self) -> bool:
-    """Whether training rows are of one width, so that files of them can be read."""
-    return self.learns_sequences
+    """Whether all training rows have one width, so that they can be read from files."""
+    return False
 
   def check(self) -> None:
     if self.train.feed == "stream" and not self.can_stream:
@@ -162,8 +157,7 @@ class LightLMConfig(WritesIds):
 
   @property
   def can_stream(self) -> bool:
-    one_width = all(width >= self.input.history for width in self.history_buckets)
-    return self.input.history > 0 and (self.examples_a_row > 1 or one_width)
+    return self.input.history > 0 and (self.examples_a_row > 1 or _one_width(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +177,7 @@ class SequenceConfig(LearnedConfig):
   train: RowTrain = RowTrain()
 
   @property
-  def learns_sequences(self) -> bool:
+  def can_stream(self) -> bool:
     return True
 
   @property
@@ -215,18 +209,13 @@ class SASRecConfig(ItemLossConfig):
   train: SASRecTrain = SASRecTrain()
 
   @property
-  def learns_sequences(self) -> bool:
-    # BSARec's filter reads both ways.
-    return self.system == "sasrec"
-
-  @property
   def history_buckets(self) -> tuple[int, ...]:
     return self.train.history_buckets
 
   @property
   def can_stream(self) -> bool:
-    one_width = all(width >= self.input.history for width in self.history_buckets)
-    return self.learns_sequences or one_width
+    # BSARec's filter reads both ways, so that it learns one target a row.
+    return self.system == "sasrec" or _one_width(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,12 +230,7 @@ class ItemDecoderConfig(ItemLossConfig):
 class LiteConfig(ItemLossConfig, ReadsTexts):
   """Lite-LLM4Rec."""
 
-  system: str = field(
-    "lite_llm4rec",
-    "the recommender",
-    choices=("lite_llm4rec",),
-    extras=(("lite_llm4rec", _TEXT),),
-  )
+  system: str = _system("lite_llm4rec", extras=(("lite_llm4rec", _TEXT),))
   input: TextInput = TextInput()
   model: LiteModel = LiteModel()
 
@@ -264,12 +248,7 @@ class LiteBeamConfig(ReadsTexts, WritesIds):
 
   card: ClassVar[str] = "lite_llm4rec"
 
-  system: str = field(
-    "lite_llm4rec_beam",
-    "the recommender",
-    choices=("lite_llm4rec_beam",),
-    extras=(("lite_llm4rec_beam", _TEXT),),
-  )
+  system: str = _system("lite_llm4rec_beam", extras=(("lite_llm4rec_beam", _TEXT),))
   input: TextInput = TextInput()
   model: LiteBeamModel = LiteBeamModel()
   decoding: BeamDecoding = BeamDecoding()
@@ -291,6 +270,10 @@ CONFIGS: dict[str, type[RunConfig]] = {
 SYSTEMS = tuple(CONFIGS)
 
 
+def _one_width(config: LightLMConfig | SASRecConfig) -> bool:
+  return all(width >= config.input.history for width in config.history_buckets)
+
+
 def writes_ids(system: Any) -> bool:
   """Whether a system of that name writes items as ids."""
   return system in SYSTEMS and issubclass(CONFIGS[system], WritesIds)
@@ -308,7 +291,7 @@ def of_system(name: str) -> type[RunConfig]:
 
 
 def check(config: RunConfig, *, trained: bool = False) -> None:
-  """Refuses names that do not exist and numbers that mean nothing.
+  """Checks every field, and the fields against each other.
 
   Args:
     config: of a run.
@@ -332,7 +315,7 @@ def check_batches(
   devices: int,
   names: Sequence[str] = ("train.batch_size", "train.eval_batch_size"),
 ) -> None:
-  """Refuses batches that the mesh's axis `data` of so many devices cannot share."""
+  """Checks that the batches divide over the `devices` of the mesh's axis `data`."""
   for name in names:
     if name not in fields.leaves(type(config)):
       continue

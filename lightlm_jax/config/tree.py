@@ -1,4 +1,4 @@
-"""Typed configurations and trees: reading, writing, changing, comparing."""
+"""Typed configurations: reading, writing, changing, comparing, describing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -52,18 +52,17 @@ def to_json(config: RunConfig) -> str:
 
 
 def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-  """The configuration with some fields changed.
+  """A copy of the configuration with some fields changed.
 
   Args:
-    config: is left as it is.
-    overrides: values by dotted field, such as {"train.steps": 20}. Another `system`
-      comes first: see `of_system`.
+    config: of a run.
+    overrides: values by dotted field, such as {"train.steps": 20}. Another `system` is
+      applied before the other fields: see `of_system`.
 
   Raises:
     UserError: there is no such field, or the value is of another type.
   """
-  overrides = dict(overrides)
-  system = overrides.pop("system", config.system)
+  system = overrides.get("system", config.system)
   flat = to_flat(config)
   if system != config.system:
     flat = of_system(flat, system)
@@ -82,14 +81,13 @@ def of_system(
 ) -> dict[str, Any]:
   """The values of a configuration, turned into those of another system.
 
-  Fields that the system does not have are dropped, those that are new have their
-  defaults.
+  Fields that the system does not have are dropped; new ones have their defaults.
 
   Args:
     flat: values by dotted name.
     system: its name.
-    anyway: also where the recipe is of quite another system, because the caller goes on
-      to set what is particular to this one.
+    anyway: accepts a configuration that was not made for the system; the caller sets
+      the fields that it lacks.
 
   Raises:
     UserError: there is no such system, or the configuration was not made for it.
@@ -120,7 +118,7 @@ def find(cls: type[RunConfig], name: str) -> Leaf:
 
 
 def unknown_field(name: str, names: Iterable[str]) -> UserError:
-  """The error for a field that is not among `names`, with a guess."""
+  """The error for a field that is not among `names`, with a suggestion."""
   names = list(names)
   inside = [other for other in names if other.startswith(f"{name}.")]
   if inside:
@@ -150,7 +148,7 @@ def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
 
 
 def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
-  """A hint at names that are like a wrong one, or nothing."""
+  """Text that suggests the names closest to a wrong one; empty if none is close."""
   close = close or difflib.get_close_matches(name, names)
   return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -158,17 +156,16 @@ def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
 def differences(
   old: Mapping[str, Any], new: RunConfig, ignore: Sequence[str] = ()
 ) -> list[str]:
-  """What changed, as "field: old → new", by field.
+  """The fields that differ, sorted, as "field: old → new".
 
   Args:
     old: a configuration as read back from JSON, perhaps of an older run.
     new: a configuration.
-    ignore: dotted fields that may differ, each with all that is below it.
+    ignore: dotted fields or groups that may differ.
   """
-  before = own_fields(old)
-  after = to_flat(new)
+  before, after = own_fields(old), to_flat(new)
   names = before.keys() | after.keys()
-  if before.get("system", after["system"]) != after["system"]:
+  if before.get("system", new.system) != new.system:
     names = before.keys() & after.keys()  # the other fields follow from the system
   found = []
   for name in sorted(names):
@@ -183,20 +180,43 @@ def differences(
 
 
 def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The own fields of a config.json by dotted name; all of one that is unreadable.
+  """The fields that a config.json's system has; all fields if it cannot be read.
 
-  What it lacks as an older run's has the value that the run worked by.
+  Fields that are younger than the run have the value that the run used.
   """
   try:
     return to_flat(from_tree(tree))
   except UserError:
-    flat = flatten(tree) if isinstance(tree, Mapping) else {}
-    return migrate.known_defaults(flat) | flat
+    flat = flatten(tree)
+    return migrate.current(flat) | flat
 
 
 def lacking(tree: Any) -> list[str]:
-  """The fields without which a config.json cannot be read; none = it can."""
-  return migrate.lacking(flatten(tree) if isinstance(tree, Mapping) else {})
+  """The fields without which a config.json cannot be read; empty = it can be."""
+  return migrate.lacking(flatten(tree))
+
+
+def describe(config: RunConfig) -> list[str]:
+  """A header, then a line for each field: value, default, range, meaning.
+
+  A dot in the column of defaults says that the value is the default.
+  """
+  rows: list[tuple[str, ...]] = [("field", "value", "default", "range", "meaning")]
+  for name, leaf in leaves(type(config)).items():
+    value = value_of(config, name)
+    default = "·" if value == leaf.default else _text(leaf.default)
+    allowed = leaf.range or leaf.kind.__name__
+    rows.append((name, _text(value), default, allowed, leaf.about.text))
+  widths = [max(len(row[column]) for row in rows) for column in range(3)]
+  # A long list of choices would push every description off the screen.
+  widths.append(24)
+  return [
+    "  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows
+  ]
+
+
+def _text(value: Any) -> str:
+  return repr(value) if isinstance(value, str) else f"{value}"
 
 
 def _default(leaf: Leaf, flat: Mapping[str, Any]) -> Any:

@@ -100,10 +100,7 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
 
 
 def _construct(
-  config: WritesIds,
-  dataset: datasets.Dataset,
-  log: Interactions,
-  seed: int,
+  config: WritesIds, dataset: datasets.Dataset, log: Interactions, seed: int
 ) -> tuple[Split, CodeBook]:
   """The split and the ids of a log, built anew: no cached ids are read."""
   split, attributes = splits.of_run(config, log), _attributes(dataset, log)

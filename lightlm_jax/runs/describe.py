@@ -22,9 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe(
-  config: RunConfig,
-  topology: str | None = None,
-  chosen: Collection[str] = (),
+  config: RunConfig, topology: str | None = None, chosen: Collection[str] = ()
 ) -> dict[str, Any]:
   """Sizes and FLOPs of a run (training/dry_run.py): builds ids, trains nothing.
 

@@ -165,10 +165,7 @@ def parse_users(given: str | None) -> int:
 
 
 def _variant(
-  own: RunConfig,
-  config: RunConfig,
-  overrides: Mapping[str, Any],
-  width: int | None,
+  own: RunConfig, config: RunConfig, overrides: Mapping[str, Any], width: int | None
 ) -> str:
   """A name for the way of decoding; "" = the run's own, whose files `compare` reads."""
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):

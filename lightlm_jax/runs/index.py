@@ -23,9 +23,7 @@ from lightlm_jax.storage import atomic
 logger = logging.getLogger(__name__)
 
 
-def index(
-  config: RunConfig,
-) -> tuple[dict[str, Any], CodeBook, Interactions]:
+def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
   """Builds the ids, or reads them from the cache, and logs a report on them.
 
   Returns:

@@ -138,9 +138,7 @@ def log_of(
 
 
 def find_context(
-  workdir: epath.Path,
-  config: RunConfig,
-  mesh: jax.sharding.Mesh | None = None,
+  workdir: epath.Path, config: RunConfig, mesh: jax.sharding.Mesh | None = None
 ) -> RunContext:
   """The context of a run that `train` left.
 

@@ -12,12 +12,7 @@ from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, Write
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
-from lightlm_jax.evaluation import (
-  baseline_metrics,
-  evaluator,
-  likelihood,
-  samples,
-)
+from lightlm_jax.evaluation import baseline_metrics, evaluator, likelihood, samples
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.evaluation.all_metrics import all_metrics
 from lightlm_jax.ids import build as ids_build

@@ -1,11 +1,13 @@
 """Errors that the user can fix: one line on stderr and exit code 2, no traceback."""
 
 from collections.abc import Callable, Sequence
+import os
+import select
 import signal
 import sys
 
 EXIT_CODE = 2
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports Ctrl-C and SIGPIPE
 
 
 def printable(text: str) -> str:
@@ -44,10 +46,13 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
   """Calls `main(argv)` and returns the exit code.
 
   2 after a UserError, 130 after Ctrl-C as in a shell, 143 after SIGTERM in commands
-  that save before they end; otherwise what `main` returns.
+  that save before they end, 141 if the reader of stdout, such as `head`, has left;
+  otherwise what `main` returns.
   """
   try:
-    return main(argv) or 0
+    code = main(argv) or 0
+    sys.stdout.flush()
+    return code
   except UserError as error:
     print(f"lightlm_jax: error: {error}", file=sys.stderr, flush=True)
     return EXIT_CODE
@@ -55,3 +60,11 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     name = str(stop) or "Ctrl-C"
     print(f"lightlm_jax: stopped by {name}; start again to resume", file=sys.stderr)
     return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+  except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+      raise  # stdout has a reader: it was another pipe
+    # Python flushes once more when it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED

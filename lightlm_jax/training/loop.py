@@ -146,10 +146,7 @@ def restore_best(
 
 
 def abstract_state(
-  system: Trainable,
-  tx: optax.GradientTransformation,
-  config: LearnedConfig,
-  mesh: Mesh,
+  system: Trainable, tx: optax.GradientTransformation, config: LearnedConfig, mesh: Mesh
 ) -> state_lib.TrainState:
   """Returns the shapes, dtypes and shardings of a run's state."""
   over_data = config.mesh.shard_optimiser

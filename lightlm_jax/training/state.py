@@ -81,11 +81,7 @@ def _optimiser(
 
 
 def abstract(
-  init,
-  tx: optax.GradientTransformation,
-  mesh: Mesh,
-  *,
-  shard_optimiser: bool = False,
+  init, tx: optax.GradientTransformation, mesh: Mesh, *, shard_optimiser: bool = False
 ) -> TrainState:
   """Returns the state as shapes, dtypes and shardings; checkpoints are restored to it.
 

@@ -91,11 +91,7 @@ def with_batches(
 
 
 def describe(
-  built: Built,
-  split: Split,
-  config: LearnedConfig,
-  mesh: Mesh,
-  name: str,
+  built: Built, split: Split, config: LearnedConfig, mesh: Mesh, name: str
 ) -> dict[str, Any]:
   """Returns a report of the programs that XLA compiled for the slice.
 
