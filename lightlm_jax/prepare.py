@@ -14,7 +14,7 @@ from absl import flags
 from lightlm_jax import command_line
 from lightlm_jax.command_line import FLAGS
 from lightlm_jax.preprocess import columns, files, times
-from lightlm_jax.preprocess.prepare import run
+from lightlm_jax.preprocess.pipeline import run
 from lightlm_jax.preprocess.sequences import DUPLICATES
 
 command_line.define("report", output="the folder to make, such as DATA/shop")
@@ -30,7 +30,7 @@ _FLAGS = [
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
   flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
-  flags.DEFINE_enum("duplicates", "keep", DUPLICATES, "rows that are kept"),
+  flags.DEFINE_enum("duplicates", "keep", [*DUPLICATES], "rows that are kept"),
   flags.DEFINE_integer(
     "k_core", 0, "users and items with fewer rows are left out, until none is", 0
   ),

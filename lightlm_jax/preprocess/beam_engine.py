@@ -6,7 +6,7 @@ work folder, which must be visible to all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import functools
+import io
 import json
 import logging
 import shlex
@@ -19,8 +19,7 @@ import pyarrow
 import pyarrow.ipc
 
 from lightlm_jax.preprocess import readers, rows, stages
-from lightlm_jax.preprocess import tally as tally_lib
-from lightlm_jax.preprocess.rows import Rules
+from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
@@ -38,12 +37,7 @@ class Beam:
     self._pipelines = 0
 
   def settle(
-    self,
-    sources: Sequence[readers.Source],
-    rules: Rules,
-    policy: Policy,
-    layout: Layout,
-    strict: bool,
+    self, sources: Sequence[Source], rules: rows.Rules, policy: Policy, layout: Layout
   ) -> Tally:
     """Reads all files and writes the users of each part. See `stages.settle`."""
 
@@ -52,11 +46,10 @@ class Beam:
         pipeline
         | beam.Create(list(sources))
         | beam.Reshuffle()
-        | beam.FlatMap(_read, rules, layout, strict).with_outputs("tally", main="rows")
+        | beam.FlatMap(_read, rules, layout).with_outputs("tally", main="rows")
       )
       # Empty parts are settled too.
-      schema = pyarrow.schema([f for f in rows.SCHEMA if f.name != "part"])
-      empty = _packed(schema.empty_table())
+      empty = _packed(rows.SCHEMA.empty_table())
       parts = pipeline | "parts" >> beam.Create(
         [(part, empty) for part in range(layout.parts)]
       )
@@ -72,7 +65,7 @@ class Beam:
     errors = [value["error"] for value in tallies if "error" in value]
     if errors:
       raise UserError(min(errors))
-    return functools.reduce(Tally.__add__, map(tally_lib.from_json, tallies), Tally())
+    return sum((Tally(**value) for value in tallies), Tally())
 
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
@@ -98,37 +91,28 @@ class Beam:
     with beam.Pipeline(options=self._options) as pipeline:
       lines = build(pipeline) | beam.Map(json.dumps)
       lines | beam.io.WriteToText(str(folder / "part"))
-    found = []
-    for path in folder.iterdir():
-      found += [json.loads(line) for line in path.read_text().splitlines()]
-    return found
+    texts = [path.read_text() for path in folder.iterdir()]
+    return [json.loads(line) for text in texts for line in text.splitlines()]
 
 
-def _read(
-  source: readers.Source, rules: Rules, layout: Layout, strict: bool
-) -> Iterator[Any]:
+def _read(source: Source, rules: rows.Rules, layout: Layout) -> Iterator[Any]:
   """Yields the rows of a file by part, as bytes, and its tally as a side output."""
   tally = Tally()
   try:
     for piece in readers.pieces(source, layout.block_bytes):
-      parsed = readers.parse(source, piece)
-      table, found = rows.valid(parsed, source.index, rules)
-      if strict and found.rejected:
-        tally_lib.refuse(found, {source.index: source.path})
+      by_part, found = rows.read(source, piece, rules)
       tally += found
-      for part, slice_ in rows.by_part(table):
-        yield part, _packed(slice_)
+      yield from ((part, _packed(table)) for part, table in by_part.items())
   except UserError as error:
     yield beam.pvalue.TaggedOutput("tally", {"error": str(error)})
     return
-  yield beam.pvalue.TaggedOutput("tally", tally_lib.to_json(tally))
+  yield beam.pvalue.TaggedOutput("tally", vars(tally))
 
 
 def _settle(element, policy: Policy, layout: Layout) -> dict[str, Any]:
   part, packed = element
   tables = [pyarrow.ipc.open_stream(content).read_all() for content in packed]
-  found = stages.settle(layout, part, pyarrow.concat_tables(tables), policy)
-  return tally_lib.to_json(found)
+  return vars(stages.settle(layout, part, pyarrow.concat_tables(tables), policy))
 
 
 def _step(number: int, step: Callable, layout: Layout, options) -> tuple[int, Any]:
@@ -136,7 +120,6 @@ def _step(number: int, step: Callable, layout: Layout, options) -> tuple[int, An
 
 
 def _packed(table: pyarrow.Table) -> bytes:
-  sink = pyarrow.BufferOutputStream()
-  with pyarrow.ipc.new_stream(sink, table.schema, options=stages.COMPRESSED) as writer:
-    writer.write_table(table)
-  return sink.getvalue().to_pybytes()
+  sink = io.BytesIO()
+  stages.write_stream(sink, table)
+  return sink.getvalue()

@@ -12,7 +12,7 @@ import polars as pl
 
 from lightlm_jax.preprocess import files, readers, times
 from lightlm_jax.preprocess import parquet_rows as parquet
-from lightlm_jax.preprocess.readers import Source
+from lightlm_jax.preprocess.files import Source
 from lightlm_jax.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ KNOWN = {
   "createdtime date timems when purchasedate ratedat viewedat",
   "rating": "rating ratings stars score overall userrating",
 }
-_LOOKED_AT = 1_000  # values from which the unit of time is guessed
 
 
 class ColumnFlags(NamedTuple):
@@ -43,8 +42,7 @@ class ColumnFlags(NamedTuple):
 
 
 def decide(
-  found: Sequence[tuple[epath.Path, str]],
-  flags: ColumnFlags,
+  found: Sequence[tuple[epath.Path, str]], flags: ColumnFlags
 ) -> tuple[list[Source], str | None]:
   """Returns how to read the files, and the unit of their times; logs both.
 
@@ -55,7 +53,7 @@ def decide(
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
   """
-  sources = [_source(path, n, form, flags) for n, (path, form) in enumerate(found)]
+  sources = [_source(path, form, flags) for path, form in found]
   sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
   sources = [source._replace(index=n) for n, source in enumerate(sources)]
   if not sources:
@@ -75,55 +73,61 @@ def decide(
       f"{first.path} has no header; its columns are taken for "
       f"{', '.join(first.names)} (others: --columns)"
     )
-  of = {role: repr(first.names[place]) for role, place in first.roles.items()}
-  line = ", ".join(f"{role} = {name}" for role, name in of.items())
+  line = ", ".join(f"{role} = {name!r}" for role, name in first.columns.items())
   unit = _time_unit(sources, flags)
-  if unit is None:
-    line += "; no time: rows keep the order of the files"
-  else:
-    line += f"; times are {times.UNITS[unit]}"
-  logger.info(f"columns: {line}")
+  about = (
+    f"times are {times.UNITS[unit]}"
+    if unit
+    else "no time: rows keep the order of the files"
+  )
+  logger.info(f"columns: {line}; {about}")
   return sources, unit
 
 
-def named(
-  path: epath.Path, form: str, flags: ColumnFlags | None = None, index: int = 0
-) -> Source:
-  """Returns a file with its columns, without roles."""
+def named(path: epath.Path, form: str, flags: ColumnFlags) -> Source:
+  """Returns how to read a file, without roles; without names if it is empty.
+
+  Raises:
+    UserError: its first lines cannot be read.
+  """
+  names, header, delimiter = [], form in ("parquet", "jsonl"), ""
   if form == "parquet":
-    names, header, delimiter = parquet.schema(path).names, True, ""
+    names = parquet.schema(path).names
   elif form == "jsonl":
-    names, header, delimiter = _keys(path), True, ""
-  elif form == "sequences":
-    names, header, delimiter = [], False, ""
-  else:
-    names, header, delimiter = _first_line(path, form, flags or ColumnFlags({}))
+    names = _keys(path)
+  elif form != "sequences":
+    names, header, delimiter = _first_line(path, form, flags)
   names = tuple(names)
-  return Source(str(path), index, form, names=names, header=header, delimiter=delimiter)
+  return Source(str(path), 0, form, names=names, header=header, delimiter=delimiter)
 
 
-def _source(path: epath.Path, index: int, form: str, flags: ColumnFlags) -> Source:
-  source = named(path, form, flags, index)
+def first_known(names: Sequence[str], known: str) -> str | None:
+  """Returns the column with the first of the `known` names that the file has."""
+  plain = [_plain(name) for name in names]
+  return next((names[plain.index(n)] for n in known.split() if n in plain), None)
+
+
+def _source(path: epath.Path, form: str, flags: ColumnFlags) -> Source:
+  source = named(path, form, flags)
+  if form == "sequences":
+    return source._replace(roles={"user": 0, "item": 1})
   roles = {}
   for role in ROLES if source.names else ():
-    if role == "rating" and not flags.with_ratings:
-      continue
-    place = _place(path, source.names, role, flags.names.get(role))
-    if place is not None:
-      roles[role] = place
-  if form == "sequences":
-    roles = {"user": 0, "item": 1}
+    if role != "rating" or flags.with_ratings:
+      place = _place(path, source.names, role, flags.names.get(role))
+      roles |= {} if place is None else {role: place}
   return source._replace(roles=roles)
 
 
 def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | None:
+  name = first_known(names, KNOWN[role]) if wanted is None else wanted
+  if name in names:
+    if names.count(name) > 1:
+      raise UserError(f"{path} has {names.count(name)} columns {name!r}; rename them")
+    return names.index(name)
   listed = ", ".join(names[:30])
   if wanted is not None:
-    if wanted in names:
-      return _only(path, names, wanted)
     raise UserError(f"{path} has no column {wanted!r} (--{role}); it has {listed}")
-  if (known := guess(names, role)) is not None:
-    return _only(path, names, known)
   if role in ("user", "item"):
     raise UserError(
       f"cannot tell which column of {path} is the {role}; it has {listed}: give "
@@ -136,44 +140,24 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
   return None
 
 
-def _only(path, names: Sequence[str], name: str) -> int:
-  if names.count(name) > 1:
-    raise UserError(f"{path} has {names.count(name)} columns {name!r}; rename them")
-  return names.index(name)
-
-
-def guess(names: Sequence[str], role: str) -> str | None:
-  """Returns the column whose name is known for a role, or None."""
-  return first_known(names, KNOWN[role].split())
-
-
-def first_known(names: Sequence[str], known: Sequence[str]) -> str | None:
-  """Returns the column with the first of these names that the file has, or None."""
-  plain = [_plain(name) for name in names]
-  return next((names[plain.index(name)] for name in known if name in plain), None)
-
-
 def _plain(name: str) -> str:
   return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
 
 
 def _first_line(path: epath.Path, form: str, flags: ColumnFlags):
   """Returns the columns' names, whether they are a header, and the delimiter."""
-  head = files.head(path)
-  line = next((x for x in head.split(b"\n") if x.strip(b" ")), b"")
-  if b"\0" in line:
-    raise UserError(f"the first line of {path} has NUL bytes; write the file as UTF-8")
-  try:
-    line = line.decode()
-  except UnicodeDecodeError:
-    raise UserError(f"the first line of {path} is not UTF-8; write the file as UTF-8")
+  raw = next((x for x in files.head(path).split(b"\n") if x.strip(b" ")), b"")
+  line = files.decoded(raw)
+  if b"\0" in raw or line is None:
+    fault = "has NUL bytes" if b"\0" in raw else "is not UTF-8"
+    raise UserError(f"the first line of {path} {fault}; write the file as UTF-8")
   if not line:
     return [], False, ""
   delimiter = flags.delimiter or "\t"
   if form == "csv" and not flags.delimiter:
-    delimiter = max(",", ";", "\t", "|", readers.COLONS, key=line.count)
+    delimiter = max(",", ";", "\t", "|", files.COLONS, key=line.count)
   fields = line.split(delimiter)
-  if form == "csv" and delimiter != readers.COLONS:
+  if form == "csv" and delimiter != files.COLONS:
     fields = next(csv.reader([line], delimiter=delimiter), fields)
   fields = [field.strip() for field in fields]
   if flags.columns is not None:
@@ -182,14 +166,12 @@ def _first_line(path: epath.Path, form: str, flags: ColumnFlags):
         f"--columns names {len(flags.columns)} columns, and the first line of {path} "
         f"has {len(fields)}: {line[:80]!r}"
       )
-    return list(flags.columns), fields == list(flags.columns), delimiter
-  plain = {_plain(field) for field in fields}
-  known = [plain & set(KNOWN[role].split()) for role in ("user", "item")]
-  if not (any(known) or flags.names or form == "recbole"):
+    return flags.columns, fields == list(flags.columns), delimiter
+  is_known = any(first_known(fields, KNOWN[role]) for role in ("user", "item"))
+  guess = None
+  if not (is_known or flags.names or form == "recbole"):
     guess = _headless(fields)
-    if guess:
-      return guess, False, delimiter
-  return fields, True, delimiter
+  return guess or fields, not guess, delimiter
 
 
 def _headless(fields: Sequence[str]) -> list[str] | None:
@@ -229,12 +211,12 @@ def _time_unit(sources: Sequence[Source], flags: ColumnFlags) -> str | None:
     piece = next(readers.pieces(source, 2**18), None)
     if piece is None:
       continue
-    column = pl.Series(readers.parse(source, piece).table["time"]).drop_nulls()
-    if unit := times.guess(column.head(_LOOKED_AT)):
+    column = pl.Series(readers.parse(source, piece)[0]["time"]).drop_nulls()
+    if unit := times.guess(column.head(1_000)):
       return unit
     if len(column):
       raise UserError(
-        f"cannot tell the unit of {source.names[source.roles['time']]!r} in "
+        f"cannot tell the unit of {source.columns['time']!r} in "
         f"{source.path}; give --time_unit, one of {', '.join(times.UNITS)}, or "
         "--time=NAME of another column"
       )

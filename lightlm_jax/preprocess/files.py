@@ -1,6 +1,6 @@
 """The input files of a preparation, their formats, and their bytes by whole lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import gzip
 import os
@@ -28,6 +28,45 @@ _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
 # Files beside a log that are not part of it.
 BESIDE = ("items.tsv", "item_attributes.json")
 BLOCK = 2**23  # bytes read at once; the longest line
+COLONS = "::"  # between the columns of MovieLens' .dat files
+FOR_COLONS = "\x1f"  # a single byte for the parser, absent from texts
+
+
+class Source(NamedTuple):
+  """A file of a log, and how to read it.
+
+  Attributes:
+    path: as text.
+    index: position among the files, which orders rows of equal times.
+    form: one of FORMATS.
+    names: all columns, in order.
+    roles: the column index of every role that the log has.
+    delimiter: between columns; one byte, or COLONS.
+    header: whether the first line has the columns' names.
+  """
+
+  path: str
+  index: int
+  form: str
+  names: tuple[str, ...] = ()
+  roles: Mapping[str, int] = {}
+  delimiter: str = ""
+  header: bool = False
+
+  @property
+  def has_quotes(self) -> bool:
+    """Whether a field may be quoted, `"…"`."""
+    return self.form == "csv" and self.delimiter != COLONS
+
+  @property
+  def between(self) -> str:
+    """The byte between columns that the parser gets."""
+    return FOR_COLONS if self.delimiter == COLONS else self.delimiter
+
+  @property
+  def columns(self) -> dict[str, str]:
+    """The name of every role's column; none in a file without names."""
+    return {role: self.names[n] for role, n in self.roles.items() if self.names}
 
 
 class Block(NamedTuple):
@@ -57,34 +96,28 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
     UserError: there are no files, or their names do not tell the format.
   """
   try:
-    paths = _paths(pattern)
+    paths, is_folder = _paths(pattern)
   except (OSError, ValueError, NotImplementedError) as error:
     raise UserError(f"cannot read --input={pattern}: {error}")
-  is_folder = paths is None
   if is_folder:
-    listed = sorted(epath.Path(pattern).iterdir(), key=os.fspath)
     paths = [
       path
-      for path in listed
+      for path in paths
       if not path.name.startswith((".", "_")) and path.name not in BESIDE
+      if form or _form(path)
     ]
-    if form is None:
-      paths = [path for path in paths if _form(path)]
-    paths = [path for path in paths if not path.is_dir()]
-  if not paths:
+  found = [(path, form or _form(path)) for path in paths if not path.is_dir()]
+  if not found:
     raise UserError(
       f"--input={pattern} names no file of a log; give a file, a glob or a folder of "
       f"{', '.join(sorted(_ENDINGS))} files (.gz too), or sequences.txt"
     )
-  found = []
-  for path in paths:
-    known = form or _form(path)
+  for path, known in found:
     if known is None:
       raise UserError(
         f"the name of {path} does not tell its format; give --format, one of "
         f"{', '.join(FORMATS)}"
       )
-    found.append((path, known))
   forms = sorted({known for _, known in found})
   if len(forms) > 1:
     raise UserError(
@@ -92,6 +125,19 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
       f"those of one by a glob, such as {pattern.rstrip('/')}/*.{forms[0]}"
     )
   return found
+
+
+def decoded(raw: bytes) -> str | None:
+  """Returns the text; None if it is not UTF-8."""
+  try:
+    return raw.decode()
+  except UnicodeDecodeError:
+    return None
+
+
+def count_lines(content: bytes) -> int:
+  """Returns the number of lines; the last one may have no line feed."""
+  return content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
 
 
 @contextlib.contextmanager
@@ -159,17 +205,17 @@ def _form(path: epath.Path) -> str | None:
   return _NAMES.get(name) or _ENDINGS.get(os.path.splitext(name)[1].lower())
 
 
-def _paths(pattern: str) -> list[epath.Path] | None:
-  """Returns the paths of a file or a glob; None for a folder."""
-  if any(sign in pattern for sign in "*?[") and not epath.Path(pattern).exists():
-    parts = epath.Path(pattern).parts
-    wild = next(n for n, part in enumerate(parts) if set(part) & set("*?["))
-    root = epath.Path(*parts[:wild]) if wild else epath.Path(".")
-    found = sorted(root.glob("/".join(parts[wild:])), key=os.fspath)
-    return [path for path in found if not path.is_dir()]
+def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
+  """Returns the paths of a file, a glob or a folder; and whether it is a folder."""
   path = epath.Path(pattern)
+  if any(sign in pattern for sign in "*?[") and not path.exists():
+    wild = next(n for n, part in enumerate(path.parts) if set(part) & set("*?["))
+    root = epath.Path(*path.parts[:wild]) if wild else epath.Path(".")
+    return sorted(root.glob("/".join(path.parts[wild:])), key=os.fspath), False
   if not path.exists():
     raise UserError(
       f"--input={pattern} does not exist; give a file, a glob or a folder"
     )
-  return None if path.is_dir() else [path]
+  if path.is_dir():
+    return sorted(path.iterdir(), key=os.fspath), True
+  return [path], False

@@ -66,12 +66,11 @@ def usable(column: pyarrow.Array) -> pyarrow.Array:
   """Returns a column as text, numbers or times; nulls for any other type."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
-  kind = column.type
-  t = pyarrow.types
-  if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
-    return _as_text(column.cast(pyarrow.large_binary()))
-  if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
-    return _as_text(column.cast(pyarrow.large_binary()))
+  kind, t = column.type, pyarrow.types
+  texts = (t.is_string, t.is_large_string, t.is_string_view)
+  texts += (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
+  if any(is_kind(kind) for is_kind in texts):
+    return _as_text(column)
   if t.is_integer(kind) or t.is_timestamp(kind) or t.is_date(kind):
     return column
   if t.is_decimal(kind) and kind.scale <= 0:
@@ -83,14 +82,10 @@ def usable(column: pyarrow.Array) -> pyarrow.Array:
 
 def _as_text(column: pyarrow.Array) -> pyarrow.Array:
   """Returns bytes as text; null if they are not UTF-8."""
+  column = column.cast(pyarrow.large_binary())
   try:
     return column.cast(pyarrow.large_string())
   except pyarrow.ArrowInvalid:
-    return pyarrow.array(map(_decoded, column.to_pylist()), pyarrow.large_string())
-
-
-def _decoded(raw: bytes | None) -> str | None:
-  try:
-    return None if raw is None else raw.decode()
-  except UnicodeDecodeError:
-    return None
+    raw_N = column.to_pylist()
+    texts = [None if raw is None else files.decoded(raw) for raw in raw_N]
+    return pyarrow.array(texts, pyarrow.large_string())

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import itertools
 import logging
+import signal
 import tempfile
 import time
 from typing import Any
 import uuid
 
 from etils import epath
+import polars as pl
 import pyarrow
 import rich.progress
 
@@ -22,7 +25,7 @@ from lightlm_jax.preprocess.sequences import Policy
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
-from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.runtime.errors import Stopped, UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,31 @@ class Options:
   block_bytes: int = files.BLOCK
 
 
+def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
+  """Runs `prepare` with the flags of the command, which are fields of `Options`.
+
+  Raises:
+    UserError: one line that says what to change.
+    Stopped: SIGTERM came; temporary files are removed, as after Ctrl-C.
+  """
+  if not input or not output:
+    raise UserError(
+      "give --input=LOG and --output=DATA/NAME, such as --input=log.csv "
+      "--output=data/shop; --help lists the flags"
+    )
+  given["delimiter"] = _delimiter(given["delimiter"])
+  given["columns"] = tuple(given["columns"]) if given["columns"] else None
+  signal.signal(signal.SIGTERM, _stop)
+  log.set_up()
+  report = prepare(Options(input=input, output=output, **given))
+  target = epath.Path(output)
+  logger.info(
+    f"{target} is ready: --config.data.dir={target.parent} "
+    f"--config.data.name={target.name}"
+  )
+  return report
+
+
 def prepare(options: Options) -> dict[str, Any]:
   """Writes the folder `options.output`, completely or not at all.
 
@@ -88,32 +116,31 @@ def prepare(options: Options) -> dict[str, Any]:
     raise UserError("--min_rating needs ratings, and the log has none")
   with _work_folder(options.work, target) as folder, _progress() as progress:
     engine = _engine(options, progress)
-    clock = _Clock()
+    ends = {"start": time.monotonic()}
     parts = _parts(found, options.part_bytes)
     layout = Layout(str(folder), parts, block_bytes=options.block_bytes)
-    rules = Rules(unit, options.min_rating, layout.parts)
+    rules = Rules(unit, options.min_rating, options.strict, parts)
     policy = Policy(options.duplicates, options.max_len, unit is not None)
-    tally = engine.settle(sources, rules, policy, layout, options.strict)
-    clock.lap("read and sort")
-    _check_any_left(tally, sources)
+    tally = engine.settle(sources, rules, policy, layout)
+    ends["read and sort"] = time.monotonic()
+    tally.check_any_left({source.index: source.path for source in sources})
 
     catalogue = stages.catalogue(layout)
     tally.check(int(catalogue["rows"].sum()), "after sorting")
     layout = layout._replace(shards=-(-tally.left // options.shard_rows))
     stages.write(layout.path("catalogue"), catalogue.select("item").to_arrow())
-    engine.each(stages.number, layout, title="number", number=layout.parts)
-    clock.lap("number")
+    engine.each(stages.number, layout, title="number", number=parts)
+    ends["number"] = time.monotonic()
 
     min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
     rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows)
     if max(min_len, min_rows) > 1:
       tally.filtered["core"] = tally.left - rows
-      tally.filtered = +tally.filtered
     tally.check(rows, "after the core")
-    clock.lap("core")
+    ends["core"] = time.monotonic()
     if not rows:
       raise UserError(
-        f"no row is left: {_listed(tally)}; lower --k_core={options.k_core} or "
+        f"no row is left: {tally.reasons()}; lower --k_core={options.k_core} or "
         f"--min_len={options.min_len}"
       )
 
@@ -121,20 +148,23 @@ def prepare(options: Options) -> dict[str, Any]:
       stages.shard, layout, min_len=min_len, title="write", number=layout.shards
     )
     tally.check(sum(shard["rows"] for shard in shards), "after writing")
-    clock.lap("write")
-    item_ids = catalogue.filter(rows_I > 0)["item"]
-    about = _about_items(options, found, item_ids)
-    items_file = output.write_items(
-      folder / output.ITEMS, _item_columns(item_ids, rows_I[rows_I > 0], about)
+    ends["write"] = time.monotonic()
+    kept = catalogue.with_columns(rows=rows_I).filter(pl.col("rows") > 0)
+    texts, counts = items.read(
+      found[0][0], options.items, kept["item"].to_numpy(), options.items_id
     )
+    item = kept["item"].to_arrow().cast(pyarrow.string())
+    table = {"item": item, "rows": kept["rows"].to_numpy(), **texts}
+    about_items = output.write_parquet(folder / output.ITEMS, table)
     manifest = _manifest(
-      options, sources, unit, tally, shards, items_file, about, len(item_ids)
+      options, sources, unit, tally, shards, len(kept), counts, about_items
     )
     names = [shard[kind]["name"] for shard in shards for kind in output.KINDS]
     output.publish(folder, target, [*names, output.ITEMS], manifest)
-    clock.lap("items")
+    ends["items"] = time.monotonic()
   show(manifest)
-  return manifest | {"seconds": clock.laps}
+  laps = itertools.pairwise(ends.items())
+  return manifest | {"seconds": {name: end - start for (_, start), (name, end) in laps}}
 
 
 def show(manifest: Mapping[str, Any]) -> None:
@@ -153,18 +183,6 @@ def show(manifest: Mapping[str, Any]) -> None:
       "same time as another row of the user: these keep the order of the files"
     )
   logger.info(f"{manifest['users']:,} users, {manifest['items']:,} items")
-
-
-class _Clock:
-  """Seconds by step."""
-
-  def __init__(self):
-    self.laps: dict[str, float] = {}
-    self._last = time.monotonic()
-
-  def lap(self, name: str) -> None:
-    now = time.monotonic()
-    self.laps[name], self._last = now - self._last, now
 
 
 def _engine(options: Options, progress: rich.progress.Progress):
@@ -188,54 +206,21 @@ def _parts(found, part_bytes: int) -> int:
   return min(MOST_PARTS, max(1, -(-size // part_bytes)))
 
 
-def _check_any_left(tally: Tally, sources) -> None:
-  if tally.left:
-    return
-  shown = tally_lib.first(tally, {source.index: source.path for source in sources})
-  shown = f" (the first: {shown})" if shown else ""
-  raise UserError(f"no row is left of {tally.rows_in:,}: {_listed(tally)}{shown}")
-
-
-def _listed(tally: Tally) -> str:
-  counts = {**tally.rejected, **tally.filtered}
-  return (
-    ", ".join(f"{number:,} {reason}" for reason, number in counts.items()) or "empty"
-  )
-
-
-def _about_items(options: Options, found, item_ids) -> items.Metadata:
-  table, attributes = items.beside([path for path, _ in found])
-  if options.items is not None:
-    table = epath.Path(options.items)
-    if not table.exists():
-      raise UserError(f"--items={table} does not exist; give a file of items")
-  return items.read(table, attributes, item_ids.to_numpy(), options.items_id)
-
-
-def _item_columns(item_ids, rows_I, about: items.Metadata) -> dict[str, Any]:
-  found = {"item": item_ids.to_arrow().cast(pyarrow.string()), "rows": rows_I}
-  found |= {name: pyarrow.array(values) for name, values in about.texts.items()}
-  if about.attributes is not None:
-    lists = pyarrow.list_(pyarrow.string())
-    found["attributes"] = pyarrow.array(about.attributes, lists)
-  return found
-
-
 def _manifest(
-  options, sources, unit, tally: Tally, shards, items_file, about, number_of_items: int
+  options: Options, sources, unit, tally: Tally, shards, kept: int, counts, about_items
 ) -> dict[str, Any]:
-  flags = dataclasses.asdict(options) | {"names": dict(options.names)}
+  flags = dataclasses.asdict(options)
   for name in ("output", "work", "engine", "beam_options"):
     del flags[name]
   return {
     "kind": prepared.KIND,
     "version": prepared.VERSION,
     "users": sum(shard["users"] for shard in shards),
-    "items": number_of_items,
+    "items": kept,
     "rows": sum(shard["rows"] for shard in shards),
     "rows_in": tally.rows_in,
     "rejected": dict(sorted(tally.rejected.items())),
-    "filtered": dict(sorted(tally.filtered.items())),
+    "filtered": dict(sorted((+tally.filtered).items())),
     "rejected_examples": tally.examples,
     "tied_rows": tally.tied_rows,
     "tied_users": tally.tied_users,
@@ -244,16 +229,14 @@ def _manifest(
       {
         "path": source.path,
         "bytes": epath.Path(source.path).stat().length,
-        "columns": {role: source.names[n] for role, n in source.roles.items()}
-        if source.names
-        else {},
+        "columns": source.columns,
       }
       for source in sources
     ],
-    "items_file": about.counts,
+    "items_file": counts,
     "options": flags,
     "shards": shards,
-    "items_parquet": items_file,
+    "items_parquet": about_items,
   }
 
 
@@ -287,3 +270,18 @@ def _progress() -> rich.progress.Progress:
     transient=True,
     disable=not log.shows_bars(),
   )
+
+
+def _stop(number: int, frame: Any) -> None:
+  del frame
+  raise Stopped(number)
+
+
+def _delimiter(text: str | None) -> str | None:
+  """One character; a tab as people write it; or MovieLens' two colons."""
+  text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+  if text in (None, files.COLONS):
+    return text
+  if len(text.encode()) != 1 or text in '"\n\r':
+    raise UserError(f"--delimiter={text!r} is not one character such as , or ; or ::")
+  return text

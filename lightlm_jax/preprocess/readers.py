@@ -1,7 +1,6 @@
 """Readers of all formats: rows with ids, times and ratings as the file has them."""
 
-from collections.abc import Iterator, Mapping
-import itertools
+from collections.abc import Iterator
 import json
 from typing import Any, NamedTuple
 
@@ -13,43 +12,10 @@ import pyarrow.csv
 from lightlm_jax.preprocess import delimited as lines
 from lightlm_jax.preprocess import files
 from lightlm_jax.preprocess import parquet_rows as parquet
-from lightlm_jax.preprocess.tally import Rejected
+from lightlm_jax.preprocess.files import COLONS, FOR_COLONS, Source
+from lightlm_jax.preprocess.tally import Tally
 
-COLONS = "::"  # between the columns of MovieLens' .dat files
-_FOR_COLONS = "\x1f"  # a single byte for the parser, absent from texts
 _MARK = b"\xef\xbb\xbf"  # byte order mark
-
-
-class Source(NamedTuple):
-  """A file of a log, and how to read it.
-
-  Attributes:
-    path: as text.
-    index: position among the files, which orders rows of equal times.
-    form: one of files.FORMATS.
-    names: all columns, in order.
-    roles: the column index of every role that the log has.
-    delimiter: between columns; one byte, or COLONS.
-    header: whether the first line has the columns' names.
-  """
-
-  path: str
-  index: int
-  form: str
-  names: tuple[str, ...] = ()
-  roles: Mapping[str, int] = {}
-  delimiter: str = ""
-  header: bool = False
-
-  @property
-  def has_quotes(self) -> bool:
-    """Whether a field may be quoted, `"…"`."""
-    return self.form == "csv" and self.delimiter != COLONS
-
-  @property
-  def between(self) -> str:
-    """The byte between columns that the parser gets."""
-    return _FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
 
 class Piece(NamedTuple):
@@ -58,29 +24,14 @@ class Piece(NamedTuple):
   Attributes:
     content: lines, or rows of a Parquet file.
     line_R: the line or row number of each row.
-    rejected: lines that were rejected before parsing.
+    tally: lines that were rejected before parsing.
     read: bytes of the file read so far.
   """
 
   content: Any  # bytes, or pyarrow.RecordBatch
   line_R: np.ndarray
-  rejected: Rejected
+  tally: Tally
   read: int
-
-
-class Parsed(NamedTuple):
-  """The rows of a piece.
-
-  Attributes:
-    table: columns by role, `line` int64, and `place` int32 within the line if a line
-      holds several rows. Missing and unusable values are null.
-    rejected: the rejected rows.
-    rows: the number of rows, rejected ones included.
-  """
-
-  table: pyarrow.Table
-  rejected: Rejected
-  rows: int
 
 
 def pieces(source: Source, size: int) -> Iterator[Piece]:
@@ -92,88 +43,76 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
   return _batches(source) if source.form == "parquet" else _texts(source, size)
 
 
-def parse(source: Source, piece: Piece) -> Parsed:
-  """Returns the rows of a piece; each row is either in the table or rejected.
+def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
+  """Returns the rows of a piece and its tally; a row is in the table or rejected.
 
-  Parse a piece only once: this adds to its `rejected`.
+  The table has the columns by role, `line` int64, and `place` int32 within the line if
+  a line holds several rows. Missing and unusable values are null.
+
+  Parse a piece only once: this adds to its tally.
   """
-  rejected = piece.rejected
-  before = rejected.total()
   if isinstance(piece.content, pyarrow.RecordBatch):
-    batch = piece.content
-    columns = {role: batch.column(role) for role in source.roles}
-    table, rows = _table(columns, piece.line_R), len(piece.line_R)
+    columns, line_R = {n: piece.content.column(n) for n in source.roles}, piece.line_R
   elif source.form == "jsonl":
-    table, rows = _json_lines(source, piece, rejected)
+    columns, line_R = _json_lines(source, piece)
   elif source.form == "sequences":
-    table, rows = _sequences(piece, rejected)
+    columns, line_R = _sequences(source, piece)
   else:
-    table, rows = _delimited(source, piece, rejected)
-  return Parsed(table, rejected, rows + before)
+    columns, line_R = _delimited(source, piece)
+  line = pyarrow.array(np.asarray(line_R, np.int64))
+  piece.tally.rows_in += len(line)
+  return pyarrow.table({**columns, "line": line}), piece.tally
 
 
 def _texts(source: Source, size: int) -> Iterator[Piece]:
   rest, number, wants_header = b"", 1, source.header and bool(source.delimiter)
   for block in files.blocks(epath.Path(source.path), size):
     content, rest = rest + (b"" if block.too_long else block.content), b""
+    tally = Tally()
     while wants_header and content:
       line, end, content = content.partition(b"\n")
       number += bool(end)
       wants_header = not line.strip(b" ")
     if source.delimiter == COLONS:
-      content = content.replace(COLONS.encode(), _FOR_COLONS.encode())
+      content = content.replace(COLONS.encode(), FOR_COLONS.encode())
     if source.delimiter:
-      seen = lines.screen(
-        content,
-        number,
-        source.between,
-        quotes=source.has_quotes,
-        columns=len(source.names),
-        last=block.last or block.too_long,
+      is_last = block.last or block.too_long
+      content, line_R, rest, number = lines.screen(
+        source, content, number, is_last, tally
       )
-      rest, number = seen.rest, number + seen.lines
-      yield Piece(seen.content, seen.line_R, seen.rejected, block.read)
     else:
-      count = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
-      yield Piece(content, np.arange(number, number + count), Rejected(), block.read)
-      number += count
+      line_R = np.arange(number, number + files.count_lines(content))
+      number += len(line_R)
     if block.too_long:
       text = block.content.decode(errors="replace")
-      rejected = Rejected()
-      rejected.add("too_long", number, text)
-      yield Piece(b"", np.zeros(0, np.int64), rejected, block.read)
+      tally.reject("too_long", source.index, number, text)
       number += 1
+    yield Piece(content, line_R, tally, block.read)
 
 
 def _batches(source: Source) -> Iterator[Piece]:
   number = 1
-  names = {role: source.names[place] for role, place in source.roles.items()}
   path = epath.Path(source.path)
-  for columns, rows, read in parquet.read(path, names, parquet.usable):
+  for columns, rows, read in parquet.read(path, source.columns, parquet.usable):
     batch = pyarrow.RecordBatch.from_pydict(columns)
-    yield Piece(batch, np.arange(number, number + rows), Rejected(), read)
+    yield Piece(batch, np.arange(number, number + rows), Tally(), read)
     number += rows
 
 
-def _delimited(source: Source, piece: Piece, rejected: Rejected):
+def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray]:
   if not len(piece.line_R):
-    return _nothing(source)
-  blank = 0
+    return dict.fromkeys(source.roles, pyarrow.array([], pyarrow.string())), []
+  bad = []
 
   def refuse(row) -> str:
-    nonlocal blank
-    if row.text.strip(" "):
-      line = int(piece.line_R[row.number - 1])
-      rejected.add("columns", line, row.text.replace(source.between, source.delimiter))
-    else:
-      blank += 1
     bad.append(row.number - 1)
+    if row.text.strip(" "):
+      text = row.text.replace(source.between, source.delimiter)
+      piece.tally.reject("columns", source.index, piece.line_R[bad[-1]], text)
     return "skip"
 
-  bad = []
   names = [f"{n}" for n in range(len(source.names))]
   wanted = [names[place] for place in source.roles.values()]
-  quote = '"' if source.has_quotes else False
   content = piece.content
   if content.startswith(_MARK):
     content = _MARK + content  # the parser strips one, even here inside a file
@@ -184,7 +123,7 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
     ),
     parse_options=pyarrow.csv.ParseOptions(
       delimiter=source.between,
-      quote_char=quote,
+      quote_char='"' if source.has_quotes else False,
       newlines_in_values=True,
       ignore_empty_lines=False,
       invalid_row_handler=refuse,
@@ -202,76 +141,54 @@ def _delimited(source: Source, piece: Piece, rejected: Rejected):
       f"{source.path} from line {piece.line_R[0]}: {len(piece.line_R)} rows, of which "
       f"the parser made {len(table)} and refused {len(bad)}"
     )
-  table = table.rename_columns(list(source.roles))
-  table = table.append_column("line", pyarrow.array(line_R))
-  return table, len(piece.line_R) - blank
+  return dict(zip(source.roles, table.columns)), line_R
 
 
-def _json_lines(source: Source, piece: Piece, rejected: Rejected):
+def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]:
   line_R = []
-  columns = {role: [] for role in source.roles}
-  names = {role: source.names[place] for role, place in source.roles.items()}
-  rows = 0
+  names = source.columns
+  columns = {role: [] for role in names}
   for line, raw in zip(piece.line_R.tolist(), piece.content.split(b"\n")):
     if not raw.strip():
       continue
-    rows += 1
     try:
       value = json.loads(raw)
     except UnicodeDecodeError:
-      rejected.add("not_utf8", line, lines.shown(raw))
+      piece.tally.reject("not_utf8", source.index, line, lines.shown(raw))
       continue
     except (ValueError, RecursionError):
       value = None
     if not isinstance(value, dict):
-      rejected.add("not_json", line, raw[:80].decode(errors="replace"))
+      text = raw[:80].decode(errors="replace")
+      piece.tally.reject("not_json", source.index, line, text)
       continue
     line_R.append(line)
-    for role, column in columns.items():
-      column.append(_scalar(value.get(names[role])))
-  columns = {role: pyarrow.array(c, pyarrow.string()) for role, c in columns.items()}
-  return _table(columns, line_R), rows
+    for role, name in names.items():
+      columns[role].append(_scalar(value.get(name)))
+  return {r: pyarrow.array(c, pyarrow.string()) for r, c in columns.items()}, line_R
 
 
-def _sequences(piece: Piece, rejected: Rejected):
-  users, items, line_R, length_L = [], [], [], []
-  rows = 0
+def _sequences(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]:
+  users, items, place_R, line_R = [], [], [], []
   for line, raw in zip(piece.line_R.tolist(), piece.content.split(b"\n")):
-    try:
-      fields = raw.decode().split()
-    except UnicodeDecodeError:
-      rows += 1
-      rejected.add("not_utf8", line, lines.shown(raw))
+    text = files.decoded(raw)
+    if text is None:
+      piece.tally.reject("not_utf8", source.index, line, lines.shown(raw))
       continue
-    if not fields:
-      continue
-    rows += max(1, len(fields) - 1)
+    fields = text.split()
     if len(fields) == 1:
-      rejected.add("no_item", line, fields[0])
-      continue
-    users.append(fields[0])
+      piece.tally.reject("no_item", source.index, line, fields[0])
+    rows = max(0, len(fields) - 1)
+    users += fields[:1] * rows
     items += fields[1:]
-    line_R.append(line)
-    length_L.append(len(fields) - 1)
-  place = itertools.chain.from_iterable(map(range, length_L))
+    place_R += range(rows)
+    line_R += [line] * rows
   columns = {
-    "user": pyarrow.array(
-      np.repeat(np.array(users, object), length_L), pyarrow.string()
-    ),
+    "user": pyarrow.array(users, pyarrow.string()),
     "item": pyarrow.array(items, pyarrow.string()),
-    "place": pyarrow.array(np.fromiter(place, np.int32, len(items))),
+    "place": pyarrow.array(place_R, pyarrow.int32()),
   }
-  return _table(columns, np.repeat(line_R, length_L)), rows
-
-
-def _table(columns: Mapping[str, Any], line_R) -> pyarrow.Table:
-  line = pyarrow.array(np.asarray(line_R, np.int64))
-  return pyarrow.table({**columns, "line": line})
-
-
-def _nothing(source: Source) -> tuple[pyarrow.Table, int]:
-  empty = pyarrow.array([], pyarrow.string())
-  return _table(dict.fromkeys(source.roles, empty), []), 0
+  return columns, line_R
 
 
 def _scalar(value: Any) -> str | None:

@@ -1,16 +1,16 @@
 """Validation of rows: which are kept, rejected or filtered; used by both engines."""
 
-from collections.abc import Iterator, Mapping
-import itertools
+from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 import pyarrow
 
-from lightlm_jax.preprocess import times
-from lightlm_jax.preprocess.readers import Parsed
-from lightlm_jax.preprocess.tally import SHOWN, Tally, of_rejected
+from lightlm_jax.preprocess import readers, times
+from lightlm_jax.preprocess.files import Source
+from lightlm_jax.preprocess.tally import SHOWN, Tally
+from lightlm_jax.runtime.errors import UserError
 
 LONGEST = 512  # characters of an id: ids are stored in fixed-width arrays
 SCHEMA = pyarrow.schema(
@@ -21,7 +21,6 @@ SCHEMA = pyarrow.schema(
     ("file", pyarrow.int32()),
     ("line", pyarrow.int64()),
     ("place", pyarrow.int32()),  # in the line
-    ("part", pyarrow.int32()),  # of the log: all rows of a user are in one
   ]
 )
 
@@ -32,89 +31,84 @@ class Rules(NamedTuple):
   Attributes:
     time_unit: one of times.UNITS; None = the log has no times.
     min_rating: the lowest rating to keep; None = ratings are ignored.
-    parts: number of parts of the log.
+    strict: whether a row that cannot be read is an error.
+    parts: number of parts of the log, by a hash of the user.
   """
 
   time_unit: str | None
   min_rating: float | None
+  strict: bool
   parts: int
 
 
-def valid(parsed: Parsed, file: int, rules: Rules) -> tuple[pyarrow.Table, Tally]:
-  """Returns the rows to keep, by part, in file order within each; and the tally.
+def read(
+  source: Source, piece: readers.Piece, rules: Rules
+) -> tuple[dict[int, pyarrow.Table], Tally]:
+  """Returns the valid rows of a piece by part, in file order; and the tally.
 
-  Args:
-    parsed: the rows of a piece.
-    file: the number of the file.
-    rules: for valid rows.
+  Raises:
+    UserError: a row cannot be read, and the rules are strict.
   """
-  raw = pl.DataFrame(parsed.table)
-  frame = pl.DataFrame({"line": raw["line"]}).with_columns(
-    _ids(raw["user"]).alias("user"),
-    _ids(raw["item"]).alias("item"),
-    pl.lit(file, pl.Int32).alias("file"),
-    raw["place"] if "place" in raw.columns else pl.lit(0, pl.Int32).alias("place"),
+  table, tally = readers.parse(source, piece)
+  raw = pl.DataFrame(table)
+  frame = raw.select(
+    _ids(raw["user"]),
+    _ids(raw["item"]),
+    "line",
+    file=pl.lit(source.index, pl.Int32),
+    place="place" if "place" in raw.columns else pl.lit(0, pl.Int32),
+    time=pl.lit(None, pl.Int64),
   )
-  user, item, time = pl.col("user"), pl.col("item"), pl.col("time")
-  empty = {name: (pl.col(name) == "").fill_null(True) for name in ("user", "item")}
+  user, item = pl.col("user"), pl.col("item")
+  nul = [column.str.contains("\0", literal=True) for column in (user, item)]
+  long = [column.str.len_chars() > LONGEST for column in (user, item)]
   checks = {
-    "no_user": empty["user"],
-    "no_item": empty["item"],
-    "nul": user.str.contains("\0", literal=True)
-    | item.str.contains("\0", literal=True),
-    "too_long": (user.str.len_chars() > LONGEST) | (item.str.len_chars() > LONGEST),
+    "no_user": (user == "").fill_null(True),
+    "no_item": (item == "").fill_null(True),
+    "nul": nul[0] | nul[1],
+    "too_long": long[0] | long[1],
   }
-  if rules.time_unit is None:
-    frame = frame.with_columns(pl.lit(None, pl.Int64).alias("time"))
-  else:
+  if rules.time_unit is not None:
     micros = times.micros(raw["time"], rules.time_unit)
     frame = frame.with_columns(micros.alias("time"))
-    checks["bad_time"] = time.is_null()
+    checks["bad_time"] = pl.col("time").is_null()
   if rules.min_rating is not None:
-    rating = _numbers(raw["rating"])
-    frame = frame.with_columns(rating.alias("rating"))
+    frame = frame.with_columns(_numbers(raw["rating"]).alias("rating"))
     checks["bad_rating"] = pl.col("rating").is_null()
-  why = pl.lit(None, pl.String)
-  for reason in reversed(checks):  # the first one counts
-    why = pl.when(checks[reason]).then(pl.lit(reason)).otherwise(why)
-  frame = frame.with_columns(why=why)
+  reasons = [pl.when(check).then(pl.lit(name)) for name, check in checks.items()]
+  frame = frame.with_columns(why=pl.coalesce(reasons))  # the first reason counts
 
-  bad = frame["why"].is_not_null()
-  tally = of_rejected(parsed.rows, file, parsed.rejected)
-  if bad.any():
-    tally += _count(frame.filter(bad), raw.filter(bad), file)
-    frame = frame.filter(~bad)
+  tally += _rejected(raw.with_columns(frame["why"]), source.index)
+  if rules.strict and tally.rejected:
+    row = tally.first({source.index: source.path})
+    raise UserError(f"{row}; without --strict such rows are counted and left out")
+  frame = frame.filter(pl.col("why").is_null())
   if rules.min_rating is not None:
-    high = frame["rating"] >= rules.min_rating
-    tally.filtered["low_rating"] += len(frame) - int(high.sum())
-    tally.filtered = +tally.filtered
-    frame = frame.filter(high)
-  frame = frame.with_columns(part=(user.hash(0) % rules.parts).cast(pl.Int32))
-  frame = frame.sort("part", maintain_order=True)
-  tally.check(len(frame), f"file {file}")
-  return frame.select(SCHEMA.names).to_arrow().cast(SCHEMA), tally
+    is_high = frame["rating"] >= rules.min_rating
+    tally.filtered["low_rating"] += int((~is_high).sum())
+    frame = frame.filter(is_high)
+  tally.check(len(frame), f"file {source.index}")
+  part = (user.hash(0) % rules.parts).cast(pl.Int32)
+  frame = frame.with_columns(part=part).sort("part", maintain_order=True)
+  table = frame.select(SCHEMA.names).to_arrow().cast(SCHEMA)
+  runs = frame["part"].rle().struct.unnest()
+  runs = runs.with_columns(start=pl.col("len").cum_sum() - pl.col("len"))
+  return {n: table.slice(start, rows) for rows, n, start in runs.iter_rows()}, tally
 
 
-def by_part(table: pyarrow.Table) -> Iterator[tuple[int, pyarrow.Table]]:
-  """The rows of each part that has any, of what `valid` returns."""
-  part_N = np.asarray(table["part"])
-  starts = np.flatnonzero(np.diff(part_N, prepend=-1)).tolist()
-  rest = table.drop_columns(["part"])
-  for start, end in itertools.pairwise([*starts, len(table)]):
-    yield int(part_N[start]), rest.slice(start, end - start)
-
-
-def _count(bad: pl.DataFrame, raw: pl.DataFrame, file: int) -> Tally:
-  """Returns the tally of rejected rows: counts by reason, and a few examples."""
+def _rejected(raw: pl.DataFrame, file: int) -> Tally:
+  """Returns the tally of rows that have a reason in `why`."""
   tally = Tally()
   # As numbers: an invalid time may be out of range for Python.
-  shown = raw.with_columns(pl.selectors.temporal().to_physical(), bad["why"])
-  for reason, rows in shown.group_by("why", maintain_order=True):
-    tally.rejected[reason[0]] += len(rows)
-    tally.examples[reason[0]] = [
-      (file, row.pop("line"), _words(row))
-      for row in rows.drop("why", "place", strict=False).head(SHOWN).to_dicts()
-    ]
+  bad = raw.filter(pl.col("why").is_not_null()).with_columns(
+    pl.selectors.temporal().to_physical()
+  )
+  for (reason,), rows in bad.group_by("why", maintain_order=True):
+    examples = rows.drop("why", "place", strict=False).head(SHOWN).to_dicts()
+    tally += Tally(
+      rejected=Counter({reason: len(rows)}),
+      examples={reason: [(file, row.pop("line"), _words(row)) for row in examples]},
+    )
   return tally
 
 
@@ -129,7 +123,7 @@ def _ids(values: pl.Series) -> pl.Series:
     is_whole = values.is_finite() & (values == values.round()) & (values.abs() < 2**53)
     values = values.set(~is_whole.fill_null(False), None).cast(pl.Int64)
   if values.dtype.is_temporal() or values.dtype == pl.Null:
-    return pl.Series(values.name, [None] * len(values), pl.String)
+    return times.nulls(values, pl.String)
   return values.cast(pl.String).str.strip_chars()
 
 
@@ -137,6 +131,6 @@ def _numbers(values: pl.Series) -> pl.Series:
   if values.dtype == pl.String:
     values = values.str.strip_chars()
   if values.dtype.is_temporal():
-    return pl.Series(values.name, [None] * len(values), pl.Float64)
+    return times.nulls(values, pl.Float64)
   number = values.cast(pl.Float64, strict=False)
   return number.set(~number.is_finite().fill_null(False), None)

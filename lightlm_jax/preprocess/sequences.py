@@ -5,16 +5,23 @@ part. Within a part users are in the order of the keyed hash of their ids, as nu
 by `data/interactions.py`; shards are ranges of that hash.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow
 
-from lightlm_jax.data.interactions import concatenate_rows, hash_keys, offsets_of_kept
+from lightlm_jax.data.interactions import hash_keys, offsets_of_kept
 from lightlm_jax.preprocess.tally import Tally
 
-DUPLICATES = ("keep", "exact", "first", "last")
+# The rows that each value of --duplicates keeps.
+DUPLICATES = {
+  "keep": pl.lit(True),
+  "exact": pl.struct("user", "item", "time").is_first_distinct(),
+  "first": pl.struct("user", "item").is_first_distinct(),
+  "last": pl.struct("user", "item").is_last_distinct(),
+}
 
 
 class Policy(NamedTuple):
@@ -51,34 +58,24 @@ class Users(NamedTuple):
 
   def table(self) -> pyarrow.Table:
     """Returns a table with columns high, low, user, items and times."""
-    offset = pyarrow.array(self.offset_U1)
-    columns = {
-      "high": pyarrow.array(self.key_U2[:, 0]),
-      "low": pyarrow.array(self.key_U2[:, 1]),
-      "user": self.user_U,
-      "items": pyarrow.LargeListArray.from_arrays(offset, pyarrow.array(self.item_E)),
-    }
-    if self.time_E is not None:
-      times = pyarrow.array(self.time_E)
-      columns["times"] = pyarrow.LargeListArray.from_arrays(offset, times)
+    columns = {"high": self.key_U2[:, 0], "low": self.key_U2[:, 1], "user": self.user_U}
+    for name, value_E in (("items", self.item_E), ("times", self.time_E)):
+      if value_E is not None:
+        columns[name] = pyarrow.LargeListArray.from_arrays(self.offset_U1, value_E)
     return pyarrow.table(columns)
 
 
 def users_of(table: pyarrow.Table) -> Users:
-  """Returns the users of a table from `Users.table`, or of several concatenated."""
-  table = table.combine_chunks()
-  flat = {
-    name: table[name].combine_chunks()
-    for name in ("items", "times")
-    if name in table.column_names
-  }
-  length_U = np.diff(np.asarray(flat["items"].offsets))
+  """Returns the users of a table from `Users.table`."""
+  columns = {name: table[name].combine_chunks() for name in table.column_names}
+  items, times = columns["items"], columns.get("times")
+  length_U = np.diff(np.asarray(items.offsets))
   return Users(
-    np.stack([np.asarray(table[name]) for name in ("high", "low")], axis=1),
-    table["user"].combine_chunks(),
+    np.stack([np.asarray(columns[name]) for name in ("high", "low")], axis=1),
+    columns["user"],
     np.concatenate([[0], np.cumsum(length_U)]),
-    np.asarray(flat["items"].flatten()),
-    np.asarray(flat["times"].flatten()) if "times" in flat else None,
+    np.asarray(items.flatten()),
+    None if times is None else np.asarray(times.flatten()),
   )
 
 
@@ -88,7 +85,7 @@ def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, T
   Rows of equal times are ordered by (file, line, place in the line).
 
   Args:
-    rows: all rows of the part, from `rows.valid`, in any order.
+    rows: all rows of the part, from `rows.read`, in any order.
     policy: the filters.
 
   Returns:
@@ -99,42 +96,29 @@ def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, T
   item_N, items = _encoded(rows["item"])
   key_U2 = hash_keys(users.to_pylist())
   order_U = np.lexsort((key_U2[:, 1], key_U2[:, 0]))
-  rank_U = np.empty_like(order_U)
-  rank_U[order_U] = np.arange(len(order_U))
-  rank_N = rank_U[user_N]
-  time_N = np.asarray(rows["time"]) if policy.timed else np.zeros(len(rows), np.int64)
+  frame = pl.DataFrame(rows.drop_columns(["user", "item"])).with_columns(
+    user=pl.Series(np.argsort(order_U)[user_N]), item=pl.Series(item_N)
+  )
+  frame = frame.sort("user", "time", "file", "line", "place")
 
-  order_N = _order(rows, time_N, rank_N)
-  rank_N, item_N, time_N = rank_N[order_N], item_N[order_N], time_N[order_N]
-  tally = Tally()
-  keep_N = _distinct(rank_N, item_N, time_N, len(items), policy.duplicates)
-  tally.filtered["duplicate"] = int((~keep_N).sum())
-  rank_N, item_N, time_N = rank_N[keep_N], item_N[keep_N], time_N[keep_N]
+  distinct = kept = frame.filter(DUPLICATES[policy.duplicates])
   if policy.max_len:
-    length_U = np.bincount(rank_N, minlength=len(users))
-    from_end_N = np.cumsum(length_U)[rank_N] - np.arange(len(rank_N))
-    keep_N = from_end_N <= policy.max_len
-    tally.filtered["max_len"] = int((~keep_N).sum())
-    rank_N, item_N, time_N = rank_N[keep_N], item_N[keep_N], time_N[keep_N]
-  tally.filtered = +tally.filtered
-
-  if policy.timed and len(rank_N):
-    equal_N = (np.diff(rank_N) == 0) & (np.diff(time_N) == 0)
-    tied_N = np.append(equal_N, False) | np.append(False, equal_N)
-    tally.tied_rows = int(tied_N.sum())
-    tally.tied_users = len(np.unique(rank_N[tied_N]))
-  rows_I = np.bincount(item_N, minlength=len(items))
-  number_I = np.cumsum(rows_I > 0) - 1
-  catalogue = pyarrow.table({"item": items, "rows": rows_I}).filter(rows_I > 0)
-  length_U = np.bincount(rank_N, minlength=len(users))
+    kept = distinct.group_by("user", maintain_order=True).tail(policy.max_len)
+  duplicates, older = len(frame) - len(distinct), len(distinct) - len(kept)
+  tally = Tally(filtered=Counter(duplicate=duplicates, max_len=older))
+  if policy.timed:
+    tied = kept.filter(pl.struct("user", "time").is_duplicated())
+    tally.tied_rows, tally.tied_users = len(tied), tied["user"].n_unique()
+  rows_I = np.bincount(kept["item"].to_numpy(), minlength=len(items))
+  length_U = np.bincount(kept["user"].to_numpy(), minlength=len(users))
   found = Users(
     key_U2[order_U],
     users.take(pyarrow.array(order_U)),
     np.concatenate([[0], np.cumsum(length_U)]),
-    number_I[item_N].astype(np.int32),
-    time_N if policy.timed else None,
+    kept["item"].to_numpy(),
+    kept["time"].to_numpy() if policy.timed else None,
   )
-  return found, catalogue, tally
+  return found, pyarrow.table({"item": items, "rows": rows_I}), tally
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
@@ -169,58 +153,7 @@ def cut(users: Users, keep_E: np.ndarray) -> Users:
   )
 
 
-def in_order(users: Users) -> Users:
-  """Returns users of several parts in hash order."""
-  order_U = np.lexsort((users.key_U2[:, 1], users.key_U2[:, 0]))
-  start_U, length_U = users.offset_U1[:-1][order_U], np.diff(users.offset_U1)[order_U]
-  time_E = users.time_E
-  return Users(
-    users.key_U2[order_U],
-    users.user_U.take(pyarrow.array(order_U)),
-    np.concatenate([[0], np.cumsum(length_U)]),
-    concatenate_rows(users.item_E, start_U, length_U),
-    None if time_E is None else concatenate_rows(time_E, start_U, length_U),
-  )
-
-
 def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
   """Returns the values as numbers, and the distinct values by number."""
   encoded = column.combine_chunks().dictionary_encode()
-  if isinstance(encoded, pyarrow.ChunkedArray):
-    encoded = encoded.combine_chunks()
   return np.asarray(encoded.indices), encoded.dictionary
-
-
-def _order(rows: pyarrow.Table, time_N, rank_N) -> np.ndarray:
-  """Returns the order by user, time, file, line and place, [N]."""
-  file_N, line_N, place_N = (np.asarray(rows[n]) for n in ("file", "line", "place"))
-  if _ascends(file_N, line_N, place_N):
-    # The sort is stable: rows in reading order need no further keys.
-    return np.lexsort((time_N, rank_N))
-  return np.lexsort((place_N, line_N, file_N, time_N, rank_N))
-
-
-def _ascends(*columns: np.ndarray) -> bool:
-  """Returns whether rows are in lexicographic order of these columns."""
-  decided_N = np.zeros(max(0, len(columns[0]) - 1), bool)
-  for column_N in columns:
-    step_N = np.diff(column_N)
-    if (~decided_N & (step_N < 0)).any():
-      return False
-    decided_N |= step_N > 0
-  return True
-
-
-def _distinct(rank_N, item_N, time_N, items: int, duplicates: str) -> np.ndarray:
-  """Returns [N] bool: the rows that the policy keeps."""
-  if duplicates == "keep":
-    return np.ones(len(rank_N), bool)
-  pair = pl.Series("pair", rank_N.astype(np.int64) * items + item_N)
-  if duplicates == "first":
-    return pair.is_first_distinct().to_numpy()
-  if duplicates == "last":
-    return pair.is_last_distinct().to_numpy()
-  frame = pl.DataFrame({"pair": pair, "time": time_N})
-  return (
-    frame.select(pl.struct("pair", "time").is_first_distinct()).to_series().to_numpy()
-  )

@@ -11,6 +11,7 @@ the user's times, int64 seconds since 1970 (if the log has any), then the items,
 """
 
 from collections.abc import Sequence
+import io
 import itertools
 import os
 import shutil
@@ -36,13 +37,8 @@ _WRITING = "group_size:16,uncompressed"
 def write_shard(
   folder: epath.Path, number: int, shards: int, users: Users
 ) -> dict[str, Any]:
-  """Writes the two files of a shard.
-
-  Returns:
-    Their names, bytes and SHA-256, and the numbers of users and rows.
-  """
+  """Writes the two files of a shard; returns what the manifest says about them."""
   name = f"interactions-{number:05d}-of-{shards:05d}"
-  parquet, records = folder / f"{name}.parquet", folder / f"{name}.array_record"
   offset = pyarrow.array(users.offset_U1.astype(np.int32))
   columns = {
     "user": users.user_U.cast(pyarrow.string()),
@@ -51,28 +47,24 @@ def write_shard(
   if users.time_E is not None:
     times = pyarrow.array(users.time_E).cast(pyarrow.timestamp("us", "UTC"))
     columns["times"] = pyarrow.ListArray.from_arrays(offset, times)
-  _write_parquet(parquet, pyarrow.table(columns))
-  _write_records(records, users)
+  length_U = np.diff(users.offset_U1)
   return {
     "users": len(users.user_U),
     "rows": len(users.item_E),
-    "longest": int(np.diff(users.offset_U1).max(initial=0)),
-    "shortest": int(np.diff(users.offset_U1).min(initial=2**31)),
-    "parquet": about(parquet),
-    "array_record": about(records),
+    "longest": int(length_U.max(initial=0)),
+    "shortest": int(length_U.min(initial=2**31)),
+    "parquet": write_parquet(folder / f"{name}.parquet", columns),
+    "array_record": _write_records(folder / f"{name}.array_record", users),
   }
 
 
-def write_items(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
-  """Writes the catalogue; returns its name, bytes and SHA-256."""
-  _write_parquet(path, pyarrow.table(columns))
-  return about(path)
-
-
-def about(path: epath.Path) -> dict[str, Any]:
-  """Returns name, bytes and SHA-256 of a file."""
-  length = path.stat().length
-  return {"name": path.name, "bytes": length, "sha256": folder_lib.sha256(path)}
+def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
+  """Writes a table; returns its name, bytes and SHA-256."""
+  sink = io.BytesIO()
+  table = pyarrow.table(columns)
+  pyarrow.parquet.write_table(table, sink, compression="zstd", row_group_size=2**20)
+  atomic.write_own(path, sink.getbuffer())
+  return _about(path)
 
 
 def publish(
@@ -98,13 +90,7 @@ def publish(
     folder_lib.write(part, {}, manifest)
 
 
-def _write_parquet(path: epath.Path, table: pyarrow.Table) -> None:
-  sink = pyarrow.BufferOutputStream()
-  pyarrow.parquet.write_table(table, sink, compression="zstd", row_group_size=2**20)
-  atomic.write_own(path, sink.getvalue().to_pybytes())
-
-
-def _write_records(path: epath.Path, users: Users) -> None:
+def _write_records(path: epath.Path, users: Users) -> dict[str, Any]:
   """Writes to a local disk, the only place the library can write to, then moves it."""
   with tempfile.TemporaryDirectory() as local:
     file = os.path.join(local, "records")
@@ -116,3 +102,9 @@ def _write_records(path: epath.Path, users: Users) -> None:
       writer.write(times + item_E[start:end].tobytes())
     writer.close()
     atomic.write_own(path, epath.Path(file).read_bytes())
+  return _about(path)
+
+
+def _about(path: epath.Path) -> dict[str, Any]:
+  length = path.stat().length
+  return {"name": path.name, "bytes": length, "sha256": folder_lib.sha256(path)}

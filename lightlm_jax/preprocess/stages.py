@@ -9,7 +9,7 @@ never rows or users of another part.
 import io
 import itertools
 import logging
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from etils import epath
 import numpy as np
@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow
 import pyarrow.ipc
 
-from lightlm_jax.data.interactions import hash_keys
+from lightlm_jax.data.interactions import hash_order
 from lightlm_jax.preprocess import files, sequences
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess.sequences import Policy
@@ -26,7 +26,7 @@ from lightlm_jax.storage import atomic
 
 logger = logging.getLogger(__name__)
 
-COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
+_COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Layout(NamedTuple):
@@ -74,8 +74,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
     if size > max(2**20, len(total)):
       total, waiting, size = _sum([total, *waiting]), [], 0
   total = _sum([total, *waiting])
-  key_I2 = hash_keys(total["item"])
-  return total[np.lexsort((key_I2[:, 1], key_I2[:, 0]))]
+  return total[hash_order(total["item"])[0]]
 
 
 def number(layout: Layout, part: int) -> None:
@@ -89,7 +88,7 @@ def number(layout: Layout, part: int) -> None:
   users = users._replace(item_E=joined["number"].to_numpy()[users.item_E])
   table, bounds = users.table(), sequences.shard_bounds(users, layout.shards)
   slices = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-  write(layout.path("numbered", part), table.schema, slices)
+  write(layout.path("numbered", part), *slices)
 
 
 def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> dict[str, int]:
@@ -150,38 +149,38 @@ def core(
 def shard(layout: Layout, number: int, min_len: int) -> dict:
   """Gathers a shard from all parts and writes its files; returns their manifest."""
   allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
-  tables = [
-    _batch(layout.path("numbered", part), number) for part in range(layout.parts)
-  ]
-  users = sequences.users_of(pyarrow.concat_tables(tables))
+  batches = []
+  for part in range(layout.parts):
+    with layout.path("numbered", part).open("rb") as file:
+      batches.append(pyarrow.ipc.open_file(file).get_batch(number))
+  table = pl.DataFrame(pyarrow.Table.from_batches(batches)).sort("high", "low")
+  users = sequences.users_of(table.to_arrow())
   users = sequences.cut(users, sequences.remaining(users, allowed_I, min_len))
-  users = sequences.in_order(users)
   number_I = (np.cumsum(allowed_I) - 1).astype(np.int32)
   users = users._replace(item_E=number_I[users.item_E])
   return output.write_shard(epath.Path(layout.folder), number, layout.shards, users)
 
 
-def write(path: epath.Path, table, batches=None) -> None:
-  """Writes a table, or tables of one schema as batches; atomically."""
+def write(path: epath.Path, *tables: pyarrow.Table) -> None:
+  """Writes tables of one schema, each as one batch; atomically."""
   sink = io.BytesIO()
-  schema = table if batches is not None else table.schema
-  with pyarrow.ipc.new_file(sink, schema, options=COMPRESSED) as writer:
-    for batch in [table] if batches is None else batches:
-      whole = batch.combine_chunks().to_batches()
-      writer.write_batch(
-        whole[0] if whole else pyarrow.RecordBatch.from_pylist([], schema)
+  with pyarrow.ipc.new_file(sink, tables[0].schema, options=_COMPRESSED) as writer:
+    for table in tables:
+      # Tables without rows have no batches.
+      batches = table.combine_chunks().to_batches()
+      writer.write(
+        batches[0] if batches else pyarrow.RecordBatch.from_pylist([], table.schema)
       )
   atomic.write_own(path, sink.getbuffer())
 
 
+def write_stream(file: IO[bytes], table: pyarrow.Table) -> None:
+  with pyarrow.ipc.new_stream(file, table.schema, options=_COMPRESSED) as writer:
+    writer.write_table(table)
+
+
 def read(path: epath.Path) -> pyarrow.Table:
   return pyarrow.ipc.open_file(pyarrow.BufferReader(path.read_bytes())).read_all()
-
-
-def _batch(path: epath.Path, number: int) -> pyarrow.Table:
-  with path.open("rb") as file:
-    reader = pyarrow.ipc.open_file(file)
-    return pyarrow.Table.from_batches([reader.get_batch(number)])
 
 
 def _sum(frames: list[pl.DataFrame]) -> pl.DataFrame:

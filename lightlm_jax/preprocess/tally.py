@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 from lightlm_jax.runtime.errors import UserError
 
@@ -31,29 +30,12 @@ SHOWN = 3  # examples of each reason
 
 
 @dataclasses.dataclass
-class Rejected:
-  """Unreadable rows of a file: counts by reason, and a few examples."""
-
-  counts: Counter = dataclasses.field(default_factory=Counter)
-  shown: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
-
-  def add(self, reason: str, line: int, text: str) -> None:
-    self.counts[reason] += 1
-    shown = self.shown.setdefault(reason, [])
-    if len(shown) < SHOWN:
-      shown.append((int(line), text[:80]))
-
-  def total(self) -> int:
-    return self.counts.total()
-
-
-@dataclasses.dataclass
 class Tally:
   """Counts of rows; the tallies of all parts add up to that of the log."""
 
   rows_in: int = 0
-  rejected: Counter = dataclasses.field(default_factory=Counter)
-  filtered: Counter = dataclasses.field(default_factory=Counter)
+  rejected: Counter[str] = dataclasses.field(default_factory=Counter)
+  filtered: Counter[str] = dataclasses.field(default_factory=Counter)
   # The first ones of each reason, as (number of the file, line, text).
   examples: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
     default_factory=dict
@@ -62,20 +44,27 @@ class Tally:
   tied_users: int = 0
 
   def __add__(self, other: "Tally") -> "Tally":
+    """Returns the sum, without counts of zero."""
     examples = {
-      reason: sorted(
-        self.examples.get(reason, []) + other.examples.get(reason, []),
-      )[:SHOWN]
+      reason: sorted(self.examples.get(reason, []) + other.examples.get(reason, []))
       for reason in self.examples | other.examples
     }
     return Tally(
       self.rows_in + other.rows_in,
-      self.rejected + other.rejected,
-      self.filtered + other.filtered,
-      examples,
+      self.rejected + Counter(other.rejected),  # a plain dict after JSON
+      self.filtered + Counter(other.filtered),
+      {reason: rows[:SHOWN] for reason, rows in examples.items()},
       self.tied_rows + other.tied_rows,
       self.tied_users + other.tied_users,
     )
+
+  def reject(self, reason: str, file: int, line: int, text: str) -> None:
+    """Counts a row that cannot be read. Call it in the order of the lines."""
+    self.rows_in += 1
+    self.rejected[reason] += 1
+    examples = self.examples.setdefault(reason, [])
+    if len(examples) < SHOWN:
+      examples.append((file, int(line), text[:80]))
 
   @property
   def left(self) -> int:
@@ -90,50 +79,21 @@ class Tally:
         f"{self.filtered.total()} filtered, and {rows} are there: some were lost"
       )
 
+  def check_any_left(self, paths: Mapping[int, str]) -> None:
+    """Raises UserError with the first rejected row if no row is left."""
+    if not self.left:
+      shown = f" (the first: {self.first(paths)})" if self.examples else ""
+      raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
-def of_rejected(rows_in: int, file: int, rejected: Rejected) -> Tally:
-  """Returns the tally of a part of a file."""
-  examples = {
-    reason: [(file, line, text) for line, text in shown]
-    for reason, shown in rejected.shown.items()
-  }
-  return Tally(rows_in, Counter(rejected.counts), examples=examples)
+  def first(self, paths: Mapping[int, str]) -> str:
+    """Returns the first rejected row as "FILE, line N: why: text"."""
+    file, line, reason, text = min(
+      (file, line, reason, text)
+      for reason, examples in self.examples.items()
+      for file, line, text in examples
+    )
+    return f"{paths[file]}, line {line}: {REJECTED[reason]}: {text!r}"
 
-
-def first(tally: Tally, paths: Mapping[int, str]) -> str | None:
-  """Returns the first rejected row as "FILE, line N: why: text", or None."""
-  found = [
-    (file, line, reason, text)
-    for reason, examples in tally.examples.items()
-    for file, line, text in examples
-  ]
-  if not found:
-    return None
-  file, line, reason, text = min(found)
-  return f"{paths[file]}, line {line}: {REJECTED[reason]}: {text!r}"
-
-
-def refuse(tally: Tally, paths: Mapping[int, str]) -> None:
-  """Raises an error with the first rejected row.
-
-  Raises:
-    UserError: always.
-  """
-  raise UserError(
-    f"{first(tally, paths)}; without --strict such rows are counted and left out"
-  )
-
-
-def to_json(tally: Tally) -> dict[str, Any]:
-  # Not `asdict`, which breaks a Counter.
-  counters = {"rejected": dict(tally.rejected), "filtered": dict(tally.filtered)}
-  return vars(tally) | counters
-
-
-def from_json(value: dict[str, Any]) -> Tally:
-  examples: dict[str, Any] = {
-    k: [tuple(e) for e in v] for k, v in value["examples"].items()
-  }
-  counters: dict[str, Any] = {k: Counter(value[k]) for k in ("rejected", "filtered")}
-  fields: dict[str, Any] = value | counters | {"examples": examples}
-  return Tally(**fields)
+  def reasons(self) -> str:
+    counts = {**self.rejected, **self.filtered}
+    return ", ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "empty"

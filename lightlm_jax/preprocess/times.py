@@ -59,7 +59,7 @@ def micros(values: pl.Series, unit: str) -> pl.Series:
     # The physical value counts from 1970 in UTC, whatever the zone.
     found = _from_numbers(values.to_physical(), _PER_SECOND[values.dtype.time_unit])
   elif unit == "iso":
-    found = _from_iso(values) if values.dtype == pl.String else _nulls(values)
+    found = _from_iso(values) if values.dtype == pl.String else nulls(values)
   else:
     found = _from_numbers(values, _PER_SECOND[unit])
   is_time = (found >= 0) & (found < _END * 10**6)
@@ -73,11 +73,11 @@ def _from_numbers(values: pl.Series, per_second: int) -> pl.Series:
     rest = whole.is_null() & values.str.contains(_NUMBER)
     number = values.set(~rest.fill_null(False), None).cast(pl.Float64, strict=False)
   elif values.dtype.is_integer():
-    whole, number = values.cast(pl.Int64, strict=False), _nulls(values, pl.Float64)
+    whole, number = values.cast(pl.Int64, strict=False), nulls(values, pl.Float64)
   elif values.dtype.is_numeric():
-    whole, number = _nulls(values), values.cast(pl.Float64)
+    whole, number = nulls(values), values.cast(pl.Float64)
   else:
-    return _nulls(values)
+    return nulls(values)
   frame = pl.DataFrame({"whole": whole, "number": number})
   most = _END * per_second
   whole, number = pl.col("whole"), pl.col("number")
@@ -115,5 +115,5 @@ def _from_iso(values: pl.Series) -> pl.Series:
   ).to_series()
 
 
-def _nulls(values: pl.Series, dtype: Any = pl.Int64) -> pl.Series:
+def nulls(values: pl.Series, dtype: Any = pl.Int64) -> pl.Series:
   return pl.Series(values.name, [None], dtype=dtype).new_from_index(0, len(values))
