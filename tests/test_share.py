@@ -95,9 +95,9 @@ def test_ids_see_the_share_alone():
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
-def test_no_such_share(log, share):
+def test_no_such_share(share):
   with pytest.raises(UserError, match=r"data\.share is .*above 0 and at most 1"):
-    splits.learn_from(splits.leave_one_out(log), share)
+    config_lib.check(config_lib.load("demo:tiny", overrides={"data.share": share}))
 
 
 def test_nobody_left(log):

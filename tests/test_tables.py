@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 
 from lightlm_jax.data import interactions, snapshot, tables
-from lightlm_jax.data.datasets import Dataset
+from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError
 
 ROWS = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_logs import TIMED_ROWS, question, random_timed_rows, raw_rows, timed_log
 
+from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, splits
 from lightlm_jax.runtime.errors import UserError
 
@@ -101,9 +102,8 @@ def test_the_digest_names_the_share():
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
 def test_a_share_that_is_none_is_one_line(share):
-  split = splits.everything(timed_log(random_timed_rows()))
   with pytest.raises(UserError, match=rf"withheld is {share}; it must be"):
-    splits.withhold(split, share)
+    config_lib.check(config_lib.load("demo:tiny", overrides={"split.withheld": share}))
 
 
 # The draw takes "b" of "ab" and "c" of "abc".

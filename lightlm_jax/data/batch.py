@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightlm_jax.data.requests import Requests
+from lightlm_jax.data.splits import Requests
 
 SHORTEST_HISTORY = 5
 Array = Any  # a jax.Array on the devices, or a numpy array on the host
@@ -13,21 +13,15 @@ Array = Any  # a jax.Array on the devices, or a numpy array on the host
 class Batch(NamedTuple):
   """Requests, or training examples with their targets.
 
-  Attributes:
-    user_B: int32 user indices, -1 = unknown. [B, K] if a row holds K examples, like
-      target_B and weight_B.
-    history_BH: int32 catalogue indices, right-aligned (newest last), -1 = none.
-    segment_BH: int32, the example of the row that an item belongs to, from 1; 0 = none.
-    target_B: int32 catalogue index of the next item, -1 = unknown. [B, H] in rows of
-      sequences: the next item at each position.
-    weight_B: float32, 0 for padding.
+  If a row holds K examples, user_B, target_B and weight_B are [B, K].
   """
 
-  user_B: Array
-  history_BH: Array
-  segment_BH: Array
+  user_B: Array  # int32 user indices, -1 = unknown
+  history_BH: Array  # int32 catalogue indices, right-aligned (newest last), -1 = none
+  segment_BH: Array  # int32, the example of the row, from 1; 0 = none
+  # int32 index of the next item, -1 = unknown; in rows of sequences [B, H], by position
   target_B: Array
-  weight_B: Array
+  weight_B: Array  # float32, 0 for padding
 
 
 def history_width(longest: int, max_history: int | None = None) -> int:
@@ -44,16 +38,9 @@ def history_width(longest: int, max_history: int | None = None) -> int:
 def request_batch(
   requests: Requests, index: np.ndarray, *, batch_size: int, width: int
 ) -> Batch:
-  """Returns the requests at `index` as one batch, padded to `batch_size`.
+  """Returns the requests at `index` as a batch of numpy arrays, padded to `batch_size`.
 
-  Args:
-    requests: with their histories and targets.
-    index: at most `batch_size` integers.
-    batch_size: B.
-    width: H; longer histories are cut to their newest H items.
-
-  Returns:
-    A `Batch` of numpy arrays.
+  Histories longer than `width` are cut to their newest items.
   """
   end_R = requests.offset_N1[index + 1]
   source_RH = end_R[:, None] - width + np.arange(width)

@@ -5,7 +5,6 @@ A published log that is missing is downloaded (data/published).
 
 import dataclasses
 import os
-from typing import NamedTuple
 
 from etils import epath
 import numpy as np
@@ -14,7 +13,7 @@ from lightlm_jax.config import ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.config.schema import Data
 from lightlm_jax.data import formats, synthetic
 from lightlm_jax.data import preprocessed as prepared
-from lightlm_jax.data.interactions import Interactions, keep_rows
+from lightlm_jax.data.interactions import Dataset, Interactions, keep_rows
 from lightlm_jax.data.published import placing as published
 from lightlm_jax.data.published.sources import SOURCES
 from lightlm_jax.runtime import cache
@@ -25,22 +24,8 @@ from lightlm_jax.storage import folder as folder_lib
 _MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
 
 
-class Dataset(NamedTuple):
-  """A log with its items' metadata."""
-
-  log: Interactions
-  titles: list[str] | None  # of the catalogue's items
-  tastes: synthetic.Tastes | None  # of the synthetic shop's generator
-  attributes: list[np.ndarray] | None  # of the catalogue's items, numbered from 0
-  texts: list[str] | None  # of the catalogue's items: titles and other texts
-
-
 def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
-  """Loads `config.data`.
-
-  Args:
-    config: of a run.
-    fetch: whether a missing published log is downloaded and prepared.
+  """Loads `config.data`; with `fetch`, a missing published log is downloaded.
 
   Raises:
     UserError: files are missing or unreadable; the message says which file goes where.
@@ -76,31 +61,29 @@ def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
 
 def describe(log: Interactions) -> str:
   """Returns a line with the size of a log."""
-  mean = np.mean(log.length_U)
   return (
     f"{log.num_users:,} users, {log.num_items:,} items, {len(log.item_E):,} "
-    f"interactions, {mean:.2f} a user"
+    f"interactions, {np.mean(log.length_U):.2f} a user"
   )
 
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
   if prepared.is_prepared(folder):
-    log, titles, texts, attributes = prepared.read(folder)
-    if with_attributes and attributes is None:
+    dataset = prepared.read(folder)
+    if with_attributes and dataset.attributes is None:
       raise UserError(
         f"{folder} was prepared without attributes of the items; prepare it anew with "
         "--items=FILE that has a column brand, category, categories or genres"
       )
-    return Dataset(log, titles, None, attributes if with_attributes else None, texts)
-  attributes = None
-  items = folder / "items.tsv"
+    return dataset if with_attributes else dataset._replace(attributes=None)
   if (folder / "sequences.txt").exists():
     log = formats.read_sequences(folder / "sequences.txt")
   else:
     log = formats.read_ratings(folder / "u.data")
-  titles, texts = formats.read_items(items, log.item_ids)
+  titles, texts = formats.read_items(folder / "items.tsv", log.item_ids)
   if titles is None:
     titles = texts = formats.read_film_titles(folder / "u.item", log.item_ids)
+  attributes = None
   if with_attributes:
     path = folder / "item_attributes.json"
     attributes = formats.read_item_attributes(path, log.item_ids)

@@ -16,22 +16,19 @@ TEXTS = ("title", "brand", "genres", "category", "categories", "description")
 MOST_DIGITS = 11  # of seconds since 1970; longer numbers are another unit
 
 
-def read_sequences(path: epath.PathLike) -> interactions.Interactions:
+def read_sequences(path: epath.Path) -> interactions.Interactions:
   """Reads lines `user item item …`, one per user, with items in time order.
 
   Raises:
-    UserError: the file is missing or empty, or a line has another form; the message
-      has its number.
+    UserError: the file is missing or empty, or a line (by number) has another form.
   """
-  path = epath.Path(path)
   if not path.exists():
     raise UserError(f"{path} does not exist; give a file of lines `user item item …`")
   rows, seen = [], {}
-  for number, line in enumerate(_lines(path), start=1):
-    fields = line.split()
-    if not fields:
+  for number, line in enumerate(read_lines(path), start=1):
+    if not line.strip():
       continue
-    user, items = fields[0], fields[1:]
+    user, *items = line.split()
     if not items:
       raise UserError(
         f"{path}, line {number}: user {user!r} has no items; "
@@ -51,26 +48,21 @@ def read_sequences(path: epath.PathLike) -> interactions.Interactions:
   return interactions.from_sequences(rows)
 
 
-def read_ratings(path: epath.PathLike) -> interactions.Interactions:
+def read_ratings(path: epath.Path) -> interactions.Interactions:
   """Reads tab-separated `user, item, rating, seconds`, as MovieLens-100k's `u.data`.
 
   A header line is skipped. Every rating counts as an interaction, even a low one. Rows
   are sorted by time; equal times, which are frequent, keep the order of the lines.
 
-  Returns:
-    The log, with times.
-
   Raises:
-    UserError: the file is missing or empty, or a line has another form; the message
-      has its number.
+    UserError: the file is missing or empty, or a line (by number) has another form.
   """
-  path = epath.Path(path)
   if not path.exists():
     raise UserError(
       f"{path} does not exist; give a file of lines `user item rating seconds`, by tabs"
     )
   rows = {}
-  for number, line in enumerate(_lines(path), start=1):
+  for number, line in enumerate(read_lines(path), start=1):
     if not line.strip():
       continue
     fields = [field.strip() for field in line.split("\t")]
@@ -99,17 +91,8 @@ def read_ratings(path: epath.PathLike) -> interactions.Interactions:
   )
 
 
-def read_lines(path: epath.PathLike) -> list[str]:
-  """Returns the lines of a UTF-8 file, without line ends.
-
-  Raises:
-    UserError: the file cannot be read.
-  """
-  return _lines(epath.Path(path))
-
-
 def read_items(
-  path: epath.PathLike, item_ids: np.ndarray
+  path: epath.Path, item_ids: np.ndarray
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
   """Reads titles and texts of `item_ids` from a tab-separated file with a header.
 
@@ -118,59 +101,46 @@ def read_items(
     TEXTS in the order of the file, or the last one if there is none. "" for items that
     the file lacks. (None, None) if there is no such file.
   """
-  path = epath.Path(path)
   if not path.exists():
     return None, None
-  lines = _lines(path)
-  heads = [head.strip().lower() for head in lines[0].split("\t")] if lines else []
-  wanted = [
-    [column for column, head in enumerate(heads) if column and head in names]
-    for names in (("title",), TEXTS)
-  ]
-  said: dict[str, tuple[str, ...]] = dict.fromkeys(item_ids.tolist(), ("", ""))
-  for line in lines[1:]:
-    fields = line.split("\t")
-    if fields[0] in said:
-      said[fields[0]] = tuple(
-        " ".join(fields[column] for column in columns if column < len(fields))
-        if columns
-        else fields[-1]
-        for columns in wanted
-      )
-  titles, texts = zip(*(said[item] for item in item_ids.tolist()))
-  return list(titles), list(texts)
+  header, *lines = read_lines(path) or [""]
+  heads = [head.strip().lower() for head in header.split("\t")]
+  of_item = {line.partition("\t")[0]: line.split("\t") for line in lines}
+  rows = [of_item.get(item, [""]) for item in item_ids.tolist()]
+
+  def texts(names: Sequence[str]) -> list[str]:
+    columns = [n for n, head in enumerate(heads) if n and head in names]
+    if not columns:
+      return [row[-1] for row in rows]
+    return [" ".join(row[n] for n in columns if n < len(row)) for row in rows]
+
+  return texts(["title"]), texts(TEXTS)
 
 
-def read_film_titles(path: epath.PathLike, item_ids: np.ndarray) -> list[str] | None:
+def read_film_titles(path: epath.Path, item_ids: np.ndarray) -> list[str] | None:
   """Returns titles of `item_ids` from MovieLens-100k's `u.item`, None without it.
 
   Its lines are `id | title | …`, in Latin-1 in the original file.
   """
-  path = epath.Path(path)
   if not path.exists():
     return None
-  text = dict.fromkeys(item_ids.tolist(), "")
-  for line in _lines(path, or_latin_1=True):
-    item, _, rest = line.partition("|")
-    if item.strip() in text:
-      text[item.strip()] = rest.partition("|")[0].strip()
-  return [text[item] for item in item_ids.tolist()]
+  titles = {}
+  for line in read_lines(path, or_latin_1=True):
+    item, title, *_ = [*line.split("|"), ""]
+    titles[item.strip()] = title.strip()
+  return [titles.get(item, "") for item in item_ids.tolist()]
 
 
 def read_item_attributes(
-  path: epath.PathLike, item_ids: np.ndarray
+  path: epath.Path, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
-  """Reads the attributes of `item_ids`, see `read_attribute_names`.
-
-  Returns:
-    I ascending int64 arrays of attributes, numbered from 0; None without the file.
-  """
+  """Reads the attributes of `item_ids` by number, see the two functions below."""
   names = read_attribute_names(path, item_ids)
   return None if names is None else number_attributes(names)
 
 
 def read_attribute_names(
-  path: epath.PathLike, item_ids: np.ndarray
+  path: epath.Path, item_ids: np.ndarray
 ) -> list[set[str]] | None:
   """Reads attributes (brand, category) of `item_ids` from JSON; None without the file.
 
@@ -181,7 +151,6 @@ def read_attribute_names(
   Raises:
     UserError: the file has another form, or none of these items.
   """
-  path = epath.Path(path)
   if not path.exists():
     return None
   form = 'an object {"item": [attribute, …], …}'
@@ -220,8 +189,8 @@ def _is_number(field: str) -> bool:
     return False
 
 
-def _lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """Returns the lines of a file, see `_text`.
+def read_lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
+  """Returns the lines of a UTF-8 file, without line ends, see `_text`.
 
   Only line feeds and carriage returns end a line: `str.splitlines` would also split at
   a form feed, and the rest of the row would be read as another user.
@@ -234,6 +203,9 @@ def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
   """Returns the text of a UTF-8 file, with or without a byte order mark.
 
   With `or_latin_1`, a file that is not UTF-8 is read as Latin-1.
+
+  Raises:
+    UserError: the file cannot be read.
   """
   try:
     content = path.read_bytes()

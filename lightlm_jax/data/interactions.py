@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,18 @@ class Interactions:
     return np.repeat(np.arange(self.num_users, dtype=np.int32), self.length_U)
 
   def row(self, user: int) -> np.ndarray:
-    """The items of one user, oldest first."""
+    """Returns the items of one user, oldest first."""
     return self.item_E[self.offset_U1[user] : self.offset_U1[user + 1]]
+
+
+class Dataset(NamedTuple):
+  """A log with its items' metadata, by catalogue index; None = there is none."""
+
+  log: Interactions
+  titles: list[str] | None
+  tastes: Any  # synthetic.Tastes, of the synthetic shop's generator
+  attributes: list[np.ndarray] | None  # int64 arrays, numbered from 0
+  texts: list[str] | None  # titles and other texts
 
 
 def from_sequences(
@@ -66,30 +77,25 @@ def from_sequences(
     users.append(user)
     sequences.append(items)
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
-  raw_items, inverse_E = np.unique(flat, return_inverse=True)
-  item_order_I, item_rank_I = hash_order(raw_items, seed)
+  raw_items, raw_item_E = np.unique(flat, return_inverse=True)
+  order_I = _hash_order(raw_items, seed)
+  rank_I = np.empty(len(order_I), np.int32)
+  rank_I[order_I] = np.arange(len(order_I))
   raw_users = np.array(users, dtype=np.str_)
-  user_order_U, _ = hash_order(raw_users, seed)
-
-  length = np.array([len(items) for items in sequences], dtype=np.int64)
-  start = np.cumsum(length) - length
-  item_in_file_E = item_rank_I[inverse_E].astype(np.int32)
-  offset_U1 = np.concatenate([[0], np.cumsum(length[user_order_U])])
-
-  def in_user_order(values_E):
-    return concatenate_rows(values_E, start[user_order_U], length[user_order_U])
-
+  order_U = _hash_order(raw_users, seed)
+  length_U = np.array([len(items) for items in sequences], dtype=np.int64)
   time_E = None
   if times is not None:
-    flat_times = [time for row in times for time in row]
-    time_E = in_user_order(np.array(flat_times, dtype=np.int64))
-  return Interactions(
-    offset_U1=offset_U1,
-    item_E=in_user_order(item_in_file_E),
-    user_ids=raw_users[user_order_U],
-    item_ids=raw_items[item_order_I],
+    time_E = np.array([time for row in times for time in row], dtype=np.int64)
+  log = Interactions(
+    offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
+    item_E=rank_I[raw_item_E],
+    user_ids=raw_users[order_U],
+    item_ids=raw_items[order_I],
     time_E=time_E,
   )
+  # Until here the rows are in the order of the file.
+  return _rows(log, log.offset_U1[:-1][order_U], length_U[order_U])
 
 
 def concatenate_rows(
@@ -113,11 +119,9 @@ def first_of_rows(log: Interactions, length_U: np.ndarray) -> Interactions:
 
 
 def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
-  """Returns the log without the interactions with some items.
+  """Returns the log without the interactions with the items of `out_I` (bool).
 
-  Args:
-    log: U users, I items; users and catalogue stay the same.
-    out_I: bool, the items to remove.
+  Users and catalogue stay the same.
   """
   keep_E = ~out_I[log.item_E]
   return dataclasses.replace(
@@ -153,10 +157,7 @@ def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
   return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def hash_order(raw_ids: Iterable[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the order of raw ids by their keyed hash, and each id's rank in it."""
+def _hash_order(raw_ids: Iterable[str], seed: int) -> np.ndarray:
+  """Returns the order of raw ids by their keyed hash."""
   key_N2 = hash_keys(raw_ids, seed)
-  order = np.lexsort((key_N2[:, 1], key_N2[:, 0]))
-  rank = np.empty_like(order)
-  rank[order] = np.arange(len(order))
-  return order, rank
+  return np.lexsort((key_N2[:, 1], key_N2[:, 0]))

@@ -16,13 +16,10 @@ def permute(index, n: int, key, xp: ModuleType = np):
   """Returns the image of each index of 0 … n - 1 under the permutation of `key`.
 
   Args:
-    index: uint32 array or scalar, each below n.
+    index: uint32 array or scalar, each below n; so is the result.
     n: size of the domain, 1 to 2**31 - 1.
     key: uint32 array or scalar, see `fold`.
     xp: numpy or jax.numpy.
-
-  Returns:
-    uint32 of `index`'s shape; a bijection for every key.
   """
   x = xp.asarray(index, dtype=xp.uint32)
   size = xp.uint32(n)

@@ -9,38 +9,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The number of rows may exceed the minimum by this factor.
-_SPARE = 1.01
+_SPARE = 1.01  # the number of rows may exceed the minimum by this factor
+_MULTIPLE = 8  # the width is rounded up to
 
 
 class Rows(NamedTuple):
-  """How examples share rows.
+  """How examples share rows."""
 
-  Attributes:
-    most: most examples in a row.
-    width: most history columns of a row.
-    length_E: int, the history length at every position of the log.
-  """
-
-  most: int
-  width: int
-  length_E: np.ndarray
+  most: int  # most examples in a row
+  width: int  # most history columns of a row
+  length_E: np.ndarray  # int from 1, the history length at every position of the log
 
 
-def rows(length_E: np.ndarray, most: int, multiple: int = 8) -> Rows:
-  """Returns the narrowest rows that nearly all hold `most` examples.
-
-  Args:
-    length_E: int from 1.
-    most: examples in a row.
-    multiple: that the width is rounded up to.
-  """
+def rows(length_E: np.ndarray, most: int) -> Rows:
+  """Returns the narrowest rows that nearly all hold `most` examples."""
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)
   narrowest = max(number_L.size - 1, -(-int(length_E.sum()) // fewest))
-  width = -(-narrowest // multiple) * multiple
+  width = -(-narrowest // _MULTIPLE) * _MULTIPLE
   while sum(times for times, _ in _patterns(number_L, width, most)) > _SPARE * fewest:
-    width += multiple
+    width += _MULTIPLE
   return Rows(most, width, length_E)
 
 
@@ -51,8 +39,7 @@ def pack(
 
   The longest sequence that fits comes next (first-fit decreasing). If a row holds at
   most `most`, then after the first one it is the longest that leaves as much space for
-  each of the others. This mixes long and short sequences; otherwise the last rows would
-  hold short ones only.
+  each of the others: otherwise the last rows would hold short ones only.
 
   Args:
     length_N: int, each from 1 to `width`.
@@ -61,8 +48,8 @@ def pack(
     most: most sequences in a row; None = as many as fit.
 
   Returns:
-    row_N and column_N, int64: where each sequence begins. Sequences do not overlap, and
-    the unused columns are at the end of the row.
+    row_N and column_N, int64: where each sequence begins. The unused columns are at the
+    end of the row.
   """
   # One slot per sequence, ordered by row, then by column.
   first, row, column, length = 0, [], [], []
@@ -86,13 +73,9 @@ def _patterns(
 ) -> list[tuple[int, np.ndarray]]:
   """Returns (number of rows, lengths in each of them), covering all sequences.
 
-  Args:
-    number_L: number of sequences of each length.
-    width: columns of a row.
-    most: see `pack`.
+  `number_L` is the number of sequences of each length; for the others see `pack`.
   """
-  left_L = number_L.copy()
-  found = []
+  left_L, found = number_L.copy(), []
   while left_L.any():
     lengths, free = [], width
     free_L = left_L.copy()

@@ -1,14 +1,14 @@
 """Reads the folder of `python -m lightlm_jax.prepare`; see preprocess/shards_out.py."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.interactions import Dataset, Interactions
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import parquet
@@ -17,28 +17,15 @@ KIND = "lightlm_jax prepared log"
 VERSION = 1
 
 
-class Prepared(NamedTuple):
-  """A log with its items' metadata; None = there is none.
-
-  Attributes:
-    log: users and items as `interactions.from_sequences` would number them.
-    titles: [I] texts.
-    texts: [I], all columns of formats.TEXTS joined.
-    attributes: [I] int64 arrays, numbered from 0.
-  """
-
-  log: Interactions
-  titles: list[str] | None
-  texts: list[str] | None
-  attributes: list[np.ndarray] | None
-
-
 def is_prepared(folder: epath.Path) -> bool:
   return (folder / folder_lib.MANIFEST).exists()
 
 
-def read(folder: epath.Path) -> Prepared:
+def read(folder: epath.Path) -> Dataset:
   """Reads a folder and verifies its checksums.
+
+  Users and items are numbered as by `interactions.from_sequences`; an item's text joins
+  all columns of formats.TEXTS.
 
   Raises:
     UserError: it is damaged or incomplete, or of another kind or version.
@@ -52,15 +39,14 @@ def read(folder: epath.Path) -> Prepared:
           f"reads {KIND!r}, version {VERSION}; prepare the log anew"
         )
       catalogue = _table(whole, whole.manifest["items_parquet"])
-      return Prepared(_log(whole, catalogue), *_words(catalogue))
+      return _dataset(_log(whole, catalogue), catalogue)
   except folder_lib.NotWhole as error:
     raise UserError(f"{folder} is no whole prepared log ({error}); prepare it anew")
 
 
 def _log(whole: folder_lib.Whole, catalogue: pyarrow.Table) -> Interactions:
-  about = whole.manifest
   users, items, times, lengths = [], [], [], []
-  for shard in about["shards"]:
+  for shard in whole.manifest["shards"]:
     table = _table(whole, shard["parquet"])
     rows = table["items"].combine_chunks()
     users.append(table["user"].to_numpy())
@@ -77,7 +63,7 @@ def _log(whole: folder_lib.Whole, catalogue: pyarrow.Table) -> Interactions:
     time_E=np.concatenate(times) if times else None,
   )
   found = (len(log.user_ids), len(log.item_ids), len(log.item_E))
-  if found != (about["users"], about["items"], about["rows"]):
+  if found != tuple(whole.manifest[name] for name in ("users", "items", "rows")):
     raise ValueError(f"it has {found} users, items and rows")
   if not ((log.item_E >= 0) & (log.item_E < log.num_items)).all():
     raise ValueError("rows name items that items.parquet lacks")
@@ -88,17 +74,13 @@ def _table(whole: folder_lib.Whole, file: Mapping[str, Any]) -> pyarrow.Table:
   return parquet.from_bytes(whole.read(file["name"], file["sha256"]))
 
 
-def _words(catalogue: pyarrow.Table):
-  """Returns titles, texts and attributes of the items."""
-  columns = {
-    name: catalogue[name].to_pylist()
-    for name in formats.TEXTS
-    if name in catalogue.column_names
-  }
+def _dataset(log: Interactions, catalogue: pyarrow.Table) -> Dataset:
+  names = [name for name in formats.TEXTS if name in catalogue.column_names]
+  columns = {name: catalogue[name].to_pylist() for name in names}
   texts = titles = attributes = None
   if columns:
     titles = columns.get("title") or next(iter(columns.values()))
     texts = [" ".join(filter(None, parts)) for parts in zip(*columns.values())]
   if "attributes" in catalogue.column_names:
     attributes = formats.number_attributes(catalogue["attributes"].to_pylist())
-  return titles, texts, attributes
+  return Dataset(log, titles, None, attributes, texts)

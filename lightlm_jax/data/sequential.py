@@ -14,14 +14,12 @@ FEWEST = 10  # rules below which a share is not reported
 class ShuffleTest(NamedTuple):
   """The number of rules "b follows a" in a log, and by chance.
 
-  Attributes:
-    rules: pairs (a, b) where b directly follows a at least SUPPORT times, and in at
-      least a share of CONFIDENCE of the cases in which anything follows a.
-    shuffled: the same number with each user's items in random order, once per shuffle.
+  A rule is a pair (a, b) where b directly follows a at least SUPPORT times, and in at
+  least a share of CONFIDENCE of the cases in which anything follows a.
   """
 
   rules: int
-  shuffled: tuple[int, ...]
+  shuffled: tuple[int, ...]  # rules with every user's items shuffled, per shuffle
 
   @property
   def lost(self) -> float | None:
@@ -31,25 +29,21 @@ class ShuffleTest(NamedTuple):
     return 1 - float(np.mean(self.shuffled)) / self.rules
 
   def __str__(self) -> str:
-    said = (
+    counts = (
       f"order: {self.rules:,} rules that one item follows another, "
       f"{np.mean(self.shuffled):,.0f} with shuffled histories"
     )
     if self.lost is None:
-      return f"{said}; too few to say whether the log is sequential"
-    return f"{said}: {100 * self.lost:.0f} % are made by the order"
+      return f"{counts}; too few to say whether the log is sequential"
+    return f"{counts}: {100 * self.lost:.0f} % are made by the order"
 
 
 def shuffle_test(log: Interactions, seed: int = 0) -> ShuffleTest:
-  """Counts sequential rules before and after shuffling every user's items.
+  """Counts sequential rules of the whole log before and after shuffling its rows.
 
   Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv 2408.12008), section
   3.1, with rules of two items. A loss near 0 means that co-occurrence explains the log;
   near 1, that its order does.
-
-  Args:
-    log: the whole log, with nothing held out.
-    seed: of the shuffles.
   """
   rng = np.random.default_rng(seed)
   user_E = log.user_E

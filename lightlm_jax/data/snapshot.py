@@ -5,40 +5,45 @@ with users and their rows in order; `items.parquet` has the catalogue in order: 
 its metadata. The manifest with their SHA-256 is written last.
 """
 
+from typing import Any
+
 from etils import epath
 import numpy as np
 import pyarrow
 
-from lightlm_jax.data.datasets import Dataset
-from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.interactions import Dataset, Interactions
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import parquet
 
 _FILES = ("interactions.parquet", "items.parquet")
+_INT64 = pyarrow.int64()
+_TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others are texts
 
 
 def write(dataset: Dataset, folder: epath.Path) -> None:
   """Writes the log, its catalogue and the items' metadata."""
   log = dataset.log
-  rows = {
-    "user": pyarrow.array(log.user_ids[log.user_E], pyarrow.string()),
-    "item": pyarrow.array(log.item_ids[log.item_E], pyarrow.string()),
+  rows: dict[str, Any] = {
+    "user": log.user_ids[log.user_E],
+    "item": log.item_ids[log.item_E],
+    "timestamp": log.time_E,
   }
-  if log.time_E is not None:
-    rows["timestamp"] = pyarrow.array(log.time_E)
-  items = {"item": pyarrow.array(log.item_ids, pyarrow.string())}
-  for name in ("titles", "texts"):
-    if (known := getattr(dataset, name)) is not None:
-      items[name] = pyarrow.array(known, pyarrow.string())
-  if dataset.attributes is not None:
-    lists = [attribute.tolist() for attribute in dataset.attributes]
-    items["attributes"] = pyarrow.array(lists, pyarrow.list_(pyarrow.int64()))
-  files = {
-    name: parquet.to_bytes(pyarrow.table(columns))
-    for name, columns in zip(_FILES, (rows, items))
+  items: dict[str, Any] = {
+    "item": log.item_ids,
+    "titles": dataset.titles,
+    "texts": dataset.texts,
+    "attributes": dataset.attributes,
   }
+  files = {}
+  for name, columns in zip(_FILES, (rows, items)):
+    known = {
+      column: pyarrow.array(values, _TYPES.get(column, pyarrow.string()))
+      for column, values in columns.items()
+      if values is not None
+    }
+    files[name] = parquet.to_bytes(pyarrow.table(known))
   if processes.is_first():
     folder_lib.write(folder, files, {"sha256": folder_lib.digests(files)})
 
@@ -62,9 +67,9 @@ def read(folder: epath.Path) -> Dataset | None:
 
 
 def _dataset(rows: pyarrow.Table, items: pyarrow.Table) -> Dataset:
-  item_ids = _texts_of(items["item"])
-  index = {item: n for n, item in enumerate(item_ids.tolist())}
-  user_E = _texts_of(rows["user"])
+  known = {name: items[name].to_pylist() for name in items.column_names}
+  index = {item: n for n, item in enumerate(known["item"])}
+  user_E = np.array(rows["user"].to_pylist(), np.str_)
   first_U = np.flatnonzero(np.append(True, user_E[1:] != user_E[:-1]))
   time_E = None
   if "timestamp" in rows.column_names:
@@ -73,15 +78,10 @@ def _dataset(rows: pyarrow.Table, items: pyarrow.Table) -> Dataset:
     offset_U1=np.append(first_U, len(user_E)).astype(np.int64),
     item_E=np.array([index[item] for item in rows["item"].to_pylist()], np.int32),
     user_ids=user_E[first_U],
-    item_ids=item_ids,
+    item_ids=np.array(known["item"], np.str_),
     time_E=time_E,
   )
-  known = {name: items[name].to_pylist() for name in items.column_names}
   attributes = known.get("attributes")
   if attributes is not None:
     attributes = [np.array(numbers, np.int64) for numbers in attributes]
   return Dataset(log, known.get("titles"), None, attributes, known.get("texts"))
-
-
-def _texts_of(column: pyarrow.ChunkedArray) -> np.ndarray:
-  return np.array(column.to_pylist(), np.str_)

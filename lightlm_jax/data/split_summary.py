@@ -6,16 +6,11 @@ from typing import Any
 import numpy as np
 
 from lightlm_jax.data.interactions import Interactions
-from lightlm_jax.data.requests import Requests
-from lightlm_jax.data.splits import Split
+from lightlm_jax.data.splits import Requests, Split
 
 
 def summary(split: Split, log: Interactions) -> dict[str, Any]:
-  """Returns the size of every part of a split, ready for JSON.
-
-  Args:
-    split: of `log`.
-    log: all interactions, held-out ones included.
+  """Returns the size of every part of a split of `log`, ready for JSON.
 
   Returns:
     kind, parameters, sha256; users, items and interactions of the log; cut_times and
@@ -28,24 +23,19 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
   length_U = split.train.length_U
 
   def held_out(requests: Requests | None):
-    # Requests of length 0 are falsy, but not None.
-    return (
-      None
-      if requests is None
-      else {
-        "requests": len(requests),
-        "repeated_targets": int(requests.repeated_N.sum()),
-        "cold_targets": int((bought_I[requests.target_N] == 0).sum()),
-        "untrained_users": int((length_U[requests.user_N] == 0).sum()),
-      }
-    )
+    if requests is None:
+      return None
+    return {
+      "requests": len(requests),
+      "repeated_targets": int(requests.repeated_N.sum()),
+      "cold_targets": int((bought_I[requests.target_N] == 0).sum()),
+      "untrained_users": int((length_U[requests.user_N] == 0).sum()),
+    }
 
-  def iso(seconds: dict[str, int] | None):
-    return seconds and {name: _iso(second) for name, second in seconds.items()}
-
-  times = None
+  log_times = None
   if log.time_E is not None and len(log.time_E):
-    times = {"first": log.time_E.min(), "last": log.time_E.max()}
+    log_times = {"first": _iso(log.time_E.min()), "last": _iso(log.time_E.max())}
+  cut_times = split.cut_times and {n: _iso(s) for n, s in split.cut_times.items()}
   withheld = {}
   if split.withheld_I is not None:
     withheld["withheld_items"] = int(split.withheld_I.sum())
@@ -56,8 +46,8 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
     "users": log.num_users,
     "items": log.num_items,
     "interactions": len(log.item_E),
-    "log_times": iso(times),
-    "cut_times": iso(split.cut_times),
+    "log_times": log_times,
+    "cut_times": cut_times,
     "train": {
       "users": int((length_U > 0).sum()),
       "items": int((bought_I > 0).sum()),

@@ -10,23 +10,73 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
 from lightlm_jax.config import RunConfig, schema
 from lightlm_jax.data.interactions import (
   Interactions,
+  concatenate_rows,
   first_of_rows,
   hash_keys,
+  offsets_of_kept,
   without_items,
 )
-from lightlm_jax.data.requests import Requests, requests_at
 from lightlm_jax.runtime.errors import UserError
 
 # Seed of `withhold`: the same share withholds the same items in every run.
 WITHHELD_SEED = 0
 # Key of the hash in `learn_from`; differs from the key that numbers the users.
 SHARE_SEED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+  """N held-out requests: after this history, which item did the user interact with?
+
+  The history of request n is `item_E[offset_N1[n]:offset_N1[n + 1]]`.
+  """
+
+  user_N: np.ndarray  # [N] int32
+  offset_N1: np.ndarray  # [N + 1] int64
+  item_E: np.ndarray  # [E] int32, oldest first in each row
+  target_N: np.ndarray  # [N] int32
+
+  def __len__(self) -> int:
+    return len(self.user_N)
+
+  @property
+  def length_N(self) -> np.ndarray:
+    """[N] int64: the length of each history."""
+    return np.diff(self.offset_N1)
+
+  @property
+  def repeated_N(self) -> np.ndarray:
+    """[N] bool: whether the target is in the request's own history."""
+    row_E = np.repeat(np.arange(len(self)), self.length_N)
+    repeated_E = self.item_E == self.target_N[row_E]
+    return np.bincount(row_E[repeated_E], minlength=len(self)) > 0
+
+  def row(self, n: int) -> np.ndarray:
+    """Returns the history of one request, oldest first."""
+    return self.item_E[self.offset_N1[n] : self.offset_N1[n + 1]]
+
+  def take(self, index: np.ndarray) -> "Requests":
+    """Returns the requests at `index`, in that order."""
+    length = self.length_N[index]
+    return Requests(
+      user_N=self.user_N[index],
+      offset_N1=np.concatenate([[0], np.cumsum(length)]),
+      item_E=concatenate_rows(self.item_E, self.offset_N1[:-1][index], length),
+      target_N=self.target_N[index],
+    )
+
+  def without_items(self, out_I: np.ndarray) -> "Requests":
+    """Returns the requests with the items of `out_I` (bool) removed from histories."""
+    keep_E = ~out_I[self.item_E]
+    offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
+    return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +110,7 @@ def make(config: schema.Split, log: Interactions) -> Split:
   """
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
-  split = SPLITS[config.kind](log, **given)
-  return withhold(split, config.withheld)
+  return withhold(SPLITS[config.kind](log, **given), config.withheld)
 
 
 def leave_one_out(log: Interactions) -> Split:
@@ -72,13 +121,12 @@ def leave_one_out(log: Interactions) -> Split:
   """
   length_U = log.length_U
   held_out_U = length_U >= 3
-  user_N = np.flatnonzero(held_out_U)
-  return Split(
-    kind="leave_one_out",
-    train=first_of_rows(log, np.where(held_out_U, length_U - 2, length_U)),
-    validation=requests_at(log, user_N, length_U[user_N] - 2),
-    test=requests_at(log, user_N, length_U[user_N] - 1),
-    sha256=_digest("leave_one_out", log),
+  return _split(
+    "leave_one_out",
+    log,
+    np.where(held_out_U, length_U - 2, length_U),
+    _requests_at(log, held_out_U, length_U - 2),
+    _requests_at(log, held_out_U, length_U - 1),
   )
 
 
@@ -107,16 +155,14 @@ def ratio(
 
   test_U = part_U(test_share, length_U - 2)
   validation_U = part_U(validation_share, length_U - 1 - test_U)
-  keep_U = length_U - test_U - validation_U
-  user_N = np.flatnonzero(held_out_U)
-  parameters = {"validation_share": validation_share, "test_share": test_share}
-  return Split(
-    kind="ratio",
-    train=first_of_rows(log, keep_U),
-    validation=requests_at(log, user_N, keep_U[user_N]),
-    test=requests_at(log, user_N, (keep_U + validation_U)[user_N]),
-    sha256=_digest("ratio", log, parameters),
-    parameters=parameters,
+  return _split(
+    "ratio",
+    log,
+    length_U - test_U - validation_U,
+    _requests_at(log, held_out_U, length_U - test_U - validation_U),
+    _requests_at(log, held_out_U, length_U - test_U),
+    validation_share=validation_share,
+    test_share=test_share,
   )
 
 
@@ -156,15 +202,25 @@ def temporal(
       "times come with u.data (data.name=ml-100k), otherwise choose ratio or "
       "leave_one_out"
     )
-  cut_times = _cut_times(log.time_E, validation_share, test_share, gap)
+  sorted_E = np.sort(log.time_E)
+  last = len(sorted_E) - 1
+  validation_start, test_start = (
+    int(sorted_E[min(round(share * len(sorted_E)), last)])
+    for share in (1 - validation_share - test_share, 1 - test_share)
+  )
+  cut_times = {
+    "train_end": validation_start - gap,
+    "validation_start": validation_start,
+    "validation_end": test_start - gap,
+    "test_start": test_start,
+  }
   before = {
     name: np.bincount(log.user_E[log.time_E < cut], minlength=log.num_users)
     for name, cut in cut_times.items()
   }
 
   def first_of_window(start_U, end_U):
-    user_N = np.flatnonzero((start_U >= 1) & (start_U < end_U))
-    return requests_at(log, user_N, start_U[user_N])
+    return _requests_at(log, (start_U >= 1) & (start_U < end_U), start_U)
 
   validation = first_of_window(before["validation_start"], before["validation_end"])
   test = first_of_window(before["test_start"], log.length_U)
@@ -184,20 +240,13 @@ def temporal(
         f"config.split of kind temporal with {given} leaves {lost}: a request needs an "
         "interaction in the window and an earlier one; change the shares or the gap"
       )
-  return Split(
-    kind="temporal",
-    train=first_of_rows(log, before["train_end"]),
-    validation=validation,
-    test=test,
-    sha256=_digest("temporal", log, parameters),
-    parameters=parameters,
-    cut_times=cut_times,
-  )
+  split = _split("temporal", log, before["train_end"], validation, test, **parameters)
+  return dataclasses.replace(split, cut_times=cut_times)
 
 
 def everything(log: Interactions) -> Split:
   """Holds nothing out: for a model to deploy (`split.kind = "none"`)."""
-  return Split("none", log, None, None, _digest("none", log))
+  return Split("none", log, None, None, _digest("none", log, {}))
 
 
 def withhold(split: Split, share: float) -> Split:
@@ -210,17 +259,11 @@ def withhold(split: Split, share: float) -> Split:
 
   Args:
     split: of any kind.
-    share: of the catalogue, rounded to whole items; 0 returns the split unchanged.
+    share: of the catalogue, below 1, rounded to whole items; 0 changes nothing.
 
   Raises:
-    UserError: the share is out of range, or leaves nothing to train on or no
-      validation request.
+    UserError: the share leaves nothing to train on or no validation request.
   """
-  if not 0 <= share < 1:
-    raise UserError(
-      f"config.split.withheld is {share}; it must be 0 or more and below 1: the share "
-      "of the items that training never sees"
-    )
   if not share:
     return split
   rng = np.random.default_rng(WITHHELD_SEED)
@@ -242,15 +285,13 @@ def withhold(split: Split, share: float) -> Split:
         f"config.split.withheld={share} withholds {len(drawn):,} of {num_items:,} "
         f"items and leaves {what}; lower it"
       )
-  parameters = {"withheld": share, "seed": WITHHELD_SEED}
   return dataclasses.replace(
     split,
     train=train,
     validation=validation,
     test=None if test is None else test.without_items(withheld_I),
-    sha256=_digest_of_part(split, parameters),
-    parameters={**split.parameters, "withheld": share},
     withheld_I=withheld_I,
+    **_named(split, {"withheld": share}, WITHHELD_SEED),
   )
 
 
@@ -263,16 +304,11 @@ def learn_from(split: Split, share: float) -> Split:
 
   Args:
     split: of any kind.
-    share: of the users, approximately; 1 returns the split unchanged.
+    share: of the users, approximately, above 0; 1 changes nothing.
 
   Raises:
-    UserError: the share is out of range, or leaves no training interaction.
+    UserError: the share leaves no training interaction.
   """
-  if not 0 < share <= 1:
-    raise UserError(
-      f"config.data.share is {share}; it must be above 0 and at most 1: the share of "
-      "the users whose interactions are learned from"
-    )
   if share == 1:
     return split
   log = split.train
@@ -283,13 +319,8 @@ def learn_from(split: Split, share: float) -> Split:
       f"config.data.share={share} leaves none of {log.num_users:,} users to learn "
       "from; raise it"
     )
-  parameters = {"share": share, "seed": SHARE_SEED}
-  return dataclasses.replace(
-    split,
-    train=train,
-    sha256=_digest_of_part(split, parameters),
-    parameters={**split.parameters, "share": share},
-  )
+  named = _named(split, {"share": share}, SHARE_SEED)
+  return dataclasses.replace(split, train=train, **named)
 
 
 SPLITS: dict[str, Callable[..., Split]] = {
@@ -314,27 +345,35 @@ def _check_shares(validation_share: float, test_share: float) -> None:
     )
 
 
-def _cut_times(
-  time_E: np.ndarray, validation_share: float, test_share: float, gap: int
-) -> dict[str, int]:
-  """Returns the cut times of `temporal`, in seconds since 1970."""
-  sorted_E = np.sort(time_E)
-  last = len(sorted_E) - 1
-  validation_start, test_start = (
-    int(sorted_E[min(round(share * len(sorted_E)), last)])
-    for share in (1 - validation_share - test_share, 1 - test_share)
+def _requests_at(
+  log: Interactions, asked_U: np.ndarray, position_U: np.ndarray
+) -> Requests:
+  """Returns requests of the users of `asked_U` for the items at `position_U`."""
+  user_N = np.flatnonzero(asked_U)
+  start_N, position_N = log.offset_U1[user_N], position_U[user_N]
+  return Requests(
+    user_N=user_N.astype(np.int32),
+    offset_N1=np.concatenate([[0], np.cumsum(position_N)]),
+    item_E=concatenate_rows(log.item_E, start_N, position_N),
+    target_N=log.item_E[start_N + position_N],
   )
-  return {
-    "train_end": validation_start - gap,
-    "validation_start": validation_start,
-    "validation_end": test_start - gap,
-    "test_start": test_start,
-  }
 
 
-def _digest(
-  kind: str, log: Interactions, parameters: dict[str, float] | None = None
-) -> str:
+def _split(
+  kind: str,
+  log: Interactions,
+  train_U: np.ndarray,
+  validation: Requests,
+  test: Requests,
+  **parameters: float,
+) -> Split:
+  """Returns the split that trains on the first `train_U` interactions of each user."""
+  train = first_of_rows(log, train_U)
+  sha256 = _digest(kind, log, parameters)
+  return Split(kind, train, validation, test, sha256, parameters)
+
+
+def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
   """Returns the SHA-256 of the kind, its parameters and the log (raw ids, times).
 
   Results of runs with equal digests are comparable.
@@ -351,7 +390,10 @@ def _digest(
   return digest.hexdigest()
 
 
-def _digest_of_part(split: Split, parameters: dict[str, float]) -> str:
-  """Returns the SHA-256 of a split that `withhold` or `learn_from` has reduced."""
-  named = f"{split.sha256} {json.dumps(parameters, sort_keys=True)}"
-  return hashlib.sha256(named.encode()).hexdigest()
+def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
+  """Returns parameters and SHA-256 of a split reduced by one more parameter."""
+  named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
+  return {
+    "parameters": split.parameters | parameter,
+    "sha256": hashlib.sha256(named.encode()).hexdigest(),
+  }

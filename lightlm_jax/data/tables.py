@@ -6,7 +6,7 @@ from etils import epath
 import polars
 
 from lightlm_jax.data import formats, interactions
-from lightlm_jax.data.datasets import Dataset
+from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError, first_line
 
 COLUMNS = ("user", "item", "timestamp")

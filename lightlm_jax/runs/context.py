@@ -7,7 +7,7 @@ from etils import epath
 import jax
 
 from lightlm_jax.config import RunConfig
-from lightlm_jax.data.datasets import Dataset
+from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.data.splits import Split
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems.base import Built
