@@ -188,7 +188,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
     return to_flat(from_tree(tree))
   except UserError:
     flat = flatten(tree)
-    return migrate.current(flat) | flat
+    return flat | migrate.current(flat)
 
 
 def lacking(tree: Any) -> list[str]:

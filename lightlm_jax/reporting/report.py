@@ -82,6 +82,8 @@ def page(
     "title": title,
     "split": split_name,
     "names": names,
+    "runs": found,
+    "rules": sections.RULES,
     "legend_pairs": list(zip(names, range(1, 1 + len(names)))),
     "headline": sections.headline(found),
     "comparison": sections.comparison(found),
