@@ -21,6 +21,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets
 from lightlm_jax.data.published import placing as folder_lib
 from lightlm_jax.data.published import raw_files, sources
+from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder
 
@@ -79,6 +80,7 @@ def write_toys(folder):
 def test_files_that_were_put_by_hand(root, monkeypatch, capsys, logged):
   use(monkeypatch, published=sources.Counts(5, 5, 25))
   write_toys(root / "toys")
+  monkeypatch.setattr(log_lib.console(), "stderr", True)  # as --dry_run sets it
   dataset = load(root, attributes=True)
   # Raw ids, order, times and texts are those of the files.
   assert timed_rows(dataset.log) == {

@@ -2,7 +2,7 @@
 
 The files of a folder are written first; the manifest, with their SHA-256, comes last
 and makes them valid. A folder without a manifest, or with a file that has changed since
-then, is not whole. Whether a whole folder is the wanted one, its manifest tells.
+then, is not whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +38,7 @@ _DAMAGED = (
 
 
 class NotWhole(Exception):
-  """A folder that is not what was written; in one line, why."""
+  """A folder that is not what was written; the message is the reason in one line."""
 
 
 class Whole(NamedTuple):
@@ -48,14 +48,10 @@ class Whole(NamedTuple):
   manifest: dict[str, Any]
 
   def read(self, name: str, sha256: str | None = None) -> bytes:
-    """The content of a file.
-
-    Args:
-      name: of the file.
-      sha256: hex; None = as the manifest's field `sha256` says.
+    """Returns the content of a file.
 
     Raises:
-      ValueError: it has another SHA-256.
+      ValueError: its SHA-256 is not `sha256`, by default that in the manifest.
     """
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")
@@ -68,10 +64,10 @@ class Whole(NamedTuple):
 def write(
   folder: epath.Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]
 ) -> None:
-  """Writes the files, then the manifest, by whichever process calls it.
+  """Writes the files by name, then the manifest, in whichever process calls it.
 
   Args:
-    folder: made where it does not exist.
+    folder: made if it does not exist.
     files: contents by name.
     manifest: JSON, with the SHA-256 of the files: see `digests`.
 
@@ -85,19 +81,19 @@ def write(
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-  """Hex SHA-256 of each file, by name."""
+  """Returns the SHA-256 of each file in hexadecimal, by name."""
   return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def sha256(path: epath.Path) -> str:
-  """Hex SHA-256 of a file, which may be larger than the memory."""
+  """Returns the SHA-256 of a file in hexadecimal; it may be larger than memory."""
   with path.open("rb") as file:
     return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def opened(folder: epath.Path) -> Iterator[Whole]:
-  """The folder, to be read inside the block.
+  """Yields the folder, to be read inside the block.
 
   Raises:
     NotWhole: there is no manifest, or what is read inside is not what was written.
@@ -112,19 +108,14 @@ def opened(folder: epath.Path) -> Iterator[Whole]:
 
 
 class Lock(NamedTuple):
-  """A lock that is held until its file is closed, in every process that has it open.
+  """A lock that is held until its file is closed, in every process that has it open."""
 
-  Attributes:
-    file: open.
-    is_real: whether the disk has locks; where it has none, nobody is kept out.
-  """
-
-  file: IO
-  is_real: bool
+  file: IO  # open
+  is_real: bool  # False = the disk has no locks, and no process is kept out
 
 
 def try_lock(path: epath.PathLike) -> Lock | None:
-  """The lock of a file, which is made; None where another process holds it.
+  """Locks a file, which is made; returns None if another process holds the lock.
 
   Raises:
     OSError: the file cannot be made.
@@ -147,14 +138,14 @@ def locked(
   refuse: str | None = None,
   before_waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-  """Keeps other processes out of a block; a death lets them in again.
+  """Keeps other processes out of a block, until it or the process ends.
 
-  What has no locks (an address such as gs://…, some shared disks) keeps nobody out.
+  Without locks (an address such as gs://…, some shared disks) no process is kept out.
 
   Args:
-    folder: which exists; the lock is its file `.lock`.
-    refuse: the error's line where another process holds the lock; None = wait for it.
-    before_waiting: called where that has to be.
+    folder: an existing one; the lock is its file `.lock`.
+    refuse: the error's line if another process holds the lock; None = wait for it.
+    before_waiting: called before the wait.
 
   Raises:
     UserError: another process holds the lock, or the folder cannot be written into.

@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read, or a ValueError."""
+"""Reads JSON that others may have written."""
 
 from collections.abc import Collection
 import json
@@ -8,17 +8,14 @@ from etils import epath
 
 from lightlm_jax.runtime.errors import UserError, first_line
 
-# Levels of the deepest value; what this project writes has about ten.
-DEEPEST = 100
+DEEPEST = 100  # levels of a value; the files of this project have about ten
 
 
 def loads(text: str | bytes) -> Any:
-  """As `json.loads`, which gives up on brackets within brackets by a RecursionError.
-
-  What it reads may still be too deep for the functions that walk through it.
+  """Parses JSON that is not too deep for functions that walk through it.
 
   Raises:
-    ValueError: this is no JSON, or has more than DEEPEST levels.
+    ValueError: the text is no JSON, or has more than DEEPEST levels.
   """
   try:
     value = json.loads(text)
@@ -35,15 +32,11 @@ def loads(text: str | bytes) -> Any:
 
 
 def read(path: epath.Path, advice: str, fields: Collection[str] = ()) -> dict[str, Any]:
-  """The JSON object of a file.
-
-  Args:
-    path: of the file.
-    advice: what to do where it is damaged; the end of the error's line.
-    fields: that the object must have.
+  """Returns the JSON object of a file, which must have these fields.
 
   Raises:
-    UserError: the file cannot be read, or holds something else.
+    UserError: the file cannot be read, or holds something else; the line ends with
+      `advice`.
   """
   try:
     value = loads(path.read_text())

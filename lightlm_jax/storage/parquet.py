@@ -1,4 +1,4 @@
-"""Tables as the bytes of a Parquet file, for who writes whole files or none."""
+"""Tables as the bytes of a Parquet file, to be written atomically."""
 
 from collections.abc import Sequence
 import io
@@ -14,12 +14,12 @@ def to_bytes(table: pyarrow.Table) -> bytes:
 
 
 def from_bytes(content: bytes, columns: Sequence[str] | None = None) -> pyarrow.Table:
-  """The table, or some columns of it, with its metadata.
+  """Returns the table, or some columns of it, with its metadata.
 
   Raises:
-    OSError, ValueError, pyarrow.ArrowException: that is no such file.
+    OSError, ValueError, pyarrow.ArrowException: the bytes are no such file.
   """
-  # `read_table` goes through pyarrow's datasets, whose threads outlive the reading
-  # whatever it is told: a process that ends then may be aborted.
+  # `read_table` goes through pyarrow's datasets, whose threads outlive the reading with
+  # every option: a process that ends then may be aborted.
   with pyarrow.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as file:
     return file.read(columns=columns, use_threads=False)

@@ -1,4 +1,4 @@
-"""A run's folder: which configuration it belongs to, and what a run left in it."""
+"""A run's folder: the configuration that it belongs to, and its results."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -14,7 +14,7 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import folder as folder_lib
 
-# What may change between two starts in one workdir.
+# Fields that may change between two starts in one workdir.
 MAY_DIFFER = (
   "profile",
   "train.feed",
@@ -23,17 +23,14 @@ MAY_DIFFER = (
   "train.steps_per_dispatch",
 )
 
-# What to do about a folder, or a damaged file of `train`.
+# Advice for a folder, and for a damaged file of `train`.
 _ANOTHER = "give another --workdir"
 WRITTEN_ANEW = "remove it, `train` writes it anew"
 
 
 @contextlib.contextmanager
 def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
-  """Makes the folder this run's, or checks that it is already; keeps others out.
-
-  A death lets them in again. What has no locks (an address such as gs://…, some shared
-  disks) keeps nobody out.
+  """Makes the folder, or checks that it is this run's; locks it, see `folder.locked`.
 
   Raises:
     UserError: the folder belongs to another configuration or process, or cannot be
@@ -42,31 +39,26 @@ def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
   workdir = absolute(workdir)
   with contextlib.ExitStack() as stack:
     with processes.fail_together("claim the workdir"):
-      _check_owner(workdir, config)
+      path = workdir / "config.json"
+      if path.exists():
+        old = json_text.read(path, _ANOTHER)
+        if different := config_lib.differences(old, config, ignore=MAY_DIFFER):
+          raise UserError(
+            f"{workdir} belongs to another configuration ({'; '.join(different)}); "
+            f"{_ANOTHER}, or the same fields to resume"
+          )
       atomic.make_folder(workdir)
       if processes.is_first():
         line = f"another process trains in {workdir}; wait for its end, or {_ANOTHER}"
         stack.enter_context(folder_lib.locked(workdir, refuse=line))
-      atomic.write(workdir / "config.json", config_lib.to_json(config))
+      atomic.write(path, config_lib.to_json(config))
     yield workdir
-
-
-def _check_owner(workdir: epath.Path, config: RunConfig) -> None:
-  path = workdir / "config.json"
-  if path.exists():
-    old = json_text.read(path, _ANOTHER)
-    different = config_lib.differences(old, config, ignore=MAY_DIFFER)
-    if different:
-      raise UserError(
-        f"{workdir} belongs to another configuration ({'; '.join(different)}); "
-        f"{_ANOTHER}, or the same fields to resume"
-      )
 
 
 def read(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[epath.Path, RunConfig]:
-  """A run's folder and its configuration, with some fields set anew.
+  """Returns a run's folder and its configuration with other values for some fields.
 
   Raises:
     UserError: there is no run, or no such field.
@@ -87,7 +79,7 @@ def read(
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-  """results.json as `train` left it, None before the end.
+  """Returns results.json, None before the end of the training.
 
   Raises:
     UserError: it is damaged.
@@ -99,7 +91,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
 
 
 def other_log(workdir: epath.Path) -> str:
-  """The line for a folder that was begun on other data."""
+  """Returns the error's line for a folder that was begun on other data."""
   return (
     f"{workdir} was begun on another log (or its ids by another version), and what it "
     "learned does not fit this one; give another --workdir"
@@ -107,7 +99,7 @@ def other_log(workdir: epath.Path) -> str:
 
 
 def other_texts(workdir: epath.Path) -> str:
-  """The line for a folder that was begun on other texts."""
+  """Returns the error's line for a folder that was begun on other texts."""
   return (
     f"{workdir} was begun on other texts of the items, and what it learned does not "
     "fit these; put the old items.tsv back, or give another --workdir"
@@ -115,7 +107,7 @@ def other_texts(workdir: epath.Path) -> str:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-  """The folder whatever the current one is; an address such as gs://… as it is."""
+  """Returns the absolute path, which Orbax requires; an address (gs://…) as it is."""
   if "://" in str(workdir):
     return epath.Path(workdir)
-  return epath.Path(os.path.abspath(workdir))  # Orbax takes no other
+  return epath.Path(os.path.abspath(workdir))
