@@ -261,10 +261,10 @@ def test_a_claim_of_a_dead_host_is_taken_over(tmp_path, monkeypatch):
   claim = claims.take(kept, plan, workdir)
   elsewhere = {"host": "another", "pid": 1, "beat": 7}
   claim.trial.set_user_attr("claim", elsewhere)
-  watch = claims.Watch()
+  beats = {}
 
   def look():
-    claims.reap_stale(kept, (), watch)
+    claims.reap_stale(kept, (), beats)
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"  # nothing is known yet of its beat
@@ -293,7 +293,7 @@ def test_a_claim_of_this_host_lives_while_its_lock_is_held(tmp_path, folder):
   claim = claims.take(kept, plan, tmp_path / folder)
 
   def look():
-    claims.reap_stale(kept, (), claims.Watch())
+    claims.reap_stale(kept, (), {})
     return claims.current(kept)[claim.name].state.name
 
   assert look() == "RUNNING"

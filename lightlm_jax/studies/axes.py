@@ -7,8 +7,7 @@ model.d_model; the rate of the embeddings stays that of the base). This is how A
 learning rates transfer across widths (arXiv 2203.03466).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-import itertools
+from collections.abc import Iterable, Sequence
 import math
 import re
 from typing import Any, NamedTuple
@@ -27,13 +26,6 @@ SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "width": (int, ("model.d_model", "model.d_kv")),
   "ffn": (float, ("model.d_ff",)),
   "rate": (float, ("train.learning_rate", "train.embedding_rate")),
-}
-# Shape → the fields that its value is made of.
-_READ = {
-  "depth": ("model.num_layers", "model.num_decoder_layers"),
-  "width": ("model.d_model",),
-  "ffn": ("model.d_ff", "model.d_model"),
-  "rate": ("train.learning_rate", "model.d_model"),
 }
 # Fields of a shape that a system may do without.
 _OPTIONAL = ("model.num_decoder_layers", "model.d_kv")
@@ -67,18 +59,13 @@ def size(values: Values) -> float:
   return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
 
 
-def parse(text: str, what: str) -> tuple[str, list[str]]:
-  """Parses `axis=value,value` into the axis and its values as text.
-
-  Args:
-    text: the flag's value.
-    what: the flag, for the error.
-  """
+def parse(text: str, flag: str) -> tuple[str, list[str]]:
+  """Parses `axis=value,value` of a flag into the axis and its values as text."""
   name, equals, values = text.partition("=")
   if not equals or not name.strip():
     raise UserError(
-      f"{what}={text} is not understood; write {what}=FIELD=VALUE,VALUE, such as "
-      f"{what}=model.d_ff=8,64"
+      f"{flag}={text} is not understood; write {flag}=FIELD=VALUE,VALUE, such as "
+      f"{flag}=model.d_ff=8,64"
     )
   return name.strip(), [v.strip() for v in values.split(",") if v.strip()]
 
@@ -95,26 +82,14 @@ def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
     UserError: there is no such field, or a value has another type.
   """
   kind = _kind(axis, run)
-  found = [_value(axis, kind, value) for value in given]
-  ranges = [value for value in found if isinstance(value, Range)]
-  if ranges:
+  found = tuple(_value(axis, kind, value) for value in given)
+  if any(isinstance(value, Range) for value in found):
     if len(found) > 1:
       raise UserError(f"axis {axis} has a range and other values; give one range alone")
-    return ranges[0]
+    return found[0]
   for value in found:
     if found.count(value) > 1:
       raise UserError(f"axis {axis} has the value {value!r} twice")
-  return tuple(found)
-
-
-def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Flattens nested groups: {"data": {"share": x}} gives {"data.share": x}."""
-  found = {}
-  for name, inner in group.items():
-    if isinstance(inner, Mapping):
-      found |= flat(inner, f"{prefix}{name}.")
-    else:
-      found[f"{prefix}{name}"] = inner
   return found
 
 
@@ -131,28 +106,21 @@ def check_apart(axes: Iterable[str]) -> None:
       setter[field] = axis
 
 
-def product(axes: Mapping[str, tuple[Value, ...]]) -> list[Point]:
-  """Returns every combination, the last axis running fastest."""
-  return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
-
-
 def value_in(run: RunConfig, axis: str) -> Any:
   """Returns the value of an axis in a configuration, None if it has no single one."""
   if axis not in SHAPES:
     config_lib.find(type(run), axis)
     return config_lib.value_of(run, axis)
-  fields = config_lib.leaves(type(run))
-  own = {f: config_lib.value_of(run, f) for f in _READ[axis] if f in fields}
+  flat, (_, fields) = config_lib.to_flat(run), SHAPES[axis]
   if axis == "depth":
-    layers = set(own.values())
+    layers = {flat[field] for field in fields if field in flat}
     return layers.pop() if len(layers) == 1 else None
-  if len(own) < len(_READ[axis]):
+  value, width = flat.get(fields[0]), flat.get("model.d_model")
+  if value is None or width is None:
     return None
   if axis == "width":
-    return own["model.d_model"]
-  if axis == "ffn":
-    return own["model.d_ff"] / own["model.d_model"]
-  return own["train.learning_rate"] * own["model.d_model"]
+    return width
+  return value / width if axis == "ffn" else value * width
 
 
 def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
@@ -170,9 +138,7 @@ def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
     if axis in point and not point[axis] > 0:
       raise UserError(f"{axis} is {point[axis]:g}; it must be more than 0")
   if "depth" in point:
-    # A decoder-only system has one of the two fields.
-    has = config_lib.leaves(type(run)).keys()
-    fields |= {f: point["depth"] for f in SHAPES["depth"][1] if f in has}
+    fields |= dict.fromkeys(SHAPES["depth"][1], point["depth"])
   if "width" in point:
     width, heads = point["width"], so_far("model.num_heads")
     if heads < 1 or width % heads:
@@ -180,9 +146,7 @@ def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
         f"width {width} does not divide over model.num_heads {heads}; choose a "
         f"multiple of {heads}"
       )
-    fields["model.d_model"] = width
-    if "model.d_kv" in config_lib.leaves(type(run)):
-      fields["model.d_kv"] = width // heads
+    fields |= {"model.d_model": width, "model.d_kv": width // heads}
   if "ffn" in point:
     d_ff = point["ffn"] * so_far("model.d_model")
     if not d_ff < 2**31:
@@ -190,10 +154,10 @@ def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
     fields["model.d_ff"] = max(1, round(d_ff))
   if "rate" in point:
     rate = point["rate"] / so_far("model.d_model")
-    embeddings = value_in(run, "train.learning_rate")
-    embeddings *= value_in(run, "train.embedding_rate")
+    embeddings = math.prod(value_in(run, field) for field in SHAPES["rate"][1])
     fields |= {"train.learning_rate": rate, "train.embedding_rate": embeddings / rate}
-  return fields
+  own = config_lib.leaves(type(run))
+  return {name: value for name, value in fields.items() if name in own}
 
 
 def name_of(point: Point) -> str:
@@ -202,23 +166,24 @@ def name_of(point: Point) -> str:
 
 
 def _word(value: Value) -> str:
-  text = f"{value:g}" if isinstance(value, float) else str(value)
-  if isinstance(value, float) and float(text) != value:
-    text = repr(value)
+  text = str(value)
+  if isinstance(value, float) and float(short := f"{value:g}") == value:
+    text = short
   return urllib.parse.quote(text, safe="+")
 
 
 def _kind(axis: str, run: RunConfig) -> type:
   if axis in SHAPES:
-    for field in SHAPES[axis][1]:
+    kind, fields = SHAPES[axis]
+    for field in fields:
       if field not in _OPTIONAL:
         config_lib.find(type(run), field)
-    return SHAPES[axis][0]
-  close = [name for name in SHAPES if name == axis.split(".")[-1]]
+    return kind
   try:
     kind = config_lib.find(type(run), axis).kind
   except UserError as error:
-    hint = f" ({close[0]} is a shape; write it alone)" if close else ""
+    last = axis.split(".")[-1]
+    hint = f" ({last} is a shape; write it alone)" if last in SHAPES else ""
     raise UserError(f"axis {axis}{hint}: {error}")
   if kind not in (bool, int, float, str):
     raise UserError(
@@ -229,20 +194,26 @@ def _kind(axis: str, run: RunConfig) -> type:
 
 def _value(axis: str, kind: type, given: Any) -> Value | Range:
   try:
-    if isinstance(given, str):
-      if kind in (int, float) and (match := _RANGE.fullmatch(given)):
-        low, high = (_number(kind, word) for word in match.groups()[1:])
-        return _checked_range(axis, Range(low, high, bool(match[1])))
-      if kind is bool:
-        return _TRUTH[given.lower()]
-      return given if kind is str else _number(kind, given)
-    if kind is float and type(given) is int:
-      return float(given)
-    if type(given) is not kind:
-      raise ValueError
-    return given
+    if not isinstance(given, str):
+      value = float(given) if kind is float and type(given) is int else given
+      if type(value) is not kind:
+        raise ValueError
+      return value
+    if kind in (bool, str):
+      return _TRUTH[given.lower()] if kind is bool else given
+    match = _RANGE.fullmatch(given)
+    if not match:
+      return _number(kind, given)
+    low, high = (_number(kind, word) for word in match.groups()[1:])
   except (ValueError, KeyError, OverflowError):
     raise UserError(f"axis {axis} takes values of type {kind.__name__}; got {given!r}")
+  found = Range(low, high, bool(match[1]))
+  if not low < high or (found.log and low <= 0):
+    raise UserError(
+      f"axis {axis}: {found} is no range; write LOW..HIGH, or log:LOW..HIGH with LOW "
+      "above 0"
+    )
+  return found
 
 
 def _number(kind: type, word: str) -> int | float:
@@ -250,12 +221,3 @@ def _number(kind: type, word: str) -> int | float:
   if not math.isfinite(number):
     raise ValueError
   return number
-
-
-def _checked_range(axis: str, found: Range) -> Range:
-  if not found.low < found.high or (found.log and found.low <= 0):
-    raise UserError(
-      f"axis {axis}: {found} is no range; write LOW..HIGH, or log:LOW..HIGH with LOW "
-      "above 0"
-    )
-  return found

@@ -1,7 +1,7 @@
 """Claims on trials, by which several processes and hosts share one study.
 
-Optuna stores the trials, in a journal or in a database. It only has to keep them in one
-order and to let each end once. Every process applies these rules by itself:
+Optuna stores the trials in one order and lets each end once. Every process applies
+these rules by itself:
 
 - Of the trials of a point the one with the highest turn counts, of equal turns the
   first. A process that holds another one ends it without running it.
@@ -43,34 +43,13 @@ _DRAWS = 100_000  # attempts to draw a point that was not drawn before
 
 
 class Claim(NamedTuple):
-  """A trial that this process runs.
-
-  Attributes:
-    trial: the Optuna trial.
-    name: the name of the point.
-    point: the point.
-    lock: held by this process and by the trial's process while they live.
-  """
+  """A trial that this process runs."""
 
   trial: optuna.Trial
-  name: str
+  name: str  # of the point
   point: Point
-  lock: Lock
-
-
-class Watch:
-  """When the heartbeats of other hosts' trials were last seen to change."""
-
-  def __init__(self):
-    self._seen = {}
-
-  def stale_for(self, number: int, beat: Any) -> float:
-    """Returns for how many seconds this process has seen a heartbeat unchanged."""
-    before, since = self._seen.get(number, (None, None))
-    if since is None or before != beat:
-      since = time.monotonic()
-      self._seen[number] = beat, since
-    return time.monotonic() - since
+  folder: pathlib.Path
+  lock: Lock  # held by this process and by the trial's process while they live
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
@@ -102,13 +81,7 @@ def complete(study: optuna.Study, plan: Plan) -> bool:
 
 
 def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None:
-  """Enqueues the missing points of a grid, and lost points again.
-
-  Args:
-    study: the study of the plan.
-    plan: the plan.
-    retry: names of failed points that are enqueued again too.
-  """
+  """Enqueues missing points of a grid, and lost and `retry` points again, by name."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:
@@ -120,8 +93,28 @@ def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None
 
 def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None:
   """Claims the next trial for this process; None if none is waiting."""
-  while (found := _pop(study, plan)) is not None:
-    trial, name, point = found
+  while True:
+    now, trials = current(study), study.get_trials(deepcopy=False)
+    waits = any(trial.state == TrialState.WAITING for trial in trials)
+    if not waits and (plan.points is not None or len(now) >= plan.trials):
+      return None
+    study.sampler = _sampler(plan, len(trials))
+    trial = study.ask(_distributions(plan))
+    if "name" not in trial.user_attrs:
+      point = _drawn_point(plan, trial)
+      name = axes_lib.name_of(point)
+      # Another process took the waiting trial, or the point was drawn before.
+      if plan.points is not None or name in now:
+        _end_unrun(study, trial)
+        if plan.points is None:
+          _enqueue(study, _unseen(plan, now), turn=0)
+        continue
+      for key, value in (("point", point), ("turn", 0), ("name", name)):
+        trial.set_user_attr(key, value)
+    name, now = trial.user_attrs["name"], current(study)
+    if now[name].number != trial.number or list(now).index(name) >= plan.trials:
+      _end_unrun(study, trial)
+      continue
     folder = workdir / "trials" / name
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder_lib.try_lock(folder / _LOCK)
@@ -131,8 +124,7 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
     host = _host() if lock.is_real else None
     about = {"host": host, "pid": os.getpid(), "folder": str(folder), "beat": 0}
     trial.set_user_attr("claim", about)
-    return Claim(trial, name, point, lock)
-  return None
+    return Claim(trial, name, trial.user_attrs["point"], folder, lock)
 
 
 def beat(claim: Claim) -> bool:
@@ -159,13 +151,16 @@ def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
   claim.lock.file.close()
 
 
-def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
+def reap_stale(
+  study: optuna.Study, own: Collection[str], beats: dict[int, tuple[Any, float]]
+) -> None:
   """Ends trials whose process has died, so that they are lost and run again.
 
   Args:
     study: the study.
     own: names of the trials that this process runs.
-    watch: this process's watch.
+    beats: the last heartbeat of each trial of another host, and when this process first
+      saw it; kept by the caller between calls.
   """
   for name, trial in current(study).items():
     if trial.state != TrialState.RUNNING or name in own:
@@ -178,42 +173,17 @@ def reap_stale(study: optuna.Study, own: Collection[str], watch: Watch) -> None:
       lock = folder_lib.try_lock(folder / _LOCK)
       if lock is None:
         continue
-    elif watch.stale_for(trial.number, claim.get("beat")) < PATIENCE_SECONDS:
-      continue
+    else:
+      number, beat, now = trial.number, claim.get("beat"), time.monotonic()
+      if number not in beats or beats[number][0] != beat:
+        beats[number] = beat, now
+      if now - beats[number][1] < PATIENCE_SECONDS:
+        continue
     # It may have ended since, or another process was quicker.
     with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
       study.tell(trial.number, state=TrialState.FAIL)
     if lock is not None:
       lock.file.close()
-
-
-def _pop(study: optuna.Study, plan: Plan):
-  """Returns a waiting trial that counts, its name and point; None if none waits."""
-  while True:
-    now = current(study)
-    waits = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
-    if not waits and (plan.points is not None or len(now) >= plan.trials):
-      return None
-    study.sampler = _sampler(plan, len(study.get_trials(deepcopy=False)))
-    trial = study.ask(_distributions(plan))
-    point = trial.user_attrs.get("point") or _drawn_point(plan, trial)
-    if "name" not in trial.user_attrs:
-      name = axes_lib.name_of(point)
-      if plan.points is not None:  # another process took the waiting trial
-        _end_unrun(study, trial)
-        continue
-      if name in now:
-        _end_unrun(study, trial)
-        _enqueue(study, _unseen(plan, now), turn=0)
-        continue
-      for key, value in (("point", point), ("turn", 0), ("name", name)):
-        trial.set_user_attr(key, value)
-    name = trial.user_attrs["name"]
-    now = current(study)
-    counts = now[name].number == trial.number
-    if counts and list(now).index(name) < plan.trials:
-      return trial, name, point
-    _end_unrun(study, trial)
 
 
 def _enqueue(study: optuna.Study, point: Point, turn: int) -> None:
@@ -231,16 +201,16 @@ def _lost(trial: FrozenTrial) -> bool:
 
 
 def _distributions(plan: Plan) -> dict[str, Any]:
-  found = {}
-  for name, values in plan.axes.items():
-    if not isinstance(values, Range):
-      found[name] = optuna.distributions.CategoricalDistribution(values)
-    elif isinstance(values.low, int):
-      low, high = int(values.low), int(values.high)
-      found[name] = optuna.distributions.IntDistribution(low, high, values.log)
-    else:
-      found[name] = optuna.distributions.FloatDistribution(*values)
-  return found
+  kinds = {
+    int: optuna.distributions.IntDistribution,
+    float: optuna.distributions.FloatDistribution,
+  }
+  return {
+    name: kinds[type(values.low)](*values)
+    if isinstance(values, Range)
+    else optuna.distributions.CategoricalDistribution(values)
+    for name, values in plan.axes.items()
+  }
 
 
 def _sampler(plan: Plan, number: int) -> optuna.samplers.BaseSampler:

@@ -30,12 +30,10 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
   """Returns the Optuna study of a plan; creates it if there is none.
 
   Args:
-    workdir: folder of the journal, if `storage` is None. Its name is part of the
-      study's name.
-    plan: the plan. In a database another plan is another study; the folder of the data
-      makes no difference.
-    storage: an SQLAlchemy URL of a database (postgresql://…), or grpc://host:port of an
-      Optuna proxy.
+    workdir: folder of the journal; its name is part of the study's name.
+    plan: in a database another plan is another study, whatever the folder of the data.
+    storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
+      None = the journal.
 
   Raises:
     UserError: the storage cannot be opened.
@@ -46,7 +44,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
   definition["run"].get("data", {}).pop("dir", None)
   text = json.dumps(definition, sort_keys=True)
   name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-  with _one_line(storage or workdir / "journal.log"):
+  try:
     return optuna.create_study(
       storage=_storage(workdir, storage),
       study_name=name,
@@ -54,6 +52,13 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
       load_if_exists=True,
       sampler=optuna.samplers.RandomSampler(),
     )
+  except UserError:
+    raise
+  except Exception as error:  # every database driver has its own errors
+    if isinstance(error, ImportError):  # Optuna does not name the missing module
+      error = error.__cause__ or error
+    where = shown(storage or workdir / "journal.log")
+    raise UserError(f"cannot open the study in {where}: {first_line(error)}")
 
 
 def shown(url: object) -> str:
@@ -104,15 +109,3 @@ def _database(url: str) -> optuna.storages.RDBStorage:
         raise
     time.sleep(TABLE_SECONDS)
   return optuna.storages.RDBStorage(url)
-
-
-@contextlib.contextmanager
-def _one_line(where):
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # every database driver has its own errors
-    if isinstance(error, ImportError):  # Optuna does not name the missing module
-      error = error.__cause__ or error
-    raise UserError(f"cannot open the study in {shown(where)}: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""Runs and analyses a study, as the command `sweep` asks for it."""
+"""Runs and analyses a study, for the command `sweep`."""
 
 from collections.abc import Mapping, Sequence
 import importlib.util
@@ -22,19 +22,14 @@ def launch(
   report_path: str | None = None,
   **options: Any,
 ) -> dict[str, Any]:
-  """Runs the remaining trials of a study, then analyses it.
+  """Runs the remaining trials of a study, then analyses it; see `study.sweep`.
 
   Args:
     workdir: the study's folder.
-    config: a study's config; None = the grid of `vary` over a run's config.
-    base: the run's config file or bare name, with its preset.
-    overrides: overrides of the run's config, by dotted field.
-    vary: `axis=value,value`, the axes that are added or replaced.
-    report_path: file of the report as JSON; None = none.
+    config: a study's config, see `plan.of_study`; None = see `plan.of_run`.
+    base, overrides, vary: see `plan.of_run`.
+    report_path: file for the report as JSON; None = none.
     **options: see `study.sweep`.
-
-  Returns:
-    See `study.sweep`.
 
   Raises:
     UserError: there is no workdir, or Optuna is not installed; see also `study.sweep`.

@@ -10,7 +10,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.studies import axes as axes_lib
-from lightlm_jax.studies.axes import Point, Range, Value, Values
+from lightlm_jax.studies.axes import Point, Range, Values
 
 FILE = "study.json"  # in the study's folder: its definition and storage
 SEARCHES = ("grid", "random", "tpe")
@@ -59,25 +59,19 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
     )
   if not config.search_seed >= 0:
     raise UserError(f"config.search_seed is {config.search_seed}; it must be 0 or more")
-  fixed = axes_lib.flat(config.run.to_dict())
+  fixed = config_lib.flatten(config.run.to_dict())
+  groups = [config.axes.to_dict()]
   if config.search == "grid":
-    groups = [config.axes.to_dict(), *config.also.to_dict().values()]
+    groups += config.also.to_dict().values()
     return _of_grids(config.base, fixed, groups, config.seeds, vary)
   # The further grids of `also` are chosen by hand; a search draws from `axes` only.
-  run, (axes,) = _grids(config.base, fixed, [config.axes.to_dict()], config.seeds, vary)
+  run, (axes,) = _grids(config.base, fixed, groups, config.seeds, vary)
   return _drawn(config, fixed, run, axes)
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Returns the grid of `vary` over a run's own config.
-
-  Args:
-    base: its file or bare name, with the preset.
-    overrides: overrides by dotted field.
-    vary: as for `of_study`.
-  """
-  seed = config_lib.load(base, overrides=overrides).seed
-  return _of_grids(base, dict(overrides), [{}], (seed,), vary)
+  """Returns the grid of `vary` over a run's own config; see `Plan` and `of_study`."""
+  return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
 def overrides(plan: Plan, point: Point) -> dict[str, Any]:
@@ -103,35 +97,40 @@ def config_of(plan: Plan, point: Point) -> RunConfig:
 
 
 def check(plan: Plan) -> None:
-  """Checks that all points can be trained.
+  """Raises a UserError if a point cannot be trained, with the first and their number.
 
-  Raises:
-    UserError: names the first that cannot, and their number.
+  Of a search it checks combinations of values and range ends, the first 10,000.
   """
-  bad, first, number = 0, None, 0
-  for point in plan.points or _corners(plan.axes):
-    number += 1
+  points = plan.points
+  if points is None:
+    ends = {
+      name: (values.low, values.high) if isinstance(values, Range) else values
+      for name, values in plan.axes.items()
+    }
+    points = list(itertools.islice(_product(ends), _CHECKED))
+  errors = []
+  for point in points:
     try:
       config_of(plan, point)
     except UserError as error:
-      bad += 1
-      first = first or f"{axes_lib.name_of(point)}: {error}"
-  if bad:
-    of = f"{bad} of {number} points" if number > 1 else "the point"
-    raise UserError(f"{of} cannot be trained; the first is {first}")
+      errors.append(f"{axes_lib.name_of(point)}: {error}")
+  if errors:
+    of = f"{len(errors)} of {len(points)} points" if len(points) > 1 else "the point"
+    raise UserError(f"{of} cannot be trained; the first is {errors[0]}")
 
 
 def definition(plan: Plan) -> dict[str, Any]:
   """Returns the definition of a study as JSON; equal definitions are one study."""
-  axes = {name: values for name, values in plan.axes.items() if name != "seed"}
+  axes = {
+    name: str(values) if isinstance(values, Range) else list(values)
+    for name, values in plan.axes.items()
+  }
+  seeds = axes.pop("seed")
   return {
     "base": {"config": plan.base, "overrides": plan.fixed},
     "run": json.loads(config_lib.to_json(plan.run)),
-    "axes": {
-      name: str(values) if isinstance(values, Range) else list(values)
-      for name, values in axes.items()
-    },
-    "seeds": list(plan.axes["seed"]),
+    "axes": axes,
+    "seeds": seeds,
     "search": plan.search,
     "search_seed": plan.search_seed,
     "trials": plan.trials,
@@ -149,20 +148,35 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
   ignored = {"run", "base", "points"}
   if plan.points is None and old["trials"] <= plan.trials:
     ignored.add("trials")
-  for name in (name for name in new if name not in ignored):
-    if old.get(name) != new[name]:
-      found.append(f"{name}: {json.dumps(old.get(name))} → {json.dumps(new[name])}")
+  for name, value in new.items():
+    if name not in ignored and old.get(name) != value:
+      found.append(f"{name}: {json.dumps(old.get(name))} → {json.dumps(value)}")
   if not found and old.get("points") != new["points"]:
     found.append("other points of the same axes")
   return found
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Returns the plan with a point for each combination of each grid, once."""
+  """Returns the plan with a point for each combination of each grid, once.
+
+  An axis that a grid lacks has the value of the base there.
+  """
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
-  completed = [_completed(grid, names, run) for grid in grids]
-  points = _points(completed)
+  points = {}
+  for grid in grids:
+    for name, values in grid.items():
+      if isinstance(values, Range):
+        raise UserError(
+          f"axis {name} is the range {values}, which a grid cannot list; give values, "
+          "or --config.search=random"
+        )
+    whole = {name: grid.get(name) or (axes_lib.value_in(run, name),) for name in names}
+    for name, values in whole.items():
+      if values == (None,):
+        raise UserError(f"a grid has no {name}, and the base has no single value of it")
+    points |= {axes_lib.name_of(point): point for point in _product(whole)}
+  points = list(points.values())
   if len(names) == 1 and len(points) == 1:
     raise UserError(_NOTHING)
   axes = {name: tuple(dict.fromkeys(p[name] for p in points)) for name in names}
@@ -182,48 +196,31 @@ def _grids(base, fixed, groups, seeds, vary):
     given[name] = values
   grids = []
   for group in groups:
-    found = {"seed": seeds} | axes_lib.flat(group) | given
-    found["seed"] = found["seed"] or (run.seed,)
-    listed = {
-      name: [values] if isinstance(values, str) else values
-      for name, values in found.items()
-      if values
-    }
-    grids.append(
-      {name: axes_lib.values_of(name, listed[name], run) for name in _in_order(listed)}
-    )
+    listed = {"seed": seeds} | config_lib.flatten(group) | given
+    listed["seed"] = listed["seed"] or (run.seed,)
+    grid = {}
+    for name in _in_order(name for name, values in listed.items() if values):
+      values = listed[name]
+      texts = [values] if isinstance(values, str) else values
+      grid[name] = axes_lib.values_of(name, texts, run)
+    grids.append(grid)
   axes_lib.check_apart({name: None for grid in grids for name in grid})
   return run, grids
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-  """Returns the axes with shapes first and the seed last."""
-  names = list(dict.fromkeys(names))
-  others = [name for name in names if name not in axes_lib.SHAPES and name != "seed"]
-  return [*(name for name in axes_lib.SHAPES if name in names), *others, "seed"]
+  """Returns the axes with shapes first and the seed last, each once."""
+  shapes = list(axes_lib.SHAPES)
+
+  def place(name: str) -> int:
+    return shapes.index(name) if name in shapes else len(shapes) + (name == "seed")
+
+  return sorted(dict.fromkeys(names), key=place)
 
 
-def _completed(
-  grid: Mapping[str, Values], names: Sequence[str], run: RunConfig
-) -> dict[str, tuple[Value, ...]]:
-  """Returns a grid with all axes; those that it lacks have the value of the base."""
-  for name, values in grid.items():
-    if isinstance(values, Range):
-      raise UserError(
-        f"axis {name} is the range {values}, which a grid cannot list; give values, or "
-        "--config.search=random"
-      )
-  found = {}
-  for name in names:
-    found[name] = grid.get(name) or (axes_lib.value_in(run, name),)
-    if found[name] == (None,):
-      raise UserError(f"a grid has no {name}, and the base has no single value of it")
-  return found
-
-
-def _points(grids: Iterable[Mapping[str, tuple[Value, ...]]]) -> list[Point]:
-  points = [point for grid in grids for point in axes_lib.product(grid)]
-  return list({axes_lib.name_of(point): point for point in points}.values())
+def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[Point]:
+  """Yields every combination, the last axis running fastest."""
+  return (dict(zip(axes, values)) for values in itertools.product(*axes.values()))
 
 
 def _drawn(config, fixed, run: RunConfig, axes: dict[str, Values]) -> Plan:
@@ -247,14 +244,3 @@ def _drawn(config, fixed, run: RunConfig, axes: dict[str, Values]) -> Plan:
     )
   seed = config.search_seed
   return Plan(config.base, fixed, run, axes, config.search, seed, config.trials, None)
-
-
-def _corners(axes: Mapping[str, Values]) -> Iterable[Point]:
-  """Yields combinations of values and range ends, the first 10,000."""
-  finite = {
-    name: (values.low, values.high) if isinstance(values, Range) else values
-    for name, values in axes.items()
-  }
-  combinations = itertools.product(*finite.values())
-  for values in itertools.islice(combinations, _CHECKED):
-    yield dict(zip(finite, values))

@@ -20,33 +20,27 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import parquet
 from lightlm_jax.studies import summary as table_lib
 
-SIZES = (
-  *table_lib.MODEL,
-  *("data_share", "interactions", "params", "params_non_embedding"),
-)
-COSTS = (
-  *("flops_per_example", "examples", "train_flops", "train_seconds"),
-  *("examples_per_second", "best_step"),
-)
+SIZE, DATA = "params_non_embedding", "interactions"
+COSTS = ("params", "train_flops", "train_seconds")
+# Columns in words.
+NAMES = {
+  SIZE: "parameters outside the embeddings",
+  DATA: "training interactions",
+  "params": "parameters",
+  "train_flops": "training FLOPs until the best step",
+  "train_seconds": "training seconds",
+}
 LEVEL = 0.95
 
 
 class Measure(NamedTuple):
-  """A validation metric that runs are compared by.
+  """A validation metric that runs are compared by."""
 
-  Attributes:
-    column: its column in the study's table.
-    name: what people read.
-    rule: the evaluation rule in words; None for the loss.
-    lower_is_better: True for the loss.
-    test: the column of the same metric on the test split.
-  """
-
-  column: str
-  name: str
-  rule: str | None
+  column: str  # in the study's table
+  name: str  # in texts
+  rule: str | None  # the evaluation rule in words; None for the loss
   lower_is_better: bool
-  test: str | None
+  test: str | None  # the column of the same metric on the test split
 
   @property
   def title(self) -> str:
@@ -88,8 +82,8 @@ class Family(NamedTuple):
     key: dataset, system, and the axes that are not numbers.
     axes: the numeric axes that vary within the family.
     runs: a row a run; `point` is the number of its point.
-    points: a row a point: means over seeds, and for every measured column also
-      COLUMN:std and COLUMN:seeds.
+    points: a row a point: means over seeds, and of every metric COLUMN also COLUMN:std
+      and COLUMN:seeds.
   """
 
   key: dict[str, Any]
@@ -186,18 +180,22 @@ def families(table: pl.DataFrame) -> list[Family]:
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
   """Returns the runs with the number of their point, and the table of points."""
-  rows = runs.select(numbers).rows() if numbers else [()] * len(runs)
   order: dict[tuple[Any, ...], int] = {}
-  place_R = [order.setdefault(row, len(order)) for row in rows]
+  place_R = [order.setdefault(row, len(order)) for row in rows(runs, numbers)]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
   points = runs.group_by("point", maintain_order=True).agg(
     pl.len().alias("runs"),
     pl.col(numbers).first(),
-    pl.col(*SIZES, *COSTS, *_MEASURED).mean(),
+    pl.col(*table_lib.NUMBERS).mean(),
     pl.col(_MEASURED).std().name.suffix(":std"),
     pl.col(_MEASURED).count().name.suffix(":seeds"),
   )
   return runs, points
+
+
+def rows(table: pl.DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
+  """Returns the rows of some columns, perhaps of none."""
+  return table.select(names).rows() if names else [()] * len(table)
 
 
 def name_of(row: dict[str, Any], names: Sequence[str]) -> str:
@@ -256,13 +254,13 @@ def significant(
   Their intervals must not overlap, and p must be at most 0.05 after Holm's correction
   for the number of pairs.
   """
+  if family.spread(measure) is None:
+    return [False] * len(pairs)
   found = [compare(family, measure, *pair) for pair in pairs]
-  p_N = [difference.p for difference in found if difference.p is not None]
-  if len(p_N) < len(found) or not p_N:
-    return [False] * len(found)
+  p_N = uncertainty.holm(np.array([difference.p for difference in found]))
   return [
     bool(p <= 1 - LEVEL)
     and abs(difference.value)
     > sum(half_width(family, measure, end) or 0 for end in pair)
-    for difference, p, pair in zip(found, uncertainty.holm(np.array(p_N)), pairs)
+    for difference, p, pair in zip(found, p_N, pairs)
   ]

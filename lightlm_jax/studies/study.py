@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import contextlib
+import dataclasses
 import logging
 import pathlib
 import signal
@@ -43,7 +44,6 @@ class Running(NamedTuple):
   process: subprocess.Popen
   slot: Slot
   config: Any
-  folder: pathlib.Path
   began: float
 
 
@@ -67,7 +67,7 @@ def sweep(
     workdir: the study's folder, new or begun with the same plan.
     storage: where Optuna keeps the trials; None = a journal in the folder.
     jobs: number of parallel trials, see `trials.slots`.
-    platform: as for `train`.
+    platform: as for the command `train`.
     retry_failed: whether failed trials are run again.
     train: the command of a trial, without its arguments.
 
@@ -87,14 +87,13 @@ def sweep(
   plan_lib.check(plan)
   free = trials.slots(jobs, platform)
   log.set_up()
-  shown = view.View()
   with storage_lib.user_errors(workdir):
     study = _open(workdir, plan, storage)
-    found = _Sweep(study, plan, workdir, free, platform, train, shown)
+    found = _Sweep(study, plan, workdir, free, platform, train, view.View())
     with folder_lib.locked(workdir):
       failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
       claims.ensure(study, plan, failed if retry_failed else ())
-      found.write_summary()
+      table.write(workdir / table.FILE, found.rows(), plan)
     logger.info(
       f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
     )
@@ -132,42 +131,27 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
   return study
 
 
+@dataclasses.dataclass
 class _Sweep:
-  """One process's part in a study.
+  """One process's part in a study; see `sweep` for platform and train."""
 
-  Args:
-    study: Optuna's study.
-    plan: its plan.
-    workdir: its folder.
-    free: slots for trials.
-    platform: as for `train`.
-    train: the command of a trial.
-    shown: prints the progress.
-  """
-
-  def __init__(
-    self,
-    study: optuna.Study,
-    plan: Plan,
-    workdir: pathlib.Path,
-    free: list[Slot],
-    platform: str | None,
-    train: Sequence[str],
-    shown: view.View,
-  ):
-    self._study, self._plan, self._workdir = study, plan, workdir
-    self._free, self._platform, self._train = free, platform, train
-    self._shown = shown
-    self._running: dict[str, Running] = {}
+  study: optuna.Study
+  plan: Plan
+  workdir: pathlib.Path
+  free: list[Slot]
+  platform: str | None
+  train: Sequence[str]
+  shown: view.View
+  running: dict[str, Running] = dataclasses.field(default_factory=dict)
 
   def run(self) -> None:
     """Starts and ends trials until the study is complete."""
-    running, watch = self._running, claims.Watch()
+    running, beats = self.running, {}
     looked = beaten = 0.0
     with contextlib.ExitStack() as stack:
       signals = stack.enter_context(signals_lib.capture_signals())
       stack.enter_context(signals.deferred())
-      stack.enter_context(self._shown.shown())
+      stack.enter_context(self.shown.shown())
       stack.callback(lambda: _kill(running.values()))
       while True:
         ended = [r for r in running.values() if r.process.poll() is not None]
@@ -184,36 +168,38 @@ class _Sweep:
           self._beat()
         if ended or now - looked > _LOOK_SECONDS:
           looked = now
-          with folder_lib.locked(self._workdir):
-            claims.reap_stale(self._study, running.keys(), watch)
-            claims.ensure(self._study, self._plan)
+          with folder_lib.locked(self.workdir):
+            claims.reap_stale(self.study, running.keys(), beats)
+            claims.ensure(self.study, self.plan)
             self._start_trials()
-          if not running and claims.complete(self._study, self._plan):
+          if not running and claims.complete(self.study, self.plan):
             return
           self._show()
         time.sleep(_TICK_SECONDS)
 
-  def write_summary(self) -> int:
-    """Writes the summary; returns its number of rows."""
-    rows = self._rows()
-    table.write(self._workdir / table.FILE, rows, self._plan)
-    return len(rows)
-
   def report(self) -> dict[str, Any]:
-    rows, counts = self._rows(), self._counts()
+    rows, counts = self.rows(), self._counts()
     return {
-      "study": str(self._workdir),
-      "search": self._plan.search,
-      "points": self._plan.trials,
+      "study": str(self.workdir),
+      "search": self.plan.search,
+      "points": self.plan.trials,
       "finished": counts["finished"],
       "failed": counts["failed"],
       "best": _best(rows),
       "trials": rows,
     }
 
+  def rows(self) -> list[dict[str, Any]]:
+    """Returns the rows of ended trials, in the order of the grid or of the draws."""
+    now = claims.current(self.study)
+    points = self.plan.points
+    names = now if points is None else map(axes_lib.name_of, points)
+    ended = [now[name] for name in names if name in now and claims.ended(now[name])]
+    return [trial.user_attrs["row"] for trial in ended if "row" in trial.user_attrs]
+
   def _beat(self) -> None:
     """Renews the claims of running trials; ends those that another host took over."""
-    for one in list(self._running.values()):
+    for one in list(self.running.values()):
       if not claims.beat(one.claim):
         logger.info(f"{one.claim.name}: another host has taken it over")
         _kill([one])
@@ -221,60 +207,45 @@ class _Sweep:
         self._release(one)
 
   def _release(self, one: Running) -> None:
-    del self._running[one.claim.name]
-    self._free.append(one.slot)
+    del self.running[one.claim.name]
+    self.free.append(one.slot)
 
   def _start_trials(self) -> None:
     """Starts trials while there are free slots and waiting points."""
-    plan = self._plan
-    while self._free and (claim := claims.take(self._study, plan, self._workdir)):
-      folder = self._workdir / "trials" / claim.name
+    plan = self.plan
+    while self.free and (claim := claims.take(self.study, plan, self.workdir)):
       try:
         config = plan_lib.config_of(plan, claim.point)
-      except UserError as error:
-        self._refuse(claim, folder, str(error))
+      except UserError as error:  # a drawn point that cannot be trained
+        row = table.row(claim.name, claim.point, plan.run, claim.folder, str(error))
+        self._record(claim, row | dict.fromkeys(table.MODEL), 0)
         continue
       overrides = plan_lib.overrides(plan, claim.point)
-      command = trials.command(
-        self._train, plan.base, overrides, folder, self._platform
+      slot = self.free.pop(0)
+      process = trials.start(
+        claim, slot, self.train, plan.base, overrides, self.platform
       )
-      slot = self._free.pop(0)
-      process = trials.start(claim, command, folder, slot)
-      one = Running(claim, process, slot, config, folder, time.monotonic())
-      self._running[claim.name] = one
-      self._shown.started(claim.name, len(self._rows()), plan.trials)
-
-  def _refuse(self, claim: Claim, folder: pathlib.Path, why: str) -> None:
-    """Records a drawn point that cannot be trained as a failed trial."""
-    row = table.row(claim.name, claim.point, self._plan.run, folder, why)
-    row |= dict.fromkeys(table.MODEL)
-    claims.settle(self._study, claim, row)
-    number = self.write_summary()
-    self._shown.ended(claim.name, row, 0, number, self._plan.trials)
+      one = Running(claim, process, slot, config, time.monotonic())
+      self.running[claim.name] = one
+      self.shown.started(claim.name, len(self.rows()), plan.trials)
 
   def _settle(self, one: Running) -> None:
     """Records an ended trial and frees its slot."""
     code, claim = one.process.returncode, one.claim
-    why = None if code == 0 else trials.reason(code, one.folder)
-    row = table.row(claim.name, claim.point, one.config, one.folder, why)
-    with folder_lib.locked(self._workdir):
-      claims.settle(self._study, claim, row)
-      number = self.write_summary()
-    seconds = time.monotonic() - one.began
-    self._shown.ended(claim.name, row, seconds, number, self._plan.trials)
+    why = None if code == 0 else trials.reason(code, claim.folder)
+    row = table.row(claim.name, claim.point, one.config, claim.folder, why)
+    with folder_lib.locked(self.workdir):
+      self._record(claim, row, time.monotonic() - one.began)
     self._release(one)
 
-  def _rows(self) -> list[dict[str, Any]]:
-    """Returns the rows of ended trials, in the order of the grid or of the draws."""
-    now = claims.current(self._study)
-    names: Iterable[str] = now
-    if self._plan.points is not None:
-      names = [axes_lib.name_of(point) for point in self._plan.points]
-    ended = [now[name] for name in names if name in now and claims.ended(now[name])]
-    return [trial.user_attrs["row"] for trial in ended if "row" in trial.user_attrs]
+  def _record(self, claim: Claim, row: dict[str, Any], seconds: float) -> None:
+    claims.settle(self.study, claim, row)
+    rows = self.rows()
+    table.write(self.workdir / table.FILE, rows, self.plan)
+    self.shown.ended(claim.name, row, seconds, len(rows), self.plan.trials)
 
   def _counts(self) -> dict[str, int]:
-    now = claims.current(self._study).values()
+    now = claims.current(self.study).values()
     ended = [trial for trial in now if claims.ended(trial)]
     failed = sum(map(claims.failed, ended))
     running = sum(trial.state == TrialState.RUNNING for trial in now)
@@ -282,21 +253,21 @@ class _Sweep:
       "finished": len(ended) - failed,
       "failed": failed,
       "running": running,
-      "waiting": self._plan.trials - len(ended) - running,
+      "waiting": self.plan.trials - len(ended) - running,
     }
 
   def _show(self) -> None:
-    if not self._shown.live:
+    if not self.shown.live:
       return
     lines = []
-    for name, trial in claims.current(self._study).items():
+    for name, trial in claims.current(self.study).items():
       if trial.state == TrialState.RUNNING:
-        fields = plan_lib.overrides(self._plan, trial.user_attrs["point"])
-        base = getattr(self._plan.run.train, "steps", 0)  # fitted systems have none
+        fields = plan_lib.overrides(self.plan, trial.user_attrs["point"])
+        base = getattr(self.plan.run.train, "steps", 0)  # fitted systems have none
         steps = fields.get("train.steps", base)
-        found = trials.progress(self._workdir / "trials" / name, steps)
-        lines.append(view.Line(name, steps, found, name in self._running))
-    self._shown.refresh(lines, self._counts(), _best(self._rows()))
+        found = trials.progress(self.workdir / "trials" / name, steps)
+        lines.append(view.Line(name, steps, found, name in self.running))
+    self.shown.refresh(lines, self._counts(), _best(self.rows()))
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

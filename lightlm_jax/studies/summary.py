@@ -1,6 +1,6 @@
 """The summary of a study: a Parquet table with a row for each ended trial."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 import math
 import pathlib
 from typing import Any
@@ -12,7 +12,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.evaluation.evaluator import RULES
 from lightlm_jax.storage import atomic, json_text, parquet
-from lightlm_jax.studies.axes import Point, Values
+from lightlm_jax.studies.axes import Point
 from lightlm_jax.studies.plan import Plan
 
 FILE = "summary.parquet"  # in the study's folder
@@ -33,7 +33,8 @@ _FIRST = {
   "system": pyarrow.string(),
   "seed": pyarrow.int64(),
 }
-_LAST = (
+# Columns of numbers, which are averaged over seeds.
+NUMBERS = (
   dict.fromkeys(MODEL, pyarrow.int64())
   | {
     "data_share": pyarrow.float64(),
@@ -50,7 +51,7 @@ _LAST = (
   }
   | dict.fromkeys(METRICS, pyarrow.float64())
 )
-COLUMNS = (*_FIRST, *_LAST)  # of every study; axes add their own
+COLUMNS = (*_FIRST, *NUMBERS)  # of every study; axes add their own
 
 
 def row(
@@ -63,9 +64,7 @@ def row(
   """Returns the row of an ended trial; None where a column does not apply.
 
   Args:
-    name: the trial's name.
-    point: its point.
-    config: its configuration.
+    name, point, config: of the trial.
     folder: its workdir.
     reason: why it failed; None = it has results.
   """
@@ -79,9 +78,7 @@ def row(
     except (OSError, ValueError, TypeError) as error:
       results, reason = {}, f"its results cannot be read: {error}"
   examples, flops = results.get("examples"), results.get("flops_per_example")
-  params = results.get("params") or {}
-  fields = {field: f"model.{field}" for field in MODEL}
-  own = config_lib.leaves(type(config))
+  fields = config_lib.to_flat(config)
   return {
     "trial": name,
     "state": "finished" if reason is None else "failed",
@@ -89,14 +86,11 @@ def row(
     "dataset": config.data.name,
     "system": config.system,
     **point,
-    **{
-      field: config_lib.value_of(config, name) if name in own else None
-      for field, name in fields.items()
-    },
+    **{name: fields.get(f"model.{name}") for name in MODEL},
     "data_share": config.data.share,
-    "interactions": (split.get("train") or {}).get("interactions"),
-    "params": params.get("total"),
-    "params_non_embedding": params.get("non_embedding"),
+    "interactions": _at(split, ("train", "interactions")),
+    "params": _at(results, ("params", "total")),
+    "params_non_embedding": _at(results, ("params", "non_embedding")),
     "flops_per_example": flops,
     "examples": examples,
     "train_flops": flops * examples if flops and examples else None,
@@ -108,19 +102,19 @@ def row(
   }
 
 
-def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]], plan: Plan) -> None:
+def write(path: pathlib.Path, rows: list[dict[str, Any]], plan: Plan) -> None:
   """Writes the summary atomically."""
-  own = {name: _type(values) for name, values in plan.axes.items() if name != "seed"}
-  schema = pyarrow.schema(list((_FIRST | own | _LAST).items()))
-  table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
+  own = {
+    name: _TYPES.get(type(values[0]), pyarrow.string())
+    for name, values in plan.axes.items()
+    if name != "seed"
+  }
+  schema = pyarrow.schema(list((_FIRST | own | NUMBERS).items()))
+  table = pyarrow.Table.from_pylist(rows, schema=schema)
   atomic.write_own(epath.Path(path), parquet.to_bytes(table))
 
 
-def _type(values: Values) -> pyarrow.DataType:
-  return _TYPES.get(type(values[0]), pyarrow.string())
-
-
-def _at(results: Any, place: Iterable[str]) -> Any:
+def _at(results: Any, place: Sequence[str]) -> Any:
   for name in place:
     results = (results or {}).get(name)
   return results

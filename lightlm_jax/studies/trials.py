@@ -49,7 +49,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
     platform: as for `train`.
 
   Raises:
-    UserError: there are fewer cores than jobs.
+    UserError: there are fewer cores than jobs, or several jobs for a TPU.
   """
   cores = _cores()
   gpus = [] if platform in ("cpu", "tpu") else _gpus()
@@ -87,32 +87,28 @@ def describe(found: Sequence[Slot]) -> str:
   return f"{len(found)} at once, {of_each} each{on}"
 
 
-def command(
+def start(
+  claim: Claim,
+  slot: Slot,
   train: Sequence[str],
   base: str,
   overrides: Mapping[str, Any],
-  folder: pathlib.Path,
   platform: str | None,
-) -> list[str]:
-  """Returns the command of a trial, which also works in a shell."""
-  return [
+) -> subprocess.Popen:
+  """Starts a trial; its output is appended to its log.
+
+  The command also works in a shell. The process inherits the claim's lock, and is
+  terminated when this process dies.
+  """
+  command = [
     *train,
     f"--config={base}",
     *(f"--config.{field}={value}" for field, value in overrides.items()),
-    f"--workdir={folder}",
+    f"--workdir={claim.folder}",
     # Each process of a launcher may run trials of its own.
     "--distributed=off",
     *([f"--platform={platform}"] if platform else []),
   ]
-
-
-def start(
-  claim: Claim, line: Sequence[str], folder: pathlib.Path, slot: Slot
-) -> subprocess.Popen:
-  """Starts a trial; its output is appended to its log.
-
-  The process inherits the claim's lock, and is terminated when this process dies.
-  """
   library = ctypes.CDLL(None)
 
   def prepare():
@@ -121,9 +117,9 @@ def start(
     if hasattr(library, "prctl"):
       library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-  with open(folder / LOG, "ab") as log:
+  with open(claim.folder / LOG, "ab") as log:
     return subprocess.Popen(
-      list(line),
+      command,
       env=os.environ | slot.environment,
       stdin=subprocess.DEVNULL,
       stdout=log,
@@ -135,12 +131,7 @@ def start(
 
 
 def progress(folder: pathlib.Path, steps: int) -> Progress:
-  """Returns the progress of a trial.
-
-  Args:
-    folder: its workdir.
-    steps: its total number of steps.
-  """
+  """Returns the progress of a trial by its workdir and total number of steps."""
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
     try:
@@ -162,14 +153,14 @@ def reason(code: int, folder: pathlib.Path) -> str:
     name = signal.Signals(-code).name
     memory = "; is there enough memory?" if -code == signal.SIGKILL else ""
     return f"killed by {name}{memory}"
-  lines = [line.strip() for line in _tail(folder / LOG) if line.strip()]
+  lines = [text for line in _tail(folder / LOG) if (text := line.strip())]
   last = lines[-1] if lines else "no output"
   return f"exit code {code}: {last.removeprefix('lightlm_jax: error: ')}"
 
 
 def was_stopped(code: int) -> bool:
   """Returns whether a trial was ended by a signal to stop; it can be resumed."""
-  return any(code in (-number, 128 + number) for number in signals.HANDLED)
+  return -code in signals.HANDLED or code - 128 in signals.HANDLED
 
 
 def _tail(path: pathlib.Path) -> list[str]:

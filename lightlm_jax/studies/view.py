@@ -30,8 +30,6 @@ class Line(NamedTuple):
 
 
 class View:
-  """Shows the state of a study: a live table on a terminal, else a line an event."""
-
   def __init__(self, console: rich.console.Console | None = None):
     self._console = console or log.console()
     self._live: rich.live.Live | None = None
@@ -81,7 +79,7 @@ class View:
         f"{found.step}/{steps}",
         _number(found.loss, ".3f"),
         _number(found.score, ".4f"),
-        duration(found.seconds_left),
+        _duration(found.seconds_left),
       )
     lines = [f"{name}: {what}" for name, what in self._ended[-_SHOWN:]]
     below = rich.text.Text("\n".join([*lines, summary(counts, best)]))
@@ -97,7 +95,7 @@ def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
   return f"{line}; best so far {best['trial']}: validation NDCG@10 {score:.4f}"
 
 
-def duration(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
   if seconds is None:
     return "–"
   minutes, seconds = divmod(int(seconds), 60)
