@@ -14,7 +14,7 @@ from absl import flags
 
 from lightlm_jax import command_line
 from lightlm_jax.command_line import FLAGS
-from lightlm_jax.studies.reports import report
+from lightlm_jax.studies.analysis import report
 
 command_line.define(
   *("split", "compare", "data_dir"),

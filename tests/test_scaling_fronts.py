@@ -155,7 +155,7 @@ def test_pairs_share_all_other_axes():
   pairs = fronts.equal_size(family)
   share = family.points["data.share"].to_list()
   assert len(pairs) == 2
-  assert all(share[pair.deep] == share[pair.wide] for pair in pairs)
+  assert all(share[deep] == share[wide] for deep, wide in pairs)
 
 
 def test_other_heads_are_other_points():
@@ -170,7 +170,7 @@ def test_other_heads_are_other_points():
   heads = family.points["model.num_heads"].to_list()
   pairs = fronts.equal_size(family)
   assert len(pairs) == 2
-  assert all(heads[pair.deep] == heads[pair.wide] for pair in pairs)
+  assert all(heads[deep] == heads[wide] for deep, wide in pairs)
   grids = fronts.grids(family)
   assert [grid.name for grid in grids] == ["model.num_heads 2", "model.num_heads 4"]
   assert all((grid.point_DW >= 0).all() for grid in grids)
@@ -180,12 +180,12 @@ def test_lines_of_feed_forwards_and_grids_hold_all_else_equal():
   family = one_family(depths=(2, 4), widths=(32, 64), ffns=(4.0, 0.25, 1.0))
   rows = family.points.to_dicts()
   lines = fronts.narrowing(family)
-  assert [line.name for line in lines] == [
-    f"depth {depth} × width {width}" for depth in (2, 4) for width in (32, 64)
-  ]
-  for line in lines:
-    assert [rows[p]["d_ff"] for p in line.points] == sorted(line.d_ff) == [*line.d_ff]
-    assert len({(rows[p]["depth"], rows[p]["width"]) for p in line.points}) == 1
+  shapes = [(rows[line[0]]["depth"], rows[line[0]]["width"]) for line in lines]
+  assert shapes == [(depth, width) for depth in (2, 4) for width in (32, 64)]
+  for (depth, width), line in zip(shapes, lines):
+    d_ff = [rows[p]["d_ff"] for p in line]
+    assert d_ff == [width / 4, width, 4 * width]
+    assert {(rows[p]["depth"], rows[p]["width"]) for p in line} == {(depth, width)}
   grids = fronts.grids(family)
   assert [grid.name for grid in grids] == ["ffn 4", "ffn 0.25", "ffn 1"]
   for grid in grids:
@@ -216,31 +216,30 @@ def planted(best, noise=0.0, seeds=(0, 1, 2), draw=0):
 def test_the_best_size_at_equal_flops_is_the_planted_one():
   sizes = planted(1e5).column("params_non_embedding")
   best = float(np.sqrt(sizes.min() * sizes.max())) * 1.3
-  (exact,) = fronts.iso_flop(planted(best), LOSS)
+  (exact,) = fronts.iso_flop(planted(best))
   assert exact.best_size == pytest.approx(best, rel=1e-6)
   np.testing.assert_allclose(exact.interval, best, rtol=1e-6)
   np.testing.assert_allclose(np.polyval(exact.curve, np.log(best)), 4, rtol=1e-9)
   intervals = [
-    fronts.iso_flop(planted(best, 0.02, draw=n), LOSS)[0].interval for n in range(40)
+    fronts.iso_flop(planted(best, 0.02, draw=n))[0].interval for n in range(40)
   ]
   held = sum(low <= best <= high for low, high in intervals)
   assert held >= 35  # Binomial(40, 0.95): fewer has a chance of 1 %
-  (alone,) = fronts.iso_flop(planted(best, 0.02, seeds=(0,)), LOSS)
+  (alone,) = fronts.iso_flop(planted(best, 0.02, seeds=(0,)))
   assert alone.best_size
   assert alone.interval is None
-  (beyond,) = fronts.iso_flop(planted(3 * sizes.max()), LOSS)
+  (beyond,) = fronts.iso_flop(planted(3 * sizes.max()))
   assert beyond.reason == "the best size lies beyond the largest that was tried"
-  (loud,) = fronts.iso_flop(planted(best, 1.0), LOSS)
+  (loud,) = fronts.iso_flop(planted(best, 1.0))
   assert loud.best_size is None
   # Three sizes fix a parabola whatever they are.
-  assert not fronts.iso_flop(one_family(depths=(1, 2, 3), widths=(64,)), LOSS)
+  assert not fronts.iso_flop(one_family(depths=(1, 2, 3), widths=(64,)))
 
 
 def test_no_winner_is_named_where_seeds_do_not_tell():
   loud = findings.find(one_family(noise=0.05), resamples=5)
-  for by in loud.depth_width:
-    assert by.pairs
-    assert not any(by.apart)
+  assert {by.measure for by in loud.depth_width} == set(loud.measures)
+  assert all(by.better is None for by in loud.depth_width)
   text = " ".join(wording.said(loud))
   assert "not significant" in text
   assert "is better." not in text

@@ -1,28 +1,30 @@
 """Analyses a study's table: findings, figures and report; nothing is trained."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 import logging
 import re
 from typing import Any
 
 from etils import epath
+import polars as pl
 
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figure_files
 from lightlm_jax.reporting import html as page_lib
+from lightlm_jax.reporting.report import report as report_runs
 from lightlm_jax.runtime import log
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.studies import findings, wording
 from lightlm_jax.studies import plan as plan_lib
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies import study_figures as figures
-from lightlm_jax.studies import study_page as page
 from lightlm_jax.studies import summary as table_lib
-from lightlm_jax.studies.findings import Findings
+from lightlm_jax.studies.findings import Compared, Findings
 from lightlm_jax.studies.law import Fit
 from lightlm_jax.studies.panels import Drawing
-from lightlm_jax.studies.points import ACCURACY, LOSS
+from lightlm_jax.studies.points import ACCURACY, LOSS, MEASURES
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,36 @@ ANALYSIS = "analysis.json"
 FIGURES = "figures"
 
 
-def is_study(folder: epath.PathLike) -> bool:
-  folder = workdir_lib.absolute(folder)
-  return any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE))
+def report(
+  workdir: epath.PathLike,
+  others: Sequence[epath.PathLike] = (),
+  *,
+  split_name: str = "test",
+  out: epath.PathLike | None = None,
+  data_dir: str | None = None,
+) -> None:
+  """Writes the report of runs, see `reporting.report`, or of a study.
+
+  Of a study it prints the findings too.
+
+  Raises:
+    UserError: one line that says what to change.
+  """
+  folder = workdir_lib.absolute(workdir)
+  if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
+    report_runs(workdir, others, split_name=split_name, out=out, data_dir=data_dir)
+    return
+  if others or out or split_name != "test":
+    raise UserError(
+      f"{workdir} is a study, whose report takes no --compare, --split or --out"
+    )
+  log.set_up()
+  found = analyse(workdir)
+  for family in found["families"]:
+    for line in family["said"]:
+      logger.info(f"- {line}")
+  path = epath.Path(workdir) / REPORT
+  logger.info(f"written to {path}, {len(found['figures'])} figures")
 
 
 def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
@@ -53,75 +82,92 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
   """
   study = workdir_lib.absolute(study)
   table = points_lib.read(study)
+  reports, pages, files = [], [], {}
   with figure_files.style(charts.style()):
-    found = [findings.find(f, resamples=resamples) for f in points_lib.families(table)]
-    drawings = [
-      [(drawing, figure_files.content(drawing.figure, "svg")) for drawing in draw(one)]
-      for one in found
-    ]
-    files = {}
-    for number, pairs in enumerate(drawings):
-      start = f"{_slug(found[number], number)}-" if len(found) > 1 else ""
-      for drawing, svg in pairs:
-        name = f"{FIGURES}/{start}{drawing.name}"
-        files[f"{name}.svg"] = svg
-        files[f"{name}.png"] = figure_files.content(drawing.figure, "png")
-  states = table["state"].to_list()
-  report = {
-    "axes": list(points_lib.axes(table)),
-    "trials": {
-      "finished": states.count("finished"),
-      "failed": len(states) - states.count("finished"),
-    },
-    "families": [findings.as_json(one) | {"said": wording.said(one)} for one in found],
-    "figures": list(files),
+    families = points_lib.families(table)
+    for number, family in enumerate(families):
+      found = findings.find(family, resamples=resamples)
+      said = wording.said(found)
+      words = "-".join(map(str, family.key.values()))
+      slug = f"{number}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', words)[:60]}-"
+      drawings = []
+      for drawing in draw(found):
+        name = f"{FIGURES}/{slug if len(families) > 1 else ''}{drawing.name}"
+        for kind in ("svg", "png"):
+          files[f"{name}.{kind}"] = figure_files.content(drawing.figure, kind)
+        label = f"{family.title}: {drawing.title}. {drawing.caption}"
+        svg = files[f"{name}.svg"]
+        svg = charts.inline(svg, f"f{number}-{drawing.name}", label)
+        drawings.append(drawing._replace(figure=svg))
+      reports.append(findings.as_json(found) | {"said": said})
+      pages.append({"found": found, "said": said, "figures": drawings} | _tables(found))
+  finished = table["state"].to_list().count("finished")
+  trials = {"finished": finished, "failed": len(table) - finished}
+  axes = list(points_lib.axes(table))
+  result = {"axes": axes, "trials": trials, "families": reports, "figures": list(files)}
+  content = {
+    "title": f"Study {study.name}",
+    "axes": ", ".join(axes),
+    "trials": trials,
+    "points": sum(len(family.points) for family in families),
+    "failed": table.filter(pl.col("state") != "finished").select("trial", "reason"),
+    "families": pages,
+    "amount": points_lib.amount,
+    "value": wording.value,
+    "mean": wording.mean,
   }
-  html = page_lib.render(
-    "study.html.jinja", page.content(study.name, table, found, drawings)
-  )
+  html = page_lib.render("study.html.jinja", content)
   _remove_older(study, files)
   (study / FIGURES).mkdir(exist_ok=True)
   for name, content in files.items():
     atomic.write(study / name, content)
   atomic.write(study / REPORT, html)
-  atomic.write_json(study / ANALYSIS, report)
-  return report
-
-
-def report(study: epath.PathLike) -> dict[str, Any]:
-  """Runs `analyse` and prints the findings and where they are."""
-  log.set_up()
-  found = analyse(study)
-  for family in found["families"]:
-    for line in family["said"]:
-      logger.info(f"- {line}")
-  path = epath.Path(study) / REPORT
-  logger.info(f"written to {path}, {len(found['figures'])} figures")
-  return found
+  atomic.write_json(study / ANALYSIS, result)
+  return result
 
 
 def draw(found: Findings) -> list[Drawing]:
   """Returns the figures that a family's points support."""
   family = found.family
-  drawn_so_far: list[Drawing | None] = []
+  drawn: list[Drawing | None] = []
   accuracy = [measure for measure in ACCURACY if measure in found.measures]
   for measures in ([LOSS] if LOSS in found.measures else [], accuracy):
     for cost in figures.AGAINST:
       law = found.laws.get(cost) if measures == [LOSS] else None
       law = law if isinstance(law, Fit) else None
-      drawn_so_far.append(figures.against(family, cost, measures, law))
-    drawn_so_far.append(figures.narrowing(family, found.lines, measures))
+      drawn.append(figures.against(family, cost, measures, law))
+    drawn.append(figures.narrowing(family, found.lines, measures))
     if found.grids:
-      drawn_so_far.append(figures.heat_map(family, found.grids[0], measures))
+      drawn.append(figures.heat_map(family, found.grids[0], measures))
   if isinstance(found.laws["both"], Fit):
-    drawn_so_far.append(figures.law_of_both(family, found.laws["both"]))
-  drawn_so_far.append(figures.iso_flop(family, found.iso_flop))
-  return [drawing for drawing in drawn_so_far if drawing]
+    drawn.append(figures.law_of_both(family, found.laws["both"]))
+  drawn.append(figures.iso_flop(family, found.iso_flop))
+  return [drawing for drawing in drawn if drawing]
 
 
-def _slug(found: Findings, number: int) -> str:
-  words = "-".join(str(value) for value in found.family.key.values())
-  return f"{number}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', words)[:60]}"
+def _tables(found: Findings) -> dict[str, Any]:
+  """Returns the columns of the table of points, and the comparisons by pair."""
+  columns = [(m.title, m.column, m) for m in found.measures]
+  # The test metrics come last; nothing uses them.
+  columns += [
+    (m.title.replace("validation", "test"), m.test, m) for m in found.measures if m.test
+  ]
+  compared = {
+    "At equal parameters: deeper minus wider": found.depth_width,
+    "Feed-forward: narrowest minus widest": found.narrowing,
+  }
+  return {
+    "columns": columns,
+    "compared": [_by_pair(title, pairs) for title, pairs in compared.items() if pairs],
+  }
+
+
+def _by_pair(title: str, compared: Sequence[Compared]) -> dict[str, Any]:
+  pairs = {}
+  for by in compared:
+    pairs.setdefault(by.pair, {})[by.measure] = by
+  measures = [m for m in MEASURES if any(m in row for row in pairs.values())]
+  return {"title": title, "measures": measures, "pairs": pairs}
 
 
 def _remove_older(study: epath.Path, files: Container[str]) -> None:

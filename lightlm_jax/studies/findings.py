@@ -1,6 +1,6 @@
 """What the points of a family show: laws, fronts, comparisons; also as JSON."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +9,8 @@ import polars as pl
 from lightlm_jax.studies import fronts as fronts_lib
 from lightlm_jax.studies import law
 from lightlm_jax.studies import points as points_lib
-from lightlm_jax.studies.points import DECIDING, LOSS, MEASURES, Family, Measure
+from lightlm_jax.studies.points import DATA, DECIDING, LOSS, SIZE, Family, Measure
 
-SIZE, DATA = "params_non_embedding", "interactions"
-NAMES = {SIZE: "parameters outside the embeddings", DATA: "training interactions"}
 # The variables of each law.
 LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
@@ -25,17 +23,12 @@ class Best(NamedTuple):
 
 
 class Compared(NamedTuple):
-  """Pairs of points by one measure: differences of the first minus the second."""
+  """Two points compared by one measure."""
 
   measure: Measure
-  pairs: tuple[tuple[int, int], ...]
-  differences: tuple[points_lib.Difference, ...]
-  apart: tuple[bool, ...]  # whether a difference is significant
-
-  def better(self, number: int) -> int:
-    """Returns the point with the better mean, significant or not."""
-    first_lower = self.differences[number].value < 0
-    return self.pairs[number][first_lower != self.measure.lower_is_better]
+  pair: tuple[int, int]
+  difference: points_lib.Difference  # the first minus the second
+  better: int | None  # the point that is significantly better
 
 
 class Findings(NamedTuple):
@@ -48,30 +41,31 @@ class Findings(NamedTuple):
   fronts: dict[tuple[str, str], tuple[int, ...]]  # by measure's column and cost
   iso_flop: tuple[fronts_lib.IsoFlop, ...]
   depth_width: tuple[Compared, ...]
-  lines: tuple[fronts_lib.Narrowing, ...]
+  lines: tuple[tuple[int, ...], ...]  # see `fronts.narrowing`
   narrowing: tuple[Compared, ...]
   grids: tuple[fronts_lib.Grid, ...]
 
 
 def find(family: Family, *, resamples: int = 300) -> Findings:
   """Returns everything that the points of a family support."""
-  measures = tuple(m for m in MEASURES if family.points[m.column].count())
+  measures = tuple(m for m in points_lib.MEASURES if family.points[m.column].count())
   lines = tuple(fronts_lib.narrowing(family))
-  ends = [(line.points[0], line.points[-1]) for line in lines]
+  pareto = {}
+  for measure in measures:
+    for cost in points_lib.COSTS:
+      columns = map(family.column, (cost, measure.column))
+      front = fronts_lib.pareto(*columns, lower=measure.lower_is_better)
+      pareto[measure.column, cost] = tuple(front.tolist())
   return Findings(
     family,
     measures,
     _best(family) if DECIDING in measures else None,
     {name: _law(family, of, resamples) for name, of in LAWS.items()},
-    {
-      (m.column, cost): tuple(_front(family, m, cost).tolist())
-      for m in measures
-      for cost in fronts_lib.COSTS
-    },
-    tuple(fronts_lib.iso_flop(family, LOSS)),
-    tuple(_compare(family, m, fronts_lib.equal_size(family)) for m in measures),
+    pareto,
+    tuple(fronts_lib.iso_flop(family)),
+    _compared(family, measures, fronts_lib.equal_size(family)),
     lines,
-    tuple(_compare(family, m, ends) for m in measures),
+    _compared(family, measures, [(line[0], line[-1]) for line in lines]),
     tuple(fronts_lib.grids(family)),
   )
 
@@ -95,41 +89,36 @@ def _law(
     runs[LOSS.column].to_numpy(),
     *(runs[name].to_numpy() for name in of),
     point_R=runs["point"].to_numpy(),
-    names=[f"the number of {NAMES[name]}" for name in of],
+    names=[f"the number of {points_lib.NAMES[name]}" for name in of],
     resamples=resamples,
   )
 
 
 def _best(family: Family) -> Best:
   value_P, size_P = family.column(DECIDING.column), family.column("params")
-  known = np.flatnonzero(np.isfinite(value_P))
-  place = int(known[np.argmax(value_P[known])])
-  others = [int(other) for other in known if other != place]
+  known = np.flatnonzero(np.isfinite(value_P)).tolist()
+  place = max(known, key=lambda point: value_P[point])
+  others = [point for point in known if point != place]
   apart = points_lib.significant(family, DECIDING, [(place, o) for o in others])
   level = [other for other, differs in zip(others, apart) if not differs]
   return Best(place, tuple(sorted(level, key=lambda other: size_P[other])))
 
 
-def _front(family: Family, measure: Measure, cost: str) -> np.ndarray:
-  columns = map(family.column, (cost, measure.column))
-  return fronts_lib.pareto(*columns, lower=measure.lower_is_better)
-
-
-def _compare(
-  family: Family, measure: Measure, pairs: Iterable[tuple[int, int]]
-) -> Compared:
-  value_P = family.column(measure.column)
-  known = tuple(
-    (int(one), int(other))
-    for one, other in pairs
-    if np.isfinite([value_P[one], value_P[other]]).all()
-  )
-  return Compared(
-    measure,
-    known,
-    tuple(points_lib.compare(family, measure, *pair) for pair in known),
-    tuple(points_lib.significant(family, measure, known)),
-  )
+def _compared(
+  family: Family, measures: Sequence[Measure], pairs: Sequence[tuple[int, int]]
+) -> tuple[Compared, ...]:
+  """Compares pairs of points by each measure that both have."""
+  found = []
+  for measure in measures:
+    value_P = family.column(measure.column)
+    known = [pair for pair in pairs if np.isfinite(value_P[list(pair)]).all()]
+    apart = points_lib.significant(family, measure, known)
+    for (one, other), differs in zip(known, apart):
+      difference = points_lib.compare(family, measure, one, other)
+      first = (difference.value < 0) == measure.lower_is_better
+      better = (one if first else other) if differs else None
+      found.append(Compared(measure, (one, other), difference, better))
+  return tuple(found)
 
 
 def as_json(found: Findings) -> dict[str, Any]:
@@ -138,19 +127,21 @@ def as_json(found: Findings) -> dict[str, Any]:
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}
 
+  def named(places: Sequence[int]) -> list[str]:
+    return [names[place] for place in places]
+
   def pairs(compared: Sequence[Compared], first: str, second: str):
     return [
       {
         "measure": by.measure.column,
-        first: names[one],
-        second: names[other],
-        "difference": difference.value,
-        "interval": difference.interval(),
-        "told_apart": by.apart[n],
-        "better": names[by.better(n)] if by.apart[n] else None,
+        first: names[by.pair[0]],
+        second: names[by.pair[1]],
+        "difference": by.difference.value,
+        "interval": by.difference.interval(),
+        "told_apart": by.better is not None,
+        "better": None if by.better is None else names[by.better],
       }
       for by in compared
-      for n, ((one, other), difference) in enumerate(zip(by.pairs, by.differences))
     ]
 
   return {
@@ -166,16 +157,15 @@ def as_json(found: Findings) -> dict[str, Any]:
     and {
       "measure": DECIDING.column,
       "point": names[found.best.place],
-      "not_told_apart": [names[place] for place in found.best.level],
+      "not_told_apart": named(found.best.level),
     },
     "laws": {name: _law_as_json(of, found.laws[name]) for name, of in LAWS.items()},
     "fronts": [
-      {"measure": measure, "cost": cost, "points": [names[p] for p in places]}
+      {"measure": measure, "cost": cost, "points": named(places)}
       for (measure, cost), places in found.fronts.items()
     ],
     "iso_flop": [
-      group._asdict() | {"points": [names[p] for p in group.points]}
-      for group in found.iso_flop
+      group._asdict() | {"points": named(group.points)} for group in found.iso_flop
     ],
     "equal_parameters": pairs(found.depth_width, "deep", "wide"),
     "narrow_feed_forward": pairs(found.narrowing, "narrow", "full"),

@@ -4,20 +4,15 @@ Everything works on the points of one family, by their means over seeds. Letters
 points, D depths, W widths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse.csgraph
 
 from lightlm_jax.studies import points as points_lib
-from lightlm_jax.studies.points import Family, Measure
+from lightlm_jax.studies.points import DATA, LOSS, SIZE, Family, Spread
 
-COSTS = {
-  "params": "parameters",
-  "train_flops": "training FLOPs until the best step",
-  "train_seconds": "training seconds",
-}
 EQUAL_FLOPS = 1.5  # largest ratio of the FLOPs within an iso-FLOP group
 EQUAL_SIZE = 0.10  # largest relative difference of equal parameter counts
 SHAPE = ("depth", "model.num_layers")
@@ -37,21 +32,6 @@ class IsoFlop(NamedTuple):
   reason: str | None  # why there is no best size
 
 
-class Pair(NamedTuple):
-  """Two points with equal parameters outside the embeddings."""
-
-  deep: int  # the deeper one, narrower in width, in feed-forward or in both
-  wide: int
-
-
-class Narrowing(NamedTuple):
-  """Points that differ only in their feed-forward width, the narrowest first."""
-
-  name: str  # the other axes
-  points: tuple[int, ...]
-  d_ff: tuple[int, ...]
-
-
 class Grid(NamedTuple):
   """Points by depth and width, equal in all other axes; -1 marks an empty cell."""
 
@@ -62,15 +42,10 @@ class Grid(NamedTuple):
 
 
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:
-  """Returns the Pareto front, from the cheapest point to the best.
+  """Returns the indices of the Pareto front, from the cheapest point to the best.
 
-  Args:
-    cost_P: [P] lower is better.
-    value_P: [P].
-    lower: whether lower values are better.
-
-  Returns:
-    [F] indices; points that are equal in both are all kept.
+  Lower costs are better, and lower values if `lower`. Points that are equal in both are
+  all kept.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -94,36 +69,30 @@ def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
   return [np.array(group, np.int64) for group in found]
 
 
-def iso_flop(family: Family, measure: Measure) -> list[IsoFlop]:
+def iso_flop(family: Family) -> list[IsoFlop]:
   """Returns a parabola for each group of at least four sizes of about equal FLOPs.
 
   Through three sizes there is always a parabola.
   """
-  columns = ("train_flops", "params_non_embedding", measure.column)
-  flops_P, size_P, value_P = map(family.column, columns)
-  known = np.flatnonzero(_positive(flops_P) & _positive(size_P) & np.isfinite(value_P))
-  seeds_P = family.points[f"{measure.column}:seeds"].to_numpy()
-  spread = family.spread(measure)
+  flops_P, size_P, loss_P = map(family.column, ("train_flops", SIZE, LOSS.column))
+  # A comparison with NaN is false.
+  known = np.flatnonzero((flops_P > 0) & (size_P > 0) & np.isfinite(loss_P))
+  seeds_P = family.points[f"{LOSS.column}:seeds"].to_numpy()
+  spread = family.spread(LOSS)
   found = []
   for group in bins(flops_P[known], EQUAL_FLOPS):
     places = known[group]
     places = places[np.argsort(size_P[places], kind="stable")]
     if len(np.unique(size_P[places])) >= 4:
-      sign = 1 if measure.lower_is_better else -1
-      (a, b, c), best, interval, reason = _parabola(
-        size_P[places], sign * value_P[places], spread, seeds_P[places]
-      )
       low, high = float(flops_P[places].min()), float(flops_P[places].max())
-      curve, points = (sign * a, sign * b, sign * c), tuple(places.tolist())
-      found.append(IsoFlop(low, high, points, curve, best, interval, reason))
+      fitted = _parabola(size_P[places], loss_P[places], spread, seeds_P[places])
+      found.append(IsoFlop(low, high, tuple(places.tolist()), *fitted))
   return found
 
 
 def _parabola(
-  size_N, value_N, spread, seeds_N, *, draws: int = 400, seed: int = 0
-) -> tuple[
-  tuple[float, float, float], float | None, tuple[float, float] | None, str | None
-]:
+  size_N: np.ndarray, loss_N: np.ndarray, spread: Spread | None, seeds_N: np.ndarray
+):
   """Returns curve, size of the minimum, its interval, and why there is no minimum."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
@@ -133,7 +102,7 @@ def _parabola(
   def lowest(curve):
     return np.where(curve[0] > 0, -curve[1] / (2 * curve[0] + 1e-300), np.inf)
 
-  a, b, c = np.polyfit(at_N, value_N, 2)
+  a, b, c = np.polyfit(at_N, loss_N, 2)
   curve = (
     float(a / half**2),
     float(b / half - 2 * a * middle / half**2),
@@ -149,10 +118,10 @@ def _parabola(
   if spread is None:
     return curve, size, None, None
   # Means that other seeds could have given; the spread itself is an estimate too.
-  rng = np.random.default_rng(seed)
+  rng, draws = np.random.default_rng(0), 400
   std_D = spread.std * np.sqrt(spread.freedom / rng.chisquare(spread.freedom, draws))
   noise_ND = std_D * rng.normal(size=(len(x_N), draws)) / np.sqrt(seeds_N)[:, None]
-  best_D = lowest(np.polyfit(at_N, value_N[:, None] + noise_ND, 2))
+  best_D = lowest(np.polyfit(at_N, loss_N[:, None] + noise_ND, 2))
   ends = np.quantile(best_D, [0.025, 0.975], method="nearest")
   if not (low < ends[0] and ends[1] < high):
     reason = "seeds deviate too much to tell the best size from the edges"
@@ -161,14 +130,14 @@ def _parabola(
   return curve, size, (low, high), None
 
 
-def equal_size(family: Family) -> list[Pair]:
-  """Returns pairs of equal parameters of which one is deeper and the other wider.
+def equal_size(family: Family) -> list[tuple[int, int]]:
+  """Returns pairs of points of equal parameters, the deeper and the wider one.
 
   Parameters outside the embeddings are equal if they differ by EQUAL_SIZE at most. The
   deeper point is narrower in width or in feed-forward, and in neither wider; all other
   axes are equal.
   """
-  size_P, depth_P = family.column("params_non_embedding"), depth(family)
+  size_P, depth_P = family.column(SIZE), depth(family)
   width_P, ffn_P = family.column("d_model"), family.column("d_ff")
   others = other_axes(family, (*depth_axes(family), *WIDTH, *FFN))
   found = []
@@ -178,13 +147,13 @@ def equal_size(family: Family) -> list[Pair]:
     no_wider = width_P[deep] <= width_P[wide] and ffn_P[deep] <= ffn_P[wide]
     equal = small > 0 and large <= (1 + EQUAL_SIZE) * small
     if equal and narrower and no_wider and others[deep] == others[wide]:
-      found.append(Pair(deep, wide))
-  return sorted(found, key=lambda pair: (size_P[pair.deep], pair))
+      found.append((deep, wide))
+  return sorted(found, key=lambda pair: (size_P[pair[0]], pair))
 
 
 def equal_groups(family: Family) -> list[list[int]]:
   """Returns the groups of points that pairs of `equal_size` connect, by size."""
-  size_P = family.column("params_non_embedding")
+  size_P = family.column(SIZE)
   joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
     joined_PP[pair] = True
@@ -193,18 +162,18 @@ def equal_groups(family: Family) -> list[list[int]]:
   return sorted(groups, key=lambda group: size_P[group[0]])
 
 
-def narrowing(family: Family) -> list[Narrowing]:
-  """Returns, for each shape with several feed-forward widths, its points by width."""
+def narrowing(family: Family) -> list[tuple[int, ...]]:
+  """Returns the points that differ only in their feed-forward width, narrowest first.
+
+  A tuple for each shape with several widths.
+  """
   ffn_P = family.column("d_ff")
-  names = [name for name in family.axes if name not in FFN]
   found = []
   for places in group_by(other_axes(family, FFN)):
     places = places[np.isfinite(ffn_P[places])]
     places = places[np.argsort(ffn_P[places], kind="stable")]
-    widths = tuple(int(value) for value in ffn_P[places])
-    if len(set(widths)) > 1:
-      name = points_lib.name_of(family.points.row(places[0], named=True), names)
-      found.append(Narrowing(name, tuple(places.tolist()), widths))
+    if len(np.unique(ffn_P[places])) > 1:
+      found.append(tuple(places.tolist()))
   return found
 
 
@@ -215,7 +184,6 @@ def grids(family: Family) -> list[Grid]:
   equally full ones the one with the most data.
   """
   depth_P, width_P = depth(family), family.column("d_model")
-  data_P = family.column("interactions")
   shape = (*depth_axes(family), *WIDTH)
   names = [name for name in family.axes if name not in shape]
   found = []
@@ -232,6 +200,7 @@ def grids(family: Family) -> list[Grid]:
     name = points_lib.name_of(first, names) if names else ""
     depths, widths = (tuple(map(int, values)) for values in (depths, widths))
     found.append(Grid(name, depths, widths, point_DW))
+  data_P = family.column(DATA)
 
   def order(grid: Grid):
     inside = grid.point_DW[grid.point_DW >= 0]
@@ -255,16 +224,12 @@ def depth_axes(family: Family) -> tuple[str, ...]:
 def other_axes(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:
   """Returns each point's values on all axes but `without`."""
   names = [name for name in family.axes if name not in without]
-  return family.points.select(names).rows() if names else [()] * len(family.points)
+  return points_lib.rows(family.points, names)
 
 
-def group_by(keys: Sequence[Any]) -> list[np.ndarray]:
+def group_by(keys: Iterable[Any]) -> list[np.ndarray]:
   """Returns the indices of equal keys, groups in order of first appearance."""
   groups: dict[Any, list[int]] = {}
   for place, key in enumerate(keys):
     groups.setdefault(key, []).append(place)
   return [np.array(group) for group in groups.values()]
-
-
-def _positive(values_P: np.ndarray) -> np.ndarray:
-  return np.isfinite(values_P) & (values_P > 0)

@@ -43,30 +43,20 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law and its bootstrap.
+  """A fitted law and its bootstrap."""
 
-  Attributes:
-    law: the fit to all runs.
-    intervals: bootstrap interval of each number of the law, by its name.
-    resampled_S: the law of each resample.
-    error: typical relative error of a run: the median of |log L - log law|.
-    runs: R.
-    points: P.
-    remarks: caveats, as half-sentences.
-  """
-
-  law: Law
-  intervals: dict[str, tuple[float, float]]
+  law: Law  # the fit to all runs
+  intervals: dict[str, tuple[float, float]]  # of each number of the law, by its name
   resampled_S: tuple[Law, ...]
-  error: float
+  error: float  # typical relative error of a run: the median of |log L - log law|
   runs: int
   points: int
-  remarks: tuple[str, ...]
+  remarks: tuple[str, ...]  # caveats, as half-sentences
 
-  def band(self, size, data=1.0, *, level: float = 0.95):
-    """Returns the low and high end of the predicted loss, shaped as the inputs."""
+  def band(self, size, data=1.0):
+    """Returns the ends of the 95 % band of the loss, each shaped as the inputs."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
-    return tuple(np.quantile(expected, _tails(level), axis=0))
+    return tuple(np.quantile(expected, _tails(0.95), axis=0))
 
 
 class Unidentified(NamedTuple):
@@ -84,7 +74,6 @@ def fit(
   names: Sequence[str] = ("N", "D"),
   resamples: int = 300,
   level: float = 0.95,
-  seed: int = 0,
 ) -> Fit | Unidentified:
   """Fits L = a·N^-α + b·D^-β + c, or L = a·N^-α + c without `data_R`.
 
@@ -99,7 +88,6 @@ def fit(
     names: what N and D are called in reasons and remarks.
     resamples: S, the number of bootstrap resamples.
     level: coverage of the intervals.
-    seed: seed of the bootstrap.
 
   Raises:
     ValueError: a value is not positive or not finite, or the lengths differ.
@@ -125,24 +113,29 @@ def fit(
     return Unidentified(reason)
   resampled_S = tuple(
     _law(_solve(x_TR, y_R, weight_R, [theta]), unit_T, unit)
-    for weight_R in _resample(point_R, columns, resamples, seed)
+    for weight_R in _resample(point_R, columns, resamples)
   )
   ends = np.quantile(np.array(resampled_S), _tails(level), axis=0).T
   intervals = {
     name: (float(low), float(high)) for name, (low, high) in zip(Law._fields, ends)
   }
-  spans = [EXPONENTS[0] * 1.01, EXPONENTS[1] * 0.99]
+  P, remarks = int(point_R.max()) + 1, []
+  if P < 2 * len(theta):
+    remarks.append(f"with only {P} points the intervals are too narrow")
   for exponent, name in zip(("alpha", "beta"), names):
     low, high = intervals[exponent]
-    if low <= spans[0] and high >= spans[1]:
+    at_ends = low <= EXPONENTS[0] * 1.01, high >= EXPONENTS[1] * 0.99
+    if all(at_ends):
       return Unidentified(
         f"the bootstrap interval of the exponent of {name} spans its whole range, "
         f"{EXPONENTS[0]} to {EXPONENTS[1]:g}"
       )
+    if any(at_ends):
+      remarks.append(f"the interval of the exponent of {name} is open on one side")
+  if intervals["c"][0] < 0.01 * unit:
+    remarks.append("c is not significantly above 0: no floor is visible yet")
   error = float(np.median(np.abs(y_R - _expected(theta, x_TR)[0])))
-  P = int(point_R.max()) + 1
-  remarks = _remarks(intervals, spans, names, unit, P)
-  return Fit(law, intervals, resampled_S, error, len(loss_R), P, remarks)
+  return Fit(law, intervals, resampled_S, error, len(loss_R), P, tuple(remarks))
 
 
 def _tails(level: float) -> list[float]:
@@ -161,9 +154,9 @@ def _too_few(
 ) -> str | None:
   """Returns why these points cannot identify the law, None if they can.
 
-  A term has a factor and an exponent, and c (or the other term) shifts it, so three
-  different values are the least that fix it. Without a point to spare the law passes
-  through all points, and its error cannot be estimated.
+  A term has a factor and an exponent, and c (or the other term) shifts it: it needs
+  three different values. Without a point to spare the law passes through all points,
+  and its error cannot be estimated.
   """
   unknowns = 2 * len(columns) + 1
   for name, values_R in zip(names, columns):
@@ -194,22 +187,15 @@ def _starts(T: int) -> list[np.ndarray]:
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
   """Returns the parameters [2 T + 1] of the least Huber loss over all starts."""
   T = len(x_TR)
-  bounds = [_WEIGHTS] * T + [EXPONENTS] * T + [_FLOORS]
   # Runs that were not drawn only cost time.
   drawn_R = weight_R > 0
-  arguments = (x_TR[:, drawn_R], y_R[drawn_R], weight_R[drawn_R] / weight_R.sum())
-  found = (
-    scipy.optimize.minimize(
-      _huber,
-      start,
-      args=arguments,
-      jac=True,
-      method="L-BFGS-B",
-      bounds=bounds,
-      options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8},
-    )
-    for start in starts
-  )
+  options = {
+    "args": (x_TR[:, drawn_R], y_R[drawn_R], weight_R[drawn_R] / weight_R.sum()),
+    "bounds": [_WEIGHTS] * T + [EXPONENTS] * T + [_FLOORS],
+    "options": {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8},
+  }
+  minimise = scipy.optimize.minimize
+  found = (minimise(_huber, s, jac=True, method="L-BFGS-B", **options) for s in starts)
   return min(found, key=lambda result: result.fun).x
 
 
@@ -222,18 +208,17 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
   value_R = np.where(size_R <= 1, error_R**2 / 2, size_R - 0.5)
   slope_R = weight_R * np.clip(error_R, -1, 1) / DELTA
   of_term_TR = share_TR * slope_R
-  gradient = np.empty_like(theta)
-  gradient[:T] = of_term_TR[:T].sum(axis=1)
-  gradient[T:-1] = -(of_term_TR[:T] * x_TR).sum(axis=1)
-  gradient[-1] = of_term_TR[T].sum()
+  factor_T = of_term_TR[:T].sum(axis=1)
+  exponent_T = -(of_term_TR[:T] * x_TR).sum(axis=1)
+  gradient = np.concatenate([factor_T, exponent_T, [of_term_TR[T].sum()]])
   return float(weight_R @ value_R), gradient
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
   """Returns the predicted log L [R], and the share of each term and of c [T + 1, R]."""
   T = len(x_TR)
-  log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, 0 * x_TR[:1]])
-  log_TR[T] = theta[-1]
+  floor_R = np.full(x_TR.shape[1], theta[-1])
+  log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
   expected_R = np.logaddexp.reduce(log_TR)
   return expected_R, np.exp(log_TR - expected_R)
 
@@ -260,9 +245,9 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
   return None
 
 
-def _resample(point_R, columns, resamples: int, seed: int):
+def _resample(point_R, columns, resamples: int):
   """Yields how often each run is drawn, [R]; skips resamples that fix no law."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   left = 100 * resamples
   while resamples and left:
@@ -272,16 +257,3 @@ def _resample(point_R, columns, resamples: int, seed: int):
     if _too_few(kept, ["" for _ in columns]) is None:
       resamples -= 1
       yield drawn_R.astype(np.float64)
-
-
-def _remarks(intervals, spans, names, unit: float, P: int) -> tuple[str, ...]:
-  found = []
-  if P < 2 * (2 * len(names) + 1):
-    found.append(f"with only {P} points the intervals are too narrow")
-  for exponent, name in zip(("alpha", "beta"), names):
-    low, high = intervals[exponent]
-    if low <= spans[0] or high >= spans[1]:
-      found.append(f"the interval of the exponent of {name} is open on one side")
-  if intervals["c"][0] < 0.01 * unit:
-    found.append("c is not significantly above 0: no floor is visible yet")
-  return tuple(found)

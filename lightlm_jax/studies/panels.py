@@ -14,11 +14,12 @@ from lightlm_jax.reporting import html as page
 from lightlm_jax.studies import fronts
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.law import Fit
-from lightlm_jax.studies.points import LOSS, Family, Measure
+from lightlm_jax.studies.points import LOSS, SIZE, Family, Measure
 
 MOST_NAMED = 12  # series in a legend
 _MARKERS = "os^Dvph*"
 _LETTER = {"ha": "right", "va": "top", "weight": "bold", "fontsize": 11}
+_POINT = {"markersize": 6, "markeredgewidth": 0.7, "elinewidth": 1.1}
 _WIDTH, _HEIGHT = 320 / 72, 270 / 72  # inches of a panel
 
 
@@ -78,8 +79,10 @@ class Panels:
   """A figure with a panel for each measure and a legend of its series."""
 
   def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
-    self.family, self.measures = family, measures
+    self.family = family
     self.series = series_by_axis(family)
+    self.short = "loss" if measures[0] is LOSS else "ndcg"
+    self.what = measures[0].name.replace("validation", "Validation")
     self.figure = figures.new(_WIDTH * len(measures), _HEIGHT)
     self.panels = self.figure.subplots(1, len(measures), squeeze=False)[0]
     for measure, panel in zip(measures, self.panels):
@@ -97,22 +100,19 @@ class Panels:
       here = np.array([p for p in series.places if p in known], int)
       if running is not None and len(here):
         other_axes = fronts.other_axes(self.family, running)
-        for group in fronts.group_by([other_axes[p] for p in here]):
+        for group in fronts.group_by(other_axes[p] for p in here):
           line = here[group][np.argsort(x_P[here[group]], kind="stable")]
-          panel.plot(
-            x_P[line], value_P[line], color=series.colour, linewidth=1, alpha=0.55
-          )
+          style = {"color": series.colour, "linewidth": 1, "alpha": 0.55}
+          panel.plot(x_P[line], value_P[line], **style)
       panel.errorbar(
         x_P[here],
         value_P[here],
         yerr=np.nan_to_num(std_P[here]),
         fmt=series.marker,
         color=series.colour,
-        markersize=6,
-        markeredgecolor=colour("paper"),
-        markeredgewidth=0.7,
-        elinewidth=1.1,
         label=series.label,
+        **_POINT,
+        markeredgecolor=colour("paper"),
       )
 
   def done(self, name: str, title: str, caption: str) -> Drawing:
@@ -121,16 +121,10 @@ class Panels:
       handles, labels = self.panels[0].get_legend_handles_labels()
       room = 72 * _WIDTH * len(self.panels)
       columns = max(1, int(room // (7 * max(map(len, labels)) + 30)))
-      self.figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        handletextpad=0.2,
-        columnspacing=1.2,
-      )
-      lines = -(-len(labels) // columns)
-      self.figure.set_figheight(_HEIGHT + 0.24 * lines)
+      spaces = {"handletextpad": 0.2, "columnspacing": 1.2}
+      where = "outside lower center"
+      self.figure.legend(handles, labels, loc=where, ncols=columns, **spaces)
+      self.figure.set_figheight(_HEIGHT + 0.24 * -(-len(labels) // columns))
     return Drawing(name, title, caption, len(self.panels), self.figure)
 
 
@@ -164,46 +158,27 @@ def draw_front(family: Family, panel, measure: Measure, cost_P: np.ndarray) -> N
   value_P = family.column(measure.column)
   cost_P = np.where(cost_P > 0, cost_P, np.nan)
   front = fronts.pareto(cost_P, value_P, lower=measure.lower_is_better)
-  panel.plot(
-    cost_P[front],
-    value_P[front],
-    drawstyle="steps-post",
-    color=colour("ink"),
-    linewidth=1.3,
-    zorder=1.5,
-  )
+  step = {"drawstyle": "steps-post", "linewidth": 1.3, "zorder": 1.5}
+  panel.plot(cost_P[front], value_P[front], color=colour("ink"), **step)
   if measure.test:
     test_P = family.column(measure.test)
-    panel.plot(
-      cost_P[front],
-      test_P[front],
-      "o",
-      markerfacecolor="none",
-      markeredgecolor=colour("muted"),
-      markersize=6,
-    )
+    hollow = {"markerfacecolor": "none", "markeredgecolor": colour("muted")}
+    panel.plot(cost_P[front], test_P[front], "o", markersize=6, **hollow)
 
 
 def draw_cells(
+  family: Family,
   panel,
   grid: fronts.Grid,
   measure: Measure,
-  value_P: np.ndarray,
-  size_P: np.ndarray,
   equal: Sequence[Sequence[int]],
 ) -> None:
   """Draws a heat map: depth upwards, width to the right; darker is better.
 
-  Args:
-    panel: an empty panel.
-    grid: the points by depth and width.
-    measure: what is shown.
-    value_P: [P] values of the measure.
-    size_P: [P] parameters.
-    equal: groups of points with equal parameters; each is marked with a letter.
+  Each group of `equal` points, by parameters, is marked with a letter.
   """
-  point_DW = grid.point_DW
-  value_DW = np.where(point_DW >= 0, value_P[point_DW], np.nan)
+  point_DW, size_P = grid.point_DW, family.column(SIZE)
+  value_DW = np.where(point_DW >= 0, family.column(measure.column)[point_DW], np.nan)
   worth_DW = -value_DW if measure.lower_is_better else value_DW
   low, high = np.nanmin(worth_DW), np.nanmax(worth_DW)
   strength_DW = (worth_DW - low) / (high - low) if high > low else worth_DW * 0
@@ -211,15 +186,8 @@ def draw_cells(
     if not np.isfinite(value):
       continue
     # Bars stay vectors; an image would put pixels into the SVG.
-    panel.bar(
-      place,
-      0.96,
-      width=0.96,
-      bottom=row - 0.48,
-      color=colour("s1"),
-      alpha=0.06 + 0.5 * strength_DW[row, place],
-      linewidth=0,
-    )
+    shade = {"color": colour("s1"), "alpha": 0.06 + 0.5 * strength_DW[row, place]}
+    panel.bar(place, 0.96, width=0.96, bottom=row - 0.48, linewidth=0, **shade)
     size = points_lib.amount(float(size_P[point_DW[row, place]]))
     text = f"{value:.3f}" if measure is LOSS else f"{value:.4f}".removeprefix("0")
     panel.text(place, row + 0.16, text, ha="center", va="center", weight="bold")
@@ -229,7 +197,7 @@ def draw_cells(
       panel.text(place + 0.44, row + 0.44, letter, color=colour("s2"), **_LETTER)
   panel.set_xlim(-0.5, len(grid.widths) - 0.5)
   panel.set_ylim(-0.5, len(grid.depths) - 0.5)
-  panel.set_xticks(range(len(grid.widths)), [str(width) for width in grid.widths])
-  panel.set_yticks(range(len(grid.depths)), [str(depth) for depth in grid.depths])
+  panel.set_xticks(range(len(grid.widths)), list(map(str, grid.widths)))
+  panel.set_yticks(range(len(grid.depths)), list(map(str, grid.depths)))
   panel.set_ylabel("depth")
   panel.grid(visible=False)

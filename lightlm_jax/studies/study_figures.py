@@ -7,14 +7,13 @@ import numpy as np
 from lightlm_jax.studies import fronts, panels
 from lightlm_jax.studies.law import Fit
 from lightlm_jax.studies.panels import Drawing, Panels
-from lightlm_jax.studies.points import LOSS, Family, Measure
+from lightlm_jax.studies.points import DATA, LOSS, NAMES, SIZE, Family, Measure
 
-INSIDE = "parameters outside the embeddings"
 AGAINST = {
-  "parameters": ("params_non_embedding", INSIDE),
-  "flops": ("train_flops", "training FLOPs until the best step"),
-  "data": ("interactions", "training interactions"),
-  "seconds": ("train_seconds", "training seconds"),
+  "parameters": SIZE,
+  "flops": "train_flops",
+  "data": DATA,
+  "seconds": "train_seconds",
 }
 
 
@@ -31,47 +30,47 @@ def against(
     measures: one panel each; measures that no point has are left out.
     law: the fitted law of the only measure in this variable.
   """
-  name, label = AGAINST[cost]
-  if cost == "parameters" and LOSS not in measures:
-    name, label = "params", "parameters, embeddings included"
+  name = AGAINST[cost]
+  if name == SIZE and LOSS not in measures:
+    name = "params"
+  label = NAMES[name] + (", embeddings included" if name == "params" else "")
   cost_P = family.column(name)
   known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
   measures = [m for m in measures if len(np.unique(known[m])) > 1]
   if not measures:
     return None
   drawn = Panels(family, measures, x=label)
-  running = ("data.share",) if cost == "data" else fronts.WIDTH
+  front = not law and name != DATA
+  running = ("data.share",) if name == DATA else fronts.WIDTH
   for measure, panel in zip(measures, drawn.panels):
-    front = not law and cost != "data"
     if law:
       panels.draw_law(panel, law, known[measure])
     elif front:
       panels.draw_front(family, panel, measure, cost_P)
     drawn.scatter(panel, measure, cost_P, None if front else running)
     panels.log_axis(panel, known[measure])
-  short = "loss" if measures[0] is LOSS else "ndcg"
   caption = "Means over seeds; error bars are standard deviations."
   if law:
     low, high = law.intervals["alpha"]
-    form, letter = ("b·D^-β", "β") if cost == "data" else ("a·N^-α", "α")
-    held = "of one size" if cost == "data" else "with the most data"
+    form, letter, held = "a·N^-α", "α", "with the most data"
+    if name == DATA:
+      form, letter, held = "b·D^-β", "β", "of one size"
     caption += (
       f" Dashed: L = {form} + c fitted to the runs {held}, {letter} = "
       f"{law.law.alpha:.2f} [{low:.2f}, {high:.2f}]; shaded: 95 % bootstrap band."
     )
-  elif cost != "data":
+  elif front:
     caption += " Line: Pareto front."
     if any(measure.test for measure in measures):
       caption += " Hollow: the same points on the test split, for reference only."
-  title = f"{_short(measures[0])} against {label.split(',')[0]}"
-  return drawn.done(f"{short}-{cost}", title, caption)
+  title = f"{drawn.what} against {NAMES[name]}"
+  return drawn.done(f"{drawn.short}-{cost}", title, caption)
 
 
 def law_of_both(family: Family, law: Fit) -> Drawing:
   """Draws the loss against parameters, with the law's curve for each amount of data."""
-  size_P = family.column(AGAINST["parameters"][0])
-  data_P = family.column(AGAINST["data"][0])
-  drawn = Panels(family, [LOSS], x=INSIDE)
+  size_P, data_P = family.column(SIZE), family.column(DATA)
+  drawn = Panels(family, [LOSS], x=NAMES[SIZE])
   (panel,) = drawn.panels
   known = panels.places(family, LOSS, size_P)
   amounts = np.unique(data_P[known])
@@ -91,8 +90,8 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
   """Draws the loss against parameters with a parabola for each group of equal FLOPs."""
   if not found:
     return None
-  size_P = family.column(AGAINST["parameters"][0])
-  drawn = Panels(family, [LOSS], x=INSIDE)
+  size_P = family.column(SIZE)
+  drawn = Panels(family, [LOSS], x=NAMES[SIZE])
   (panel,) = drawn.panels
   drawn.series = []
   for number, group in enumerate(found):
@@ -117,7 +116,7 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
 
 
 def narrowing(
-  family: Family, found: Sequence[fronts.Narrowing], measures: Sequence[Measure]
+  family: Family, found: Sequence[Sequence[int]], measures: Sequence[Measure]
 ) -> Drawing | None:
   """Draws measures against the feed-forward width, a line for each shape."""
   ffn_P = family.column("d_ff")
@@ -125,7 +124,7 @@ def narrowing(
   if not found or not known:
     return None
   drawn = Panels(family, known, x="d_ff, width of the feed-forward")
-  inside = {place for line in found for place in line.points}
+  inside = {place for line in found for place in line}
   kept = (
     series._replace(places=tuple(place for place in series.places if place in inside))
     for series in drawn.series
@@ -135,19 +134,19 @@ def narrowing(
     drawn.scatter(panel, measure, ffn_P, fronts.FFN)
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-  short = "loss" if known[0] is LOSS else "ndcg"
   caption = (
     "Each line is one depth and width, all else equal; a narrower feed-forward has "
     "fewer parameters."
   )
-  return drawn.done(f"ffn-{short}", f"{_short(known[0])} by the feed-forward", caption)
+  title = f"{drawn.what} by the feed-forward"
+  return drawn.done(f"ffn-{drawn.short}", title, caption)
 
 
 def heat_map(
   family: Family, grid: fronts.Grid, measures: Sequence[Measure]
 ) -> Drawing | None:
   """Draws a heat map of depth and width; a letter marks cells of equal parameters."""
-  size_P = family.column(AGAINST["parameters"][0])
+  size_P = family.column(SIZE)
   inside = set(grid.point_DW.ravel().tolist())
   known = [
     m for m in measures if inside & set(panels.places(family, m, size_P).tolist())
@@ -158,17 +157,11 @@ def heat_map(
   drawn.series = []
   equal = [g for g in fronts.equal_groups(family) if len(inside & set(g)) > 1]
   for measure, panel in zip(known, drawn.panels):
-    value_P = family.column(measure.column)
-    panels.draw_cells(panel, grid, measure, value_P, size_P, equal)
+    panels.draw_cells(family, panel, grid, measure, equal)
     panel.set_title(f"{family.key['dataset']}, {measure.title}")
-  short = "loss" if known[0] is LOSS else "ndcg"
   caption = "Below each value: parameters outside the embeddings. Darker is better."
   if equal:
     percent = round(100 * fronts.EQUAL_SIZE)
     caption += f" Cells with the same letter have equal parameters (±{percent} %)."
-  title = f"{_short(known[0])} by depth and width"
-  return drawn.done(f"shape-{short}", title + (grid.name and f", {grid.name}"), caption)
-
-
-def _short(measure: Measure) -> str:
-  return "Validation loss" if measure is LOSS else "Validation NDCG@10"
+  title = f"{drawn.what} by depth and width{grid.name and f', {grid.name}'}"
+  return drawn.done(f"shape-{drawn.short}", title, caption)

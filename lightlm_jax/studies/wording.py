@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from lightlm_jax.studies import fronts, law
 from lightlm_jax.studies import points as points_lib
-from lightlm_jax.studies.findings import LAWS, NAMES, SIZE, Compared, Findings
-from lightlm_jax.studies.points import DECIDING, LOSS, Measure
+from lightlm_jax.studies.findings import LAWS, Compared, Findings
+from lightlm_jax.studies.points import DECIDING, LOSS, NAMES, SIZE, Measure
 
 MOST_PAIRS = 4  # with more pairs than these there is no sentence for each
 # Of each law its formula, and letter and field of its parameters.
@@ -92,18 +92,17 @@ def _seeds(found: Findings) -> str:
 
 
 def _depth_width(found: Findings) -> list[str]:
-  pairs = {pair for by in found.depth_width for pair in by.pairs}
-  if not pairs:
-    return []
+  pairs = {by.pair for by in found.depth_width}
   percent = round(100 * fronts.EQUAL_SIZE)
   lead = f"At equal parameters (±{percent} %, outside the embeddings)"
   which = f"{len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
-  deeper = f"the deeper and narrower point of {which}"
-  return _pairs(found, found.depth_width, lead, deeper)
+  return _pairs(
+    found, found.depth_width, lead, f"the deeper and narrower point of {which}"
+  )
 
 
 def _narrowing(found: Findings) -> list[str]:
-  shapes = {pair for by in found.narrowing for pair in by.pairs}
+  shapes = {by.pair for by in found.narrowing}
   if not shapes:
     return []
   number = len(shapes)
@@ -121,31 +120,30 @@ def _narrowing(found: Findings) -> list[str]:
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
   """Returns how often the first of a pair wins, and a sentence a pair if few."""
+  if not compared:
+    return []
   names, counts = found.family.names(), []
-  lines = [f"{lead}, every point has one seed, so no difference can be tested."]
-  if any(found.family.spread(by.measure) for by in compared):
-    for by in compared:
-      first = sum(a and by.better(n) == by.pairs[n][0] for n, a in enumerate(by.apart))
-      apart = sum(by.apart)
-      tally = f"{first} / {apart - first} / {len(by.apart) - apart}"
-      counts.append(f"{by.measure.title} {tally}")
-    tallies = "; ".join(counts)
-    lines = [f"{lead}, {which} is better / worse / neither: {tallies}."]
-  for by in compared:
-    if by.measure is not DECIDING or len(by.pairs) > MOST_PAIRS:
-      continue
-    mean_P = found.family.points[by.measure.column]
-    for number, (one, other) in enumerate(by.pairs):
-      verdict = "not significant"
-      if by.apart[number]:
-        verdict = f"{names[by.better(number)]} is better"
-      values = [value(by.measure, mean_P[place]) for place in (one, other)]
-      difference = by.differences[number]
-      lines.append(
-        f"{lead}, {names[one]} has {by.measure.title} {values[0]} and {names[other]} "
-        f"{values[1]}: difference "
-        f"{mean(by.measure, difference.value, difference.half, '+')}; {verdict}."
-      )
+  for measure in found.measures:
+    of = [by for by in compared if by.measure is measure]
+    apart = sum(by.better is not None for by in of)
+    first = sum(by.better == by.pair[0] for by in of)
+    tally = f"{first} / {apart - first} / {len(of) - apart}"
+    counts.append(f"{measure.title} {tally}")
+  lines = [f"{lead}, {which} is better / worse / neither: {'; '.join(counts)}."]
+  if not any(map(found.family.spread, found.measures)):
+    lines = [f"{lead}, every point has one seed, so no difference can be tested."]
+  deciding = [by for by in compared if by.measure is DECIDING]
+  if len(deciding) > MOST_PAIRS:
+    return lines
+  for _, (one, other), difference, better in deciding:
+    mean_P = found.family.points[DECIDING.column]
+    values = [value(DECIDING, mean_P[place]) for place in (one, other)]
+    verdict = "not significant" if better is None else f"{names[better]} is better"
+    lines.append(
+      f"{lead}, {names[one]} has {DECIDING.title} {values[0]} and {names[other]} "
+      f"{values[1]}: difference "
+      f"{mean(DECIDING, difference.value, difference.half, '+')}; {verdict}."
+    )
   return lines
 
 
@@ -198,7 +196,7 @@ def _iso_flop(found: Findings) -> list[str]:
 def _fronts(found: Findings) -> list[str]:
   number = len(found.family.points)
   parts = [
-    f"{len(places)} by {fronts.COSTS[cost]}"
+    f"{len(places)} by {NAMES[cost]}"
     for (column, cost), places in found.fronts.items()
     if column == DECIDING.column and places
   ]
