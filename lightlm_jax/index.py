@@ -11,7 +11,7 @@ from absl import flags
 
 from lightlm_jax import command_line
 from lightlm_jax.command_line import FLAGS
-from lightlm_jax.reporting import ids_figure
+from lightlm_jax.reporting import drawing, ids_figure
 from lightlm_jax.runs.index import export, index
 
 command_line.define_config()
@@ -23,7 +23,7 @@ command_line.define("figure", "report")
 
 def main(_) -> None:
   if FLAGS.figure:
-    ids_figure.check()
+    drawing.new(1, 1)  # fails now if there is no matplotlib
   report, book, log = index(command_line.config())
   command_line.write_report(report)
   if FLAGS.export:

@@ -78,11 +78,11 @@ def from_sequences(
     sequences.append(items)
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
   raw_items, raw_item_E = np.unique(flat, return_inverse=True)
-  order_I = _hash_order(raw_items, seed)
+  order_I = hash_order(raw_items, seed)
   rank_I = np.empty(len(order_I), np.int32)
   rank_I[order_I] = np.arange(len(order_I))
   raw_users = np.array(users, dtype=np.str_)
-  order_U = _hash_order(raw_users, seed)
+  order_U = hash_order(raw_users, seed)
   length_U = np.array([len(items) for items in sequences], dtype=np.int64)
   time_E = None
   if times is not None:
@@ -157,7 +157,7 @@ def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
   return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def _hash_order(raw_ids: Iterable[str], seed: int) -> np.ndarray:
+def hash_order(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
   """Returns the order of raw ids by their keyed hash."""
   key_N2 = hash_keys(raw_ids, seed)
   return np.lexsort((key_N2[:, 1], key_N2[:, 0]))

@@ -20,7 +20,7 @@ import pyarrow.ipc
 
 from lightlm_jax.preprocess import readers, rows, stages
 from lightlm_jax.preprocess.files import Source
-from lightlm_jax.preprocess.sequences import Policy
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime.errors import UserError
@@ -37,7 +37,7 @@ class Beam:
     self._pipelines = 0
 
   def settle(
-    self, sources: Sequence[Source], rules: rows.Rules, policy: Policy, layout: Layout
+    self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
     """Reads all files and writes the users of each part. See `stages.settle`."""
 
@@ -46,7 +46,7 @@ class Beam:
         pipeline
         | beam.Create(list(sources))
         | beam.Reshuffle()
-        | beam.FlatMap(_read, rules, layout).with_outputs("tally", main="rows")
+        | beam.FlatMap(_read, options, layout).with_outputs("tally", main="rows")
       )
       # Empty parts are settled too.
       empty = _packed(rows.SCHEMA.empty_table())
@@ -57,7 +57,7 @@ class Beam:
         (read.rows, parts)
         | "with empty parts" >> beam.Flatten()
         | beam.GroupByKey()
-        | beam.Map(_settle, policy=policy, layout=layout)
+        | beam.Map(_settle, options, layout)
       )
       return (read.tally, settled) | beam.Flatten()
 
@@ -95,12 +95,12 @@ class Beam:
     return [json.loads(line) for text in texts for line in text.splitlines()]
 
 
-def _read(source: Source, rules: rows.Rules, layout: Layout) -> Iterator[Any]:
+def _read(source: Source, options: Options, layout: Layout) -> Iterator[Any]:
   """Yields the rows of a file by part, as bytes, and its tally as a side output."""
   tally = Tally()
   try:
-    for piece in readers.pieces(source, layout.block_bytes):
-      by_part, found = rows.read(source, piece, rules)
+    for piece in readers.pieces(source, options.block_bytes):
+      by_part, found = rows.read(source, piece, options, layout.parts)
       tally += found
       yield from ((part, _packed(table)) for part, table in by_part.items())
   except UserError as error:
@@ -109,10 +109,10 @@ def _read(source: Source, rules: rows.Rules, layout: Layout) -> Iterator[Any]:
   yield beam.pvalue.TaggedOutput("tally", vars(tally))
 
 
-def _settle(element, policy: Policy, layout: Layout) -> dict[str, Any]:
+def _settle(element, options: Options, layout: Layout) -> dict[str, Any]:
   part, packed = element
   tables = [pyarrow.ipc.open_stream(content).read_all() for content in packed]
-  return vars(stages.settle(layout, part, pyarrow.concat_tables(tables), policy))
+  return vars(stages.settle(layout, part, pyarrow.concat_tables(tables), options))
 
 
 def _step(number: int, step: Callable, layout: Layout, options) -> tuple[int, Any]:

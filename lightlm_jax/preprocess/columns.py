@@ -1,18 +1,17 @@
 """The role of each column: from flags, or from the names that logs commonly use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import csv
 import json
 import logging
 import re
-from typing import NamedTuple
 
 from etils import epath
 import polars as pl
 
 from lightlm_jax.preprocess import files, readers, times
-from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.preprocess.files import Source
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,29 +30,19 @@ KNOWN = {
 }
 
 
-class ColumnFlags(NamedTuple):
-  """The flags about columns; None = guess."""
-
-  names: Mapping[str, str]  # ROLES → a column's name
-  columns: tuple[str, ...] | None = None  # of files without a header
-  delimiter: str | None = None
-  time_unit: str | None = None
-  with_ratings: bool = False
-
-
 def decide(
-  found: Sequence[tuple[epath.Path, str]], flags: ColumnFlags
+  found: Sequence[tuple[epath.Path, str]], options: Options
 ) -> tuple[list[Source], str | None]:
   """Returns how to read the files, and the unit of their times; logs both.
 
   Args:
     found: paths and formats.
-    flags: about columns.
+    options: the flags about columns.
 
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
   """
-  sources = [_source(path, form, flags) for path, form in found]
+  sources = [_source(path, form, options) for path, form in found]
   sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
   sources = [source._replace(index=n) for n, source in enumerate(sources)]
   if not sources:
@@ -74,7 +63,7 @@ def decide(
       f"{', '.join(first.names)} (others: --columns)"
     )
   line = ", ".join(f"{role} = {name!r}" for role, name in first.columns.items())
-  unit = _time_unit(sources, flags)
+  unit = _time_unit(sources, options)
   about = (
     f"times are {times.UNITS[unit]}"
     if unit
@@ -84,7 +73,7 @@ def decide(
   return sources, unit
 
 
-def named(path: epath.Path, form: str, flags: ColumnFlags) -> Source:
+def named(path: epath.Path, form: str, options: Options) -> Source:
   """Returns how to read a file, without roles; without names if it is empty.
 
   Raises:
@@ -92,11 +81,11 @@ def named(path: epath.Path, form: str, flags: ColumnFlags) -> Source:
   """
   names, header, delimiter = [], form in ("parquet", "jsonl"), ""
   if form == "parquet":
-    names = parquet.schema(path).names
+    names = readers.parquet_schema(path).names
   elif form == "jsonl":
     names = _keys(path)
   elif form != "sequences":
-    names, header, delimiter = _first_line(path, form, flags)
+    names, header, delimiter = _first_line(path, form, options)
   names = tuple(names)
   return Source(str(path), 0, form, names=names, header=header, delimiter=delimiter)
 
@@ -107,14 +96,14 @@ def first_known(names: Sequence[str], known: str) -> str | None:
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
 
 
-def _source(path: epath.Path, form: str, flags: ColumnFlags) -> Source:
-  source = named(path, form, flags)
+def _source(path: epath.Path, form: str, options: Options) -> Source:
+  source = named(path, form, options)
   if form == "sequences":
     return source._replace(roles={"user": 0, "item": 1})
   roles = {}
   for role in ROLES if source.names else ():
-    if role != "rating" or flags.with_ratings:
-      place = _place(path, source.names, role, flags.names.get(role))
+    if role != "rating" or options.min_rating is not None:
+      place = _place(path, source.names, role, options.names.get(role))
       roles |= {} if place is None else {role: place}
   return source._replace(roles=roles)
 
@@ -144,7 +133,7 @@ def _plain(name: str) -> str:
   return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
 
 
-def _first_line(path: epath.Path, form: str, flags: ColumnFlags):
+def _first_line(path: epath.Path, form: str, options: Options):
   """Returns the columns' names, whether they are a header, and the delimiter."""
   raw = next((x for x in files.head(path).split(b"\n") if x.strip(b" ")), b"")
   line = files.decoded(raw)
@@ -153,23 +142,23 @@ def _first_line(path: epath.Path, form: str, flags: ColumnFlags):
     raise UserError(f"the first line of {path} {fault}; write the file as UTF-8")
   if not line:
     return [], False, ""
-  delimiter = flags.delimiter or "\t"
-  if form == "csv" and not flags.delimiter:
+  delimiter = options.delimiter or "\t"
+  if form == "csv" and not options.delimiter:
     delimiter = max(",", ";", "\t", "|", files.COLONS, key=line.count)
   fields = line.split(delimiter)
   if form == "csv" and delimiter != files.COLONS:
     fields = next(csv.reader([line], delimiter=delimiter), fields)
   fields = [field.strip() for field in fields]
-  if flags.columns is not None:
-    if len(flags.columns) != len(fields):
+  if options.columns is not None:
+    if len(options.columns) != len(fields):
       raise UserError(
-        f"--columns names {len(flags.columns)} columns, and the first line of {path} "
+        f"--columns names {len(options.columns)} columns, and the first line of {path} "
         f"has {len(fields)}: {line[:80]!r}"
       )
-    return flags.columns, fields == list(flags.columns), delimiter
+    return options.columns, fields == list(options.columns), delimiter
   is_known = any(first_known(fields, KNOWN[role]) for role in ("user", "item"))
   guess = None
-  if not (is_known or flags.names or form == "recbole"):
+  if not (is_known or options.names or form == "recbole"):
     guess = _headless(fields)
   return guess or fields, not guess, delimiter
 
@@ -201,12 +190,12 @@ def _keys(path: epath.Path) -> list[str]:
   return list(keys)
 
 
-def _time_unit(sources: Sequence[Source], flags: ColumnFlags) -> str | None:
+def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
   """Returns the unit of time of the first file that has times near its start."""
   if "time" not in sources[0].roles:
     return None
-  if flags.time_unit:
-    return flags.time_unit
+  if options.time_unit:
+    return options.time_unit
   for source in sources:
     piece = next(readers.pieces(source, 2**18), None)
     if piece is None:

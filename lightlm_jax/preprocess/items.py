@@ -12,8 +12,8 @@ import pyarrow
 
 from lightlm_jax.data import formats
 from lightlm_jax.preprocess import columns, files, readers
-from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.preprocess.files import Source
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 
@@ -121,7 +121,7 @@ def _source(path: epath.Path, item_column: str | None):
   """Returns how to read the file, its id column, and its text columns by name."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
-  source = columns.named(path, form, columns.ColumnFlags({}))
+  source = columns.named(path, form, Options("", ""))
   if not source.header:
     source = source._replace(names=_HEADLESS[: len(source.names)])
   if item_column is not None and item_column not in source.names:
@@ -147,7 +147,9 @@ def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any] |
   source = source._replace(roles=roles)
   if source.form == "parquet":
     path = epath.Path(source.path)
-    for values, rows, _ in parquet.read(path, source.columns, pyarrow.Array.to_pylist):
+    for values, rows, _ in readers.parquet_rows(
+      path, source.columns, pyarrow.Array.to_pylist
+    ):
       yield from ({name: values[name][n] for name in roles} for n in range(rows))
     return
   for piece in readers.pieces(source, files.BLOCK):

@@ -1,7 +1,7 @@
 """The engine for one machine: two threads read, and rows are spooled to disk by part.
 
 Memory does not grow with the log: it holds a few pieces of a file and `_WAITING` rows
-before they are spooled, then one part (about `PART_BYTES` of the input) at a time.
+before they are spooled, then one part (about `part_bytes` of the input) at a time.
 """
 
 import collections
@@ -16,7 +16,7 @@ import rich.progress
 
 from lightlm_jax.preprocess import readers, rows, stages
 from lightlm_jax.preprocess.files import Source
-from lightlm_jax.preprocess.sequences import Policy
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 
@@ -31,7 +31,7 @@ class OneMachine:
     self._progress = progress
 
   def settle(
-    self, sources: Sequence[Source], rules: rows.Rules, policy: Policy, layout: Layout
+    self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
     """Reads all files and writes the users of each part. See `stages.settle`."""
     spool = _Spool(layout)
@@ -41,9 +41,11 @@ class OneMachine:
 
     def read(at: tuple[Source, readers.Piece]):
       source, piece = at
-      return sum(sizes[: source.index]) + piece.read, rows.read(source, piece, rules)
+      return sum(sizes[: source.index]) + piece.read, rows.read(
+        source, piece, options, layout.parts
+      )
 
-    for done, (by_part, found) in _ahead(read, _pieces(sources, layout.block_bytes)):
+    for done, (by_part, found) in _ahead(read, _pieces(sources, options.block_bytes)):
       tally += found
       spool.add(by_part)
       self._progress.update(task, completed=done)
@@ -52,7 +54,7 @@ class OneMachine:
     tally.check(spool.rows, "after reading")
 
     def settled(part: int) -> Tally:
-      return stages.settle(layout, part, spool.take(part), policy)
+      return stages.settle(layout, part, spool.take(part), options)
 
     return sum(self._each(settled, layout.parts, "sort"), tally)
 

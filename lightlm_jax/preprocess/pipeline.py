@@ -20,8 +20,7 @@ from lightlm_jax.data import preprocessed as prepared
 from lightlm_jax.preprocess import columns, files, items, one_machine, stages
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess import tally as tally_lib
-from lightlm_jax.preprocess.rows import Rules
-from lightlm_jax.preprocess.sequences import Policy
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
@@ -29,37 +28,8 @@ from lightlm_jax.runtime.errors import Stopped, UserError, first_line
 
 logger = logging.getLogger(__name__)
 
-PART_BYTES = 2**25  # input bytes per part of the log
 MOST_PARTS = 1_024
-SHARD_ROWS = 2**21  # rows per output shard
 _PACKED = 6  # approximate compression ratio of gzip and Parquet
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """The flags of prepare.py."""
-
-  input: str
-  output: str
-  format: str | None = None
-  names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by role
-  columns: tuple[str, ...] | None = None
-  delimiter: str | None = None
-  time_unit: str | None = None
-  min_rating: float | None = None
-  duplicates: str = "keep"
-  k_core: int = 0
-  min_len: int = 1
-  max_len: int = 0
-  items: str | None = None
-  items_id: str | None = None
-  strict: bool = False
-  work: str | None = None
-  engine: str = "one_machine"
-  beam_options: str = ""
-  part_bytes: int = PART_BYTES
-  shard_rows: int = SHARD_ROWS
-  block_bytes: int = files.BLOCK
 
 
 def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
@@ -100,14 +70,7 @@ def prepare(options: Options) -> dict[str, Any]:
   if target.exists():
     raise UserError(f"{target} is there already; give another --output, or remove it")
   found = files.find(options.input, options.format)
-  flags = columns.ColumnFlags(
-    options.names,
-    options.columns,
-    options.delimiter,
-    options.time_unit,
-    options.min_rating is not None,
-  )
-  sources, unit = columns.decide(found, flags)
+  sources, unit = columns.decide(found, options)
   if options.duplicates == "exact" and unit is None:
     raise UserError(
       "--duplicates=exact compares times, and the log has none; give first or last"
@@ -118,10 +81,9 @@ def prepare(options: Options) -> dict[str, Any]:
     engine = _engine(options, progress)
     ends = {"start": time.monotonic()}
     parts = _parts(found, options.part_bytes)
-    layout = Layout(str(folder), parts, block_bytes=options.block_bytes)
-    rules = Rules(unit, options.min_rating, options.strict, parts)
-    policy = Policy(options.duplicates, options.max_len, unit is not None)
-    tally = engine.settle(sources, rules, policy, layout)
+    layout = Layout(str(folder), parts)
+    settled = dataclasses.replace(options, time_unit=unit)
+    tally = engine.settle(sources, settled, layout)
     ends["read and sort"] = time.monotonic()
     tally.check_any_left({source.index: source.path for source in sources})
 
@@ -133,7 +95,8 @@ def prepare(options: Options) -> dict[str, Any]:
     ends["number"] = time.monotonic()
 
     min_len, min_rows = max(options.min_len, options.k_core, 1), options.k_core
-    rows_I, rows = stages.core(layout, engine, len(catalogue), min_len, min_rows)
+    rows_I = stages.core(layout, engine, len(catalogue), min_len, min_rows)
+    rows = int(rows_I.sum())
     if max(min_len, min_rows) > 1:
       tally.filtered["core"] = tally.left - rows
     tally.check(rows, "after the core")

@@ -1,6 +1,6 @@
 """Readers of all formats: rows with ids, times and ratings as the file has them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import json
 from typing import Any, NamedTuple
 
@@ -8,14 +8,17 @@ from etils import epath
 import numpy as np
 import pyarrow
 import pyarrow.csv
+import pyarrow.parquet
 
 from lightlm_jax.preprocess import delimited as lines
 from lightlm_jax.preprocess import files
-from lightlm_jax.preprocess import parquet_rows as parquet
 from lightlm_jax.preprocess.files import COLONS, FOR_COLONS, Source
 from lightlm_jax.preprocess.tally import Tally
+from lightlm_jax.runtime.errors import UserError, first_line
 
 _MARK = b"\xef\xbb\xbf"  # byte order mark
+# Exceptions of pyarrow for damaged Parquet files.
+_DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError)
 
 
 class Piece(NamedTuple):
@@ -64,6 +67,53 @@ def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
   return pyarrow.table({**columns, "line": line}), piece.tally
 
 
+def parquet_schema(path: epath.Path) -> pyarrow.Schema:
+  """Returns the schema of a Parquet file.
+
+  Raises:
+    UserError: it is not a Parquet file.
+  """
+  try:
+    with files.opened(path) as (stream, _), pyarrow.parquet.ParquetFile(stream) as file:
+      return file.schema_arrow
+  except _DAMAGED as error:
+    raise UserError(f"{path} is no Parquet file ({first_line(error)})")
+
+
+def parquet_rows(
+  path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+  """Yields the columns of a Parquet file in batches of rows.
+
+  Args:
+    path: of the file.
+    names: column names by role.
+    convert: applied to every column.
+
+  Yields:
+    Columns by role, the number of rows, and bytes of the file read so far.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  number, size = 0, path.stat().length
+  try:
+    with (
+      files.opened(path) as (stream, _),
+      pyarrow.parquet.ParquetFile(stream, pre_buffer=False) as file,
+    ):
+      rows = file.metadata.num_rows
+      listed = list(dict.fromkeys(names.values()))
+      for batch in file.iter_batches(2**18, columns=listed, use_threads=False):
+        number += len(batch)
+        found = {role: convert(batch.column(name)) for role, name in names.items()}
+        yield found, len(batch), int(size * min(1, number / max(1, rows)))
+      if number != rows:
+        raise UserError(f"{path} has {number} rows of {rows}; is it whole?")
+  except _DAMAGED as error:
+    raise UserError(f"cannot read {path} ({first_line(error)}); is it whole?")
+
+
 def _texts(source: Source, size: int) -> Iterator[Piece]:
   rest, number, wants_header = b"", 1, source.header and bool(source.delimiter)
   for block in files.blocks(epath.Path(source.path), size):
@@ -93,7 +143,7 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
 def _batches(source: Source) -> Iterator[Piece]:
   number = 1
   path = epath.Path(source.path)
-  for columns, rows, read in parquet.read(path, source.columns, parquet.usable):
+  for columns, rows, read in parquet_rows(path, source.columns, _usable):
     batch = pyarrow.RecordBatch.from_pydict(columns)
     yield Piece(batch, np.arange(number, number + rows), Tally(), read)
     number += rows
@@ -203,3 +253,32 @@ def _scalar(value: Any) -> str | None:
     return value
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   return str(value) if is_number else None
+
+
+def _usable(column: pyarrow.Array) -> pyarrow.Array:
+  """Returns a column as text, numbers or times; nulls for any other type."""
+  if pyarrow.types.is_dictionary(column.type):
+    column = column.dictionary_decode()
+  kind, t = column.type, pyarrow.types
+  texts = (t.is_string, t.is_large_string, t.is_string_view)
+  texts += (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
+  if any(is_kind(kind) for is_kind in texts):
+    return _as_text(column)
+  if t.is_integer(kind) or t.is_timestamp(kind) or t.is_date(kind):
+    return column
+  if t.is_decimal(kind) and kind.scale <= 0:
+    return column.cast(pyarrow.large_string())
+  if t.is_floating(kind) or t.is_decimal(kind):
+    return column.cast(pyarrow.float64())
+  return pyarrow.nulls(len(column), pyarrow.string())
+
+
+def _as_text(column: pyarrow.Array) -> pyarrow.Array:
+  """Returns bytes as text; null if they are not UTF-8."""
+  column = column.cast(pyarrow.large_binary())
+  try:
+    return column.cast(pyarrow.large_string())
+  except pyarrow.ArrowInvalid:
+    raw_N = column.to_pylist()
+    texts = [None if raw is None else files.decoded(raw) for raw in raw_N]
+    return pyarrow.array(texts, pyarrow.large_string())

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import polars as pl
 import pyarrow
 
 from lightlm_jax.preprocess import readers, times
 from lightlm_jax.preprocess.files import Source
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import SHOWN, Tally
 from lightlm_jax.runtime.errors import UserError
 
@@ -25,29 +25,13 @@ SCHEMA = pyarrow.schema(
 )
 
 
-class Rules(NamedTuple):
-  """The rules for valid rows.
-
-  Attributes:
-    time_unit: one of times.UNITS; None = the log has no times.
-    min_rating: the lowest rating to keep; None = ratings are ignored.
-    strict: whether a row that cannot be read is an error.
-    parts: number of parts of the log, by a hash of the user.
-  """
-
-  time_unit: str | None
-  min_rating: float | None
-  strict: bool
-  parts: int
-
-
 def read(
-  source: Source, piece: readers.Piece, rules: Rules
+  source: Source, piece: readers.Piece, options: Options, parts: int
 ) -> tuple[dict[int, pyarrow.Table], Tally]:
   """Returns the valid rows of a piece by part, in file order; and the tally.
 
   Raises:
-    UserError: a row cannot be read, and the rules are strict.
+    UserError: a row cannot be read, and --strict is given.
   """
   table, tally = readers.parse(source, piece)
   raw = pl.DataFrame(table)
@@ -68,27 +52,27 @@ def read(
     "nul": nul[0] | nul[1],
     "too_long": long[0] | long[1],
   }
-  if rules.time_unit is not None:
-    micros = times.micros(raw["time"], rules.time_unit)
+  if options.time_unit is not None:
+    micros = times.micros(raw["time"], options.time_unit)
     frame = frame.with_columns(micros.alias("time"))
     checks["bad_time"] = pl.col("time").is_null()
-  if rules.min_rating is not None:
+  if options.min_rating is not None:
     frame = frame.with_columns(_numbers(raw["rating"]).alias("rating"))
     checks["bad_rating"] = pl.col("rating").is_null()
   reasons = [pl.when(check).then(pl.lit(name)) for name, check in checks.items()]
   frame = frame.with_columns(why=pl.coalesce(reasons))  # the first reason counts
 
   tally += _rejected(raw.with_columns(frame["why"]), source.index)
-  if rules.strict and tally.rejected:
+  if options.strict and tally.rejected:
     row = tally.first({source.index: source.path})
     raise UserError(f"{row}; without --strict such rows are counted and left out")
   frame = frame.filter(pl.col("why").is_null())
-  if rules.min_rating is not None:
-    is_high = frame["rating"] >= rules.min_rating
+  if options.min_rating is not None:
+    is_high = frame["rating"] >= options.min_rating
     tally.filtered["low_rating"] += int((~is_high).sum())
     frame = frame.filter(is_high)
   tally.check(len(frame), f"file {source.index}")
-  part = (user.hash(0) % rules.parts).cast(pl.Int32)
+  part = (user.hash(0) % parts).cast(pl.Int32)
   frame = frame.with_columns(part=part).sort("part", maintain_order=True)
   table = frame.select(SCHEMA.names).to_arrow().cast(SCHEMA)
   runs = frame["part"].rle().struct.unnest()

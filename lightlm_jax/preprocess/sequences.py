@@ -13,30 +13,16 @@ import polars as pl
 import pyarrow
 
 from lightlm_jax.data.interactions import hash_keys, offsets_of_kept
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import Tally
 
-# The rows that each value of --duplicates keeps.
+# The rows that each value of --duplicates keeps: all, or one of a user and item.
 DUPLICATES = {
   "keep": pl.lit(True),
   "exact": pl.struct("user", "item", "time").is_first_distinct(),
   "first": pl.struct("user", "item").is_first_distinct(),
   "last": pl.struct("user", "item").is_last_distinct(),
 }
-
-
-class Policy(NamedTuple):
-  """The filters of valid rows.
-
-  Attributes:
-    duplicates: "keep" all; "exact" = one per user, item and time; the "first" or
-      "last" per user and item.
-    max_len: number of a user's last rows to keep; 0 = all.
-    timed: whether rows have times.
-  """
-
-  duplicates: str
-  max_len: int
-  timed: bool
 
 
 class Users(NamedTuple):
@@ -79,14 +65,14 @@ def users_of(table: pyarrow.Table) -> Users:
   )
 
 
-def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, Tally]:
+def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
   """Returns the users of one part of the log.
 
   Rows of equal times are ordered by (file, line, place in the line).
 
   Args:
     rows: all rows of the part, from `rows.read`, in any order.
-    policy: the filters.
+    options: the filters.
 
   Returns:
     The users, with items numbered within the part; the items as a table of `item` and
@@ -101,12 +87,12 @@ def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, T
   )
   frame = frame.sort("user", "time", "file", "line", "place")
 
-  distinct = kept = frame.filter(DUPLICATES[policy.duplicates])
-  if policy.max_len:
-    kept = distinct.group_by("user", maintain_order=True).tail(policy.max_len)
+  distinct = kept = frame.filter(DUPLICATES[options.duplicates])
+  if options.max_len:
+    kept = distinct.group_by("user", maintain_order=True).tail(options.max_len)
   duplicates, older = len(frame) - len(distinct), len(distinct) - len(kept)
   tally = Tally(filtered=Counter(duplicate=duplicates, max_len=older))
-  if policy.timed:
+  if options.time_unit:
     tied = kept.filter(pl.struct("user", "time").is_duplicated())
     tally.tied_rows, tally.tied_users = len(tied), tied["user"].n_unique()
   rows_I = np.bincount(kept["item"].to_numpy(), minlength=len(items))
@@ -116,7 +102,7 @@ def settle(rows: pyarrow.Table, policy: Policy) -> tuple[Users, pyarrow.Table, T
     users.take(pyarrow.array(order_U)),
     np.concatenate([[0], np.cumsum(length_U)]),
     kept["item"].to_numpy(),
-    kept["time"].to_numpy() if policy.timed else None,
+    kept["time"].to_numpy() if options.time_unit else None,
   )
   return found, pyarrow.table({"item": items, "rows": rows_I}), tally
 

@@ -18,9 +18,9 @@ import pyarrow
 import pyarrow.ipc
 
 from lightlm_jax.data.interactions import hash_order
-from lightlm_jax.preprocess import files, sequences
+from lightlm_jax.preprocess import sequences
 from lightlm_jax.preprocess import shards_out as output
-from lightlm_jax.preprocess.sequences import Policy
+from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.storage import atomic
 
@@ -36,22 +36,20 @@ class Layout(NamedTuple):
     folder: visible to all workers.
     parts: of the log, by a hash of the user.
     shards: of the output.
-    block_bytes: bytes of a file read at once; the longest line.
   """
 
   folder: str
   parts: int
   shards: int = 0
-  block_bytes: int = files.BLOCK
 
   def path(self, name: str, number: int | None = None) -> epath.Path:
     tail = "" if number is None else f"-{number:05d}"
     return epath.Path(self.folder) / f"{name}{tail}.arrow"
 
 
-def settle(layout: Layout, part: int, rows: pyarrow.Table, policy: Policy) -> Tally:
+def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> Tally:
   """Writes the users and the items of a part; returns its tally."""
-  users, items, tally = sequences.settle(rows, policy)
+  users, items, tally = sequences.settle(rows, options)
   write(layout.path("users", part), users.table())
   write(layout.path("items", part), items)
   return tally
@@ -74,7 +72,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
     if size > max(2**20, len(total)):
       total, waiting, size = _sum([total, *waiting]), [], 0
   total = _sum([total, *waiting])
-  return total[hash_order(total["item"])[0]]
+  return total[hash_order(total["item"])]
 
 
 def number(layout: Layout, part: int) -> None:
@@ -91,19 +89,16 @@ def number(layout: Layout, part: int) -> None:
   write(layout.path("numbered", part), *slices)
 
 
-def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> dict[str, int]:
-  """Writes the rows per item without short users; returns the number of rows."""
+def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
+  """Writes the rows per item, without short users and items that are not allowed."""
   allowed_I = np.asarray(read(layout.path(allowed_name))["allowed"])
   users = sequences.users_of(read(layout.path("numbered", part)))
   keep_E = sequences.remaining(users, allowed_I, min_len)
   rows_I = np.bincount(users.item_E[keep_E], minlength=len(allowed_I))
   write(layout.path("counts", part), pyarrow.table({"rows": rows_I}))
-  return {"rows": int(keep_E.sum())}
 
 
-def core(
-  layout: Layout, engine, items: int, min_len: int, min_rows: int
-) -> tuple[np.ndarray, int]:
+def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.ndarray:
   """Computes the k-core: drops short users and rare items until none is left.
 
   Every round is one pass over the parts; between rounds one flag per item is kept.
@@ -116,33 +111,25 @@ def core(
     min_rows: fewest rows of an item.
 
   Returns:
-    The rows that each item keeps, 0 for dropped items; and the number of all rows.
+    [I] int64, the rows that each item keeps; 0 for dropped items.
   """
   allowed_I, before, rounds = np.ones(items, bool), -1, 0
   while True:
+    rounds += 1
     name = f"allowed-{rounds}"
     write(layout.path(name), pyarrow.table({"allowed": allowed_I}))
-    found = engine.each(
-      count,
-      layout,
-      allowed_name=name,
-      min_len=min_len,
-      title="core",
-      number=layout.parts,
-    )
-    rows = sum(part["rows"] for part in found)
-    rows_I = np.zeros(items, np.int64)
-    for part in range(layout.parts):
-      rows_I += np.asarray(read(layout.path("counts", part))["rows"])
-    rounds += 1
+    options = {"allowed_name": name, "min_len": min_len}
+    engine.each(count, layout, title="core", number=layout.parts, **options)
+    counts = (read(layout.path("counts", part)) for part in range(layout.parts))
+    rows_I = sum(np.asarray(table["rows"]) for table in counts)
+    rows = int(rows_I.sum())
     if max(min_len, min_rows) > 1:
       logger.info(f"round {rounds}: {rows:,} rows, {(rows_I > 0).sum():,} items")
     still_I = rows_I >= max(min_rows, 1)
     # Without a minimum for items one pass suffices: users are independent.
-    done = not rows or rows == before or (still_I == allowed_I).all()
-    if done or min_rows <= 1:
+    if min_rows <= 1 or rows in (0, before) or (still_I == allowed_I).all():
       write(layout.path("allowed"), pyarrow.table({"allowed": still_I}))
-      return np.where(still_I, rows_I, 0), rows
+      return np.where(still_I, rows_I, 0)
     allowed_I, before = still_I, rows
 
 

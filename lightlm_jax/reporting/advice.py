@@ -41,17 +41,10 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
   return " ".join(["python -m lightlm_jax.evaluate", *flags])
 
 
-def unfinished(run: Run) -> dict[str, str | None]:
-  text = f"{run.name} has no results.json because it is not finished; this resumes it"
-  return note(text, train(run))
-
-
 def train(run: Run, *, anew: bool = False) -> str:
   """Returns the command that trains a run, or `anew` its configuration elsewhere."""
-  workdir = quoted(run)
-  if anew:
-    workdir = shlex.quote(f"{run.workdir}-anew")
-  flags = [shlex.quote(flag) for flag in config_flags(run)]
+  workdir = shlex.quote(f"{run.workdir}-anew") if anew else quoted(run)
+  flags = map(shlex.quote, config_flags(run))
   return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])
 
 
@@ -70,7 +63,7 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   system = fields.get("system")
   known = set(config_lib.available())
   names = {str(system), str(fields.get("data.name"))} & known
-  best = None
+  found = []
   for name in sorted(names or {"toys"} & known):
     preset = fields.get("preset")
     preset = preset if preset in config_lib.presets(name) else None
@@ -79,21 +72,19 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
       theirs = config_lib.to_flat(config_lib.replace(card, {"system": system}))
     except UserError:
       continue  # of quite another system
-    other = {"system": system} if card.system != system else {}
-    other |= {
+    overrides = {"system": system} if card.system != system else {}
+    overrides |= {
       field: value
       for field, value in fields.items()
       if field != "preset" and json.dumps(theirs.get(field)) != json.dumps(value)
       if field in theirs and (not groups or field.split(".")[0] in groups)
     }
-    if best is None or len(other) < len(best[1]):
-      best = (f"{name}:{preset}" if preset else name, other)
-  if best is None:
+    found.append((f"{name}:{preset}" if preset else name, overrides))
+  if not found:
     return ["--config=CONFIG"]
-  return [
-    f"--config={best[0]}",
-    *(
-      f"--config.{field}={tuple(value) if isinstance(value, list) else value}"
-      for field, value in best[1].items()
-    ),
-  ]
+  name, overrides = min(found, key=lambda card: len(card[1]))
+  flags = {
+    field: tuple(value) if isinstance(value, list) else value
+    for field, value in overrides.items()
+  }
+  return [f"--config={name}", *(f"--config.{f}={value}" for f, value in flags.items())]

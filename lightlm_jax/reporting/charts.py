@@ -6,7 +6,6 @@ serves light, dark and print.
 """
 
 from collections.abc import Sequence
-import contextlib
 import hashlib
 import re
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ _DASHES = ((None, None), (5, 3), (1.5, 2.5))
 
 
 class Line(NamedTuple):
-  """A line of a chart: x and y have one length; `series` counts from 1."""
+  """A line of a chart; `series`, which counts from 1, decides its colour and dash."""
 
   name: str
   x: Sequence[float] | np.ndarray
@@ -61,15 +60,15 @@ class Mean(NamedTuple):
 def style() -> dict[str, Any]:
   """Returns matplotlib's settings for figures that look like the page."""
   colour = page.colours()
+  sizes = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize")
+  sizes += ("xtick.labelsize", "ytick.labelsize")
   muted = ("axes.edgecolor", "xtick.color", "ytick.color")
   ink = ("axes.labelcolor", "axes.titlecolor", "text.color")
-  sizes = ("font", "axes.title", "axes.label", "legend.font", "xtick.label")
   return {
+    **dict.fromkeys(sizes, 11),
     **dict.fromkeys(muted, colour["muted"]),
     **dict.fromkeys(ink, colour["ink"]),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor"), colour["paper"]),
-    **{f"{name}.size" if name == "font" else f"{name}size": 11 for name in sizes},
-    "ytick.labelsize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "legend.frameon": False,
@@ -138,14 +137,14 @@ def lines(
     y_range: limits of the y axis; None = those of the points.
     marks: whether each point has a dot.
   """
-  with _chart(206, label) as (figure, found):
+  with drawing.style(style()):
+    figure = drawing.new(WIDTH / 72, 206 / 72)
     panel = figure.subplots()
     for line in series:
       x_P, y_P = _thin(line.x, line.y)
       dot = "o" if marks or len(x_P) == 1 else ""
       panel.plot(x_P, y_P, marker=dot, markersize=3.5, **_line_style(line.series))
     panel.set_title(y, weight="normal", color=page.colours()["muted"])
-    panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
     if shares:
       panel.set(xlim=(0, 1), ylim=(0, 1))
       for axis in (panel.xaxis, panel.yaxis):
@@ -155,9 +154,8 @@ def lines(
       panel.locator_params(axis="x", nbins=4)
       panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.grid(visible=False, axis="x")
-    panel.spines["left"].set_visible(False)
     panel.tick_params(axis="y", length=0)
-  return found[0]
+    return _finished(figure, panel, x, label)
 
 
 def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
@@ -171,8 +169,9 @@ def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
   height = sum(25 + 14 * len(group.bars) for group in groups)
   values = [bar.value for group in groups for bar in group.bars]
   high = max([value for value in values if value], default=1.0)
-  with _chart(height + 36, label) as (figure, found):
-    panel = _rows(figure, height, x)
+  with drawing.style(style()):
+    figure, panel = _rows(height)
+    panel.grid(visible=False)
     panel.set_xlim(0, 1.2 * high)  # room for the value of the longest bar
     muted, y = page.colours()["muted"], 0
     for group in groups:
@@ -184,11 +183,11 @@ def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
         length = bar.value or 0
         colour = _line_style(bar.series)["color"]
         panel.barh(y + 5.5, max(length, high / 300), height=11, color=colour)
-        said = "–" if bar.value is None else f"{bar.value:.4f}"
-        panel.text(length + high / 60, y + 9.5, said, color=muted)
+        text = "–" if bar.value is None else f"{bar.value:.4f}"
+        panel.text(length + high / 60, y + 9.5, text, color=muted)
         y += 14
       y += 8
-  return found[0]
+    return _finished(figure, panel, x, label)
 
 
 def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
@@ -199,52 +198,46 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
     x: what the means are of.
     label: the chart in words.
   """
-  height = 36 * len(rows)
-  with _chart(height + 36, label) as (figure, found):
-    panel = _rows(figure, height, x)
-    panel.grid(visible=True, axis="x")
+  with drawing.style(style()):
+    figure, panel = _rows(36 * len(rows))
+    panel.grid(visible=False, axis="y")
+    paper = {"facecolor": page.colours()["paper"], "linewidth": 0, "pad": 1}
+    options = {"transform": panel.get_yaxis_transform(), "bbox": paper}
     for n, row in enumerate(rows):
-      said, colour = f"{row.mean:.4f}", _line_style(row.series)["color"]
+      text, colour = f"{row.mean:.4f}", _line_style(row.series)["color"]
       if row.interval:
-        said += " [{:.4f}, {:.4f}]".format(*row.interval)
         low, high = row.interval
+        text += f" [{low:.4f}, {high:.4f}]"
         ends = [[row.mean - low], [high - row.mean]]
         panel.errorbar(row.mean, 36 * n + 25, xerr=ends, capsize=4, color=colour)
       panel.plot(row.mean, 36 * n + 25, "o", markersize=7, color=colour)
-      room = WIDTH - 2 * _MARGIN - 7 * len(said)
-      paper = {"facecolor": page.colours()["paper"], "linewidth": 0, "pad": 1}
-      options = {"transform": panel.get_yaxis_transform(), "bbox": paper}
+      room = WIDTH - 2 * _MARGIN - 7 * len(text)
       name = _clip(row.name, int(room / 7))
       panel.text(0, 36 * n + 13, name, weight="bold", **options)
-      panel.text(1, 36 * n + 13, said, ha="right", **options)
-  return found[0]
+      panel.text(1, 36 * n + 13, text, ha="right", **options)
+    return _finished(figure, panel, x, label)
 
 
-@contextlib.contextmanager
-def _chart(height: float, label: str):
-  """Yields an empty figure and a list, which has its SVG on leaving."""
-  found: list[Markup] = []
-  with drawing.style(style()):
-    figure = drawing.new(WIDTH / 72, height / 72)
-    yield figure, found
-    svg = drawing.content(figure, "svg")
-  digest = hashlib.sha256(label.encode() + svg).hexdigest()
-  found.append(inline(svg, f"c{digest[:10]}", label))
-
-
-def _rows(figure, height: float, x: str):
-  """Returns a panel for rows of text and marks; y runs downwards, in points."""
+def _rows(height: float):
+  """Returns a figure and its panel for rows of text and marks; y runs downwards."""
   whole = height + 36
-  width = 1 - 2 * _MARGIN / WIDTH
+  figure = drawing.new(WIDTH / 72, whole / 72)
   figure.set_layout_engine("none")
+  width = 1 - 2 * _MARGIN / WIDTH
   panel = figure.add_axes((_MARGIN / WIDTH, 36 / whole, width, height / whole))
   panel.set_ylim(height, 0)
   panel.set_yticks([])
-  panel.grid(visible=False)
   panel.locator_params(axis="x", nbins=4)
+  return figure, panel
+
+
+def _finished(figure, panel, x: str, label: str) -> Markup:
+  """Returns the SVG of a figure, after the labels that all charts share."""
   panel.spines["left"].set_visible(False)
   panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
-  return panel
+  svg = drawing.content(figure, "svg")
+  digest = hashlib.sha256(label.encode() + svg).hexdigest()
+  return inline(svg, f"c{digest[:10]}", label)
 
 
 def _line_style(series: int) -> dict[str, Any]:

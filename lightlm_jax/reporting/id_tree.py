@@ -24,27 +24,23 @@ class Cell(NamedTuple):
 
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns each code book once: rectangles of its first levels, a table of all."""
-  books: dict[str, dict[str, Any]] = {}
+  names: dict[str, list[str]] = {}
+  pictures, lines, without = {}, [], []
   for run in runs:
-    if run.book is None:
-      continue
-    found = books.setdefault(run.book.sha256, {"runs": [], "book": run.book})
-    found["runs"].append(run.name)
-  lines = [
-    note(
-      f"{run.name} should have ids, but {run.workdir / 'codes'} holds no complete "
-      "ones; `train` writes them"
-    )
-    for run in runs
-    if run.results and run.results.get("ids") and run.book is None
-  ]
-  without = [run.name for run in runs if run.results and not run.results.get("ids")]
+    if run.book is not None:
+      names.setdefault(run.book.sha256, []).append(run.name)
+      pictures[run.book.sha256] = _picture(run.book)
+    elif run.results.get("ids"):
+      text = (
+        f"{run.name} should have ids, but {run.workdir / 'codes'} holds no complete "
+      )
+      lines.append(note(text + "ones; `train` writes them"))
+    if run.results and not run.results.get("ids"):
+      without.append(run.name)
   if without:
     lines.append(note(f"No ids are used by {', '.join(without)}"))
-  pictures = [
-    {"runs": found["runs"]} | _picture(found["book"]) for found in books.values()
-  ]
-  return {"books": pictures, "missing": lines}
+  books = [{"runs": names[digest]} | book for digest, book in pictures.items()]
+  return {"books": books, "missing": lines}
 
 
 def partition(
@@ -67,56 +63,36 @@ def partition(
     key_GK, group_N, size_G = np.unique(
       keys_NK, axis=0, return_inverse=True, return_counts=True
     )
-    group_N = group_N.reshape(-1)
     order_G = np.lexsort((-size_G, key_GK[:, 0]))
-    clusters, cluster_of_G = [], np.empty(len(key_GK), np.int64)
-    above, at = -1, 0.0
-    for g in order_G:
-      if key_GK[g, 0] != above:
-        above = key_GK[g, 0]
-        at = float(start_C[above])
-        joined = False
-      small = size_G[g] < smallest * I
-      if not (small and joined):  # the small ones come last and share a rectangle
-        path = "" if small else "·".join(map(str, key_GK[g, 1:]))
-        clusters.append(_Clusters(path, at, []))
-      clusters[-1].sizes.append(int(size_G[g]))
-      cluster_of_G[g] = len(clusters) - 1
-      at += float(size_G[g]) / I
-      joined = small
-    largest = max((sum(c.sizes) for c in clusters if c.path), default=1)
-    drawn.append(
-      [
-        Cell(
-          start=c.start,
-          width=sum(c.sizes) / I,
-          strength=(sum(c.sizes) / largest) ** 0.5 if c.path else 0.0,
-          title=c.title,
-        )
-        for c in clusters
-      ]
-    )
-    start_C = np.array([c.start for c in clusters])
+    key_GK, size_G = key_GK[order_G], size_G[order_G]
+    above_G, is_small_G = key_GK[:, 0], size_G < smallest * I
+    before_G = np.cumsum(size_G) - size_G
+    first_G = np.searchsorted(above_G, above_G)  # of the children of a cluster
+    # The small ones come last among the children of a cluster and share a rectangle.
+    joins_G = is_small_G & np.roll(is_small_G, 1) & (np.arange(len(size_G)) > first_G)
+    cell_G = np.cumsum(~joins_G) - 1
+    start_C = (start_C[above_G] + (before_G - before_G[first_G]) / I)[~joins_G]
+    size_C = np.bincount(cell_G, weights=size_G).astype(int)
+    clusters_C = np.bincount(cell_G)
+    largest = max(size_C[~is_small_G[~joins_G]], default=1)
+    drawn.append([])
+    for g, start, size, clusters in zip(
+      np.flatnonzero(~joins_G), start_C.tolist(), size_C, clusters_C
+    ):
+      items = _count(size_G[g], "item")
+      title = "·".join(map(str, key_GK[g, 1:])) + f": {items}"
+      if is_small_G[g]:
+        most = "" if size_G[g] == 1 else "at most "
+        title = f"{_count(clusters, 'cluster')} of {most}{items}"
+      strength = 0.0 if is_small_G[g] else float((size / largest) ** 0.5)
+      drawn[-1].append(Cell(start, float(size / I), strength, title))
     cell_I = np.full(I, -1)
-    cell_I[inside_N] = cluster_of_G[group_N]
+    cell_I[inside_N] = cell_G[np.argsort(order_G)][group_N.reshape(-1)]
   return drawn
 
 
-class _Clusters(NamedTuple):
-  """The content of a rectangle: one cluster, or small clusters without a path."""
-
-  path: str
-  start: float
-  sizes: list[int]
-
-  @property
-  def title(self) -> str:
-    items = f"{self.sizes[0]:,} {'item' if self.sizes[0] == 1 else 'items'}"
-    if self.path:
-      return f"{self.path}: {items}"
-    most = "" if self.sizes[0] == 1 else "at most "
-    number = len(self.sizes)
-    return f"{number:,} {'cluster' if number == 1 else 'clusters'} of {most}{items}"
+def _count(number: int, noun: str) -> str:
+  return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _picture(book: CodeBook) -> dict[str, Any]:
@@ -135,19 +111,11 @@ def _picture(book: CodeBook) -> dict[str, Any]:
         "ends": int((length_I == depth + 1).sum()),
       }
     )
-  levels = []
-  for cells, row in zip(partition(items_IL), rows):
-    label = (
-      f"Level {row['level']}: {row['tokens']:,} tokens, {row['prefixes']:,} prefixes, "
-      f"the largest of {row['largest']:,} items"
-    )
-    levels.append({"name": f"Level {row['level']}", "cells": cells, "label": label})
   return {
     "kind": book.manifest.get("kind", "unknown"),
-    "options": book.manifest.get("options") or {},
     "sha256": book.sha256[:16],
     "num_items": len(items_IL),
     "vocab_size": book.vocab_size,
     "rows": rows,
-    "levels": levels,
+    "levels": partition(items_IL),
   }

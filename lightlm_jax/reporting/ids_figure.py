@@ -10,23 +10,8 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.reporting import drawing
 
 
-def check() -> None:
-  """Refuses before the ids are built what cannot be drawn after.
-
-  Raises:
-    UserError: there is no matplotlib.
-  """
-  drawing.new(1, 1)
-
-
 def draw(report: dict[str, Any], book: CodeBook, path: epath.PathLike) -> None:
-  """Draws the figure.
-
-  Args:
-    report: from `runs.index`.
-    book: the ids.
-    path: of the figure, which ends in .png or .svg.
-  """
+  """Draws the figure into a .png or .svg file, from the report of `runs.index`."""
   figure = drawing.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):

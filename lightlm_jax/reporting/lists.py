@@ -33,43 +33,40 @@ def popularity(
   """Returns the concentration of exposure on popular items, and exposure metrics."""
   lines = _without_users(runs)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
+  figures = []
   if listed and log is None:
     lines.append(note(f"Item popularity needs the log: {no_log}"))
-  figures = []
-  if listed and log is not None:
+  elif listed:
     bought_I = np.bincount(log.train.item_E, minlength=log.train.num_items)
     target_I = np.bincount(log.requests.target_N, minlength=log.train.num_items)
-    for rule, name in RULES.items():
-      curves = [
-        charts.Line(
+    for rule, title in RULES.items():
+      counts = [
+        (
           run.name if len(runs) > 1 else "recommended",
-          *concentration(shown(run.users, rule, log.train.item_ids), bought_I),
+          shown(run.users, rule, log.train.item_ids),
           series,
         )
         for series, run in listed
       ]
       # The last colours: those that a few runs leave free.
-      curves += [
-        charts.Line("targets", *concentration(target_I, bought_I), 8),
-        charts.Line("training interactions", *concentration(bought_I, bought_I), 16),
+      counts += [("targets", target_I, 8), ("training interactions", bought_I, 16)]
+      curves = [
+        charts.Line(name, *concentration(count_I, bought_I), series)
+        for name, count_I, series in counts
       ]
       at_fifth = ", ".join(
         f"{c.name} {100 * np.interp(0.2, c.x, c.y):.0f} %" for c in curves
       )
-      figures.append(
-        {
-          "title": name,
-          "note": f"Share of the most popular fifth of items: {at_fifth}.",
-          "legend": [(curve.name, curve.series) for curve in curves],
-          "chart": charts.lines(
-            curves,
-            x="share of the catalogue, most popular first",
-            y="cumulative share",
-            label=f"Concentration on popular items, {name}. {at_fifth}",
-            shares=True,
-          ),
-        }
+      chart = charts.lines(
+        curves,
+        x="share of the catalogue, most popular first",
+        y="cumulative share",
+        label=f"Concentration on popular items, {title}. {at_fifth}",
+        shares=True,
       )
+      legend = [(curve.name, curve.series) for curve in curves]
+      text = f"Share of the most popular fifth of items: {at_fifth}."
+      figures.append({"title": title, "note": text, "legend": legend, "chart": chart})
   return {"figures": figures, "exposure": _exposure(runs), "missing": lines}
 
 
@@ -94,18 +91,18 @@ def examples(
     users.append(
       {
         "user": row["user"],
-        "history": history and history[-HISTORY:],
-        "more": len(history) - HISTORY if history else 0,
+        "history": history[-HISTORY:],
+        "more": len(history) > HISTORY,
         "length": row["history_length"],
         "target": texts.text(row["target"]),
-        "lists": [_list(name, rows[name], rule, texts) for name in rows],
+        "lists": [_list(name, row, rule, texts) for name, row in rows.items()],
       }
     )
   how = (
     f"The first users by raw id: {USERS // 2} hits of {first} at {SHOWN} and "
     f"{USERS - USERS // 2} misses, if there are as many. Rule: {RULES[rule]}."
   )
-  return {"users": users, "missing": lines, "how": how, "shown": SHOWN}
+  return {"users": users, "missing": lines, "how": how}
 
 
 def concentration(
@@ -167,29 +164,13 @@ def _without_users(runs: Sequence[Run]) -> list[dict[str, str | None]]:
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
   """Returns a table: a row a metric, a column for each run under each rule."""
   found = [run for run in runs if at(run.results, "exposure")]
-  columns = [
-    (run.name if len(runs) > 1 else "", rule) for rule in RULES for run in found
-  ]
-  by_column = [at(r.results, "exposure", rule) or {} for rule in RULES for r in found]
   rows = []
   for name, (meaning, is_share) in EXPOSURE.items():
-    values = [figures.get(name) for figures in by_column]
+    values = [at(r.results, "exposure", rule, name) for rule in RULES for r in found]
     if any(value is not None for value in values):
-      texts = [_figure(value, is_share) for value in values]
-      rows.append({"name": name, "meaning": meaning, "texts": texts})
-  if not rows:
-    return None
-  return {
-    "rules": [(name, len(found)) for name in RULES.values()],
-    "runs": [name for name, _ in columns] if len(runs) > 1 else [],
-    "rows": rows,
-  }
-
-
-def _figure(value: float | None, is_share: bool) -> str:
-  if value is None:
-    return "–"
-  return f"{100 * value:.1f} %" if is_share else f"{value:.4g}"
+      row = {"name": name, "meaning": meaning, "is_share": is_share, "values": values}
+      rows.append(row)
+  return {"runs": [run.name for run in found], "rows": rows} if rows else None
 
 
 def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[str, Any]:
@@ -210,20 +191,15 @@ def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[st
   }
 
 
-def _letters(text: str) -> str:
-  return "".join(filter(str.isalnum, text)).casefold()
-
-
 class _Texts:
   """Texts of items and histories, if the log is known."""
 
   def __init__(self, log: Log | None):
-    self._title, self._log, self._request = {}, log, {}
+    self._log, self._title, self._request = log, {}, {}
     if log is not None:
       raw_N = log.train.user_ids[log.requests.user_N].tolist()
       self._request = {raw: n for n, raw in enumerate(raw_N)}
-      if log.titles is not None:
-        self._title = dict(zip(log.train.item_ids.tolist(), log.titles))
+      self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
 
   def text(self, item: str) -> dict[str, str]:
     """Returns the item's text, and its raw id if that differs."""
@@ -232,9 +208,14 @@ class _Texts:
       title = title[: LETTERS - 1] + "…"
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
-  def history(self, user: str) -> list[dict[str, str]] | None:
+  def history(self, user: str) -> list[dict[str, str]]:
+    """Returns the texts of a user's history; empty if it is unknown."""
     n = self._request.get(user)
     if n is None or self._log is None:
-      return None
+      return []
     items = self._log.train.item_ids[self._log.requests.row(n)]
     return [self.text(item) for item in items.tolist()]
+
+
+def _letters(text: str) -> str:
+  return "".join(filter(str.isalnum, text)).casefold()

@@ -11,85 +11,70 @@ from lightlm_jax.reporting.advice import config_flags, quoted
 from lightlm_jax.reporting.run_files import Run, at
 
 
-def cost(runs: Sequence[Run]) -> dict[str, Any]:
+def cost(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
   """Returns size, speed, versions and devices: a row a figure, a column a run."""
   packages = {p: None for run in runs for p in at(run.results, "versions") or ()}
-  rows = [*_ROWS, *((name, ("versions", name), str) for name in packages)]
   table = []
-  for name, path, text in rows:
+  for name, path, text in [*_ROWS, *((p, ("versions", p), str) for p in packages)]:
     values = [at(run.results, *path) for run in runs]
     if any(found is not None for found in values):
-      texts = ["–" if found is None else text(found) for found in values]
-      table.append({"name": name, "values": texts})
-  return {"runs": [run.name for run in runs], "rows": table}
+      table.append((name, ["–" if found is None else text(found) for found in values]))
+  return table
 
 
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns the fields of every configuration, and those in which runs differ."""
-  flat = [
-    {name: json.dumps(value) for name, value in sorted(fields.items())}
-    for fields in (config_lib.own_fields(run.config) for run in runs)
-  ]
-  names = sorted(set().union(*flat))
-  different = [
-    {"name": name, "values": [fields.get(name, "–") for fields in flat]}
-    for name in names
-    if len({fields.get(name) for fields in flat}) > 1
-  ]
-  return {
-    "runs": [run.name for run in runs],
-    "different": different,
-    "all": [
-      {"run": run.name, "fields": list(fields.items())}
-      for run, fields in zip(runs, flat)
-    ],
+  flat = {
+    run.name: {
+      name: json.dumps(value)
+      for name, value in sorted(config_lib.own_fields(run.config).items())
+    }
+    for run in runs
   }
+  names = sorted(set().union(*flat.values()))
+  rows = {name: [found.get(name, "–") for found in flat.values()] for name in names}
+  different = {name: values for name, values in rows.items() if len(set(values)) > 1}
+  return {"different": different, "all": flat}
 
 
 def audits(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """Returns for each run whether its ids were audited, and the result."""
-  return [_audit(run) for run in runs]
+  return [{"run": run.name, "lines": [], "command": None} | _audit(run) for run in runs]
 
 
 def _audit(run: Run) -> dict[str, Any]:
-  found = {"run": run.name, "lines": [], "figures": [], "command": None}
   split = run.config.get("split") or {}
-  why, command = None, None
+  command = None
   if run.book is None and run.results and not run.results.get("ids"):
     why = "this system uses no ids, and only ids are audited"
   elif split.get("kind") == "none":
     why = "nothing is held out, so nothing could leak into the ids"
   elif split.get("withheld"):
     why = "the audit does not support items withheld from training"
-  elif not run.audit or (other := _other_audit(run, run.audit)):
+  elif not run.audit:
     why, command = "this audits them:", _audit_command(run)
-    if run.audit:
-      why = f"{other}; this audits the ids of the run:"
-  if why:
-    return found | {"state": "not audited", "why": why, "command": command}
-  passed = run.audit.get("passed") is True
-  lines = [str(line) for line in run.audit.get("failures") or ()]
-  if not passed and not lines:
-    lines = ["the audit failed without details"]
-  return found | {
-    "state": "passed" if passed else "failed",
-    "lines": lines,
-    "figures": _audit_figures(run.audit),
-  }
+  elif other := _other_audit(run):
+    why, command = f"{other}; this audits the ids of the run:", _audit_command(run)
+  else:
+    passed = run.audit.get("passed") is True
+    lines = [str(line) for line in run.audit.get("failures") or ()]
+    if not passed and not lines:
+      lines = ["the audit failed without details"]
+    figures = _audit_figures(run.audit)
+    state = "passed" if passed else "failed"
+    return {"state": state, "lines": lines, "figures": figures}
+  return {"state": "not audited", "why": why, "command": command, "figures": []}
 
 
-def _other_audit(run: Run, audit: dict[str, Any]) -> str | None:
+def _other_audit(run: Run) -> str | None:
   """Returns why an audit is not about this run, None if it is."""
-  results = run.results
-  ids = results.get("ids") or {}
-  of_run = ids.get("manifest_sha256") or (run.book and run.book.sha256)
-  said = audit.get("ids")
-  audited = said.get("manifest_sha256") if isinstance(said, dict) else None
+  audited = at(run.audit, "ids", "manifest_sha256")
   if audited is None:
     return "the audit does not name its ids"
-  if audited != of_run:
+  of_run = at(run.results, "ids", "manifest_sha256")
+  if audited != (of_run or (run.book and run.book.sha256)):
     return f"the audit is of other ids ({str(audited)[:16]}…)"
-  if results and audit.get("split_sha256") != results.get("split_sha256"):
+  if run.results and run.audit.get("split_sha256") != run.results.get("split_sha256"):
     return "the audit is of another split than the run's"
   return None
 
@@ -111,17 +96,16 @@ def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
   ]
   for name, trial in (audit.get("renumber") or {}).items():
     others = ", ".join(_plain(value) for value in trial.get("other_seeds") or ())
-    said = (
-      f"{_plain(trial.get('as_is'))}; renumbered {_plain(trial.get('renumbered'))}; "
-      f"other seeds {others}"
-    )
-    figures.append((name, said))
-  if "spearman_last_token" in audit:
-    said = _plain(audit["spearman_last_token"])
-    figures.append(("Spearman correlation of last token and raw number", said))
-  if "held_out_edges" in audit:
-    figures.append(("held-out interactions read", _plain(audit["held_out_edges"])))
-  return figures
+    as_is, renumbered = (_plain(trial.get(key)) for key in ("as_is", "renumbered"))
+    figures.append((name, f"{as_is}; renumbered {renumbered}; other seeds {others}"))
+  names = {
+    "spearman_last_token": "Spearman correlation of last token and raw number",
+    "held_out_edges": "held-out interactions read",
+  }
+  found = [
+    (name, _plain(audit[field])) for field, name in names.items() if field in audit
+  ]
+  return figures + found
 
 
 def _plain(value: Any) -> str:
@@ -135,10 +119,6 @@ def _devices(kinds: Sequence[str]) -> str:
   return ", ".join(f"{count} × {kind}" for kind, count in groups)
 
 
-def _whole(value: float) -> str:
-  return f"{value:,.0f}"
-
-
 def _duration(seconds: float) -> str:
   whole = round(seconds)
   if whole < 60:
@@ -149,6 +129,7 @@ def _duration(seconds: float) -> str:
   return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+_whole = "{:,.0f}".format
 # Name, path in results.json, and format of each row of `cost`.
 _ROWS: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
   ("system", ("system",), str),

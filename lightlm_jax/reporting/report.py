@@ -1,11 +1,11 @@
-"""Writes the HTML report of runs or of a study."""
+"""Writes the HTML report of runs."""
 
 from collections.abc import Sequence
 import logging
-from typing import Any
 
 from etils import epath
 
+from lightlm_jax.evaluation import compare
 from lightlm_jax.reporting import decodings, id_tree, lists, provenance, sections
 from lightlm_jax.reporting import html as page_lib
 from lightlm_jax.reporting import run_files as runs
@@ -37,10 +37,15 @@ def report(
     The path of the report.
 
   Raises:
-    UserError: the runs cannot be read or compared, or the file cannot be written.
+    UserError: the runs cannot be read, differ in their split or share a name, or the
+      file cannot be written.
   """
   found = [runs.read(folder, split_name) for folder in (workdir, *others)]
-  runs.check_together(found)
+  names = [run.name for run in found]
+  compare.check_names(names)
+  finished = {run.name: run.results for run in found if run.results}
+  if finished:
+    compare.check_same_split(finished)
   log_lib.set_up()
   log, no_log = None, None
   listed = [run for run in found if run.users is not None]
@@ -49,42 +54,17 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
-  html = page_lib.render("report.html.jinja", page(found, split_name, log, no_log))
-  name = "report.html" if split_name == "test" else f"report-{split_name}.html"
-  path = epath.Path(out) if out else found[0].workdir / name
-  atomic.write(path, html)
-  logger.info(f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB")
-  return path
-
-
-def page(
-  found: Sequence[runs.Run],
-  split_name: str,
-  log: runs.Log | None,
-  no_log: str | None,
-) -> dict[str, Any]:
-  """Returns the data of the template.
-
-  Args:
-    found: the runs, of one split.
-    split_name: "test" or "validation".
-    log: their log; None if it cannot be read.
-    no_log: why it cannot be read.
-  """
-  names = [run.name for run in found]
   first = found[0]
-  system = first.config.get("system")
-  dataset = (first.config.get("data") or {}).get("name")
-  title = f"{len(found)} runs on {dataset}" if found[1:] else f"{system} on {dataset}"
-  if split_name != "test":
-    title += f": {split_name}"
-  return {
-    "title": title,
+  subject = f"{len(found)} runs" if found[1:] else first.config.get("system")
+  title = f"{subject} on {runs.at(first.config, 'data', 'name')}"
+  is_test = split_name == "test"
+  content = {
+    "title": title if is_test else f"{title}: {split_name}",
     "split": split_name,
     "names": names,
     "runs": found,
     "rules": sections.RULES,
-    "legend_pairs": list(zip(names, range(1, 1 + len(names)))),
+    "legend_pairs": [(name, series) for series, name in enumerate(names, start=1)],
     "headline": sections.headline(found),
     "comparison": sections.comparison(found),
     "beams": decodings.beams(found),
@@ -98,3 +78,9 @@ def page(
     "configs": provenance.configs(found),
     "audits": provenance.audits(found),
   }
+  html = page_lib.render("report.html.jinja", content)
+  name = "report.html" if is_test else f"report-{split_name}.html"
+  path = epath.Path(out) if out else first.workdir / name
+  atomic.write(path, html)
+  logger.info(f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB")
+  return path

@@ -31,58 +31,34 @@ _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_seco
 
 
 class Search(NamedTuple):
-  """The evaluation of a run with one decoding.
+  """The evaluation of a run with one decoding."""
 
-  Attributes:
-    results: results.json, or a file of the same form by `evaluate`.
-    users: its table of users, if there is one.
-  """
-
-  results: dict[str, Any]
+  results: dict[str, Any]  # results.json, or a file of the same form by `evaluate`
   users: pyarrow.Table | None
 
 
 class Run(NamedTuple):
-  """One run.
+  """One run."""
 
-  Attributes:
-    name: the name of its folder.
-    workdir: the folder.
-    config: config.json, perhaps of another version.
-    results: results.json, empty before the end; for the validation split the results
-      of `evaluate`.
-    asked_again: further results of `evaluate`, by file name.
-    journal: the lines of metrics.jsonl.
-    users: the table of users that belongs to `results`.
-    searches: evaluations by beam search and by exact search, if there is an exact one.
-    book: the ids.
-    audit: audit.json, or the audit in results.json; empty if there is none.
-  """
-
-  name: str
+  name: str  # of its folder
   workdir: epath.Path
-  config: dict[str, Any]
+  config: dict[str, Any]  # perhaps of another version
+  # results.json, empty before the end; for the validation split those of `evaluate`.
   results: dict[str, Any]
-  asked_again: dict[str, dict[str, Any]]
-  journal: list[dict[str, Any]]
-  users: pyarrow.Table | None
-  searches: list[Search]
+  asked_again: dict[str, dict[str, Any]]  # file name → further results of `evaluate`
+  journal: list[dict[str, Any]]  # the lines of metrics.jsonl
+  users: pyarrow.Table | None  # of `results`
+  searches: list[Search]  # by beam and by exact search, if there is an exact one
   book: CodeBook | None
-  audit: dict[str, Any]
+  audit: dict[str, Any]  # audit.json, or the audit in results.json
 
 
 class Log(NamedTuple):
-  """The log that runs were trained on.
+  """The log that runs were trained on."""
 
-  Attributes:
-    train: the training interactions, with the whole catalogue.
-    requests: the evaluated requests.
-    titles: texts of the items, if there are any.
-  """
-
-  train: Interactions
-  requests: Requests
-  titles: list[str] | None
+  train: Interactions  # with the whole catalogue
+  requests: Requests  # that were evaluated
+  titles: list[str] | None  # texts of the items
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
@@ -107,21 +83,17 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
   asked_again = {
     path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
   }
-  results: dict[str, Any] = {}
-  audit: dict[str, Any] = {}
-  users = None
-  if split_name == "validation":
-    results, asked_again = _of_validation(workdir, config, asked_again)
-    if (workdir / "results.json").exists():
-      _check_same_state(workdir, results, _read_json(workdir / "results.json"))
-  elif (workdir / "results.json").exists():
+  results, audit, users = {}, {}, None
+  if (workdir / "results.json").exists():
     results = {"split": "test"} | _read_json(workdir / "results.json")
+  if split_name == "validation":
+    results, asked_again = _of_validation(workdir, config, asked_again, results)
   if results:
     results = _completed(results, asked_again.values())
     users = _read_users(workdir, results_lib.file_name("users", results), results)
     if results.get("audit"):
-      its_own = {"split_sha256": results.get("split_sha256"), "ids": results.get("ids")}
-      audit = its_own | results["audit"]
+      audit = {field: results.get(field) for field in ("split_sha256", "ids")}
+      audit |= results["audit"]
   if (workdir / "audit.json").exists():
     audit = _read_json(workdir / "audit.json")
   return Run(
@@ -164,18 +136,6 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
   return Log(split.train, requests, dataset.titles)
 
 
-def check_together(runs: list[Run]) -> None:
-  """Checks that runs can be in one report.
-
-  Raises:
-    UserError: two runs differ in their split or share their name.
-  """
-  compare.check_names([run.name for run in runs])
-  finished = {run.name: run.results for run in runs if run.results}
-  if finished:
-    compare.check_same_split(finished)
-
-
 def at(tree: Any, *path: str) -> Any:
   """Returns the value at a path of nested dicts, None if there is none."""
   for name in path:
@@ -183,74 +143,53 @@ def at(tree: Any, *path: str) -> Any:
   return tree
 
 
-def _of_validation(
-  workdir: epath.Path, config: dict[str, Any], asked_again: dict[str, dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-  """Returns the validation results of the run's own decoding, and of others."""
+def _of_validation(workdir: epath.Path, config, asked_again, finished):
+  """Returns the validation results of the run's own decoding, and of others.
+
+  Raises:
+    UserError: there are none, or they are not of the final parameters.
+  """
   decoding = None
   if schema.writes_ids(config.get("system")):
-    decoding = (config.get("decoding") or {}).get("kind")
+    decoding = at(config, "decoding", "kind")
   asked = {"split": "validation", "decoding": decoding}
   own = results_lib.file_name("results", asked) + ".json"
-  others = {
-    name: results
-    for name, results in asked_again.items()
-    if results.get("split") == "validation" and name != own
-  }
+  command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
+  command += " --split=validation"
   if own not in asked_again:
-    command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
-    raise UserError(
-      f"{workdir.name} left no {own}; this makes it: {command} --split=validation"
-    )
-  return asked_again[own], others
-
-
-def _check_same_state(
-  workdir: epath.Path, validation: dict[str, Any], finished: dict[str, Any]
-) -> None:
-  """Checks that validation results are of the run's final parameters."""
+    raise UserError(f"{workdir.name} left no {own}; this makes it: {command}")
+  results = asked_again[own]
   for field in ("best_step", "split_sha256"):
-    if validation.get(field) != finished.get(field):
-      command = f"python -m lightlm_jax.evaluate --workdir={shlex.quote(str(workdir))}"
+    if finished and results.get(field) != finished.get(field):
       raise UserError(
         f"{workdir.name} was evaluated on validation in another state "
-        f"({field} {validation.get(field)}, now {finished.get(field)}); evaluate "
-        "again: "
-        f"{command} --split=validation"
+        f"({field} {results.get(field)}, now {finished.get(field)}); evaluate "
+        f"again: {command}"
       )
+  others = {
+    name: found
+    for name, found in asked_again.items()
+    if found.get("split") == "validation" and name != own
+  }
+  return results, others
 
 
-def _searches(
-  workdir: epath.Path,
-  results: dict[str, Any],
-  asked_again: dict[str, dict[str, Any]],
-) -> list[Search]:
+def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
   """Returns evaluations by beam and exact search, if there is an exact one."""
-  answers = {}
-  if results:
-    answers[results_lib.file_name("users", results)] = results
+  answers = {results_lib.file_name("users", results): results} if results else {}
   for name, again in asked_again.items():
     answers[name.removesuffix(".json").replace("results", "users", 1)] = again
-  answers = {
-    name: found
-    for name, found in answers.items()
-    if found.get("metrics")
-    if found.get("decoding") == "exact" or _is_beam(found)
-  }
-  if all(map(_is_beam, answers.values())):
-    return []
+  answers = {name: found for name, found in answers.items() if found.get("metrics")}
+  decodings = [found.get("decoding") for found in answers.values()]
   return [
-    Search(found, _read_users(workdir, name, found)) for name, found in answers.items()
+    Search(found, _read_users(workdir, name, found))
+    for (name, found), decoding in zip(answers.items(), decodings)
+    if "exact" in decodings
+    if decoding == "exact" or (decoding == "beam" and found.get("beam_size"))
   ]
 
 
-def _is_beam(results: dict[str, Any]) -> bool:
-  return results.get("decoding") == "beam" and bool(results.get("beam_size"))
-
-
-def _read_users(
-  workdir: epath.Path, name: str, results: dict[str, Any]
-) -> pyarrow.Table | None:
+def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
   """Returns a table of users; None if there is none, or if it is of another log."""
   path = workdir / f"{name}.parquet"
   if not path.exists():

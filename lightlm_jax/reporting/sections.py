@@ -27,7 +27,7 @@ DIMENSIONS = {
 
 
 def headline(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns the rows of the table of metrics: baselines, every run, the best possible."""
+  """Returns the rows of the table of metrics: baselines, runs, the best possible."""
   lines = [
     note(
       f"{run.name} has no results.json because it is not finished; this resumes it",
