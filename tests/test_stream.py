@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightlm_jax.data import feed as feed_lib
-from lightlm_jax.data import packing, shards, stream
+from lightlm_jax.data import packing, shards
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.runs import train
 from lightlm_jax.runtime import mesh as mesh_lib
@@ -68,9 +68,9 @@ def test_a_step_from_disk_is_the_step_on_the_device(tmp_path, make, rows_a_file)
   assert about["rows"] == plan.sizes[0] > 7
   assert len(about["files"]) == -(-about["rows"] // rows_a_file)
   rows = shards.Shards(tmp_path / "rows")
-  assert rows.plan(plan.seed, plan.batch_size) == plan
+  assert (about["width"], about["window"]) == (plan.widths[0], plan.window)
   every_B = np.ones(plan.batch_size, bool)
-  steps = stream.Steps(rows, plan, every_B)
+  steps = shards.Steps(rows, plan, every_B)
   assert plan.sizes[0] % plan.batch_size, "nothing to fill up"
   for step in range(2 * plan.steps_per_epoch):
     equal(steps[step], on_the_device(feed, plan, step))
@@ -82,7 +82,7 @@ def test_a_reader_begins_at_any_step(tmp_path, make):
   rows = shards.cached(tmp_path, feed, plan)
   mesh = mesh_lib.make(1, 1)
   for start in (0, 17):
-    read = stream.reader(rows, plan, mesh, start=start, most=K)
+    read = shards.reader(rows, plan, mesh, start=start, most=K)
     step = start
     for number in (1, K, 2):
       batches = read(number)
@@ -96,7 +96,7 @@ def test_a_process_reads_what_its_devices_want(tmp_path):
   feed, plan = of_three(make_log())
   rows = shards.cached(tmp_path, feed, plan)
   wanted_B = np.array([False, True, False, True])
-  found, whole = stream.Steps(rows, plan, wanted_B)[5], on_the_device(feed, plan, 5)
+  found, whole = shards.Steps(rows, plan, wanted_B)[5], on_the_device(feed, plan, 5)
   for a_BX, b_BX in zip(found, whole):
     np.testing.assert_array_equal(a_BX[wanted_B], b_BX[wanted_B])
   assert (found.history_BH[~wanted_B] == -1).all()

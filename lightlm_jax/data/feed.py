@@ -1,12 +1,11 @@
 """Training batches: the log on the device, and the examples of each step.
 
 Every position of a user's row is an example: the items before it are the history, the
-item at it is the target (or, with `drawn`, any item of the user). A batch is as wide as
-its longest row. So either examples of similar length share a batch (a bucket), or
-several examples share a row, which mixes short and long ones with little padding.
-Models that learn at every position of a history get whole histories in a row (a pack).
-All of this is a pure function of (seed, step): the same batches on one device or eight,
-with or without a restart.
+item at it is the target (or, with `drawn`, any item of the user). Either examples of
+similar length share a batch (a bucket), or several examples share a row, which mixes
+short and long ones with little padding. Models that learn at every position of a
+history get whole histories in a row (a pack). All of this is a pure function of (seed,
+step): the same batches on one device or eight, with or without a restart.
 """
 
 import dataclasses
@@ -19,12 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.data.batch import Array, Batch
-from lightlm_jax.data.interactions import Interactions
+from lightlm_jax.data.interactions import Interactions, concatenate_rows
 from lightlm_jax.data.order import fold, permute
 from lightlm_jax.data.packing import Rows, pack
 from lightlm_jax.runtime.errors import UserError
-
-_PER_EXAMPLE = ("user_B", "target_B", "weight_B")  # fields of a Batch
 
 
 class Positions(NamedTuple):
@@ -48,10 +45,9 @@ class Packs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The batch of every step.
+  """The batch of every step: an epoch visits those of all buckets, permuted.
 
-  An epoch visits every batch of every bucket once, in a permuted order. Packed rows
-  form a single bucket.
+  Packed rows form a single bucket.
   """
 
   seed: int
@@ -71,11 +67,7 @@ class Plan:
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the bucket (int32), its order key and its batch (uint32) of steps.
-
-    Args:
-      step: int, of any shape; so are the results.
-    """
+    """Returns the bucket (int32), its order key and its batch (uint32) of each step."""
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
     batch = permute(place, self.steps_per_epoch, key).astype(np.int64)
@@ -91,13 +83,8 @@ class Plan:
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
     """Returns a batch's rows in its bucket, [B] uint32, and which are real, [B] bool.
 
-    The last batch of a bucket is padded with rows that are not real.
-
-    Args:
-      key: from `at`.
-      batch: from `at`.
-      bucket: from `at`.
-      xp: numpy or jax.numpy.
+    The last batch of a bucket is padded with rows that are not real. Key, batch and
+    bucket come from `at`; `xp` is numpy or jax.numpy.
     """
     B, size = self.batch_size, self.sizes[bucket]
     place_B = batch * xp.uint32(B) + xp.arange(B, dtype=xp.uint32)
@@ -118,7 +105,7 @@ def positions(
   Args:
     train: at least one interaction.
     seed: of the packing and of the order.
-    batch_size: examples per step; a multiple of `rows.most`.
+    batch_size: examples per step, a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Empty buckets are dropped.
     drawn: see `Plan`; for inputs that do not depend on the position.
@@ -178,15 +165,13 @@ def packs(
     end_N = np.repeat(end_N, pieces_N) - later_M * width
     length_N = np.repeat(length_N, pieces_N) - later_M * width
   length_N = np.minimum(length_N, width)
-  first_N = end_N - length_N
   row_N, column_N = pack(length_N, width, seed)
+  column_E = concatenate_rows(np.arange(width), column_N, length_N)
+  all_E = np.arange(len(train.item_E))
   position_RH = np.full((row_N.max() + 1, width), -1, np.int32)
-  # j counts within each history, for all histories at once.
-  j_E = np.arange(length_N.sum()) - np.repeat(np.cumsum(length_N) - length_N, length_N)
-  row_E, column_E, first_E = (
-    np.repeat(x, length_N) for x in (row_N, column_N, first_N)
+  position_RH[np.repeat(row_N, length_N), column_E] = concatenate_rows(
+    all_E, end_N - length_N, length_N
   )
-  position_RH[row_E, column_E + j_E] = first_E + j_E
   feed = Packs(train.item_E, train.user_E, position_RH)
   return feed, Plan(seed, batch_size, (width,), (len(position_RH),), width)
 
@@ -199,9 +184,9 @@ def gather(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns a batch, made on the device; `key` and `batch` come from `plan.at(step)`.
+  """Makes a batch on the device; one that was read from disk is returned unchanged.
 
-  A batch that was read from disk is returned unchanged.
+  Key, batch and bucket come from `plan.at(step)`.
   """
   if isinstance(feed, Batch):
     return feed
@@ -218,15 +203,9 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns the given rows as a batch; empty rows of weight 0 if not `real_B`.
+  """Returns rows of a bucket (uint32) as a batch; those not `real_B` are empty.
 
-  Args:
-    feed: that holds the rows.
-    row_B: uint32, in the bucket.
-    real_B: bool.
-    key: uint32, of drawn targets.
-    plan: of the feed.
-    bucket: of the rows.
+  Empty rows have weight 0. `key` decides which targets are drawn.
   """
   if isinstance(feed, Packs):
     return _sequences(feed, row_B, real_B)
@@ -258,8 +237,8 @@ def rows_at(
   )
   if example_BK.shape[1] > 1:
     return found
-  one_each = {name: getattr(found, name)[:, 0] for name in _PER_EXAMPLE}
-  return found._replace(**one_each)
+  one_each = ("user_B", "target_B", "weight_B")
+  return found._replace(**{name: getattr(found, name)[:, 0] for name in one_each})
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:

@@ -39,17 +39,14 @@ def pack(
 
   The longest sequence that fits comes next (first-fit decreasing). If a row holds at
   most `most`, then after the first one it is the longest that leaves as much space for
-  each of the others: otherwise the last rows would hold short ones only.
+  each of the others: otherwise the last rows would hold short ones only. The seed
+  decides which of equally long sequences share a row.
 
   Args:
-    length_N: int, each from 1 to `width`.
-    width: columns of a row.
-    seed: decides which of equally long sequences share a row.
-    most: most sequences in a row; None = as many as fit.
+    length_N: int, each from 1 to `width`, the columns of a row.
 
   Returns:
-    row_N and column_N, int64: where each sequence begins. The unused columns are at the
-    end of the row.
+    row_N and column_N, int64: where each sequence begins.
   """
   # One slot per sequence, ordered by row, then by column.
   first, row, column, length = 0, [], [], []

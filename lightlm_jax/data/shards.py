@@ -2,10 +2,12 @@
 
 A row is what `feed.rows_at` returns: self-contained, so that a batch is read without
 the log. ArrayRecord files hold a fixed number of rows each, in the order of the feed,
-with random access; batches from disk equal those on the device, row by row.
+with random access; batches from disk equal those on the device, row by row. Grain reads
+them ahead while the device computes. The rows of a step are a function of (seed, step),
+so that a run that starts at step s reads from step s on, without a saved iterator.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import hashlib
 import os
@@ -13,7 +15,9 @@ from typing import Any
 
 from array_record.python import array_record_module
 from etils import epath
+import grain
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from lightlm_jax.data import feed as feed_lib
@@ -26,6 +30,8 @@ ROWS_A_FILE = 2**20
 # Reading slows down with the number of groups, and a group is decoded as a whole.
 _WRITING = "group_size:16,uncompressed"
 _AT_ONCE = 4_096  # rows computed together
+_THREADS = 2
+_DISPATCHES_AHEAD = 3
 
 
 class Shards:
@@ -41,28 +47,18 @@ class Shards:
     try:
       with folder_lib.opened(folder) as whole:
         self.about = whole.manifest
-        paths = [folder / file["name"] for file in self.about["files"]]
-        for path, file in zip(paths, self.about["files"]):
+        self._readers = []
+        for file in self.about["files"]:
+          path = folder / file["name"]
           if path.stat().length != file["bytes"]:
             raise ValueError(f"{path.name} has {path.stat().length} bytes")
-        self._readers = [
-          array_record_module.ArrayRecordReader(
-            os.fspath(path), options="readahead_buffer_size:0"
+          self._readers.append(
+            array_record_module.ArrayRecordReader(
+              os.fspath(path), options="readahead_buffer_size:0"
+            )
           )
-          for path in paths
-        ]
     except folder_lib.NotWhole as error:
       raise UserError(f"cannot read the shards in {folder}: {error}; remove them")
-
-  def plan(self, seed: int, batch_size: int) -> feed_lib.Plan:
-    """Returns the plan of a run over these rows, as over the original feed.
-
-    Args:
-      seed: of the order.
-      batch_size: rows per step.
-    """
-    a = self.about
-    return feed_lib.Plan(seed, batch_size, (a["width"],), (a["rows"],), a["window"])
 
   def rows(self, row_B: Sequence[int] | np.ndarray) -> Batch:
     """Returns the rows with these numbers as a numpy batch; -1 = an empty row."""
@@ -81,10 +77,9 @@ class Shards:
         user_BK[b], target_BT[b] = row[2 * n :].reshape(2, K)
       else:
         target_BT[b] = row[2 * n :]
-    one = K <= 1
     weight_BT = target_BT >= 0 if K else real_B
     return Batch(
-      user_B=user_BK[:, 0] if one else user_BK,
+      user_B=user_BK[:, 0] if K <= 1 else user_BK,
       history_BH=history_BH,
       segment_BH=segment_BH,
       target_B=target_BT[:, 0] if K == 1 else target_BT,
@@ -102,29 +97,58 @@ class Shards:
     return found
 
 
-def write(
-  folder: epath.PathLike,
-  feeds: Iterable[tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]],
-  *,
-  rows_a_file: int = ROWS_A_FILE,
-) -> dict[str, Any]:
-  """Writes the rows of several feeds, completely or not at all.
+class Steps(grain.sources.RandomAccessDataSource):
+  """The batch of every step, restricted to the rows of this process's devices."""
+
+  def __init__(self, shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray):
+    self._shards, self._plan, self._wanted_B = shards, plan, wanted_B
+
+  def __len__(self) -> int:
+    return 2**31 - 1
+
+  def __getitem__(self, step: int) -> Batch:
+    bucket, key, batch = self._plan.at(np.array(step))
+    row_B, real_B = self._plan.places(key, batch, int(bucket))
+    return self._shards.rows(np.where(real_B & self._wanted_B, row_B.astype(int), -1))
+
+
+def reader(
+  shards: Shards, plan: feed_lib.Plan, mesh: Mesh, *, start: int, most: int
+) -> Callable[[int], Batch]:
+  """Returns a function that reads the batches of successive steps.
 
   Args:
-    folder: a new one.
-    feeds: of blocks of users, each with a single bucket and without drawn targets.
-    rows_a_file: rows of every file but the last.
+    shards: the rows.
+    plan: their order.
+    mesh: rows are sharded over its axis `data`.
+    start: the first step.
+    most: K, steps of a dispatch.
 
   Returns:
-    The manifest.
-
-  Raises:
-    UserError: the folder cannot be written.
+    A function of a number of steps, at most K. It returns their batches [K, B, …] on
+    the devices; batches beyond that number are padding.
   """
-  with atomic.new_folder(epath.Path(folder), exists_ok=True) as part:
-    about = _write(part, feeds, rows_a_file)
-    folder_lib.write(part, {}, about)
-  return about
+  B = plan.batch_size
+  over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+  wanted_B = np.zeros(B, bool)
+  indices: Any = over_rows.addressable_devices_indices_map((most, B)).values()
+  for _, rows in indices:
+    wanted_B[rows] = True
+  read_ahead = grain.ReadOptions(
+    num_threads=_THREADS, prefetch_buffer_size=_DISPATCHES_AHEAD * most
+  )
+  steps = grain.MapDataset.source(Steps(shards, plan, wanted_B))[start:]
+  batches = iter(steps.to_iter_dataset(read_ahead))
+
+  def put(*leaves) -> jax.Array:
+    leaf = np.stack(leaves)
+    return jax.make_array_from_callback(leaf.shape, over_rows, leaf.__getitem__)
+
+  def read(number: int) -> Batch:
+    found = [next(batches) for _ in range(number)]
+    return jax.tree.map(put, *found, *found[-1:] * (most - number))
+
+  return read
 
 
 def cached(
@@ -147,30 +171,48 @@ def fingerprint(feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan) 
   return sha256.hexdigest()
 
 
-def _write(folder: epath.Path, feeds, rows_a_file: int) -> dict[str, Any]:
+def write(
+  folder: epath.PathLike,
+  feeds: Iterable[tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]],
+  *,
+  rows_a_file: int = ROWS_A_FILE,
+) -> dict[str, Any]:
+  """Writes the rows of several feeds, completely or not at all; returns the manifest.
+
+  Args:
+    folder: a new one.
+    feeds: of blocks of users, each with a single bucket and without drawn targets.
+    rows_a_file: rows of every file but the last.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
   files, writer = [], None
   rows = width = window = targets = 0
-  for feed, plan in feeds:
-    width, window = max(width, plan.widths[0]), plan.window
-    is_sequence = isinstance(feed, feed_lib.Packs)
-    targets = 0 if is_sequence else feed.example_RK[0].shape[1]
-    for record in _records(feed, plan):
-      if rows % rows_a_file == 0:
-        if writer is not None:
-          writer.close()
-        files.append(folder / f"{len(files):05d}.array_record")
-        writer = array_record_module.ArrayRecordWriter(os.fspath(files[-1]), _WRITING)
-      writer.write(record)
-      rows += 1
-  writer.close()
-  return {
-    "rows": rows,
-    "rows_a_file": rows_a_file,
-    "width": width,
-    "window": window,
-    "targets": targets,  # per row; 0 = one at every position
-    "files": [{"name": file.name, "bytes": file.stat().length} for file in files],
-  }
+  with atomic.new_folder(epath.Path(folder), exists_ok=True) as part:
+    for feed, plan in feeds:
+      width, window = max(width, plan.widths[0]), plan.window
+      if isinstance(feed, feed_lib.Positions):
+        targets = feed.example_RK[0].shape[1]
+      for record in _records(feed, plan):
+        if rows % rows_a_file == 0:
+          if writer is not None:
+            writer.close()
+          files.append(part / f"{len(files):05d}.array_record")
+          writer = array_record_module.ArrayRecordWriter(os.fspath(files[-1]), _WRITING)
+        writer.write(record)
+        rows += 1
+    writer.close()
+    about = {
+      "rows": rows,
+      "rows_a_file": rows_a_file,
+      "width": width,
+      "window": window,
+      "targets": targets,  # per row; 0 = one at every position
+      "files": [{"name": file.name, "bytes": file.stat().length} for file in files],
+    }
+    folder_lib.write(part, {}, about)
+  return about
 
 
 def _records(
@@ -190,11 +232,9 @@ def _records(
     row_B = np.minimum(row_B, plan.sizes[0] - 1).astype(np.uint32)
     batch = jax.device_get(make(feed, row_B, real_B, np.uint32(0)))
     is_sequence = batch.target_B.shape == batch.history_BH.shape
-    start_B = np.zeros(_AT_ONCE, int)
-    if not is_sequence:
-      start_B = plan.widths[0] - (batch.segment_BH > 0).sum(axis=1)
+    length_B = (batch.segment_BH > 0).sum(axis=1)
     for b in range(real_B.sum()):
-      history_segment = [x[b, start_B[b] :] for x in batch[1:3]]
-      users = [] if is_sequence else [batch.user_B[b].reshape(-1)]
-      row = [*history_segment, *users, batch.target_B[b].reshape(-1)]
-      yield np.concatenate(row).tobytes()
+      start = 0 if is_sequence else plan.widths[0] - length_B[b]
+      row = [batch.history_BH[b, start:], batch.segment_BH[b, start:]]
+      row += [] if is_sequence else [batch.user_B[b].reshape(-1)]
+      yield np.concatenate([*row, batch.target_B[b].reshape(-1)]).tobytes()

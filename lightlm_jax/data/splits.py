@@ -33,14 +33,11 @@ SHARE_SEED = 1
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-  """N held-out requests: after this history, which item did the user interact with?
-
-  The history of request n is `item_E[offset_N1[n]:offset_N1[n + 1]]`.
-  """
+  """N held-out requests: after this history, which item did the user interact with?"""
 
   user_N: np.ndarray  # [N] int32
-  offset_N1: np.ndarray  # [N + 1] int64
-  item_E: np.ndarray  # [E] int32, oldest first in each row
+  offset_N1: np.ndarray  # [N + 1] int64, where each history starts in item_E
+  item_E: np.ndarray  # [E] int32, oldest first in each history
   target_N: np.ndarray  # [N] int32
 
   def __len__(self) -> int:
@@ -94,11 +91,7 @@ class Split:
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
-  """Returns the split of a run: `config.split` on the log, then `config.data.share`.
-
-  Raises:
-    UserError: as `make` and `learn_from`.
-  """
+  """Returns the split of a run, see `make` and `learn_from`."""
   return learn_from(make(config.split, log), config.data.share)
 
 
@@ -116,8 +109,8 @@ def make(config: schema.Split, log: Interactions) -> Split:
 def leave_one_out(log: Interactions) -> Split:
   """Test = each user's last item, validation = the last but one, train = the rest.
 
-  The validation item joins the input at test. Users with fewer than three
-  interactions are trained on and have no request.
+  The validation item joins the input at test. Users with fewer than three interactions
+  are trained on and have no request.
   """
   length_U = log.length_U
   held_out_U = length_U >= 3
@@ -136,10 +129,10 @@ def ratio(
   """Cuts each user's row into a training, a validation and a test part.
 
   Validation and test get their shares of the row's length, rounded down but at least
-  one item; training gets the rest. The target is the first item of a part, and the
-  history is everything before it: at test the whole validation part joins the input.
-  The later items of a part are neither trained on nor predicted. Users with fewer than
-  three interactions are trained on and have no request.
+  one item. The target is the first item of a part, and the history is everything before
+  it: at test the whole validation part joins the input. The later items of a part are
+  neither trained on nor predicted. Users with fewer than three interactions are trained
+  on and have no request.
 
   Raises:
     UserError: the shares leave nothing for training.
@@ -177,20 +170,19 @@ def temporal(
 
   The windows open at quantiles of the log's times. The test window holds `test_share`
   of all interactions, the validation window `validation_share` of them (slightly more
-  if several interactions have exactly the time of the cut). The last `gap` seconds
-  before each window belong to neither training nor validation. With the names of
-  `Split.cut_times`:
+  if several have exactly the time of the cut). The last `gap` seconds before a window
+  belong to neither training nor validation. With the names of `Split.cut_times`:
 
     train          time < train_end = validation_start - gap
     validation     validation_start <= time < validation_end = test_start - gap
     test           test_start <= time
 
-  A request has as target a user's first interaction in the window, and as history all
-  of this user's interactions before the window, those of the gap included and, at
-  test, those of the validation window. A user without any earlier interaction has no
-  request. A user whose earlier interactions all lie in a gap or the validation window
-  has a request and an empty training row (evaluation/slices.py reports these users
-  separately). Among interactions of a user at the same time, the log's order decides.
+  The target is a user's first interaction in the window, the history everything of this
+  user before the window, in the gap and the validation window too. A user without
+  earlier interactions has no request. A user whose earlier interactions all lie in a
+  gap or the validation window has a request and an empty training row
+  (evaluation/slices.py reports these users separately). At equal times the log's order
+  decides.
 
   Raises:
     UserError: the log has no times, or training or a window would be empty.
@@ -224,23 +216,20 @@ def temporal(
 
   validation = first_of_window(before["validation_start"], before["validation_end"])
   test = first_of_window(before["test_start"], log.length_U)
-  parameters = {
-    "validation_share": validation_share,
-    "test_share": test_share,
-    "gap": gap,
-  }
   for lost, number in (
     ("nothing to train on", before["train_end"].sum()),
     ("no request in the validation window", len(validation)),
     ("no request in the test window", len(test)),
   ):
     if not number:
-      given = ", ".join(f"{name}={value}" for name, value in parameters.items())
       raise UserError(
-        f"config.split of kind temporal with {given} leaves {lost}: a request needs an "
+        f"config.split of kind temporal with validation_share={validation_share}, "
+        f"test_share={test_share}, gap={gap} leaves {lost}: a request needs an "
         "interaction in the window and an earlier one; change the shares or the gap"
       )
-  split = _split("temporal", log, before["train_end"], validation, test, **parameters)
+  shares = {"validation_share": validation_share, "test_share": test_share}
+  train_U = before["train_end"]
+  split = _split("temporal", log, train_U, validation, test, **shares, gap=gap)
   return dataclasses.replace(split, cut_times=cut_times)
 
 
@@ -252,14 +241,10 @@ def everything(log: Interactions) -> Split:
 def withhold(split: Split, share: float) -> Split:
   """Returns the split with a share of the catalogue's items turned into cold items.
 
-  The items are drawn uniformly, at least one. Their interactions are removed from the
-  training rows and from the histories of validation and test, and validation drops
-  the requests that have them as target. Test keeps all its requests, even those whose
+  The items are drawn uniformly, at least one unless the share is 0. Their interactions
+  are removed from the training rows and from all histories, and validation drops the
+  requests that have them as target. Test keeps all its requests, even those whose
   history is now empty: its requests for the withheld items are the cold-start ones.
-
-  Args:
-    split: of any kind.
-    share: of the catalogue, below 1, rounded to whole items; 0 changes nothing.
 
   Raises:
     UserError: the share leaves nothing to train on or no validation request.
@@ -299,12 +284,8 @@ def learn_from(split: Split, share: float) -> Split:
   """Returns the split with a share of the users in training; the requests stay.
 
   A keyed hash of the raw id alone decides whether a user is in: the users of a share
-  are a subset of those of any larger share, whoever else is in the log. A user who is
-  out keeps an empty training row, and requests with the full history.
-
-  Args:
-    split: of any kind.
-    share: of the users, approximately, above 0; 1 changes nothing.
+  are a subset of those of any larger share, in every log. A user who is out keeps an
+  empty training row, and requests with the full history.
 
   Raises:
     UserError: the share leaves no training interaction.

@@ -44,23 +44,14 @@ class Shop:
 
 
 class Tastes(NamedTuple):
-  """The generator's probabilities, by catalogue index, hidden from every model.
+  """The generator's probabilities, by catalogue index, hidden from every model."""
 
-  Attributes:
-    prior_C: [C] float64, probability of each hidden community.
-    taste_CI: [C, I] float64, preferences of a community: rows sum to 1, 0 if late.
-    late_CI: [C, I] float64, the same among late items, 0 for the others.
-    follow_II: [I, I] float64, row a: follow-ups of item a; rows sum to 1.
-    habit: probability that a purchase is a follow-up of the previous one.
-    late_rate: probability that a user's last purchase is a late item.
-  """
-
-  prior_C: np.ndarray
-  taste_CI: np.ndarray
-  late_CI: np.ndarray
-  follow_II: np.ndarray
-  habit: float
-  late_rate: float
+  prior_C: np.ndarray  # float64, probability of each hidden community
+  taste_CI: np.ndarray  # float64, preferences of a community: rows sum to 1, 0 if late
+  late_CI: np.ndarray  # float64, the same among late items, 0 for the others
+  follow_II: np.ndarray  # float64, row a: follow-ups of item a; rows sum to 1
+  habit: float  # probability that a purchase is a follow-up of the previous one
+  late_rate: float  # probability that a user's last purchase is a late item
 
 
 def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
@@ -91,7 +82,7 @@ def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
 
 
 def item_titles(log: Interactions) -> list[str]:
-  """Returns a title for each catalogue item, such as "tea 017"."""
+  """Returns the title of each catalogue item, such as "tea 017"."""
   return [str(raw).replace("-", " ") for raw in log.item_ids]
 
 

@@ -9,7 +9,6 @@ from lightlm_jax.data import formats, interactions
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError, first_line
 
-COLUMNS = ("user", "item", "timestamp")
 _READERS = {
   ".parquet": polars.read_parquet,
   ".csv": lambda file: _delimited(file, ","),
@@ -32,15 +31,13 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
   Raises:
     UserError: a column is missing or has the wrong type, or an id is missing.
   """
-  rows = _frame(table, "interactions")
-  times = "timestamp" in rows.columns
-  columns = [_ids(rows, name, "interactions") for name in COLUMNS[:2]]
+  given = _frame(table, "interactions")
+  times = "timestamp" in given.columns
+  rows = polars.DataFrame([_ids(given, n, "interactions") for n in ("user", "item")])
   if rows.is_empty():
     raise UserError("the interactions are a table without rows; give at least one")
   if times:
-    columns.append(_seconds(rows["timestamp"]))
-  rows = polars.DataFrame(columns)
-  if times:
+    rows = rows.with_columns(_seconds(given["timestamp"]))
     rows = rows.sort("timestamp", maintain_order=True)
   users = rows.group_by("user", maintain_order=True).agg(polars.exclude("user"))
   log = interactions.from_sequences(
@@ -62,12 +59,11 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
       return polars.DataFrame(table)
     path = epath.Path(table)
     if path.suffix not in _READERS:
-      what = "does not exist"
-      if path.exists():
-        what = f"ends with none of {', '.join(_READERS)}"
+      known = f"ends with none of {', '.join(_READERS)}"
       raise UserError(
-        f"{path} {what}; give such a file, a table, or a folder: "
-        "`python -m lightlm_jax.prepare` makes one of logs of many forms"
+        f"{path} {known if path.exists() else 'does not exist'}; give such a file, a "
+        "table, or a folder: `python -m lightlm_jax.prepare` makes one of logs of many "
+        "forms"
       )
     with path.open("rb") as file:
       return _READERS[path.suffix](file.read())
@@ -95,7 +91,7 @@ def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:
   column = rows[name]
   if isinstance(column.dtype, polars.Categorical | polars.Enum):
     column = column.cast(polars.String)
-  if not column.dtype.is_integer() and column.dtype != polars.String:
+  elif not column.dtype.is_integer() and column.dtype != polars.String:
     raise UserError(
       f"column {name!r} of the {what} is of type {column.dtype}; ids are texts or "
       "whole numbers"

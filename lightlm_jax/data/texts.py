@@ -20,23 +20,15 @@ from lightlm_jax.storage import folder as folder_lib
 EMPTY = 0  # the single token of an item without text
 FIRST = 1  # the first token of the tokenizer
 _TOKENIZER = "tokenizer.json"
-FEWEST = 256  # tokens: one for every byte
 
 
 class Tokens(NamedTuple):
-  """The input of an item encoder.
+  """The input of an item encoder."""
 
-  Attributes:
-    token_IT: int32, left-aligned, at least one per item; -1 = padding.
-    vocab_size: number of tokens of texts and attributes.
-    empty: number of items that have neither.
-    cut: number of items that were cut to T tokens.
-  """
-
-  token_IT: np.ndarray
-  vocab_size: int
-  empty: int
-  cut: int
+  token_IT: np.ndarray  # int32, left-aligned, at least one per item; -1 = padding
+  vocab_size: int  # tokens of texts and attributes
+  empty: int  # items that have neither
+  cut: int  # items that were cut to T tokens
 
   @property
   def sha256(self) -> str:
@@ -47,9 +39,8 @@ class Tokens(NamedTuple):
 def learn(texts: Sequence[str], vocab_size: int) -> str:
   """Trains a tokenizer; returns it as JSON of Hugging Face's library.
 
-  Args:
-    texts: of a catalogue; equal sets of them give equal JSON.
-    vocab_size: most tokens, at least FEWEST.
+  Equal sets of texts give equal JSON. `vocab_size` is the largest number of tokens, at
+  least 256: one for every byte.
 
   Raises:
     UserError: the library is not installed.
@@ -85,20 +76,16 @@ def write(
     most: tokens per item; longer texts are cut.
     attributes: [I] int arrays, numbered from 0; each is a token after the text, which
       is cut if they do not fit otherwise. None = none.
-
-  Raises:
-    UserError: the library is not installed.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()
   rows, empty, cut = [], 0, 0
   for item, text in enumerate(texts):
     row = [FIRST + token for token in reader.encode(_clean(text)).ids]
-    extra = [] if attributes is None else [size + a for a in attributes[item].tolist()]
+    extra = [] if attributes is None else (size + attributes[item]).tolist()
     empty += not row and not extra
     cut += len(row) + len(extra) > most
-    extra = extra[:most]
-    rows.append([*row[: most - len(extra)], *extra] or [EMPTY])
+    rows.append([*row[: max(most - len(extra), 0)], *extra][:most] or [EMPTY])
   token_IT = np.full((len(rows), max(map(len, rows))), -1, np.int32)
   for item, row in enumerate(rows):
     token_IT[item, : len(row)] = row
@@ -113,11 +100,6 @@ def check(
   attributes: Sequence[np.ndarray] | None,
 ) -> None:
   """Checks that the run's catalogue has the texts and attributes that it reads.
-
-  Args:
-    config: of the run.
-    texts: of the catalogue's items; None = there is no such file.
-    attributes: likewise.
 
   Raises:
     UserError: they are missing, or belong to other items.
@@ -147,24 +129,17 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns the tokenizer of a run, and the catalogue in its tokens.
-
-  Args:
-    config: of the run: `input.text_vocab`, `text_tokens` and `attributes`.
-    texts: see `check`, which runs first.
-    attributes: likewise.
-    tokenizer: of the run; None = train one.
+  """Returns the run's tokenizer (None = train one) and the catalogue in its tokens.
 
   Raises:
     UserError: see `check`.
   """
   check(config, texts, attributes)
-  if not config.input.attributes:
-    attributes = None
   assert texts is not None, "checked above"
   if tokenizer is None:
     tokenizer = learn(texts, config.input.text_vocab)
-  return tokenizer, write(tokenizer, texts, config.input.text_tokens, attributes)
+  used = attributes if config.input.attributes else None
+  return tokenizer, write(tokenizer, texts, config.input.text_tokens, used)
 
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
@@ -179,7 +154,7 @@ def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
 
 
 def load(folder: epath.Path) -> tuple[str, str] | None:
-  """Reads the tokenizer and the SHA-256 of the tokens; None if missing or damaged."""
+  """Returns the tokenizer and the SHA-256 of the tokens; None if missing or damaged."""
   try:
     with folder_lib.opened(folder) as whole:
       tokenizer = whole.read(_TOKENIZER, whole.manifest["tokenizer_sha256"])

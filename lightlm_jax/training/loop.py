@@ -332,11 +332,11 @@ def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
-  from lightlm_jax.data import shards, stream  # noqa: PLC0415, of the extra `stream`
+  from lightlm_jax.data import shards  # noqa: PLC0415, of the extra `stream`
 
   rows = shards.cached(shards_root, feed, plan)
   K = config.train.steps_per_dispatch
-  return stream.reader(rows, plan, mesh, start=start, most=K)
+  return shards.reader(rows, plan, mesh, start=start, most=K)
 
 
 def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:

@@ -108,12 +108,9 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
 def build(
   source: Source, folder: epath.Path, data_dir: epath.Path
 ) -> tuple[polars.DataFrame, list[Item], dict[str, Any], dict[str, Any]]:
-  """Downloads a log and builds both of its TensorFlow Datasets.
+  """Downloads a log and builds both of its TensorFlow Datasets in `data_dir`.
 
-  Args:
-    source: the log.
-    folder: of files that were downloaded by hand.
-    data_dir: of TFDS.
+  Files that were downloaded by hand are taken from `folder`.
 
   Returns:
     The log (see `reading.read_log`), its items, and the metadata of both.

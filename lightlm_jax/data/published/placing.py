@@ -23,10 +23,6 @@ def prepare(source: Source, root: epath.Path) -> None:
   The log is written last, so that its presence means that all is complete. A second
   process waits for the first one.
 
-  Args:
-    source: of the log.
-    root: the data folder.
-
   Raises:
     UserError: there is no network, or a file differs from the published one; the
       message says which file to put where.

@@ -5,7 +5,7 @@ A parser raises Malformed for a line that it cannot read.
 
 import ast
 import calendar
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import datetime
 import json
 import math
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 MOST_SECONDS = 10**11  # since 1970: larger numbers are in another unit
 TICKS_2023 = 1_000  # per second, in Amazon Reviews 2023
-NAMES_2023 = ("user_id", "parent_asin", "rating", "timestamp")
-NAMES_MOVIELENS = ("user", "item", "rating", "timestamp")
+_FIELDS_2023 = "user_id parent_asin rating timestamp"
+_FIELDS_MOVIELENS = "user item rating timestamp"
 GENRES = (
   "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|"
   "Film-Noir|Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western"
@@ -46,7 +46,7 @@ class Malformed(Exception):
 
 def amazon_2014_rating(line: bytes) -> Rating:
   """Parses a line of `reviews_CATEGORY_5.json.gz`: JSON."""
-  return _rating(_json(line), "reviewerID", "asin", "overall", "unixReviewTime")
+  return _rating(_json(line), "reviewerID asin overall unixReviewTime")
 
 
 def amazon_2014_item(line: bytes) -> Item:
@@ -79,11 +79,11 @@ def amazon_2023_rating(line: bytes) -> Rating | None:
   """
   if line.lstrip()[:1] == b"{":
     fields = _json(line)
-  elif _text(line).lstrip("\ufeff") == ",".join(NAMES_2023):
+  elif _text(line).lstrip("\ufeff").split(",") == _FIELDS_2023.split():
     return None
   else:
-    fields = _split(line, ",", NAMES_2023)
-  return _rating(fields, *NAMES_2023, per_second=TICKS_2023)
+    fields = _split(line, ",", _FIELDS_2023)
+  return _rating(fields, _FIELDS_2023, TICKS_2023)
 
 
 def amazon_2023_item(line: bytes) -> Item:
@@ -116,7 +116,7 @@ def yelp_rating(line: bytes) -> Rating:
     found["date"] = yelp_seconds(found["date"])
   except (KeyError, TypeError, ValueError):
     raise Malformed("no date")
-  return _rating(found, "user_id", "business_id", "stars", "date")
+  return _rating(found, "user_id business_id stars date")
 
 
 def yelp_item(line: bytes) -> Item:
@@ -132,12 +132,12 @@ def yelp_item(line: bytes) -> Item:
 
 def movielens_100k_rating(line: bytes) -> Rating:
   """Parses a line of `u.data`: four fields, separated by tabs."""
-  return _rating(_split(line, "\t", NAMES_MOVIELENS), *NAMES_MOVIELENS)
+  return _rating(_split(line, "\t", _FIELDS_MOVIELENS), _FIELDS_MOVIELENS)
 
 
 def movielens_1m_rating(line: bytes) -> Rating:
   """Parses a line of `ratings.dat`: four fields, separated by `::`."""
-  return _rating(_split(line, "::", NAMES_MOVIELENS), *NAMES_MOVIELENS)
+  return _rating(_split(line, "::", _FIELDS_MOVIELENS), _FIELDS_MOVIELENS)
 
 
 def movielens_100k_item(line: bytes) -> Item:
@@ -155,7 +155,7 @@ def movielens_100k_item(line: bytes) -> Item:
 
 def movielens_1m_item(line: bytes) -> Item:
   """Parses a line of `movies.dat`: number `::` title `::` genres, these by `|`."""
-  found = _split(line, "::", ("movie", "title", "genres"), "latin-1")
+  found = _split(line, "::", "movie title genres", "latin-1")
   return Item(
     _identifier(found, "movie"),
     _words(found["title"], "title"),
@@ -181,24 +181,18 @@ def _json(line: bytes) -> dict[str, Any]:
 
 
 def _split(
-  line: bytes, separator: str, names: Sequence[str], encoding: str = "utf-8"
+  line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
   """Returns the separated fields of a line by name."""
-  fields = _text(line, encoding).split(separator)
-  if len(fields) != len(names):
-    raise Malformed(f"not {'three' if len(names) == 3 else 'four'} fields")
-  return dict(zip(names, fields))
+  fields, wanted = _text(line, encoding).split(separator), names.split()
+  if len(fields) != len(wanted):
+    raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
+  return dict(zip(wanted, fields))
 
 
-def _rating(
-  found: Mapping[str, Any],
-  user: str,
-  item: str,
-  rating: str,
-  time: str,
-  per_second: int = 1,
-) -> Rating:
-  """Returns the rating in the fields of these names, with `per_second` ticks."""
+def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating:
+  """Returns the rating in the fields of these names: user, item, rating, time."""
+  user, item, rating, time = names.split()
   return Rating(
     _identifier(found, user),
     _identifier(found, item),
