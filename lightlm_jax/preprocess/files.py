@@ -13,15 +13,10 @@ from lightlm_jax.runtime.errors import UserError, first_line
 
 FORMATS = ("csv", "tsv", "parquet", "jsonl", "recbole", "sequences")
 _ENDINGS = {
-  ".csv": "csv",
-  ".dat": "csv",
-  ".tsv": "tsv",
-  ".tab": "tsv",
-  ".parquet": "parquet",
-  ".pq": "parquet",
-  ".jsonl": "jsonl",
-  ".ndjson": "jsonl",
-  ".json": "jsonl",
+  **dict.fromkeys((".csv", ".dat"), "csv"),
+  **dict.fromkeys((".tsv", ".tab"), "tsv"),
+  **dict.fromkeys((".parquet", ".pq"), "parquet"),
+  **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
   ".inter": "recbole",
 }
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
@@ -33,25 +28,15 @@ FOR_COLONS = "\x1f"  # a single byte for the parser, absent from texts
 
 
 class Source(NamedTuple):
-  """A file of a log, and how to read it.
-
-  Attributes:
-    path: as text.
-    index: position among the files, which orders rows of equal times.
-    form: one of FORMATS.
-    names: all columns, in order.
-    roles: the column index of every role that the log has.
-    delimiter: between columns; one byte, or COLONS.
-    header: whether the first line has the columns' names.
-  """
+  """A file of a log, and how to read it."""
 
   path: str
-  index: int
-  form: str
-  names: tuple[str, ...] = ()
-  roles: Mapping[str, int] = {}
-  delimiter: str = ""
-  header: bool = False
+  index: int  # among the files, which orders rows of equal times
+  form: str  # one of FORMATS
+  names: tuple[str, ...] = ()  # all columns, in order
+  roles: Mapping[str, int] = {}  # the column index of every role that the log has
+  delimiter: str = ""  # one byte, or COLONS
+  header: bool = False  # whether the first line has the columns' names
 
   @property
   def has_quotes(self) -> bool:
@@ -70,19 +55,12 @@ class Source(NamedTuple):
 
 
 class Block(NamedTuple):
-  """Whole lines of a file, each followed by a line feed.
-
-  Attributes:
-    content: the lines; a last line without an end has none here either.
-    too_long: whether this is the start of a single line that exceeds a block.
-    read: bytes of the file on disk read so far.
-    last: whether this is the last block.
-  """
+  """Whole lines of a file, each followed by a line feed, perhaps not the last one."""
 
   content: bytes
-  too_long: bool
-  read: int
-  last: bool
+  too_long: bool  # whether this is the start of a single line that exceeds a block
+  read: int  # bytes of the file on disk read so far
+  last: bool  # whether this is the last block
 
 
 def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:

@@ -34,17 +34,15 @@ ATTRIBUTES = ("brand", "genres", "category", "categories")
 
 
 def read(
-  log: epath.Path, given: str | None, item_ids: np.ndarray, item_column: str | None
+  log: epath.Path, item_ids: np.ndarray, options: Options
 ) -> tuple[dict[str, pyarrow.Array], dict[str, int] | None]:
-  """Reads the metadata of the catalogue.
+  """Reads the metadata of the catalogue: --items, or files beside the log.
 
   Args:
     log: its first file; items.tsv (NAME.item of NAME.inter) and item_attributes.json
       are read from its folder.
-    given: another file with one item per line, in any format of a log; of repeated
-      items the first line counts.
     item_ids: [I] strings.
-    item_column: column of item ids; None = guess.
+    options: its `items` is a file with one item per line, in any format of a log.
 
   Returns:
     Columns of items.parquet: of TEXTS, "" = none, and `attributes`, sorted, unless no
@@ -57,10 +55,10 @@ def read(
   names = formats.read_attribute_names(attributes, item_ids)
   if names is not None:
     logger.info(f"attributes of items: {attributes}")
-  table = _table(log, given)
+  table = _table(log, options.items)
   texts, of_table, counts = {}, None, None
   if table.exists():
-    texts, of_table, counts = _texts(table, item_ids.tolist(), item_column)
+    texts, of_table, counts = _texts(table, item_ids.tolist(), options.items_id)
   names = of_table if names is None else names
   found = {name: pyarrow.array(values) for name, values in texts.items()}
   if names is not None:

@@ -113,9 +113,7 @@ def prepare(options: Options) -> dict[str, Any]:
     tally.check(sum(shard["rows"] for shard in shards), "after writing")
     ends["write"] = time.monotonic()
     kept = catalogue.with_columns(rows=rows_I).filter(pl.col("rows") > 0)
-    texts, counts = items.read(
-      found[0][0], options.items, kept["item"].to_numpy(), options.items_id
-    )
+    texts, counts = items.read(found[0][0], kept["item"].to_numpy(), options)
     item = kept["item"].to_arrow().cast(pyarrow.string())
     table = {"item": item, "rows": kept["rows"].to_numpy(), **texts}
     about_items = output.write_parquet(folder / output.ITEMS, table)

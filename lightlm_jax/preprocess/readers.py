@@ -22,19 +22,12 @@ _DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError
 
 
 class Piece(NamedTuple):
-  """A part of a file, not yet parsed.
+  """A part of a file, not yet parsed."""
 
-  Attributes:
-    content: lines, or rows of a Parquet file.
-    line_R: the line or row number of each row.
-    tally: lines that were rejected before parsing.
-    read: bytes of the file read so far.
-  """
-
-  content: Any  # bytes, or pyarrow.RecordBatch
-  line_R: np.ndarray
-  tally: Tally
-  read: int
+  content: Any  # lines as bytes, or a pyarrow.RecordBatch of a Parquet file
+  line_R: np.ndarray  # the line or row number of each row
+  tally: Tally  # of lines that were rejected before parsing
+  read: int  # bytes of the file read so far
 
 
 def pieces(source: Source, size: int) -> Iterator[Piece]:

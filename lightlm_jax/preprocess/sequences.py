@@ -26,21 +26,13 @@ DUPLICATES = {
 
 
 class Users(NamedTuple):
-  """Users in hash order, with their rows in time order.
+  """Users in hash order, with their rows in time order."""
 
-  Attributes:
-    key_U2: uint64, the hash.
-    user_U: raw ids.
-    offset_U1: int64, where each user's rows start.
-    item_E: int32, numbers of items.
-    time_E: int64 microseconds since 1970; None = unknown.
-  """
-
-  key_U2: np.ndarray
-  user_U: pyarrow.Array
-  offset_U1: np.ndarray
-  item_E: np.ndarray
-  time_E: np.ndarray | None
+  key_U2: np.ndarray  # uint64, the hash
+  user_U: pyarrow.Array  # raw ids
+  offset_U1: np.ndarray  # int64, where each user's rows start
+  item_E: np.ndarray  # int32, numbers of items
+  time_E: np.ndarray | None  # int64 microseconds since 1970; None = unknown
 
   def table(self) -> pyarrow.Table:
     """Returns a table with columns high, low, user, items and times."""

@@ -70,14 +70,7 @@ def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
 def publish(
   work: epath.Path, target: epath.Path, names: Sequence[str], manifest: dict[str, Any]
 ) -> None:
-  """Moves the files to their folder, atomically; in buckets with the manifest last.
-
-  Args:
-    work: the folder they were written to.
-    target: a folder that does not exist.
-    names: of the files.
-    manifest: of the preparation.
-  """
+  """Moves files to a new folder, atomically; in buckets with the manifest last."""
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -30,17 +30,11 @@ _COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Layout(NamedTuple):
-  """The work folder of a preparation, and its numbers of parts and shards.
+  """The work folder of a preparation, and its numbers of parts and shards."""
 
-  Attributes:
-    folder: visible to all workers.
-    parts: of the log, by a hash of the user.
-    shards: of the output.
-  """
-
-  folder: str
-  parts: int
-  shards: int = 0
+  folder: str  # visible to all workers
+  parts: int  # of the log, by a hash of the user
+  shards: int = 0  # of the output
 
   def path(self, name: str, number: int | None = None) -> epath.Path:
     tail = "" if number is None else f"-{number:05d}"
@@ -64,10 +58,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
   schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
   for part in range(layout.parts):
-    path = layout.path("items", part)
-    if not path.exists():
-      continue
-    waiting.append(pl.DataFrame(read(path)).cast(schema))
+    waiting.append(pl.DataFrame(read(layout.path("items", part))).cast(schema))
     size += len(waiting[-1])
     if size > max(2**20, len(total)):
       total, waiting, size = _sum([total, *waiting]), [], 0

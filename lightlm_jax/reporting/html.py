@@ -8,8 +8,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from lightlm_jax.reporting.run_files import at
-
 _FOLDER = pathlib.Path(__file__).parent
 
 
@@ -22,7 +20,7 @@ def render(template: str, content: dict[str, Any]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.globals |= {"short": _short, "at": at}
+  environment.globals["short"] = _short
   environment.filters["in_code"] = _in_code
   return environment.get_template(template).render(content)
 

@@ -24,23 +24,23 @@ class Cell(NamedTuple):
 
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns each code book once: rectangles of its first levels, a table of all."""
-  names: dict[str, list[str]] = {}
-  pictures, lines, without = {}, [], []
+  books: dict[str, dict[str, Any]] = {}
+  lines, without = [], []
   for run in runs:
     if run.book is not None:
-      names.setdefault(run.book.sha256, []).append(run.name)
-      pictures[run.book.sha256] = _picture(run.book)
+      digest = run.book.sha256
+      books[digest] = books.get(digest) or {"runs": [], **_picture(run.book)}
+      books[digest]["runs"].append(run.name)
     elif run.results.get("ids"):
-      text = (
-        f"{run.name} should have ids, but {run.workdir / 'codes'} holds no complete "
+      where = f"{run.workdir / 'codes'} holds no complete ones"
+      lines.append(
+        note(f"{run.name} should have ids, but {where}; `train` writes them")
       )
-      lines.append(note(text + "ones; `train` writes them"))
     if run.results and not run.results.get("ids"):
       without.append(run.name)
   if without:
     lines.append(note(f"No ids are used by {', '.join(without)}"))
-  books = [{"runs": names[digest]} | book for digest, book in pictures.items()]
-  return {"books": books, "missing": lines}
+  return {"books": list(books.values()), "missing": lines}
 
 
 def partition(
@@ -52,6 +52,7 @@ def partition(
   share of the items than `smallest` share one rectangle, so a level has at most
   1 / smallest rectangles more than the level above. Codes that have ended leave a gap.
   """
+  # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)
   cell_I, start_C = np.zeros(I, np.int64), np.zeros(1)
   drawn = []

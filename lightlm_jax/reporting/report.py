@@ -63,6 +63,7 @@ def report(
     "split": split_name,
     "names": names,
     "runs": found,
+    "at": runs.at,
     "rules": sections.RULES,
     "legend_pairs": [(name, series) for series, name in enumerate(names, start=1)],
     "headline": sections.headline(found),
