@@ -9,6 +9,7 @@ import reference_ids
 import scipy.stats
 from small_logs import make_log
 
+from lightlm_jax.config import data_groups
 from lightlm_jax.data import splits
 from lightlm_jax.data.interactions import first_of_rows
 from lightlm_jax.data.synthetic import Shop, make_shop
@@ -16,14 +17,7 @@ from lightlm_jax.evaluation import leaks as audit
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import plain, spectral
 
-OPTIONS = {
-  "graph": "bipartite",
-  "branching": 8,
-  "leaf_size": 20,
-  "levels": 2,
-  "tokens": "level",
-  "base": 8,
-}
+OPTIONS = data_groups.Ids(branching=8, leaf_size=20, levels=2, tokens="level")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,7 @@ def log():
 
 def clean(log, seed):
   train = splits.leave_one_out(log).train
-  ids = spectral.spectral_ids(train, **OPTIONS, seed=seed)
+  ids = spectral.spectral_ids(train, OPTIONS, seed=seed)
   return audit.Ids(*ids, train.user_E, train.item_E)
 
 
@@ -99,7 +93,7 @@ def reading(split_of, more):
   def build(log, seed):
     length_U = split_of(log).train.length_U
     read = first_of_rows(log, np.minimum(length_U + more, log.length_U))
-    ids = spectral.spectral_ids(read, **OPTIONS, seed=seed)
+    ids = spectral.spectral_ids(read, OPTIONS, seed=seed)
     return audit.Ids(*ids, read.user_E, read.item_E)
 
   return build

@@ -1,6 +1,7 @@
 """Baselines against brute force, and against known figures on the real logs."""
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -16,7 +17,7 @@ from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import ease, item_item, item_knn, popularity
+from lightlm_jax.systems import item_item, popularity
 
 NUM_ITEMS = 17
 
@@ -73,15 +74,14 @@ def knn_by_hand(log):
   ("built", "by_hand"),
   [
     (
-      Compiled(ease.build(NUM_ITEMS, regularisation=2.0)),
+      Compiled(item_item.ease(NUM_ITEMS, regularisation=2.0)),
       lambda log: ease_by_hand(log, 2.0),
     ),
-    (Compiled(item_knn.build(NUM_ITEMS)), knn_by_hand),
+    (Compiled(item_item.item_knn(NUM_ITEMS)), knn_by_hand),
   ],
 )
 def test_weights_and_scores_equal_brute_force(built, by_hand, monkeypatch):
   monkeypatch.setattr(item_item, "ROWS_AT_ONCE", 5)
-  monkeypatch.setattr(ease, "ROWS_AT_ONCE", 5)
   log, system = small_log(), Compiled(built)
   params, expected_II = system.fit(log), by_hand(log)
   np.testing.assert_allclose(params, expected_II, atol=1e-6)
@@ -107,7 +107,7 @@ def test_popularity_counts_training_interactions():
 
 
 def recent_counts(log):
-  return popularity.build_recent(NUM_ITEMS).system.fit(log).tolist()
+  return popularity.build(NUM_ITEMS, recent=True).system.fit(log).tolist()
 
 
 def test_recent_popularity_counts_the_last_interactions_of_users():
@@ -116,7 +116,7 @@ def test_recent_popularity_counts_the_last_interactions_of_users():
     sum(log.row(u)[-popularity.RECENT_PLACES :].tolist().count(item) for u in range(40))
     for item in range(NUM_ITEMS)
   ]
-  system = Compiled(popularity.build_recent(NUM_ITEMS))
+  system = Compiled(popularity.build(NUM_ITEMS, recent=True))
   assert system.name == "recent_pop"
   scores_BI = system.scores(system.fit(log), (), make_batch([[1], []], width=5))
   assert scores_BI.tolist() == [recent_counts(log)] * 2
@@ -186,7 +186,7 @@ def test_closed_items_are_never_recommended(k, longer, shorter):
 def test_recommendations_and_scores_give_the_same_ranks():
   log = small_log()
   split = splits.leave_one_out(log)
-  built = ease.build(NUM_ITEMS)
+  built = item_item.ease(NUM_ITEMS)
   params = built.system.fit(split.train)
   arguments = {"num_items": NUM_ITEMS, "batch_size": 16, "k": NUM_ITEMS}
   counted = evaluator.evaluate(built, params, split.test, **arguments)
@@ -199,10 +199,10 @@ def test_recommendations_and_scores_give_the_same_ranks():
 
 def test_refusals_name_the_numbers():
   with pytest.raises(UserError, match=r"50,000 × 50,000.*9\.3 GiB.*8 GiB.*bpr_mf"):
-    ease.build(50_000)
-  item_knn.build(46_340)
+    item_item.ease(50_000)
+  item_item.item_knn(46_340)
   with pytest.raises(UserError, match="regularisation 0"):
-    ease.build(5, regularisation=0)
+    item_item.ease(5, regularisation=0)
 
 
 def real_metrics(dataset, build):
@@ -229,7 +229,7 @@ def check(summary, hr5, ndcg5, hr10, ndcg10):
 
 @pytest.mark.slow
 def test_item_knn_on_toys():
-  summaries = real_metrics("toys", item_knn.build)
+  summaries = real_metrics("toys", item_item.item_knn)
   check(summaries["seen_excluded"], 0.0492, 0.0335, 0.0666, 0.0391)
 
 
@@ -237,7 +237,7 @@ def test_item_knn_on_toys():
 def test_popularity_on_toys():
   """Where nothing but the order is known, what sold of late sells better."""
   ever = real_metrics("toys", popularity.build)
-  recent = real_metrics("toys", popularity.build_recent)
+  recent = real_metrics("toys", functools.partial(popularity.build, recent=True))
   for rule in evaluator.RULES:
     assert ever[rule]["ndcg@10"] == pytest.approx(0.0049, abs=5e-5)
   assert recent["seen_excluded"]["ndcg@10"] == pytest.approx(0.0059, abs=5e-5)
@@ -246,19 +246,19 @@ def test_popularity_on_toys():
 
 @pytest.mark.slow
 def test_item_knn_on_beauty():
-  summaries = real_metrics("beauty", item_knn.build)
+  summaries = real_metrics("beauty", item_item.item_knn)
   check(summaries["seen_excluded"], 0.0394, 0.0270, 0.0568, 0.0326)
 
 
 @pytest.mark.slow
 def test_ease_on_toys():
-  summaries = real_metrics("toys", ease.build)
+  summaries = real_metrics("toys", item_item.ease)
   check(summaries["seen_excluded"], 0.0498, 0.0343, 0.0703, 0.0409)
   check(summaries["seen_allowed"], 0.0356, 0.0231, 0.0552, 0.0293)
 
 
 @pytest.mark.slow
 def test_ease_on_beauty():
-  summaries = real_metrics("beauty", ease.build)
+  summaries = real_metrics("beauty", item_item.ease)
   check(summaries["seen_excluded"], 0.0435, 0.0281, 0.0670, 0.0356)
   check(summaries["seen_allowed"], 0.0293, 0.0189, 0.0498, 0.0254)

@@ -12,6 +12,7 @@ import pytest
 from small_logs import check, make_log, strip
 
 from lightlm_jax import config as config_lib
+from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.ids import build, codes, grow, neighbours, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
@@ -37,16 +38,13 @@ def random_book(log, draw, seed):
 
 def clustered_book(tokens):
   def make(log, draw, seed):
-    return spectral.spectral_ids(
-      log,
-      graph="bipartite",
+    config = Ids(
       branching=draw(st.integers(2, 5)),
       leaf_size=draw(st.integers(1, 9)),
       levels=draw(st.integers(1, 3)),
       tokens=tokens,
-      base=4,
-      seed=seed,
     )
+    return spectral.spectral_ids(log, config, seed=seed)
 
   return make
 

@@ -147,15 +147,7 @@ config = schema.Ids(
 )
 folder = pathlib.Path(sys.argv[1])
 book = build.code_book(config, log, 0, folder)
-items, users = quantise.gci_ids(
-  log,
-  schema.Gcn(**options),
-  quantiser="residual",
-  levels=2,
-  centres=7,
-  seed=0,
-  mesh=mesh,
-)
+items, users = quantise.gci_ids(log, config, seed=0, mesh=mesh)
 found["book"] = [book.items_IL.tolist(), book.users_UL.tolist()]
 found["ids"] = [items.tolist(), users.tolist()]
 print(json.dumps(found))

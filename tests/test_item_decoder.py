@@ -12,7 +12,7 @@ import pytest
 from lightlm_jax import config as config_lib
 from lightlm_jax.models import decoder
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import item_decoder
+from lightlm_jax.systems import next_item
 from lightlm_jax.training import state as state_lib
 
 # Written by parity_llama.py, with transformers' LlamaModel.
@@ -92,7 +92,7 @@ def test_turned_products_know_distances_alone():
 def build(**fields):
   fields = {name.replace("__", "."): value for name, value in fields.items()}
   config = config_lib.load("item_decoder", "tiny", fields)
-  return item_decoder.build(config, I).system
+  return next_item.item_decoder(config, I).system
 
 
 def test_an_output_table_of_its_own():

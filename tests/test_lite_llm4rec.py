@@ -22,7 +22,7 @@ from lightlm_jax.evaluation import evaluator
 from lightlm_jax.models import decoder, hierarchical
 from lightlm_jax.runs import describe, evaluate, train
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import item_decoder, lite_llm4rec, registry
+from lightlm_jax.systems import lite_llm4rec, next_item, registry
 
 pytestmark = pytest.mark.usefixtures("_compiled_fast")
 I, V, T, H = 30, 20, 5, 8
@@ -69,7 +69,7 @@ def of_texts(config, texts, bought):
 
 
 def network(tied):
-  return lite_llm4rec.network(make_config(tied), V, None if tied else I)
+  return lite_llm4rec.network(make_config(tied).model, V, None if tied else I)
 
 
 @functools.partial(jax.jit, static_argnames="net")
@@ -192,7 +192,7 @@ def flat(width=T):
 def test_flat_is_one_transformer_over_all_words():
   """Against the words of each history written down in a line, without holes."""
   system, params = flat()
-  shape = item_decoder.model_config(make_config(False))
+  shape = next_item.decoder_shape(make_config(False).model)
   net = jax.jit(decoder.Transformer(shape).apply)
   score_BI = system.scores(params, system.tables, make_batch(HISTORIES, TARGETS))
   for score_I, items in zip(score_BI, HISTORIES):

@@ -16,11 +16,11 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.models import item_sequence
 from lightlm_jax.runs import describe, train
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import item_decoder, registry, sasrec
+from lightlm_jax.systems import registry
 from lightlm_jax.training import checkpoint
 
 I, H = 30, 8
-NAMES = (*sasrec.NAMES, item_decoder.NAME)
+NAMES = ("sasrec", "bsarec", "item_decoder")
 every_net = pytest.mark.parametrize("name", NAMES)
 
 
@@ -259,7 +259,7 @@ def test_a_rule_of_succession_is_learned(name, loss):
 @pytest.mark.parametrize(
   "name",
   # The item decoder packs its histories as sasrec does.
-  [*sasrec.NAMES, pytest.param(item_decoder.NAME, marks=pytest.mark.slow)],
+  ["sasrec", "bsarec", pytest.param("item_decoder", marks=pytest.mark.slow)],
 )
 def test_the_trainer_trains_and_judges_it(name, tmp_path):
   rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_logs import check, make_log, strip
 
-from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.config.data_groups import Gcn, Ids
 from lightlm_jax.ids import quantise
 from lightlm_jax.runtime.errors import UserError
 
@@ -243,9 +243,9 @@ def agreement(a_NL, b_NL):
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_of_a_community_agree(kind):
   log, community_U, community_I = planted()
-  options = Gcn(dim=8, layers=2, epochs=30)
-  asked = {"quantiser": kind, "levels": 2, "centres": 6, "seed": 0}
-  items, users = quantise.gci_ids(log, options, **asked)
+  gcn = Gcn(dim=8, layers=2, epochs=30)
+  config = Ids(quantiser=kind, gci_levels=2, centres=6, gcn=gcn)
+  items, users = quantise.gci_ids(log, config, seed=0)
   check(items, users, log)
   for a, b, own in (
     (users[:, :2], items[:, :2], community_U[:, None] == community_I[None, :]),
@@ -254,7 +254,7 @@ def test_codes_of_a_community_agree(kind):
     share = agreement(a, b)
     # The first level alone already, and that of whole vectors above all.
     assert share[own].mean() > 2 * share[~own].mean()
-  again = quantise.gci_ids(log, options, **asked)
+  again = quantise.gci_ids(log, config, seed=0)
   assert [t.tobytes() for t in again] == [items.tobytes(), users.tobytes()]
 
 
@@ -266,9 +266,9 @@ LOGS = {
 }
 
 
-def small_ids(log, kind, **options):
-  asked = {"levels": 3, "centres": 4, "seed": 0} | options
-  return quantise.gci_ids(log, SMALL, quantiser=kind, **asked)
+def small_ids(log, kind, levels=3, centres=4, mesh=None):
+  config = Ids(quantiser=kind, gci_levels=levels, centres=centres, gcn=SMALL)
+  return quantise.gci_ids(log, config, seed=0, mesh=mesh)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -346,7 +346,7 @@ if sys.argv[1] == "1" and hasattr(os, "sched_setaffinity"):
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 from lightlm_jax.data import splits, synthetic
-from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.config.data_groups import Gcn, Ids
 from lightlm_jax.ids import codes, gcn_training, quantise
 
 train = splits.leave_one_out(synthetic.make_shop(synthetic.Shop())[0]).train
@@ -359,8 +359,9 @@ def watched(*args, **kwargs):
   return tables
 
 gcn_training.embeddings = watched
-options = dict(quantiser="residual", levels=2, centres=16, seed=0)
-tables = quantise.gci_ids(train, Gcn(dim=32, layers=1, epochs=1), **options)
+gcn = Gcn(dim=32, layers=1, epochs=1)
+config = Ids(quantiser="residual", gci_levels=2, centres=16, gcn=gcn)
+tables = quantise.gci_ids(train, config, seed=0)
 print(codes.code_book(*tables, {}).sha256)
 """
 

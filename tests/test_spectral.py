@@ -15,6 +15,7 @@ import scipy.sparse.csgraph
 import scipy.stats
 from small_logs import check, make_log, strip
 
+from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data import splits
 from lightlm_jax.data.synthetic import Shop, make_shop
 from lightlm_jax.ids import codes, spectral
@@ -71,17 +72,15 @@ def sci(
   graph="bipartite",
   attributes=None,
 ):
-  return spectral.spectral_ids(
-    log,
+  config = Ids(
     graph=graph,
     base=4,
     branching=branching,
     leaf_size=leaf_size,
     levels=levels,
-    seed=seed,
     tokens=tokens,
-    attributes=attributes,
   )
+  return spectral.spectral_ids(log, config, seed=seed, attributes=attributes)
 
 
 def planted(communities, *, strays, seed=0, num_users=40, num_items=15):
@@ -315,6 +314,7 @@ def test_another_seed_draws_other_last_tokens(demo):
 
 SCRIPT = """
 import threadpoolctl
+from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data import splits, synthetic
 from lightlm_jax.ids import codes, spectral
 
@@ -327,9 +327,8 @@ def watched(*args, **kwargs):
   return paths
 
 spectral.cluster_paths = watched
-options = dict(branching=32, leaf_size=20, levels=2, tokens="level", seed=0)
-options |= dict(graph="bipartite", base=4)
-tables = spectral.spectral_ids(train, **options)
+config = Ids(branching=32, leaf_size=20, levels=2, tokens="level", base=4)
+tables = spectral.spectral_ids(train, config, seed=0)
 print(codes.code_book(*tables, {}).sha256)
 """
 

@@ -17,33 +17,23 @@ class Allowed(NamedTuple):
 
   Items are counted in *code order*, the order of the sorted codes, in which every
   subtree of the trie is a range. Systems without codes count in catalogue order.
-
-  Attributes:
-    prefix_MI1: int32 [M, I + 1] or longer, M shared masks as running counts of open
-      items: items `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones.
-      M = 0: there is no shared mask, and looking for none costs nothing.
-    mask_B: int32, the shared mask that each request uses.
-    excluded_BE: int32 ranks in code order that the request itself excludes: sorted,
-      unique, only items open in its mask, padded with I. E = 0 excludes nothing.
   """
 
+  # int32 [M, I + 1] or longer, M shared masks as running counts of open items: items
+  # `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones. M = 0: no mask.
   prefix_MI1: jax.Array
-  mask_B: jax.Array
+  mask_B: jax.Array  # int32, the shared mask of each request
+  # int32 ranks that the request itself excludes: sorted, unique, only items open in its
+  # mask, padded with I. E = 0 excludes nothing.
   excluded_BE: jax.Array
 
 
 class Recommendations(NamedTuple):
-  """The best K items of each request, best first.
+  """The best K items of each request, best first."""
 
-  Attributes:
-    items_BK: int32 catalogue indices, -1 where there is none.
-    scores_BK: float32, -inf where there is none.
-    valid_BK: bool, false where there is none.
-  """
-
-  items_BK: jax.Array
-  scores_BK: jax.Array
-  valid_BK: jax.Array
+  items_BK: jax.Array  # int32 catalogue indices, -1 where there is none
+  scores_BK: jax.Array  # float32, -inf where there is none
+  valid_BK: jax.Array  # bool, false where there is none
 
 
 def exclusion_width(most: int) -> int:
@@ -55,10 +45,8 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The whole histories at `index` as pairs (row in the batch, item), repeats kept.
-
-  Returns:
-    row_P int64 in [0, len(index)), item_P int32 catalogue indices.
+  """The whole histories at `index` as pairs, repeats kept: row in the batch, int64, and
+  item, int32 catalogue index.
   """
   length_R = requests.length_N[index]
   row_P = np.repeat(np.arange(len(index)), length_R)
@@ -70,7 +58,7 @@ def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.nd
 def exclusions(
   row_P: np.ndarray, item_P: np.ndarray, *, rank_I: np.ndarray, batch_size: int
 ) -> np.ndarray:
-  """Pairs (row, item) as `Allowed.excluded_BE`.
+  """Pairs (row, item) as `Allowed.excluded_BE`, E the bucket of the longest row.
 
   Args:
     row_P: integers in [0, batch_size).
@@ -78,10 +66,6 @@ def exclusions(
       request's shared mask closes already.
     rank_I: each catalogue item's place in code order.
     batch_size: B.
-
-  Returns:
-    [B, E] int32 ranks in code order, sorted, unique, padded with I; E is the bucket
-    that holds the longest row.
   """
   num_items = len(rank_I)
   key_P = np.unique(row_P * np.int64(num_items) + rank_I[item_P])
@@ -95,14 +79,10 @@ def exclusions(
 
 
 def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
-  """Masks as `Allowed.prefix_MI1`, with room for a catalogue that grows.
+  """Masks, bool [M, I] over the catalogue, as `Allowed.prefix_MI1`.
 
-  Args:
-    allowed_MI: bool [M, I], which catalogue items each mask opens.
-    rank_I: each catalogue item's place in code order.
-
-  Returns:
-    int32 [M, `capacity(I + 1)`]: behind the last item nothing is open.
+  They are [M, `capacity(I + 1)`], room for a catalogue that grows: behind the last item
+  nothing is open. `rank_I` is each item's place in code order.
   """
   num_masks, num_items = allowed_MI.shape
   open_MR = np.zeros((num_masks, capacity(num_items + 1) - 1), bool)

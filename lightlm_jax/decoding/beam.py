@@ -26,29 +26,18 @@ class Beams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """How a search goes.
+  """How a search goes."""
 
-  Attributes:
-    beam_size: the most hypotheses that a row keeps.
-    start_token: the first step's input.
-    end_token: ends a beam of an unconstrained search even where the trie knows no such
-      item; None = leaves do, as they always do under the trie.
-    length_penalty: 0 = summed log-probability, 1 = its mean over the tokens.
-    length_offset: see `length_norm`.
-    renormalise: log-probabilities over the open children alone, not the vocabulary.
-    constrained: false = any token may follow: the trie only tells which items are
-      written, and which items are allowed is not looked at.
-
-  Raises:
-    ValueError: the start would end every beam.
-  """
-
-  beam_size: int
-  start_token: int
+  beam_size: int  # the most hypotheses that a row keeps
+  start_token: int  # the first step's input
+  # Ends a beam of an unconstrained search even where the trie has no such item; None =
+  # leaves do, as they always do under the trie.
   end_token: int | None = None
-  length_penalty: float
-  length_offset: float = 0.0
-  renormalise: bool = False
+  length_penalty: float  # 0 = summed log-probability, 1 = its mean over the tokens
+  length_offset: float = 0.0  # see `length_norm`
+  renormalise: bool = False  # log-probabilities over the open children alone
+  # False = any token may follow: the trie only finds which items are written, and
+  # which items are allowed is not looked at.
   constrained: bool = True
 
   def __post_init__(self):
@@ -67,18 +56,19 @@ def search(
 ) -> Beams:
   """Finds the best codes of each of B rows.
 
-  Every step expands all open children of all beams and keeps the best by the same
-  score that ranks the result: summed log-probability over `length_norm`.
-  Finished beams keep their slot. The first step expands one row, not K. With as many
-  beams as the trie has nodes at any level the search is exact.
+  Every step expands all open children of all beams and keeps the best by the score that
+  ranks the result: summed log-probability over `length_norm`. Finished beams keep their
+  slot. The first step expands one row, not K. With as many beams as the trie has nodes
+  at any level the search is exact.
 
   Args:
     step: (token_BK, parent_BK, cache) → (logits_BKV, cache with one more position):
-      beam k continues what beam `parent[k]` was in the call before. K = 1 at first.
+      beam k continues beam `parent[k]` of the call before. K = 1 at first.
     cache: the first step's.
     trie: over the vocabulary of the logits.
     allowed: which items each row may get; None = the trie alone decides.
-    options: see there.
+    options: of the search.
+    B: rows.
   """
   paths = (None,) * trie.depth
   if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
@@ -188,8 +178,8 @@ def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
 def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
   """The divisor of n tokens' sum: ((offset + n) / (offset + 1))**penalty.
 
-  Without an offset it is n**penalty: 1 for 0, the number of tokens for 1 (Hugging
-  Face's). T5's own search has the offset 5 (Wu et al. 2016, equation 14).
+  Without an offset n**penalty (Hugging Face's): 1 for 0, the number of tokens for 1.
+  T5's own search has the offset 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

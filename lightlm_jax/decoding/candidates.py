@@ -1,8 +1,7 @@
 """The open continuations of all beams at one level, and the best of them.
 
-A level lists its nodes' children, or masks the vocabulary for each node (`Trie`). The
-two forms give the same beams, but for rounding: all continuations of all beams are
-compared, none is left out by a beam's own ranking.
+A level lists its nodes' children, or masks the vocabulary for each node (`Trie`). Both
+give the same beams, but for rounding: all continuations of all beams are compared.
 """
 
 from typing import NamedTuple
@@ -18,19 +17,12 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """How a beam's logits become keys, by which continuations are ranked.
+  """How a beam's logits become keys, by which continuations are ranked."""
 
-  Attributes:
-    log_prob_BK: float32, the beam's own.
-    total_BK: float32, the logarithm of its softmax's denominator.
-    norm_BK: float32, the divisor of its sum, see `length_norm`.
-    finished_BK: bool, whether its only continuation is itself, which costs nothing.
-  """
-
-  log_prob_BK: jax.Array
-  total_BK: jax.Array
-  norm_BK: jax.Array
-  finished_BK: jax.Array
+  log_prob_BK: jax.Array  # float32, the beam's own
+  total_BK: jax.Array  # float32, the logarithm of its softmax's denominator
+  norm_BK: jax.Array  # float32, the divisor of its sum, see `length_norm`
+  finished_BK: jax.Array  # bool: its only continuation is itself, which costs nothing
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
     """float32, in the order of a beam's logits, whatever the rounding."""
@@ -40,19 +32,12 @@ class Scale(NamedTuple):
 
 
 class Best(NamedTuple):
-  """The best continuations a row, best first; -inf where there are fewer.
+  """The best continuations a row, best first; -inf where there are fewer."""
 
-  Attributes:
-    key_BK: float32.
-    parent_BK: int32, which beam each continues.
-    token_BK: int32.
-    column_BK: int32, its place among the parent's listed children; a mask's token.
-  """
-
-  key_BK: jax.Array
-  parent_BK: jax.Array
-  token_BK: jax.Array
-  column_BK: jax.Array
+  key_BK: jax.Array  # float32
+  parent_BK: jax.Array  # int32, the beam that each continues
+  token_BK: jax.Array  # int32
+  column_BK: jax.Array  # int32, its place among the parent's children; a mask's token
 
 
 class Listed(NamedTuple):
@@ -138,12 +123,8 @@ def children(
 ) -> Listed | Masked:
   """The children of each state, in the level's faster form.
 
-  Args:
-    trie: of all items.
-    level: of the states.
-    state_BK: int32.
-    allowed: its shared masks close children; None = there is none.
-    path: the way to the rows' exclusions, from `level`; None = no exclusions.
+  `allowed` closes children by its shared masks, `path` (from `level`) those that the
+  rows' own exclusions close; None = nothing is closed.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:

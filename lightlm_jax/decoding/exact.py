@@ -19,24 +19,18 @@ class Chunks(NamedTuple):
   """Codes in code order, cut into X chunks of G items with at most Q prefixes.
 
   Every size has room for a catalogue that grows a little: see `trie.capacity`.
-
-  Attributes:
-    prefix_XQL: int32 [X, Q, L - 1], codes without their last token, padded with -1.
-    row_XG: int32, which prefix of its chunk each item has; 0 for padding.
-    token_XG: int32, each item's last token; 0 for padding.
   """
 
-  prefix_XQL: jax.Array
-  row_XG: jax.Array
-  token_XG: jax.Array
+  prefix_XQL: jax.Array  # int32 [X, Q, L - 1], codes without last token, padded by -1
+  row_XG: jax.Array  # int32, the prefix of each item in its chunk; 0 for padding
+  token_XG: jax.Array  # int32, each item's last token; 0 for padding
 
 
 def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   """Cuts codes that stand in code order, so that equal prefixes are neighbours.
 
-  Args:
-    code_RL: int32 [I, L] tokens, padded with -1; none is empty.
-    most_prefixes: the most that a chunk may have to force; at least 1.
+  `code_RL` is int32 [I, L], padded with -1, none empty; a chunk has at most
+  `most_prefixes` ≥ 1 prefixes to force.
   """
   num_items, depth = code_RL.shape
   place_R = np.arange(num_items)
@@ -75,19 +69,14 @@ def scores(
   length_penalty: float,
   length_offset: float = 0.0,
 ) -> jax.Array:
-  """The score that a beam of each item would have, for every row.
+  """The score that a beam of each item would have, [B, R] float32 in code order.
 
   Args:
     force: decoder_input_QL → logits_BQLV float32 of the tokens that follow, at each
       position of Q targets.
     cut: from `chunks`.
-    num_ranks: R, scores that are wanted: those behind the last item mean nothing.
-    start_token: the decoder's first input.
-    length_penalty: as in `beam.search`.
-    length_offset: likewise.
-
-  Returns:
-    [B, R] float32 in code order.
+    num_ranks: R; scores behind the last item mean nothing.
+    start_token, length_penalty, length_offset: as in `beam.Options`.
   """
 
   def of_chunk(chunk: Chunks) -> jax.Array:

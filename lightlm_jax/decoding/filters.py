@@ -19,17 +19,11 @@ _FEW = 128
 
 
 class Path(NamedTuple):
-  """The nodes above a request's exclusions, from one level to the next.
+  """The nodes above a request's exclusions, from one level to the next."""
 
-  Attributes:
-    parent_BE: int32 states of the upper level.
-    child_BE: int32 states of the lower one.
-    closed_BE: bool, true where the child holds no item that is still open.
-  """
-
-  parent_BE: jax.Array
-  child_BE: jax.Array
-  closed_BE: jax.Array
+  parent_BE: jax.Array  # int32 states of the upper level
+  child_BE: jax.Array  # int32 states of the lower one
+  closed_BE: jax.Array  # bool: the child holds no item that is still open
 
 
 def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:

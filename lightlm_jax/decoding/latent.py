@@ -6,10 +6,10 @@ all of them (global), or of those among the M nearest to the request (local). It
 whose mean is nearer to the request's state rank higher: one matrix product in place of
 a search, whose cost does not depend on how many items are wanted.
 
-Distances ignore how popular an item is. A prior adds that: if an item's states were
-normally distributed about its mean, alike for all items, then -d² / 2 s² + log n would
-rank them by Bayes' rule (linear discriminant analysis, with s² the variance of a
-state's coordinate about its item's mean, n the item's examples). Coordinates are not
+Distances ignore popularity; a prior adds it. If an item's states were normally
+distributed about its mean, alike for all items, then -d² / 2 s² + log n would rank them
+by Bayes' rule (linear discriminant analysis, with s² the variance of a state's
+coordinate about its item's mean, n the item's examples). Coordinates are not
 independent, so log n gets a weight: the prior.
 
 Letters: B requests, N examples in the index, I items, D width, M nearest.
@@ -22,41 +22,29 @@ import jax.numpy as jnp
 
 from lightlm_jax.decoding.top_k import top_k
 
-DECODINGS = ("latent_global", "latent_local")  # values of decoding.kind
 CHUNK = 16_384  # examples whose distances are held at once
 # Squared distances below it are rounding errors.
 _NEAREST = 1e-12
 
 
 class StateIndex(NamedTuple):
-  """The states of training examples; rows of item -1 are padding.
+  """The states of training examples; rows of item -1 are padding."""
 
-  Attributes:
-    state_ND: float16 or bfloat16.
-    item_N: int32.
-    mean_ID: float32, of each item's states; 0 where there is none.
-    count_I: int32, of each item's states.
-    rarity: float32 scalar, from 0: the weight of log(most / n) that is added to the
-      square of a distance, for an item of n states where none has more than `most`.
-  """
-
-  state_ND: jax.Array
-  item_N: jax.Array
-  mean_ID: jax.Array
-  count_I: jax.Array
+  state_ND: jax.Array  # float16 or bfloat16
+  item_N: jax.Array  # int32
+  mean_ID: jax.Array  # float32, of each item's states; 0 where there is none
+  count_I: jax.Array  # int32, of each item's states
+  # float32 scalar, from 0: the weight of log(most / n) that is added to the square of a
+  # distance, for an item of n states where none has more than `most`.
   rarity: jax.Array
 
 
 def build(
   state_ND: jax.Array, item_N: jax.Array, num_items: int, prior: float = 0.0
 ) -> StateIndex:
-  """The index of examples [N], with each item's mean.
+  """The index of examples, float16 or bfloat16 states and int32 items, -1 = no example.
 
-  Args:
-    state_ND: float16 or bfloat16.
-    item_N: int32, -1 = no example.
-    num_items: I.
-    prior: the weight of log n, see above; 0 = the distance alone, as in the paper.
+  `prior` is the weight of log n, see above; 0 = the distance alone, as in the paper.
   """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)
@@ -76,10 +64,6 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
   """[B, I] float32: 1 / the distance to the mean of an item's states; -inf: has none.
 
   With a prior the penalty of rare items is added to the distance's square.
-
-  Args:
-    state_BD: float32, of the requests.
-    index: of the training examples.
   """
   square_BI = squared_distances(state_BD, index.mean_ID)
   square_BI += _rarity_penalty(index, index.count_I)[None]
@@ -88,15 +72,12 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
 
 
 def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Array:
-  """[B, I] float32: likewise, of the states among the `nearest` to each request.
+  """[B, I] float32: `global_scores` of the states among the M `nearest` to each
+  request.
 
-  Items that have none there come behind all that have, in the order of
-  `global_scores`: less the distance is their score.
-
-  Args:
-    state_BD: float32, of the requests.
-    index: of the training examples.
-    nearest: M, static; all of the index if it holds no more.
+  M is static; all of the index if it holds no more. Items that have none there come
+  behind all that have, in the order of `global_scores`: minus the distance is their
+  score.
   """
   M = min(nearest, len(index.item_N))
   near_BM, item_BM = _nearest(state_BD, index, M)
@@ -159,9 +140,7 @@ def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The mean state [M, D] float32 of each row's item, and how many rows it has.
 
-  Args:
-    state_MD: rows of one item stand together.
-    item_M: which those are.
+  Rows of one item stand together.
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

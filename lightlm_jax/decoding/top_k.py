@@ -16,14 +16,8 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """`jax.lax.top_k` over long rows, of equals the first included: the same answer.
 
   At least k numbers come before any number outside the k blocks with the largest
-  maxima, so that only those blocks are looked at.
-
-  Args:
-    value_BN: float32 [B, N], -inf allowed.
-    k: K, at most N.
-
-  Returns:
-    The values [B, K], largest first, and their int32 places.
+  maxima, so that only those blocks are looked at. `value_BN` is float32, -inf allowed,
+  k at most N. Returns the values [B, K], largest first, and their int32 places.
   """
   B, N = value_BN.shape
   if N < _WORTH_IT * k:
@@ -61,7 +55,6 @@ def _rows(mesh, shape) -> NamedSharding:
 
 
 def _partition(k, mesh, arguments, results):
-  del results
   rows = _rows(mesh, arguments[0])
   return mesh, lambda value_BN: tuple(jax.lax.top_k(value_BN, k)), (rows, rows), (rows,)
 

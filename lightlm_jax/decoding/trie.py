@@ -3,10 +3,10 @@
 A trie of depth L has levels 0 to L; a state is a node's number within its level, the
 root is state 0 of level 0. The nodes of a level stand in code order (the order of the
 sorted codes), so the children of a node are consecutive: a child is its parent's first
-child plus an offset, and all that a node needs is where its children begin and a token
-for each of them. A code that is shorter than L ends in a chain of nodes without a
-choice down to level L, where node r is the item of rank r. So the items below any node
-are a range of ranks.
+child plus an offset, and a node needs only where its children begin and a token for
+each of them. A code that is shorter than L ends in a chain of nodes without a choice
+down to level L, where node r is the item of rank r. So the items below any node are a
+range of ranks.
 
 Where a node may have most of the vocabulary as children, its level also keeps a dense
 transition mask, a bit for each token: faster to apply than a list is to gather.
@@ -28,24 +28,21 @@ DENSE_SHARE = 0.25
 
 @flax.struct.dataclass
 class Level:
-  """The N nodes of a level, padding included, and the way to the M of the next.
+  """The N nodes of a level, padding included, and the way to the M of the next."""
 
-  Attributes:
-    first_N1: int32 [N + 1], node n's children are nodes `first[n]` to
-      `first[n + 1] - 1` of the next level; padding has none.
-    low_N1: int32 [N + 1], the items below node n have the ranks `low[n]` to
-      `low[n + 1] - 1`. None on the last level, where `first_N1` says so.
-    token_M: the token of each node of the next level, V = the code has ended, in the
-      narrowest integers; `width` more of them, so that a slice never runs over.
-    mask_NW: uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a
-      code has ended.) None where children are only listed.
-    width: the most children of a node, rounded up; static.
-  """
-
+  # int32 [N + 1], node n's children are nodes `first[n]` to `first[n + 1] - 1` of the
+  # next level; padding has none.
   first_N1: jax.Array
+  # int32 [N + 1], the items below node n have the ranks `low[n]` to `low[n + 1] - 1`.
+  # None on the last level, where these are in `first_N1`.
   low_N1: jax.Array | None
+  # The token of each node of the next level, V = the code has ended, in the narrowest
+  # integers; `width` more of them, so that a slice never runs over.
   token_M: jax.Array
+  # uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a code has
+  # ended.) None where children are only listed.
   mask_NW: jax.Array | None
+  # The most children of a node, rounded up; static.
   width: int = flax.struct.field(pytree_node=False)
 
 
@@ -53,18 +50,13 @@ class Level:
 class Trie:
   """`levels` 0 to L - 1, and the catalogue index of the item of each rank.
 
-  Every size is rounded up by `capacity`, so that a changed catalogue of about the
-  same size fits the compiled programs.
-
-  Attributes:
-    levels: see `Level`.
-    item_R: int32, -1 where the capacity exceeds the catalogue.
-    vocab_size: V; static.
+  Every size is rounded up by `capacity`, so that a changed catalogue of about the same
+  size fits the compiled programs.
   """
 
   levels: tuple[Level, ...]
-  item_R: jax.Array
-  vocab_size: int = flax.struct.field(pytree_node=False)
+  item_R: jax.Array  # int32, -1 where the capacity exceeds the catalogue
+  vocab_size: int = flax.struct.field(pytree_node=False)  # V; static
 
   @property
   def depth(self) -> int:
@@ -150,9 +142,7 @@ class Trie:
   def rank(self, state: jax.Array, level: int) -> jax.Array:
     """The first rank at or below a node: `rank(n)` to `rank(n + 1) - 1` are its items.
 
-    Args:
-      state: nodes of `level`, or one past the last.
-      level: 0 to L.
+    States are nodes of `level`, 0 to L, or one past the last.
     """
     if level == self.depth:
       return state
@@ -219,7 +209,7 @@ def build(
 def capacity(size: int) -> int:
   """`size` rounded up: to four significant bits, at most an eighth more, or by eights.
 
-  Anything of a catalogue may grow so far before a program has to be compiled anew.
+  A catalogue may grow so far before a program has to be compiled anew.
   """
   step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step

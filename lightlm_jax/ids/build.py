@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 import numpy as np
 
-from lightlm_jax.config.schema import Gcn, Ids
+from lightlm_jax.config.schema import Ids
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
@@ -40,7 +40,7 @@ def code_book(
     train: the interactions that may shape an id.
     seed: of all random numbers.
     cache: folder of books by content; an equal one is read instead of built.
-    attributes: of the items, used if `config.graph` is "attributes".
+    attributes: of the items, None if there are none; for `config.graph` "attributes".
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -66,21 +66,17 @@ def book_of_run(
 ) -> codes.CodeBook:
   """Returns `code_book`, with cold items placed as `config.cold` says.
 
-  Args:
-    attributes: of the catalogue's items, None if there are none; used if
-      `config.cold` or `config.graph` is "attributes".
-
   Raises:
     UserError: attributes are needed and missing, or the cold items do not all fit.
   """
-  if config.cold == "apart":
-    return code_book(config, train, seed, cache, attributes)
-  if config.kind == "iid":
+  if config.cold != "apart" and config.kind == "iid":
     raise UserError(
       "config.ids.cold is 'attributes', but an iid id is one token and has no "
       "neighbours; choose another config.ids.kind, or set it to 'apart'"
     )
   book = code_book(config, train, seed, cache, attributes)
+  if config.cold == "apart":
+    return book
   cold_I = np.bincount(train.item_E, minlength=train.num_items) == 0
   return grow.place_cold(book, cold_I, attributes, seed=seed)
 
@@ -111,9 +107,10 @@ def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
   }
   if not train.num_items:
     raise UserError("the catalogue is empty: there is no item to write a code for")
+  values = dataclasses.asdict(config)
   return {
     "kind": config.kind,
-    "options": {name: _plain(getattr(config, name)) for name in options[config.kind]},
+    "options": {name: values[name] for name in options[config.kind]},
     "seed": seed,
     "num_users": train.num_users,
     "num_items": train.num_items,
@@ -121,10 +118,6 @@ def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
     "interactions_sha256": digest(train),
     "version": _VERSION,
   }
-
-
-def _plain(value: Any) -> Any:
-  return dataclasses.asdict(value) if isinstance(value, Gcn) else value
 
 
 def _build(config: Ids, train: Interactions, seed, attributes):
@@ -135,26 +128,8 @@ def _build(config: Ids, train: Interactions, seed, attributes):
   if config.kind == "iid":
     return plain.independent_ids(train)
   if config.kind == "gci":
-    return quantise.gci_ids(
-      train,
-      config.gcn,
-      quantiser=config.quantiser,
-      levels=config.gci_levels,
-      centres=config.centres,
-      seed=seed,
-      mesh=_mesh(config.devices),
-    )
-  return spectral.spectral_ids(
-    train,
-    graph=config.graph,
-    branching=config.branching,
-    leaf_size=config.leaf_size,
-    levels=config.levels,
-    tokens=config.tokens,
-    base=config.base,
-    seed=seed,
-    attributes=attributes,
-  )
+    return quantise.gci_ids(train, config, seed=seed, mesh=_mesh(config.devices))
+  return spectral.spectral_ids(train, config, seed=seed, attributes=attributes)
 
 
 def _mesh(devices: int) -> Mesh | None:
@@ -168,7 +143,5 @@ def _mesh(devices: int) -> Mesh | None:
       f"config.ids.devices is {devices}; this process has {len(available)}, -1 takes "
       "all of them"
     )
-  axis_types = (AxisType.Auto,)
-  return jax.make_mesh(
-    (number,), ("share",), axis_types=axis_types, devices=available[:number]
-  )
+  devices_used, types = available[:number], (AxisType.Auto,)
+  return jax.make_mesh((number,), ("share",), axis_types=types, devices=devices_used)

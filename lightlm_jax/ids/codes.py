@@ -82,8 +82,8 @@ def with_last_token(
 ) -> np.ndarray:
   """Appends a last token to paths that several members share.
 
-  The numbering within a leaf is seeded random, since an order by index would leak
-  information. With `apart` it continues from leaf to leaf, so that all last tokens are
+  Numbers within a leaf are seeded random, since an order by index would leak
+  information. With `apart` they go on from leaf to leaf, so that all last tokens are
   distinct.
   """
   _, leaf_N, count_C = np.unique(
@@ -101,6 +101,21 @@ def with_last_token(
   code_NL[shared_N, length_N[shared_N]] = first_token + number_N[shared_N]
   longest = (code_NL >= 0).sum(axis=1).max(initial=1)
   return code_NL[:, :longest].astype(np.int32)
+
+
+def with_last_tokens(
+  path_UL: np.ndarray,
+  path_IL: np.ndarray,
+  first_token: int,
+  rng: np.random.Generator,
+  *,
+  apart: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns item and user codes; see `with_last_token`, `apart` is for items alone."""
+  items = with_last_token(path_IL, first_token, rng, apart=apart)
+  first_token = max(first_token, 1 + items.max(initial=0))
+  # Users are never generated: their last tokens need no embeddings of their own.
+  return items, with_last_token(path_UL, first_token, rng, apart=False)
 
 
 def save(book: CodeBook, directory: epath.PathLike) -> None:

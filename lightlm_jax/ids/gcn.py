@@ -5,10 +5,9 @@ graph, x' = D^-1/2 A D^-1/2 x, several times; the result is the mean over the st
 vectors and all layers (equations 3-8). The loss is BPR (Rendle et al. 2009, arXiv
 1205.2618) without the paper's L2 term, because training stops early on held-back
 edges instead (gcn_training.py). `weighted` gives every layer a matrix and a
-non-linearity, as in the GCNs that LightGCN simplifies (NGCF, Wang et al. 2019, arXiv
-1905.08108; Kipf & Welling 2017, arXiv 1609.02907).
-
-On a mesh the messages of all devices' arcs are summed once a layer.
+non-linearity, as in NGCF (Wang et al. 2019, arXiv 1905.08108) and GCN (Kipf & Welling
+2017, arXiv 1609.02907). On a mesh the messages of all devices' arcs are summed once a
+layer.
 
 Letters: U users, I items, N = U + I nodes, users first; E edges, each between a user
 and an item; A = 2 E arcs, both directions of every edge, in S stacks of T; D width, B
@@ -38,8 +37,7 @@ STACK = 2**17
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
   """Returns (user_E, item_E), int32, ordered by user, then item, without repeats.
 
-  LightGCN's graph has no counts. Besides, if a repeated pair had two edges, one could
-  be held back while the other one reveals it.
+  If a repeated pair had two edges, one could be held back while the other reveals it.
   """
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
@@ -55,10 +53,8 @@ def bipartite(
   """Returns the graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
 
   Args:
-    user_E: int32, of distinct edges.
-    item_E: int32.
-    num_users: U.
-    num_items: I.
+    user_E, item_E: int32, the distinct edges.
+    num_users, num_items: U, I.
     kept_E: bool; other edges have weight 0 and do not count in degrees. They remain as
       arcs, so that the graphs with and without them share one compiled program.
 
@@ -162,7 +158,6 @@ def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
     edge_T1, sender_T, receiver_T = arcs
 
     def aggregate(message_TD, receiver_T, num_nodes):
-      del num_nodes
       return total_ND.at[receiver_T].add(message_TD * edge_T1, indices_are_sorted=True)
 
     # jraph's own normalisation would recount the degrees in every layer and step.
@@ -193,7 +188,7 @@ def bpr_loss(
   """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
   All arguments are node indices: item i is U + i. A negative is any item, as in
-  `systems.bpr_mf`: few are false negatives, and the item itself has no gradient.
+  `systems.bpr_mf`.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

@@ -1,8 +1,8 @@
 """Trains the GCN of GCI ids, by BPR with early stopping on held-back training edges.
 
-A step propagates over the whole graph whatever its batch is, so batches are large and
-an example has several negatives: both cost little beside the propagation. On a mesh
-every device holds all vectors and a share of the arcs and of the batch.
+A step propagates over the whole graph, so batches are large and an example has several
+negatives: both cost little beside the propagation. On a mesh every device holds all
+vectors and a share of the arcs and of the batch.
 
 Letters as in gcn.py; H edges held back, K edges kept for training.
 """
@@ -32,28 +32,19 @@ MIN_STEPS, MAX_STEPS = 4, 32
 
 
 def embeddings(
-  train: Interactions,
-  options: Gcn,
-  *,
-  seed: int,
-  mesh: Mesh | None = None,
+  train: Interactions, options: Gcn, *, seed: int, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Trains the GCN; returns users' vectors [U, D] and items' [I, D], float32.
 
   A share of the *training* edges is held back from the graph and the loss, for early
   stopping. The start vectors of the best epoch are then propagated over the graph of
-  all edges, so that the held-back ones shape the result too, without a second training.
-
-  A node without edges keeps its start vector, scaled by 1 / (layers + 1).
+  all edges. A node without edges keeps its start vector, scaled by 1 / (layers + 1).
 
   The same seed gives the same bytes on one kind of processor and one version of jax,
   whatever the number of threads, unless `weighted` (XLA splits matrix products by
   thread). To this end it runs on the CPU if jax has one: an accelerator sums messages
-  in any order. On a `mesh`, all of whose axes share the work, vectors are equal up to
-  float32 rounding.
-
-  Raises:
-    UserError: training diverged, which a lower learning rate prevents.
+  in any order. On a `mesh`, whose devices all share the work, vectors are equal up to
+  float32 rounding. A training that diverges raises a UserError.
   """
   # One thread: the scores for early stopping may not depend on the machine's threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
@@ -130,11 +121,10 @@ def _train(
       jax.random.fold_in(epoch_key, epoch),
       options.learning_rate,
       graph,
-      *edges,
+      edges,
       first_item=U,
-      layers=options.layers,
       batch_size=_batch_size(len(user_K), options.batch_size),
-      negatives=options.negatives,
+      options=options,
       mesh=mesh,
     )
     if len(stopping_H):
@@ -171,22 +161,11 @@ def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
 
 @functools.partial(
   jax.jit,
-  static_argnames=("first_item", "layers", "batch_size", "negatives", "mesh"),
+  static_argnames=("first_item", "batch_size", "options", "mesh"),
   donate_argnames="state",
 )
 def _epoch(
-  state,
-  key,
-  learning_rate,
-  graph,
-  user_K,
-  item_K,
-  *,
-  first_item,
-  layers,
-  batch_size,
-  negatives,
-  mesh,
+  state, key, learning_rate, graph, edges, *, first_item, batch_size, options, mesh
 ):
   """Trains on every edge once in random order; the last batch wraps around.
 
@@ -195,17 +174,16 @@ def _epoch(
     key: of the order and of the negatives.
     learning_rate: of Adam.
     graph: from `stacked`.
-    user_K: int32 user nodes of the training edges.
-    item_K: int32 item nodes.
+    edges: int32 user nodes and item nodes of the K training edges.
     first_item: U.
-    layers: of the GCN.
     batch_size: B.
-    negatives: M.
+    options: of the GCN.
     mesh: devices that share the arcs and the batch, or None.
 
   Returns:
     The new state and the losses of all steps.
   """
+  user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)
   order_key, negatives_key = jax.random.split(key)
   order_K = jax.random.permutation(order_key, len(user_K))
@@ -214,7 +192,7 @@ def _epoch(
   def step(state, step_input):
     edge_B, key = step_input
     params, adam_state = state
-    shape, N = (batch_size, negatives), len(params["start"])
+    shape, N = (batch_size, options.negatives), len(params["start"])
     negative_BM = jax.random.randint(key, shape, first_item, N)
     # If a small log's batch does not divide over the mesh, it is replicated.
     if mesh is not None and batch_size % mesh.size == 0:
@@ -224,7 +202,7 @@ def _epoch(
       )
 
     def loss(params):
-      node_ND = gcn.propagate(params, graph, layers, mesh)
+      node_ND = gcn.propagate(params, graph, options.layers, mesh)
       return gcn.bpr_loss(node_ND, user_K[edge_B], item_K[edge_B], negative_BM)
 
     value, grads = jax.value_and_grad(loss)(params)

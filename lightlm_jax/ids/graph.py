@@ -45,18 +45,12 @@ def all_together(train: Interactions) -> scipy.sparse.csr_array:
 def by_attributes(
   train: Interactions, attributes: Sequence[np.ndarray]
 ) -> scipy.sparse.csr_array:
-  """Returns the symmetric adjacency of users, items and attributes.
+  """Returns the symmetric adjacency of users, items and A attributes, all U + I + A.
 
   Items are connected through shared attributes alone, never through interactions. An
   attribute of i items has the weight log((1 + I) / (1 + i)), so that one that all items
   have connects nothing. A user has the attributes of her items, once per interaction.
-
-  Args:
-    train: training interactions of U users with I items.
-    attributes: the distinct attributes of each item, int, numbered from 0.
-
-  Returns:
-    [U + I + A, U + I + A] weights, A attributes.
+  `attributes` are those of each item, distinct int, numbered from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

@@ -28,9 +28,8 @@ def add_items(
   leaf that holds most of its neighbours (ties: the smallest leaf, then the first). It
   shares their prefix and gets a last token that is free in this leaf, drawn from the
   tokens that end codes of this length. (Such a token may already name a single item or
-  a cluster elsewhere.) If the leaf is full, the neighbours' next leaf is tried. An item
-  without neighbours, or whose neighbours' leaves are all full, joins the cold items; if
-  there are none, or their leaves are full, it joins the leaf with most free tokens.
+  a cluster elsewhere.) If the leaf is full, the neighbours' next leaf is tried, then
+  the cold items' leaves, then the leaf with most free tokens.
 
   Args:
     book: I items.
@@ -57,9 +56,6 @@ def add_items(
   cold_leaves = np.unique(leaf_I[cold_I]).tolist()
   ends, following = _tokens(book.items_IL)
 
-  def free_tokens(leaf: int) -> list[int]:
-    return sorted(ends[len(stems[leaf])] - following[stems[leaf]])
-
   def number_free(leaf: int) -> int:
     end = ends[len(stems[leaf])]
     return len(end) - sum(token in end for token in following[stems[leaf]])
@@ -79,7 +75,7 @@ def add_items(
     leaf = next(not_full, None)
     if leaf is None:
       leaf = max(range(len(stems)), key=number_free)
-    free = free_tokens(leaf)
+    free = sorted(ends[len(stems[leaf])] - following[stems[leaf]])
     if not free:
       raise UserError(
         f"there is no free code for {len(neighbours) - number:,} of "
@@ -102,14 +98,13 @@ def place_cold(
 ) -> CodeBook:
   """Returns the book with cold items moved next to trained items with like attributes.
 
-  The codes of cold items are replaced by those that `add_items` gives them, with the
-  nearest trained items by attributes as neighbours. All other codes and the vocabulary
-  stay the same. An item that shares no attribute with a trained one keeps its code.
+  Cold items get the codes that `add_items` gives them, with the nearest trained items
+  by attributes as neighbours. All other codes and the vocabulary stay the same. An item
+  that shares no attribute with a trained one keeps its code.
 
   Args:
     book: I items.
-    cold_I: bool, the items without training interactions; without any, the book is
-      returned unchanged.
+    cold_I: bool, the items without training interactions.
     attributes: of each item, see `neighbours.by_attributes`.
     seed: of the last tokens.
 

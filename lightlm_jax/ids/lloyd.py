@@ -27,7 +27,7 @@ def assign(
     value_ND: the points, sharded over all axes of the mesh.
     start_KD: the initial centres.
     mesh: the devices.
-    iterations: the most; it stops earlier once no point changes its centre.
+    iterations: at most; it stops earlier once no point changes its centre.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK

@@ -16,14 +16,12 @@ def by_attributes(
 ) -> list[np.ndarray]:
   """Returns the known items nearest to each new item, by cosine over attributes.
 
-  An item is the vector of its attributes' weights: log((1 + M) / (1 + m)) if m of the M
-  known items have the attribute, so that one that all items have counts nothing. Items
-  with cosine 0 are not neighbours.
+  An attribute weighs log((1 + M) / (1 + m)) if m of the M known items have it, so that
+  one that all items have counts nothing. Items with cosine 0 are not neighbours.
 
   Args:
     attributes: the distinct attributes of each catalogue item, int, numbered from 0.
-    new_N: int, catalogue indices.
-    known_M: int, catalogue indices.
+    new_N, known_M: int, catalogue indices.
     k: most neighbours of an item.
 
   Returns:

@@ -12,8 +12,7 @@ from lightlm_jax.data.interactions import Interactions
 def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
   """Returns the digits of numbers as tokens, [N, L] int32, all of one length.
 
-  The digits at position l are the tokens `l * base` to `l * base + base - 1`, so that a
-  token identifies its position.
+  The digits at position l are the tokens `l * base` to `l * base + base - 1`.
   """
   length = 1
   while base**length <= number_N.max(initial=0):
@@ -40,8 +39,8 @@ def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarr
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
   """SID: items numbered by first appearance in training, then written in `base`.
 
-  Items that appear one after the other get consecutive numbers, which reveals the next
-  item. Items without training interactions come last.
+  Consecutive numbers reveal the next item. Items without training interactions come
+  last.
   """
   seen, first = np.unique(train.item_E, return_index=True)
   number_I = np.full(train.num_items, -1)

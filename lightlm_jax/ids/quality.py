@@ -21,12 +21,11 @@ MOST_NEIGHBOURS = 50_000
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report of `index` on a code book.
 
-  Returns:
-    num_items, num_users, vocab_size, length {tokens: items}, collisions, largest_leaf,
-    tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles per level),
-    agreement {training, held_out, random: a share per level; None if nothing is held
-    out} of users with items, neighbours {nearest, random: a share per level} of items
-    with items.
+  Its fields: num_items, num_users, vocab_size, length {tokens: items}, collisions,
+  largest_leaf, tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles per
+  level), agreement {training, held_out, random: a share per level; None if nothing is
+  held out} of users with items, neighbours {nearest, random: a share per level} of
+  items with items.
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)
@@ -52,8 +51,8 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
 def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
   """Returns, per level, the share of P pairs of codes that agree; None without pairs.
 
-  A code agrees with nothing beyond its end. Codes are padded with -1 at the end, and
-  the two arrays may differ in width.
+  A code agrees with nothing beyond its end. The arrays, padded with -1 at the end, may
+  differ in width.
   """
   if not len(code_PL):
     return None

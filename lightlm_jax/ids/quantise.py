@@ -6,20 +6,19 @@ quantisation (Jégou et al. 2011). `residual` is the hierarchical alternative: K
 the whole vectors, then on the residuals (Chen et al. 2010; as in the semantic ids of
 TIGER, arXiv 2305.05065). Users and items share one codebook per level.
 
-Nodes without a training edge have no vector worth quantising. They share a first token
-that no other node has, the cold branch, followed by the digits of a random number.
+Nodes without a training edge have no vector to quantise. They share a first token that
+no other node has, the cold branch, followed by the digits of a random number.
 
-Letters: U users, I items, N = U + I vectors, users first; D width, L levels, K
-centres.
+Letters: U users, I items, N = U + I vectors, users first; D width, L levels, K centres.
 """
 
 from jax.sharding import Mesh
 import numpy as np
 
-from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import gcn_training, lloyd
-from lightlm_jax.ids.codes import with_last_token
+from lightlm_jax.ids.codes import with_last_tokens
 from lightlm_jax.runtime.errors import UserError
 
 _MOST_ITERATIONS = 100
@@ -30,14 +29,7 @@ _SAMPLE = 256
 
 
 def gci_ids(
-  train: Interactions,
-  options: Gcn,
-  *,
-  quantiser: str,
-  levels: int,
-  centres: int,
-  seed: int,
-  mesh: Mesh | None = None,
+  train: Interactions, config: Ids, *, seed: int, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
@@ -45,10 +37,7 @@ def gci_ids(
 
   Args:
     train: training interactions.
-    options: of the GCN.
-    quantiser: "product" or "residual".
-    levels: tokens of a code without its last token (L).
-    centres: tokens per level (K).
+    config: the group `config.ids`; L is `gci_levels`, K is `centres`.
     seed: of the GCN, K-Means and the last tokens.
     mesh: devices that share the GCN's training and K-Means; its initial centres differ
       from those on one CPU (None), and so do the codes.
@@ -62,22 +51,18 @@ def gci_ids(
       f"gci ids of {train.num_users:,} users and {train.num_items:,} items would take "
       "one CPU many hours; share the work by --config.ids.devices=-1 (all devices)"
     )
-  node_ND = np.concatenate(
-    gcn_training.embeddings(train, options, seed=seed, mesh=mesh)
-  )
+  levels, centres = config.gci_levels, config.centres
+  vectors = gcn_training.embeddings(train, config.gcn, seed=seed, mesh=mesh)
   warm_U = train.length_U > 0
   warm_I = np.bincount(train.item_E, minlength=train.num_items) > 0
   warm_N = np.concatenate([warm_U, warm_I])
   label_WL = np.zeros((0, levels), np.int64)
   if warm_N.any():
-    label_WL = QUANTISERS[quantiser](node_ND[warm_N], levels, centres, seed, mesh)
-  label_NL = np.concatenate(
-    [
-      with_cold(part_WL, warm_M, centres, seed)
-      for part_WL, warm_M in zip(np.split(label_WL, [warm_U.sum()]), (warm_U, warm_I))
-    ]
-  )
-  return codes(label_NL, train.num_users, centres, seed)
+    warm_WD = np.concatenate(vectors)[warm_N]
+    label_WL = QUANTISERS[config.quantiser](warm_WD, levels, centres, seed, mesh)
+  parts = zip(np.split(label_WL, [warm_U.sum()]), (warm_U, warm_I))
+  labels = [with_cold(part_WL, warm_M, centres, seed) for part_WL, warm_M in parts]
+  return codes(np.concatenate(labels), train.num_users, centres, seed)
 
 
 def with_cold(
@@ -85,7 +70,7 @@ def with_cold(
 ) -> np.ndarray:
   """Returns the labels of all nodes, [M, L] int64, given those of the warm ones.
 
-  A cold node gets K as its first label, then the base-K digits of a random number. Two
+  A cold node gets K as its first label, then the base-K digits of a random number: two
   cold nodes share their labels only if L - 1 digits do not suffice.
   """
   label_ML = np.empty((len(warm_M), label_WL.shape[1]), np.int64)
@@ -104,16 +89,13 @@ def product(
 
   Args:
     z_ND: float.
-    levels: L, at most D.
+    levels: L; a UserError if it is more than D.
     centres: K; a piece with fewer distinct values gets one label for each.
     seed: of K-Means.
     mesh: devices that share K-Means; None = scikit-learn on the CPU.
 
   Returns:
     [N, L] int64 labels below K. They do not depend on the number of threads.
-
-  Raises:
-    UserError: there are more levels than columns.
   """
   if levels > z_ND.shape[1]:
     raise UserError(
@@ -130,8 +112,7 @@ def residual(
 ) -> np.ndarray:
   """Residual quantisation: K-Means on the vectors, then on the residuals, L times.
 
-  Arguments and result as in `product`; any number of levels. The first label is the
-  coarsest.
+  Arguments and result as in `product`, with any L; the first label is the coarsest.
   """
   rest_ND, labels = standardised(z_ND), []
   for _ in range(levels):
@@ -158,11 +139,8 @@ def codes(
   levels = label_NL.shape[1]
   first_L = centres * np.arange(levels) + (np.arange(levels) > 0)
   token_NL = label_NL + first_L[None, :]
-  first_item_token = 1 + centres * levels
-  items = with_last_token(token_NL[num_users:], first_item_token, rng, apart=False)
-  first_user_token = max(first_item_token, 1 + items.max(initial=0))
-  users = with_last_token(token_NL[:num_users], first_user_token, rng, apart=False)
-  return items, users
+  token_UL, token_IL = np.split(token_NL, [num_users])
+  return with_last_tokens(token_UL, token_IL, 1 + centres * levels, rng, apart=False)
 
 
 def standardised(value_ND: np.ndarray) -> np.ndarray:

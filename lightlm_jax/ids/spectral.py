@@ -4,9 +4,9 @@ Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-
 2023), section 4.4, as LightLM (arXiv 2310.17488) uses it, with users and items
 clustered together. Clusters come from spectral clustering (Ng, Jordan & Weiss 2001;
 von Luxburg 2007): eigenvectors of D^-1/2 A D^-1/2, rows normalised to length one, in
-the coordinates of a diffusion map (Coifman & Lafon 2006). An eigenvector is weighted
-by its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of
-so many steps from them have similar distributions. Coarse structure then dominates.
+the coordinates of a diffusion map (Coifman & Lafon 2006): an eigenvector is weighted by
+its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of so
+many steps from them have similar distributions.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,18 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
+from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import graph as graph_lib
 from lightlm_jax.ids import plain
-from lightlm_jax.ids.codes import stack_codes, with_last_token
+from lightlm_jax.ids.codes import stack_codes, with_last_token, with_last_tokens
 from lightlm_jax.runtime.errors import UserError
 
 TOKENS = ("level", "node")
-# Users and items on one graph (co-indexing), by interactions or by attributes; each on
-# its own graph; or one of them alone, while the other gets random ids.
+# Users and items on one graph (co-indexing): joined by interactions; also by user-user
+# and item-item co-occurrences; items joined by their attributes. "separate": items by
+# shared users, users by shared items, without common tokens. "items", "users": these
+# alone, the others get random numbers.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
 GRAPHS = (*CO_INDEXED, "attributes", "separate", "items", "users")
 # Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
@@ -81,13 +84,8 @@ class Walks(NamedTuple):
 
 def spectral_ids(
   train: Interactions,
+  config: Ids,
   *,
-  graph: str,
-  branching: int,
-  leaf_size: int,
-  levels: int,
-  tokens: str,
-  base: int,
   seed: int,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -96,74 +94,26 @@ def spectral_ids(
   A code is the path of cluster tokens and, if a leaf holds more than one item (or
   user), a last token numbered in seeded random order. Users and items of one graph
   share cluster tokens; each level has its own range, as have the last tokens of items
-  and those of users.
+  and those of users. With `config.tokens` "level" numbering restarts below every
+  cluster: a small vocabulary whose tokens mean something only after their prefix. With
+  "node" every cluster and every item's last token has its own token and embedding.
 
   Nodes without a training edge come last on the first level, together with small
   components of the graph, in clusters of at most `leaf_size` as far as `branching`
-  allows.
+  allows; these may add as many clusters again. (The paper's N and M are `branching`
+  and `leaf_size`.)
 
   Args:
     train: training interactions.
-    graph: one of `GRAPHS`. "bipartite": users and items, joined by interactions.
-      "all_together": also user-user and item-item co-occurrences. "attributes": items
-      joined by their attributes. "separate": items by shared users, users by shared
-      items, without common tokens. "items", "users": these alone; the others get
-      random numbers, as in `plain.random_ids`.
-    branching: clusters per level (the paper's N); small components, packed together,
-      may add as many again.
-    leaf_size: a cluster with more members (users plus items) is split again (the
-      paper's M).
-    levels: the deepest nesting; a cluster of the last level stays a leaf, however
-      large. Short codes make short encoder inputs.
-    tokens: "level": numbering restarts below every cluster, a small vocabulary whose
-      tokens mean something only after their prefix. "node": every cluster and every
-      item's last token has its own token and embedding.
-    base: of the random numbers.
+    config: the group `config.ids`; a cluster of the last of `levels` stays a leaf,
+      however large.
     seed: of the clustering, the last tokens and the random numbers.
     attributes: for the graph of that name, see `graph.by_attributes`.
 
   Raises:
     UserError: more than a million users or items, or no attributes for their graph.
   """
-  _check(train, graph, attributes)
-  # One thread: clusters may not depend on the machine's number of threads. The limit
-  # applies to loaded libraries only, so scikit-learn is imported first.
-  import sklearn.cluster  # noqa: F401, PLC0415, slow to import
-  import threadpoolctl  # noqa: PLC0415, only building needs it
-
-  def paths(adjacency: scipy.sparse.csr_array) -> np.ndarray:
-    path_N = cluster_paths(
-      adjacency, branching=branching, leaf_size=leaf_size, levels=levels, seed=seed
-    )
-    path_NL = stack_codes([np.array(path) for path in path_N])
-    return _name_clusters(path_NL) if tokens == "node" else _number_levels(path_NL)
-
-  rng = np.random.default_rng(seed)
-  with threadpoolctl.threadpool_limits(1):
-    if graph in (*CO_INDEXED, "attributes"):
-      if graph == "attributes":
-        adjacency = graph_lib.by_attributes(train, attributes or ())
-      else:
-        adjacency = CO_INDEXED[graph](train)
-      ends = train.num_users, train.num_users + train.num_items
-      path_UL, path_IL, *_ = np.split(paths(adjacency), ends)
-      return _finish(path_UL, path_IL, tokens, rng)
-    if graph == "users":
-      path_UL = paths(graph_lib.users_together(train))
-      users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
-      return plain.apart(plain.random_numbers(train.num_items, base, rng), users)
-    path_IL = paths(graph_lib.items_together(train))
-    if graph == "items":
-      items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=tokens == "node")
-      return plain.apart(items, plain.random_numbers(train.num_users, base, rng))
-    path_UL = paths(graph_lib.users_together(train))
-  path_IL, path_UL = plain.apart(path_IL, path_UL)
-  return _finish(path_UL, path_IL, tokens, rng)
-
-
-def _check(
-  train: Interactions, graph: str, attributes: Sequence[np.ndarray] | None
-) -> None:
+  graph = config.graph
   if max(train.num_users, train.num_items) > MOST_NODES:
     raise UserError(
       f"sci ids of {train.num_users:,} users and {train.num_items:,} items are out of "
@@ -174,18 +124,45 @@ def _check(
       "config.ids.graph is 'attributes', which needs item_attributes.json (raw item id "
       "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
     )
+  # One thread: clusters may not depend on the machine's number of threads. The limit
+  # applies to loaded libraries only, so scikit-learn is imported first.
+  import sklearn.cluster  # noqa: F401, PLC0415, slow to import
+  import threadpoolctl  # noqa: PLC0415, only building needs it
 
+  def paths(adjacency: scipy.sparse.csr_array) -> np.ndarray:
+    path_N = cluster_paths(
+      adjacency,
+      branching=config.branching,
+      leaf_size=config.leaf_size,
+      levels=config.levels,
+      seed=seed,
+    )
+    path_NL = stack_codes([np.array(path) for path in path_N])
+    return _name_clusters(path_NL) if apart else _number_levels(path_NL)
 
-def _finish(
-  path_UL: np.ndarray, path_IL: np.ndarray, tokens: str, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns item and user codes from the paths of their clusters."""
-  first_item_token = 1 + max(path_UL.max(), path_IL.max())
-  items = with_last_token(path_IL, first_item_token, rng, apart=tokens == "node")
-  first_user_token = max(first_item_token, 1 + items.max(initial=0))
-  # Users are never generated: their last tokens need no embeddings of their own.
-  users = with_last_token(path_UL, first_user_token, rng, apart=False)
-  return items, users
+  rng, apart = np.random.default_rng(seed), config.tokens == "node"
+  with threadpoolctl.threadpool_limits(1):
+    if graph in (*CO_INDEXED, "attributes"):
+      if graph == "attributes":
+        adjacency = graph_lib.by_attributes(train, attributes or ())
+      else:
+        adjacency = CO_INDEXED[graph](train)
+      ends = train.num_users, train.num_users + train.num_items
+      path_UL, path_IL, *_ = np.split(paths(adjacency), ends)
+    elif graph == "users":
+      path_UL = paths(graph_lib.users_together(train))
+      users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
+      return plain.apart(plain.random_numbers(train.num_items, config.base, rng), users)
+    else:
+      path_IL = paths(graph_lib.items_together(train))
+      if graph == "items":
+        items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=apart)
+        users = plain.random_numbers(train.num_users, config.base, rng)
+        return plain.apart(items, users)
+      path_UL = paths(graph_lib.users_together(train))
+      path_IL, path_UL = plain.apart(path_IL, path_UL)
+  first_token = 1 + max(path_UL.max(), path_IL.max())
+  return with_last_tokens(path_UL, path_IL, first_token, rng, apart=apart)
 
 
 def cluster_paths(
@@ -198,8 +175,7 @@ def cluster_paths(
 ) -> list[tuple[int, ...]]:
   """Returns each node's path of cluster numbers in a symmetric graph.
 
-  The graph may be disconnected, have isolated nodes, or consist of one node. A cluster
-  that does not split stays a leaf, however large.
+  The graph may be disconnected. A cluster that does not split stays a leaf.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
   N, _ = graph_lib.shape(adjacency)
@@ -233,8 +209,8 @@ def _within(
 ) -> Walks:
   """Returns the graph of one cluster's nodes: one step, or two through any node.
 
-  Deep in the tree most edges leave the cluster, and the rest is disconnected. Walks of
-  two steps, through any user or item, keep it connected.
+  Deep in the tree most edges leave the cluster; walks of two steps, through any user or
+  item, keep it connected.
   """
   onward_NA = out_NA.copy()
   onward_NA.data /= degree_A[out_NA.indices]

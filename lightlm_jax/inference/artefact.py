@@ -1,11 +1,11 @@
 """A system as a folder that serves without this package: program, weights, ids.
 
-The program is StableHLO (jax.export) of all that lies between catalogue indices and
+The program is StableHLO (jax.export) of all between catalogue indices and
 recommendations: encoder, beam search under the trie, live filters. Weights and trie are
-its arguments, by name, so that the program is small and holds no data. The number of
-requests in a batch is a symbol: any will do, and jax compiles once for each.
+its arguments, by name, so that it is small and holds no data. The number of requests in
+a batch is a symbol: any will do, and jax compiles once for each.
 
-Files are bytes, JSON and safetensors: nothing in them is run when they are read.
+Files are bytes, JSON and safetensors: reading them runs nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,27 +37,16 @@ _RANK = "catalogue/rank"  # of the weights: each item's place in code order
 
 
 class Program(NamedTuple):
-  """A program with its weights.
+  """A program with its weights."""
 
-  Attributes:
-    serialized: StableHLO with its calling convention, as jax.export writes it.
-    weights: name → array; what the program does not read is left out.
-    contract: JSON, of a manifest: what it is called with, and what it gives.
-    reads_users: whether the answer depends on who asks, not on the history alone.
-  """
-
-  serialized: bytes
-  weights: dict[str, np.ndarray]
-  contract: dict[str, Any]
-  reads_users: bool
+  serialized: bytes  # StableHLO with its calling convention, as jax.export writes it
+  weights: dict[str, np.ndarray]  # by name, those that the program reads
+  contract: dict[str, Any]  # JSON of the manifest: arguments and results
+  reads_users: bool  # whether the answer depends on who asks, not the history alone
 
 
 def check_installed() -> None:
-  """Refuses to begin without the libraries of the extra `export`.
-
-  Raises:
-    UserError: one is not there.
-  """
+  """Raises a UserError without the libraries of the extra `export`."""
   for name in ("flatbuffers", "safetensors"):
     if importlib.util.find_spec(name) is None:
       raise UserError(
@@ -164,10 +153,6 @@ def _contract(
   }
 
 
-def _folder() -> Any:
-  return importlib.resources.files("lightlm_jax.inference")
-
-
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
   """Lowers without the paths of this machine's source files."""
@@ -189,18 +174,12 @@ def write(
 ) -> dict[str, Any]:
   """Writes the folder, whole or not at all, and returns its manifest.
 
-  Args:
-    folder: which does not exist.
-    exported: from `program`.
-    item_ids: [I] str, raw ids by catalogue index.
-    user_ids: [U] str, likewise; left out where nothing reads them.
-    about: JSON, what the program is of.
-
-  Raises:
-    UserError: the folder exists, or cannot be written.
+  `about` is JSON, the program's origin. User ids are left out where nothing reads them.
+  A folder that exists, or cannot be written, is a UserError.
   """
   from safetensors import numpy as safetensors  # noqa: PLC0415, of the extra `export`
 
+  readme = importlib.resources.files("lightlm_jax.inference") / "artefact.md"
   contents = {
     PROGRAM: exported.serialized,
     WEIGHTS: safetensors.save(
@@ -208,7 +187,7 @@ def write(
     ),
     ITEMS: json.dumps(item_ids.tolist()).encode(),
     USERS: json.dumps(user_ids.tolist() if exported.reads_users else []).encode(),
-    README: (_folder() / "artefact.md").read_bytes(),
+    README: readme.read_bytes(),
   }
   manifest = {
     "format": FORMAT,

@@ -44,11 +44,8 @@ def compiled(
 ) -> Callable[..., Any]:
   """A compiled method of a system: one program for all systems that are equal to it.
 
-  Args:
-    system: the static part of the program.
-    method: its name.
-    out_sharding: where the results go; None = to the one device.
-    static: keyword arguments of the method, part of the program.
+  The results go to `out_sharding`, None = to the one device; `static` are keyword
+  arguments of the method, part of the program.
   """
   function = functools.partial(getattr(system, method), **static)
   return jax.jit(function, out_shardings=out_sharding)
@@ -70,8 +67,7 @@ def answers(
       exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
     requests: N of them, in any order.
     batch_size: B, a multiple of the mesh's "data" axis.
-    max_history: see `System`.
-    rank_I: see `Built`.
+    max_history, rank_I: see `System` and `Built`.
     mesh: devices that share each batch; None = the one.
 
   Yields:
@@ -109,7 +105,7 @@ def host_batches(
 
 
 def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
-  """Arrays that live on fewer devices than the mesh's are copied to all, once."""
+  """Copies arrays that live on fewer devices than the mesh's to all of them."""
   if copied is None:
     return tree
   size = copied.num_devices
@@ -126,16 +122,9 @@ def put(tree: Any, sharding: NamedSharding | None) -> Any:
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Refuses scores that are NaN.
+  """Raises a UserError if the scores of a row are NaN (`nan_B`), naming its user.
 
-  Args:
-    system: that made them.
-    user_B: the user of each row.
-    nan_B: bool, whether a score of the row is NaN.
-    user_ids: raw ids; None = users are named by their index.
-
-  Raises:
-    UserError: one is.
+  `user_ids` are raw ids; None = users are named by their index.
   """
   if nan_B.any():
     first = user_B[nan_B][0]

@@ -1,8 +1,8 @@
-"""Recommendations as files: whole or not there, and after a kill the rest alone.
+"""Recommendations as files: whole or not there, and after a kill only the rest is made.
 
 Users are cut into parts of a fixed size, written one by one into FILE.parts; the
-processes of a job take them by turns. Who starts again makes those that are not there
-yet. When a process has all of its parts, it joins them to FILE (of several processes to
+processes of a job take them by turns, and leave out those that are there. When a
+process has all of its parts, it joins them to FILE (of several processes to
 FILE-00000-of-00004 and so on); the manifest comes last.
 """
 
@@ -27,11 +27,7 @@ _AGAIN = "remove it, and start again"
 
 
 def check(path: epath.PathLike) -> epath.Path:
-  """The path, if its suffix is one of SUFFIXES.
-
-  Raises:
-    UserError: it is none.
-  """
+  """The path; a UserError if its suffix is none of SUFFIXES."""
   path = epath.Path(path)
   if path.suffix not in SUFFIXES:
     raise UserError(
@@ -54,7 +50,7 @@ def write(
 
   Args:
     path: of the output; its folder is shared by the processes.
-    question: JSON; what was begun under another one is not gone on with.
+    question: JSON; only an output of the same question is continued.
     users: N.
     make: indices of users → rows of their recommendations, best first, `rank` from 1.
     process: this one's number, and how many there are.
@@ -62,7 +58,7 @@ def write(
 
   Returns:
     The manifest: the question, and users, rows, files; `answered`, the users that got
-    any item; `finished_before`, whether there was nothing left to do.
+      any item; `finished_before`, whether there was nothing left to do.
 
   Raises:
     UserError: the file exists and is of another question, or cannot be written.
@@ -91,7 +87,7 @@ def write(
 
 
 def _claim(path, question, count: int) -> dict[str, Any] | None:
-  """Makes the output of `count` processes this question's, or gives what was found."""
+  """Makes the output this question's; the manifest if it is complete already."""
   parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   if manifest.exists():
     done = json_text.read(manifest, _AGAIN)
@@ -135,8 +131,7 @@ def _refuse_other(path: epath.Path, old: Any, new: dict[str, Any]) -> None:
 def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) -> None:
   """Writes the rows of all parts, one part in memory at a time.
 
-  Args:
-    nobody: no rows, with the columns of all.
+  `nobody` has no rows, and the columns of all.
   """
   with atomic.writing(path) as file:
     if path.suffix == ".parquet":
@@ -155,7 +150,7 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
 def _finish(
   path: epath.Path, question: dict[str, Any], users: int, count: int
 ) -> dict[str, Any]:
-  """Counts what all processes found, vouches for it and sweeps up the parts."""
+  """Counts what all processes found, writes the manifest and removes the parts."""
   parts = _beside(path, ".parts")
   rows = answered = 0
   for number in range(-(-users // USERS_A_PART)):
@@ -198,7 +193,7 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
 
 @contextlib.contextmanager
 def _one_line(path: epath.Path) -> Iterator[None]:
-  """What a disk refuses is a person's to mend, and so is a part that is damaged."""
+  """What a disk refuses, or a damaged part, as a UserError."""
   try:
     yield
   except (OSError, pyarrow.ArrowException) as error:

@@ -30,25 +30,16 @@ class IdIndex(NamedTuple):
 
 
 class Queries(NamedTuple):
-  """N requests, and what had to be left out of them.
+  """N requests, and what had to be left out of them."""
 
-  Attributes:
-    requests: without targets (-1); a user who is not in the log is -1.
-    names: [N] str, the users' names in the answer.
-    unknown: users who are not in the log and came without a history.
-    empty: users whose histories have no item of the catalogue.
-    dropped: the number of items in histories that are not in the catalogue.
-  """
-
-  requests: Requests
-  names: np.ndarray
-  unknown: tuple[str, ...] = ()
-  empty: tuple[str, ...] = ()
-  dropped: int = 0
+  requests: Requests  # without targets (-1); a user who is not in the log is -1
+  names: np.ndarray  # [N] str, the users' names in the answer
+  unknown: tuple[str, ...] = ()  # users not in the log who came without a history
+  empty: tuple[str, ...] = ()  # users whose histories have no item of the catalogue
+  dropped: int = 0  # items of histories that are not in the catalogue
 
 
 def id_index(log: Interactions) -> IdIndex:
-  """The index of a log's raw ids."""
   users, items = (
     {raw: index for index, raw in enumerate(ids.tolist())}
     for ids in (log.user_ids, log.item_ids)
@@ -88,9 +79,7 @@ def of_histories(
 ) -> Queries:
   """Users with the histories given.
 
-  Args:
-    index: from `id_index`.
-    rows: a user and raw item ids, oldest first; None = the user's history in the log.
+  `rows` are users and raw item ids, oldest first; None = the user's history in the log.
   """
   log = index.log
   names, users, histories, unknown, empty = [], [], [], [], []
@@ -119,7 +108,6 @@ def of_histories(
 
 
 def take(queries: Queries, index_N: np.ndarray) -> Queries:
-  """The queries at these indices."""
   requests = queries.requests.take(index_N)
   return queries._replace(requests=requests, names=queries.names[index_N])
 
@@ -134,11 +122,7 @@ def digest(queries: Queries) -> str:
 
 
 def check(queries: Queries) -> list[str]:
-  """Warnings about what is left out.
-
-  Raises:
-    UserError: nothing is left.
-  """
+  """Warnings about what is left out; a UserError if nothing is left."""
   lines = [
     *_named(queries.unknown, "not in the log, and without a history"),
     *_named(queries.empty, "without an item of the catalogue in the history given"),
@@ -158,12 +142,8 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Warnings about ids that are ignored, and new users who all get the same list.
-
-  Args:
-    queries: from `select`.
-    lost: from `allowed_items`.
-    system: that recommends.
+  """Warnings about `lost` ids that are ignored, and new users who all get the same
+  list.
   """
   lines = []
   if lost:
@@ -178,12 +158,7 @@ def notes(queries: Queries, lost: int, system: System) -> list[str]:
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Warnings about users who got no item.
-
-  Args:
-    names: [N] str, the users.
-    items_NK: their lists, -1 behind the last item.
-  """
+  """Warnings about users who got no item; lists have -1 behind the last item."""
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 
@@ -191,7 +166,7 @@ def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
 def allowed_items(
   index: IdIndex, allow: Iterable[str] | None, deny: Iterable[str] | None
 ) -> tuple[np.ndarray | None, int]:
-  """The items that may be recommended, and the number of ids that were ignored.
+  """The items that may be recommended, and the number of ids that the catalogue lacks.
 
   Args:
     index: from `id_index`.
@@ -199,7 +174,7 @@ def allowed_items(
     deny: raw ids that are taken from these; None = none.
 
   Returns:
-    allowed_I bool, None where all are; and the number of ids that the catalogue lacks.
+    allowed_I bool, None where all are, and the number of ids that were ignored.
 
   Raises:
     UserError: no item is left.
@@ -225,8 +200,7 @@ def allowed_items(
 def read_ids(flag: str, given: str) -> list[str]:
   """Raw ids from the command line: `A,B`, or a file with one in each line.
 
-  Raises:
-    UserError: there is none.
+  A UserError if there is none.
   """
   path = epath.Path(given)
   if _is_file(path):
@@ -251,9 +225,7 @@ def read_histories(
 ) -> Iterator[tuple[str, list[str] | None]]:
   """Users and histories from JSON Lines: {"user": …, "history": […]}.
 
-  Raises:
-    UserError: a line is of another form, or a user comes twice; it is named by its
-      number.
+  A line of another form, or a user who comes twice, is a UserError with its number.
   """
   path = epath.Path(path)
   if not _is_file(path):
@@ -301,7 +273,6 @@ def _raw(value: object) -> str:
 
 
 def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
-  """The users at these indices with their histories in the log."""
   length_N = log.length_U[user_N]
   requests = Requests(
     user_N=user_N.astype(np.int32),

@@ -20,19 +20,12 @@ COLUMNS = ("user", "rank", "item", "score")
 
 
 class Served(NamedTuple):
-  """A system ready to recommend, on this process's devices.
+  """A system ready to recommend, on this process's devices."""
 
-  Attributes:
-    built: the system, its tables on the mesh and prepared.
-    params: on the mesh.
-    mesh: of this process's devices alone: no process waits for another.
-    batch_size: the most requests at once.
-  """
-
-  built: Built
-  params: Any
-  mesh: Mesh
-  batch_size: int
+  built: Built  # its tables on the mesh and prepared
+  params: Any  # on the mesh
+  mesh: Mesh  # of this process's devices alone: no process waits for another
+  batch_size: int  # the most requests at once
 
 
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
@@ -40,7 +33,7 @@ def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
 
   Args:
     built: the system, its tables on the mesh.
-    params: its parameters, whole on every device of the mesh.
+    params: whole on every device of the mesh.
     mesh: of all processes' devices.
     batch_size: a multiple of the devices that a process has.
   """
@@ -60,24 +53,20 @@ def recommend(
   exclude_seen: bool = True,
   allowed_I: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The best K items of each request.
+  """The best K items of each request; a UserError if a score is NaN.
 
-  What is compiled depends on the buckets of the requests' number, of their histories'
-  lengths and of their exclusions, and on whether there is an `allowed_I`; not on which
-  items it opens.
+  Programs depend on the buckets of the requests' number, of their histories' lengths
+  and of their exclusions, and on whether there is an `allowed_I`, not on its values.
 
   Args:
     served: from `ready`.
     requests: N of them; their targets are not read.
     k: K, static; the most items that a request gets.
-    exclude_seen: whether items of a request's whole history are kept from it.
+    exclude_seen: whether items of a request's whole history are excluded.
     allowed_I: bool, the only items that anybody gets; None = all.
 
   Returns:
     items_NK int32 catalogue indices, -1 behind the last; scores_NK float32, -inf there.
-
-  Raises:
-    UserError: a score is NaN.
   """
   (system, tables, rank_I, *_), mesh = served.built, served.mesh
   copied = batched_inference.everywhere(mesh)
@@ -116,12 +105,7 @@ def table(
 ) -> pyarrow.Table:
   """Lists as rows: user, rank (from 1), item, score, and text where there are texts.
 
-  Args:
-    names: [N] str, the users.
-    items_NK: see `recommend`; places without an item make no row.
-    scores_NK: likewise.
-    item_ids: [I] str, raw ids.
-    texts: [I] str.
+  Names [N], raw item ids [I] and texts [I] are str; places without an item make no row.
   """
   real_NK = items_NK >= 0
   item_R = items_NK[real_NK]
@@ -148,7 +132,7 @@ def _program(system: System, k: int, out_sharding: NamedSharding | None):
 
 
 def _batch_size(number: int, most: int, devices: int) -> int:
-  """One request a device, or 4, 16, … times as many: what holds them, up to `most`."""
+  """One request a device, or 4, 16, … times as many, enough for all, at most `most`."""
   size = devices
   while size < min(number, most):
     size *= 4

@@ -1,8 +1,7 @@
 """L2D (arXiv 2509.11524) on a trained run: items by hidden states, without a search.
 
-Training does not change. The state index is built from the training log: the hidden
-state of every example's source, with the item that followed. The arithmetic is in
-decoding/latent.py.
+The state index is built from the training log: the hidden state of every example's
+source, with the item that followed. The arithmetic is in decoding/latent.py.
 """
 
 import collections
@@ -20,10 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from lightlm_jax.config import LightLMConfig
+from lightlm_jax.config.schema import LATENT
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import latent
+from lightlm_jax.inference.batched_inference import BATCHES_IN_FLIGHT
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
@@ -34,38 +35,24 @@ from lightlm_jax.systems.item_scores import ItemScorer
 
 logger = logging.getLogger(__name__)
 
-DECODINGS = latent.DECODINGS
-OPTIONS = (
-  "nearest",
-  "memory_share",
-  "prior",
-  "state",
-)  # fields of `decoding` that they read
+DECODINGS = LATENT
+# Fields of `decoding` that they read.
+OPTIONS = ("nearest", "memory_share", "prior", "state")
 DTYPE = np.float16
-_BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
 _ARRAYS = ("states", "items")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateIndexSystem(ItemScorer):
-  """Scores items by the state index where `model` would search.
-
-  Its tables are those of the model, and the index.
-
-  Attributes:
-    model: makes the state of a request.
-    kind: of DECODINGS.
-    nearest: examples that are looked at, of "latent_local".
-  """
+  """Scores items by the state index; its tables are the model's, and the index."""
 
   model: HasState
-  kind: str
-  nearest: int
+  kind: str  # of DECODINGS
+  nearest: int  # examples that "latent_local" looks at
 
   def scores(
     self, params: Any, tables: tuple[Any, latent.StateIndex], batch: Batch
   ) -> jax.Array:
-    """[B, I] float32."""
     own, index = tables
     state_BD = self.model.state(params, own, batch)
     if self.kind == "latent_global":
@@ -74,15 +61,10 @@ class StateIndexSystem(ItemScorer):
 
 
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
-  """The system that asks the index where `model` would search.
+  """The system that ranks by the index of `model`'s training examples.
 
-  Args:
-    config: of a run; `decoding.kind` is one of DECODINGS.
-    model: of a system that has a state.
-    index: of its training examples: see `index_states`.
-
-  Raises:
-    UserError: the index holds fewer examples than are to be looked at.
+  `config.decoding.kind` is one of DECODINGS. If the index holds fewer examples than are
+  to be looked at, it raises a UserError.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):
@@ -114,11 +96,11 @@ def index_states(
   """The states of training examples, and the items that followed them.
 
   Args:
-    model: of a system that has a state.
+    model: a system that has a state.
     params: of the run.
     train: every interaction is an example, the items before it its history.
-    share: of the examples that are kept.
-    seed: by which they are drawn.
+    share: of the examples that are kept, drawn by `seed`.
+    seed: see there.
     batch_size: examples at once, a multiple of the mesh's `data`.
     mesh: devices that share a batch.
 
@@ -144,7 +126,7 @@ def index_states(
   for first in range(0, len(kept_N), batch_size):
     full_B = np.resize(kept_N[first : first + batch_size], batch_size)
     row = mesh_lib.put(full_B.astype(np.uint32), mesh_lib.by_rows(mesh))
-    if len(in_flight) == _BATCHES_IN_FLIGHT:
+    if len(in_flight) == BATCHES_IN_FLIGHT:
       found.append(jax.device_get(in_flight.popleft()))
     in_flight.append(states(params, tables, feed, row))
   found += jax.device_get(list(in_flight))
@@ -173,16 +155,9 @@ def cached(
 ) -> tuple[np.ndarray, np.ndarray]:
   """A state index from its folder, or made by `make()` and put there.
 
-  Args:
-    folder: of a run.
-    about: the origin of the index, as JSON holds it, with `ids_sha256`.
-    make: see `index_states`.
-
-  Returns:
-    state_ND float16 and item_N int32.
-
-  Raises:
-    UserError: the folder holds an index of other ids, or cannot be written.
+  `about` is the origin of the index as JSON, with `ids_sha256`; an index of other ids,
+  or a folder that cannot be written, is a UserError. Returns state_ND and item_N, see
+  `index_states`.
   """
   try:
     with folder_lib.opened(folder) as (_, found):

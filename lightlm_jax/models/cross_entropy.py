@@ -1,11 +1,10 @@
 """Cross-entropy over a whole catalogue, without all logits at once.
 
-With N positions and I items the logits are the largest array of a next-item model by
-far. Here a chunk at a time makes its logits and its part of the gradients, so that
-memory stays at a chunk's logits. A chunk is some positions with all items: logits, loss
-and gradients in one pass. Or, where the catalogue is large, all positions with some
-items, in two passes: the second makes the logits again, but the table's gradient is
-written once, and not once for every chunk of positions.
+With N positions and I items the logits are by far the largest array of a next-item
+model. Here a chunk at a time makes its logits and its part of the gradients. A chunk is
+some positions with all items: logits, loss and gradients in one pass. Or, where the
+catalogue is large, all positions with some items, in two passes: the second makes the
+logits again, but the table's gradient is written once, not once a chunk of positions.
 """
 
 import functools
@@ -31,16 +30,14 @@ def linear_cross_entropy(
   """The weighted sum of -log softmax(hidden · table)[label], float32.
 
   Args:
-    hidden_ND: float32.
-    table_ID: float32, a row for each item.
+    hidden_ND, table_ID: float32.
     label_N: int32 in [0, I); anything where the weight is 0.
     weight_N: float32, 0 = this position is no example.
     chunk: positions whose logits are held at once.
-    items: items whose logits are held at once, of all positions, instead; None = by
-      the size of the catalogue.
+    items: items whose logits are held at once, of all positions, instead; None = by the
+      size of the catalogue.
   """
-  arguments = hidden_ND, table_ID, label_N, weight_N
-  return _forward(*arguments, chunk, items)[0]
+  return _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items)[0]
 
 
 def sampled_cross_entropy(
@@ -52,12 +49,8 @@ def sampled_cross_entropy(
 ) -> jax.Array:
   """An estimate of `linear_cross_entropy` from M sampled items.
 
-  The sum over all other items is estimated by the samples' (Bengio & Senécal 2008);
-  a sample that is the label itself counts for nothing.
-
-  Args:
-    hidden_ND, table_ID, label_N, weight_N: see there.
-    negative_M: int32, drawn uniformly from [0, I).
+  The sum over all other items is estimated by the samples' (Bengio & Senécal 2008).
+  `negative_M` are int32, drawn uniformly from [0, I); the label itself counts nothing.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)
@@ -158,13 +151,12 @@ def _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items):
   arguments = hidden_ND, table_ID, label_N, weight_N
   if items is None and len(table_ID) > LARGE:
     items = ITEMS
-  return (
-    _by_positions(*arguments, chunk) if items is None else _by_items(*arguments, items)
-  )
+  if items is None:
+    return _by_positions(*arguments, chunk)
+  return _by_items(*arguments, items)
 
 
 def _backward(chunk, items, gradients, cotangent):
-  del chunk, items
   hidden_grad_ND, table_grad_ID = gradients
   return cotangent * hidden_grad_ND, cotangent * table_grad_ID, None, None
 

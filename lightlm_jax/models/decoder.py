@@ -1,13 +1,12 @@
 """A Llama-style transformer over vectors, and a decoder of one token an item over it.
 
-Pre-norm (RMSNorm), rotary positions (Su et al. 2021, arXiv
-2104.09864), a gated feed-forward (SwiGLU: Shazeer 2020, arXiv 2002.05202), grouped
-queries if wanted (Ainslie et al. 2023, arXiv 2305.13245), no biases: the architecture
-of Touvron et al. 2023 (arXiv 2302.13971), with dropout, which small logs need. The item
-decoder is that of "Dropping the Text" (arXiv 2506.15833), which gives no sizes.
+The architecture of Touvron et al. 2023 (arXiv 2302.13971): pre-norm (RMSNorm), rotary
+positions (Su et al. 2021, arXiv 2104.09864), a gated feed-forward (SwiGLU: Shazeer
+2020, arXiv 2002.05202), no biases; grouped queries (Ainslie et al. 2023, arXiv
+2305.13245) and dropout if wanted. The item decoder is that of "Dropping the Text"
+(arXiv 2506.15833), which gives no sizes.
 
-Letters: B batch, L positions, I items, D width, N layers, H query heads, G heads of
-keys and values, A a head's width, F feed-forward width.
+Letters: B batch, L positions, I items.
 """
 
 import dataclasses
@@ -23,30 +22,23 @@ TABLE_STD = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Shape of a transformer.
+  """Shape of a transformer."""
 
-  Attributes:
-    D, N, H, G, F: see above; H is a multiple of G, and D an even multiple of H.
-    dropout_rate: of attention weights, and of the feed-forward's output.
-    causal: whether a position sees only those up to its own.
-    dtype: of the activations; softmax and norms are float32, parameters too.
-  """
-
-  D: int = 64
-  N: int = 2
-  H: int = 1
-  G: int = 1
-  F: int = 168
-  dropout_rate: float = 0.5
-  causal: bool = True
-  dtype: jnp.dtype = jnp.float32
+  D: int = 64  # width, an even multiple of H
+  N: int = 2  # layers
+  H: int = 1  # query heads, of width A = D / H, a multiple of G
+  G: int = 1  # heads of keys and values
+  F: int = 168  # feed-forward width
+  dropout_rate: float = 0.5  # of attention weights, and of the feed-forward's output
+  causal: bool = True  # a position sees only those up to its own
+  dtype: jnp.dtype = jnp.float32  # of activations; softmax and norms are float32
 
 
 class Transformer(nn.Module):
   """x_BLD, segment_BL int32 (0 = nothing there) → float32 [B, L, D], normed.
 
-  A position sees those of its own segment. Only distances count, so neither a
-  segment's place in its row nor the width of the row changes anything.
+  A position sees those of its own segment. Only distances count: neither a segment's
+  place in its row nor the width of the row changes anything.
   """
 
   config: Config
@@ -110,7 +102,7 @@ class Attention(nn.Module):
 def rotated(x: jax.Array) -> jax.Array:
   """[B, L, ..., A], its pairs of numbers rotated by angles that grow with position l.
 
-  The product of a query and a key so turned depends on their distance alone.
+  The product of a rotated query and key depends on their distance alone.
   """
   L, A = x.shape[1], x.shape[-1]
   frequency_P = 10_000.0 ** (-jnp.arange(A // 2) / (A // 2))
@@ -125,9 +117,8 @@ def rotated(x: jax.Array) -> jax.Array:
 class ItemDecoder(nn.Module):
   """item_BL int32 (-1 = none), segment_BL int32 (0 = none) → hidden [B, L, D].
 
-  The state at a position knows the items of its history up to it; its product with
-  an item's row of the output table is that item's score. The output table is
-  `embedding` [I, D] itself, or `output` [I, D] where it is not `tied`.
+  The state at a position knows the items of its history up to it. Items are scored by
+  the output table: `embedding` [I, D] itself, or `output` [I, D] where not `tied`.
   """
 
   config: Config

@@ -31,7 +31,7 @@ class Config:
   """LightLM's shape. The field comments are the legend of the shape letters.
 
   B batch, S source length, L target length, M earlier target positions, K beams (or
-  targets that share one source), P slots of all positions that a beam may have come by.
+  targets that share one source), P slots of all positions in a beam's past.
   """
 
   V: int  # tokens of the vocabulary
@@ -61,19 +61,15 @@ class CrossKV(NamedTuple):
 class Cache(NamedTuple):
   """The target positions decoded so far: a piece for each, which never moves.
 
-  Beams move instead: `ancestor[m]` says for every beam of the last position which slot
-  of piece m is its own past. (Copying the keys and values of the chosen beams would
-  cost as much traffic as the attention itself.)
-
-  Attributes:
-    key: a [N, B, K, H, A] for each position; K may differ.
-    value: likewise.
-    ancestor: int32 [B, K] for each position, K that of the last.
+  Beams move instead: `ancestor[m]` holds for every beam of the last position its slot
+  of piece m. (Copying the keys and values of the chosen beams would cost as much
+  traffic as the attention itself.)
   """
 
-  key: tuple[jax.Array, ...] = ()
-  value: tuple[jax.Array, ...] = ()
-  ancestor: tuple[jax.Array, ...] = ()
+  # For each position:
+  key: tuple[jax.Array, ...] = ()  # [N, B, K, H, A]; K may differ
+  value: tuple[jax.Array, ...] = ()  # likewise
+  ancestor: tuple[jax.Array, ...] = ()  # int32 [B, K], K that of the last position
 
 
 class _EncoderLayer(nn.Module):
@@ -174,14 +170,11 @@ class EncoderDecoder(nn.Module):
     self.embedding = self.param("embedding", c.embedding_init, (c.V, c.D))
     if c.W:
       self.word_embedding = self.param("word_embedding", _NORMAL, (c.W, c.D))
-    bias = {
-      "H": c.H,
-      "num_buckets": c.num_buckets,
-      "max_distance": c.max_distance,
-      "init_std": c.D**-0.5,
-    }
-    self.encoder_bias = RelativeBias(bidirectional=True, **bias)
-    self.decoder_bias = RelativeBias(bidirectional=False, **bias)
+    bias = functools.partial(
+      RelativeBias, c.H, c.num_buckets, c.max_distance, init_std=c.D**-0.5
+    )
+    self.encoder_bias = bias(bidirectional=True)
+    self.decoder_bias = bias(bidirectional=False)
     # Under a gradient a loop stores and reloads every layer's activations: 6 % of
     # a step at the paper's shape on a CPU, 14 % at `small`. A search is a step of all
     # layers for each token: there the loop saves compiling and costs nothing.
@@ -203,16 +196,13 @@ class EncoderDecoder(nn.Module):
     self.dropout = Dropout(c.dropout_rate)
 
   def encode(self, token_BS, word_BS, segment_BS) -> jax.Array:
-    """Reads the source.
+    """Reads the source: encoded_BSD in `config.dtype`.
 
     Args:
       token_BS: int32 tokens.
       word_BS: int32, which word of the source a token belongs to (0 to W - 1).
-      segment_BS: int32, tokens attend to their own segment; 0 is padding. Tokens of
-        a segment stand together, so that positions tell their distance.
-
-    Returns:
-      encoded_BSD in `config.dtype`.
+      segment_BS: int32, tokens attend to their own segment; 0 is padding. Tokens of a
+        segment stand together, so that positions give their distance.
     """
     S = token_BS.shape[1]
     x_BSD = self.embedding.astype(self.config.dtype)[token_BS]
@@ -229,15 +219,12 @@ class EncoderDecoder(nn.Module):
     return CrossKV(key, value, segment_BS)
 
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
-    """Teacher forcing: K targets a row, all of their tokens at once.
+    """Teacher forcing: logits_BKLV float32 of the tokens that follow.
 
     Args:
-      token_BKL: int32 tokens.
+      token_BKL: int32 tokens, K targets a row.
       kv: from `precompute_cross_kv`.
       segment_BK: int32, the segment of the source that each target reads.
-
-    Returns:
-      logits_BKLV float32 of the tokens that follow.
     """
     return self._logits(self.states(token_BKL, kv, segment_BK))
 
@@ -262,8 +249,7 @@ class EncoderDecoder(nn.Module):
       token_BK: int32 tokens, of position len(cache.key).
       parent_BK: int32, the slot of the position before that each target continues;
         nothing at position 0.
-      kv: from `precompute_cross_kv`.
-      segment_BK: int32, the segment of the source that each target reads.
+      kv, segment_BK: as in `decode`.
       cache: of the positions before, `Cache()` at first.
 
     Returns:

@@ -1,10 +1,8 @@
 """A causal transformer over the words of a whole history: no vectors of items between.
 
-This is how language models read a user's texts. Lite-LLM4Rec (arXiv 2402.09543)
-replaces it by two short passes; it is here for comparison.
-
-Letters, beside decoder.py's: H items of a row, T tokens of a text, S = H · T, V tokens
-of the texts.
+Language models read a user's texts so. Lite-LLM4Rec (arXiv 2402.09543) replaces it by
+two short passes; it is here for comparison. Letters, beside decoder.py's: H items of a
+row, T tokens of a text, S = H · T, V tokens of the texts.
 """
 
 import flax.linen as nn
@@ -19,8 +17,8 @@ class FlatText(nn.Module):
   """token_BHT, segment_BH int32 (0 = nothing there) → hidden float32 [B, H, D].
 
   Texts are int32, -1 = padding, at least one token an item. The state of an item is
-  that at its last token, which knows its history's words up to there. The table
-  that scores are made by is `output` [I, D]; with I None there is none.
+  that at its last token, which knows its history's words up to there. Scores are made
+  by the table `output` [I, D]; with I None there is none.
   """
 
   V: int

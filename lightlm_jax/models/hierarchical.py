@@ -5,8 +5,8 @@ recommendation model reads the vectors of a history in order, and a projection s
 all items in one step. The paper's sizes and its pooling are not known here: both are
 Llama-style transformers (see decoder.py), and an item is the mean of its tokens.
 
-Letters, beside decoder.py's: T tokens of a text, I items, U different items of a batch,
-V vocabulary of the texts.
+Letters, beside decoder.py's: T tokens of a text, U different items of a batch, V
+vocabulary of the texts.
 """
 
 from typing import Any
@@ -24,20 +24,12 @@ WIDTH = 8  # tokens, of which the width of their texts is a multiple
 
 
 class Hierarchical(nn.Module):
-  """The item encoder (`encode`), the history's (`read`) and the head's table.
+  """The item encoder (`encode`), the history's (`read`) and the head's table."""
 
-  Attributes:
-    V: tokens of texts.
-    I: items of the head's own table `output` [I, D]; None = it has none, and the items'
-      vectors take its place.
-    item: shape of the item encoder, not causal.
-    history: of the history's, causal and of the same width D.
-  """
-
-  V: int
-  I: int | None
-  item: decoder.Config
-  history: decoder.Config
+  V: int  # tokens of texts
+  I: int | None  # items of the head's table `output` [I, D]; None = it has none
+  item: decoder.Config  # of the item encoder, not causal
+  history: decoder.Config  # of the history's, causal and of the same width D
 
   def setup(self):
     init = nn.initializers.normal(TABLE_STD)
@@ -80,10 +72,10 @@ def item_vectors(
   key: jax.Array | None = None,
   chunk: int = CHUNK,
 ) -> jax.Array:
-  """The vectors of U items, float32 [U, D], a chunk at a time.
+  """The vectors of U items, float32 [U, D], a chunk of rows at a time.
 
-  Texts of similar length share a chunk, which costs as much as its longest. A
-  gradient computes a chunk's activations again: memory holds those of one.
+  Texts of similar length share a chunk, which costs as much as its longest. A gradient
+  computes a chunk's activations again, so that memory holds those of one.
 
   Args:
     net: whose `encode` it is.

@@ -2,10 +2,10 @@
 
 SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; the order of its norms is
 that of the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2).
-A position is counted from the end of its history, so that neither the width that it is
-padded to nor its neighbours in a row change anything.
+Positions are counted from the end of a history, so that neither padding nor neighbours
+in a row change anything.
 
-Letters: B batch, H history columns, P the most of them, I items, D width, N layers.
+Letters: B batch, H history columns.
 """
 
 import dataclasses
@@ -40,11 +40,10 @@ class Config:
 class ItemSequence(nn.Module):
   """item_BH int32 (-1 = none), segment_BH int32 (0 = none) → hidden [B, H, D].
 
-  Histories of one row are told apart by their segments (`bsarec`: a row is one
-  history, right-aligned). The state at a position knows the items of its history up
-  to it (`bsarec`: also those behind it, so that only the last position may be asked).
-  The table `embedding` [I, D] is the output layer too. Dropout is drawn where there is
-  a rng "dropout".
+  Segments separate the histories of one row (`bsarec`: a row is one history,
+  right-aligned). The state at a position knows the items of its history up to it
+  (`bsarec`: also later ones, so that only the last position may be used). The table
+  `embedding` [I, D] is the output layer too. With a rng "dropout" there is dropout.
   """
 
   config: Config
@@ -134,8 +133,7 @@ def _to_end(segment_BH: jax.Array) -> jax.Array:
 def low_pass(P: int, low_frequencies: int) -> np.ndarray:
   """[P, P] float32: the filter that keeps a sequence's lowest frequencies.
 
-  As in the authors' code, `low_frequencies // 2 + 1` of the real Fourier transform's
-  coefficients are kept.
+  As in the authors' code, `low_frequencies // 2 + 1` of the real Fourier coefficients.
   """
   spectrum = np.fft.rfft(np.eye(P), axis=0)
   spectrum[low_frequencies // 2 + 1 :] = 0

@@ -1,8 +1,8 @@
 """Layers of a T5-style transformer (Raffel et al. 2020, section 2.1), without biases.
 
-All of them compute in `dtype` and keep float32 parameters; softmax and norms are
-float32. Initial scales are T5's: attention logits are not divided by the square root
-of the head's width, the query's initial scale does that.
+They compute in `dtype` and keep float32 parameters; softmax and norms are float32.
+Initial scales are T5's: attention logits are not divided by the square root of the
+head's width, the query's initial scale does that.
 """
 
 import math
@@ -15,8 +15,7 @@ import jax.numpy as jnp
 class Dropout(nn.Module):
   """Dropout that draws one byte a number: an eighth of the usual random bits' cost.
 
-  The rate is rounded to 1/256; what stays is scaled by the rounded rate, so that the
-  expectation is exact.
+  The rate is rounded to 1/256, and so is the scale of what stays.
   """
 
   rate: float
@@ -48,7 +47,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """relu(x W_in) W_out with inner width F: LightLM keeps it far below D."""
+  """relu(x W_in) W_out with inner width F, which LightLM keeps far below D."""
 
   F: int
   dropout_rate: float
@@ -98,10 +97,8 @@ def relative_position_bucket(
 ) -> jax.Array:
   """T5's buckets: small distances one by one, larger ones in steps of a logarithm.
 
-  Args:
-    distance: int32, key position minus query position.
-    bidirectional: half of the buckets for keys behind the query; otherwise all for
-      keys before it, and keys behind it fall into bucket 0.
+  `distance` is int32, key position minus query position. With `bidirectional` half of
+  the buckets are for keys behind the query; otherwise these fall into bucket 0.
   """
   bucket = jnp.zeros_like(distance)
   if bidirectional:

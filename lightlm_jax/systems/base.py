@@ -2,10 +2,10 @@
 
 A system is a value: a frozen dataclass of shapes and settings, without arrays. Systems
 built from the same configuration over catalogues of the same capacity are equal, and
-share every compiled program, whose static key they are. Optional abilities, beyond
-`recommend`, are the protocols below: ask `isinstance(system, ScoresItems)`.
-
-All methods but `fit` are pure functions of arrays and can be compiled.
+share every compiled program, whose static key they are. Abilities beyond `recommend`
+are the protocols below: ask `isinstance(system, ScoresItems)`. All methods but `fit`
+are pure functions of arrays and can be compiled. `tables` are a pytree of device arrays
+that a system needs beside its parameters (codes, trie, …).
 """
 
 import dataclasses
@@ -21,26 +21,18 @@ from lightlm_jax.data.packing import Rows
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 
 Metrics = dict[str, Any]  # name → scalar array
+Loss = tuple[jax.Array, Metrics]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-  """A recommender.
+  """A recommender."""
 
-  Its methods take `tables`: a pytree of device arrays that it needs beside its
-  parameters (codes, trie, …), see `Built`.
-
-  Attributes:
-    name: as in `config.system`.
-    example: "target" (one example a position), "drawn" (as many, the target any
-      item of the user), "sequence" (a row of packed histories, every position trained),
-      or None for systems that are fitted.
-    max_history: how many of the last items it reads, 0 = the user alone; None = all.
-  """
-
-  name: str
+  name: str  # as in `config.system`
+  # "target": one example a position; "drawn": as many, the target any item of the user;
+  # "sequence": a row of packed histories, every position trained; None: it is fitted.
   example: str | None = None
-  max_history: int | None = None
+  max_history: int | None = None  # last items that it reads, 0 = the user alone
 
   def recommend(
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
@@ -50,22 +42,13 @@ class System:
 
 
 class Built(NamedTuple):
-  """A system with its arrays for one catalogue and one training log.
-
-  Attributes:
-    system: see `System`.
-    tables: a pytree of arrays, padded to capacities, so that another catalogue of about
-      the same size compiles nothing.
-    rank_I: [I] int32 numpy, each catalogue item's place in code order.
-    rows: how training examples share rows; None = each has its own.
-    prepared: whether `tables` already hold what `SharesWork.prepare` adds.
-  """
+  """A system with its arrays for one catalogue and one training log."""
 
   system: System
-  tables: Any
-  rank_I: np.ndarray
-  rows: Rows | None = None
-  prepared: bool = False
+  tables: Any  # padded to capacities, so that a catalogue of like size compiles nothing
+  rank_I: np.ndarray  # int32, each catalogue item's place in code order
+  rows: Rows | None = None  # how training examples share rows; None = each has its own
+  prepared: bool = False  # whether `tables` hold what `SharesWork.prepare` adds
 
 
 def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
@@ -84,17 +67,11 @@ class Trainable(Protocol):
 
   def init(self, rng: jax.Array) -> Any:
     """Untrained parameters."""
-    ...
 
-  def loss(
-    self, params: Any, tables: Any, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
-    """A scalar, and counts of the batch.
-
-    "tokens": tokens in the batch (items, where an item is one token);
-    "capacity_tokens": tokens it has room for, padding included.
+  def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
+    """A scalar, and counts of the batch: "tokens" in it (items, where an item is one
+    token), and "capacity_tokens", for which it has room, padding included.
     """
-    ...
 
 
 @runtime_checkable
@@ -103,7 +80,6 @@ class Fitted(Protocol):
 
   def fit(self, train: Interactions) -> Any:
     """The parameters."""
-    ...
 
 
 @runtime_checkable
@@ -112,7 +88,6 @@ class ScoresItems(Protocol):
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32."""
-    ...
 
 
 @runtime_checkable
@@ -121,7 +96,6 @@ class HasLikelihood(Protocol):
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B] float32: -log p(target | source) in nats, over all possible outputs."""
-    ...
 
 
 @runtime_checkable
@@ -130,7 +104,6 @@ class HasState(Protocol):
 
   def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B, D] float32."""
-    ...
 
 
 @runtime_checkable
@@ -139,7 +112,6 @@ class WritesFreely(Protocol):
 
   def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B, K] bool: which beams of an unconstrained search are no item."""
-    ...
 
 
 @runtime_checkable
@@ -147,9 +119,6 @@ class SharesWork(Protocol):
   """Does part of its work once for all requests."""
 
   def prepare(self, params: Any, tables: Any) -> Any:
-    """The tables with that part, such as the items' vectors.
-
-    Given in place of `tables`, they make `scores` and `recommend` faster, and change
-    no answer.
+    """The tables with the results of that part, such as the items' vectors, which make
+    `scores` and `recommend` faster and change no answer.
     """
-    ...

@@ -20,25 +20,19 @@ TINY = 1e-30  # a normal float32 whose logarithm and reciprocal are finite
 class BestPossible(ItemScorer):
   """The scorer that no learner beats on average, where seen items are excluded.
 
-  Its scores are log-probabilities of the next purchase, given the history alone; its
-  tables are the generator's tastes.
+  Scores are log-probabilities of the next purchase, given the history alone.
   """
 
   name: str = "best_possible"
 
   def fit(self, train: Interactions | None = None) -> tuple:
-    """Nothing is learned."""
-    del train
     return ()
 
   def scores(self, params: tuple, tables: Tastes, batch: Batch) -> jax.Array:
-    """[B, I] float32."""
-    del params
     return jnp.log(jnp.maximum(next_probability(tables, batch.history_BH), TINY))
 
 
 def best_possible(tastes: Tastes, num_items: int) -> Built:
-  """`BestPossible` for the generator with these tastes."""
   if tastes.taste_CI.shape[1] != num_items:
     raise ValueError(
       f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"
@@ -47,9 +41,9 @@ def best_possible(tastes: Tastes, num_items: int) -> Built:
 
 
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
-  """The mean NDCG@k to be expected of the best ranking, seen items excluded.
+  """The expected mean NDCG@k of the best ranking, seen items excluded.
 
-  Taken over the histories as they are and over every next item that the generator
+  The mean is over the histories as they are and over every next item that the generator
   could draw, late ones on sale; the requests' targets are not read.
   """
   tables = _on_device(tastes)

@@ -2,11 +2,11 @@
 
 The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i; training
 raises it above that of items drawn at random, by -ln σ(x_ui - x_uj). The user's
-history is never read: a user is known by the learned vector alone.
+history is never read.
 
 The paper draws j among the items that the user has not bought. Here j is any item:
-with a dozen purchases among thousands of items a wrong pair is one in about a
-thousand, and one whose negative is the target itself has no gradient.
+about one pair in a thousand is wrong, and one whose negative is the target itself has
+no gradient.
 
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """
@@ -19,10 +19,11 @@ import jax.numpy as jnp
 
 from lightlm_jax.config.schema import BprMfConfig
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.systems.base import Built, Metrics, in_catalogue_order
+from lightlm_jax.systems.base import Built, Loss, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
 
 NUM_NEGATIVES = 2  # of each positive, drawn anew at every step
+Params = dict[str, jax.Array]
 # Standard deviation of the vectors' entries. Small, because the noise that users and
 # items with few interactions start with is hardly trained away: on Toys, with D = 64
 # and 40 epochs, .1 instead of .01 cost a third of validation NDCG@10.
@@ -31,8 +32,6 @@ INIT_SCALE = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BprMf(ItemScorer):
-  """The system `bpr_mf` over U users and I items."""
-
   name: str = "bpr_mf"
   example: str | None = "target"
   max_history: int | None = 0
@@ -40,7 +39,7 @@ class BprMf(ItemScorer):
   num_items: int
   D: int
 
-  def init(self, rng: jax.Array) -> dict[str, jax.Array]:
+  def init(self, rng: jax.Array) -> Params:
     """float32: "user" [U, D], "item" [I, D], "item_bias" [I]."""
     user_rng, item_rng = jax.random.split(rng)
     return {
@@ -49,11 +48,8 @@ class BprMf(ItemScorer):
       "item_bias": jnp.zeros(self.num_items),
     }
 
-  def loss(
-    self, params: dict[str, jax.Array], tables: Any, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
+  def loss(self, params: Params, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """-ln σ(x_ui - x_uj), averaged over the M negatives, then over the batch."""
-    del tables
     negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
     user_BD = user_vectors(params, batch.user_B)
     positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
@@ -63,11 +59,8 @@ class BprMf(ItemScorer):
     tokens = (batch.weight_B > 0).sum()
     return value, {"tokens": tokens, "capacity_tokens": len(batch.weight_B)}
 
-  def scores(
-    self, params: dict[str, jax.Array], tables: Any, batch: Batch
-  ) -> jax.Array:
+  def scores(self, params: Params, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32: ⟨user, item⟩ + bias; an unknown user gets the bias alone."""
-    del tables
     user_BD = user_vectors(params, batch.user_B)
     # A rounded product would make ties that an accelerator breaks and a CPU does not.
     product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
@@ -75,7 +68,6 @@ class BprMf(ItemScorer):
 
 
 def build(config: BprMfConfig, num_users: int, num_items: int) -> Built:
-  """The system `bpr_mf` over U users and I items, D = `config.model.d_model`."""
   system = BprMf(num_users=num_users, num_items=num_items, D=config.model.d_model)
   return in_catalogue_order(system, (), num_items)
 
@@ -85,15 +77,13 @@ def draw_negatives(rng: jax.Array, batch_size: int, num_items: int) -> jax.Array
   return jax.random.randint(rng, (batch_size, NUM_NEGATIVES), 0, num_items)
 
 
-def user_vectors(params: dict[str, jax.Array], user_B: jax.Array) -> jax.Array:
+def user_vectors(params: Params, user_B: jax.Array) -> jax.Array:
   """[B, D] float32; zero for -1, the unknown user."""
   user_BD = params["user"][jnp.maximum(user_B, 0)]
   return jnp.where(user_B[:, None] >= 0, user_BD, 0)
 
 
-def pair_scores(
-  params: dict[str, jax.Array], user_BD: jax.Array, item_BM: jax.Array
-) -> jax.Array:
+def pair_scores(params: Params, user_BD: jax.Array, item_BM: jax.Array) -> jax.Array:
   """[B, M] float32: x of each user and M items of its own."""
   product_BM = jnp.einsum("bd,bmd->bm", user_BD, params["item"][item_BM])
   return product_BM + params["item_bias"][item_BM]

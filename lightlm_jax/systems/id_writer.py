@@ -1,188 +1,104 @@
 """Writing an item's id, token by token: shared by all systems with such a decoder.
 
-`lightlm` and `lite_llm4rec_beam` read different sources. Both have a decoder that reads
-the encoded source by cross-attention and writes the id: under the trie, with the codes
-of all items teacher-forced (exact), or without a constraint.
+`lightlm` and `lite_llm4rec_beam` encode different sources. Both have a decoder that
+reads the encoded source by cross-attention and writes the id under the trie or without
+a constraint, or that is teacher-forced with the codes of all items (exact).
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from lightlm_jax.decoding import beam, exact
+from lightlm_jax.config.schema import BeamDecoding
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding import beam
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.decoding.trie import Trie
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import base, item_scores
-from lightlm_jax.systems.item_scores import allowed_items
+from lightlm_jax.systems.base import System, apply
 from lightlm_jax.systems.token_sequences import PAD, START
-
-DECODINGS = ("beam", "beam_renormalised", "exact", "unconstrained")
-
-
-class IdTables(Protocol):
-  """The part of a system's tables that holds its items' ids."""
-
-  @property
-  def target_IL(self) -> Any:
-    """int32, the codes in the decoder's tokens, -1 = padding."""
-    ...
-
-  @property
-  def trie(self) -> Trie:
-    """The trie of these codes."""
-    ...
 
 
 class Decoder(NamedTuple):
-  """A decoder that has read its sources: functions of tokens alone, K targets a row.
+  """A decoder that has read its sources: functions of tokens alone, K targets a row."""
 
-  Attributes:
-    apply: `EncoderDecoder.apply` with its parameters.
-    kv: of the sources.
-  """
+  apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
+  kv: encoder_decoder.CrossKV  # of the sources
 
-  apply: Callable[..., Any]
-  kv: encoder_decoder.CrossKV
-
-  @property
-  def batch_size(self) -> int:
-    """B, the number of sources."""
-    return self.kv.segment_BS.shape[0]
-
-  def logits(self, decoder_input_BKL: jax.Array) -> jax.Array:
-    """[B, K, L, V] float32 of the tokens that follow, teacher-forced."""
+  def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
+    """Teacher-forced: "decode" → logits [B, K, L, V] float32; "states" [B, K, L, D]."""
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
-    return self.apply(decoder_input_BKL, self.kv, segment_BK, method="decode")
-
-  def states(self, decoder_input_BKL: jax.Array) -> jax.Array:
-    """[B, K, L, D], the last hidden states, teacher-forced."""
-    segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
-    return self.apply(decoder_input_BKL, self.kv, segment_BK, method="states")
+    return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
 
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
-    """One more token of each beam, as `beam.search` asks for it."""
+    """One more token of each beam, see `beam.search`."""
     segment_BK = jnp.ones_like(token_BK)
     return self.apply(token_BK, parent_BK, self.kv, segment_BK, cache, method="extend")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IdWriter:
-  """How ids are written.
+class IdWriter(System):
+  """A system that writes ids; its tables have `target_IL` and the `trie` of these."""
 
-  Attributes:
-    kind: of DECODINGS.
-    beam_size: the fewest beams of a search.
-    length_penalty: see `beam.Options`.
-    length_offset: likewise.
-    end_token: likewise.
-  """
+  shape: encoder_decoder.Config  # of the transformer that has the decoder
+  decoding: BeamDecoding  # the group `config.decoding`
+  end_token: int | None = None  # see `beam.Options`
 
-  kind: str
-  beam_size: int
-  length_penalty: float
-  length_offset: float
-  end_token: int | None = None
+  @property
+  def net(self) -> encoder_decoder.EncoderDecoder:
+    return encoder_decoder.EncoderDecoder(self.shape)
+
+  def decoder(self, params: Any, tables: Any, batch: Batch) -> Decoder:
+    """The decoder after it read the sources of a batch."""
+    raise NotImplementedError
 
   def recommend(
-    self, decoder: Decoder, tables: IdTables, allowed: Allowed, *, k: int
+    self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
     """The K best items by a beam search."""
-    options = self._options(max(k, self.beam_size), self.kind != "unconstrained")
-    beams = self._search(decoder, tables.trie, allowed, options)
+    beam_size = max(k, self.decoding.beam_size)
+    options = self._options(beam_size, self.decoding.kind != "unconstrained")
+    decoder = self.decoder(params, tables, batch)
+    beams = self._search(decoder, tables, allowed, options)
     if not options.constrained:
       beams = beam.without_excluded(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, options, k=k)
 
-  def recommend_exactly(
-    self,
-    decoder: Decoder,
-    tables: IdTables,
-    chunks: exact.Chunks,
-    allowed: Allowed,
-    *,
-    k: int,
-  ) -> Recommendations:
-    """The K best items, the ids of all items scored.
-
-    Args:
-      chunks: the codes of `tables.target_IL`, see `exact.chunks`.
-    """
-    score_BR = self.exact_scores(decoder, tables, chunks)
-    allowed_BR = allowed_items(allowed, score_BR.shape[1])
-    allowed_BR &= (tables.trie.item_R[:-1] >= 0)[None]
-    best = item_scores.top_items(score_BR, allowed_BR, k)
-    items_BK = jnp.where(best.valid_BK, tables.trie.item_R[best.items_BK], -1)
-    return best._replace(items_BK=items_BK)
-
-  def exact_scores(
-    self, decoder: Decoder, tables: IdTables, chunks: exact.Chunks
-  ) -> jax.Array:
-    """[B, R] float32 by rank; columns behind the last item mean nothing."""
-
-    def force(decoder_input_QL):
-      shape = (decoder.batch_size, *decoder_input_QL.shape)
-      return decoder.logits(jnp.broadcast_to(decoder_input_QL[None], shape))
-
-    return exact.scores(
-      force,
-      chunks,
-      num_ranks=len(tables.trie.item_R) - 1,
-      start_token=START,
-      length_penalty=self.length_penalty,
-      length_offset=self.length_offset,
-    )
-
-  def nll(self, decoder: Decoder, tables: IdTables, target_B: jax.Array) -> jax.Array:
-    """[B] float32: -log p(the target's whole code), without the trie, as in training.
-
-    Args:
-      target_B: int32 catalogue indices.
-    """
-    target_B1L = tables.target_IL[jnp.maximum(target_B, 0)][:, None]
-    logits_B1LV = decoder.logits(shift_right(target_B1L))
+  def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """[B] float32: -log p(the target's code), without the trie, as in training."""
+    decoder = self.decoder(params, tables, batch)
+    target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
+    logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
     cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
 
-  def invalid_beams(self, decoder: Decoder, tables: IdTables) -> jax.Array:
-    """[B, K] bool: the beams of a search without the trie that are no item."""
-    options = self._options(self.beam_size, constrained=False)
-    beams = self._search(decoder, tables.trie, None, options)
-    return beam.invalid_beams(beams, tables.trie)
+  def _opened(
+    self, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
+  ) -> Decoder:
+    """The decoder after it read encoded sources."""
+    net = functools.partial(apply, self.net, params)
+    return Decoder(net, net(encoded_BSD, segment_BS, method="precompute_cross_kv"))
 
   def _search(
-    self, decoder: Decoder, trie: Trie, allowed: Allowed | None, options: beam.Options
+    self, decoder: Decoder, tables: Any, allowed: Allowed | None, options: beam.Options
   ) -> beam.Beams:
-    cache = encoder_decoder.Cache()
-    return beam.search(
-      decoder.step, cache, trie, allowed, options, B=decoder.batch_size
-    )
+    cache, B = encoder_decoder.Cache(), len(decoder.kv.segment_BS)
+    return beam.search(decoder.step, cache, tables.trie, allowed, options, B=B)
 
   def _options(self, beam_size: int, constrained: bool) -> beam.Options:
     return beam.Options(
       beam_size=beam_size,
       start_token=START,
       end_token=self.end_token,
-      length_penalty=self.length_penalty,
-      length_offset=self.length_offset,
-      renormalise=self.kind == "beam_renormalised",
+      length_penalty=self.decoding.length_penalty,
+      length_offset=self.decoding.length_offset,
+      renormalise=self.decoding.kind == "beam_renormalised",
       constrained=constrained,
     )
-
-
-def opened(
-  net: nn.Module, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
-) -> Decoder:
-  """The decoder of `net`, an `EncoderDecoder`, after it read encoded sources."""
-  apply = functools.partial(base.apply, net, params)
-  kv = apply(encoded_BSD, segment_BS, method="precompute_cross_kv")
-  return Decoder(apply, kv)
 
 
 def shift_right(target: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Systems whose parameters are dense item-item weights: counting, scoring, limits."""
+"""Baselines whose parameters are dense item-item weights: `item_knn` and `ease`."""
 
 import dataclasses
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg.lapack import spotrf, spotri  # pyright: ignore[reportAttributeAccessIssue]
 
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
@@ -15,23 +16,19 @@ from lightlm_jax.systems.base import Built, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer
 
 MAX_BYTES = 8 * 2**30
-ROWS_AT_ONCE = 1024  # of the co-occurrence counts, while they are sparse
+ROWS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemItem(ItemScorer):
-  """A system that sums the weight rows of the items in a history.
-
-  Its parameters are [I, I] float32.
-  """
+  """Sums the weight rows of the items in a history; parameters are [I, I] float32."""
 
   def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
     """Sum of the weight rows of a history's distinct items: [B, I] float32.
 
-    In ascending order of the items, so that neither the order of a history nor the
-    width it is padded to can change a bit of the sum.
+    In ascending order of the items, so that neither the order of a history nor its
+    padding can change a bit of the sum.
     """
-    del tables
     sorted_BH = jnp.sort(batch.history_BH, axis=1)
     previous_BH = jnp.pad(sorted_BH[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     distinct_BH = sorted_BH != previous_BH
@@ -45,12 +42,60 @@ class ItemItem(ItemScorer):
     return jax.lax.fori_loop(0, item_HB.shape[0], add_row, zero_BI)
 
 
-def build(system: ItemItem, num_items: int) -> Built:
-  """The system over I items.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemKnn(ItemItem):
+  """Cosine between binary item columns (Deshpande & Karypis 2004), all neighbours."""
 
-  Raises:
-    UserError: the weights would not fit the byte budget.
-  """
+  name: str = "item_knn"
+
+  def fit(self, train: Interactions) -> jax.Array:
+    """[I, I] float32: cosines, zero on the diagonal and for items nobody bought."""
+    weights_II = _co_occurrence(train)
+    norm_I = np.sqrt(np.maximum(weights_II.diagonal(), 1))
+    weights_II /= norm_I
+    weights_II /= norm_I[:, None]
+    np.fill_diagonal(weights_II, 0)
+    return jax.device_put(weights_II)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ease(ItemItem):
+  """EASE: linear weights in closed form (Steck 2019, arXiv 1905.03375), λ > 0."""
+
+  name: str = "ease"
+  regularisation: float = 200.0
+
+  def fit(self, train: Interactions) -> jax.Array:
+    """B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary; its diagonal is zero.
+
+    All in one [I, I] float32 array: λ keeps the condition number small. Row i of the
+    result is added to all scores for an item i in the history.
+    """
+    weights_II = _co_occurrence(train)
+    weights_II[np.diag_indices_from(weights_II)] += self.regularisation
+    _invert(weights_II)
+    weights_II /= -weights_II.diagonal()
+    np.fill_diagonal(weights_II, 0)
+    return jax.device_put(weights_II)
+
+
+def item_knn(num_items: int) -> Built:
+  """The baseline `item_knn` over I items, see `_build`."""
+  return _build(ItemKnn(), num_items)
+
+
+def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
+  """The baseline `ease` over I items, see `_build`."""
+  if not regularisation > 0:
+    raise UserError(
+      f"ease cannot invert its counts with regularisation {regularisation}; "
+      "give a number above 0 (200 suits sparse logs)"
+    )
+  return _build(Ease(regularisation=regularisation), num_items)
+
+
+def _build(system: ItemItem, num_items: int) -> Built:
+  """Raises a UserError if the weights do not fit into MAX_BYTES."""
   size = 4 * num_items**2
   if size > MAX_BYTES:
     raise UserError(
@@ -62,7 +107,7 @@ def build(system: ItemItem, num_items: int) -> Built:
   return in_catalogue_order(system, (), num_items)
 
 
-def co_occurrence(train: Interactions) -> np.ndarray:
+def _co_occurrence(train: Interactions) -> np.ndarray:
   """How many users have both items, each user counted once: [I, I] float32."""
   users_UI = graph.distinct_purchases(train).astype(np.float32)
   items_IU = users_UI.T.tocsr()
@@ -71,3 +116,23 @@ def co_occurrence(train: Interactions) -> np.ndarray:
     rows = slice(start, start + ROWS_AT_ONCE)
     (items_IU[rows] @ users_UI).toarray(out=count_II[rows])
   return count_II
+
+
+def _invert(matrix_II: np.ndarray) -> None:
+  """Inverts a symmetric positive definite float32 matrix in place, by Cholesky."""
+  # LAPACK reads columns first: the transposed view is the same symmetric matrix, and
+  # its lower triangle is the upper one here.
+  factor_II, failed = spotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
+  if failed:
+    raise UserError(
+      f"ease: the item counts are not positive definite at item {failed - 1} in "
+      "float32; give a larger regularisation"
+    )
+  inverse_II, _ = spotri(factor_II, lower=1, overwrite_c=1)
+  if not np.shares_memory(inverse_II, matrix_II):
+    matrix_II[:] = inverse_II.T
+  for start in range(0, len(matrix_II), ROWS_AT_ONCE):
+    end = start + ROWS_AT_ONCE
+    matrix_II[end:, start:end] = matrix_II[start:end, end:].T
+    square = matrix_II[start:end, start:end]
+    square[:] = np.triu(square) + np.triu(square, 1).T

@@ -18,7 +18,6 @@ class ItemScorer(System):
   """A system that recommends by its `scores`, items counted in catalogue order."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32."""
     raise NotImplementedError
 
   def recommend(
@@ -54,13 +53,8 @@ def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
 def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommendations:
   """The K best allowed items of each request; exact, of equals the lower index first.
 
-  Args:
-    scores_BI: float32 [B, I].
-    allowed_BI: bool [B, I].
-    k: K, static; may exceed I.
-
-  Returns:
-    `Recommendations`, invalid from where a request has no more allowed items.
+  `scores_BI` is float32, `allowed_BI` bool; K may exceed I. The result is invalid from
+  where a request has no more allowed items.
   """
   num_items = scores_BI.shape[1]
   # An allowed item scored -inf still goes before every other one.

@@ -3,7 +3,7 @@
 Its source and its targets are written in token_sequences.py: the user and the last
 items, or with `input.history = 0` the user alone, which is the paper's task. There the
 target of an example is drawn from all that the user bought, because nothing in the
-source says when.
+source gives a time.
 """
 
 import dataclasses
@@ -16,26 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.config import LightLMConfig
-from lightlm_jax.config.schema import LightLMInput
+from lightlm_jax.config.schema import Decoding, LightLMInput
 from lightlm_jax.data import packing
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
+from lightlm_jax.decoding.beam import invalid_beams
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import id_writer, token_sequences
-from lightlm_jax.systems.base import Built, Metrics, System, apply
+from lightlm_jax.systems import token_sequences
+from lightlm_jax.systems.base import Built, Loss, apply
 from lightlm_jax.systems.id_writer import (
   Decoder,
   IdWriter,
   shift_right,
   token_cross_entropy,
 )
+from lightlm_jax.systems.item_scores import allowed_items, top_items
 
 # The most bytes of logits of a chunk of forced prefixes, all users of a batch together.
 EXACT_BYTES = 2**28
-DECODINGS = id_writer.DECODINGS
 
 
 class Tables(NamedTuple):
@@ -52,67 +53,36 @@ class Tables(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LightLM(System):
-  """The system `lightlm`.
-
-  Attributes:
-    shape: of the transformer.
-    writer: of ids.
-    prompt: whether users are written in the paper's sentence.
-    with_user: whether users are read.
-    in_order: whether histories are read in order of time.
-    user_dropout: share of the examples with a history that are read without the user.
-    label_smoothing: of the loss.
-    state_of: "encoder" or "decoder", which makes the state of a request.
-    common_prefix: how many tokens all targets begin with.
-    row_width: tokens of a source row in training; None = room for any history.
-  """
+class LightLM(IdWriter):
+  """The system `lightlm`."""
 
   name: str = "lightlm"
-  shape: encoder_decoder.Config
-  writer: IdWriter
-  prompt: bool
-  with_user: bool
-  in_order: bool
-  user_dropout: float
+  decoding: Decoding
+  input: LightLMInput  # the group `config.input`
   label_smoothing: float
-  state_of: str
-  common_prefix: int
-  row_width: int | None
-
-  @property
-  def net(self) -> encoder_decoder.EncoderDecoder:
-    """The transformer."""
-    return encoder_decoder.EncoderDecoder(self.shape)
+  common_prefix: int  # how many tokens all targets begin with
+  row_width: int | None  # tokens of a training row's source; None = any history's
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters."""
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
     return self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
 
-  def loss(
-    self, params: Any, tables: Tables, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
+  def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Cross-entropy averaged over a target's tokens, then over the batch."""
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
     weight_BK = batch.weight_B.reshape(len(batch.weight_B), -1)
-    segment_BK = jnp.broadcast_to(
-      jnp.arange(1, target_BK.shape[1] + 1)[None], target_BK.shape
-    )
+    number_K = jnp.arange(1, target_BK.shape[1] + 1)
+    segment_BK = jnp.broadcast_to(number_K[None], target_BK.shape)
     batch = self._without_some_users(user_rng, batch, segment_BK)
-    source = self.write_source(tables, batch, self.row_width)
+    source = self._source(tables, batch, self.row_width)
     target_BKL = jnp.where(
       target_BK[..., None] >= 0, tables.target_IL[jnp.maximum(target_BK, 0)], -1
     )
+    decoder_input_BKL, rngs = shift_right(target_BKL), {"dropout": dropout_rng}
     logits_BKLV = apply(
-      self.net,
-      params,
-      *source,
-      shift_right(target_BKL),
-      segment_BK,
-      rngs={"dropout": dropout_rng},
+      self.net, params, *source, decoder_input_BKL, segment_BK, rngs=rngs
     )
     real_BKL = target_BKL >= 0
     cross_entropy_BKL = token_cross_entropy(
@@ -123,54 +93,51 @@ class LightLM(System):
     value = (per_target_BK * weight_BK).sum() / weight_BK.sum()
     read_BK = (source.segment_BS[:, None] == segment_BK[..., None]).sum(axis=-1)
     tokens = ((read_BK + real_BKL.sum(axis=-1)) * (weight_BK > 0)).sum()
-    return value, {
-      "tokens": tokens,
-      "capacity_tokens": source.token_BS.size + target_BKL.size,
-    }
-
-  def write_source(
-    self, tables: Tables, batch: Batch, width: int | None = None
-  ) -> token_sequences.Source:
-    """The encoder's input: a history, or the prompt."""
-    if self.prompt:
-      return token_sequences.write_prompt(tables.user_code_UL, batch)
-    return token_sequences.write_history(
-      tables.user_code_UL,
-      tables.item_code_IL,
-      batch,
-      with_user=self.with_user,
-      in_order=self.in_order,
-      width=width,
-    )
+    capacity = source.token_BS.size + target_BKL.size
+    return value, {"tokens": tokens, "capacity_tokens": capacity}
 
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
-    """The decoder after it read the sources of a batch."""
-    source = self.write_source(tables, batch)
+    source = self._source(tables, batch)
     encoded_BSD = apply(self.net, params, *source, method="encode")
-    return id_writer.opened(self.net, params, encoded_BSD, source.segment_BS)
+    return self._opened(params, encoded_BSD, source.segment_BS)
 
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """The K best items."""
-    decoder = self.decoder(params, tables, batch)
+    """The K best items: by a search, or with `tables.chunks` all items are scored."""
     if tables.chunks is None:
-      return self.writer.recommend(decoder, tables, allowed, k=k)
-    return self.writer.recommend_exactly(decoder, tables, tables.chunks, allowed, k=k)
-
-  def nll(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B] float32, see `IdWriter.nll`."""
+      return super().recommend(params, tables, batch, allowed, k=k)
     decoder = self.decoder(params, tables, batch)
-    return self.writer.nll(decoder, tables, batch.target_B)
+    item_R = tables.trie.item_R
+
+    def force(decoder_input_QL):
+      shape = (len(decoder.kv.segment_BS), *decoder_input_QL.shape)
+      decoder_input_BQL = jnp.broadcast_to(decoder_input_QL[None], shape)
+      return decoder.forced(decoder_input_BQL, method="decode")
+
+    score_BR = exact.scores(
+      force,
+      tables.chunks,
+      num_ranks=len(item_R) - 1,
+      start_token=token_sequences.START,
+      length_penalty=self.decoding.length_penalty,
+      length_offset=self.decoding.length_offset,
+    )
+    allowed_BR = allowed_items(allowed, score_BR.shape[1]) & (item_R[:-1] >= 0)[None]
+    best = top_items(score_BR, allowed_BR, k)
+    items_BK = jnp.where(best.valid_BK, item_R[best.items_BK], -1)
+    return best._replace(items_BK=items_BK)
 
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B, K] bool, see `IdWriter.invalid_beams`."""
-    return self.writer.invalid_beams(self.decoder(params, tables, batch), tables)
+    """[B, K] bool: the beams of a search without the trie that are no item."""
+    options = self._options(self.decoding.beam_size, constrained=False)
+    decoder = self.decoder(params, tables, batch)
+    return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """[B, D] float32: the source's mean, or what predicts the first token."""
-    if self.state_of == "encoder":
-      source = self.write_source(tables, batch)
+    if self.decoding.state == "encoder":
+      source = self._source(tables, batch)
       encoded_BSD = apply(self.net, params, *source, method="encode")
       real_BS1 = (source.segment_BS > 0)[..., None]
       number_B1 = jnp.maximum(real_BS1.sum(axis=1), 1)
@@ -180,16 +147,32 @@ class LightLM(System):
     # The first token that differs between targets is predicted behind their prefix.
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
     shape = (len(batch.user_B), 1, self.common_prefix + 1)
-    state_B1LD = decoder.states(jnp.broadcast_to(decoder_input_L, shape))
+    decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
+    state_B1LD = decoder.forced(decoder_input_B1L, method="states")
     return state_B1LD[:, 0, -1].astype(jnp.float32)
+
+  def _source(
+    self, tables: Tables, batch: Batch, width: int | None = None
+  ) -> token_sequences.Source:
+    """The encoder's input: a history, or the prompt."""
+    if self.input.prompt:
+      return token_sequences.write_prompt(tables.user_code_UL, batch)
+    return token_sequences.write_history(
+      tables.user_code_UL,
+      tables.item_code_IL,
+      batch,
+      with_user=self.input.user,
+      in_order=self.input.order == "time",
+      width=width,
+    )
 
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Hides users at the rate `user_dropout`, but never the whole source."""
+    """Hides users at the rate `input.user_dropout`, but never the whole source."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
-    keep_BK = jax.random.bernoulli(rng, 1 - self.user_dropout, user_BK.shape)
+    keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)
     user_BK = jnp.where(keep_BK | ~has_history_BK, user_BK, -1)
     return batch._replace(user_B=user_BK.reshape(batch.user_B.shape))
 
@@ -197,45 +180,32 @@ class LightLM(System):
 def build(
   config: LightLMConfig, codes: CodeBook, train: Interactions | None = None
 ) -> Built:
-  """The system of one configuration over one code book.
+  """The system over one code book.
 
-  Args:
-    config: of a run.
-    codes: of the users and the catalogue of `train`.
-    train: the training log; where examples share rows (`train.pack`) it decides how
-      wide rows are. None = each has its own.
+  Where examples share rows (`train.pack`), the training log decides how wide rows are;
+  without `train` each example has its own.
   """
-  tables, rank_I = build_tables(config, codes)
-  most = config.examples_a_row
+  tables, rank_I = _tables(config, codes)
   rows = None
-  if train is not None and most > 1:
-    rows = packing.rows(source_lengths(config.input, codes, train), most)
+  if train is not None and config.examples_a_row > 1:
+    lengths_E = _source_lengths(config.input, codes, train)
+    rows = packing.rows(lengths_E, config.examples_a_row)
   target_IL = tables.target_IL[: len(codes.items_IL)]
-  prompt = config.input.prompt
   system = LightLM(
     example="target" if config.input.history else "drawn",
     max_history=config.input.history,
     shape=model_config(config, tables.trie.vocab_size),
-    writer=IdWriter(
-      kind=config.decoding.kind,
-      beam_size=config.decoding.beam_size,
-      length_penalty=config.decoding.length_penalty,
-      length_offset=config.decoding.length_offset,
-      end_token=token_sequences.END if prompt else None,
-    ),
-    prompt=prompt,
-    with_user=config.input.user,
-    in_order=config.input.order == "time",
-    user_dropout=config.input.user_dropout,
+    decoding=config.decoding,
+    end_token=token_sequences.END if config.input.prompt else None,
+    input=config.input,
     label_smoothing=config.train.label_smoothing,
-    state_of=config.decoding.state,
     common_prefix=int((target_IL == target_IL[:1]).all(axis=0).argmin()),
     row_width=None if rows is None else rows.width,
   )
   return Built(system, tables, rank_I, rows)
 
 
-def build_tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]:
+def _tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]:
   """The tables as host arrays, and each item's rank in code order."""
   prompt = config.input.prompt
   vocab_size = token_sequences.first_code_token(prompt) + codes.vocab_size
@@ -247,25 +217,16 @@ def build_tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.nda
     a_prefix = config.train.eval_batch_size * target_IL.shape[1] * vocab_size * 4
     in_order_RL = target_IL[item_trie.item_R[: len(target_IL)]]
     chunks = exact.chunks(in_order_RL, max(1, EXACT_BYTES // a_prefix))
-  tables = Tables(
-    _with_room(target_IL),
-    _with_room(item_code_IL),
-    _with_room(token_sequences.shift(codes.users_UL, prompt)),
-    item_trie,
-    chunks,
-  )
-  return tables, rank_I
+  user_code_UL = token_sequences.shift(codes.users_UL, prompt)
+  tables = map(_with_room, (target_IL, item_code_IL, user_code_UL))
+  return Tables(*tables, item_trie, chunks), rank_I
 
 
 def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Config:
   """The transformer's shape from the fields `config.model.*`."""
-  m = config.model
-  words = (
-    token_sequences.NUM_PROMPT_WORDS
-    if config.input.prompt
-    else 1 + config.input.history
-  )
-  first_code = token_sequences.first_code_token(config.input.prompt)
+  m, prompt = config.model, config.input.prompt
+  words = token_sequences.NUM_PROMPT_WORDS if prompt else 1 + config.input.history
+  first_code = token_sequences.first_code_token(prompt)
   return encoder_decoder.Config(
     V=vocab_size,
     W=words if m.whole_word else 0,
@@ -298,14 +259,10 @@ class EmbeddingInit:
     return jnp.where(is_word_V1, table_VD, ids_VD)
 
 
-def source_lengths(
+def _source_lengths(
   config: LightLMInput, codes: CodeBook, train: Interactions
 ) -> np.ndarray:
-  """[E] int64: tokens of the source of the example at each position, at least 1.
-
-  Args:
-    config: the group `config.input`.
-  """
+  """[E] int64: tokens of the source of the example at each position, at least 1."""
   item_E = (codes.items_IL >= 0).sum(axis=1)[train.item_E]
   before_E1 = np.concatenate([[0], np.cumsum(item_E)])
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)

@@ -12,25 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.config.schema import LiteBeamConfig
+from lightlm_jax.config.schema import LiteBeamConfig, LiteBeamModel
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import trie
-from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, flat_text
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
-from lightlm_jax.systems import (
-  id_writer,
-  item_decoder,
-  lite_llm4rec,
-  next_item,
-  token_sequences,
-)
-from lightlm_jax.systems.base import Built, Metrics, System, apply
+from lightlm_jax.systems import lite_llm4rec, next_item, token_sequences
+from lightlm_jax.systems.base import Built, Loss, apply
 from lightlm_jax.systems.id_writer import Decoder, IdWriter, shift_right
-
-NAME = "lite_llm4rec_beam"
 
 
 class Tables(NamedTuple):
@@ -42,25 +33,12 @@ class Tables(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LiteLlm4RecBeam(System):
-  """The system `lite_llm4rec_beam`.
+class LiteLlm4RecBeam(IdWriter):
+  """The system `lite_llm4rec_beam`; `reader` reads histories and has no head."""
 
-  Attributes:
-    reader: of histories, with no head.
-    shape: of the decoder.
-    writer: of ids.
-  """
-
-  name: str = NAME
+  name: str = "lite_llm4rec_beam"
   example: str | None = "sequence"
   reader: next_item.Reader
-  shape: encoder_decoder.Config
-  writer: IdWriter
-
-  @property
-  def net(self) -> encoder_decoder.EncoderDecoder:
-    """The decoder."""
-    return encoder_decoder.EncoderDecoder(self.shape)
 
   def init(self, rng: jax.Array) -> Any:
     """Untrained parameters, the decoder's under "writer"."""
@@ -73,9 +51,7 @@ class LiteLlm4RecBeam(System):
     )
     return params | {"writer": written["params"]}
 
-  def loss(
-    self, params: Any, tables: Tables, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
+  def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Cross-entropy averaged over an id's tokens, then over all positions."""
     read_rng, write_rng = jax.random.split(rng)
     hidden_BHD = self._read(params, tables, batch, read_rng)
@@ -105,21 +81,8 @@ class LiteLlm4RecBeam(System):
     return total / jnp.maximum(weight_BH.sum(), 1), next_item.counts(batch)
 
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
-    """The decoder after it read the histories of a batch."""
     hidden_BHD = self._read(params, tables, batch)
-    return id_writer.opened(self.net, params["writer"], hidden_BHD, batch.segment_BH)
-
-  def recommend(
-    self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
-  ) -> Recommendations:
-    """The K best items."""
-    decoder = self.decoder(params, tables, batch)
-    return self.writer.recommend(decoder, tables, allowed, k=k)
-
-  def nll(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B] float32, see `IdWriter.nll`."""
-    decoder = self.decoder(params, tables, batch)
-    return self.writer.nll(decoder, tables, batch.target_B)
+    return self._opened(params["writer"], hidden_BHD, batch.segment_BH)
 
   def _read(
     self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
@@ -130,14 +93,13 @@ class LiteLlm4RecBeam(System):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
-  """Likewise, histories read by their items' vectors."""
+  """`LiteLlm4RecBeam` that reads histories by their items' vectors."""
 
   reader: lite_llm4rec.TextReader
 
   def prepare(self, params: Any, tables: Tables) -> Tables:
-    """The tables with every item's vector."""
-    items = self.reader.with_vectors(_readers(params), tables.items)
-    return tables._replace(items=items)
+    vector_ID = self.reader.vectors(_readers(params), tables.items)
+    return tables._replace(items=tables.items._replace(vector_ID=vector_ID))
 
 
 def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
@@ -145,24 +107,19 @@ def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
   vocab_size = token_sequences.first_code_token(False) + book.vocab_size
   target_IL: Any = token_sequences.shift(book.items_IL, False)
   item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
-  parts: dict[str, Any] = {
-    "max_history": config.input.history,
-    "shape": _writer_config(config, vocab_size),
-    "writer": IdWriter(
-      kind="beam",
-      beam_size=config.decoding.beam_size,
-      length_penalty=config.decoding.length_penalty,
-      length_offset=config.decoding.length_offset,
-    ),
-  }
+  kind: Any = LiteLlm4RecBeamByVectors
+  net: Any = lite_llm4rec.network(config.model, texts.vocab_size, None)
+  reader: Any = lite_llm4rec.TextReader(net)
   if config.model.source == "flat":
-    shape = item_decoder.model_config(config)
-    flat = flat_text.FlatText(texts.vocab_size, None, shape)
-    system = LiteLlm4RecBeam(reader=lite_llm4rec.WordReader(flat), **parts)
-  else:
-    net = lite_llm4rec.network(config, texts.vocab_size, None)
-    reader = lite_llm4rec.TextReader(net)
-    system = LiteLlm4RecBeamByVectors(reader=reader, **parts)
+    kind, shape = LiteLlm4RecBeam, next_item.decoder_shape(config.model)
+    net = flat_text.FlatText(texts.vocab_size, None, shape)
+    reader = lite_llm4rec.WordReader(net)
+  system = kind(
+    max_history=config.input.history,
+    shape=_decoder_shape(config.model, vocab_size),
+    decoding=config.decoding,
+    reader=reader,
+  )
   items = lite_llm4rec.host_tables(texts)
   return Built(system, Tables(items, target_IL, item_trie), rank_I)
 
@@ -184,8 +141,7 @@ def _states_by_position(
   return net.states(decoder_input_BHL, kv, segment_BH, place_BH)
 
 
-def _writer_config(config: LiteBeamConfig, vocab_size: int):
-  m = config.model
+def _decoder_shape(m: LiteBeamModel, vocab_size: int) -> encoder_decoder.Config:
   return encoder_decoder.Config(
     V=vocab_size,
     W=0,

@@ -1,7 +1,11 @@
 """Next-item prediction: every item is scored by a history's last hidden state.
 
 The score of an item is the product of its row in the output table with that state.
-`sasrec`, `bsarec` and `item_decoder` differ in the network alone.
+The systems differ in the network alone. `sasrec` learns at every position of a user's
+history at once; `bsarec` from each beginning of it as an example of its own, because
+its filter reads both ways (both in models/item_sequence.py). `item_decoder` is
+"Dropping the Text" (arXiv 2506.15833), an LLM's decoder with one token an item; the
+paper gives no sizes, so they are fields of the config (models/decoder.py).
 """
 
 import dataclasses
@@ -11,29 +15,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.config.schema import ItemLossConfig
+from lightlm_jax.config.schema import (
+  DecoderModel,
+  ItemDecoderConfig,
+  ItemLossConfig,
+  SASRecConfig,
+)
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.models import decoder, item_sequence
 from lightlm_jax.models.cross_entropy import (
   linear_cross_entropy,
   sampled_cross_entropy,
 )
-from lightlm_jax.systems.base import Metrics, apply
+from lightlm_jax.systems.base import Built, Loss, Metrics, apply, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
-
-# "full": over the catalogue; "sampled": over some of it, the same for a whole batch;
-# "binary": the item against one drawn at random, as in the SASRec of 2018.
-LOSSES = ("full", "sampled", "binary")
 
 
 class Reader(Protocol):
   """A network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters, with the table that items are scored by.
-
-    That is `output` [I, D], or `embedding` where there is no such.
+    """Untrained parameters with the items' output table: `output` [I, D], or else
+    `embedding`.
     """
-    ...
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
@@ -49,53 +53,43 @@ class ItemReader:
   net: nn.Module
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters."""
     one_11 = jnp.ones((1, 1), jnp.int32)
     return self.net.init(rng, one_11, one_11)["params"]
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
-    """See `Reader`."""
-    del tables
     rngs = {} if rng is None else {"dropout": rng}
     return apply(self.net, params, batch.history_BH, batch.segment_BH, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextItem(ItemScorer):
-  """Scores every item by the hidden state at the last position of a history.
-
-  Attributes:
-    reader: of histories.
-    loss_kind: of LOSSES.
-    negatives: items that a sampled loss draws.
-  """
+  """Scores every item by the hidden state at the last position of a history."""
 
   reader: Reader
+  # "full": over the catalogue; "sampled": over some items, the same for a whole batch;
+  # "binary": against one item drawn at random, as in the SASRec of 2018.
   loss_kind: str
-  negatives: int
+  negatives: int  # items that a sampled loss draws
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters."""
     return self.reader.init(rng)
 
-  def loss(
-    self, params: Any, tables: Any, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
+  def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """The mean over all positions that are followed by an item."""
     dropout_rng, negative_rng = jax.random.split(rng)
     hidden_BHD = self.reader.read(params, tables, batch, dropout_rng)
     examples = positions(hidden_BHD, batch, last=self.example == "target")
-    value = self.mean_loss(*examples, output_table(params), negative_rng)
+    value = self._mean_loss(*examples, _output_table(params), negative_rng)
     return value, counts(batch)
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32; a user without history gets the same score for every item."""
     hidden_BHD = self.reader.read(params, tables, batch)
-    return last_scores(hidden_BHD, batch.segment_BH, output_table(params))
+    return last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
 
-  def mean_loss(
+  def _mean_loss(
     self,
     hidden_ND: jax.Array,
     label_N: jax.Array,
@@ -136,12 +130,8 @@ def of_run(
 ) -> NextItem:
   """The system `config.system`.
 
-  Args:
-    config: of a run.
-    reader: of histories.
-    example: see `System`; of a "target" the last position alone learns.
-    kind: the class of a system whose scores are no logits.
-    softmax: the class of one whose scores are.
+  `kind` is the class for the binary loss, whose scores are no logits, `softmax` for the
+  other losses. Of the example "target" only the last position learns.
   """
   return (kind if config.train.loss == "binary" else softmax)(
     name=config.system,
@@ -153,15 +143,54 @@ def of_run(
   )
 
 
+def sasrec(config: SASRecConfig, num_items: int) -> Built:
+  """The system `config.system`, sasrec or bsarec, over I items."""
+  m = config.model
+  shape = item_sequence.Config(
+    I=num_items,
+    P=config.input.history,
+    block=config.system,
+    D=m.d_model,
+    N=m.num_layers,
+    num_heads=m.num_heads,
+    F=m.d_ff,
+    dropout_rate=m.dropout_rate,
+    mix=m.mix,
+    low_frequencies=m.low_frequencies,
+  )
+  # The frequencies of a row are those of one history.
+  example = "target" if config.system == "bsarec" else "sequence"
+  reader = ItemReader(item_sequence.ItemSequence(shape))
+  return in_catalogue_order(of_run(config, reader, example=example), (), num_items)
+
+
+def item_decoder(config: ItemDecoderConfig, num_items: int) -> Built:
+  """The system `item_decoder` over I items."""
+  m = config.model
+  net = decoder.ItemDecoder(decoder_shape(m), num_items, tied=m.tied)
+  return in_catalogue_order(of_run(config, ItemReader(net)), (), num_items)
+
+
+def decoder_shape(m: DecoderModel) -> decoder.Config:
+  """The transformer's shape from the group `config.model`."""
+  return decoder.Config(
+    D=m.d_model,
+    N=m.num_layers,
+    H=m.num_heads,
+    G=m.num_kv_heads,
+    F=m.d_ff,
+    dropout_rate=m.dropout_rate,
+    dtype=jnp.dtype(m.dtype),
+  )
+
+
 def positions(
   hidden_BHD: jax.Array, batch: Batch, *, last: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The positions that learn: hidden_ND, label_N int32 and weight_N float32.
 
-  Args:
-    hidden_BHD: float32.
-    batch: examples, its targets one a position [B, H], or with `last` [B].
-    last: whether the last position of a row is all that learns.
+  The batch's targets are [B, H], or with `last`, where only the last position of a row
+  learns, [B].
   """
   weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
   if last:
@@ -186,6 +215,6 @@ def last_scores(
   return jnp.einsum("bd,id->bi", hidden_BD, table_ID, precision="highest")
 
 
-def output_table(params) -> jax.Array:
-  """[I, D] float32: the product of an item's row with a state is its score."""
+def _output_table(params) -> jax.Array:
+  """[I, D] float32."""
   return params["output"] if "output" in params else params["embedding"]

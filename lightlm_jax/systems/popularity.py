@@ -1,7 +1,7 @@
 """Popularity: the same list for everyone, most bought first: ever, or of late.
 
-Where tastes move on, recent popularity is the fairer baseline of the two (Ji et al.
-2020, "A Re-visit of the Popularity Baseline in Recommender Systems").
+Where tastes move on, recent popularity is the fairer baseline (Ji et al. 2020, "A
+Re-visit of the Popularity Baseline in Recommender Systems").
 """
 
 import dataclasses
@@ -25,50 +25,45 @@ RECENT_SHARE = 0.1  # with times: the last so many of all training interactions 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Popularity(ItemScorer):
-  """The baseline `pop`: parameters are a count for each item."""
+  """The baseline `pop`: parameters are [I] float32, interactions of each item."""
 
   name: str = "pop"
 
   def fit(self, train: Interactions) -> jax.Array:
-    """[I] float32: interactions of each item."""
-    count_I = np.bincount(train.item_E, minlength=train.num_items)
-    return jax.device_put(count_I.astype(np.float32))
+    return _count(train.item_E, train.num_items)
 
   def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
     """[B, I] float32: the counts, once a request."""
-    del tables
     return jnp.broadcast_to(params, (batch.history_BH.shape[0], params.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecentPopularity(Popularity):
-  """The baseline `recent_pop`."""
+  """The baseline `recent_pop`: only the last interactions count.
+
+  Where the log has times, those of the last `RECENT_SHARE` of all training
+  interactions, with all that share the first one's time. Otherwise the order between
+  users is unknown, and the last `RECENT_PLACES` of each user count.
+  """
 
   name: str = "recent_pop"
 
   def fit(self, train: Interactions) -> jax.Array:
-    """[I] float32: interactions of each item that are among the last.
-
-    Where the log has times, those of the last `RECENT_SHARE` of all training
-    interactions, with all that share the first one's time. Where it has an order within
-    users alone, nothing tells which user came later: then the last `RECENT_PLACES` of
-    each user count, for most users' last interactions are late in the log too.
-    """
     if train.time_E is not None:
       newest = math.ceil(RECENT_SHARE * len(train.time_E))
       recent_E = train.time_E >= np.sort(train.time_E)[-newest]
     else:
       end_E = np.repeat(train.offset_U1[1:], train.length_U)
       recent_E = end_E - np.arange(len(end_E)) <= RECENT_PLACES
-    count_I = np.bincount(train.item_E[recent_E], minlength=train.num_items)
-    return jax.device_put(count_I.astype(np.float32))
+    return _count(train.item_E[recent_E], train.num_items)
 
 
-def build(num_items: int) -> Built:
-  """The baseline `pop` over I items."""
-  return in_catalogue_order(Popularity(), (), num_items)
+def build(num_items: int, *, recent: bool = False) -> Built:
+  """The baseline `pop` or `recent_pop` over I items."""
+  system = RecentPopularity() if recent else Popularity()
+  return in_catalogue_order(system, (), num_items)
 
 
-def build_recent(num_items: int) -> Built:
-  """The baseline `recent_pop` over I items."""
-  return in_catalogue_order(RecentPopularity(), (), num_items)
+def _count(item_E: np.ndarray, num_items: int) -> jax.Array:
+  count_I = np.bincount(item_E, minlength=num_items)
+  return jax.device_put(count_I.astype(np.float32))

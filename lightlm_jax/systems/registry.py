@@ -7,14 +7,12 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   bpr_mf,
-  ease,
-  item_decoder,
-  item_knn,
+  item_item,
   lightlm,
   lite_llm4rec,
   lite_llm4rec_beam,
+  next_item,
   popularity,
-  sasrec,
 )
 from lightlm_jax.systems.base import Built
 
@@ -26,20 +24,18 @@ def build(
   book: CodeBook | None,
   texts: Tokens | None = None,
 ) -> Built:
-  """The system `name` for the users and the catalogue of `train`.
+  """The system `name` for the users and the catalogue of `train`; nothing is learned.
 
-  Nothing is learned here, only counted. Those that write ids (`config.WritesIds`) alone
-  look into the book, those that read texts (`config.ReadsTexts`) into the texts.
+  Only systems that write ids (`config.WritesIds`) need the book, only those that read
+  texts (`config.ReadsTexts`) the texts.
   """
   num_users, num_items = train.num_users, train.num_items
-  if name == "pop":
-    return popularity.build(num_items)
-  if name == "recent_pop":
-    return popularity.build_recent(num_items)
+  if name in ("pop", "recent_pop"):
+    return popularity.build(num_items, recent=name == "recent_pop")
   if name == "item_knn":
-    return item_knn.build(num_items)
+    return item_item.item_knn(num_items)
   if name == "ease":
-    return ease.build(num_items)
+    return item_item.ease(num_items)
   if isinstance(config, schema.LightLMConfig):
     assert book is not None
     return lightlm.build(config, book, train)
@@ -51,9 +47,9 @@ def build(
     assert texts is not None
     return lite_llm4rec.build(config, train, texts)
   if isinstance(config, schema.ItemDecoderConfig):
-    return item_decoder.build(config, num_items)
+    return next_item.item_decoder(config, num_items)
   if isinstance(config, schema.BprMfConfig):
     return bpr_mf.build(config, num_users, num_items)
   if isinstance(config, schema.SASRecConfig):
-    return sasrec.build(config, num_items)
+    return next_item.sasrec(config, num_items)
   raise UserError(f"there is no system {name!r}; choose one of {', '.join(SYSTEMS)}")

@@ -3,7 +3,7 @@
 Two forms of source. *Sequential*: the user's id and the ids of the last items.
 *Direct*: the user's id alone, in the sentence of LightLM (arXiv 2310.17488), "Given
 the user_{id}, predict which item will be bought by the user?", answered by
-"item_{id}". Every token also tells which word it is of.
+"item_{id}". Every token comes with the number of its word.
 """
 
 from typing import NamedTuple
@@ -90,12 +90,9 @@ def write_history(
 ) -> Source:
   """The codes of the user (word 0) and of the k-th last items (word k), newest last.
 
-  Args:
-    batch: requests, or examples; those that share a row follow each other.
-    with_user: whether users are written.
-    in_order: histories in order of time; or as sets, in the order of the catalogue,
-      which is that of a hash.
-    width: S, which is enough for every row; None = enough for any history.
+  Without `in_order` histories are sets, in the order of the catalogue, which is that of
+  a hash. `width` is S, enough for every row; None = for any history. Examples that
+  share a row follow each other.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]

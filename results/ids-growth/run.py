@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from lightlm_jax.config.data_groups import Gcn
+from lightlm_jax.config.data_groups import Gcn, Ids
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.ids import codes, gcn_training, quantise, spectral
 
@@ -54,16 +54,8 @@ def measure(step: str, size: int) -> dict:
   log = made_log(size, seed=0, hubs=HUBS if step == "sci-hubs" else 0)
   wall, cpu = time.monotonic(), time.process_time()
   if step.startswith("sci"):
-    ids = spectral.spectral_ids(
-      log,
-      graph="bipartite",
-      branching=50,
-      leaf_size=100,
-      levels=10,
-      tokens="level",
-      base=64,
-      seed=0,
-    )
+    config = Ids(branching=50, leaf_size=100, levels=10, tokens="level")
+    ids = spectral.spectral_ids(log, config, seed=0)
   elif step == "gci-epoch":
     gcn_training.embeddings(log, Gcn(epochs=1), seed=0)
     ids = None

@@ -20,10 +20,10 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.inference import serve
 from lightlm_jax.runtime import cache, devices
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import lite_llm4rec, lite_llm4rec_beam, registry
+from lightlm_jax.systems import registry
 from lightlm_jax.training import loop
 
-ENDS = {"head": lite_llm4rec.NAME, "beam": lite_llm4rec_beam.NAME}
+ENDS = {"head": "lite_llm4rec", "beam": "lite_llm4rec_beam"}
 TURNS = 5
 
 
