@@ -14,7 +14,7 @@ from small_logs import check, make_log, strip
 from lightlm_jax import config as config_lib
 from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data import datasets, splits
-from lightlm_jax.ids import build, codes, grow, neighbours, plain, quantise, spectral
+from lightlm_jax.ids import build, codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
 
 
@@ -244,7 +244,7 @@ def test_cold_items_are_placed_as_if_they_were_new(kind, data):
   sets = st.lists(st.sets(st.integers(0, 5)), min_size=number, max_size=number)
   attributes = [np.array(sorted(row), np.int64) for row in data.draw(sets)]
   cold_I = np.isin(np.arange(number), sorted(cold))
-  nearest = neighbours.by_attributes(
+  nearest = grow.by_attributes(
     attributes, np.flatnonzero(cold_I), np.flatnonzero(~cold_I), grow.NEIGHBOURS
   )
   like = {item: near.tolist() for item, near in zip(sorted(cold), nearest) if len(near)}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from lightlm_jax.ids import neighbours
+from lightlm_jax.ids import grow
 
 
 def by_brute_force(attributes, new, known, k):
@@ -37,7 +37,7 @@ def by_brute_force(attributes, new, known, k):
 
 def found(attributes, new, known, k):
   rows = [np.array(sorted(row), np.int64) for row in attributes]
-  nearest = neighbours.by_attributes(rows, np.array(new, int), np.array(known, int), k)
+  nearest = grow.by_attributes(rows, np.array(new, int), np.array(known, int), k)
   return [items.tolist() for items in nearest]
 
 
@@ -62,7 +62,7 @@ def test_chunks_change_nothing(monkeypatch, pairs):
   new, known = range(0, 200, 3), [item for item in range(200) if item % 3]
   wanted = found(attributes, new, known, 5)
   assert wanted == by_brute_force(attributes, new, known, 5)
-  monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", pairs)
+  monkeypatch.setattr(grow, "PAIRS_AT_ONCE", pairs)
   assert found(attributes, new, known, 5) == wanted
 
 

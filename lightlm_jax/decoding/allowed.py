@@ -45,9 +45,7 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The whole histories at `index` as pairs, repeats kept: row in the batch, int64, and
-  item, int32 catalogue index.
-  """
+  """The whole histories at `index` as pairs: int64 row in the batch, int32 item."""
   length_R = requests.length_N[index]
   row_P = np.repeat(np.arange(len(index)), length_R)
   return row_P, concatenate_rows(

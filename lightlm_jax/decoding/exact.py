@@ -29,8 +29,8 @@ class Chunks(NamedTuple):
 def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   """Cuts codes that stand in code order, so that equal prefixes are neighbours.
 
-  `code_RL` is int32 [I, L], padded with -1, none empty; a chunk has at most
-  `most_prefixes` ≥ 1 prefixes to force.
+  Codes are int32, padded with -1, none empty; a chunk has `most_prefixes` ≥ 1 to force
+  at most.
   """
   num_items, depth = code_RL.shape
   place_R = np.arange(num_items)

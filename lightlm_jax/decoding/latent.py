@@ -72,8 +72,7 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
 
 
 def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Array:
-  """[B, I] float32: `global_scores` of the states among the M `nearest` to each
-  request.
+  """[B, I] float32: likewise, of the states among the M `nearest` to each request.
 
   M is static; all of the index if it holds no more. Items that have none there come
   behind all that have, in the order of `global_scores`: minus the distance is their

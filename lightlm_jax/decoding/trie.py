@@ -164,8 +164,8 @@ def build(
     vocab_size: V, at least one more than the largest token.
     byte_budget: the most that all dense masks may take together; levels nearer to the
       root, which every search passes, go first.
-    dense_share: a level has a mask if its width, the number of children of its fullest
-      node rounded up by `capacity`, is at least this share of the vocabulary.
+    dense_share: a level has a mask if its fullest node's number of children, rounded up
+      by `capacity`, is at least this share of the vocabulary.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
@@ -195,9 +195,10 @@ def build(
     first_N1 = np.append(np.searchsorted(start_M, start_N), len(start_M))
     low_N1 = np.append(start_N, num_items) if level < depth - 1 else None
     token_M = code_RL[start_M, level]
-    mask_NW = _mask(level, first_N1, token_M, vocab_size, dense_share, byte_budget)
-    byte_budget -= 0 if mask_NW is None else mask_NW.nbytes
-    levels.append(_with_room(level, first_N1, low_N1, token_M, mask_NW, vocab_size))
+    arrays = first_N1, low_N1, token_M
+    here = _level(level, *arrays, vocab_size, byte_budget, dense_share)
+    byte_budget -= 0 if here.mask_NW is None else here.mask_NW.nbytes
+    levels.append(here)
     start_N = start_M
   item_R: Any = np.full(capacity(num_items + 1), -1, dtype=np.int32)
   item_R[:num_items] = order_R
@@ -226,63 +227,45 @@ def describe(trie: Trie) -> str:
   return f"trie: {items:,} items, {form}; {size:,} bytes"
 
 
-def _mask(
-  level: int,
-  first_N1: np.ndarray,
-  token_M: np.ndarray,
-  vocab_size: int,
-  dense_share: float,
-  byte_budget: int,
-) -> np.ndarray | None:
-  """`Level.mask_NW`, if the nodes are full enough and it can be paid for."""
-  count_N = np.diff(first_N1)
-  rows, words = _rows(level, len(count_N)), -(-vocab_size // WORD)
-  if _width(count_N, vocab_size) < dense_share * vocab_size:
-    return None
-  if rows * words * 4 > byte_budget:
-    return None
-  row_M = np.repeat(np.arange(len(count_N)), count_N)
-  bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
-  # Tokens of a node differ, so that adding its bits is joining them.
-  value_M = np.exp2(bit_M % WORD)
-  word_M = row_M * words + bit_M // WORD
-  mask = np.bincount(word_M, value_M, minlength=rows * words)
-  return mask.astype(np.uint32).reshape(rows, words)
-
-
-def _with_room(
+def _level(
   level: int,
   first_N1: np.ndarray,
   low_N1: np.ndarray | None,
   token_M: np.ndarray,
-  mask_NW: Any,
   vocab_size: int,
+  byte_budget: int,
+  dense_share: float,
 ) -> Level:
-  """A level with room for more nodes, and for one at least: `nowhere`."""
-  width = _width(np.diff(first_N1), vocab_size)
-  room = _rows(level, len(first_N1) - 1) + 1
+  """A level with room for more nodes, and for one at least: `nowhere`.
+
+  It has a mask if its nodes are full enough and the mask fits into the budget.
+  """
+  count_N = np.diff(first_N1)
+  width = min(capacity(int(count_N.max())), vocab_size)
+  rows = capacity(len(count_N) + 1) if level else 1
+  words = -(-vocab_size // WORD)
+  mask_NW: Any = None
+  if width >= dense_share * vocab_size and rows * words * 4 <= byte_budget:
+    row_M = np.repeat(np.arange(len(count_N)), count_N)
+    bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
+    # Tokens of a node differ, so that adding its bits is joining them.
+    value_M, word_M = np.exp2(bit_M % WORD), row_M * words + bit_M // WORD
+    mask = np.bincount(word_M, value_M, minlength=rows * words)
+    mask_NW = mask.astype(np.uint32).reshape(rows, words)
 
   def padded(value_X, size, fill, dtype) -> Any:
     value = np.full(size, fill, dtype)
     value[: len(value_X)] = value_X
     return value
 
-  narrow = np.min_scalar_type(vocab_size)
+  size, narrow = capacity(len(token_M) + 1) + width, np.min_scalar_type(vocab_size)
   return Level(
-    padded(first_N1, room, first_N1[-1], np.int32),
-    None if low_N1 is None else padded(low_N1, room, low_N1[-1], np.int32),
-    padded(token_M, capacity(len(token_M) + 1) + width, vocab_size, narrow),
+    padded(first_N1, rows + 1, first_N1[-1], np.int32),
+    None if low_N1 is None else padded(low_N1, rows + 1, low_N1[-1], np.int32),
+    padded(token_M, size, vocab_size, narrow),
     mask_NW,
     width,
   )
-
-
-def _rows(level: int, num_nodes: int) -> int:
-  return capacity(num_nodes + 1) if level else 1
-
-
-def _width(count_N: np.ndarray, vocab_size: int) -> int:
-  return min(capacity(int(count_N.max())), vocab_size)
 
 
 def bits(word: jax.Array) -> jax.Array:

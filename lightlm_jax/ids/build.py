@@ -35,12 +35,9 @@ def code_book(
 ) -> codes.CodeBook:
   """Returns the codes of `config.ids`, from training interactions only.
 
-  Args:
-    config: the group `config.ids`.
-    train: the interactions that may shape an id.
-    seed: of all random numbers.
-    cache: folder of books by content; an equal one is read instead of built.
-    attributes: of the items, None if there are none; for `config.graph` "attributes".
+  `cache` is a folder of books by content: an equal one is read instead of built.
+  `attributes` are those of the items, None if there are none, for `config.graph`
+  "attributes"; `seed` is of all random numbers.
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -66,8 +63,7 @@ def book_of_run(
 ) -> codes.CodeBook:
   """Returns `code_book`, with cold items placed as `config.cold` says.
 
-  Raises:
-    UserError: attributes are needed and missing, or the cold items do not all fit.
+  Raises a UserError if attributes are missing, or the cold items do not all fit.
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(

@@ -37,10 +37,9 @@ class CodeBook:
 def code_book(
   items_IL: np.ndarray, users_UL: np.ndarray, manifest: dict[str, Any]
 ) -> CodeBook:
-  """Returns a book after checking both tables.
+  """Returns a book of both tables.
 
-  Raises:
-    UserError: a code is empty or has a gap, or two items have the same one.
+  Raises a UserError if a code is empty or has a gap, or two items have the same one.
   """
   for name, table in (("item", items_IL), ("user", users_UL)):
     real = table >= 0
@@ -121,8 +120,7 @@ def with_last_tokens(
 def save(book: CodeBook, directory: epath.PathLike) -> None:
   """Writes `codes.npz` and then the manifest, which makes it valid.
 
-  Raises:
-    UserError: the file system refuses.
+  Raises a UserError if the file system refuses.
   """
   content = io.BytesIO()
   np.savez_compressed(content, items=book.items_IL, users=book.users_UL)

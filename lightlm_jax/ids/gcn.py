@@ -35,10 +35,7 @@ STACK = 2**17
 
 
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (user_E, item_E), int32, ordered by user, then item, without repeats.
-
-  If a repeated pair had two edges, one could be held back while the other reveals it.
-  """
+  """Returns (user_E, item_E), int32, ordered by user, then item, without repeats."""
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
 
@@ -52,14 +49,9 @@ def bipartite(
 ) -> jraph.GraphsTuple:
   """Returns the graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
 
-  Args:
-    user_E, item_E: int32, the distinct edges.
-    num_users, num_items: U, I.
-    kept_E: bool; other edges have weight 0 and do not count in degrees. They remain as
-      arcs, so that the graphs with and without them share one compiled program.
-
-  Returns:
-    Arcs in the order of their receivers; `edges` is float32 [A, 1].
+  Edges are distinct int32 pairs. Those not in `kept_E` (bool) have weight 0 and do not
+  count in degrees; they remain as arcs, so that the graphs with and without them share
+  one compiled program. `edges` are float32 [A, 1], in the order of their receivers.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -94,10 +86,7 @@ def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """Returns the graph with its arcs in stacks [S, T], equally many per device.
-
-  The last stack is padded with arcs of weight 0.
-  """
+  """Returns arcs in stacks [S, T], equally many a device, filled up by weight 0."""
   edge_A1, sender_A, receiver_A = map(
     np.asarray, (graph.edges, graph.senders, graph.receivers)
   )
@@ -120,11 +109,8 @@ def propagate(
 ) -> jax.Array:
   """Returns the mean of the start vectors and of all layers' outputs, [N, D] float32.
 
-  Args:
-    params: from `init`, replicated on every device.
-    graph: from `stacked`; on a mesh its stacks are sharded over the devices.
-    layers: of the GCN.
-    mesh: None = one device.
+  `params` are replicated on every device; the stacks of `graph`, from `stacked`, are
+  sharded over them. Without a mesh there is one device.
   """
 
   def spread(node_ND) -> jax.Array:

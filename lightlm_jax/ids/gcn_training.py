@@ -169,19 +169,9 @@ def _epoch(
 ):
   """Trains on every edge once in random order; the last batch wraps around.
 
-  Args:
-    state: (parameters, state of the optimiser).
-    key: of the order and of the negatives.
-    learning_rate: of Adam.
-    graph: from `stacked`.
-    edges: int32 user nodes and item nodes of the K training edges.
-    first_item: U.
-    batch_size: B.
-    options: of the GCN.
-    mesh: devices that share the arcs and the batch, or None.
-
-  Returns:
-    The new state and the losses of all steps.
+  `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
+  the K training edges, `first_item` is U. On a mesh devices share the arcs and the
+  batch. Returns the new state and the losses of all steps.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
+import scipy.sparse
 
 from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
-from lightlm_jax.ids.neighbours import by_attributes
 from lightlm_jax.runtime.errors import UserError
 
 # Nearest trained items that decide where a cold item is placed.
 NEIGHBOURS = 10
+# Pairs of a new and a known item in memory at once: 50 MB if every pair has a cosine.
+PAIRS_AT_ONCE = 2**22
+# Cosines that agree to so many decimals are ties, whatever the order of summation.
+DECIMALS = 9
 
 
 def add_items(
@@ -31,13 +35,10 @@ def add_items(
   a cluster elsewhere.) If the leaf is full, the neighbours' next leaf is tried, then
   the cold items' leaves, then the leaf with most free tokens.
 
-  Args:
-    book: I items.
-    neighbours: for each new item, the catalogue indices of similar old items (bought by
-      the same users, of the same brand); empty if nothing is known.
-    cold_I: bool, the old items without training interactions.
-    capacity: most items that the trie's tables hold.
-    seed: of the last tokens.
+  `neighbours` are, for each new item, the catalogue indices of similar old items
+  (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
+  bool, the old items without training interactions; `capacity` the most items of the
+  trie's tables.
 
   Raises:
     UserError: the items do not all fit, or a neighbour is outside the catalogue.
@@ -98,15 +99,9 @@ def place_cold(
 ) -> CodeBook:
   """Returns the book with cold items moved next to trained items with like attributes.
 
-  Cold items get the codes that `add_items` gives them, with the nearest trained items
-  by attributes as neighbours. All other codes and the vocabulary stay the same. An item
-  that shares no attribute with a trained one keeps its code.
-
-  Args:
-    book: I items.
-    cold_I: bool, the items without training interactions.
-    attributes: of each item, see `neighbours.by_attributes`.
-    seed: of the last tokens.
+  Cold items (`cold_I`, bool) get the codes that `add_items` gives them, with the
+  nearest trained items by attributes as neighbours. All other codes and the vocabulary
+  stay the same. An item that shares no attribute with a trained one keeps its code.
 
   Raises:
     UserError: there are no attributes, or the items do not all fit.
@@ -147,3 +142,56 @@ def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
     for depth, token in enumerate(code):
       following[tuple(code[:depth])].add(token)
   return ends, following
+
+
+def by_attributes(
+  attributes: Sequence[np.ndarray], new_N: np.ndarray, known_M: np.ndarray, k: int
+) -> list[np.ndarray]:
+  """Returns the known items nearest to each new item, by cosine over attributes.
+
+  An attribute weighs log((1 + M) / (1 + m)) if m of the M known items have it, so that
+  one that all items have counts nothing. Items with cosine 0 are not neighbours.
+  `attributes` are those of each catalogue item, distinct int, numbered from 0.
+
+  Returns:
+    N int arrays of at most k catalogue indices, nearest first, ties by index.
+  """
+  size = 1 + max((int(row.max()) for row in attributes if len(row)), default=0)
+  new_NA, known_MA = (_rows(attributes, items, size) for items in (new_N, known_M))
+  known_A = np.bincount(known_MA.indices, minlength=size)
+  weight_A = np.log((1 + len(known_M)) / (1 + known_A))
+  new_NA, known_AM = _unit(new_NA, weight_A), _unit(known_MA, weight_A).T.tocsr()
+  chunk = max(1, PAIRS_AT_ONCE // max(1, len(known_M)))
+  nearest = []
+  for start in range(0, len(new_N), chunk):
+    cosine_RM = new_NA[start : start + chunk] @ known_AM
+    for begin, end in zip(cosine_RM.indptr[:-1], cosine_RM.indptr[1:]):
+      cosine_P = np.round(cosine_RM.data[begin:end], DECIMALS)
+      nearest.append(_first(known_M[cosine_RM.indices[begin:end]], cosine_P, k))
+  return nearest
+
+
+def _rows(attributes, items: np.ndarray, size: int) -> scipy.sparse.csr_array:
+  """Returns [N, A]: 1 where the item has the attribute."""
+  rows = [attributes[item] for item in items]
+  offset_N1 = np.cumsum([0] + [len(row) for row in rows])
+  index_E = np.concatenate([np.empty(0, np.int64), *rows])
+  return scipy.sparse.csr_array(
+    (np.ones(len(index_E)), index_E, offset_N1), shape=(len(rows), size)
+  )
+
+
+def _unit(table_NA: scipy.sparse.csr_array, weight_A: np.ndarray):
+  """Returns weighted rows normalised to length one; a zero row stays zero."""
+  weighted_NA = scipy.sparse.csr_array(table_NA @ scipy.sparse.diags_array(weight_A))
+  norm_N = np.sqrt(weighted_NA.power(2).sum(axis=1))
+  scale_N = np.divide(1, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
+  return scipy.sparse.csr_array(scipy.sparse.diags_array(scale_N) @ weighted_NA)
+
+
+def _first(item_P: np.ndarray, cosine_P: np.ndarray, k: int) -> np.ndarray:
+  """Returns the k items with the greatest cosine above 0, ties by index."""
+  least = np.partition(cosine_P, -k)[-k] if len(cosine_P) > k else 0
+  keep_P = (cosine_P > 0) & (cosine_P >= least)  # including all ties with the k-th
+  item_P, cosine_P = item_P[keep_P], cosine_P[keep_P]
+  return item_P[np.lexsort((item_P, -cosine_P))[:k]]

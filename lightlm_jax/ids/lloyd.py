@@ -20,14 +20,9 @@ def assign(
 ) -> np.ndarray:
   """Returns each point's nearest centre after convergence, [N] int64.
 
-  A centre without points stays where it is; ties go to the first centre. Distances are
+  It starts from the centres `start_KD`, and stops once no point changes its centre. A
+  centre without points stays where it is; ties go to the first centre. Distances are
   float32, so results on different numbers of devices agree up to rounding.
-
-  Args:
-    value_ND: the points, sharded over all axes of the mesh.
-    start_KD: the initial centres.
-    mesh: the devices.
-    iterations: at most; it stops earlier once no point changes its centre.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK

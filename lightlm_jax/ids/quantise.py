@@ -33,14 +33,9 @@ def gci_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  One column fewer if no code needs a last token. See `codes` and `with_cold`.
-
-  Args:
-    train: training interactions.
-    config: the group `config.ids`; L is `gci_levels`, K is `centres`.
-    seed: of the GCN, K-Means and the last tokens.
-    mesh: devices that share the GCN's training and K-Means; its initial centres differ
-      from those on one CPU (None), and so do the codes.
+  L is `config.gci_levels`, K `config.centres`; one column fewer if no code needs a last
+  token. See `codes` and `with_cold`. Devices of a mesh share the GCN's training and
+  K-Means, whose initial centres differ from those on one CPU (None): so do the codes.
 
   Raises:
     UserError: the vectors are too narrow for so many levels, or the log is too large
@@ -87,15 +82,9 @@ def product(
 ) -> np.ndarray:
   """Product quantisation: K-Means on each of L pieces of the z-scored vectors.
 
-  Args:
-    z_ND: float.
-    levels: L; a UserError if it is more than D.
-    centres: K; a piece with fewer distinct values gets one label for each.
-    seed: of K-Means.
-    mesh: devices that share K-Means; None = scikit-learn on the CPU.
-
-  Returns:
-    [N, L] int64 labels below K. They do not depend on the number of threads.
+  Returns [N, L] int64 labels below K, which do not depend on the number of threads. A
+  piece with fewer distinct values than K gets one label for each. Raises a UserError if
+  L exceeds D. Devices of the mesh share K-Means; None = scikit-learn on the CPU.
   """
   if levels > z_ND.shape[1]:
     raise UserError(

@@ -99,16 +99,9 @@ def spectral_ids(
   "node" every cluster and every item's last token has its own token and embedding.
 
   Nodes without a training edge come last on the first level, together with small
-  components of the graph, in clusters of at most `leaf_size` as far as `branching`
-  allows; these may add as many clusters again. (The paper's N and M are `branching`
-  and `leaf_size`.)
-
-  Args:
-    train: training interactions.
-    config: the group `config.ids`; a cluster of the last of `levels` stays a leaf,
-      however large.
-    seed: of the clustering, the last tokens and the random numbers.
-    attributes: for the graph of that name, see `graph.by_attributes`.
+  components of the graph, in clusters of at most `leaf_size` (the paper's M) as far as
+  `branching` (its N) allows: they may add as many clusters again. A cluster of the last
+  of `levels` stays a leaf, however large.
 
   Raises:
     UserError: more than a million users or items, or no attributes for their graph.

@@ -56,21 +56,12 @@ def check_installed() -> None:
 
 
 def program(
-  served: Served,
-  *,
-  k: int,
-  history: int,
-  exclusions: int,
-  platforms: Sequence[str],
+  served: Served, *, k: int, history: int, exclusions: int, platforms: Sequence[str]
 ) -> Program:
   """Exports `System.recommend` with its filters.
 
-  Args:
-    served: on one device.
-    k: K, the most items a request gets.
-    history: H, items of a history that are read.
-    exclusions: E, the most items that a request may exclude.
-    platforms: of PLATFORMS, what the program is lowered for.
+  Requests get at most k items (K), have a history of H items and at most E exclusions;
+  the program is lowered for `platforms`, some of PLATFORMS.
   """
   system = served.built.system
   rank_I = np.asarray(served.built.rank_I, np.int32)
@@ -175,7 +166,7 @@ def write(
   """Writes the folder, whole or not at all, and returns its manifest.
 
   `about` is JSON, the program's origin. User ids are left out where nothing reads them.
-  A folder that exists, or cannot be written, is a UserError.
+  Raises a UserError if the folder exists or cannot be written.
   """
   from safetensors import numpy as safetensors  # noqa: PLC0415, of the extra `export`
 

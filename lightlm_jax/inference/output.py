@@ -27,7 +27,7 @@ _AGAIN = "remove it, and start again"
 
 
 def check(path: epath.PathLike) -> epath.Path:
-  """The path; a UserError if its suffix is none of SUFFIXES."""
+  """The path; raises a UserError if its suffix is none of SUFFIXES."""
   path = epath.Path(path)
   if path.suffix not in SUFFIXES:
     raise UserError(
@@ -57,8 +57,8 @@ def write(
     tell: called with the number of users that are done.
 
   Returns:
-    The manifest: the question, and users, rows, files; `answered`, the users that got
-      any item; `finished_before`, whether there was nothing left to do.
+    The manifest, which has the question, users, rows, files; `answered`, the users that
+    got any item; `finished_before`, whether there was nothing left to do.
 
   Raises:
     UserError: the file exists and is of another question, or cannot be written.
@@ -193,7 +193,7 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
 
 @contextlib.contextmanager
 def _one_line(path: epath.Path) -> Iterator[None]:
-  """What a disk refuses, or a damaged part, as a UserError."""
+  """Turns errors of the disk, and of damaged parts, into a UserError."""
   try:
     yield
   except (OSError, pyarrow.ArrowException) as error:

@@ -13,7 +13,7 @@ from etils import epath
 import numpy as np
 
 from lightlm_jax.data import formats
-from lightlm_jax.data.interactions import Interactions, concatenate_rows
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import System
@@ -122,7 +122,7 @@ def digest(queries: Queries) -> str:
 
 
 def check(queries: Queries) -> list[str]:
-  """Warnings about what is left out; a UserError if nothing is left."""
+  """Warnings about what is left out; raises a UserError if nothing is left."""
   lines = [
     *_named(queries.unknown, "not in the log, and without a history"),
     *_named(queries.empty, "without an item of the catalogue in the history given"),
@@ -142,9 +142,7 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Warnings about `lost` ids that are ignored, and new users who all get the same
-  list.
-  """
+  """Warnings about ids that are ignored, and new users who all get the same list."""
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
@@ -168,16 +166,8 @@ def allowed_items(
 ) -> tuple[np.ndarray | None, int]:
   """The items that may be recommended, and the number of ids that the catalogue lacks.
 
-  Args:
-    index: from `id_index`.
-    allow: raw ids, the only ones; None = all.
-    deny: raw ids that are taken from these; None = none.
-
-  Returns:
-    allowed_I bool, None where all are, and the number of ids that were ignored.
-
-  Raises:
-    UserError: no item is left.
+  `allow` are raw ids, the only ones, None = all; `deny` are taken from these. Returns
+  allowed_I bool, None where all are allowed; raises a UserError if no item is left.
   """
   if allow is None and deny is None:
     return None, 0
@@ -200,7 +190,7 @@ def allowed_items(
 def read_ids(flag: str, given: str) -> list[str]:
   """Raw ids from the command line: `A,B`, or a file with one in each line.
 
-  A UserError if there is none.
+  Raises a UserError if there is none.
   """
   path = epath.Path(given)
   if _is_file(path):
@@ -220,12 +210,10 @@ def read_optional_ids(flag: str, given: str | None) -> list[str] | None:
   return None if given is None else read_ids(flag, given)
 
 
-def read_histories(
-  path: epath.PathLike,
-) -> Iterator[tuple[str, list[str] | None]]:
+def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None]]:
   """Users and histories from JSON Lines: {"user": …, "history": […]}.
 
-  A line of another form, or a user who comes twice, is a UserError with its number.
+  Raises a UserError, with its number, for a line of another form or a repeated user.
   """
   path = epath.Path(path)
   if not _is_file(path):
@@ -273,14 +261,10 @@ def _raw(value: object) -> str:
 
 
 def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
-  length_N = log.length_U[user_N]
-  requests = Requests(
-    user_N=user_N.astype(np.int32),
-    offset_N1=np.concatenate([[0], np.cumsum(length_N)]),
-    item_E=concatenate_rows(log.item_E, log.offset_U1[:-1][user_N], length_N),
-    target_N=np.full(len(user_N), -1, np.int32),
-  )
-  return Queries(requests, log.user_ids[user_N])
+  """The users at these indices with their histories in the log."""
+  user_U = np.arange(log.num_users, dtype=np.int32)
+  requests = Requests(user_U, log.offset_U1, log.item_E, np.full_like(user_U, -1))
+  return take(Queries(requests, log.user_ids), user_N)
 
 
 def _is_file(path: epath.Path) -> bool:

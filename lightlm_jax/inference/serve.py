@@ -29,13 +29,10 @@ class Served(NamedTuple):
 
 
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
-  """Makes a system ready.
+  """Makes a system ready whose tables are on the mesh of all processes' devices.
 
-  Args:
-    built: the system, its tables on the mesh.
-    params: whole on every device of the mesh.
-    mesh: of all processes' devices.
-    batch_size: a multiple of the devices that a process has.
+  Parameters are whole on every device; `batch_size` is a multiple of the devices that a
+  process has.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
@@ -53,7 +50,7 @@ def recommend(
   exclude_seen: bool = True,
   allowed_I: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The best K items of each request; a UserError if a score is NaN.
+  """The best K items of each request; raises a UserError if a score is NaN.
 
   Programs depend on the buckets of the requests' number, of their histories' lengths
   and of their exclusions, and on whether there is an `allowed_I`, not on its values.

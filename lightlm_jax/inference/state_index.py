@@ -63,8 +63,7 @@ class StateIndexSystem(ItemScorer):
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
   """The system that ranks by the index of `model`'s training examples.
 
-  `config.decoding.kind` is one of DECODINGS. If the index holds fewer examples than are
-  to be looked at, it raises a UserError.
+  Raises a UserError if the index holds fewer examples than are to be looked at.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):
@@ -95,17 +94,9 @@ def index_states(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The states of training examples, and the items that followed them.
 
-  Args:
-    model: a system that has a state.
-    params: of the run.
-    train: every interaction is an example, the items before it its history.
-    share: of the examples that are kept, drawn by `seed`.
-    seed: see there.
-    batch_size: examples at once, a multiple of the mesh's `data`.
-    mesh: devices that share a batch.
-
-  Returns:
-    state_ND float16 and item_N int32, in the order of the log.
+  Every interaction of `train` is an example, the items before it its history; a `share`
+  of them is kept, drawn by `seed`. `batch_size` is a multiple of the mesh's `data`.
+  Returns state_ND float16 and item_N int32, in the order of the log.
   """
   system = model.system
   assert system.max_history is not None
@@ -155,9 +146,9 @@ def cached(
 ) -> tuple[np.ndarray, np.ndarray]:
   """A state index from its folder, or made by `make()` and put there.
 
-  `about` is the origin of the index as JSON, with `ids_sha256`; an index of other ids,
-  or a folder that cannot be written, is a UserError. Returns state_ND and item_N, see
-  `index_states`.
+  `about` is the origin of the index as JSON, with `ids_sha256`. Returns state_ND and
+  item_N, see `index_states`. Raises a UserError if the folder holds an index of other
+  ids or cannot be written.
   """
   try:
     with folder_lib.opened(folder) as (_, found):

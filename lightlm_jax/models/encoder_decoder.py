@@ -198,11 +198,9 @@ class EncoderDecoder(nn.Module):
   def encode(self, token_BS, word_BS, segment_BS) -> jax.Array:
     """Reads the source: encoded_BSD in `config.dtype`.
 
-    Args:
-      token_BS: int32 tokens.
-      word_BS: int32, which word of the source a token belongs to (0 to W - 1).
-      segment_BS: int32, tokens attend to their own segment; 0 is padding. Tokens of a
-        segment stand together, so that positions give their distance.
+    All are int32: tokens; the word of the source that each belongs to (0 to W - 1); and
+    segments: tokens attend to their own, which stands together, so that positions give
+    their distance; 0 is padding.
     """
     S = token_BS.shape[1]
     x_BSD = self.embedding.astype(self.config.dtype)[token_BS]
@@ -219,12 +217,9 @@ class EncoderDecoder(nn.Module):
     return CrossKV(key, value, segment_BS)
 
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
-    """Teacher forcing: logits_BKLV float32 of the tokens that follow.
+    """Teacher forcing: logits_BKLV float32 of the tokens that follow K targets a row.
 
-    Args:
-      token_BKL: int32 tokens, K targets a row.
-      kv: from `precompute_cross_kv`.
-      segment_BK: int32, the segment of the source that each target reads.
+    `segment_BK` int32 is the segment of the source that each target reads.
     """
     return self._logits(self.states(token_BKL, kv, segment_BK))
 

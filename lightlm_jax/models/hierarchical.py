@@ -4,9 +4,10 @@ Lite-LLM4Rec (arXiv 2402.09543): an item model makes a vector of each item's tex
 recommendation model reads the vectors of a history in order, and a projection scores
 all items in one step. The paper's sizes and its pooling are not known here: both are
 Llama-style transformers (see decoder.py), and an item is the mean of its tokens.
+`FlatText` is the comparison: language models read a user's texts so.
 
-Letters, beside decoder.py's: T tokens of a text, U different items of a batch, V
-vocabulary of the texts.
+Letters, beside decoder.py's: T tokens of a text, U different items of a batch, H items
+of a row, S = H · T, V vocabulary of the texts.
 """
 
 from typing import Any
@@ -115,3 +116,38 @@ def item_vectors(
   vector_XCD = jax.lax.map(of_chunk, (jnp.arange(len(token_XCT)), token_XCT))
   vector_UD = vector_XCD.reshape(-1, net.item.D)[:U]
   return vector_UD[jnp.argsort(order_U)]
+
+
+class FlatText(nn.Module):
+  """One causal transformer over the words of a whole history → float32 [B, H, D].
+
+  `token_BHT` are int32, -1 = padding, at least one an item; `segment_BH` int32, 0 =
+  nothing there. The state of an item is that at its last token, which knows its
+  history's words up to there. The output table is `output` [I, D]; with I None there is
+  none.
+  """
+
+  V: int
+  I: int | None
+  config: decoder.Config
+
+  @nn.compact
+  def __call__(self, token_BHT: jax.Array, segment_BH: jax.Array) -> jax.Array:
+    c = self.config
+    init = nn.initializers.normal(TABLE_STD)
+    table_VD = self.param("embedding", init, (self.V, c.D))
+    if self.I is not None:
+      self.param("output", init, (self.I, c.D))
+    real_BHT = (token_BHT >= 0) & (segment_BH > 0)[..., None]
+    segment_BHT = jnp.where(real_BHT, segment_BH[..., None], 0)
+    # Words close up: the distance to one must not depend on how wide texts are kept.
+    place_BS = jnp.argsort(~real_BHT.reshape(len(real_BHT), -1), axis=1, stable=True)
+    token_BS, segment_BS = (
+      jnp.take_along_axis(x_BHT.reshape(place_BS.shape), place_BS, axis=1)
+      for x_BHT in (token_BHT, segment_BHT)
+    )
+    x_BSD = table_VD[jnp.maximum(token_BS, 0)] / TABLE_STD
+    x_BSD = Dropout(c.dropout_rate)(jnp.where((segment_BS > 0)[..., None], x_BSD, 0))
+    hidden_BSD = decoder.Transformer(c, name="transformer")(x_BSD, segment_BS)
+    last_BH = jnp.cumsum(real_BHT.sum(axis=2), axis=1) - 1
+    return jnp.take_along_axis(hidden_BSD, jnp.maximum(last_BH, 0)[..., None], axis=1)

@@ -63,62 +63,57 @@ def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:
 
 @runtime_checkable
 class Trainable(Protocol):
-  """Learns by gradient."""
+  """Learns by gradient from untrained parameters."""
 
-  def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters."""
+  def init(self, rng: jax.Array) -> Any: ...
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """A scalar, and counts of the batch: "tokens" in it (items, where an item is one
     token), and "capacity_tokens", for which it has room, padding included.
     """
+    ...
 
 
 @runtime_checkable
 class Fitted(Protocol):
-  """Learns in closed form, on the host."""
+  """Learns its parameters in closed form, on the host."""
 
-  def fit(self, train: Interactions) -> Any:
-    """The parameters."""
+  def fit(self, train: Interactions) -> Any: ...
 
 
 @runtime_checkable
 class ScoresItems(Protocol):
-  """Scores every item; the evaluator counts items above and level with the target."""
+  """Scores every item, [B, I] float32; the evaluator counts those above the target."""
 
-  def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32."""
+  def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-  """Its scores are logits."""
+  """Gives -log p(target | source) in nats, over all possible outputs, [B] float32."""
 
-  def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B] float32: -log p(target | source) in nats, over all possible outputs."""
+  def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class HasState(Protocol):
-  """Has a hidden state of a request, see decoding/latent.py."""
+  """Has a hidden state of a request, [B, D] float32, see decoding/latent.py."""
 
-  def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B, D] float32."""
+  def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class WritesFreely(Protocol):
-  """Can write ids without the trie."""
+  """Tells which beams of a search without the trie are no item, [B, K] bool."""
 
-  def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B, K] bool: which beams of an unconstrained search are no item."""
+  def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class SharesWork(Protocol):
-  """Does part of its work once for all requests."""
+  """Does part of its work once for all requests, such as the items' vectors.
 
-  def prepare(self, params: Any, tables: Any) -> Any:
-    """The tables with the results of that part, such as the items' vectors, which make
-    `scores` and `recommend` faster and change no answer.
-    """
+  The tables with the results of it make other methods faster and change no answer.
+  """
+
+  def prepare(self, params: Any, tables: Any) -> Any: ...

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax.data.batch import Batch
+from lightlm_jax.data.batch import Batch, request_batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.data.synthetic import Tastes
@@ -52,12 +52,10 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
   B, H = 256, int(requests.length_N.max(initial=0))
   gain = []
   for start in range(0, len(requests), B):
-    history_BH = np.full((B, H), -1, np.int32)
-    rows = range(start, min(start + B, len(requests)))
-    for b, n in enumerate(rows):
-      history_BH[b, H - requests.length_N[n] :] = requests.row(n)
-    prob_BK = jax.device_get(best(tables, jax.device_put(history_BH)))
-    gain.extend(prob_BK[: len(rows)].astype(np.float64) @ discount_K)
+    index = np.arange(start, min(start + B, len(requests)))
+    batch = request_batch(requests, index, batch_size=B, width=H)
+    prob_BK = jax.device_get(best(tables, jax.device_put(batch.history_BH)))
+    gain.extend(prob_BK[: len(index)].astype(np.float64) @ discount_K)
   return float(np.mean(gain))
 
 

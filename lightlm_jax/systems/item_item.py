@@ -80,12 +80,12 @@ class Ease(ItemItem):
 
 
 def item_knn(num_items: int) -> Built:
-  """The baseline `item_knn` over I items, see `_build`."""
+  """The baseline `item_knn` over I items; refuses catalogues too large to be dense."""
   return _build(ItemKnn(), num_items)
 
 
 def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
-  """The baseline `ease` over I items, see `_build`."""
+  """The baseline `ease` over I items; refuses catalogues too large to be dense."""
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "
@@ -95,7 +95,7 @@ def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
 
 
 def _build(system: ItemItem, num_items: int) -> Built:
-  """Raises a UserError if the weights do not fit into MAX_BYTES."""
+  """The system over I items; raises a UserError if its weights exceed MAX_BYTES."""
   size = 4 * num_items**2
   if size > MAX_BYTES:
     raise UserError(

@@ -217,9 +217,14 @@ def _tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]
     a_prefix = config.train.eval_batch_size * target_IL.shape[1] * vocab_size * 4
     in_order_RL = target_IL[item_trie.item_R[: len(target_IL)]]
     chunks = exact.chunks(in_order_RL, max(1, EXACT_BYTES // a_prefix))
-  user_code_UL = token_sequences.shift(codes.users_UL, prompt)
-  tables = map(_with_room, (target_IL, item_code_IL, user_code_UL))
-  return Tables(*tables, item_trie, chunks), rank_I
+  tables = Tables(
+    _with_room(target_IL),
+    _with_room(item_code_IL),
+    _with_room(token_sequences.shift(codes.users_UL, prompt)),
+    item_trie,
+    chunks,
+  )
+  return tables, rank_I
 
 
 def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Config:

@@ -22,7 +22,7 @@ from lightlm_jax.config.schema import LiteConfig, TextModel
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens
-from lightlm_jax.models import flat_text, hierarchical
+from lightlm_jax.models import hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import next_item
 from lightlm_jax.systems.base import Built, Loss, apply, in_catalogue_order
@@ -150,7 +150,7 @@ def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
   num_items = train.num_items
   if config.model.source == "flat":
     shape = next_item.decoder_shape(config.model)
-    flat = WordReader(flat_text.FlatText(texts.vocab_size, num_items, shape))
+    flat = WordReader(hierarchical.FlatText(texts.vocab_size, num_items, shape))
     system = next_item.of_run(config, flat)
     return in_catalogue_order(system, host_tables(texts), num_items)
   bought_I = np.bincount(train.item_E, minlength=num_items)
@@ -191,14 +191,9 @@ def unique_items(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """The unique items of a batch, in as many rows as it could ever need.
 
-  Args:
-    items: int32 [B, H] each.
-    known_BH: bool, where there is an item.
-    num_items: I.
-
-  Returns:
-    item_U int32, ascending, then I in the rows left over; and for each of `items`
-    int32 [B, H], its row in item_U (any row, where there is no item).
+  `items` are int32 [B, H] each, `known_BH` is where there is one. Returns item_U int32,
+  ascending, then I in the rows left over; and for each of `items` int32 [B, H], its row
+  in item_U (any row, where there is no item).
   """
   item_ABH = jnp.where(known_BH[None], jnp.stack(items), num_items)
   size = min(num_items + 1, item_ABH.size)

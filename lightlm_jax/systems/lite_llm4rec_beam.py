@@ -17,7 +17,7 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import trie
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.models import encoder_decoder, flat_text
+from lightlm_jax.models import encoder_decoder, hierarchical
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import lite_llm4rec, next_item, token_sequences
 from lightlm_jax.systems.base import Built, Loss, apply
@@ -112,7 +112,7 @@ def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
   reader: Any = lite_llm4rec.TextReader(net)
   if config.model.source == "flat":
     kind, shape = LiteLlm4RecBeam, next_item.decoder_shape(config.model)
-    net = flat_text.FlatText(texts.vocab_size, None, shape)
+    net = hierarchical.FlatText(texts.vocab_size, None, shape)
     reader = lite_llm4rec.WordReader(net)
   system = kind(
     max_history=config.input.history,

@@ -23,10 +23,7 @@ from lightlm_jax.config.schema import (
 )
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.models import decoder, item_sequence
-from lightlm_jax.models.cross_entropy import (
-  linear_cross_entropy,
-  sampled_cross_entropy,
-)
+from lightlm_jax.models.cross_entropy import linear_cross_entropy, sampled_cross_entropy
 from lightlm_jax.systems.base import Built, Loss, Metrics, apply, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
@@ -35,9 +32,7 @@ class Reader(Protocol):
   """A network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters with the items' output table: `output` [I, D], or else
-    `embedding`.
-    """
+    """Untrained parameters; `output` [I, D], or else `embedding`, scores the items."""
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None

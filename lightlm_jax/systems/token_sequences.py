@@ -17,23 +17,12 @@ from lightlm_jax.data.batch import Batch
 PAD, START = 0, 1
 NUM_SPECIALS = 2
 
-# The prompt, a group of tokens for each word; None is where the id goes.
-_SENTENCE = (
-  ("Given",),
-  ("the",),
-  ("user_", None, ","),
-  ("predict",),
-  ("which",),
-  ("item",),
-  ("will",),
-  ("be",),
-  ("bought",),
-  ("by",),
-  ("the",),
-  ("user", "?"),
-)
+# The prompt: a space between words, | between the tokens of a word, ID for the id.
+_PROMPT = "Given the user_|ID|, predict which item will be bought by the user|?"
+_SENTENCE = tuple(word.split("|") for word in _PROMPT.split())
 _ITEM, _CLOSING = "item_", "</s>"
-_VOCABULARY = sorted({t for word in _SENTENCE for t in word if t} | {_ITEM, _CLOSING})
+_WORDS = {token for word in _SENTENCE for token in word} - {"ID"}
+_VOCABULARY = sorted(_WORDS | {_ITEM, _CLOSING})
 END = NUM_SPECIALS + _VOCABULARY.index(_CLOSING)  # closes sentence and answer
 NUM_PROMPT_WORDS = 1 + len(_SENTENCE)  # the end of the sentence is word 0
 
@@ -72,8 +61,8 @@ def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
   parts, words = [], []
   for number, word in enumerate(_SENTENCE, start=1):
     for token in word:
-      parts.append(user_BL if token is None else jnp.full((B, 1), _token(token)))
-      words += [number] * (L if token is None else 1)
+      parts.append(user_BL if token == "ID" else jnp.full((B, 1), _token(token)))
+      words += [number] * (L if token == "ID" else 1)
   token_BS = jnp.concatenate([*parts, jnp.full((B, 1), END)], axis=1)
   word_BS = jnp.broadcast_to(jnp.array([*words, 0])[None], token_BS.shape)
   return _close_holes(token_BS, word_BS, jnp.ones_like(token_BS))
@@ -136,12 +125,6 @@ def _user_codes(user_code_UL: jax.Array, user: jax.Array) -> jax.Array:
 def _close_holes(token_BS: jax.Array, word_BS: jax.Array, segment_BS) -> Source:
   """Moves segments behind each other, and padding (-1) to the left, where it is 0."""
   real_BS = token_BS >= 0
-  source = (jnp.where(real_BS, x_BS, 0) for x_BS in (token_BS, word_BS, segment_BS))
-  token_BS, word_BS, segment_BS = source
-  order_BS = jnp.argsort(segment_BS, axis=1, stable=True)
-  return Source(
-    *(
-      jnp.take_along_axis(x_BS, order_BS, axis=1)
-      for x_BS in (token_BS, word_BS, segment_BS)
-    )
-  )
+  source = [jnp.where(real_BS, x_BS, 0) for x_BS in (token_BS, word_BS, segment_BS)]
+  order_BS = jnp.argsort(source[2], axis=1, stable=True)
+  return Source(*(jnp.take_along_axis(x_BS, order_BS, axis=1) for x_BS in source))
