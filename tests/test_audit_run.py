@@ -15,7 +15,7 @@ import pytest
 from report_pages import SCRIPT, change, make_run, written
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import datasets, snapshot
+from lightlm_jax.data import datasets, parquet_logs
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes
 from lightlm_jax.reporting import report
@@ -55,7 +55,7 @@ def test_the_audit_of_a_run_is_of_its_ids_and_its_report_says_passed(run, tmp_pa
 def test_a_run_that_carries_its_log_is_audited_on_it(run):
   """As `Recommender.save` leaves one: where it was, nobody knows."""
   config = json.loads((run / "config.json").read_text())
-  snapshot.write(
+  parquet_logs.write_snapshot(
     datasets.load(config_lib.from_tree(config)), epath.Path(run / trained.LOG)
   )
   config["data"] = {"name": "interactions", "min_len": config["data"]["min_len"]}

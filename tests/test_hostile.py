@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 import served as small
 
-from lightlm_jax.data import formats, snapshot, tables
+from lightlm_jax.data import formats, parquet_logs, tables
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes
 from lightlm_jax.inference import output as output_lib
@@ -203,13 +203,13 @@ def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
 def test_a_hostile_snapshot_with_its_own_digests_is_data(tmp_path, mark):
   """Who can write a file can write its SHA-256."""
   folder = epath.Path(tmp_path / "log")
-  snapshot.write(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
+  parquet_logs.write_snapshot(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
   for kind, hostile in kinds(mark).items():
     (folder / "interactions.parquet").write_bytes(hostile)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["sha256"]["interactions.parquet"] = hashlib.sha256(hostile).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    refused_or_data(lambda: snapshot.read(folder))
+    refused_or_data(lambda: parquet_logs.read_snapshot(folder))
     assert not mark.exists(), kind
 
 
@@ -219,11 +219,11 @@ def test_a_hostile_manifest_reads_no_file_outside(tmp_path, mark):
   rows = pyarrow.table({"user": ["spy"], "item": ["x"]})
   outside.write_bytes(parquet.to_bytes(rows))
   folder = epath.Path(tmp_path / "log")
-  snapshot.write(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
+  parquet_logs.write_snapshot(tables.dataset({"user": ["a"], "item": ["x"]}), folder)
   manifest = {"sha256": {"../outside.parquet": "0", "interactions.parquet": "0"}}
   (folder / "manifest.json").write_text(json.dumps(manifest))
   with pytest.raises(UserError, match="not the log that was written"):
-    snapshot.read(folder)
+    parquet_logs.read_snapshot(folder)
   path = epath.Path(tmp_path / "recs.csv")
   manifest = {"question": {}, "files": ["../outside.parquet"]}
   path.with_name("recs.csv.json").write_text(json.dumps(manifest))

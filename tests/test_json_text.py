@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from lightlm_jax.data import preprocessed as prepared
-from lightlm_jax.data import shards, snapshot, texts
+from lightlm_jax.data import parquet_logs, shards, texts
 from lightlm_jax.ids import codes
 from lightlm_jax.inference import output
 from lightlm_jax.inference import state_index as latent_decoding
@@ -56,8 +55,8 @@ def test_too_deep_is_a_value_error(text):
   [
     ("config.json", lambda folder: workdir_lib.read(folder, {})),
     ("results.json", workdir_lib.read_results),
-    ("manifest.json", prepared.read),
-    ("manifest.json", snapshot.read),
+    ("manifest.json", parquet_logs.read_prepared),
+    ("manifest.json", parquet_logs.read_snapshot),
     ("manifest.json", shards.Shards),
     ("recs.csv.json", lambda folder: output._claim(folder / "recs.csv", {"k": 1}, 1)),
   ],

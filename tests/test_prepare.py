@@ -17,8 +17,7 @@ import pytest
 from raw_logs import random_rows, random_timed_rows, same, timed_log
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import datasets, interactions
-from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.data import datasets, interactions, parquet_logs
 from lightlm_jax.preprocess import pipeline, stages
 from lightlm_jax.runs import train
 from lightlm_jax.runtime import log
@@ -43,7 +42,7 @@ def prepare(path, folder, **options):
     pipeline.Options(str(path), str(folder / "out"), **options)
   )
   assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
-  return prepared.read(folder / "out"), manifest
+  return parquet_logs.read_prepared(folder / "out"), manifest
 
 
 def iso(seconds, zone=datetime.UTC):
@@ -385,7 +384,7 @@ def test_a_damaged_folder_is_refused(tmp_path, damage):
   prepare(tmp_path / "log.csv", tmp_path)
   damage(tmp_path / "out")
   with pytest.raises(UserError, match=r"prepare (it|the log) anew"):
-    prepared.read(tmp_path / "out")
+    parquet_logs.read_prepared(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

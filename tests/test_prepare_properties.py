@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 from raw_logs import same
 
-from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.data import parquet_logs
 from lightlm_jax.preprocess import files, pipeline, times
 from lightlm_jax.runtime.errors import UserError
 
@@ -140,7 +140,7 @@ def check(content, options, ending, delimiter, quotes):
     total = sum(manifest["rejected"].values()) + sum(manifest["filtered"].values())
     assert manifest["rows_in"] == manifest["rows"] + total
     assert manifest["rows"] == rows > 0
-    log = prepared.read(asked_folder := folder / "out").log
+    log = parquet_logs.read_prepared(asked_folder := folder / "out").log
     assert same(log, plain.log_of(by_user))
     assert sorted(p.name for p in folder.iterdir()) == [path.name, asked_folder.name]
     return True
@@ -263,7 +263,7 @@ def test_any_json_lines(lines, end, size):
     assert manifest["rows_in"] == len(found)
     assert manifest["rejected"] == Counter(f for f in found if isinstance(f, str))
     by_user, _ = plain.settled([f for f in found if not isinstance(f, str)])
-    log = prepared.read(pathlib.Path(folder) / "out").log
+    log = parquet_logs.read_prepared(pathlib.Path(folder) / "out").log
     assert same(log, plain.log_of(by_user))
 
 

@@ -11,7 +11,7 @@ import polars
 import pyarrow
 import pytest
 
-from lightlm_jax.data import interactions, snapshot, tables
+from lightlm_jax.data import interactions, parquet_logs, tables
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError
 
@@ -167,8 +167,8 @@ def test_a_copy_is_the_log(tmp_path_factory, rows, has_times, has_texts):
   known = [f"text {n}" for n in range(log.num_items)] if has_texts else None
   attributes = [np.arange(n % 3) for n in range(log.num_items)] if has_texts else None
   folder = epath.Path(tmp_path_factory.mktemp("log"))
-  snapshot.write(Dataset(log, known, None, attributes, known), folder)
-  found = snapshot.read(folder)
+  parquet_logs.write_snapshot(Dataset(log, known, None, attributes, known), folder)
+  found = parquet_logs.read_snapshot(folder)
   same(found.log, log)
   assert (found.titles, found.texts) == (known, known)
   if has_texts:
@@ -179,27 +179,28 @@ def test_a_copy_is_the_log(tmp_path_factory, rows, has_times, has_texts):
 def test_a_catalogue_keeps_items_that_nobody_has_any_more(tmp_path):
   log = interactions.from_sequences(SEQUENCES.items())
   log = interactions.keep_rows(log, log.user_ids == "a")
-  snapshot.write(Dataset(log, None, None, None, None), epath.Path(tmp_path))
-  same(snapshot.read(epath.Path(tmp_path)).log, log)
+  folder = epath.Path(tmp_path)
+  parquet_logs.write_snapshot(Dataset(log, None, None, None, None), folder)
+  same(parquet_logs.read_snapshot(folder).log, log)
 
 
 def test_a_copy_that_has_changed_is_refused_and_none_is_none(tmp_path):
   folder = epath.Path(tmp_path / "log")
-  assert snapshot.read(folder) is None
-  snapshot.write(tables.dataset(ROWS), folder)
+  assert parquet_logs.read_snapshot(folder) is None
+  parquet_logs.write_snapshot(tables.dataset(ROWS), folder)
   wanted = json.loads((folder / "manifest.json").read_text())
   for name in ("interactions.parquet", "items.parquet"):
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1])
     with pytest.raises(UserError, match="not the log that was written"):
-      snapshot.read(folder)
+      parquet_logs.read_snapshot(folder)
     (folder / name).write_bytes(whole)
   for text in ("{", "[]", "{}", json.dumps({"sha256": {}})):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(UserError, match="not the log that was written"):
-      snapshot.read(folder)
+      parquet_logs.read_snapshot(folder)
   (folder / "manifest.json").write_text(json.dumps(wanted))
-  assert sequences(snapshot.read(folder).log) == SEQUENCES
+  assert sequences(parquet_logs.read_snapshot(folder).log) == SEQUENCES
 
 
 def test_names_of_columns_cannot_break_the_line():

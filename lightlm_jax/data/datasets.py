@@ -11,8 +11,7 @@ import numpy as np
 
 from lightlm_jax.config import ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.config.schema import Data
-from lightlm_jax.data import formats, synthetic
-from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.data import formats, parquet_logs, synthetic
 from lightlm_jax.data.interactions import Dataset, Interactions, keep_rows
 from lightlm_jax.data.published import placing as published
 from lightlm_jax.data.published.sources import SOURCES
@@ -68,8 +67,8 @@ def describe(log: Interactions) -> str:
 
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
-  if prepared.is_prepared(folder):
-    dataset = prepared.read(folder)
+  if (folder / folder_lib.MANIFEST).exists():
+    dataset = parquet_logs.read_prepared(folder)
     if with_attributes and dataset.attributes is None:
       raise UserError(
         f"{folder} was prepared without attributes of the items; prepare it anew with "

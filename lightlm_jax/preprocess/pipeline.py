@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow
 import rich.progress
 
-from lightlm_jax.data import preprocessed as prepared
+from lightlm_jax.data import parquet_logs
 from lightlm_jax.preprocess import columns, files, items, one_machine, stages
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess import tally as tally_lib
@@ -174,8 +174,8 @@ def _manifest(
   for name in ("output", "work", "engine", "beam_options"):
     del flags[name]
   return {
-    "kind": prepared.KIND,
-    "version": prepared.VERSION,
+    "kind": parquet_logs.KIND,
+    "version": parquet_logs.VERSION,
     "users": sum(shard["users"] for shard in shards),
     "items": kept,
     "rows": sum(shard["rows"] for shard in shards),

@@ -110,7 +110,7 @@ class Recommender:
     Raises:
       UserError: the log cannot be read, or nothing can be learned from it.
     """
-    from lightlm_jax.data import datasets, snapshot, tables  # noqa: PLC0415, slow
+    from lightlm_jax.data import datasets, parquet_logs, tables  # noqa: PLC0415, slow
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
     from lightlm_jax.runs import train as train_lib  # noqa: PLC0415, slow
 
@@ -134,7 +134,7 @@ class Recommender:
       self._temporary = tempfile.TemporaryDirectory(prefix="lightlm_jax-")
       workdir = epath.Path(self._temporary.name)
     _, run = train_lib.train_run(config, workdir, dataset)
-    snapshot.write(dataset, workdir / restore.LOG)
+    parquet_logs.write_snapshot(dataset, workdir / restore.LOG)
     # A run that was finished before is on disk alone; one that was trained on another
     # mesh is put on the one that serves.
     if run is None or run.mesh != mesh_lib.make(-1, 1):

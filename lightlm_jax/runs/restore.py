@@ -22,7 +22,7 @@ from lightlm_jax.config import (
   WritesIds,
 )
 from lightlm_jax.config.schema import WITHOUT_BEAMS
-from lightlm_jax.data import datasets, snapshot, splits
+from lightlm_jax.data import datasets, parquet_logs, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import latent
 from lightlm_jax.ids import build as ids_build
@@ -39,7 +39,7 @@ from lightlm_jax.training import checkpoint, loop
 
 logger = logging.getLogger(__name__)
 
-LOG = "log"  # in a workdir: see data/snapshot.py
+LOG = "log"  # in a workdir: see data/parquet_logs.py
 
 
 def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -117,7 +117,7 @@ def dataset_of(
   Raises:
     UserError: it is not there, or is damaged.
   """
-  kept = snapshot.read(workdir / LOG)
+  kept = parquet_logs.read_snapshot(workdir / LOG)
   return datasets.load(config, fetch=fetch) if kept is None else kept
 
 

@@ -7,7 +7,7 @@ ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ra
 import contextlib
 import dataclasses
 import sys
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 import numpy as np
@@ -137,7 +137,7 @@ def build(
     except OSError as error:
       raise UserError(f"cannot write {data_dir}: {first_line(error)}")
     made.append(builder.made)
-    about.append(dict(builder.info.metadata))
+    about.append(dict(cast(Any, builder.info.metadata)))
   return *made, *about
 
 

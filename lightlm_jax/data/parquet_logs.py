@@ -1,0 +1,151 @@
+"""Logs in Parquet files: the output of a preparation, and the copy beside a run.
+
+`python -m lightlm_jax.prepare` writes the first, see preprocess/shards_out.py. The copy
+makes a run self-contained: `interactions.parquet` has the columns user, item and
+optionally timestamp (seconds), with users and their rows in order; `items.parquet` has
+the catalogue in order: item and its metadata.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from lightlm_jax.data import formats
+from lightlm_jax.data.interactions import Dataset, Interactions
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage import parquet
+
+_compute: Any = pyarrow.compute  # makes its functions when it is imported
+KIND = "lightlm_jax prepared log"
+VERSION = 1
+_FILES = ("interactions.parquet", "items.parquet")  # of a snapshot
+_INT64 = pyarrow.int64()
+_TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others are texts
+
+
+def read_prepared(folder: epath.Path) -> Dataset:
+  """Reads the output of a preparation and verifies its checksums.
+
+  Users and items are numbered as by `interactions.from_sequences`; an item's text joins
+  all columns of formats.TEXTS.
+
+  Raises:
+    UserError: it is damaged or incomplete, or of another kind or version.
+  """
+  try:
+    with folder_lib.opened(folder) as whole:
+      kind, version = whole.manifest["kind"], whole.manifest["version"]
+      if (kind, version) != (KIND, VERSION):
+        raise UserError(
+          f"{folder / folder_lib.MANIFEST} is of {kind!r}, version {version}, and this "
+          f"reads {KIND!r}, version {VERSION}; prepare the log anew"
+        )
+      return _prepared(whole)
+  except folder_lib.NotWhole as error:
+    raise UserError(f"{folder} is no whole prepared log ({error}); prepare it anew")
+
+
+def _prepared(whole: folder_lib.Whole) -> Dataset:
+  def table(file: Mapping[str, Any]) -> pyarrow.Table:
+    return parquet.from_bytes(whole.read(file["name"], file["sha256"]))
+
+  items = table(whole.manifest["items_parquet"])
+  rows = pyarrow.concat_tables(
+    [table(shard["parquet"]) for shard in whole.manifest["shards"]]
+  )
+  time_E = None
+  if "times" in rows.column_names:
+    time_E = _compute.list_flatten(rows["times"]).cast(_INT64).to_numpy() // 10**6
+  length_U = _compute.list_value_length(rows["items"]).to_numpy()
+  log = Interactions(
+    offset_U1=np.concatenate([[0], np.cumsum(length_U, dtype=int)]),
+    item_E=_compute.list_flatten(rows["items"]).to_numpy(),
+    user_ids=rows["user"].to_numpy().astype(np.str_),
+    item_ids=items["item"].to_numpy().astype(np.str_),
+    time_E=time_E,
+  )
+  found = (len(log.user_ids), len(log.item_ids), len(log.item_E))
+  if found != tuple(whole.manifest[name] for name in ("users", "items", "rows")):
+    raise ValueError(f"it has {found} users, items and rows")
+  if not ((log.item_E >= 0) & (log.item_E < log.num_items)).all():
+    raise ValueError("rows name items that items.parquet lacks")
+  names = [name for name in formats.TEXTS if name in items.column_names]
+  columns = {name: items[name].to_pylist() for name in names}
+  texts = titles = attributes = None
+  if columns:
+    titles = columns.get("title") or next(iter(columns.values()))
+    texts = [" ".join(filter(None, parts)) for parts in zip(*columns.values())]
+  if "attributes" in items.column_names:
+    attributes = formats.number_attributes(items["attributes"].to_pylist())
+  return Dataset(log, titles, None, attributes, texts)
+
+
+def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
+  """Writes the copy beside a run; the manifest with the SHA-256 comes last."""
+  log = dataset.log
+  rows: dict[str, Any] = {
+    "user": log.user_ids[log.user_E],
+    "item": log.item_ids[log.item_E],
+    "timestamp": log.time_E,
+  }
+  items: dict[str, Any] = {
+    "item": log.item_ids,
+    "titles": dataset.titles,
+    "texts": dataset.texts,
+    "attributes": dataset.attributes,
+  }
+  files = {}
+  for name, columns in zip(_FILES, (rows, items)):
+    known = {
+      column: pyarrow.array(values, _TYPES.get(column, pyarrow.string()))
+      for column, values in columns.items()
+      if values is not None
+    }
+    files[name] = parquet.to_bytes(pyarrow.table(known))
+  if processes.is_first():
+    folder_lib.write(folder, files, {"sha256": folder_lib.digests(files)})
+
+
+def read_snapshot(folder: epath.Path) -> Dataset | None:
+  """Reads the copy beside a run; returns None if there is none.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  if not (folder / folder_lib.MANIFEST).exists():
+    return None
+  try:
+    with folder_lib.opened(folder) as whole:
+      return _copied(*(parquet.from_bytes(whole.read(name)) for name in _FILES))
+  except folder_lib.NotWhole as error:
+    raise UserError(
+      f"{folder} is not the log that was written ({error}); give a copy of it, or "
+      "train anew"
+    )
+
+
+def _copied(rows: pyarrow.Table, items: pyarrow.Table) -> Dataset:
+  known = {name: items[name].to_pylist() for name in items.column_names}
+  index = {item: n for n, item in enumerate(known["item"])}
+  user_E = np.array(rows["user"].to_pylist(), np.str_)
+  first_U = np.flatnonzero(np.append(True, user_E[1:] != user_E[:-1]))
+  time_E = None
+  if "timestamp" in rows.column_names:
+    time_E = rows["timestamp"].to_numpy().astype(np.int64)
+  log = Interactions(
+    offset_U1=np.append(first_U, len(user_E)).astype(np.int64),
+    item_E=np.array([index[item] for item in rows["item"].to_pylist()], np.int32),
+    user_ids=user_E[first_U],
+    item_ids=np.array(known["item"], np.str_),
+    time_E=time_E,
+  )
+  attributes = known.get("attributes")
+  if attributes is not None:
+    attributes = [np.array(numbers, np.int64) for numbers in attributes]
+  return Dataset(log, known.get("titles"), None, attributes, known.get("texts"))
