@@ -70,10 +70,10 @@ def test_a_step_from_disk_is_the_step_on_the_device(tmp_path, make, rows_a_file)
   rows = shards.Shards(tmp_path / "rows")
   assert (about["width"], about["window"]) == (plan.widths[0], plan.window)
   every_B = np.ones(plan.batch_size, bool)
-  steps = shards.Steps(rows, plan, every_B)
   assert plan.sizes[0] % plan.batch_size, "nothing to fill up"
   for step in range(2 * plan.steps_per_epoch):
-    equal(steps[step], on_the_device(feed, plan, step))
+    found = shards.batch_at(rows, plan, every_B, step)
+    equal(found, on_the_device(feed, plan, step))
 
 
 @pytest.mark.parametrize("make", [sequences, of_three])
@@ -96,7 +96,8 @@ def test_a_process_reads_what_its_devices_want(tmp_path):
   feed, plan = of_three(make_log())
   rows = shards.cached(tmp_path, feed, plan)
   wanted_B = np.array([False, True, False, True])
-  found, whole = shards.Steps(rows, plan, wanted_B)[5], on_the_device(feed, plan, 5)
+  found = shards.batch_at(rows, plan, wanted_B, 5)
+  whole = on_the_device(feed, plan, 5)
   for a_BX, b_BX in zip(found, whole):
     np.testing.assert_array_equal(a_BX[wanted_B], b_BX[wanted_B])
   assert (found.history_BH[~wanted_B] == -1).all()

@@ -48,15 +48,11 @@ def request_batch(
   history_BH = np.full((batch_size, width), -1, dtype=np.int32)
   history_BH[: len(index)][held_RH] = requests.item_E[source_RH[held_RH]]
 
-  def fill(values_R, empty, dtype):
-    filled_B = np.full(batch_size, empty, dtype=dtype)
-    filled_B[: len(index)] = values_R
-    return filled_B
-
+  padding = (0, batch_size - len(index))
   return Batch(
-    user_B=fill(requests.user_N[index], -1, np.int32),
+    user_B=np.pad(requests.user_N[index], padding, constant_values=-1),
     history_BH=history_BH,
     segment_BH=(history_BH >= 0).astype(np.int32),
-    target_B=fill(requests.target_N[index], -1, np.int32),
-    weight_B=fill(1.0, 0.0, np.float32),
+    target_B=np.pad(requests.target_N[index], padding, constant_values=-1),
+    weight_B=(np.arange(batch_size) < len(index)).astype(np.float32),
   )

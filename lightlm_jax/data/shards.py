@@ -97,36 +97,23 @@ class Shards:
     return found
 
 
-class Steps(grain.sources.RandomAccessDataSource):
-  """The batch of every step, restricted to the rows of this process's devices."""
-
-  def __init__(self, shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray):
-    self._shards, self._plan, self._wanted_B = shards, plan, wanted_B
-
-  def __len__(self) -> int:
-    return 2**31 - 1
-
-  def __getitem__(self, step: int) -> Batch:
-    bucket, key, batch = self._plan.at(np.array(step))
-    row_B, real_B = self._plan.places(key, batch, int(bucket))
-    return self._shards.rows(np.where(real_B & self._wanted_B, row_B.astype(int), -1))
+def batch_at(
+  shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray, step: int
+) -> Batch:
+  """Returns the batch of a step, restricted to the rows of this process's devices."""
+  bucket, key, batch = plan.at(np.array(step))
+  row_B, real_B = plan.places(key, batch, int(bucket))
+  return shards.rows(np.where(real_B & wanted_B, row_B.astype(int), -1))
 
 
 def reader(
   shards: Shards, plan: feed_lib.Plan, mesh: Mesh, *, start: int, most: int
 ) -> Callable[[int], Batch]:
-  """Returns a function that reads the batches of successive steps.
+  """Returns a function that reads the batches of successive steps from `start` on.
 
-  Args:
-    shards: the rows.
-    plan: their order.
-    mesh: rows are sharded over its axis `data`.
-    start: the first step.
-    most: K, steps of a dispatch.
-
-  Returns:
-    A function of a number of steps, at most K. It returns their batches [K, B, …] on
-    the devices; batches beyond that number are padding.
+  It takes a number of steps, at most `most` = K, and returns their batches [K, B, …] on
+  the devices, sharded over the mesh's axis `data`; batches beyond that number are
+  padding.
   """
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -137,7 +124,8 @@ def reader(
   read_ahead = grain.ReadOptions(
     num_threads=_THREADS, prefetch_buffer_size=_DISPATCHES_AHEAD * most
   )
-  steps = grain.MapDataset.source(Steps(shards, plan, wanted_B))[start:]
+  at = functools.partial(batch_at, shards, plan, wanted_B)
+  steps = grain.MapDataset.range(start, 2**31 - 1).map(at)
   batches = iter(steps.to_iter_dataset(read_ahead))
 
   def put(*leaves) -> jax.Array:
@@ -179,10 +167,7 @@ def write(
 ) -> dict[str, Any]:
   """Writes the rows of several feeds, completely or not at all; returns the manifest.
 
-  Args:
-    folder: a new one.
-    feeds: of blocks of users, each with a single bucket and without drawn targets.
-    rows_a_file: rows of every file but the last.
+  The feeds are of blocks of users, each with a single bucket and without drawn targets.
 
   Raises:
     UserError: the folder cannot be written.

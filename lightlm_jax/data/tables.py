@@ -1,5 +1,6 @@
 """Reads a log from a pandas, polars or Arrow table, or a file of one."""
 
+import functools
 from typing import Any
 
 from etils import epath
@@ -9,10 +10,12 @@ from lightlm_jax.data import formats, interactions
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError, first_line
 
+# Ids are read as texts: 007 is not 7.
+_IDS: Any = dict.fromkeys(("user", "item"), polars.String)
 _READERS = {
   ".parquet": polars.read_parquet,
-  ".csv": lambda file: _delimited(file, ","),
-  ".tsv": lambda file: _delimited(file, "\t"),
+  ".csv": functools.partial(polars.read_csv, schema_overrides=_IDS),
+  ".tsv": functools.partial(polars.read_csv, schema_overrides=_IDS, separator="\t"),
   ".jsonl": polars.read_ndjson,
 }
 
@@ -74,12 +77,6 @@ def _frame(table: Any, what: str) -> polars.DataFrame:
       f"the {what} are no table ({first_line(error)}); give pandas, polars, Arrow "
       "or a file"
     )
-
-
-def _delimited(content: bytes, separator: str) -> polars.DataFrame:
-  """Reads delimited text with ids as texts: 007 is not 7."""
-  texts: dict[str, Any] = dict.fromkeys(("user", "item"), polars.String)
-  return polars.read_csv(content, separator=separator, schema_overrides=texts)
 
 
 def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:

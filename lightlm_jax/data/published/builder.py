@@ -5,7 +5,6 @@ ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ra
 """
 
 import contextlib
-import dataclasses
 import sys
 from typing import Any, cast
 
@@ -26,14 +25,6 @@ from lightlm_jax.storage import folder as folder_lib
 FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 
 
-@dataclasses.dataclass(eq=False)
-class Part(tfds.core.BuilderConfig):
-  """One of the two configs of a log."""
-
-  log: str = ""
-  items: bool = False
-
-
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
   """The interactions of users, or the items.
 
@@ -43,9 +34,9 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
   made: polars.DataFrame | list[Item]
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [  # noqa: RUF012, the library's convention
-    Part(name=f"{name}-{part}", description=source.about, log=name, items=items)
+    tfds.core.BuilderConfig(name=f"{name}-{part}", description=source.about)
     for name, source in SOURCES.items()
-    for part, items in (("ratings", False), ("items", True))
+    for part in ("ratings", "items")
   ]
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "A raw file that lies in manual_dir is taken from there. Yelp's always has to: "
@@ -61,7 +52,7 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
       "seconds": tfds.features.Sequence(np.int64),
     }
     config: Any = self.builder_config
-    if config.items:
+    if config.name.endswith("-items"):
       features = dict.fromkeys(("item", "title", "brand", "description"), text)
       features["categories"] = tfds.features.Sequence(text)
     return tfds.core.DatasetInfo(
@@ -74,14 +65,15 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     config: Any = self.builder_config
-    source = SOURCES[config.log]
+    name, _, part = config.name.rpartition("-")
+    source = SOURCES[name]
     about: Any = self.info.metadata
     path, why = _fetch(source.ratings, dl_manager)
     if path is None:
       raise UserError(f"{source.ratings.describe()} cannot be fetched: {why}")
     raw_files.check(source.ratings, path)
     log, tally, tied = reading.read_log(source, path)
-    if not config.items:
+    if part == "ratings":
       self.made = log
       about |= {"lines": vars(tally), "tied_rows": tied}
       about["files"] = {path.name: folder_lib.sha256(path)}

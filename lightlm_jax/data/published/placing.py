@@ -14,7 +14,6 @@ from lightlm_jax.storage import folder as folder_lib
 logger = logging.getLogger(__name__)
 
 LOG = "u.data"
-MANIFEST = "published.json"  # its source, and the counts of all lines
 
 
 def prepare(source: Source, root: epath.Path) -> None:
@@ -79,7 +78,7 @@ def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
     of_item = {i.item: list(filter(None, (i.brand, *i.categories))) for i in items}
     content = json.dumps(of_item, ensure_ascii=False)
     _write_new(folder / "item_attributes.json", content)
-  atomic.write_own(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+  atomic.write_own(folder / "published.json", json.dumps(manifest, indent=2) + "\n")
   lines = ["user\titem\trating\tseconds"]
   for user, item, rating, seconds in log.iter_rows():
     lines.append(f"{user}\t{item}\t{rating:g}\t{seconds}")

@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 import dataclasses
-from typing import TypeVar
+from typing import Any
 import warnings
 
 from etils import epath
@@ -17,8 +17,6 @@ from lightlm_jax.data.published.sources import Counts, Source
 from lightlm_jax.runtime.errors import UserError
 
 SHOWN = 5  # rejected lines of a file that are reported by number
-
-Record = TypeVar("Record")
 
 
 @dataclasses.dataclass
@@ -121,8 +119,8 @@ def read_items(
 
 
 def _records(
-  raw: RawFile, path: epath.Path, parse: Callable[[bytes], Record | None], tally: Tally
-) -> Iterator[Record]:
+  raw: RawFile, path: epath.Path, parse: Callable[[bytes], Any], tally: Tally
+) -> Iterator[Any]:
   """Yields the records of a file; other lines are counted in the tally."""
   with warnings.catch_warnings():
     # Python's parser warns of invalid escapes, which some sources have.

@@ -6,7 +6,7 @@ rounded ones of its authors. A size or checksum that is missing here was not fou
 
 from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightlm_jax.data.published import raw_rows
 from lightlm_jax.data.published.raw_files import RawFile
@@ -89,14 +89,16 @@ class Source:
   published: Counts | None = None  # after filtering
 
 
+def _file(url: str, **known: Any) -> RawFile:
+  return RawFile(url.rpartition("/")[2], url, **known)
+
+
 def _amazon_2014(name: str, category: str) -> Source:
   return Source(
     name=name,
     about=f"Amazon Reviews 2014, {category}, 5-core",
-    ratings=RawFile(
-      f"reviews_{category}_5.json.gz", f"{_2014}reviews_{category}_5.json.gz"
-    ),
-    items=RawFile(f"meta_{category}.json.gz", f"{_2014}meta_{category}.json.gz"),
+    ratings=_file(f"{_2014}reviews_{category}_5.json.gz"),
+    items=_file(f"{_2014}meta_{category}.json.gz"),
     rating=raw_rows.amazon_2014_rating,
     item=raw_rows.amazon_2014_item,
     core=5,
@@ -108,22 +110,30 @@ def _amazon_2023(category: str) -> Source:
   return Source(
     name=f"amazon2023-{category}",
     about=f"Amazon Reviews 2023, {category}, 5-core",
-    ratings=RawFile(
-      f"{category}.csv.gz",
+    ratings=_file(
       f"{_2023}benchmark/5core/rating_only/{category}.csv.gz",
       sha256=_SHA256_2023.get(category),
       also=(f"{category}.jsonl.gz", f"{category}.jsonl"),  # not filtered yet
     ),
-    items=RawFile(
-      f"meta_{category}.jsonl.gz",
-      f"{_2023}raw/meta_categories/meta_{category}.jsonl.gz",
-    ),
+    items=_file(f"{_2023}raw/meta_categories/meta_{category}.jsonl.gz"),
     rating=raw_rows.amazon_2023_rating,
     item=raw_rows.amazon_2023_item,
     ticks=raw_rows.TICKS_2023,
     core=5,
     once=True,
     published=_COUNTS_2023.get(category),
+  )
+
+
+def _movielens(
+  name: str, ratings: str, items: str, sha256: str, **fields: Any
+) -> Source:
+  url = f"{_GROUPLENS}{name}.zip"
+  return Source(
+    name=name,
+    ratings=RawFile(ratings, url, f"{name}/{ratings}", sha256),
+    items=RawFile(items, url, f"{name}/{items}"),
+    **fields,
   )
 
 
@@ -143,30 +153,22 @@ _YELP = Source(
 )
 
 _MOVIELENS = (
-  Source(
-    name="ml-1m",
+  _movielens(
+    "ml-1m",
+    "ratings.dat",
+    "movies.dat",
+    "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
     about="MovieLens-1M",
-    ratings=RawFile(
-      "ratings.dat",
-      f"{_GROUPLENS}ml-1m.zip",
-      member="ml-1m/ratings.dat",
-      sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-    ),
-    items=RawFile("movies.dat", f"{_GROUPLENS}ml-1m.zip", member="ml-1m/movies.dat"),
     rating=raw_rows.movielens_1m_rating,
     item=raw_rows.movielens_1m_item,
     published=Counts(6_040, 3_706, 1_000_209),
   ),
-  Source(
-    name="ml-100k",
+  _movielens(
+    "ml-100k",
+    "u.data",
+    "u.item",
+    "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
     about="MovieLens-100k",
-    ratings=RawFile(
-      "u.data",
-      f"{_GROUPLENS}ml-100k.zip",
-      member="ml-100k/u.data",
-      sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-    ),
-    items=RawFile("u.item", f"{_GROUPLENS}ml-100k.zip", member="ml-100k/u.item"),
     rating=raw_rows.movielens_100k_rating,
     item=raw_rows.movielens_100k_item,
     published=Counts(943, 1_682, 100_000),
