@@ -84,18 +84,21 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
       if not path.name.startswith((".", "_")) and path.name not in BESIDE
       if form or _form(path)
     ]
-  found = [(path, form or _form(path)) for path in paths if not path.is_dir()]
-  if not found:
+  paths = [path for path in paths if not path.is_dir()]
+  if not paths:
     raise UserError(
       f"--input={pattern} names no file of a log; give a file, a glob or a folder of "
       f"{', '.join(sorted(_ENDINGS))} files (.gz too), or sequences.txt"
     )
-  for path, known in found:
+  found = []
+  for path in paths:
+    known = form or _form(path)
     if known is None:
       raise UserError(
         f"the name of {path} does not tell its format; give --format, one of "
         f"{', '.join(FORMATS)}"
       )
+    found.append((path, known))
   forms = sorted({known for _, known in found})
   if len(forms) > 1:
     raise UserError(

@@ -89,7 +89,7 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
   seen, counts = set(), {"rows": 0, "matched": 0, "repeated": 0, "rejected": 0}
   for row in _rows(source, [item, *columns_of.values()]):
     counts["rows"] += 1
-    raw = row and _id(row.get(item))
+    raw = _id(row.get(item))
     if not raw:
       counts["rejected"] += 1
     elif raw in seen:
@@ -139,8 +139,8 @@ def _source(path: epath.Path, item_column: str | None):
   return source, item, texts
 
 
-def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any] | None]:
-  """Yields the rows by column; None for a row that cannot be read."""
+def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+  """Yields the rows by column; an empty one for a row that cannot be read."""
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
@@ -152,11 +152,12 @@ def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any] |
     return
   for piece in readers.pieces(source, files.BLOCK):
     if source.form == "jsonl":
-      yield from (_object(raw) for raw in piece.content.split(b"\n") if raw.strip())
+      raws = filter(bytes.strip, piece.content.split(b"\n"))
+      yield from (_object(raw) or {} for raw in raws)
     else:
       table, tally = readers.parse(source, piece)
       yield from table.to_pylist()
-      yield from [None] * tally.rejected.total()
+      yield from [{}] * tally.rejected.total()
 
 
 def _object(raw: bytes) -> dict[str, Any] | None:

@@ -41,11 +41,10 @@ class OneMachine:
 
     def read(at: tuple[Source, readers.Piece]):
       source, piece = at
-      return sum(sizes[: source.index]) + piece.read, rows.read(
-        source, piece, options, layout.parts
-      )
+      found = rows.read(source, piece, options, layout.parts)
+      return sum(sizes[: source.index]) + piece.read, *found
 
-    for done, (by_part, found) in _ahead(read, _pieces(sources, options.block_bytes)):
+    for done, by_part, found in _ahead(read, _pieces(sources, options.block_bytes)):
       tally += found
       spool.add(by_part)
       self._progress.update(task, completed=done)
@@ -53,21 +52,17 @@ class OneMachine:
     spool.flush()
     tally.check(spool.rows, "after reading")
 
-    def settled(part: int) -> Tally:
+    def settled(layout: Layout, part: int) -> Tally:
       return stages.settle(layout, part, spool.take(part), options)
 
-    return sum(self._each(settled, layout.parts, "sort"), tally)
+    return sum(self.each(settled, layout, title="sort", number=layout.parts), tally)
 
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
     """Runs a step of stages.py for every number below `number`; returns the results."""
-    return list(self._each(lambda n: step(layout, n, **options), number, title))
-
-  def _each(self, one: Callable[[int], Any], number: int, title: str) -> Iterator:
-    return self._progress.track(
-      _ahead(one, range(number)), total=number, description=title
-    )
+    found = _ahead(lambda n: step(layout, n, **options), range(number))
+    return list(self._progress.track(found, total=number, description=title))
 
 
 class _Spool:

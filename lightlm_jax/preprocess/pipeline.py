@@ -240,7 +240,7 @@ def _stop(number: int, frame: Any) -> None:
 
 def _delimiter(text: str | None) -> str | None:
   """One character; a tab as people write it; or MovieLens' two colons."""
-  text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+  text = {"\\t": "\t", "tab": "\t"}.get(text or "", text)
   if text in (None, files.COLONS):
     return text
   if len(text.encode()) != 1 or text in '"\n\r':

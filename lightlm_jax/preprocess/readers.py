@@ -144,14 +144,16 @@ def _batches(source: Source) -> Iterator[Piece]:
 
 def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray]:
   if not len(piece.line_R):
-    return dict.fromkeys(source.roles, pyarrow.array([], pyarrow.string())), []
+    return dict.fromkeys(
+      source.roles, pyarrow.array([], pyarrow.string())
+    ), piece.line_R
   bad = []
 
   def refuse(row) -> str:
     bad.append(row.number - 1)
     if row.text.strip(" "):
       text = row.text.replace(source.between, source.delimiter)
-      piece.tally.reject("columns", source.index, piece.line_R[bad[-1]], text)
+      piece.tally.reject("columns", source.index, int(piece.line_R[bad[-1]]), text)
     return "skip"
 
   names = [f"{n}" for n in range(len(source.names))]

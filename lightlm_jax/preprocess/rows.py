@@ -43,14 +43,12 @@ def read(
     place="place" if "place" in raw.columns else pl.lit(0, pl.Int32),
     time=pl.lit(None, pl.Int64),
   )
-  user, item = pl.col("user"), pl.col("item")
-  nul = [column.str.contains("\0", literal=True) for column in (user, item)]
-  long = [column.str.len_chars() > LONGEST for column in (user, item)]
+  ids = pl.col("user", "item")
   checks = {
-    "no_user": (user == "").fill_null(True),
-    "no_item": (item == "").fill_null(True),
-    "nul": nul[0] | nul[1],
-    "too_long": long[0] | long[1],
+    "no_user": (pl.col("user") == "").fill_null(True),
+    "no_item": (pl.col("item") == "").fill_null(True),
+    "nul": pl.any_horizontal(ids.str.contains("\0", literal=True)),
+    "too_long": pl.any_horizontal(ids.str.len_chars() > LONGEST),
   }
   if options.time_unit is not None:
     micros = times.micros(raw["time"], options.time_unit)
@@ -72,7 +70,7 @@ def read(
     tally.filtered["low_rating"] += int((~is_high).sum())
     frame = frame.filter(is_high)
   tally.check(len(frame), f"file {source.index}")
-  part = (user.hash(0) % parts).cast(pl.Int32)
+  part = pl.col("user").hash(0) % parts
   frame = frame.with_columns(part=part).sort("part", maintain_order=True)
   table = frame.select(SCHEMA.names).to_arrow().cast(SCHEMA)
   runs = frame["part"].rle().struct.unnest()

@@ -111,8 +111,9 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
     write(layout.path(name), pyarrow.table({"allowed": allowed_I}))
     options = {"allowed_name": name, "min_len": min_len}
     engine.each(count, layout, title="core", number=layout.parts, **options)
-    counts = (read(layout.path("counts", part)) for part in range(layout.parts))
-    rows_I = sum(np.asarray(table["rows"]) for table in counts)
+    rows_I = np.zeros(items, np.int64)
+    for part in range(layout.parts):
+      rows_I += np.asarray(read(layout.path("counts", part))["rows"])
     rows = int(rows_I.sum())
     if max(min_len, min_rows) > 1:
       logger.info(f"round {rounds}: {rows:,} rows, {(rows_I > 0).sum():,} items")

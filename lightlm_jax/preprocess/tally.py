@@ -64,7 +64,7 @@ class Tally:
     self.rejected[reason] += 1
     examples = self.examples.setdefault(reason, [])
     if len(examples) < SHOWN:
-      examples.append((file, int(line), text[:80]))
+      examples.append((file, line, text[:80]))
 
   @property
   def left(self) -> int:

@@ -1,11 +1,12 @@
 """Lines about what a run lacks, with the command that produces it."""
 
+from collections.abc import Callable, Sequence
 import json
 import shlex
 from typing import Any
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.reporting.run_files import Run
+from lightlm_jax.reporting.run_files import Run, at
 from lightlm_jax.runtime.errors import UserError
 
 
@@ -27,6 +28,14 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
     f"(it has no {', '.join(older[:2])}). This trains it again",
     train(run, anew=True),
   )
+
+
+def without(
+  runs: Sequence[Run], what: str, has: Callable[[Run], Any]
+) -> list[dict[str, str | None]]:
+  """Returns a line for each measured run that lacks something."""
+  measured = [run for run in runs if at(run.results, "metrics")]
+  return [missing(run, what) for run in measured if not has(run)]
 
 
 def evaluate(run: Run, results: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from lightlm_jax.evaluation.users import SHOWN
 from lightlm_jax.reporting import charts
-from lightlm_jax.reporting.advice import missing, note
+from lightlm_jax.reporting.advice import note, without
 from lightlm_jax.reporting.run_files import Log, Run, at
 from lightlm_jax.reporting.sections import RULES
 
@@ -31,12 +31,12 @@ def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
   """Returns the concentration of exposure on popular items, and exposure metrics."""
-  lines = _without_users(runs)
+  lines = without(runs, "table of users", lambda run: run.users is not None)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
   figures = []
   if listed and log is None:
     lines.append(note(f"Item popularity needs the log: {no_log}"))
-  elif listed:
+  elif log is not None and listed:
     bought_I = np.bincount(log.train.item_E, minlength=log.train.num_items)
     target_I = np.bincount(log.requests.target_N, minlength=log.train.num_items)
     for rule, title in RULES.items():
@@ -74,7 +74,7 @@ def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
   """Returns a few users with their history, recommendations and target."""
-  lines = _without_users(runs)
+  lines = without(runs, "table of users", lambda run: run.users is not None)
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
     return {"users": [], "missing": lines, "how": ""}
@@ -150,15 +150,6 @@ def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
   from_hits = min(len(hit), max(size // 2, size - len(miss)))
   rows = np.concatenate([hit[:from_hits], miss[: size - from_hits]])
   return np.sort(rows).tolist()
-
-
-def _without_users(runs: Sequence[Run]) -> list[dict[str, str | None]]:
-  """Returns a line for each finished run without a table of users."""
-  return [
-    missing(run, "table of users")
-    for run in runs
-    if at(run.results, "metrics") and run.users is None
-  ]
 
 
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.reporting import charts
-from lightlm_jax.reporting.advice import missing, note, train
+from lightlm_jax.reporting.advice import missing, note, train, without
 from lightlm_jax.reporting.run_files import Run, at
 from lightlm_jax.runs import results as results_lib
 
@@ -84,9 +84,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
     label = f"NDCG@10 with 95 % intervals, {name}: {shown}"
     chart = charts.means(rows, x="NDCG@10", label=label) if rows else None
     rules.append({"name": name, "chart": chart, "pairs": pairs.get(rule, [])})
-  lines = [
-    missing(run, "table of users") for run in runs if run.results and run.users is None
-  ]
+  lines = without(runs, "table of users", lambda run: run.users is not None)
   return {"rules": rules, "missing": lines}
 
 
@@ -103,7 +101,8 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
       pairs = [(record["step"], at(record, *path)) for record in run.journal]
       pairs = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
       if pairs:
-        curves.append(charts.Line(run.name, *zip(*pairs), series))
+        steps, values = zip(*pairs)
+        curves.append(charts.Line(run.name, steps, values, series))
     if curves:
       last = ", ".join(f"{c.name} {c.y[-1]:.4f}" for c in curves)
       highest = max(max(c.y) for c in curves)
@@ -131,34 +130,30 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():
     parts = at(known[0][1].results, "slices", "seen_excluded", dimension) or {}
-    asked = {name: part["users"] for name, part in parts.items() if part["users"]}
-    if len(asked) == 1:
-      ((name, users),) = asked.items()
+    sizes = {name: part["users"] for name, part in parts.items() if part["users"]}
+    if len(sizes) == 1:
+      ((name, users),) = sizes.items()
       whole.append(f"{title}: {_words(name)}, all {users:,} users.")
-    if len(asked) < 2:
+    if len(sizes) < 2:
       continue
     if len(runs) == 1:
       columns = [(n, runs[0], r, s) for s, (r, n) in enumerate(RULES.items(), 1)]
-      found = {None: _bars(asked, columns, dimension, "both rules")}
+      found = {None: _bars(sizes, columns, dimension, "both rules")}
     else:
       found = {
-        name: _bars(asked, [(r.name, r, rule, s) for s, r in known], dimension, name)
+        name: _bars(sizes, [(r.name, r, rule, s) for s, r in known], dimension, name)
         for rule, name in RULES.items()
       }
-    empty = [_words(name) for name in parts if name not in asked]
+    empty = [_words(name) for name in parts if name not in sizes]
     dimensions.append({"title": title, "empty": empty, "charts": found})
-  lines = [
-    missing(run, "slices")
-    for run in runs
-    if at(run.results, "metrics") and not at(run.results, "slices")
-  ]
+  lines = without(runs, "slices", lambda run: at(run.results, "slices"))
   return {"dimensions": dimensions, "whole": whole, "missing": lines}
 
 
-def _bars(asked: dict[str, int], columns, dimension: str, label: str):
+def _bars(sizes: dict[str, int], columns, dimension: str, label: str):
   """Returns a chart with a bar of every (name, run, rule, series) for each slice."""
   groups = []
-  for part, users in asked.items():
+  for part, users in sizes.items():
     path = (dimension, part, "mean", DECIDING)
     found = [
       charts.Bar(name, at(run.results, "slices", rule, *path), series)
