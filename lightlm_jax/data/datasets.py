@@ -44,11 +44,7 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
-  """Returns the dataset without users below `config.data.min_len` interactions.
-
-  Raises:
-    UserError: no user is left.
-  """
+  """Removes users below `config.data.min_len` interactions; a UserError if all are."""
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(
@@ -79,13 +75,12 @@ def _read(folder: epath.Path, with_attributes: bool) -> Dataset:
     log = formats.read_sequences(folder / "sequences.txt")
   else:
     log = formats.read_ratings(folder / "u.data")
-  titles, texts = formats.read_items(folder / "items.tsv", log.item_ids)
+  ids, attributes = log.item_ids, None
+  titles, texts = formats.read_items(folder / "items.tsv", ids)
   if titles is None:
-    titles = texts = formats.read_film_titles(folder / "u.item", log.item_ids)
-  attributes = None
+    titles = texts = formats.read_film_titles(folder / "u.item", ids)
   if with_attributes:
-    path = folder / "item_attributes.json"
-    attributes = formats.read_item_attributes(path, log.item_ids)
+    attributes = formats.read_item_attributes(folder / "item_attributes.json", ids)
   return Dataset(log, titles, None, attributes, texts)
 
 

@@ -74,11 +74,8 @@ class Plan:
     ends = np.cumsum(self.batches)
     bucket = np.searchsorted(ends, batch, side="right")
     first = ends[bucket] - np.array(self.batches)[bucket]
-    return (
-      bucket.astype(np.int32),
-      fold(key, bucket + 1),
-      (batch - first).astype(np.uint32),
-    )
+    number = (batch - first).astype(np.uint32)
+    return bucket.astype(np.int32), fold(key, bucket + 1), number
 
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
     """Returns a batch's rows in its bucket, [B] uint32, and which are real, [B] bool.
@@ -109,16 +106,16 @@ def positions(
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Empty buckets are dropped.
     drawn: see `Plan`; for inputs that do not depend on the position.
-    rows: how examples share rows, in a single bucket; None = one example per row.
+    rows: how examples share rows; None = one example per row.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
   window = widths[-1]
   if rows is None:
     bucket_E = np.searchsorted(widths, length_E)
-    examples = [np.flatnonzero(bucket_E == b)[:, None] for b in range(len(widths))]
-    widths = tuple(w for w, example in zip(widths, examples) if len(example))
-    examples = [example for example in examples if len(example)]
+    filled = np.unique(bucket_E)
+    examples = [np.flatnonzero(bucket_E == b)[:, None] for b in filled]
+    widths = tuple(widths[b] for b in filled)
   else:
     row_E, column_E = pack(rows.length_E, rows.width, seed, rows.most)
     widths = (int(np.bincount(row_E, weights=length_E).max()),)
@@ -140,15 +137,9 @@ def packs(
 ) -> tuple[Packs, Plan]:
   """Packs users' histories into rows; every item but a user's last has a target.
 
-  Args:
-    train: users with a single interaction are skipped.
-    seed: of the packing and of the order.
-    batch_size: rows per step.
-    width: columns of a row; longer histories are cut to their last items.
-    whole: whether the items that are cut off go into rows of their own.
-
-  Raises:
-    UserError: no user has two interactions.
+  Histories longer than `width` are cut to their last items; if `whole`, the items that
+  are cut off go into rows of their own. `batch_size` is in rows. It is a UserError if
+  no user has two interactions.
   """
   user_N = np.flatnonzero(train.length_U >= 2)
   if not len(user_N):

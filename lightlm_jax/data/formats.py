@@ -1,4 +1,7 @@
-"""Readers of log files. Each returns the in-memory log, or raises a UserError."""
+"""Readers of log files.
+
+A file that is damaged, or has another form, is a UserError with the number of the line.
+"""
 
 from collections.abc import Collection, Sequence
 import io
@@ -17,11 +20,7 @@ MOST_DIGITS = 11  # of seconds since 1970; longer numbers are another unit
 
 
 def read_sequences(path: epath.Path) -> interactions.Interactions:
-  """Reads lines `user item item …`, one per user, with items in time order.
-
-  Raises:
-    UserError: the file is missing or empty, or a line (by number) has another form.
-  """
+  """Reads lines `user item item …`, one per user, with items in time order."""
   if not path.exists():
     raise UserError(f"{path} does not exist; give a file of lines `user item item …`")
   rows, seen = [], {}
@@ -53,9 +52,6 @@ def read_ratings(path: epath.Path) -> interactions.Interactions:
 
   A header line is skipped. Every rating counts as an interaction, even a low one. Rows
   are sorted by time; equal times, which are frequent, keep the order of the lines.
-
-  Raises:
-    UserError: the file is missing or empty, or a line (by number) has another form.
   """
   if not path.exists():
     raise UserError(
@@ -96,10 +92,8 @@ def read_items(
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
   """Reads titles and texts of `item_ids` from a tab-separated file with a header.
 
-  Returns:
-    Titles: the column `title`, or the last one if there is none. Texts: the columns of
-    TEXTS in the order of the file, or the last one if there is none. "" for items that
-    the file lacks. (None, None) if there is no such file.
+  A title is the column `title`, a text the columns of TEXTS in the order of the file;
+  without such a column each is the last one. "" = the file lacks the item.
   """
   if not path.exists():
     return None, None
@@ -146,10 +140,7 @@ def read_attribute_names(
 
   The JSON object maps raw item ids to lists of attributes, which are whole numbers or
   texts (3 and "3" are the same). Items that it lacks have no attributes; items outside
-  the catalogue are ignored.
-
-  Raises:
-    UserError: the file has another form, or none of these items.
+  the catalogue are ignored, unless there are no others.
   """
   if not path.exists():
     return None
@@ -203,9 +194,6 @@ def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
   """Returns the text of a UTF-8 file, with or without a byte order mark.
 
   With `or_latin_1`, a file that is not UTF-8 is read as Latin-1.
-
-  Raises:
-    UserError: the file cannot be read.
   """
   try:
     content = path.read_bytes()

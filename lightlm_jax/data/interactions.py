@@ -65,17 +65,14 @@ def from_sequences(
 
   Users and items are numbered in the order of a seeded hash of the raw id. Neither the
   order of the file nor numbers in raw ids can then leak into a code, a last token or
-  the order of ties (numbering by first appearance reveals the next item).
+  the order of ties (numbering by first appearance reveals the next item). Runs are
+  comparable only under the same seed.
 
   Args:
     rows: each user once.
     times: seconds of each row's items, ascending; None if unknown.
-    seed: key of the hash. Runs are comparable only under the same key.
   """
-  users, sequences = [], []
-  for user, items in rows:
-    users.append(user)
-    sequences.append(items)
+  users, sequences = zip(*rows)
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
   raw_items, raw_item_E = np.unique(flat, return_inverse=True)
   order_I = hash_order(raw_items, seed)
@@ -102,9 +99,8 @@ def concatenate_rows(
   values: np.ndarray, start_R: np.ndarray, length_R: np.ndarray
 ) -> np.ndarray:
   """Returns the rows `values[start[r] : start[r] + length[r]]`, concatenated."""
-  row_start_R = np.cumsum(length_R) - length_R
-  within = np.arange(length_R.sum()) - np.repeat(row_start_R, length_R)
-  return values[np.repeat(start_R, length_R) + within]
+  shift_R = start_R - (np.cumsum(length_R) - length_R)
+  return values[np.arange(length_R.sum()) + np.repeat(shift_R, length_R)]
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:

@@ -1,9 +1,8 @@
 """Logs in Parquet files: the output of a preparation, and the copy beside a run.
 
-`python -m lightlm_jax.prepare` writes the first, see preprocess/shards_out.py. The copy
-makes a run self-contained: `interactions.parquet` has the columns user, item and
-optionally timestamp (seconds), with users and their rows in order; `items.parquet` has
-the catalogue in order: item and its metadata.
+For the first see preprocess/shards_out.py. The copy makes a run self-contained:
+`interactions.parquet` has the columns user, item and optionally timestamp (seconds),
+`items.parquet` item and its metadata, both in the order of the log.
 """
 
 from collections.abc import Mapping
@@ -113,11 +112,7 @@ def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
 
 
 def read_snapshot(folder: epath.Path) -> Dataset | None:
-  """Reads the copy beside a run; returns None if there is none.
-
-  Raises:
-    UserError: it is damaged.
-  """
+  """Reads the copy beside a run; None = there is none, a UserError = it is damaged."""
   if not (folder / folder_lib.MANIFEST).exists():
     return None
   try:

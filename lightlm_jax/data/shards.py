@@ -35,14 +35,9 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """The rows of a folder, by number."""
+  """The rows of a folder, by number; a UserError if it is missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
-    """Opens a folder from `write`.
-
-    Raises:
-      UserError: it is missing or incomplete.
-    """
     folder = epath.Path(folder)
     try:
       with folder_lib.opened(folder) as whole:
@@ -168,9 +163,6 @@ def write(
   """Writes the rows of several feeds, completely or not at all; returns the manifest.
 
   The feeds are of blocks of users, each with a single bucket and without drawn targets.
-
-  Raises:
-    UserError: the folder cannot be written.
   """
   files, writer = [], None
   rows = width = window = targets = 0

@@ -96,11 +96,7 @@ def of_run(config: RunConfig, log: Interactions) -> Split:
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split of `config.split`.
-
-  Raises:
-    UserError: the log cannot be split this way.
-  """
+  """Returns the split of `config.split`; a UserError if the log has none like it."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)
@@ -133,9 +129,6 @@ def ratio(
   it: at test the whole validation part joins the input. The later items of a part are
   neither trained on nor predicted. Users with fewer than three interactions are trained
   on and have no request.
-
-  Raises:
-    UserError: the shares leave nothing for training.
   """
   _check_shares(validation_share, test_share)
   length_U = log.length_U
@@ -286,9 +279,6 @@ def learn_from(split: Split, share: float) -> Split:
   A keyed hash of the raw id alone decides whether a user is in: the users of a share
   are a subset of those of any larger share, in every log. A user who is out keeps an
   empty training row, and requests with the full history.
-
-  Raises:
-    UserError: the share leaves no training interaction.
   """
   if share == 1:
     return split

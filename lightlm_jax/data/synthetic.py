@@ -151,9 +151,8 @@ def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
           f"{len(config.follow_odds)} follow-ups: raise num_items"
         )
       # The least used candidates come first, so that follow-ups cover the catalogue.
-      item = rng.choice(
-        np.flatnonzero(allowed_I & (dealt_I == dealt_I[allowed_I].min()))
-      )
+      rare_I = allowed_I & (dealt_I == dealt_I[allowed_I].min())
+      item = rng.choice(np.flatnonzero(rare_I))
       follow_SI[shelf, item] = odds
       dealt_I[item] += 1
   return Tastes(

@@ -28,8 +28,7 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
       file, with the columns `user` and `item` (texts or whole numbers) and optionally
       `timestamp` (a date, or whole seconds since 1970). A user's rows are sorted by
       time; without times, and for equal ones, the order of the table counts.
-    items: likewise, one item per row, with the column `item` and at least one of
-      formats.TEXTS; None = there is no metadata.
+    items: the same forms, one item per row, with `item` and at least one of TEXTS.
 
   Raises:
     UserError: a column is missing or has the wrong type, or an id is missing.

@@ -41,9 +41,6 @@ def learn(texts: Sequence[str], vocab_size: int) -> str:
 
   Equal sets of texts give equal JSON. `vocab_size` is the largest number of tokens, at
   least 256: one for every byte.
-
-  Raises:
-    UserError: the library is not installed.
   """
   tokenizers = _library()
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -70,12 +67,8 @@ def write(
 ) -> Tokens:
   """Returns the catalogue in the tokenizer's tokens, at most `most` per item.
 
-  Args:
-    tokenizer: from `learn`.
-    texts: [I]; an empty one becomes the token EMPTY.
-    most: tokens per item; longer texts are cut.
-    attributes: [I] int arrays, numbered from 0; each is a token after the text, which
-      is cut if they do not fit otherwise. None = none.
+  An item without text is the token EMPTY. Attributes (int arrays, numbered from 0) are
+  tokens after the text, which is cut if they do not fit otherwise.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()
@@ -129,11 +122,7 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns the run's tokenizer (None = train one) and the catalogue in its tokens.
-
-  Raises:
-    UserError: see `check`.
-  """
+  """Returns the run's tokenizer (None = train one) and the catalogue in its tokens."""
   check(config, texts, attributes)
   assert texts is not None, "checked above"
   if tokenizer is None:
@@ -177,6 +166,7 @@ def _clean(text: str) -> str:
 
 
 def _library():
+  """Returns Hugging Face's tokenizers; a UserError if they are not installed."""
   try:
     import tokenizers  # noqa: PLC0415, of the extra `text`
   except ImportError:

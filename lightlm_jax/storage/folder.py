@@ -48,11 +48,7 @@ class Whole(NamedTuple):
   manifest: dict[str, Any]
 
   def read(self, name: str, sha256: str | None = None) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-      ValueError: its SHA-256 is not `sha256`, by default that in the manifest.
-    """
+    """Returns a file, whose SHA-256 has to be the given one, or the manifest's."""
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")
     content = (self.path / name).read_bytes()
@@ -66,13 +62,8 @@ def write(
 ) -> None:
   """Writes the files by name, then the manifest, in whichever process calls it.
 
-  Args:
-    folder: made if it does not exist.
-    files: contents by name.
-    manifest: JSON, with the SHA-256 of the files: see `digests`.
-
-  Raises:
-    UserError: the file system refuses.
+  The folder is made if it does not exist. The manifest has the SHA-256 of the files,
+  see `digests`.
   """
   atomic.make_folder(folder)
   for name, content in files.items():
@@ -110,16 +101,12 @@ def opened(folder: epath.Path) -> Iterator[Whole]:
 class Lock(NamedTuple):
   """A lock that is held until its file is closed, in every process that has it open."""
 
-  file: IO  # open
+  file: IO
   is_real: bool  # False = the disk has no locks, and no process is kept out
 
 
 def try_lock(path: epath.PathLike) -> Lock | None:
-  """Locks a file, which is made; returns None if another process holds the lock.
-
-  Raises:
-    OSError: the file cannot be made.
-  """
+  """Makes and locks a file; returns None if another process holds the lock."""
   file = open(path, "w")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,15 +127,12 @@ def locked(
 ) -> Iterator[None]:
   """Keeps other processes out of a block, until it or the process ends.
 
-  Without locks (an address such as gs://…, some shared disks) no process is kept out.
-
-  Args:
-    folder: an existing one; the lock is its file `.lock`.
-    refuse: the error's line if another process holds the lock; None = wait for it.
-    before_waiting: called before the wait.
+  The lock is the folder's file `.lock`. Without locks (an address such as gs://…, some
+  shared disks) no process is kept out.
 
   Raises:
-    UserError: another process holds the lock, or the folder cannot be written into.
+    UserError: another process holds the lock, and `refuse` is the line to say so
+      rather than to wait; or the folder cannot be written into.
   """
   if "://" in str(folder):
     yield

@@ -1,6 +1,7 @@
 """Reads JSON that others may have written."""
 
 from collections.abc import Collection
+import contextlib
 import json
 from typing import Any
 
@@ -17,17 +18,15 @@ def loads(text: str | bytes) -> Any:
   Raises:
     ValueError: the text is no JSON, or has more than DEEPEST levels.
   """
-  try:
+  with contextlib.suppress(RecursionError):
     value = json.loads(text)
-  except RecursionError:
-    raise ValueError(f"more than {DEEPEST} levels of brackets")
-  level = [value]
-  for _ in range(DEEPEST + 1):
-    lists = [inner for inner in level if isinstance(inner, list)]
-    lists += [inner.values() for inner in level if isinstance(inner, dict)]
-    level = [value for inner in lists for value in inner]
-    if not level:
-      return value
+    level = [value]
+    for _ in range(DEEPEST + 1):
+      lists = [inner for inner in level if isinstance(inner, list)]
+      lists += [inner.values() for inner in level if isinstance(inner, dict)]
+      level = [value for inner in lists for value in inner]
+      if not level:
+        return value
   raise ValueError(f"more than {DEEPEST} levels of brackets")
 
 

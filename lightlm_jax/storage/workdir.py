@@ -79,11 +79,7 @@ def read(
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns results.json, None before the end of the training.
-
-  Raises:
-    UserError: it is damaged.
-  """
+  """Returns results.json, None before the end of the training."""
   path = workdir / "results.json"
   if not path.exists():
     return None

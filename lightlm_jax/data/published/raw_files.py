@@ -51,11 +51,7 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Checks a download's SHA-256, if known; unpacked files are not checked.
-
-  Raises:
-    UserError: it differs from the published one.
-  """
+  """Checks a download's SHA-256, if it is known; unpacked files are not checked."""
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)
@@ -74,20 +70,14 @@ def unreachable(url: str) -> str | None:
   except urllib.error.HTTPError as error:
     # Some servers do not support HEAD.
     return None if error.code in (405, 501) else f"it answers {error.code}"
-  except urllib.error.URLError as error:
-    reason = error.reason
-    return first_line(reason) if isinstance(reason, Exception) else str(reason)
   except (OSError, http.client.HTTPException, ValueError) as error:
-    return first_line(error)
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return first_line(reason) if isinstance(reason, Exception) else str(reason)
   return None
 
 
 def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
-  """Yields the lines of a plain, gzip or zip file; None = longer than LONGEST.
-
-  Raises:
-    UserError: the file is damaged, cut off or missing.
-  """
+  """Yields the lines of a plain, gzip or zip file; None = longer than LONGEST."""
   number = 0
   try:
     with path.open("rb") as file, _unpacked(raw, file) as text:

@@ -95,11 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads the metadata of the wanted items, by their raw ids.
-
-  Raises:
-    UserError: the file is damaged, or has none of them.
-  """
+  """Reads the metadata of the wanted items by raw id; a UserError if there is none."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:

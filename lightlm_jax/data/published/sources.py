@@ -137,50 +137,44 @@ def _movielens(
   )
 
 
-_YELP = Source(
-  name="yelp",
-  about="Yelp, the visits of 2019, 5-core",
-  ratings=RawFile("yelp_academic_dataset_review.json"),
-  items=RawFile("yelp_academic_dataset_business.json"),
-  rating=raw_rows.yelp_rating,
-  item=raw_rows.yelp_item,
-  by_hand="accept the terms at https://www.yelp.com/dataset and unpack the archive "
-  "(the figures in print are of the release that ends in December 2019)",
-  core=5,
-  first_time=raw_rows.yelp_seconds("2019-01-01 00:00:00"),
-  last_time=raw_rows.yelp_seconds("2019-12-31 00:00:00"),
-  published=Counts(30_431, 20_033, 316_354),
-)
-
-_MOVIELENS = (
-  _movielens(
-    "ml-1m",
-    "ratings.dat",
-    "movies.dat",
-    "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-    about="MovieLens-1M",
-    rating=raw_rows.movielens_1m_rating,
-    item=raw_rows.movielens_1m_item,
-    published=Counts(6_040, 3_706, 1_000_209),
-  ),
-  _movielens(
-    "ml-100k",
-    "u.data",
-    "u.item",
-    "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-    about="MovieLens-100k",
-    rating=raw_rows.movielens_100k_rating,
-    item=raw_rows.movielens_100k_item,
-    published=Counts(943, 1_682, 100_000),
-  ),
-)
-
 SOURCES = {
   source.name: source
   for source in (
     *(_amazon_2014(name, category) for name, category in SHORT.items()),
-    _YELP,
-    *_MOVIELENS,
+    Source(
+      name="yelp",
+      about="Yelp, the visits of 2019, 5-core",
+      ratings=RawFile("yelp_academic_dataset_review.json"),
+      items=RawFile("yelp_academic_dataset_business.json"),
+      rating=raw_rows.yelp_rating,
+      item=raw_rows.yelp_item,
+      by_hand="accept the terms at https://www.yelp.com/dataset and unpack the archive "
+      "(the figures in print are of the release that ends in December 2019)",
+      core=5,
+      first_time=raw_rows.yelp_seconds("2019-01-01 00:00:00"),
+      last_time=raw_rows.yelp_seconds("2019-12-31 00:00:00"),
+      published=Counts(30_431, 20_033, 316_354),
+    ),
+    _movielens(
+      "ml-1m",
+      "ratings.dat",
+      "movies.dat",
+      "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+      about="MovieLens-1M",
+      rating=raw_rows.movielens_1m_rating,
+      item=raw_rows.movielens_1m_item,
+      published=Counts(6_040, 3_706, 1_000_209),
+    ),
+    _movielens(
+      "ml-100k",
+      "u.data",
+      "u.item",
+      "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+      about="MovieLens-100k",
+      rating=raw_rows.movielens_100k_rating,
+      item=raw_rows.movielens_100k_item,
+      published=Counts(943, 1_682, 100_000),
+    ),
     *(
       _amazon_2014(f"amazon2014-{category}", category)
       for category in CATEGORIES_2014
