@@ -212,7 +212,7 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
         panel.errorbar(row.mean, 36 * n + 25, xerr=ends, capsize=4, color=colour)
       panel.plot(row.mean, 36 * n + 25, "o", markersize=7, color=colour)
       room = WIDTH - 2 * _MARGIN - 7 * len(text)
-      name = _clip(row.name, int(room / 7))
+      name = clip(row.name, int(room / 7))
       panel.text(0, 36 * n + 13, name, weight="bold", **options)
       panel.text(1, 36 * n + 13, text, ha="right", **options)
     return _finished(figure, panel, x, label)
@@ -255,5 +255,6 @@ def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
   return x_P[kept], y_P[kept]
 
 
-def _clip(text: str, letters: int) -> str:
+def clip(text: str, letters: int) -> str:
+  """Returns at most this many letters; a text that is cut ends in an ellipsis."""
   return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"

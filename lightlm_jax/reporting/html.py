@@ -20,7 +20,6 @@ def render(template: str, content: dict[str, Any]) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.globals["short"] = _short
   environment.filters["in_code"] = _in_code
   return environment.get_template(template).render(content)
 
@@ -32,16 +31,6 @@ def colours() -> dict[str, str]:
   return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
 
 
-def _short(share: float) -> str:
-  """Returns three decimals without the leading zero: two of them fit a table cell."""
-  return f"{share:.3f}".removeprefix("0")
-
-
 def _in_code(text: str) -> Markup:
   """Returns the text escaped, with what stands between backticks as code."""
-  parts = text.split("`")
-  shown = (
-    Markup("<code>{}</code>").format(part) if n % 2 else escape(part)
-    for n, part in enumerate(parts)
-  )
-  return Markup("").join(shown)
+  return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -165,20 +165,14 @@ def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[str, Any]:
-  rank, ties = row[f"{rule}_rank"], row[f"{rule}_ties"]
-  items = row[f"{rule}_items"]
-  if row["target_seen"] and rule == "seen_excluded":
-    place = "a miss, because the target is in the history"
-  elif not rank:
-    place = "the target is not in the list"
-  elif ties:
-    place = f"the target is tied at ranks {rank:,} to {rank + ties:,}"
-  else:
-    place = f"the target is at rank {rank:,}"
   return {
     "run": name,
-    "place": place,
-    "items": [texts.text(item) | {"hit": item == row["target"]} for item in items],
+    "rank": row[f"{rule}_rank"],
+    "ties": row[f"{rule}_ties"],
+    "is_seen": row["target_seen"],
+    "items": [
+      texts.text(item) | {"hit": item == row["target"]} for item in row[f"{rule}_items"]
+    ],
   }
 
 
@@ -194,9 +188,7 @@ class _Texts:
 
   def text(self, item: str) -> dict[str, str]:
     """Returns the item's text, and its raw id if that differs."""
-    title = self._title.get(item) or item
-    if len(title) > LETTERS:
-      title = title[: LETTERS - 1] + "…"
+    title = charts.clip(self._title.get(item) or item, LETTERS)
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
   def history(self, user: str) -> list[dict[str, str]]:
