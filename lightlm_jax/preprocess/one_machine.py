@@ -44,7 +44,12 @@ class OneMachine:
       found = rows.read(source, piece, options, layout.parts)
       return sum(sizes[: source.index]) + piece.read, *found
 
-    for done, by_part, found in _ahead(read, _pieces(sources, options.block_bytes)):
+    pieces = (
+      (source, piece)
+      for source in sources
+      for piece in readers.pieces(source, options.block_bytes)
+    )
+    for done, by_part, found in _ahead(read, pieces):
       tally += found
       spool.add(by_part)
       self._progress.update(task, completed=done)
@@ -98,14 +103,6 @@ class _Spool:
         tables.append(pyarrow.ipc.open_stream(buffer).read_all())
       path.unlink()
     return pyarrow.concat_tables(tables)
-
-
-def _pieces(
-  sources: Sequence[Source], block_bytes: int
-) -> Iterator[tuple[Source, readers.Piece]]:
-  for source in sources:
-    for piece in readers.pieces(source, block_bytes):
-      yield source, piece
 
 
 def _ahead(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:

@@ -11,7 +11,6 @@ the user's times, int64 seconds since 1970 (if the log has any), then the items,
 """
 
 from collections.abc import Sequence
-import io
 import itertools
 import os
 import shutil
@@ -22,10 +21,9 @@ from array_record.python import array_record_module
 from etils import epath
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from lightlm_jax.preprocess.sequences import Users
-from lightlm_jax.storage import atomic
+from lightlm_jax.storage import atomic, parquet
 from lightlm_jax.storage import folder as folder_lib
 
 ITEMS = "items.parquet"
@@ -60,10 +58,7 @@ def write_shard(
 
 def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
   """Writes a table; returns its name, bytes and SHA-256."""
-  sink = io.BytesIO()
-  table = pyarrow.table(columns)
-  pyarrow.parquet.write_table(table, sink, compression="zstd", row_group_size=2**20)
-  atomic.write_own(path, sink.getbuffer())
+  atomic.write_own(path, parquet.to_bytes(pyarrow.table(columns)))
   return _about(path)
 
 
