@@ -22,7 +22,6 @@ from lightlm_jax.runs import export as export_lib
 from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("_compiled_fast")
 K, E = 5, 16
 # The loader of the artefact's README, in a process that cannot import this package.
 ELSEWHERE = """

@@ -102,7 +102,7 @@ def kinds(mark):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, _compiled_fast):
+def saved(tmp_path_factory):
   """A saved recommender that has every kind of file: checkpoints, ids, a log."""
   path = tmp_path_factory.mktemp("saved") / "run"
   log = small.log()

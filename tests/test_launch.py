@@ -118,8 +118,7 @@ def test_two_local_processes_save_and_end_when_the_script_is_told_to(tmp_path):
     "--config.split.kind=none",
     "--config.baselines=()",
   ]
-  flags = "--xla_backend_optimization_level=0"  # compiling is nearly all of the time
-  environment = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": flags}
+  environment = os.environ | {"PYTHON": sys.executable}
   options = {"cwd": ROOT, "env": environment, "text": True}
   script = subprocess.Popen(
     command, **options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -18,8 +18,6 @@ from lightlm_jax.evaluation import likelihood
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import base, item_scores
 
-pytestmark = pytest.mark.usefixtures("_compiled_fast")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WithSoftmax(item_scores.Softmax, Scored):

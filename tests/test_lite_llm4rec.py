@@ -24,7 +24,6 @@ from lightlm_jax.runs import describe, evaluate, train
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lite_llm4rec, next_item, registry
 
-pytestmark = pytest.mark.usefixtures("_compiled_fast")
 I, V, T, H = 30, 20, 5, 8
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
 TARGETS = [9, 2, 0, 13]

@@ -25,7 +25,6 @@ from lightlm_jax.runs import evaluate, train
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import lite_llm4rec_beam
 
-pytestmark = pytest.mark.usefixtures("_compiled_fast")
 SOURCES = ("hierarchical", "flat")
 every_source = pytest.mark.parametrize("source", SOURCES)
 # Ids of two tokens, but of item 7 three, and of 8 one.

@@ -38,8 +38,6 @@ def start(count, workdir, *more):
     for name, value in os.environ.items()
     if not name.lower().endswith("_proxy")
   }
-  # Compiling is nearly all of the time.
-  kept |= {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -64,7 +64,7 @@ def again(path, to):
 
 
 @pytest.fixture(scope="module")
-def fitted(_compiled_fast):
+def fitted():
   model = Recommender.from_config("sasrec:tiny", **FIELDS)
   return model.fit(table(), ITEMS)
 

@@ -10,7 +10,6 @@ from lightlm_jax.inference import serve
 from lightlm_jax.systems import base
 from lightlm_jax.training import speed
 
-pytestmark = pytest.mark.usefixtures("_compiled_fast")
 every_system = pytest.mark.parametrize(
   "name",
   [
