@@ -35,10 +35,6 @@ def decide(
 ) -> tuple[list[Source], str | None]:
   """Returns how to read the files, and the unit of their times; logs both.
 
-  Args:
-    found: paths and formats.
-    options: the flags about columns.
-
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
   """

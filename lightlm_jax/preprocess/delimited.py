@@ -26,14 +26,9 @@ _MOST_CHARACTERS = 2**20
 def screen(
   source: Source, content: bytes, first: int, last: bool, tally: Tally
 ) -> tuple[bytes, np.ndarray, bytes, int]:
-  """Screens the lines of a block.
+  """Screens a block of whole lines, of which the first has the number `first`.
 
-  Args:
-    source: the file.
-    content: whole lines.
-    first: the number of the first line.
-    last: whether this is the last block.
-    tally: counts the rejected lines; blank lines do not count.
+  Rejected lines are counted in the tally; blank lines do not count.
 
   Returns:
     The rows, separated by line feeds; int64, the first line number of each row; bytes

@@ -76,15 +76,9 @@ def parquet_schema(path: epath.Path) -> pyarrow.Schema:
 def parquet_rows(
   path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
-  """Yields the columns of a Parquet file in batches of rows.
+  """Yields the converted columns of a Parquet file by role, in batches of rows.
 
-  Args:
-    path: of the file.
-    names: column names by role.
-    convert: applied to every column.
-
-  Yields:
-    Columns by role, the number of rows, and bytes of the file read so far.
+  Each batch comes with its number of rows and the bytes of the file read so far.
 
   Raises:
     UserError: the file is damaged.

@@ -58,13 +58,9 @@ def users_of(table: pyarrow.Table) -> Users:
 
 
 def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
-  """Returns the users of one part of the log.
+  """Returns the users of one part of the log, from its rows in any order.
 
   Rows of equal times are ordered by (file, line, place in the line).
-
-  Args:
-    rows: all rows of the part, from `rows.read`, in any order.
-    options: the filters.
 
   Returns:
     The users, with items numbered within the part; the items as a table of `item` and
@@ -106,13 +102,7 @@ def shard_bounds(users: Users, shards: int) -> np.ndarray:
 
 
 def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
-  """Returns [E] bool: rows with allowed items, of users with enough such rows.
-
-  Args:
-    users: U users, E rows.
-    allowed_I: bool, by item number.
-    min_len: fewest rows of a user, at least 1.
-  """
+  """Returns [E] bool: rows with allowed items, of users with `min_len` such rows."""
   keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))

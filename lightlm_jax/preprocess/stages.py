@@ -90,19 +90,11 @@ def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
 
 
 def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.ndarray:
-  """Computes the k-core: drops short users and rare items until none is left.
+  """Computes the k-core: the rows of each item, [I] int64; 0 for dropped items.
 
-  Every round is one pass over the parts; between rounds one flag per item is kept.
-
-  Args:
-    layout: of numbered parts.
-    engine: runs a step for every part.
-    items: I, size of the catalogue.
-    min_len: fewest rows of a user.
-    min_rows: fewest rows of an item.
-
-  Returns:
-    [I] int64, the rows that each item keeps; 0 for dropped items.
+  Users of fewer than `min_len` rows and items of fewer than `min_rows` are dropped
+  until none is left. Every round is one pass over the parts, by the engine; between
+  rounds one flag per item is kept.
   """
   allowed_I, before, rounds = np.ones(items, bool), -1, 0
   while True:

@@ -46,15 +46,12 @@ def guess(values: pl.Series) -> str | None:
 
 
 def micros(values: pl.Series, unit: str) -> pl.Series:
-  """Returns Int64 microseconds; null if invalid or outside the years 1970 to 9999.
+  """Returns texts, numbers, dates or times as Int64 microseconds since 1970.
 
-  Args:
-    values: text, numbers, dates or times.
-    unit: one of UNITS.
+  Null if invalid or outside the years 1970 to 9999.
   """
   if values.dtype == pl.Date:
-    days = values.to_physical().cast(pl.Int64)
-    found = days.set(~days.is_between(0, _END // 86_400), None) * (86_400 * 10**6)
+    found = _from_numbers(values.to_physical().cast(pl.Int64) * 86_400, per_second=1)
   elif isinstance(values.dtype, pl.Datetime):
     # The physical value counts from 1970 in UTC, whatever the zone.
     found = _from_numbers(values.to_physical(), _PER_SECOND[values.dtype.time_unit])

@@ -64,9 +64,7 @@ def quoted(run: Run) -> str:
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
-  Args:
-    run: the run.
-    groups: only fields of these groups; none = all.
+  Without `groups` all fields are overridden, else only those of these groups.
   """
   fields = config_lib.own_fields(run.config)
   system = fields.get("system")

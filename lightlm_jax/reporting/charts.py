@@ -159,13 +159,7 @@ def lines(
 
 
 def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
-  """Returns horizontal bars with their values; each group has a title above it.
-
-  Args:
-    groups: at least one.
-    x: what the bars show.
-    label: the chart in words.
-  """
+  """Returns horizontal bars with their values; each group has a title above it."""
   height = sum(25 + 14 * len(group.bars) for group in groups)
   values = [bar.value for group in groups for bar in group.bars]
   high = max([value for value in values if value], default=1.0)
@@ -191,13 +185,7 @@ def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
 
 
 def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
-  """Returns a forest plot: a row for each mean and its interval, on one axis.
-
-  Args:
-    rows: at least one.
-    x: what the means are of.
-    label: the chart in words.
-  """
+  """Returns a forest plot: a row for each mean and its interval, on one axis."""
   with drawing.style(style()):
     figure, panel = _rows(36 * len(rows))
     panel.grid(visible=False, axis="y")

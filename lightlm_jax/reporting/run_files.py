@@ -62,12 +62,7 @@ class Log(NamedTuple):
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
-  """Reads the folder of a run.
-
-  Args:
-    workdir: the folder.
-    split_name: "test", or "validation" for the results of `evaluate` on it; then no
-      test results are read.
+  """Reads the folder of a run; of "validation" only results of `evaluate` on it.
 
   Raises:
     UserError: there is no run, one of its files is damaged, or it was not evaluated on
