@@ -68,14 +68,15 @@ def load(
   return tree_lib.replace(typed(card(name, preset)), overrides or {})
 
 
-def typed(config: Card | RunConfig) -> RunConfig:
-  """The configuration of a card; one that is typed already as it is.
+def typed(config: str | Card | RunConfig) -> RunConfig:
+  """The configuration of a card or of its name; a typed one as it is.
 
   Raises:
     UserError: as `from_tree`, or it is a study's.
   """
   if isinstance(config, RunConfig):
     return config
+  config = card(config) if isinstance(config, str) else config
   if is_study(config):
     raise UserError("this config is a study's; give it to python -m lightlm_jax.sweep")
   return tree_lib.from_tree(config.to_dict())

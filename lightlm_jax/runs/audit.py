@@ -7,7 +7,6 @@ from typing import Any
 
 from etils import epath
 
-from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig, WritesIds
 from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
@@ -16,8 +15,7 @@ from lightlm_jax.evaluation import leaks
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.runs import restore
-from lightlm_jax.runtime import log
+from lightlm_jax.runs import context, restore
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
@@ -26,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
-  """Audits the ids of a run, and leaves audit.json in its folder.
+  """Audits the ids of a run, and writes audit.json to its folder.
 
   Raises:
-    UserError: one line that says what to change; among others, the run's ids or its
-      log are not those that its configuration gives today.
+    UserError: as `audit`, or the run's ids or log are not those that its configuration
+      gives today.
   """
-  workdir, config = workdir_lib.read(workdir, {})
+  workdir, config = workdir_lib.read(workdir)
   if not isinstance(config, WritesIds):
     raise UserError(
       f"{workdir} is a run of {config.system}, which writes no ids; there is nothing "
@@ -48,7 +46,7 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   """Audits the ids of a configuration, logs and returns the findings.
 
   Args:
-    config: whose ids are built.
+    config: of a system that writes ids.
     workdir: of the run that must have the same ids; None = there is no run.
 
   Returns:
@@ -58,18 +56,10 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   Raises:
     UserError: one line that says what to change.
   """
-  if not isinstance(config, WritesIds):
-    raise UserError(
-      f"config.system {config.system} writes no ids; give a config of lightlm, such as "
-      "--config=toys"
-    )
-  config_lib.check(config)
+  config = context.check_writes_ids(config)
   _check_split(config)
-  log.set_up()
-  if workdir is None:
-    dataset = datasets.load(config)
-  else:
-    dataset = restore.dataset_of(workdir, config)
+  in_run = workdir is not None
+  dataset = restore.dataset_of(workdir, config) if in_run else datasets.load(config)
   interactions = dataset.log
   if config.ids.kind in ids_build.WARNINGS:
     logger.warning(ids_build.WARNINGS[config.ids.kind])
@@ -78,7 +68,7 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   logger.info(f"  {order}")
   logger.info(f"ids {config.ids.kind} …")
   as_is = split, book = _construct(config, dataset, interactions, config.seed)
-  if workdir is not None:
+  if in_run:
     _check_same_ids(workdir, split, book)
 
   def build(other: Interactions, seed: int) -> leaks.Ids:
@@ -130,7 +120,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """The attributes of a dataset's items, in the order of a log with other numbers."""
+  """The attributes of a dataset's items, in the order of a renumbered log."""
   if dataset.attributes is None:
     return None
   of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
@@ -138,7 +128,7 @@ def _attributes(dataset: datasets.Dataset, log: Interactions):
 
 
 def _check_split(config: RunConfig) -> None:
-  """Refuses splits whose held-out interactions the audit cannot tell."""
+  """Checks that the audit can find the held-out interactions of the split."""
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none': nothing is held out that could reach the ids; "
@@ -158,7 +148,7 @@ def _check_split(config: RunConfig) -> None:
 
 
 def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
-  """Refuses a run whose log or ids differ from those that were just built."""
+  """Checks that a run's log and ids equal those that were just built."""
   results = workdir_lib.read_results(workdir) or {}
   if results and results["split_sha256"] != split.sha256:
     raise UserError(workdir_lib.other_log(workdir))

@@ -1,17 +1,26 @@
 """RunContext and Run: configuration, data, devices, folder and system of a run."""
 
 import dataclasses
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import jax
 
-from lightlm_jax.config import RunConfig
+from lightlm_jax import config as config_lib
+from lightlm_jax.config import RunConfig, WritesIds
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.data.splits import Split
+from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids.codes import CodeBook
+from lightlm_jax.runtime import cache, log
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import Built
-from lightlm_jax.training.loop import Progress
+
+if TYPE_CHECKING:  # slow to import, and `index` needs none of it
+  from lightlm_jax.training.loop import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +28,10 @@ class RunContext:
   """A run before its system is built.
 
   Attributes:
-    config: of the run, perhaps decoded in another way.
+    config: of the run; its decoding may be another than in training.
     dataset: the log, with the items' texts and attributes.
-    split: of the log, as `config.split` says.
-    mesh: the devices of today.
+    split: of the log, by `config.split`.
+    mesh: the devices of this process.
     workdir: the run's folder.
   """
 
@@ -42,16 +51,38 @@ class Run(RunContext):
     built: the system, its tables on the mesh.
     params: on the mesh; of the best validation.
     progress: of the training; None for systems that are fitted.
-    step: that the parameters are of; likewise.
+    step: of the parameters; None likewise.
   """
 
   book: CodeBook | None
   built: Built
   params: Any
-  progress: Progress | None
+  progress: "Progress | None"
   step: int | None
 
 
-def with_system(context: RunContext, **found: Any) -> Run:
-  """The run of a context; `found` are the attributes that only a Run has."""
-  return Run(**vars(context), **found)
+def check_writes_ids(config: RunConfig) -> WritesIds:
+  """Checks a configuration whose ids are to be built, and sets up the log.
+
+  Raises:
+    UserError: its system writes none, or a value is wrong.
+  """
+  if not isinstance(config, WritesIds):
+    raise UserError(
+      f"config.system {config.system} writes no ids; give a config of lightlm, such as "
+      "--config=toys"
+    )
+  config_lib.check(config)
+  log.set_up()
+  return config
+
+
+def build_ids(config: WritesIds, dataset: Dataset, split: Split) -> CodeBook:
+  """Builds the ids of a run, or reads them from the cache."""
+  root = cache.cache_root() / "codes"
+  book = ids_build.book_of_run(
+    config.ids, split.train, dataset.attributes, config.seed, root
+  )
+  if config.ids.kind in ids_build.WARNINGS:
+    logger.warning(ids_build.WARNINGS[config.ids.kind])
+  return book

@@ -10,8 +10,8 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import LearnedConfig, ReadsTexts, RunConfig, WritesIds
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data import texts as texts_lib
-from lightlm_jax.ids import build as ids_build
-from lightlm_jax.runtime import cache, devices, log
+from lightlm_jax.runs import context
+from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import registry
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def describe(
   config: RunConfig, topology: str | None = None, chosen: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Sizes and FLOPs of a run (training/dry_run.py): builds ids, trains nothing.
+  """Returns sizes and FLOPs of a run (training/dry_run.py); trains nothing.
 
   Args:
     config: as for `train`.
@@ -40,13 +40,9 @@ def describe(
   config_lib.check_batches(config, mesh.shape["data"])
   dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
-  book = None
+  book = tokens = None
   if isinstance(config, WritesIds):
-    root = cache.cache_root() / "codes"
-    book = ids_build.book_of_run(
-      config.ids, split.train, dataset.attributes, config.seed, root
-    )
-  tokens = None
+    book = context.build_ids(config, dataset, split)
   if isinstance(config, ReadsTexts):
     _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
   built = registry.build(config.system, config, split.train, book, tokens)
@@ -65,17 +61,10 @@ def describe_elsewhere(
   platform: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
-  """`describe` for a slice of TPUs, whatever devices this machine has.
-
-  Args:
-    config: as for `train`.
-    topology: see training/topology.py.
-    dry_run: whether nothing else is asked for; must be.
-    platform: None or "cpu".
-    chosen: fields that were set by hand.
+  """`describe` for a slice of TPUs that this machine does not have.
 
   Raises:
-    UserError: training is asked for, or another platform.
+    UserError: not a dry run, or --platform is neither None nor "cpu".
   """
   if not dry_run:
     raise UserError(

@@ -12,6 +12,7 @@ from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.evaluation.all_metrics import all_metrics
+from lightlm_jax.evaluation.evaluator import Ranks
 from lightlm_jax.inference import state_index
 from lightlm_jax.runs import restore
 from lightlm_jax.runs import results as results_lib
@@ -38,10 +39,10 @@ def evaluate(
   Args:
     workdir: of a run, finished or not.
     split_name: "test" or "validation".
-    overrides: values by dotted field in place of the run's own. A
-      decoding.beam_size below 20 asks for so many items alone: metrics at a larger k
-      keep their names, and are those of the shorter list.
-    users: requests, drawn by the run's seed; 0 = all.
+    overrides: values by dotted field in place of the run's own. With a
+      decoding.beam_size below 20, lists are that short, and the metrics at a larger k
+      are those of the short list.
+    users: number of requests, drawn by the run's seed; 0 = all.
 
   Raises:
     UserError: one line that says what to change.
@@ -54,18 +55,49 @@ def evaluate(
   requests = _requests(context, split_name, users)
   run = restore.restore(context)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
-  found, table = _evaluate(run, split_name, requests, k)
-  variant = _variant(own, config, overrides, found["beam_size"])
-  _write(run, found, table, len(requests) if users else 0, variant)
-  return found
+  results, ranks = _evaluate(run, split_name, requests, k)
+  variant = _variant(own, config, overrides, results["beam_size"])
+  _write(run, results, requests, ranks, len(requests) if users else 0, variant)
+  return results
 
 
 def evaluate_run(run: Run, split_name: str = "test") -> Results:
   """As `evaluate`, of a run that is restored already, decoded in its own way."""
   log.set_up()
-  found, table = _evaluate(run, split_name, _requests(run, split_name, 0), evaluator.K)
-  _write(run, found, table, 0, "")
-  return found
+  requests = _requests(run, split_name, 0)
+  results, ranks = _evaluate(run, split_name, requests, evaluator.K)
+  _write(run, results, requests, ranks)
+  return results
+
+
+def measure(
+  run: Run, requests: Requests, k: int = evaluator.K
+) -> tuple[dict[str, Any], dict[str, Ranks]]:
+  """Fields of the results and the targets' ranks: see `all_metrics`."""
+  return all_metrics(
+    run.built,
+    run.params,
+    run.split,
+    requests,
+    batch_size=run.config.train.eval_batch_size,
+    mesh=run.mesh,
+    code_IL=None if run.book is None else run.book.items_IL,
+    k=k,
+  )
+
+
+def write_users(
+  run: Run,
+  results: Results,
+  requests: Requests,
+  ranks: dict[str, Ranks],
+  users: int = 0,
+  variant: str = "",
+) -> None:
+  """Writes the table of users, for `compare`; see evaluation/users.py."""
+  table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
+  name = results_lib.file_name("users", results, users, variant)
+  users_lib.write(run.workdir / f"{name}.parquet", table)
 
 
 def _requests(context: RunContext, split_name: str, users: int) -> Requests:
@@ -77,29 +109,14 @@ def _requests(context: RunContext, split_name: str, users: int) -> Requests:
 
 
 def _evaluate(run: Run, split_name: str, requests: Requests, k: int):
-  """The results, and the table of users."""
-  config, split = run.config, run.split
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
-  results = results_lib.describe(run, k)
-  found, ranks = all_metrics(
-    run.built,
-    run.params,
-    split,
-    requests,
-    batch_size=config.train.eval_batch_size,
-    mesh=run.mesh,
-    code_IL=None if run.book is None else run.book.items_IL,
-    k=k,
-  )
+  found, ranks = measure(run, requests, k)
   found |= {"split": split_name, "num_users": len(requests)}
-  results = results_lib.with_fields(results, found)
-  table = users_lib.table(requests, ranks, split.train, results_lib.about(results))
-  return results, table
+  return results_lib.with_fields(results_lib.describe(run, k), found), ranks
 
 
-def _write(run: Run, results: Results, table, users: int, variant: str) -> None:
-  name = results_lib.file_name("users", results, users, variant) + ".parquet"
-  users_lib.write(run.workdir / name, table)
+def _write(run: Run, results: Results, requests, ranks, users=0, variant="") -> None:
+  write_users(run, results, requests, ranks, users, variant)
   name = results_lib.file_name("results", results, users, variant) + ".json"
   atomic.write_json(run.workdir / name, results)
   results_lib.show(results)
@@ -113,13 +130,13 @@ def compare(
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
 ) -> dict[str, Any]:
-  """Compares runs by the tables of users that they left; nothing is evaluated again.
+  """Compares runs by their tables of users; nothing is evaluated again.
 
   Args:
     workdirs: two runs or more, finished.
     split_name: "test" or "validation".
-    overrides: "decoding.kind" of the runs that write ids; without it each run's own.
-    users: as many as were evaluated, if not all.
+    overrides: "decoding.kind" of the runs that write ids; default: each run's own.
+    users: the number of evaluated users; 0 = all.
 
   Raises:
     UserError: a run has no such table, or its requests are others.
@@ -132,7 +149,7 @@ def compare(
     )
   tables = {}
   for workdir in workdirs:
-    workdir, config = workdir_lib.read(workdir, {})
+    workdir, config = workdir_lib.read(workdir)
     kind = None
     if isinstance(config, WritesIds):
       kind = overrides.get("decoding.kind", config.decoding.kind)
@@ -142,19 +159,19 @@ def compare(
     tables[workdir.name] = users_lib.read(workdir / name)
   report = compare_lib.compare(tables)
   log.set_up()
-  _, about = next(iter(tables.values()))
-  asked = len(next(iter(tables.values()))[0])
-  logger.info(f"{about['dataset']}: {split_name}, {asked:,} users, {len(tables)} runs")
+  first, about = next(iter(tables.values()))
+  logger.info(
+    f"{about['dataset']}: {split_name}, {len(first):,} users, {len(tables)} runs"
+  )
   for line in compare_lib.lines(report):
     logger.info(line)
   return report
 
 
 def parse_users(given: str | None) -> int:
-  """The number of users to evaluate, 0 = all.
+  """The number of users to evaluate, 0 = all, from --users.
 
-  Args:
-    given: text, because `recommend` has a flag of this name for ids.
+  The flag is a text, because that of `recommend` takes ids.
 
   Raises:
     UserError: it is no number.
@@ -167,7 +184,7 @@ def parse_users(given: str | None) -> int:
 def _variant(
   own: RunConfig, config: RunConfig, overrides: Mapping[str, Any], width: int | None
 ) -> str:
-  """A name for the way of decoding; "" = the run's own, whose files `compare` reads."""
+  """A name for the options of the decoding; "" = the run's own."""
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
     return ""
   if width is not None:

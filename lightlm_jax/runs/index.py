@@ -1,24 +1,20 @@
 """Builds the ids of a configuration and reports on them."""
 
-import io
 import logging
 import time
 from typing import Any
 
 from etils import epath
+import pyarrow
 
-from lightlm_jax import config as config_lib
-from lightlm_jax.config import RunConfig, WritesIds
+from lightlm_jax.config import RunConfig
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.evaluation import leaks
-from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.runtime import cache
-from lightlm_jax.runtime import log as log_lib
-from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import atomic
+from lightlm_jax.runs import context
+from lightlm_jax.storage import atomic, parquet
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +23,18 @@ def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
   """Builds the ids, or reads them from the cache, and logs a report on them.
 
   Returns:
-    The report, the ids, and the log they are of.
+    The report, the ids, and their log.
 
   Raises:
     UserError: one line that says what to change.
   """
-  if not isinstance(config, WritesIds):
-    raise UserError(
-      f"config.system {config.system} writes no ids; give a config of lightlm, such as "
-      "--config=toys"
-    )
-  config_lib.check(config)
-  log_lib.set_up()
+  config = context.check_writes_ids(config)
   dataset = datasets.load(config)
   log = dataset.log
   split = splits.of_run(config, log)
   logger.info(f"{config.data.name}: {datasets.describe(log)}")
   began = time.monotonic()
-  root = cache.cache_root() / "codes"
-  book = ids_build.book_of_run(
-    config.ids, split.train, dataset.attributes, config.seed, root
-  )
+  book = context.build_ids(config, dataset, split)
   seconds = time.monotonic() - began
   report = {
     "dataset": config.data.name,
@@ -65,14 +52,11 @@ def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
     train = split.train
     ids = leaks.Ids(book.items_IL, book.users_UL, train.user_E, train.item_E)
     report["held_out_edges"] = leaks.held_out_edges(ids, log, lambda _: split)
-  if config.ids.kind in ids_build.WARNINGS:
-    logger.warning(ids_build.WARNINGS[config.ids.kind])
-  show(report)
+  _show(report)
   return report, book, log
 
 
-def show(report: dict[str, Any]) -> None:
-  """Logs the report, a line at a time."""
+def _show(report: dict[str, Any]) -> None:
   options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
   beside = ""
   if report["cold_placed"]:
@@ -110,23 +94,13 @@ def show(report: dict[str, Any]) -> None:
 
 def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
   """Writes `id` (raw) and `tokens` of every item, and of every user beside it."""
-  # Slow to import, and needed here alone.
-  import pyarrow  # noqa: PLC0415
-  import pyarrow.parquet  # noqa: PLC0415
-
   path = epath.Path(path)
-  tables = (
+  of_users = path.with_name(path.stem + ".users" + path.suffix)
+  for target, raw_N, code_NL in (
     (path, log.item_ids, book.items_IL),
-    (path.with_name(path.stem + ".users" + path.suffix), log.user_ids, book.users_UL),
-  )
-  for target, raw_N, code_NL in tables:
+    (of_users, log.user_ids, book.users_UL),
+  ):
     tokens = [code_L[code_L >= 0].tolist() for code_L in code_NL]
-    table = pyarrow.table(
-      {
-        "id": raw_N.tolist(),
-        "tokens": pyarrow.array(tokens, pyarrow.list_(pyarrow.int32())),
-      }
-    )
-    content = io.BytesIO()
-    pyarrow.parquet.write_table(table, content)
-    atomic.write(target, content.getvalue())
+    token_N = pyarrow.array(tokens, pyarrow.list_(pyarrow.int32()))
+    table = pyarrow.table({"id": raw_N.tolist(), "tokens": token_N})
+    atomic.write(target, parquet.to_bytes(table))

@@ -1,6 +1,7 @@
 """Recommends items with a trained run: raw ids in, raw ids out."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
 import hashlib
 import logging
 import time
@@ -15,9 +16,7 @@ import rich.progress
 from lightlm_jax.inference import output as output_lib
 from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import serve
-from lightlm_jax.inference.queries import Queries
 from lightlm_jax.runs import restore
-from lightlm_jax.runs.context import Run
 from lightlm_jax.runtime import devices, log, processes
 from lightlm_jax.runtime.errors import UserError, printable
 from lightlm_jax.storage import workdir as workdir_lib
@@ -49,17 +48,16 @@ def recommend(
     users: raw ids of users of the log.
     histories: users and their items, raw ids, oldest first; see
       `queries.of_histories`. Without users and histories: all users of the log.
-    output: where the lists are written, see inference/output.py; None = they are
-      returned.
+    output: file of the lists, see inference/output.py; None = they are returned.
     k: the most items that a user gets.
     exclude_seen: whether items of a user's history are excluded.
     allow: raw ids of the only items that may be recommended; None = all.
     deny: raw ids of items that may not.
-    with_text: whether the items' titles come along.
+    with_text: whether a column has the items' titles.
     overrides: values by dotted field in place of the run's own.
 
   Returns:
-    The rows, see `serve.table`; None where they are in a file.
+    The rows, see `serve.table`; None if they are in a file.
 
   Raises:
     UserError: one line that says what to change.
@@ -79,8 +77,7 @@ def recommend(
   for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
     logger.warning(line)
 
-  batch_size = config.train.eval_batch_size
-  served = serve.ready(run.built, run.params, run.mesh, batch_size)
+  served = serve.ready(run.built, run.params, run.mesh, config.train.eval_batch_size)
   most, item_ids = min(k, index.log.num_items), index.log.item_ids
 
   def lists(index_N: np.ndarray) -> pyarrow.Table:
@@ -95,8 +92,19 @@ def recommend(
 
   if output is None:
     return lists(np.arange(len(queries.requests)))
-  options = {"k": k, "exclude_seen": exclude_seen, "text": with_text}
-  question = _question(run, options, queries, allowed_I)
+  # All that the lists depend on: an output of the same question is resumed.
+  question = restore.identity(run) | {
+    "k": k,
+    "exclude_seen": exclude_seen,
+    "text": with_text,
+    "users": len(queries.requests),
+    "users_sha256": queries_lib.digest(queries),
+    "items": index.log.num_items,
+    "items_sha256": None,
+  }
+  if allowed_I is not None:
+    question["items"] = int(allowed_I.sum())
+    question["items_sha256"] = hashlib.sha256(allowed_I.tobytes()).hexdigest()
   _write(output_lib.check(workdir_lib.absolute(output)), question, lists)
   return None
 
@@ -114,8 +122,8 @@ def read_users(
     users: ids, or a file of them: see `queries.read_ids`.
     history: likewise, the items of a new user.
     histories: a file: see `queries.read_histories`.
-    everyone: whether all users of the log are asked for.
-    output: where the lists are to be written.
+    everyone: whether all users of the log are wanted.
+    output: file of the lists.
 
   Raises:
     UserError: not one of them is given, or it cannot be read.
@@ -143,7 +151,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users, a line an item; None = nothing."""
+  """Prints the lists of the first users, a line an item; nothing for None."""
   if found is None:
     return
   users = found["user"].unique()
@@ -152,34 +160,16 @@ def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> N
     {name: printable(x) if isinstance(x, str) else x for name, x in row.items()}
     for row in found.filter(first).to_pylist()
   ]
-  widths = {
-    name: max(map(len, [name, *(row[name] for row in shown)]))
-    for name in ("user", "item")
-  }
-  write(f"{'user':{widths['user']}}  rank  {'item':{widths['item']}}     score")
+  user, item = (
+    max(map(len, [name, *(row[name] for row in shown)])) for name in ("user", "item")
+  )
+  write(f"{'user':{user}}  rank  {'item':{item}}     score")
   for row in shown:
-    line = f"{row['user']:{widths['user']}}  {row['rank']:>4}  "
-    line += f"{row['item']:{widths['item']}}  {row['score']:8.4g}"
+    line = f"{row['user']:{user}}  {row['rank']:>4}  "
+    line += f"{row['item']:{item}}  {row['score']:8.4g}"
     write(f"{line}  {row['text']}" if row.get("text") else line)
   if len(users) > PRINTED:
     write(f"… and {len(users) - PRINTED:,} users more; --output=FILE.csv has them all")
-
-
-def _question(
-  run: Run, options: dict[str, Any], queries: Queries, allowed_I: np.ndarray | None
-) -> dict[str, Any]:
-  """All that the lists depend on, as JSON: an output of the same question resumes."""
-  num_items = run.dataset.log.num_items
-  return {
-    **restore.identity(run),
-    **options,
-    "users": len(queries.requests),
-    "users_sha256": queries_lib.digest(queries),
-    "items": num_items if allowed_I is None else int(allowed_I.sum()),
-    "items_sha256": None
-    if allowed_I is None
-    else hashlib.sha256(allowed_I.tobytes()).hexdigest(),
-  }
 
 
 def _write(
@@ -187,10 +177,8 @@ def _write(
   question: dict[str, Any],
   lists: Callable[[np.ndarray], pyarrow.Table],
 ) -> None:
-  """Writes the lists, and logs the progress."""
-  users = question["users"]
-  process = processes.process_index_and_count()
-  began, asked, done = time.monotonic(), 0, 0
+  users, process = question["users"], processes.process_index_and_count()
+  began, asked = time.monotonic(), 0
 
   def make(index_N: np.ndarray) -> pyarrow.Table:
     nonlocal asked
@@ -207,12 +195,7 @@ def _write(
     disable=not log.shows_bars(),
   ) as bar:
     task = bar.add_task("", total=-(-users // process[1]))
-
-    def tell(number: int) -> None:
-      nonlocal done
-      done += number
-      bar.update(task, completed=done)
-
+    tell = functools.partial(bar.advance, task)
     found = output_lib.write(path, question, users, make, process=process, tell=tell)
   seconds = time.monotonic() - began
   if not found:

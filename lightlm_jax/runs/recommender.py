@@ -7,11 +7,11 @@
     model.recommend(histories={"somebody new": ["B00X", "B00Y"]})
     model.save("model")
 
-What is fitted is a run as `python -m lightlm_jax.train` leaves it, in a folder that
-carries its log along, so that every command that takes a --workdir takes it.
+A fitted recommender is a run as of `python -m lightlm_jax.train`, with a copy of its
+log in its folder: every command with a --workdir takes it.
 
-Training, restoring and serving take a second to import (Orbax, SciPy, pyarrow): each is
-imported by the method that needs it, so that importing the class stays cheap.
+Training, restoring and serving take a second to import (Orbax, SciPy, pyarrow), so the
+methods that need them import them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,15 +38,14 @@ if TYPE_CHECKING:
   from lightlm_jax.runs.context import Run
   from lightlm_jax.runs.results import Results
 
-# What a copy of a run does without.
+# Names that a copy of a run leaves out.
 _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 
 
 class Recommender:
   """A system that is fitted to a log and recommends by raw ids, which are strings.
 
-  Every method raises lightlm_jax.runtime.errors.UserError for what its caller can
-  change: one line that says what.
+  Errors that the caller can fix are runtime.errors.UserError, one line each.
   """
 
   def __init__(
@@ -56,8 +55,8 @@ class Recommender:
 
     Args:
       config: of a run, see `from_config`.
-      workdir: where `fit` writes, and resumes after a kill; None = a temporary folder
-        that is removed with this object.
+      workdir: the folder of `fit`, which resumes there after a kill; None = a temporary
+        one that is removed with this object.
     """
     self._config = config_lib.typed(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
@@ -74,7 +73,7 @@ class Recommender:
     workdir: epath.PathLike | None = None,
     **overrides: Any,
   ) -> Self:
-    """A recommender by a configuration.
+    """A recommender with a configuration.
 
     Args:
       config: a file or a bare name, with a preset: "toys:small"; or a config.
@@ -83,10 +82,8 @@ class Recommender:
         system="ease", split__kind="none" (learn from everything, hold nothing out).
     """
     fields = {name.replace("__", "."): value for name, value in overrides.items()}
-    if isinstance(config, str):
-      return cls(config_lib.load(config, overrides=fields), workdir=workdir)
-    typed = config_lib.typed(config)
-    return cls(config_lib.replace(typed, fields), workdir=workdir)
+    typed = config_lib.replace(config_lib.typed(config), fields)
+    return cls(typed, workdir=workdir)
 
   @property
   def workdir(self) -> epath.Path:
@@ -96,14 +93,13 @@ class Recommender:
   def fit(self, interactions: Any = None, items: Any = None) -> Self:
     """Trains as `python -m lightlm_jax.train` does, and prints the same lines.
 
-    runtime/log.py says how to silence them.
+    See runtime/log.py to silence them.
 
     Args:
       interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
-        perhaps `timestamp` (dates, or whole seconds since 1970), a row an interaction,
-        see `tables.dataset`; the path of such a file (.parquet, .csv, .tsv, .jsonl), or
-        of a folder that `prepare` made or LIGHTLM_DATA_DIR holds; None = the log of the
-        configuration.
+        perhaps `timestamp` (dates, or whole seconds since 1970), see `tables.dataset`;
+        the path of such a file (.parquet, .csv, .tsv, .jsonl), or of a folder from
+        `prepare`; None = the log of the configuration.
       items: a table or file with the column `item`, and title, brand, category or
         description: for systems that read texts, and for `text=True`.
 
@@ -115,7 +111,8 @@ class Recommender:
     from lightlm_jax.runs import train as train_lib  # noqa: PLC0415, slow
 
     fields = {}
-    if interactions is None or _is_folder(interactions):
+    is_path = isinstance(interactions, str | os.PathLike)
+    if interactions is None or (is_path and epath.Path(interactions).is_dir()):
       if items is not None:
         raise UserError("items go with a table or file; a folder has its items.tsv")
       if interactions is not None:
@@ -139,7 +136,7 @@ class Recommender:
     # mesh is put on the one that serves.
     if run is None or run.mesh != mesh_lib.make(-1, 1):
       run = restore.load(workdir)
-    self._take(run)
+    self._run, self._served, self._index = run, None, None
     return self
 
   def recommend(
@@ -157,24 +154,22 @@ class Recommender:
   ) -> polars.DataFrame:
     """The best items for users of the log, for new ones, or (neither) for everyone.
 
-    A known user's history is everything in the log, what was held out for validation
-    and test too. Users without a history that can be read, and items that the catalogue
-    lacks, are left out with a warning.
+    A known user's history is the whole log, the held-out items too. Users without a
+    history, and items that the catalogue lacks, are left out with a warning.
 
     Args:
       users: N raw ids.
       histories: N users' items, oldest first: by the users' names, or in a list, where
         they are called 0, 1, ….
       k: K, the most items that a user gets.
-      exclude_seen: whether items of a user's history are kept from the user.
-      allow: raw ids of the only items that anybody gets; None = all.
-      deny: raw ids of items that nobody gets.
-      text: whether the items' titles come along, as a column `text`.
+      exclude_seen: whether items of a user's history are excluded.
+      allow: raw ids of the only items that may be recommended; None = all.
+      deny: raw ids of items that may not.
+      text: whether the column `text` has the items' titles.
 
     Returns:
       At most N × K rows: `user` and `item` (text), `rank` (int32, from 1), `score`
-      (float32: tells one user's items apart; of systems that write ids it is a
-      log-probability).
+      (float32, comparable within a user; of systems that write ids a log-probability).
 
     Raises:
       UserError: not fitted; none of the users can be served; the lists leave no item.
@@ -206,28 +201,27 @@ class Recommender:
     if self._served is None:
       batch_size = run.config.train.eval_batch_size
       self._served = serve.ready(run.built, run.params, run.mesh, batch_size)
-    num_items, item_ids = run.dataset.log.num_items, run.dataset.log.item_ids
     found = serve.recommend(
       self._served,
       queries.requests,
-      k=min(k, num_items),
+      k=min(k, run.dataset.log.num_items),
       exclude_seen=exclude_seen,
       allowed_I=allowed_I,
     )
     for line in queries_lib.left_without(queries.names, found[0]):
       warnings.warn(line, stacklevel=2)
-    rows = serve.table(queries.names, *found, item_ids, titles)
+    rows = serve.table(queries.names, *found, run.dataset.log.item_ids, titles)
     return cast(polars.DataFrame, polars.from_arrow(rows))
 
   def evaluate(self, split: str = "test") -> "Results":
-    """Metrics on the held-out items, as `python -m lightlm_jax.evaluate` gives them.
+    """Metrics on the held-out items, as from `python -m lightlm_jax.evaluate`.
 
     Args:
-      split: "test" or "validation"; choose by validation.
+      split: "test" or "validation"; choose a model by validation.
 
     Returns:
-      What is also written to the workdir. `metrics` holds hr@10, ndcg@10 and so on,
-      means over users, by rule: seen_excluded and seen_allowed.
+      The results, which are also written to the workdir. `metrics` holds hr@10, ndcg@10
+      and so on, means over users, by rule: seen_excluded and seen_allowed.
 
     Raises:
       UserError: not fitted, or nothing was held out (split.kind=none).
@@ -254,31 +248,23 @@ class Recommender:
 
   @classmethod
   def load(cls, path: epath.PathLike) -> Self:
-    """A recommender that `save` left, or the workdir of a run of `train`.
+    """The recommender of a folder from `save`, or of the workdir of `train`.
 
     Raises:
-      UserError: it is neither, or not whole.
+      UserError: it is neither, or not complete.
     """
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
 
     log.set_up()
     run = restore.load(path)
     loaded = cls(run.config, workdir=run.workdir)
-    loaded._take(run)
+    loaded._run = run
     return loaded
-
-  def _take(self, run: "Run") -> None:
-    self._run, self._served, self._index = run, None, None
 
   def _fitted(self) -> "Run":
     if self._run is None:
       raise UserError("this recommender has learned nothing yet; call fit, or load one")
     return self._run
-
-
-def _is_folder(interactions: Any) -> bool:
-  is_path = isinstance(interactions, str | os.PathLike)
-  return is_path and epath.Path(interactions).is_dir()
 
 
 def _rows(histories: Mapping[Any, Any] | Sequence[Any]):

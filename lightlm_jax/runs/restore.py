@@ -1,4 +1,4 @@
-"""A run that `train` left, restored from its folder: for all that ask it."""
+"""Restores a run from the folder that `train` wrote."""
 
 from collections.abc import Mapping
 import contextlib
@@ -29,7 +29,7 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import state_index
-from lightlm_jax.runs.context import Run, RunContext, with_system
+from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
@@ -46,13 +46,12 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
   """Restores a run with its best parameters, finished or not.
 
   Args:
-    workdir: that `train` left, or a folder from `Recommender.save`.
+    workdir: from `train` or `Recommender.save`.
     overrides: values by dotted field in place of the run's own, for decoding:
       {"decoding.beam_size": 50}.
 
   Returns:
-    The configuration, the log and its split, the system and its parameters on all
-    devices, and the progress of the training: see runs/context.py.
+    The run, on all devices: see runs/context.py.
 
   Raises:
     UserError: one line that says what to change.
@@ -61,22 +60,21 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
   return restore(find_context(workdir, config))
 
 
-def check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
-  """Refuses options of decoding that the run's system does not read."""
+def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
+  """Checks that the run's system reads the options of decoding."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
   if not isinstance(own, WritesIds):
-    if not given:
-      return
-    raise UserError(
-      f"{own.system} scores every item, so there is nothing to decode; leave out "
-      f"{' and '.join(given)}"
-    )
+    if given:
+      raise UserError(
+        f"{own.system} scores every item, so there is nothing to decode; leave out "
+        f"{' and '.join(given)}"
+      )
+    return
   kind = overrides.get("decoding.kind", own.decoding.kind)
   if kind in state_index.DECODINGS and own.system != "lightlm":
     raise UserError(f"{own.system} has no states to remember; give --decoding=beam")
-  options = state_index.OPTIONS
-  given = [f"--{name}" for name in options if f"decoding.{name}" in overrides]
+  given = [f"--{n}" for n in state_index.OPTIONS if f"decoding.{n}" in overrides]
   if given and kind not in state_index.DECODINGS:
     raise UserError(
       f"{' and '.join(given)} means nothing to decoding {kind}; give --decoding="
@@ -95,11 +93,11 @@ def read_configs(
   """A run's folder, its configuration with `overrides`, and its own.
 
   Raises:
-    UserError: there is no run, or it cannot be decoded so.
+    UserError: there is no run, or `overrides` do not fit it.
   """
-  workdir, own = workdir_lib.read(workdir, {})
-  check_decoding(own, overrides)
-  _, config = workdir_lib.read(workdir, overrides)
+  workdir, own = workdir_lib.read(workdir)
+  _check_decoding(own, overrides)
+  config = config_lib.replace(own, overrides)
   config_lib.check(config, trained=True)
   return workdir, config, own
 
@@ -107,12 +105,7 @@ def read_configs(
 def dataset_of(
   workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
-  """The log that a run was trained on: its own copy, where it has one.
-
-  Args:
-    workdir: of the run.
-    config: the run's, which says where the log is otherwise.
-    fetch: see `datasets.load`.
+  """The log that a run was trained on: its own copy, if it has one.
 
   Raises:
     UserError: it is not there, or is damaged.
@@ -121,32 +114,16 @@ def dataset_of(
   return datasets.load(config, fetch=fetch) if kept is None else kept
 
 
-def log_of(
-  workdir: epath.Path, config: RunConfig
-) -> tuple[datasets.Dataset, splits.Split]:
-  """The log that a run was trained on, and its split.
-
-  Raises:
-    UserError: it is not there, or is another one.
-  """
-  dataset = dataset_of(workdir, config)
-  split = splits.of_run(config, dataset.log)
-  earlier = workdir_lib.read_results(workdir)
-  if earlier and earlier["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
-  return dataset, split
-
-
 def find_context(
   workdir: epath.Path, config: RunConfig, mesh: jax.sharding.Mesh | None = None
 ) -> RunContext:
-  """The context of a run that `train` left.
+  """The context of a trained run.
 
   Args:
     workdir: of the run.
     config: from `read_configs`.
-    mesh: the devices to use; None = all, each with a part of every batch. Those that
-      the run was trained on do not matter.
+    mesh: the devices to use, which need not be those of the training; None = all, each
+      with a part of every batch.
 
   Raises:
     UserError: its log is not there, or is another one.
@@ -154,7 +131,12 @@ def find_context(
   if mesh is None:
     mesh = mesh_lib.make(-1, 1)
     config_lib.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
-  return RunContext(config, *log_of(workdir, config), mesh, workdir)
+  dataset = dataset_of(workdir, config)
+  split = splits.of_run(config, dataset.log)
+  earlier = workdir_lib.read_results(workdir)
+  if earlier and earlier["split_sha256"] != split.sha256:
+    raise UserError(workdir_lib.other_log(workdir))
+  return RunContext(config, dataset, split, mesh, workdir)
 
 
 def restore(context: RunContext) -> Run:
@@ -167,8 +149,7 @@ def restore(context: RunContext) -> Run:
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
-  tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
-  built = built._replace(tables=tables)
+  built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
   progress = best_step = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
@@ -178,34 +159,47 @@ def restore(context: RunContext) -> Run:
     best_step = progress.best_step or step
     if isinstance(config, LearnedConfig) and step < config.train.steps:
       logger.info(f"this run stands at step {step:,} of {config.train.steps:,}")
-  run = with_system(
-    context, book=book, built=built, params=params, progress=progress, step=best_step
+  run = Run(
+    **vars(context),
+    book=book,
+    built=built,
+    params=params,
+    progress=progress,
+    step=best_step,
   )
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):
-    return _with_state_index(run)
+    return _with_state_index(run, config)
   return run
 
 
-def _with_state_index(run: Run) -> Run:
-  """The run, decoded by a state index (L2D), which is built where there is none."""
-  config, split = run.config, run.split
-  assert isinstance(config, LightLMConfig)
+def _with_state_index(run: Run, config: LightLMConfig) -> Run:
+  """The run with a state index (L2D): the one of its folder, or a new one."""
+  assert run.book is not None
+  split, options = run.split, config.decoding
+  # By these fields an index is this run's.
+  about = {
+    "ids_sha256": run.book.sha256,
+    "interactions_sha256": ids_build.digest(split.train),
+    "parameters": run.step,
+    "state": options.state,
+    "memory_share": options.memory_share,
+    "seed": config.seed,
+  }
   make = functools.partial(
     state_index.index_states,
     run.built,
     run.params,
     split.train,
-    share=config.decoding.memory_share,
+    share=options.memory_share,
     seed=config.seed,
     batch_size=config.train.eval_batch_size,
     mesh=run.mesh,
   )
-  about = _about_state_index(run)
   found = state_index.cached(run.workdir / "latent", about, make)
   state_ND, item_N = mesh_lib.put(found, mesh_lib.replicated(run.mesh))
-  index = latent.build(state_ND, item_N, split.train.num_items, config.decoding.prior)
+  index = latent.build(state_ND, item_N, split.train.num_items, options.prior)
   return dataclasses.replace(run, built=state_index.build(config, run.built, index))
 
 
@@ -228,8 +222,7 @@ def identity(run: Run) -> dict[str, Any]:
   """All that a run's recommendations depend on, as JSON."""
   config = config_lib.to_tree(run.config)
   # Where the data lies and how many users share a batch changes no list.
-  config["data"].pop("dir", None)
-  config["train"].pop("eval_batch_size", None)
+  del config["data"]["dir"], config["train"]["eval_batch_size"]
   text = json.dumps(config, sort_keys=True)
   return {
     "system": run.config.system,
@@ -245,32 +238,17 @@ def identity(run: Run) -> dict[str, Any]:
 def _read_checkpoint(context: RunContext, system: Trainable):
   """The best parameters, the progress, and the step that the run came to."""
   workdir = context.workdir
+  assert isinstance(context.config, LearnedConfig)
+  none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
   if not (workdir / "checkpoints").exists():
-    raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-  with contextlib.closing(
-    checkpoint.Checkpoints(workdir, read_only=True)
-  ) as checkpoints:
+    raise none_yet
+  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+  with contextlib.closing(checkpoints):
     step = checkpoints.latest_step
     if step is None:
-      raise UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
-    assert isinstance(context.config, LearnedConfig)
+      raise none_yet
     found = loop.restore_best(system, context.config, context.mesh, checkpoints)
     return *found, step
-
-
-def _about_state_index(run: Run) -> dict[str, Any]:
-  """The manifest fields by which a state index is this run's."""
-  assert run.book is not None
-  config = run.config
-  assert isinstance(config, LightLMConfig)
-  return {
-    "ids_sha256": run.book.sha256,
-    "interactions_sha256": ids_build.digest(run.split.train),
-    "parameters": run.step,
-    "state": config.decoding.state,
-    "memory_share": config.decoding.memory_share,
-    "seed": config.seed,
-  }
 
 
 def _read_ids(context: RunContext) -> CodeBook:

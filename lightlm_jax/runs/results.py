@@ -18,17 +18,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
-# Metric → mean over users.
-Metrics = dict[str, float]
-# seen_excluded or seen_allowed → metrics.
-ByRule = dict[str, Metrics]
-
-
-class Parameters(TypedDict):
-  """The number of weights; `non_embedding` without the token and word tables."""
-
-  total: int
-  non_embedding: int
+# seen_excluded or seen_allowed → metric → mean over users.
+ByRule = dict[str, dict[str, float]]
 
 
 # Not a name that a class body allows.
@@ -44,7 +35,7 @@ class Results(_Generator):
   ids: dict[str, str] | None  # kind, manifest_sha256
   seed: int
   steps: int | None
-  params: Parameters | None
+  params: dict[str, int] | None  # total; non_embedding: without token and word tables
   train_seconds: float | None
   examples_per_second: float | None
   examples: int | None  # seen until best_step
@@ -90,55 +81,43 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
     k: items that are asked for; a beam is at least as wide.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
-  trained = progress is not None
-  steps = config.train.steps if isinstance(config, LearnedConfig) else None
-  ids = decoding = beam_size = None
-  if book is not None and isinstance(config, WritesIds):
-    ids = {"kind": config.ids.kind, "manifest_sha256": book.sha256}
-    decoding = config.decoding.kind
-    # A search that is as wide as it must be has no width.
-    beam_size = max(config.decoding.beam_size, k) if config.decoding.has_beams else None
-  return {
+  required = Results.__required_keys__
+  empty = {name: None for name in Results.__annotations__ if name in required}
+  found: dict[str, Any] = {
     "system": run.built.system.name,
     "dataset": config.data.name,
     "preset": config.preset,
-    "ids": ids,
     "seed": config.seed,
-    "steps": steps,
-    "params": cast(Parameters, state_lib.count_parameters(run.params))
-    if trained
-    else None,
-    "train_seconds": progress.train_seconds if trained else None,
-    "examples_per_second": progress.examples / progress.train_seconds
-    if trained
-    else None,
-    "examples": _examples(progress) if trained else None,
-    "flops_per_example": _flops_per_example(progress) if trained else None,
-    "users_per_second": None,
     "num_users": 0 if split.test is None else len(split.test),
-    "decoding": decoding,
-    "beam_size": beam_size,
     "protocol": config.split.kind,
     "split": "test",
     "split_sha256": split.sha256,
-    "best_step": (progress.best_step or steps) if trained else None,
-    "validation": None,
-    "validation_loss": None,
-    "metrics": None,
-    "intervals": None,
-    "slices": None,
-    "hallucination_rate": None,
-    "repeated_targets": None,
-    "exposure": None,
-    "audit": None,
     "baselines": {},
     "versions": versions(),
     "devices": devices(),
   }
+  if isinstance(config, LearnedConfig):
+    found["steps"] = config.train.steps
+  if book is not None and isinstance(config, WritesIds):
+    found["ids"] = {"kind": config.ids.kind, "manifest_sha256": book.sha256}
+    found["decoding"] = config.decoding.kind
+    if config.decoding.has_beams:
+      found["beam_size"] = max(config.decoding.beam_size, k)
+  if progress is not None:
+    best = progress.best_step
+    found |= {
+      "params": state_lib.count_parameters(run.params),
+      "train_seconds": progress.train_seconds,
+      "examples_per_second": progress.examples / progress.train_seconds,
+      "examples": progress.best_examples if best else progress.examples,
+      "flops_per_example": _flops_per_example(progress),
+      "best_step": best or found["steps"],
+    }
+  return cast(Results, empty | found)
 
 
 def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
-  """The results with some fields set; each keeps its place."""
+  """A copy of the results with some fields set."""
   return cast(Results, {**results, **fields})
 
 
@@ -155,9 +134,11 @@ def table(results: Mapping[str, Any]) -> list[str]:
   if "best_possible" in rows:
     rows["best possible"] = rows.pop("best_possible")
   for name, metrics in rows.items():
-    lines.append(
-      f"{name:13}{_cells(metrics['seen_excluded'])} {_cells(metrics['seen_allowed'])}"
+    excluded, allowed = (
+      "".join(f"{metrics[rule][column]:8.4f}" for column in COLUMNS)
+      for rule in ("seen_excluded", "seen_allowed")
     )
+    lines.append(f"{name:13}{excluded} {allowed}")
   return lines
 
 
@@ -195,8 +176,7 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
       f"catalogue shown, Gini {spread['gini@10']:.2f}, "
       f"{100 * spread['head_share@10']:.0f} % from the most bought fifth"
     )
-  ceiling = results.get("expected_best_ndcg@10")
-  if ceiling:
+  if ceiling := results.get("expected_best_ndcg@10"):
     reached = results["metrics"]["seen_excluded"]["ndcg@10"] / ceiling
     lines.append(
       f"best possible NDCG@10 of the generator, seen excluded, expected {ceiling:.4f}; "
@@ -220,21 +200,17 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
 def file_name(
   kind: str, results: Mapping[str, Any], users: int = 0, variant: str = ""
 ) -> str:
-  """The name, without its ending, of a file with the results of one way to decode.
+  """The name, without its suffix, of a file with the results of one decoding.
 
   Args:
     kind: "results" or "users".
     results: as written.
-    users: how many were evaluated, if not all.
-    variant: how it was decoded, where that is not the run's own way.
+    users: the number of evaluated users; 0 = all.
+    variant: the options of the decoding, if they are not the run's own.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
   return f"{name}-{users}users" if users else name
-
-
-def _examples(progress: Progress) -> int | None:
-  return progress.best_examples if progress.best_step else progress.examples
 
 
 def _flops_per_example(progress: Progress) -> float | None:
@@ -242,7 +218,3 @@ def _flops_per_example(progress: Progress) -> float | None:
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples
-
-
-def _cells(metrics: dict[str, float]) -> str:
-  return "".join(f"{metrics[column]:8.4f}" for column in COLUMNS)

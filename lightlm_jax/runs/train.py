@@ -13,16 +13,14 @@ from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
 from lightlm_jax.evaluation import baseline_metrics, evaluator, likelihood, samples
-from lightlm_jax.evaluation import users as users_lib
-from lightlm_jax.evaluation.all_metrics import all_metrics
-from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
+from lightlm_jax.runs import evaluate
 from lightlm_jax.runs import results as results_lib
-from lightlm_jax.runs.context import Run, RunContext, with_system
+from lightlm_jax.runs.context import Run, RunContext, build_ids
 from lightlm_jax.runs.results import Results
-from lightlm_jax.runtime import cache, devices, log, processes, start_time
+from lightlm_jax.runtime import devices, log, processes, start_time
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
@@ -45,12 +43,12 @@ def train(
   workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
 ) -> Results:
-  """Trains a system, evaluates it, and leaves everything in the workdir.
+  """Trains a system, evaluates it, and writes everything to the workdir.
 
   Args:
     config: a configuration, or the name of one: "toys:small".
-    workdir: a new folder, or one that a run of the same configuration left, which then
-      goes on; None = `default_workdir`.
+    workdir: a new folder, or that of a run of the same configuration, which is resumed;
+      None = `default_workdir`.
     dataset: to learn from; None = the one that `config.data` names.
 
   Returns:
@@ -68,9 +66,7 @@ def train_run(
   dataset: datasets.Dataset | None = None,
 ) -> tuple[Results, Run | None]:
   """As `train`, with the run beside its results; None if it had finished before."""
-  config = (
-    config_lib.load(config) if isinstance(config, str) else config_lib.typed(config)
-  )
+  config = config_lib.typed(config)
   config_lib.check(config)
   log.set_up()
   logger.info(devices.describe())
@@ -90,9 +86,8 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
   """Trains and evaluates in a workdir that no other process writes to."""
   config, dataset, split = context.config, context.dataset, context.split
   path = context.workdir / "results.json"
-  logger.info(
-    f"workdir {context.workdir}; {config.data.name}: {datasets.describe(dataset.log)}"
-  )
+  about = datasets.describe(dataset.log)
+  logger.info(f"workdir {context.workdir}; {config.data.name}: {about}")
   untested = 0 if split.test is None else dataset.log.num_users - len(split.test)
   if untested:
     known = (
@@ -106,26 +101,24 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
     results_lib.show(earlier)
     return earlier, None
 
-  run = learn(context)
+  run = shared = learn(context)
   results = results_lib.describe(run)
-  if split.test is None:
-    atomic.write_json(path, results)
-    results_lib.show(results)
-    return results, run
-  logger.info("validation and test, all users, both rules …")
-  shared = with_shared_tables(run)
-  found, ranks = evaluate_splits(shared)
-  results = results_lib.with_fields(results, found)
-  name = results_lib.file_name("users", results) + ".parquet"
-  table = users_lib.table(split.test, ranks, split.train, results_lib.about(results))
-  users_lib.write(context.workdir / name, table)
-  results = results_lib.with_fields(results, evaluate_baselines(context))
+  if split.test is not None:
+    logger.info("validation and test, all users, both rules …")
+    # What all requests share is computed once.
+    params, built = batched_inference.prepared(run.built, run.params, run.mesh)
+    shared = dataclasses.replace(run, built=built, params=params)
+    found, ranks = _evaluate_splits(shared)
+    results = results_lib.with_fields(results, found)
+    evaluate.write_users(shared, results, split.test, ranks)
+    results = results_lib.with_fields(results, _evaluate_baselines(context))
   atomic.write_json(path, results)
   results_lib.show(results)
-  for line in samples.recommended(
-    shared.built, shared.params, split.test, dataset.log, dataset.titles, run.mesh
-  ):
-    logger.info(line)
+  if split.test is not None:
+    for line in samples.recommended(
+      shared.built, shared.params, split.test, dataset.log, dataset.titles, run.mesh
+    ):
+      logger.info(line)
   return results, run
 
 
@@ -140,33 +133,27 @@ def learn(context: RunContext) -> Run:
   built = registry.build(config.system, config, split.train, book, tokens)
   if book is not None:
     logger.info(trie.describe(built.tables.trie))
-  tables = mesh_lib.put(built.tables, mesh_lib.replicated(mesh))
-  built = built._replace(tables=tables)
+  built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
   progress = step = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(config, LearnedConfig)
-    started = start_time.STARTED
-    with run_io.open_run_io(context.workdir, config, started) as io:
+    with run_io.open_run_io(context.workdir, config, start_time.STARTED) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
-  return with_system(
-    context, book=book, built=built, params=params, progress=progress, step=step
+  return Run(
+    **vars(context),
+    book=book,
+    built=built,
+    params=params,
+    progress=progress,
+    step=step,
   )
 
 
-def with_shared_tables(run: Run) -> Run:
-  """The run, with what all its requests share computed once."""
-  params, built = batched_inference.prepared(run.built, run.params, run.mesh)
-  return dataclasses.replace(run, built=built, params=params)
-
-
-def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
-  """Evaluates validation and test by both rules; test is read once, at the end.
-
-  Args:
-    run: from `with_shared_tables`.
+def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
+  """Evaluates validation and test by both rules.
 
   Returns:
     Fields of the results, and the ranks of test's targets.
@@ -174,16 +161,11 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
   assert split.test is not None
+  validation, _ = evaluate.measure(run, split.validation)
+  found, ranks = evaluate.measure(run, split.test)
+  found["validation"] = validation["metrics"]
   options: dict[str, Any]
   options = {"batch_size": config.train.eval_batch_size, "mesh": run.mesh}
-  code_IL = None if run.book is None else run.book.items_IL
-  validation, _ = all_metrics(
-    built, params, split, split.validation, code_IL=code_IL, **options
-  )
-  found, ranks = all_metrics(
-    built, params, split, split.test, code_IL=code_IL, **options
-  )
-  found["validation"] = validation["metrics"]
   if isinstance(built.system, HasLikelihood):
     found["validation_loss"] = likelihood.mean_nll(
       built, params, split.validation, **options
@@ -196,11 +178,10 @@ def evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks
   return found, ranks
 
 
-def evaluate_baselines(context: RunContext) -> dict[str, Any]:
-  """Test metrics of the baselines and, for a made log, of the best possible system.
+def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
+  """Fields of the results: test metrics of the baselines.
 
-  Returns:
-    Fields of the results.
+  For a synthetic log also those of the best possible system.
   """
   config, split, tastes = context.config, context.split, context.dataset.tastes
   names = [name for name in config.baselines if name != config.system]
@@ -208,13 +189,12 @@ def evaluate_baselines(context: RunContext) -> dict[str, Any]:
     logger.info(f"baselines: {', '.join(names)} …")
   systems = [registry.build(name, config, split.train, None) for name in names]
   found = {}
-  # After a withheld item was taken out, an item no longer follows the one that the
-  # generator drew it after, so its probabilities do not hold.
+  # Where items are withheld, an item no longer follows the one that the generator drew
+  # it after, so that its probabilities do not hold.
   if tastes is not None and split.test is not None and split.withheld_I is None:
     systems.append(best_possible.best_possible(tastes, split.train.num_items))
-    found["expected_best_ndcg@10"] = best_possible.expected_best_ndcg(
-      tastes, split.test
-    )
+    best = best_possible.expected_best_ndcg(tastes, split.test)
+    found["expected_best_ndcg@10"] = best
   found["baselines"] = baseline_metrics.measure(
     systems, split, batch_size=config.train.eval_batch_size, mesh=context.mesh
   )
@@ -231,7 +211,7 @@ def _check_requests(split: splits.Split, config) -> None:
 
 
 def _claim_split(context: RunContext) -> None:
-  """Leaves split.json, or checks that the workdir was begun on the same split."""
+  """Writes split.json, or checks that the workdir was begun on the same split."""
   path = context.workdir / "split.json"
   if not path.exists():
     summary = split_summary.summary(context.split, context.dataset.log)
@@ -243,25 +223,20 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """The results of this very run, if it came to its end before."""
-  earlier = workdir_lib.read_results(context.workdir)
-  if earlier is None:
-    return None
-  config = context.config
-  if isinstance(config, LearnedConfig) and earlier["steps"] < config.train.steps:
-    return None
-  return cast(Results, earlier)
+  """The results of a run that finished before; None if it has more steps now."""
+  earlier, config = workdir_lib.read_results(context.workdir), context.config
+  if earlier is not None and isinstance(config, LearnedConfig):
+    if earlier["steps"] < config.train.steps:
+      return None
+  return cast(Results | None, earlier)
 
 
 def _write_ids(context: RunContext) -> CodeBook:
-  """Builds the ids or reads them from the cache; leaves a copy in the workdir."""
+  """Builds the ids or reads them from the cache; writes a copy to the workdir."""
   began = time.monotonic()
   config, folder = context.config, context.workdir / "codes"
   assert isinstance(config, WritesIds)
-  root = cache.cache_root() / "codes"
-  book = ids_build.book_of_run(
-    config.ids, context.split.train, context.dataset.attributes, config.seed, root
-  )
+  book = build_ids(config, context.dataset, context.split)
   processes.check_agreement({"the ids": book.sha256})
   earlier = codes_lib.load(folder)
   if earlier is not None and earlier.sha256 != book.sha256:
@@ -269,8 +244,6 @@ def _write_ids(context: RunContext) -> CodeBook:
   if processes.is_first():
     codes_lib.save(book, folder)
   length_I = (book.items_IL >= 0).sum(axis=1)
-  if config.ids.kind in ids_build.WARNINGS:
-    logger.warning(ids_build.WARNINGS[config.ids.kind])
   logger.info(
     f"ids: {config.ids.kind}, {book.vocab_size:,} tokens, {length_I.mean():.2f} an "
     f"item (at most {length_I.max()}), {time.monotonic() - began:.1f} s"

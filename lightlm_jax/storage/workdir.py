@@ -1,6 +1,6 @@
 """A run's folder: the configuration that it belongs to, and its results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import os
 from typing import Any
@@ -55,13 +55,11 @@ def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
     yield workdir
 
 
-def read(
-  workdir: epath.PathLike, overrides: Mapping[str, Any]
-) -> tuple[epath.Path, RunConfig]:
-  """Returns a run's folder and its configuration with other values for some fields.
+def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
+  """Returns a run's folder and its configuration.
 
   Raises:
-    UserError: there is no run, or no such field.
+    UserError: there is no run.
   """
   workdir = absolute(workdir)
   path = workdir / "config.json"
@@ -69,13 +67,12 @@ def read(
     raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
   old = json_text.read(path, _ANOTHER)
   try:
-    config = config_lib.from_tree(old)
+    return workdir, config_lib.from_tree(old)
   except UserError as error:
     raise UserError(
       f"{path} was written by another version: {error}; ask the run with that version, "
       "or train it anew"
     )
-  return workdir, config_lib.replace(config, overrides)
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
