@@ -53,7 +53,7 @@ def test_too_deep_is_a_value_error(text):
 @pytest.mark.parametrize(
   ("name", "read"),
   [
-    ("config.json", lambda folder: workdir_lib.read(folder, {})),
+    ("config.json", lambda folder: workdir_lib.read(folder)),
     ("results.json", workdir_lib.read_results),
     ("manifest.json", parquet_logs.read_prepared),
     ("manifest.json", parquet_logs.read_snapshot),

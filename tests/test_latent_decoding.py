@@ -117,7 +117,7 @@ def test_training_has_nothing_to_remember_yet():
 @pytest.fixture(scope="module")
 def model(demo_run):
   """The demo's log, and a system of its ids with parameters of no training."""
-  _, config = workdir_lib.read(demo_run[0], {})
+  _, config = workdir_lib.read(demo_run[0])
   split = splits.make(config.split, datasets.load(config).log)
   book = codes.load(demo_run[0] / "codes")
   built = lightlm.build(config, book)

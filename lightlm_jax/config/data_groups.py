@@ -10,8 +10,8 @@ import dataclasses
 from lightlm_jax.config.fields import (
   ABOVE_0,
   BELOW_1,
-  BETWEEN_0_AND_1,
   DEVICES,
+  FRACTION,
   NOT_NEGATIVE,
   POSITIVE,
   PROBABILITY,
@@ -41,9 +41,7 @@ class Data:
   name: str = field("toys", "folder of the log in `dir`; demo = the synthetic shop")
   dir: str = field("", "folder of the logs; empty = $LIGHTLM_DATA_DIR")
   min_len: int = field(1, "users with fewer interactions are left out", NOT_NEGATIVE)
-  share: float = field(
-    1.0, "share of the users who are trained on; all are evaluated", SHARE
-  )
+  share: float = field(1.0, "share of users to train on; all are evaluated", SHARE)
   shop: Shop = Shop()
 
 
@@ -56,15 +54,9 @@ class Split:
     "how validation and test are held out; none = train on everything",
     choices=("leave_one_out", "ratio", "temporal", "none"),
   )
-  validation_share: float = field(
-    0.1, "ratio, temporal: share of the interactions", BETWEEN_0_AND_1
-  )
-  test_share: float = field(
-    0.1, "ratio, temporal: share of the interactions", BETWEEN_0_AND_1
-  )
-  gap: int = field(
-    0, "temporal: seconds that are left out before each window", NOT_NEGATIVE
-  )
+  validation_share: float = field(0.1, "ratio, temporal: share of the log", FRACTION)
+  test_share: float = field(0.1, "ratio, temporal: share of the log", FRACTION)
+  gap: int = field(0, "temporal: seconds left out before each window", NOT_NEGATIVE)
   withheld: float = field(0.0, "share of the items that training never sees", BELOW_1)
 
 
@@ -80,16 +72,12 @@ class LightLMInput:
   """The source sequence of LightLM."""
 
   user: bool = field(False, "whether the user's id opens the source")
-  history: int = field(
-    20, "last items of the history that are read; 0 = the user alone", NOT_NEGATIVE
-  )
+  history: int = field(20, "last items that are read; 0 = the user alone", NOT_NEGATIVE)
   order: str = field(
-    "time", "time = the history is a sequence, none = a set", choices=("time", "none")
+    "time", "time = a sequence, none = a set", choices=("time", "none")
   )
   prompt: bool = field(False, "whether the ids stand in the paper's prompt")
-  user_dropout: float = field(
-    0.9, "probability that training hides the user", PROBABILITY
-  )
+  user_dropout: float = field(0.9, "probability that the user is hidden", PROBABILITY)
 
   def check(self) -> None:
     if not self.history and not self.user:
@@ -112,9 +100,7 @@ class TextInput(HistoryInput):
     24, "tokens of an item's text; longer texts are cut", POSITIVE, signature=True
   )
   text_vocab: int = field(
-    4_096,
-    "tokens that are learned from the texts",
-    from_to_a_million(256, " (a token a byte)"),
+    4_096, "tokens learned from the texts", from_to_a_million(256, " (a token a byte)")
   )
   attributes: bool = field(False, "whether item_attributes.json adds a token each")
 
@@ -130,9 +116,7 @@ class Gcn:
   batch_size: int = field(32_768, "edges a step", POSITIVE)
   negatives: int = field(4, "negatives of each edge", POSITIVE)
   patience: int = field(10, "epochs without a better one before it stops", POSITIVE)
-  held_back: float = field(
-    0.05, "share of the training edges that early stopping looks at", BELOW_1
-  )
+  held_back: float = field(0.05, "share of edges for early stopping", BELOW_1)
   weighted: bool = field(False, "whether layers have weights and a non-linearity")
 
 
@@ -165,9 +149,5 @@ class Ids:
   centres: int = field(64, "gci: tokens a level", from_to_a_million(1))
   gcn: Gcn = Gcn()
   devices: int = field(1, "gci: devices that train; 1 = the CPU", DEVICES)
-  cold: str = field(
-    "apart",
-    "items without training: apart, or by their attributes",
-    choices=("apart", "attributes"),
-  )
+  cold: str = field("apart", "items without training", choices=("apart", "attributes"))
   base: int = field(64, "rid, sid: digits of a number", from_to_a_million(2))

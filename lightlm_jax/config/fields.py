@@ -26,7 +26,7 @@ class Rule:
 POSITIVE = Rule("at least 1", lambda value: value >= 1)
 NOT_NEGATIVE = Rule("0 or more", lambda value: 0 <= value < math.inf)
 ABOVE_0 = Rule("above 0 and finite", lambda value: 0 < value < math.inf)
-BETWEEN_0_AND_1 = Rule("above 0 and below 1", lambda value: 0 < value < 1)
+FRACTION = Rule("above 0 and below 1", lambda value: 0 < value < 1)
 BELOW_1 = Rule("0 or more and below 1", lambda value: 0 <= value < 1)
 SHARE = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
 PROBABILITY = Rule("from 0 to 1", lambda value: 0 <= value <= 1)

@@ -51,9 +51,7 @@ class LightLMModel(Transformer):
 
   num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
   d_kv: int = field(64, "width of an attention head", POSITIVE)
-  whole_word: bool = field(
-    True, "whether tokens get the position of their item in the history"
-  )
+  whole_word: bool = field(True, "whether tokens get their item's position")
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )
@@ -87,7 +85,7 @@ class DecoderModel(SharedWidthModel):
 
   num_kv_heads: int = field(
     8,
-    "heads of keys and values; fewer than num_heads share them",
+    "key and value heads; fewer than num_heads: shared",
     POSITIVE,
     like="num_heads",
   )
@@ -111,9 +109,7 @@ class DecoderModel(SharedWidthModel):
 class ItemDecoderModel(DecoderModel):
   """The decoder with one token an item."""
 
-  tied: bool = field(
-    True, "whether the output table is that of the input", signature=True
-  )
+  tied: bool = field(True, "whether the output table is the input's", signature=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +129,7 @@ class TextModel(DecoderModel):
 class LiteModel(TextModel):
   """Lite-LLM4Rec with its item head."""
 
-  tied: bool = field(
-    False, "whether items are scored by their texts' vectors, not by a table"
-  )
+  tied: bool = field(False, "whether items are scored by their texts' vectors")
 
   def check(self) -> None:
     if self.tied and self.source == "flat":
@@ -149,9 +143,7 @@ class LiteModel(TextModel):
 class LiteBeamModel(TextModel):
   """Lite-LLM4Rec with a decoder of ids in place of the head."""
 
-  num_decoder_layers: int = field(
-    6, "layers of the decoder of ids", POSITIVE, like="num_layers"
-  )
+  num_decoder_layers: int = field(6, "decoder layers", POSITIVE, like="num_layers")
   remat: bool = field(False, "whether gradients compute layers again, to save memory")
 
 
@@ -170,14 +162,10 @@ class Train(Evaluating):
   batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
   accumulate: int = field(1, "steps an update of the parameters", POSITIVE)
   learning_rate: float = field(1e-3, "peak learning rate of AdamW", ABOVE_0)
-  embedding_rate: float = field(
-    8.0, "learning rate of the embeddings, as a multiple", ABOVE_0
-  )
+  embedding_rate: float = field(8.0, "multiple of the rate for embeddings", ABOVE_0)
   warmup_steps: int = field(1_000, "steps of linear warm-up", NOT_NEGATIVE)
   schedule: str = field(
-    "cosine",
-    "decay of the learning rate to 0 at the last step",
-    choices=("cosine", "linear"),
+    "cosine", "decay of the learning rate to 0", choices=("cosine", "linear")
   )
   weight_decay: float = field(
     0.01, "AdamW's decay, times the learning rate a step", NOT_NEGATIVE
@@ -191,9 +179,7 @@ class Train(Evaluating):
   )
   eval_every: int = field(1_000, "steps between validations and checkpoints", POSITIVE)
   eval_users: int = field(0, "users of a validation; 0 = all", NOT_NEGATIVE)
-  patience: int = field(
-    5, "validations without a new best before it stops; 0 = never", NOT_NEGATIVE
-  )
+  patience: int = field(5, "validations without a new best; 0 = no limit", NOT_NEGATIVE)
   log_every: int = field(100, "steps between lines of the log", POSITIVE)
   steps_per_dispatch: int = field(10, "steps a call of the device", POSITIVE)
 
@@ -203,9 +189,7 @@ class LightLMTrain(Train):
   """Training of LightLM."""
 
   label_smoothing: float = field(0.0, "label smoothing", BELOW_1)
-  pack: int = field(
-    4, "examples that share a row, of all lengths; 1 = history_buckets", POSITIVE
-  )
+  pack: int = field(4, "examples that share a row; 1 = history_buckets", POSITIVE)
   history_buckets: tuple[int, ...] = field(
     (2, 5, 10), "widths of batches by history length, below input.history", ASCENDING
   )
@@ -215,9 +199,7 @@ class LightLMTrain(Train):
 class RowTrain(Train):
   """Training at every position of a row of histories."""
 
-  whole_histories: bool = field(
-    False, "longer histories: True = go on in further rows, False = are cut"
-  )
+  whole_histories: bool = field(False, "whether longer histories go on in further rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,9 +235,7 @@ class BeamDecoding:
   length_penalty: float = field(
     0.0, "exponent of the length that scores are divided by", NOT_NEGATIVE
   )
-  length_offset: float = field(
-    0.0, "added to lengths; 5 = T5's and GNMT's penalty", NOT_NEGATIVE
-  )
+  length_offset: float = field(0.0, "added to lengths; 5 in T5 and GNMT", NOT_NEGATIVE)
   trie_bytes: int = field(
     256 * 2**20, "bytes that dense masks of the trie may take; 0 = sparse", NOT_NEGATIVE
   )
@@ -275,16 +255,12 @@ class Decoding(BeamDecoding):
     "how ids are decoded; latent: `evaluate` of a trained run",
     choices=("beam", "beam_renormalised", "exact", "unconstrained", *LATENT),
   )
-  state: str = field(
-    "encoder", "latent: the states that are kept", choices=("decoder", "encoder")
-  )
+  state: str = field("encoder", "latent: stored states", choices=("decoder", "encoder"))
   memory_share: float = field(1.0, "latent: share of the training examples", SHARE)
   prior: float = field(
     16.0, "latent: weight of log purchases; 0 = L2D as published", NOT_NEGATIVE
   )
-  nearest: int = field(
-    300, "latent_local: examples of which items are the means", POSITIVE
-  )
+  nearest: int = field(300, "latent_local: examples of which items are means", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -299,6 +275,4 @@ class FixedMesh:
 class Mesh(FixedMesh):
   """The devices of a run."""
 
-  shard_optimiser: bool = field(
-    False, "whether devices along `data` share the optimiser's state"
-  )
+  shard_optimiser: bool = field(False, "shards the optimiser's state over `data`")

@@ -15,7 +15,9 @@ from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import registry
-from lightlm_jax.training import dry_run
+from lightlm_jax.systems.base import Built, Trainable
+from lightlm_jax.training import loop, speed
+from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import topology as topology_lib
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,11 @@ logger = logging.getLogger(__name__)
 def describe(
   config: RunConfig, topology: str | None = None, chosen: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Returns sizes and FLOPs of a run (training/dry_run.py); trains nothing.
+  """Returns parameters, bytes and FLOPs a step of a run; trains nothing.
+
+  Bytes are those of one copy, without sharding. `flops_per_step` counts the matrix
+  products of loss and gradient (a multiply-add is two FLOPs), averaged over the batches
+  of an epoch; dropout and the optimiser are left out. Fitted systems have no steps.
 
   Args:
     config: as for `train`.
@@ -46,7 +52,7 @@ def describe(
   if isinstance(config, ReadsTexts):
     _, tokens = texts_lib.of_run(config, dataset.texts, dataset.attributes)
   built = registry.build(config.system, config, split.train, book, tokens)
-  report = dry_run.describe(built, split, config, mesh)
+  report = _sizes(built, split, config, mesh)
   if topology is not None:
     learned = cast(LearnedConfig, config)
     report["topology"] = topology_lib.describe(built, split, learned, mesh, topology)
@@ -85,3 +91,29 @@ def describe_elsewhere(
         f"{report['mesh']['data']} devices of mesh.data; compiled with {compiled}"
       )
   return report
+
+
+def _sizes(built: Built, split: splits.Split, config: RunConfig, mesh) -> dict:
+  report: dict[str, Any]
+  sizes: dict[str, Any] = dict.fromkeys(("parameters", "optimiser", "data", "trie"))
+  report = dict.fromkeys(("parameters", "steps", "batch", "mesh", "bytes"))
+  report |= {"mesh": dict(mesh.shape), "bytes": sizes, "flops_per_step": None}
+  if (trie := getattr(built.tables, "trie", None)) is not None:
+    sizes["trie"] = _bytes(trie)
+  if isinstance(built.system, Trainable):
+    assert isinstance(config, LearnedConfig)
+    state = state_lib.abstract(built.system.init, state_lib.optimiser(config), mesh)
+    feed, plan = loop.make_feed(built, split.train, config)
+    trees = {"parameters": state.params, "optimiser": state.opt_state, "data": feed}
+    sizes |= {name: _bytes(tree) for name, tree in trees.items()}
+    report |= {
+      "parameters": state_lib.count_parameters(state.params),
+      "steps": config.train.steps,
+      "batch": config.train.batch_size,
+      "flops_per_step": speed.flops_per_step(built, state.params, feed, plan),
+    }
+  return report
+
+
+def _bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

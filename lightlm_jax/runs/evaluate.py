@@ -55,19 +55,17 @@ def evaluate(
   requests = _requests(context, split_name, users)
   run = restore.restore(context)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
-  results, ranks = _evaluate(run, split_name, requests, k)
+  results = results_lib.describe(run, k)
   variant = _variant(own, config, overrides, results["beam_size"])
-  _write(run, results, requests, ranks, len(requests) if users else 0, variant)
-  return results
+  number = len(requests) if users else 0
+  return _evaluate(run, results, split_name, requests, k, number, variant)
 
 
 def evaluate_run(run: Run, split_name: str = "test") -> Results:
   """As `evaluate`, of a run that is restored already, decoded in its own way."""
   log.set_up()
   requests = _requests(run, split_name, 0)
-  results, ranks = _evaluate(run, split_name, requests, evaluator.K)
-  _write(run, results, requests, ranks)
-  return results
+  return _evaluate(run, results_lib.describe(run), split_name, requests)
 
 
 def measure(
@@ -108,19 +106,26 @@ def _requests(context: RunContext, split_name: str, users: int) -> Requests:
   return loop.sample(requests, users, context.config.seed) or requests
 
 
-def _evaluate(run: Run, split_name: str, requests: Requests, k: int):
+def _evaluate(
+  run: Run,
+  results: Results,
+  split_name: str,
+  requests: Requests,
+  k: int = evaluator.K,
+  users: int = 0,
+  variant: str = "",
+) -> Results:
+  """Measures and writes; `results` are of the run before its evaluation."""
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)
   found |= {"split": split_name, "num_users": len(requests)}
-  return results_lib.with_fields(results_lib.describe(run, k), found), ranks
-
-
-def _write(run: Run, results: Results, requests, ranks, users=0, variant="") -> None:
+  results = results_lib.with_fields(results, found)
   write_users(run, results, requests, ranks, users, variant)
   name = results_lib.file_name("results", results, users, variant) + ".json"
   atomic.write_json(run.workdir / name, results)
   results_lib.show(results)
   logger.info(f"written to {run.workdir / name}")
+  return results
 
 
 def compare(

@@ -1,8 +1,4 @@
-"""Choice and check of the devices, and the persistent compilation cache.
-
-Call `begin` first; it calls `select`, `enable_compilation_cache`, `processes.join` and
-`check` in the order that jax needs. Then `describe`.
-"""
+"""Choice and check of the devices, and the persistent compilation cache."""
 
 import collections
 from collections.abc import Sequence
@@ -20,11 +16,10 @@ ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
 
 
 def begin(platform: str | None, distributed: str | None) -> None:
-  """Selects and checks the devices, and connects to the run's other processes.
+  """Selects and checks the devices, and joins the run's other processes.
 
-  Args:
-    platform: see `select`.
-    distributed: see `processes.join`.
+  Call it first, as jax needs this order. For the arguments see `select` and
+  `processes.join`.
 
   Raises:
     UserError: the devices or the other processes are not available.
@@ -36,10 +31,7 @@ def begin(platform: str | None, distributed: str | None) -> None:
 
 
 def select(platform: str | None) -> None:
-  """Makes jax use `platform` ("cpu", "gpu", "tpu"); None leaves the choice to jax.
-
-  Has an effect only before jax starts its backends.
-  """
+  """Makes jax use `platform` ("cpu", "gpu", "tpu"); None leaves the choice to jax."""
   if platform:
     # "gpu" asks jax for both CUDA and ROCm and fails if one is missing. The CPU stays
     # available beside an accelerator: ids are built on it, the same bytes everywhere.
@@ -48,21 +40,16 @@ def select(platform: str | None) -> None:
 
 
 def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
-  """Returns the device nodes that match the globs, sorted.
-
-  Folders are left out: a laptop's `/dev/accel/` is an NPU, which jax cannot use; a TPU
-  is `/dev/accel0`.
-  """
+  """Returns the device nodes that match the globs, sorted."""
   found = {path for pattern in nodes for path in glob.glob(pattern)}
+  # A laptop's folder `/dev/accel/` is an NPU, which jax cannot use.
   return sorted(path for path in found if not os.path.isdir(path))
 
 
 def check(
   platform: str | None = None, *, nodes: Sequence[str] = ACCELERATOR_NODES
 ) -> None:
-  """Raises an error if jax would run on the CPU beside an unused accelerator.
-
-  Starts jax's backends.
+  """Starts jax's backends, and checks that no accelerator is left unused.
 
   Args:
     platform: the value of --platform; "cpu" allows the CPU beside an accelerator.
@@ -114,7 +101,7 @@ def describe() -> str:
 def enable_compilation_cache() -> str:
   """Makes jax store compiled programs on disk; returns the folder.
 
-  That is JAX_COMPILATION_CACHE_DIR, or else `xla` under the cache root.
+  It is JAX_COMPILATION_CACHE_DIR, by default `xla` under the cache root.
   """
   config: Any = jax.config  # has attributes that its type does not tell
   folder = config.jax_compilation_cache_dir or os.fspath(cache_root() / "xla")

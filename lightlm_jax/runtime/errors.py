@@ -16,16 +16,13 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """The reason of an error in one line: for a file, what the operating system says."""
+  """The reason of an error in one line; for a file, the operating system's."""
   text = str(getattr(error, "strerror", None) or error).strip()
   return text.partition("\n")[0].rstrip() or type(error).__name__
 
 
 class UserError(Exception):
-  """An error that the user can fix; the message says what, where, and what to do.
-
-  The message is always one printable line, whatever file and column names it contains.
-  """
+  """An error that the user can fix; one printable line says what, where and how."""
 
   def __init__(self, message: str):
     super().__init__(printable(" ".join(message.split())))

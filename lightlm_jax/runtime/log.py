@@ -1,8 +1,7 @@
 """The package's log: plain lines on stdout, written by the first process alone.
 
-Modules write to `logging.getLogger(__name__)`. The commands, `lightlm_jax.train`,
-`lightlm_jax.evaluate` and `Recommender` call `set_up`, which prints the lines unless
-the program that calls them has given the logger "lightlm_jax" a handler of its own.
+The commands, `lightlm_jax.train`, `lightlm_jax.evaluate` and `Recommender` call
+`set_up`, which prints the lines unless the logger "lightlm_jax" has a handler already.
 
 Silence:  logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
 Lines in the program's own log instead of on stdout, before the first call:
@@ -37,10 +36,7 @@ class _Handler(logging.Handler):
 def set_up(*, stderr: bool = False) -> None:
   """Prints the package's log, unless its logger already has a handler.
 
-  A level that was set before is kept. Calling it again changes the stream alone.
-
-  Args:
-    stderr: prints there, where stdout is for something else, such as JSON.
+  A level that was set before is kept. A second call changes only the stream.
   """
   logger = logging.getLogger(NAME)
   console().stderr = stderr
@@ -55,7 +51,7 @@ def set_up(*, stderr: bool = False) -> None:
 
 @functools.cache
 def console() -> rich.console.Console:
-  """The terminal that the log is printed on; bars that are drawn on it stay below."""
+  """The terminal of the log; progress bars on it stay below its lines."""
   return rich.console.Console()
 
 

@@ -41,10 +41,10 @@ LARGE = 2**20
 
 
 def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns a mesh of devices; `data = -1` uses all that `model` leaves.
+  """Returns a mesh of devices.
 
   Args:
-    data: devices that share a batch.
+    data: devices that share a batch; -1 = all that `model` leaves.
     model: devices that share the weights.
     devices: to choose from; None = those that jax sees.
 
@@ -60,14 +60,10 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
       f"mesh.data {data} × mesh.model {model} does not fit {available} devices; "
       "choose two numbers whose product they hold"
     )
-  axis_types = (AxisType.Auto, AxisType.Auto)
+  chosen, axis_types = list(devices[: data * model]), (AxisType.Auto,) * 2
+  shape, names = (data, model), ("data", "model")
   try:
-    return jax.make_mesh(
-      (data, model),
-      ("data", "model"),
-      axis_types=axis_types,
-      devices=list(devices[: data * model]),
-    )
+    return jax.make_mesh(shape, names, axis_types=axis_types, devices=chosen)
   except AssertionError:  # jax lays the mesh out on the TPUs' network
     two_cores = any(device.core_on_chip for device in devices)
     advice = (
@@ -85,18 +81,18 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
   """Returns the sharding of each leaf of a (possibly abstract) pytree of parameters.
 
   The paths of the optimiser's moments end in their parameters' paths, so that the same
-  rules apply. Warns of `LARGE` leaves that neither a rule nor `REPLICATED` names.
+  rules apply.
 
   Args:
     tree: parameters or the optimiser's state.
     mesh: with the axes "data" and "model".
     over_data: also shard each leaf over `data`, along the longest axis that `data`
       divides and no rule shards.
-    warn: false for the optimiser's state, whose parameters were warned of.
+    warn: whether to warn of `LARGE` leaves that neither a rule nor `REPLICATED` names.
   """
 
   def place(path, leaf) -> NamedSharding:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = path_name(path)
     rule = rule_of(name, leaf.ndim)
     if warn and rule is None and leaf.size >= LARGE and not is_replicated(name):
       _warn_replicated(name, leaf.shape)
@@ -117,6 +113,11 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
     return NamedSharding(mesh, PartitionSpec(*axes))
 
   return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def path_name(path) -> str:
+  """Returns a leaf's path in a pytree, such as "encoder/query/kernel"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
@@ -149,8 +150,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def put(tree: Any, sharding: NamedSharding) -> Any:
   """Puts host arrays (or arrays of one device) on the devices of a mesh.
 
-  With several processes, all hold the same arrays, and each puts the parts of its own
-  devices.
+  Several processes hold the same arrays; each puts the parts of its own devices.
   """
 
   def place(x) -> jax.Array:

@@ -1,8 +1,7 @@
 """One run in several processes: how they connect, and what they agree on.
 
 Every process runs the whole program on its own devices' part of the arrays; the first
-one writes files. Before `join` there is one process, and no function here starts a jax
-backend.
+one writes files. Before `join` there is one process.
 """
 
 from collections.abc import Iterator
@@ -28,11 +27,11 @@ def join(how: str | None) -> None:
   Args:
     how: "off" = run alone; "auto" = let jax.distributed detect Slurm, Open MPI,
       Kubernetes or a Cloud TPU; "host:port,N,rank" = the coordinator, the number of
-      processes, and which one this is; None = run alone, but refuse to where a launcher
-      has started several processes.
+      processes and this one's; None = run alone, unless a launcher started several.
 
   Raises:
-    UserError: `how` is malformed, or the other processes cannot be reached.
+    UserError: `how` is malformed, a launcher started several processes for None, or the
+      others cannot be reached.
   """
   if how is None:
     for name in _LAUNCHER_VARIABLES:
@@ -58,11 +57,8 @@ def join(how: str | None) -> None:
         f"--distributed={how} is not understood; give auto, off or host:port,N,rank "
         "with rank from 0 to N - 1, such as 10.0.0.1:1234,4,0"
       )
-    arguments = {
-      "coordinator_address": address,
-      "num_processes": count,
-      "process_id": rank,
-    }
+    arguments = {"coordinator_address": address, "num_processes": count}
+    arguments["process_id"] = rank
   # The service would take SIGTERM from Python for good, and Orbax would rely on it.
   jax.config.update("jax_enable_preemption_service", False)
   try:
@@ -97,14 +93,8 @@ def process_index_and_count() -> tuple[int, int]:
 def fail_together(action: str) -> Iterator[None]:
   """If the body raises UserError in one process, every process raises one on exit.
 
-  Otherwise the others would wait for it in their next collective.
-
-  Args:
-    action: a verb phrase, such as "write the output", for the message in the processes
-      that did not fail themselves.
-
-  Raises:
-    UserError: this process's own, or one that names the process that failed.
+  Otherwise the others would wait for it in their next collective. Their message names
+  the process that failed, and its `action`, such as "write the output".
   """
   error = None
   try:
@@ -145,7 +135,7 @@ def line_of_any(line: str | None) -> str | None:
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
-  """Raises an error if the processes would train on different data.
+  """Checks that the processes train on the same data.
 
   Args:
     sha256: name → hex digest, in the same order in every process.

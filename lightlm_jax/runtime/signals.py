@@ -16,20 +16,16 @@ SAME_SECONDS = 2.0
 
 
 class Signals:
-  """The signals of this process.
-
-  Attributes:
-    received: number of the last signal; None before the first.
-  """
+  """The signals of this process."""
 
   def __init__(self):
-    self.received: int | None = None
+    self.received: int | None = None  # number of the last signal
     self._received_at = 0.0
     self._deferred = False
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator[None]:
-    """Inside, the first signal only sets `received`; the caller has to poll it."""
+    """Inside, the first signal only sets `received`, which the caller polls."""
     before, self._deferred = self._deferred, True
     try:
       yield
@@ -40,7 +36,7 @@ class Signals:
   def immediate(self) -> Iterator[None]:
     """Inside `deferred`, lets a signal raise Stopped at once again.
 
-    Has no effect with several processes: if one left alone, the others would wait.
+    Without effect with several processes: if one left alone, the others would wait.
     """
     if processes.several():
       yield
@@ -67,15 +63,13 @@ class Signals:
 
 @contextlib.contextmanager
 def capture_signals() -> Iterator[Signals]:
-  """Handles SIGTERM and SIGINT until it exits.
-
-  Python allows handlers on the main thread only: on another thread, as in some
-  notebooks, nothing is captured.
+  """Handles SIGTERM and SIGINT until it exits, on the main thread only.
 
   Raises:
     Stopped: on exit, if a signal was deferred and nobody acted on it.
   """
   signals = Signals()
+  # Python allows handlers on no other thread, such as that of some notebooks.
   if threading.current_thread() is not threading.main_thread():
     yield signals
     return

@@ -1,7 +1,6 @@
 """Checkpoints with Orbax: the latest two and the best; damaged ones are skipped.
 
-Orbax renames a checkpoint's folder to its final name when it is complete. Each process
-also writes a manifest with the SHA-256 of the files that it wrote itself. A checkpoint
+Each process writes a manifest with the SHA-256 of the files that it wrote. A checkpoint
 is verified once, before it is restored; the processes share the files among them.
 """
 
@@ -22,8 +21,8 @@ from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.training.state import TrainState
 
-# The first process's; process N's is sha256.process_N.json. An older version's manifest
-# is one for all processes.
+# The first process's; process N's is sha256.process_N.json. Older versions wrote one
+# manifest for all processes.
 _MANIFEST = "sha256.json"
 _JUDGED = "progress.json"  # replaces the progress that was saved with the state
 _DAMAGED = "damaged-"  # prefix of a folder that is not read any more
@@ -82,12 +81,12 @@ class Checkpoints:
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
-    """Copies the state and writes it in the background.
+    """Copies the state, which may then be donated, and writes it in the background.
 
     Args:
       step: batches seen; not saved before.
-      state: to save; may be donated as soon as this returns.
-      progress: JSON beside it, given back by `progress`; its `best_step` is kept.
+      state: to save.
+      progress: JSON, returned by `progress`; the checkpoint of its `best_step` is kept.
 
     Raises:
       UserError: this write cannot begin, or the one before it failed.
@@ -104,17 +103,10 @@ class Checkpoints:
     atomic.write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
 
   def wait(self) -> None:
-    """Waits until the last save is complete on disk.
-
-    Raises:
-      UserError: it is not, and why.
-    """
+    """Waits until the last save is complete on disk; raises UserError if it failed."""
     writing, self._writing = self._writing, None
     if writing is not None:
-      with (
-        processes.fail_together("write a checkpoint"),
-        _one_line("write", self.directory),
-      ):
+      with _one_line("write", self.directory, "write a checkpoint"):
         writing.result()
 
   def restore(self, step: int, abstract_state: TrainState) -> TrainState:
@@ -158,10 +150,7 @@ class Checkpoints:
 
   def _set_damaged_aside(self) -> None:
     """Gives the damaged checkpoints names that nothing reads."""
-    with (
-      processes.fail_together("set a damaged checkpoint aside"),
-      _one_line("write", self.directory),
-    ):
+    with _one_line("write", self.directory, "set a damaged checkpoint aside"):
       if processes.is_first():
         for step in self._damaged:
           folder = self.directory / str(step)
@@ -175,10 +164,7 @@ class Checkpoints:
     """
     if step in self._verified:
       return None
-    with (
-      processes.fail_together("read the checkpoints"),
-      _one_line("read", self.directory),
-    ):
+    with _one_line("read", self.directory, "read the checkpoints"):
       found = _changed(self.directory / str(step), *processes.process_index_and_count())
     found = processes.line_of_any(found)
     if found is None:
@@ -235,19 +221,23 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 
 
 @contextlib.contextmanager
-def _one_line(verb: str, directory: epath.Path):
-  """Turns Orbax's errors, as of a full or read-only disk, into one-line UserErrors."""
+def _one_line(verb: str, directory: epath.Path, together: str | None = None):
+  """Turns Orbax's errors, as of a full or read-only disk, into one-line UserErrors.
+
+  `together`, if given, is what all processes do: see `processes.fail_together`.
+  """
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.CRITICAL)  # Orbax logs the traceback that it also raises
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:
-    raise UserError(
-      f"cannot {verb} checkpoints in {directory}: {first_line(error)}; check free "
-      "space, limits and permissions, then start again to resume"
-    )
-  finally:
-    logger.setLevel(level)
+  with processes.fail_together(together) if together else contextlib.nullcontext():
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:
+      raise UserError(
+        f"cannot {verb} checkpoints in {directory}: {first_line(error)}; check free "
+        "space, limits and permissions, then start again to resume"
+      )
+    finally:
+      logger.setLevel(level)

@@ -5,9 +5,9 @@ import re
 from typing import Any, NamedTuple
 
 KINDS = (
-  "all-gather all-reduce all-to-all collective-broadcast collective-permute "
-  "ragged-all-to-all reduce-scatter"
-).split()
+  *("all-gather", "all-reduce", "all-to-all", "collective-broadcast"),
+  *("collective-permute", "ragged-all-to-all", "reduce-scatter"),
+)
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\(")
@@ -21,30 +21,20 @@ _LIMIT = re.compile(r" constant\((\d+)\)")
 
 
 class Collective(NamedTuple):
-  """One collective instruction.
+  """One collective instruction."""
 
-  Attributes:
-    kind: one of `KINDS`.
-    shapes: of its results on each device, such as "f32[128,64]".
-    bytes: of all these.
-    times: executions in one run of the program; see `executed`.
-  """
-
-  kind: str
-  shapes: tuple[str, ...]
-  bytes: int
-  times: int = 1
+  kind: str  # one of `KINDS`
+  shapes: tuple[str, ...]  # of its results on each device, such as "f32[128,64]"
+  bytes: int  # of all these
+  times: int = 1  # executions in one run of the program; see `executed`
 
 
 def executed(text: str) -> list[Collective]:
-  """Returns the collectives of one run of a compiled program.
+  """Returns the collectives of one run of a program, `jax.stages.Compiled.as_text()`.
 
   A collective in a loop counts once per iteration if the number of iterations is known
   at compile time (the layers of a scan), and once if it is data (the steps of a
   dispatch). Of a conditional's branches, the one with the most bytes counts.
-
-  Args:
-    text: `jax.stages.Compiled.as_text()`.
   """
   computations, entry = _computations(text)
   known = {}
@@ -57,8 +47,7 @@ def executed(text: str) -> list[Collective]:
     return known[name]
 
   def of_operation(line: str) -> list[Collective]:
-    operation = _OPERATION.match(line)
-    if operation is None:
+    if (operation := _OPERATION.match(line)) is None:
       return []
     shape, name = operation.groups()
     # Only the second instruction of a start/done pair has the result as its shape.

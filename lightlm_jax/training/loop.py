@@ -10,7 +10,6 @@ import signal
 import time
 from typing import Any
 
-from etils import epath
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -56,8 +55,8 @@ def train(
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
 
-  Batches, their order and dropout are functions of (seed, step): a run that was killed
-  and resumed ends with the same bits as one that was not.
+  Batches, their order and dropout are functions of (seed, step), so that a run that was
+  killed and resumed ends with the same bits.
 
   Returns:
     The parameters of the best validation (of the last step without validation), and
@@ -71,7 +70,7 @@ def train(
   assert isinstance(system, Trainable)
   tx = state_lib.optimiser(config)
   feed, plan = make_feed(built, split.train, config)
-  abstract = abstract_state(system, tx, config, mesh)
+  abstract = abstract_state(system, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   requests = sample(split.validation, t.eval_users, config.seed)
   state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
@@ -79,8 +78,7 @@ def train(
   read = _reader(feed, plan, config, mesh, start, io.shards_root)
   # Made once, so that a dispatch transfers nothing but the names of its batches.
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
-  dispatches = _Dispatches(progress)
-  trace = _Trace(io.profile_to)
+  dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
 
   # The order is fixed: evaluate, save, next batch, step, log. A checkpoint is saved
   # before the next batch is taken, and holds only steps whose reports were read.
@@ -89,8 +87,8 @@ def train(
       if requests is not None:
         with _saved_if_stopped(io, step, state, progress):
           metrics = _validate(built, state, requests, split, config, mesh)
-        log_validation(io, step, metrics, len(requests))
-        update_best(progress, metrics["ndcg@10"], step)
+        _log_validation(io, step, metrics, len(requests))
+        _update_best(progress, metrics["ndcg@10"], step)
       progress.judged_step = step
       _save(io.checkpoints, step, state, progress)
       dispatches.clock.restart()
@@ -106,7 +104,8 @@ def train(
     is_first = step == start
     end = step + 1 if is_first else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
-    trace.start(turn)
+    if io.profile_to is not None and turn == 1:
+      trace.enter_context(jax.profiler.trace(io.profile_to))
     # A signal during compilation stops at once: there is nothing new to save.
     with io.signals.immediate() if is_first else contextlib.nullcontext():
       stop = stop_requested_D[io.signals.received is not None]
@@ -124,8 +123,8 @@ def train(
     # At every pause too, so that no checkpoint holds a diverged state.
     if step % t.log_every == 0 or _is_pause(step, t):
       dispatches.read_all()
-      trace.stop()
-      log_steps(io, step, dispatches.summary(io.compilations))
+      trace.close()
+      _log_steps(io, step, dispatches.summary(io.compilations))
 
   io.checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
@@ -141,15 +140,15 @@ def restore_best(
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
   assert step is not None, "no checkpoint"
-  abstract = abstract_state(system, state_lib.optimiser(config), config, mesh)
+  abstract = abstract_state(system, config, mesh)
   return checkpoints.restore(step, abstract).params, progress
 
 
 def abstract_state(
-  system: Trainable, tx: optax.GradientTransformation, config: LearnedConfig, mesh: Mesh
+  system: Trainable, config: LearnedConfig, mesh: Mesh
 ) -> state_lib.TrainState:
   """Returns the shapes, dtypes and shardings of a run's state."""
-  over_data = config.mesh.shard_optimiser
+  tx, over_data = state_lib.optimiser(config), config.mesh.shard_optimiser
   return state_lib.abstract(system.init, tx, mesh, shard_optimiser=over_data)
 
 
@@ -158,8 +157,7 @@ def make_feed(
 ) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
   """Returns the system's training examples, and the plan of their batches."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
-  system = built.system
-  widest = system.max_history
+  system, widest = built.system, built.system.max_history
   assert widest is not None, "only fitted systems read histories of any length"
   if system.example == "sequence":
     whole = config.whole_histories
@@ -170,13 +168,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Returns `size` requests drawn by the seed, or all; None if there are none.
-
-  Args:
-    requests: to draw from.
-    size: 0 = all.
-    seed: of the draw.
-  """
+  """Returns `size` requests drawn by the seed (0 = all); None if there are none."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):
@@ -185,12 +177,12 @@ def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
   return requests.take(np.sort(rng.choice(len(requests), size, replace=False)))
 
 
-def log_steps(io: RunIO, step: int, record: dict[str, Any]) -> None:
+def _log_steps(io: RunIO, step: int, record: dict[str, Any]) -> None:
   io.metrics.write(step, record)
   io.bar.log(step, record["loss"], record["examples_per_second"])
 
 
-def log_validation(
+def _log_validation(
   io: RunIO, step: int, metrics: dict[str, float], num_users: int
 ) -> None:
   io.metrics.write(step, {"validation": metrics})
@@ -200,7 +192,7 @@ def log_validation(
   )
 
 
-def update_best(progress: Progress, score: float, step: int) -> None:
+def _update_best(progress: Progress, score: float, step: int) -> None:
   """Records a validation; of equal scores the earlier step stays the best."""
   if progress.best_score is None or score > progress.best_score:
     progress.best_score, progress.best_step = score, step
@@ -211,16 +203,11 @@ def update_best(progress: Progress, score: float, step: int) -> None:
 
 
 class _Dispatches:
-  """The dispatches in flight, and the measurements of the steps that are done.
-
-  Attributes:
-    clock: measures the steps; restart it after a pause.
-    stop_requested: whether any process had asked to stop, by the reports read so far.
-  """
+  """The dispatches in flight, and the measurements of the steps that are done."""
 
   def __init__(self, progress: Progress):
-    self.clock = speed.Clock()
-    self.stop_requested = False
+    self.clock = speed.Clock()  # restarted after each pause
+    self.stop_requested = False  # by any process, in the reports read so far
     self._progress = progress
     self._peak_flops = None
     self._in_flight = collections.deque()  # (first step, end, report)
@@ -238,11 +225,7 @@ class _Dispatches:
       self._read_oldest()
 
   def read_all(self) -> None:
-    """Waits for every dispatch.
-
-    Raises:
-      UserError: a loss or gradient is not finite.
-    """
+    """Waits for every dispatch; raises UserError as `step.wait_for`."""
     while self._in_flight:
       self._read_oldest()
 
@@ -277,23 +260,6 @@ class _Dispatches:
     self.stop_requested |= bool(report.stop_requested)
 
 
-class _Trace:
-  """A profiler trace of the steps from the second dispatch to the next log."""
-
-  def __init__(self, folder: epath.Path | None):
-    self._folder, self._running = folder, False
-
-  def start(self, turn: int) -> None:
-    if self._folder is not None and turn == 1:
-      jax.profiler.start_trace(str(self._folder))
-      self._running = True
-
-  def stop(self) -> None:
-    if self._running:
-      jax.profiler.stop_trace()
-      self._running = False
-
-
 def _initial(
   system: Trainable,
   tx: optax.GradientTransformation,
@@ -309,11 +275,7 @@ def _initial(
 
 
 def _read_progress(checkpoints: Checkpoints) -> Progress:
-  """Returns the progress that was saved with the latest state.
-
-  Raises:
-    UserError: another version wrote it.
-  """
+  """Returns the progress that was saved with the latest state."""
   # Older checkpoints were saved only after their validation, and lack this field.
   saved: dict[str, Any] = {"judged_step": checkpoints.latest_step}
   saved |= checkpoints.progress()

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class MetricWriter:
-  """Writes records to metrics.jsonl, one JSON object a line, and to TensorBoard.
+  """Writes records to metrics.jsonl and to TensorBoard, in the first process only.
 
-  A resumed run drops the lines after its first step. Only the first process writes.
+  A resumed run drops the lines after its first step.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):

@@ -22,11 +22,7 @@ class RunIO:
   """The open files, the progress bar and the signals of one training run.
 
   Attributes:
-    checkpoints: of the workdir.
-    metrics: writes metrics.jsonl and the TensorBoard events.
-    bar: shows the progress.
     signals: polled between dispatches, and immediate during validation.
-    compilations: counted since the run began.
     shards_root: folder of the cached rows that `train.feed = "stream"` reads.
     profile_to: folder for a profiler trace of the steps from the second dispatch to the
       next log; None = no trace.
@@ -47,7 +43,7 @@ class RunIO:
 def open_run_io(
   workdir: epath.Path, config: LearnedConfig, started: float
 ) -> Iterator[RunIO]:
-  """Opens everything that a run of `config` in `workdir` needs; closes it on exit.
+  """Opens the files of a run, and closes them on exit.
 
   Raises:
     UserError: the workdir cannot be read or written, or no checkpoint is whole.
@@ -57,15 +53,13 @@ def open_run_io(
     compilations = stack.enter_context(count_compilations())
     signals = stack.enter_context(capture_signals())
     stack.enter_context(signals.deferred())
-    checkpoints = Checkpoints(workdir)
-    stack.enter_context(contextlib.closing(checkpoints))
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     for line in checkpoints.damaged:
       logger.warning(f"{line}; passed over")
     start = checkpoints.latest_step or 0
     if start:
       logger.info(f"resuming at step {start}")
-    metrics = MetricWriter(workdir, start)
-    stack.enter_context(contextlib.closing(metrics))
+    metrics = stack.enter_context(contextlib.closing(MetricWriter(workdir, start)))
     bar = ProgressBar(start=start, total=config.train.steps)
     stack.enter_context(contextlib.closing(bar))
     yield RunIO(

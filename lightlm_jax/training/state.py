@@ -26,24 +26,17 @@ class TrainState(NamedTuple):
 def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   """AdamW behind gradient clipping, warm-up and decay, from `config.train`.
 
-  Norm scales and relative biases are not decayed: pulling them to zero is no prior.
-  Embeddings start about sqrt(D) times larger than the weights, so one absolute rate
-  would move them that much less; `embedding_rate` is their multiple of it (T5's
-  Adafactor scales every update by the parameter's own size).
+  Norm scales and relative biases are not decayed. Embeddings start about sqrt(D) times
+  larger than the weights, so one rate would move them that much less: theirs is
+  `embedding_rate` times as large (T5's Adafactor scales every update by the parameter's
+  own size).
   """
   t = config.train
-  accumulate = t.accumulate
-  warmup, total = t.warmup_steps // accumulate, max(t.steps // accumulate, 1)
-  return _optimiser(
-    schedule=t.schedule,
-    rate=t.learning_rate,
-    warmup=warmup,
-    after=max(total - warmup, 1),
-    clip_norm=t.clip_norm,
-    weight_decay=t.weight_decay,
-    embedding_rate=t.embedding_rate,
-    accumulate=accumulate,
-  )
+  warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
+  names = ("schedule", "clip_norm", "weight_decay", "embedding_rate", "accumulate")
+  same = {name: getattr(t, name) for name in names}
+  after = max(total - warmup, 1)
+  return _optimiser(rate=t.learning_rate, warmup=warmup, after=after, **same)
 
 
 # Equal settings give the same object, which is part of the key of compiled steps.
@@ -83,7 +76,7 @@ def _optimiser(
 def abstract(
   init, tx: optax.GradientTransformation, mesh: Mesh, *, shard_optimiser: bool = False
 ) -> TrainState:
-  """Returns the state as shapes, dtypes and shardings; checkpoints are restored to it.
+  """Returns the state as shapes, dtypes and shardings, for restored checkpoints.
 
   Args:
     init: rng → parameters.
@@ -92,16 +85,13 @@ def abstract(
     shard_optimiser: whether the optimiser's state is sharded over `data` too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
-  shardings: Any = (
-    mesh_lib.replicated(mesh),
+  shardings: Any = TrainState(
+    mesh_lib.replicated(mesh),  # pyright: ignore[reportArgumentType]
     mesh_lib.shardings(shapes.params, mesh),
     mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser, warn=False),
   )
-  shardings = TrainState(*shardings)
   return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
     shapes,
     shardings,
   )
@@ -124,7 +114,7 @@ def count_parameters(params) -> dict[str, int]:
   """Returns the number of parameters, with and without `EMBEDDINGS`."""
   total = non_embedding = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = mesh_lib.path_name(path)
     total += leaf.size
     non_embedding += 0 if name in EMBEDDINGS else leaf.size
   return {"total": total, "non_embedding": non_embedding}
@@ -138,17 +128,14 @@ def _maker(init, tx):
   return make
 
 
-def _path_mask(params, chosen):
-  """Returns a pytree of bools: whether `chosen` holds for the parameter's path."""
+def _decayed(params):
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: chosen(jax.tree_util.keystr(path, simple=True, separator="/")),
+    lambda path, _: not mesh_lib.path_name(path).endswith(("scale", "bias/table")),
     params,
   )
 
 
-def _decayed(params):
-  return _path_mask(params, lambda name: not name.endswith(("scale", "bias/table")))
-
-
 def _is_embedding(params):
-  return _path_mask(params, EMBEDDINGS.__contains__)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: mesh_lib.path_name(path) in EMBEDDINGS, params
+  )

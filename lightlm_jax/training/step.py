@@ -1,7 +1,7 @@
 """Compiled training steps: one dispatch runs several steps in a loop on the device.
 
-The host sends only which batches to take, so a step costs it almost nothing. The number
-of steps of a dispatch is data: changing it compiles nothing.
+The host sends only which batches to take. The number of steps is data: changing it
+compiles nothing.
 """
 
 from collections.abc import Callable
@@ -24,53 +24,31 @@ from lightlm_jax.training.state import TrainState
 
 
 class Dispatch(NamedTuple):
-  """The steps to run, and the batch of each.
+  """The steps to run, and the batch of each."""
 
-  Attributes:
-    first: int32, the step that the state must be at.
-    end: int32, one past the last step; at most `first` + K.
-    bucket_K, key_K, batch_K: see `feed.Plan.at`; entries from `end` on are not read.
-  """
-
-  first: np.int32
-  end: np.int32
-  bucket_K: np.ndarray
+  first: np.int32  # the step that the state must be at
+  end: np.int32  # one past the last step; at most `first` + K
+  bucket_K: np.ndarray  # see `feed.Plan.at`; entries from `end` on are not read
   key_K: np.ndarray
   batch_K: np.ndarray
 
 
 class StepMetrics(NamedTuple):
-  """Metrics of one step, or [K] of every step run, a non-finite last one included.
-
-  All are float32.
-
-  Attributes:
-    loss: of the step's batch.
-    examples: number of examples of positive weight.
-    tokens: number of tokens without padding; see `Trainable.loss`.
-    capacity_tokens: number of tokens with padding.
-  """
+  """float32 metrics of one step, or [K] of every step run, a non-finite last too."""
 
   loss: jax.Array
-  examples: jax.Array
-  tokens: jax.Array
-  capacity_tokens: jax.Array
+  examples: jax.Array  # number of examples of positive weight
+  tokens: jax.Array  # number of tokens without padding; see `Trainable.loss`
+  capacity_tokens: jax.Array  # number of tokens with padding
 
 
 class Report(NamedTuple):
-  """The results of a dispatch, beside the state.
+  """The results of a dispatch, beside the state."""
 
-  Attributes:
-    metrics: [K] of its steps.
-    taken: int32, number of steps that changed the state.
-    finite: bool, whether every loss and every gradient's norm was finite.
-    stop_requested: bool, whether any process had asked to stop when it sent this.
-  """
-
-  metrics: StepMetrics
-  taken: jax.Array
-  finite: jax.Array
-  stop_requested: jax.Array
+  metrics: StepMetrics  # [K] of its steps
+  taken: jax.Array  # int32, number of steps that changed the state
+  finite: jax.Array  # bool, whether every loss and gradient norm was finite
+  stop_requested: jax.Array  # bool, whether any process asks the others to stop
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
@@ -100,8 +78,8 @@ def make_steps(
   from `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
-  dispatch. A dispatch whose `first` is not the state's step does nothing, so one that
-  was sent before the failure was seen does no harm.
+  dispatch. A dispatch whose `first` is not the state's step does nothing: it was sent
+  before such a failure was read.
   """
   # Fixed, or the next dispatch would see other shardings and compile again.
   leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))
@@ -118,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """`make_steps`, with the state's shardings as `jax.tree.flatten` gives them."""
+  """`make_steps`, with the flattened shardings of the state."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 
@@ -132,9 +110,7 @@ def _make_steps(
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics), grads
 
   # Each bucket has its own batch shape.
-  buckets = [
-    functools.partial(learn, bucket=bucket) for bucket in range(len(plan.widths))
-  ]
+  buckets = [functools.partial(learn, bucket=n) for n in range(len(plan.widths))]
 
   @functools.partial(
     jax.jit, donate_argnums=0, out_shardings=(shardings, mesh_lib.replicated(mesh))

@@ -110,7 +110,7 @@ def describe(
       f"config.system {system.name!r} is fitted on the host: there is no step that "
       "could be compiled for --topology"
     )
-  abstract = loop.abstract_state(system, state_lib.optimiser(config), config, mesh)
+  abstract = loop.abstract_state(system, config, mesh)
   kind = mesh.devices.flat[0].device_kind
   return {
     "name": name,

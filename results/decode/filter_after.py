@@ -35,7 +35,7 @@ def main() -> None:
   parser.add_argument("--users", type=int, default=4000)
   flags = parser.parse_args()
   devices.enable_compilation_cache()
-  workdir, config = workdir_lib.read(flags.workdir, {})
+  workdir, config = workdir_lib.read(flags.workdir)
   mesh = mesh_lib.make(1, 1)
   split = splits.SPLITS[config.split.kind](datasets.load(config).log)
   requests = loop.sample(split.test, flags.users, config.seed)

@@ -58,7 +58,7 @@ def main(folder: pathlib.Path) -> None:
 
 def prepare(run: pathlib.Path, mesh: jax.sharding.Mesh):
   """A compiled training step and a compiled search of one arm, as calls that block."""
-  workdir, config = workdir_lib.read(run, {})
+  workdir, config = workdir_lib.read(run)
   split = splits.leave_one_out(datasets.load(config).log)
   book = codes_lib.load(workdir / "codes")
   built = registry.build(config.system, config, split.train, book)

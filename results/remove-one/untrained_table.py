@@ -23,7 +23,7 @@ USERS = 5_000
 
 def main(run: str) -> None:
   devices.enable_compilation_cache()
-  workdir, config = workdir_lib.read(run, {})
+  workdir, config = workdir_lib.read(run)
   split = splits.leave_one_out(datasets.load(config).log)
   book = codes_lib.load(workdir / "codes")
   built = registry.build(config.system, config, split.train, book)
