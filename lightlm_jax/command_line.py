@@ -82,12 +82,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines flags that several commands have.
-
-  Args:
-    *names: of `_SHARED`.
-    **texts: the help of flags that every command explains in its own words.
-  """
+  """Defines flags of `_SHARED`, and others by their help."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -97,10 +92,9 @@ def define(*names: str, **texts: str) -> None:
 
 
 def define_config(*, studies: bool = False) -> Any:
-  """Defines and returns --config=FILE[:preset]; also --config.a.b and --help-config.
+  """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
-  Args:
-    studies: whether a study's config will do, beside a run's.
+  `studies`: whether a study's config will do, beside a run's.
   """
   if "config" not in FLAGS:
     config_flags.DEFINE_config_file(
@@ -114,11 +108,7 @@ def define_config(*, studies: bool = False) -> Any:
 
 
 def config() -> RunConfig:
-  """The configuration that --config and --config.a.b give.
-
-  Raises:
-    UserError: it is not a run's, or a value is of another type than its field.
-  """
+  """The configuration of --config and --config.a.b."""
   return config_lib.typed(FLAGS.config)
 
 
@@ -128,11 +118,7 @@ def config_overrides() -> dict[str, Any]:
 
 
 def workdir() -> str:
-  """--workdir of a command that needs a run.
-
-  Raises:
-    UserError: it is not given.
-  """
+  """--workdir of a command that needs a run; raises UserError if it is not given."""
   if FLAGS.workdir is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   return FLAGS.workdir
@@ -187,16 +173,12 @@ class _ConfigParser(flags.ArgumentParser):
 
   config_flags' own parser finds a missing file only at the first access and ends an
   unknown field with a traceback.
-
-  Attributes:
-    argument: the value of --config.
-    defaults: values of the card's fields that --config.a.b sets.
   """
 
   def __init__(self, studies: bool):
     self._studies = studies
-    self.argument = None
-    self.defaults = {}
+    self.argument = None  # the value of --config
+    self.defaults = {}  # the card's values of the fields that --config.a.b sets
 
   def parse(self, argument: str) -> Card:
     if self.argument is not None:
@@ -217,13 +199,12 @@ class _ConfigParser(flags.ArgumentParser):
       loaded = config_lib.of_system(loaded, system).lock()
     for word in argv:
       if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
-        group, name = config_lib.place(loaded, match[1])
-        self.defaults[match[1]] = group[name]
+        self.defaults[match[1]] = config_lib.settable(loaded, match[1])
     return loaded
 
 
 def _system(argv: Sequence[str]) -> str | None:
-  """The value of --config.system, whose fields --config.a.b are."""
+  """The value of --config.system, which decides about the fields there are."""
   for word, after in zip(argv, [*argv[1:], ""]):
     if match := re.fullmatch(r"--?config\.system(?:=(.*))?", word):
       return after if match[1] is None else match[1]
@@ -233,10 +214,7 @@ def _system(argv: Sequence[str]) -> str | None:
 def _parse(
   argv: Sequence[str], commands: Sequence[str], after: str | None, instead: str | None
 ) -> list[str] | None:
-  """Sets the flags; returns the program and the other words.
-
-  None where a flag asked for help, which is printed.
-  """
+  """Sets the flags; returns the program and other words, None after printing help."""
   logging.use_absl_handler()
   app.define_help_flags()
   if commands or after:

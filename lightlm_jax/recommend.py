@@ -38,21 +38,12 @@ flags.DEFINE_bool("text", False, "the items' titles as one more column")
 def main(_) -> None:
   f, workdir = FLAGS, command_line.workdir()
   users, histories = read_users(f.users, f.history, f.histories, f.all, f.output)
-  allow, deny = (read_optional_ids(name, f[name].value) for name in ("allow", "deny"))
+  options = {"users": users, "histories": histories, "with_text": f.text}
+  options |= {name: f[name].value for name in ("output", "k", "exclude_seen")}
+  for name in ("allow", "deny"):
+    options[name] = read_optional_ids(name, f[name].value)
   devices.begin(f.platform, f.distributed)
-  found = recommend(
-    workdir,
-    users=users,
-    histories=histories,
-    output=f.output,
-    k=f.k,
-    exclude_seen=f.exclude_seen,
-    allow=allow,
-    deny=deny,
-    with_text=f.text,
-    overrides=command_line.overrides(),
-  )
-  show(found)
+  show(recommend(workdir, overrides=command_line.overrides(), **options))
 
 
 if __name__ == "__main__":

@@ -384,10 +384,8 @@ def test_systems_turn_into_each_other():
 
 
 def test_choices_are_those_of_the_code():
-  choices = {
-    name: leaf.about.choices
-    for name, leaf in config.leaves(config.LightLMConfig).items()
-  }
+  leaves = config.leaves(config.LightLMConfig)
+  choices = {name: leaf.choices for name, leaf in leaves.items()}
   assert set(choices["split.kind"]) == set(splits.SPLITS)
   assert set(choices["ids.graph"]) == set(spectral.GRAPHS)
   assert set(choices["ids.tokens"]) == set(spectral.TOKENS)

@@ -10,13 +10,11 @@ from lightlm_jax.config.cards import (
   base,
   card,
   check_elements,
-  folder,
   is_study,
   load,
   of_system,
-  place,
   presets,
-  resolve,
+  settable,
   typed,
 )
 from lightlm_jax.config.fields import flatten, leaves, value_of

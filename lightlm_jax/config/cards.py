@@ -5,8 +5,10 @@ presets in `PRESETS`. It is an ml_collections.ConfigDict, so that the command li
 set fields in it; `typed` makes the configuration that the library works with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import functools
 import importlib.util
+import operator
 import pathlib
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,6 @@ from lightlm_jax.runtime.errors import UserError
 # An ml_collections.ConfigDict; type checkers know nothing of its attributes.
 Card = Any
 PRESETS = ("paper", "small", "tiny")  # of cards that do not name their own
-SETTABLE = (bool, int, float, str, tuple)
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
@@ -43,11 +44,11 @@ def card(name: str, preset: str | None = None) -> Card:
   preset = preset or given
   path = resolve(name)
   module = _module(path)
-  known = _presets(module)
+  known = getattr(module, "PRESETS", PRESETS)
   if preset and preset not in known:
     raise UserError(
       f"{path} has no preset {preset!r}{tree_lib.guess(preset, known)}; "
-      f"its presets are {_listed(known)}"
+      f"its presets are {', '.join(known) or 'none'}"
     )
   config = module.get_config(preset) if preset else module.get_config()
   return config.lock()
@@ -107,7 +108,7 @@ def available() -> list[str]:
 
 def presets(name: str) -> tuple[str, ...]:
   """The presets of a config file or bare name."""
-  return _presets(_module(resolve(name)))
+  return tuple(getattr(_module(resolve(name)), "PRESETS", PRESETS))
 
 
 def resolve(name: str) -> pathlib.Path:
@@ -119,28 +120,23 @@ def resolve(name: str) -> pathlib.Path:
   names = available()
   raise UserError(
     f"no config file {str(path)!r}{tree_lib.guess(path.stem, names)}; "
-    f"by bare name there are {_listed(names)}"
+    f"by bare name there are {', '.join(names) or 'none'}"
   )
 
 
-def place(config: Card, field: str) -> tuple[Card, str]:
-  """The group of a dotted field in a card and its name there, if it can be set."""
-  *names, leaf = field.split(".")
-  parent = config
-  for name in names:
-    if not isinstance(parent, ConfigDict) or name not in parent:
-      break
-    parent = parent[name]
-  is_group = isinstance(parent, ConfigDict)
-  if not is_group or leaf not in parent or isinstance(parent[leaf], ConfigDict):
-    raise tree_lib.unknown_field(field, flatten(config.to_dict()))
-  kind = parent.get_type(leaf)
-  if kind not in SETTABLE:
+def settable(config: Card, field: str) -> Any:
+  """The value of a dotted field in a card, which the command line may set."""
+  flat = flatten(config.to_dict())
+  if field not in flat:
+    raise tree_lib.unknown_field(field, flat)
+  *groups, leaf = field.split(".")
+  kind = functools.reduce(operator.getitem, groups, config).get_type(leaf)
+  if kind not in (bool, int, float, str, tuple):
     raise UserError(
       f"config field {field} ({kind.__name__}) can be set in a config file only; "
       "one that starts as None needs config_dict.placeholder(type)"
     )
-  return parent, leaf
+  return flat[field]
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
@@ -164,11 +160,3 @@ def _module(path: pathlib.Path) -> ModuleType:
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no get_config(preset); is it a config file?")
   return module
-
-
-def _presets(module: ModuleType) -> tuple[str, ...]:
-  return tuple(getattr(module, "PRESETS", PRESETS))
-
-
-def _listed(names: Sequence[str]) -> str:
-  return ", ".join(names) or "none"

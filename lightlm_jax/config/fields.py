@@ -45,38 +45,11 @@ def from_to_a_million(low: int, text: str = "") -> Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-  """Optional packages that a value of a field needs, and the extra that has them."""
+  """Optional packages that a field needs, and the extra that installs them."""
 
   name: str
   modules: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class About:
-  """The description of a field, beside its type and default.
-
-  Attributes:
-    text: the meaning of the field, with its unit.
-    rule: its range; None = any value of its type.
-    choices: its possible values, or those of each element of a tuple; () = any.
-    extras: (value, the packages that it needs).
-    like: another field of the same group, whose value is the default of this one when a
-      configuration is turned into one of another system.
-    signature: whether a configuration without this field was made for another system.
-  """
-
-  text: str
-  rule: Rule | None = None
-  choices: tuple[str, ...] = ()
-  extras: tuple[tuple[str, Extra], ...] = ()
-  like: str | None = None
-  signature: bool = False
-
-
-def field(default: Any, text: str, rule: Rule | None = None, **about: Any) -> Any:
-  """A field of a configuration dataclass; for `about` see `About`."""
-  metadata = {"about": About(text, rule, **about)}
-  return dataclasses.field(default=default, metadata=metadata)
+  value: str | None = None  # of the field that needs them; None = every value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +61,25 @@ class Leaf:
     kind: bool, int, float, str or tuple.
     element: the type of a tuple's elements; None if `kind` is not a tuple.
     default: of the dataclass.
-    about: see `About`.
+    text: the meaning of the field, with its unit.
+    rule: its range; None = any value of its type.
+    choices: its possible values, or those of each element of a tuple; () = any.
+    extra: packages that it needs.
+    like: another field of the same group, whose value is the default of this one when a
+      configuration is turned into one of another system.
+    signature: whether a configuration without this field was made for another system.
   """
 
   name: str
   kind: type
   element: type | None
   default: Any
-  about: About
+  text: str
+  rule: Rule | None = None
+  choices: tuple[str, ...] = ()
+  extra: Extra | None = None
+  like: str | None = None
+  signature: bool = False
 
   def fits(self, value: Any) -> bool:
     """Whether a value is of the field's type; a bool is no number."""
@@ -114,16 +98,19 @@ class Leaf:
   def check_type(self, value: Any) -> None:
     """Raises UserError if a value is not of the field's type."""
     if not self.fits(value):
-      rule = self.about.rule
-      wanted = rule.text if rule else f"of type {self.kind.__name__}"
+      wanted = self.rule.text if self.rule else f"of type {self.kind.__name__}"
       raise UserError(f"config.{self.name} is {value!r}; it must be {wanted}")
 
   @property
   def range(self) -> str:
     """The possible values in words; empty if the type has no other limit."""
-    if self.about.choices:
-      return " | ".join(self.about.choices)
-    return self.about.rule.text if self.about.rule else ""
+    return " | ".join(self.choices) or (self.rule.text if self.rule else "")
+
+
+def field(default: Any, text: str, rule: Rule | None = None, **more: Any) -> Any:
+  """A field of a configuration dataclass; for `more` see `Leaf`."""
+  metadata = {"text": text, "rule": rule, **more}
+  return dataclasses.field(default=default, metadata=metadata)
 
 
 # The order in which the groups of a configuration are listed.
@@ -149,7 +136,7 @@ def leaves(cls: type) -> dict[str, Leaf]:
       kind=typing.get_origin(kind) or kind,
       element=arguments[0] if arguments else None,
       default=own.default,
-      about=own.metadata["about"],
+      **own.metadata,
     )
   return found | groups
 
@@ -175,23 +162,22 @@ def check(config: Any) -> None:
 
 
 def _check_value(leaf: Leaf, value: Any) -> None:
-  about, name = leaf.about, f"config.{leaf.name}"
+  name, listed = f"config.{leaf.name}", ", ".join(leaf.choices)
   leaf.check_type(value)
-  if choices := about.choices:
-    listed = ", ".join(choices)
-    if leaf.element is None and value not in choices:
-      raise UserError(f"{name} is {value!r}; choose one of {listed}")
-    for each in value if leaf.element is not None else ():
-      if each not in choices:
+  if leaf.choices and leaf.element is None and value not in leaf.choices:
+    raise UserError(f"{name} is {value!r}; choose one of {listed}")
+  if leaf.choices and leaf.element is not None:
+    for each in value:
+      if each not in leaf.choices:
         raise UserError(f"{name} names {each!r}; choose from {listed}")
-  if about.rule is not None and not about.rule.holds(value):
-    raise UserError(f"{name} is {value!r}; it must be {about.rule.text}")
-  for needing, extra in about.extras:
-    for module in extra.modules if value == needing else ():
+  if leaf.rule is not None and not leaf.rule.holds(value):
+    raise UserError(f"{name} is {value!r}; it must be {leaf.rule.text}")
+  if leaf.extra is not None and leaf.extra.value in (None, value):
+    for module in leaf.extra.modules:
       if importlib.util.find_spec(module) is None:
         raise UserError(
           f"{name} is {value!r}, and there is no {module}; install with "
-          f"pip install -c constraints.txt -e '.[{extra.name}]'"
+          f"pip install -c constraints.txt -e '.[{leaf.extra.name}]'"
         )
 
 

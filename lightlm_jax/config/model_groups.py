@@ -22,7 +22,6 @@ from lightlm_jax.runtime.errors import UserError
 # Values of decoding.kind that rank by the states of training examples: decoding/latent.
 LATENT = ("latent_global", "latent_local")
 WITHOUT_BEAMS = ("exact", *LATENT)  # values of decoding.kind that score every item
-_STREAM = Extra("stream", ("grain", "array_record"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ class Train(Evaluating):
     "device",
     "device = the log in device memory, stream = rows from disk",
     choices=("device", "stream"),
-    extras=(("stream", _STREAM),),
+    extra=Extra("stream", ("grain", "array_record"), "stream"),
   )
   eval_every: int = field(1_000, "steps between validations and checkpoints", POSITIVE)
   eval_users: int = field(0, "users of a validation; 0 = all", NOT_NEGATIVE)

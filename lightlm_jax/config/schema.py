@@ -63,8 +63,8 @@ BASELINES = ("pop", "recent_pop", "item_knn", "ease")
 _TEXT = Extra("text", ("tokenizers",))
 
 
-def _system(*names: str, **about: Any) -> str:
-  return field(names[0], "the recommender", choices=names, **about)
+def _system(*names: str, **more: Any) -> str:
+  return field(names[0], "the recommender", choices=names, **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ class ItemDecoderConfig(ItemLossConfig):
 class LiteConfig(ItemLossConfig, ReadsTexts):
   """Lite-LLM4Rec."""
 
-  system: str = _system("lite_llm4rec", extras=(("lite_llm4rec", _TEXT),))
+  system: str = _system("lite_llm4rec", extra=_TEXT)
   input: TextInput = TextInput()
   model: LiteModel = LiteModel()
 
@@ -248,7 +248,7 @@ class LiteBeamConfig(ReadsTexts, WritesIds):
 
   card: ClassVar[str] = "lite_llm4rec"
 
-  system: str = _system("lite_llm4rec_beam", extras=(("lite_llm4rec_beam", _TEXT),))
+  system: str = _system("lite_llm4rec_beam", extra=_TEXT)
   input: TextInput = TextInput()
   model: LiteBeamModel = LiteBeamModel()
   decoding: BeamDecoding = BeamDecoding()

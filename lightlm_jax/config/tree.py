@@ -94,7 +94,7 @@ def of_system(
   """
   cls = schema.of_system(system)
   own = leaves(cls)
-  lacks = [n for n, leaf in own.items() if leaf.about.signature and n not in flat]
+  lacks = [n for n, leaf in own.items() if leaf.signature and n not in flat]
   if lacks and not anyway:
     raise UserError(
       f"config.system {system} needs fields that this config lacks, such as "
@@ -206,7 +206,7 @@ def describe(config: RunConfig) -> list[str]:
     value = value_of(config, name)
     default = "·" if value == leaf.default else _text(leaf.default)
     allowed = leaf.range or leaf.kind.__name__
-    rows.append((name, _text(value), default, allowed, leaf.about.text))
+    rows.append((name, _text(value), default, allowed, leaf.text))
   widths = [max(len(row[column]) for row in rows) for column in range(3)]
   # A long list of choices would push every description off the screen.
   widths.append(24)
@@ -220,10 +220,10 @@ def _text(value: Any) -> str:
 
 
 def _default(leaf: Leaf, flat: Mapping[str, Any]) -> Any:
-  if leaf.about.like is None:
+  if leaf.like is None:
     return leaf.default
   group = leaf.name.rpartition(".")[0]
-  return flat.get(f"{group}.{leaf.about.like}", leaf.default)
+  return flat.get(f"{group}.{leaf.like}", leaf.default)
 
 
 def _build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:

@@ -57,8 +57,8 @@ def evaluate(
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
   results = results_lib.describe(run, k)
   variant = _variant(own, config, overrides, results["beam_size"])
-  number = len(requests) if users else 0
-  return _evaluate(run, results, split_name, requests, k, number, variant)
+  users = len(requests) if users else 0
+  return _evaluate(run, results, split_name, requests, k, users=users, variant=variant)
 
 
 def evaluate_run(run: Run, split_name: str = "test") -> Results:
@@ -85,16 +85,11 @@ def measure(
 
 
 def write_users(
-  run: Run,
-  results: Results,
-  requests: Requests,
-  ranks: dict[str, Ranks],
-  users: int = 0,
-  variant: str = "",
+  run: Run, results: Results, requests: Requests, ranks: dict[str, Ranks], **way: Any
 ) -> None:
-  """Writes the table of users, for `compare`; see evaluation/users.py."""
+  """Writes the table of users, for `compare`; for `way` see `results.file_name`."""
   table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
-  name = results_lib.file_name("users", results, users, variant)
+  name = results_lib.file_name("users", results, **way)
   users_lib.write(run.workdir / f"{name}.parquet", table)
 
 
@@ -112,16 +107,15 @@ def _evaluate(
   split_name: str,
   requests: Requests,
   k: int = evaluator.K,
-  users: int = 0,
-  variant: str = "",
+  **way: Any,
 ) -> Results:
-  """Measures and writes; `results` are of the run before its evaluation."""
+  """Adds metrics to the results of a run, and writes them."""
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)
   found |= {"split": split_name, "num_users": len(requests)}
   results = results_lib.with_fields(results, found)
-  write_users(run, results, requests, ranks, users, variant)
-  name = results_lib.file_name("results", results, users, variant) + ".json"
+  write_users(run, results, requests, ranks, **way)
+  name = results_lib.file_name("results", results, **way) + ".json"
   atomic.write_json(run.workdir / name, results)
   results_lib.show(results)
   logger.info(f"written to {run.workdir / name}")

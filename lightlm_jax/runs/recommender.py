@@ -45,7 +45,8 @@ _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 class Recommender:
   """A system that is fitted to a log and recommends by raw ids, which are strings.
 
-  Errors that the caller can fix are runtime.errors.UserError, one line each.
+  What the caller can fix, such as a method that needs `fit` first or a file that cannot
+  be read, is a runtime.errors.UserError of one line.
   """
 
   def __init__(
@@ -102,9 +103,6 @@ class Recommender:
         `prepare`; None = the log of the configuration.
       items: a table or file with the column `item`, and title, brand, category or
         description: for systems that read texts, and for `text=True`.
-
-    Raises:
-      UserError: the log cannot be read, or nothing can be learned from it.
     """
     from lightlm_jax.data import datasets, parquet_logs, tables  # noqa: PLC0415, slow
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
@@ -186,16 +184,11 @@ class Recommender:
     titles = restore.titles(run.dataset, run.config) if text else None
     if self._index is None:
       self._index = queries_lib.id_index(run.dataset.log)
-    queries = queries_lib.select(
-      self._index,
-      None if users is None else _raw(users, "users"),
-      None if histories is None else _rows(histories),
-    )
+    rows = None if histories is None else _rows(histories)
+    queries = queries_lib.select(self._index, _raw(users, "users"), rows)
     lines = queries_lib.check(queries)
-    allowed_I, lost = queries_lib.allowed_items(
-      self._index,
-      *(None if ids is None else _raw(ids, "allow and deny") for ids in (allow, deny)),
-    )
+    lists = (_raw(ids, "allow and deny") for ids in (allow, deny))
+    allowed_I, lost = queries_lib.allowed_items(self._index, *lists)
     for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
       warnings.warn(line, stacklevel=2)
     if self._served is None:
@@ -210,8 +203,8 @@ class Recommender:
     )
     for line in queries_lib.left_without(queries.names, found[0]):
       warnings.warn(line, stacklevel=2)
-    rows = serve.table(queries.names, *found, run.dataset.log.item_ids, titles)
-    return cast(polars.DataFrame, polars.from_arrow(rows))
+    table = serve.table(queries.names, *found, run.dataset.log.item_ids, titles)
+    return cast(polars.DataFrame, polars.from_arrow(table))
 
   def evaluate(self, split: str = "test") -> "Results":
     """Metrics on the held-out items, as from `python -m lightlm_jax.evaluate`.
@@ -220,11 +213,8 @@ class Recommender:
       split: "test" or "validation"; choose a model by validation.
 
     Returns:
-      The results, which are also written to the workdir. `metrics` holds hr@10, ndcg@10
-      and so on, means over users, by rule: seen_excluded and seen_allowed.
-
-    Raises:
-      UserError: not fitted, or nothing was held out (split.kind=none).
+      The results, which are also written to the workdir: see runs/results.py. `metrics`
+      holds means over users by rule, seen_excluded and seen_allowed.
     """
     from lightlm_jax.runs.evaluate import evaluate_run  # noqa: PLC0415, slow
 
@@ -234,11 +224,7 @@ class Recommender:
     return evaluate_run(run, split)
 
   def save(self, path: epath.PathLike) -> None:
-    """Copies the run, with its log, to a new folder.
-
-    Raises:
-      UserError: not fitted, the folder exists, or it cannot be written.
-    """
+    """Copies the run, with its log, to a new folder."""
     workdir = self._fitted().workdir
     path = workdir_lib.absolute(path)
     if path.exists():
@@ -248,11 +234,7 @@ class Recommender:
 
   @classmethod
   def load(cls, path: epath.PathLike) -> Self:
-    """The recommender of a folder from `save`, or of the workdir of `train`.
-
-    Raises:
-      UserError: it is neither, or not complete.
-    """
+    """The recommender of a folder from `save`, or of the workdir of `train`."""
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
 
     log.set_up()
@@ -273,8 +255,10 @@ def _rows(histories: Mapping[Any, Any] | Sequence[Any]):
   return ((str(name), _raw(items, "a history")) for name, items in named)
 
 
-def _raw(ids: Iterable[Any], what: str) -> list[str]:
+def _raw(ids: Iterable[Any] | None, what: str) -> list[str] | None:
   """Raw ids as texts; numpy's integers are integers too."""
+  if ids is None:
+    return None
   if isinstance(ids, str):
     raise UserError(f"{what} are a text, {ids!r}; give a list of ids")
   found = [id.item() if isinstance(id, np.generic) else id for id in ids]

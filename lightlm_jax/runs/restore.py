@@ -159,14 +159,7 @@ def restore(context: RunContext) -> Run:
     best_step = progress.best_step or step
     if isinstance(config, LearnedConfig) and step < config.train.steps:
       logger.info(f"this run stands at step {step:,} of {config.train.steps:,}")
-  run = Run(
-    **vars(context),
-    book=book,
-    built=built,
-    params=params,
-    progress=progress,
-    step=best_step,
-  )
+  run = Run(*vars(context).values(), book, built, params, progress, best_step)
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):

@@ -142,14 +142,7 @@ def learn(context: RunContext) -> Run:
     with run_io.open_run_io(context.workdir, config, start_time.STARTED) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
-  return Run(
-    **vars(context),
-    book=book,
-    built=built,
-    params=params,
-    progress=progress,
-    step=step,
-  )
+  return Run(*vars(context).values(), book, built, params, progress, step)
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:

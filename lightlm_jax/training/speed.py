@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import functools
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -36,11 +37,11 @@ def peak_flops(kind: str) -> float | None:
 
 def peak_of_run() -> float | None:
   """Returns the peak FLOP/s of all devices; see `peak_of_device`."""
-  on_cpu = jax.devices()[0].platform == "cpu"
-  peak = peak_of_device()
+  if (peak := peak_of_device()) is None:
+    return None
   # The devices of a CPU share its cores.
-  times = jax.process_count() if on_cpu else jax.device_count()
-  return None if peak is None else peak * times
+  on_cpu = jax.devices()[0].platform == "cpu"
+  return peak * (jax.process_count() if on_cpu else jax.device_count())
 
 
 def peak_of_device() -> float | None:
@@ -58,9 +59,7 @@ def matmul_flops(jaxpr: Any) -> int:
     if equation.primitive.name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
       left = equation.invars[0].aval.shape
-      inner = 1
-      for axis in contracted:
-        inner *= left[axis]
+      inner = math.prod(left[axis] for axis in contracted)
       total += 2 * equation.outvars[0].aval.size * inner
       continue
     times = equation.params.get("length", 1)  # of a scan
@@ -73,11 +72,7 @@ def matmul_flops(jaxpr: Any) -> int:
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
   """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's batches.
 
-  Args:
-    built: of a `Trainable` system.
-    params: arrays or `jax.ShapeDtypeStruct`s.
-    feed: likewise.
-    plan: of the feed.
+  `params` and `feed` may be shapes, `jax.ShapeDtypeStruct`.
   """
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
@@ -166,13 +161,12 @@ class Clock:
 def _measured_flops(n: int = 1024, tries: int = 4) -> float:
   multiply = jax.jit(jnp.matmul)
   square = jax.device_put(np.ones((n, n), np.float32), jax.local_devices()[0])
-  jax.block_until_ready(multiply(square, square))
-  best = float("inf")
-  for _ in range(tries):
+  seconds = []
+  for _ in range(1 + tries):  # the slow first call compiles
     began = time.perf_counter()
     jax.block_until_ready(multiply(square, square))
-    best = min(best, time.perf_counter() - began)
-  return 2 * n**3 / best
+    seconds.append(time.perf_counter() - began)
+  return 2 * n**3 / min(seconds)
 
 
 def _is_jaxpr(value: Any) -> bool:

@@ -74,12 +74,9 @@ def devices(name: str) -> list[Any]:
 def with_batches(
   config: RunConfig, data: int, chosen: Collection[str] = ()
 ) -> RunConfig:
-  """`config` with batches that `data` devices can share.
+  """`config` with batches rounded up, so that `data` devices can share them.
 
-  A preset's batches are for its own machine: they are rounded up to a multiple.
-
-  Args:
-    chosen: fields that were set by hand, and stay as they are.
+  The fields `chosen` by hand stay as they are.
   """
   changed = {}
   for name in BATCHES:
@@ -95,11 +92,11 @@ def describe(
 ) -> dict[str, Any]:
   """Returns a report of the programs that XLA compiled for the slice.
 
-  Both as a run compiles them: the steps of a dispatch with every width of history, and
-  the widest batch's question under the rule "seen excluded". `flops_per_batch` counts
+  They are those of a run: the steps of a dispatch with every width of history, and the
+  search for the widest batch under the rule "seen excluded". `flops_per_batch` counts
   matrix products as `flops_per_step` does, of all devices together; XLA's own count,
-  `xla_…`, turns every loop once. `collectives` are those of one step, widest batch,
-  and of what a dispatch does beside its steps; see collectives.py.
+  `xla_…`, counts every loop once. `collectives` are those of one step, widest batch,
+  and of the rest of a dispatch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
@@ -204,11 +201,9 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
   """Returns the arrays' shapes and dtypes with a sharding."""
-
-  def place(x) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-  return jax.tree.map(place, tree)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
 
 
 def _libtpu_version() -> str | None:
