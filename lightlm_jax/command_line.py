@@ -27,6 +27,9 @@ flags.disclaim_key_flags()
 
 _string, _float = flags.DEFINE_string, flags.DEFINE_float
 _count = functools.partial(flags.DEFINE_integer, lower_bound=0)
+_positive = functools.partial(flags.DEFINE_integer, lower_bound=1)
+_weight = functools.partial(flags.DEFINE_float, lower_bound=0)
+_split = functools.partial(flags.DEFINE_enum, enum_values=["test", "validation"])
 # Flag → how it is defined, its default and its help.
 _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "platform": (_string, None, "cpu, gpu or tpu; default: the best that jax finds"),
@@ -40,34 +43,14 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "figure": (_string, None, "draw the results: FILE.png"),
   "compare": (_string, None, "other runs, side by side: --compare RUN [RUN …]"),
   "data_dir": (_string, None, "in place of the run's data.dir"),
-  "split": (
-    functools.partial(flags.DEFINE_enum, enum_values=["test", "validation"]),
-    "test",
-    "which held-out items",
-  ),
-  "k": (
-    functools.partial(flags.DEFINE_integer, lower_bound=1),
-    10,
-    "the most items a user gets",
-  ),
+  "split": (_split, "test", "which held-out items"),
+  "k": (_positive, 10, "the most items a user gets"),
   "batch_size": (_count, 0, "users at once; 0 = the run's train.eval_batch_size"),
   "decoding": (_string, None, "as config.decoding.kind; default: the run's own"),
   "beam_size": (_count, 0, "beams of a search; 0 = the run's own"),
-  "nearest": (
-    _count,
-    0,
-    "latent_local: training examples that are compared; 0 = the run's own",
-  ),
-  "memory_share": (
-    _float,
-    0.0,
-    "latent: share of the training examples; 0 = the run's own",
-  ),
-  "prior": (
-    functools.partial(_float, lower_bound=0),
-    None,
-    "latent: weight of how often an item was bought; default: the run's own",
-  ),
+  "nearest": (_count, 0, "latent_local: examples to compare; 0 = the run's own"),
+  "memory_share": (_float, 0.0, "latent: share of the examples; 0 = the run's own"),
+  "prior": (_weight, None, "latent: weight of log purchases; default: the run's own"),
   "state": (_string, None, "latent: decoder or encoder; default: the run's own"),
 }
 _OPTIONS = ("beam_size", "nearest", "memory_share", "prior", "state")
@@ -138,8 +121,9 @@ def write_report(found: Any) -> None:
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
   """--config of `sweep`: its name, the fields that were set, and a study's card."""
-  card = FLAGS.config if config_lib.is_study(FLAGS.config) else None
-  return FLAGS["config"].parser.argument, config_overrides(), card
+  flag: Any = FLAGS["config"]
+  card = flag.value if config_lib.is_study(flag.value) else None
+  return flag.parser.argument, config_overrides(), card
 
 
 def main(

@@ -36,9 +36,7 @@ def base(system: str = "lightlm", preset: str | None = None) -> Card:
 def card(name: str, preset: str | None = None) -> Card:
   """The locked ConfigDict of a config file or bare name, of a run or of a study.
 
-  Args:
-    name: `configs/toys.py` or `toys`, also with the preset: `toys:small`.
-    preset: one of the file's presets; None for none.
+  `name` is `configs/toys.py` or `toys`, also with the preset: `toys:small`.
   """
   name, _, given = name.partition(":")
   preset = preset or given
@@ -57,11 +55,7 @@ def card(name: str, preset: str | None = None) -> Card:
 def load(
   name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-  """The configuration of a config file or bare name.
-
-  Args:
-    name, preset: as for `card`.
-    overrides: values by dotted field, such as {"train.steps": 20}.
+  """The configuration of a `card`, with overrides by dotted field.
 
   Raises:
     UserError: there is no such file, preset or field, or it is a study's.
@@ -70,17 +64,13 @@ def load(
 
 
 def typed(config: str | Card | RunConfig) -> RunConfig:
-  """The configuration of a card or of its name; a typed one as it is.
-
-  Raises:
-    UserError: as `from_tree`, or it is a study's.
-  """
+  """The configuration of a run's card or of its name; a typed one as it is."""
   if isinstance(config, RunConfig):
     return config
-  config = card(config) if isinstance(config, str) else config
-  if is_study(config):
+  found: Card = card(config) if isinstance(config, str) else config
+  if is_study(found):
     raise UserError("this config is a study's; give it to python -m lightlm_jax.sweep")
-  return tree_lib.from_tree(config.to_dict())
+  return tree_lib.from_tree(found.to_dict())
 
 
 def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:

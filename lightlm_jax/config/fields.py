@@ -54,31 +54,20 @@ class Extra:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """A field that holds a value, not a group.
+  """A field that holds a value, not a group."""
 
-  Attributes:
-    name: dotted.
-    kind: bool, int, float, str or tuple.
-    element: the type of a tuple's elements; None if `kind` is not a tuple.
-    default: of the dataclass.
-    text: the meaning of the field, with its unit.
-    rule: its range; None = any value of its type.
-    choices: its possible values, or those of each element of a tuple; () = any.
-    extra: packages that it needs.
-    like: another field of the same group, whose value is the default of this one when a
-      configuration is turned into one of another system.
-    signature: whether a configuration without this field was made for another system.
-  """
-
-  name: str
-  kind: type
-  element: type | None
+  name: str  # dotted
+  kind: type  # bool, int, float, str or tuple
+  element: type | None  # the type of a tuple's elements
   default: Any
-  text: str
-  rule: Rule | None = None
-  choices: tuple[str, ...] = ()
+  text: str  # the meaning of the field, with its unit
+  rule: Rule | None = None  # its range; None = any value of its type
+  choices: tuple[str, ...] = ()  # possible values, also of a tuple's elements; () = any
   extra: Extra | None = None
+  # Another field of the same group, whose value is the default of this one when a
+  # configuration is turned into one of another system.
   like: str | None = None
+  # Whether a configuration without this field was made for another system.
   signature: bool = False
 
   def fits(self, value: Any) -> bool:
@@ -113,8 +102,9 @@ def field(default: Any, text: str, rule: Rule | None = None, **more: Any) -> Any
   return dataclasses.field(default=default, metadata=metadata)
 
 
-# The order in which the groups of a configuration are listed.
+# Groups are listed in this order, after the values.
 _GROUPS = ("data", "split", "input", "ids", "model", "train", "decoding", "mesh")
+_PLACES = {name: place for place, name in enumerate(_GROUPS, start=1)}
 
 
 @functools.cache
@@ -122,7 +112,7 @@ def leaves(cls: type) -> dict[str, Leaf]:
   """The fields of a configuration dataclass by dotted name, values before groups."""
   found, groups = {}, {}
   kinds = typing.get_type_hints(cls)
-  for own in sorted(dataclasses.fields(cls), key=lambda own: _place(own.name)):
+  for own in sorted(dataclasses.fields(cls), key=lambda f: _PLACES.get(f.name, 0)):
     kind = kinds[own.name]
     if dataclasses.is_dataclass(kind):
       for name, leaf in leaves(typing.cast(type, kind)).items():
@@ -139,10 +129,6 @@ def leaves(cls: type) -> dict[str, Leaf]:
       **own.metadata,
     )
   return found | groups
-
-
-def _place(name: str) -> int:
-  return 1 + _GROUPS.index(name) if name in _GROUPS else 0
 
 
 def value_of(config: Any, name: str) -> Any:

@@ -22,41 +22,10 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any, ClassVar
 
-from lightlm_jax.config import fields
-from lightlm_jax.config.data_groups import (
-  Data,
-  Gcn,
-  HistoryInput,
-  Ids,
-  LightLMInput,
-  Shop,
-  Split,
-  TextInput,
-)
+from lightlm_jax.config import data_groups, fields, model_groups
+from lightlm_jax.config.data_groups import Data, Gcn, Ids, LightLMInput, Split
 from lightlm_jax.config.fields import Extra, field
-from lightlm_jax.config.model_groups import (
-  LATENT,
-  WITHOUT_BEAMS,
-  BeamDecoding,
-  DecoderModel,
-  Decoding,
-  Evaluating,
-  FixedMesh,
-  ItemDecoderModel,
-  ItemLossTrain,
-  LightLMModel,
-  LightLMTrain,
-  LiteBeamModel,
-  LiteModel,
-  Mesh,
-  RowTrain,
-  SASRecModel,
-  SASRecTrain,
-  SharedWidthModel,
-  TextModel,
-  Train,
-  VectorModel,
-)
+from lightlm_jax.config.model_groups import LATENT, Train
 from lightlm_jax.runtime.errors import UserError
 
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
@@ -81,8 +50,8 @@ class RunConfig:
   )
   data: Data = Data()
   split: Split = Split()
-  train: Evaluating = Evaluating()
-  mesh: FixedMesh = FixedMesh()
+  train: model_groups.Evaluating = model_groups.Evaluating()
+  mesh: model_groups.FixedMesh = model_groups.FixedMesh()
 
   @property
   def examples_a_row(self) -> int:
@@ -103,17 +72,17 @@ class LearnedConfig(RunConfig):
 
   profile: bool = field(False, "whether a trace of some steps is left in the workdir")
   train: Train = Train()
-  mesh: Mesh = Mesh()
+  mesh: model_groups.Mesh = model_groups.Mesh()
 
   @property
   def history_buckets(self) -> tuple[int, ...]:
-    """The widths of batches by history length, where batches have several."""
-    return ()
+    """The widths of batches by history length, if batches have several."""
+    return getattr(self.train, "history_buckets", ())
 
   @property
   def whole_histories(self) -> bool:
     """Whether long histories continue in further rows, where an example is a row."""
-    return False
+    return getattr(self.train, "whole_histories", False)
 
   @property
   def can_stream(self) -> bool:
@@ -133,7 +102,7 @@ class WritesIds(LearnedConfig):
   """A system that writes items as ids."""
 
   ids: Ids = Ids()
-  decoding: BeamDecoding = BeamDecoding()
+  decoding: model_groups.BeamDecoding = model_groups.BeamDecoding()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,18 +111,14 @@ class LightLMConfig(WritesIds):
 
   system: str = _system("lightlm")
   input: LightLMInput = LightLMInput()
-  model: LightLMModel = LightLMModel()
-  train: LightLMTrain = LightLMTrain()
-  decoding: Decoding = Decoding()
+  model: model_groups.LightLMModel = model_groups.LightLMModel()
+  train: model_groups.LightLMTrain = model_groups.LightLMTrain()
+  decoding: model_groups.Decoding = model_groups.Decoding()
 
   @property
   def examples_a_row(self) -> int:
     # Without histories all sources are nearly of one length.
     return self.train.pack if self.input.history else 1
-
-  @property
-  def history_buckets(self) -> tuple[int, ...]:
-    return self.train.history_buckets
 
   @property
   def can_stream(self) -> bool:
@@ -165,39 +130,35 @@ class BprMfConfig(LearnedConfig):
   """Matrix factorisation: a vector for each user and item."""
 
   system: str = _system("bpr_mf")
-  model: VectorModel = VectorModel()
+  model: model_groups.VectorModel = model_groups.VectorModel()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceConfig(LearnedConfig):
   """A system that predicts the next item of a history."""
 
-  input: HistoryInput = HistoryInput()
-  model: SharedWidthModel = SharedWidthModel()
-  train: RowTrain = RowTrain()
+  input: data_groups.HistoryInput = data_groups.HistoryInput()
+  model: model_groups.SharedWidthModel = model_groups.SharedWidthModel()
+  train: model_groups.RowTrain = model_groups.RowTrain()
 
   @property
   def can_stream(self) -> bool:
     return True
-
-  @property
-  def whole_histories(self) -> bool:
-    return self.train.whole_histories
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemLossConfig(SequenceConfig):
   """A system that scores every item, by one of the losses of next-item prediction."""
 
-  train: ItemLossTrain = ItemLossTrain()
+  train: model_groups.ItemLossTrain = model_groups.ItemLossTrain()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadsTexts(SequenceConfig):
   """A system that reads the items' texts."""
 
-  input: TextInput = TextInput()
-  model: TextModel = TextModel()
+  input: data_groups.TextInput = data_groups.TextInput()
+  model: model_groups.TextModel = model_groups.TextModel()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,12 +166,8 @@ class SASRecConfig(ItemLossConfig):
   """SASRec, and BSARec, whose examples are the beginnings of histories."""
 
   system: str = _system("sasrec", "bsarec")
-  model: SASRecModel = SASRecModel()
-  train: SASRecTrain = SASRecTrain()
-
-  @property
-  def history_buckets(self) -> tuple[int, ...]:
-    return self.train.history_buckets
+  model: model_groups.SASRecModel = model_groups.SASRecModel()
+  train: model_groups.SASRecTrain = model_groups.SASRecTrain()
 
   @property
   def can_stream(self) -> bool:
@@ -223,7 +180,7 @@ class ItemDecoderConfig(ItemLossConfig):
   """Dropping the Text: a decoder with one token an item."""
 
   system: str = _system("item_decoder")
-  model: ItemDecoderModel = ItemDecoderModel()
+  model: model_groups.ItemDecoderModel = model_groups.ItemDecoderModel()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,8 +188,8 @@ class LiteConfig(ItemLossConfig, ReadsTexts):
   """Lite-LLM4Rec."""
 
   system: str = _system("lite_llm4rec", extra=_TEXT)
-  input: TextInput = TextInput()
-  model: LiteModel = LiteModel()
+  input: data_groups.TextInput = data_groups.TextInput()
+  model: model_groups.LiteModel = model_groups.LiteModel()
 
   def check(self) -> None:
     if self.model.tied and self.train.loss != "full":
@@ -249,9 +206,7 @@ class LiteBeamConfig(ReadsTexts, WritesIds):
   card: ClassVar[str] = "lite_llm4rec"
 
   system: str = _system("lite_llm4rec_beam", extra=_TEXT)
-  input: TextInput = TextInput()
-  model: LiteBeamModel = LiteBeamModel()
-  decoding: BeamDecoding = BeamDecoding()
+  model: model_groups.LiteBeamModel = model_groups.LiteBeamModel()
 
 
 CONFIGS: dict[str, type[RunConfig]] = {

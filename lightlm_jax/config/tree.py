@@ -52,12 +52,9 @@ def to_json(config: RunConfig) -> str:
 
 
 def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-  """A copy of the configuration with some fields changed.
+  """A copy of the configuration with `overrides` by dotted field: {"train.steps": 20}.
 
-  Args:
-    config: of a run.
-    overrides: values by dotted field, such as {"train.steps": 20}. Another `system` is
-      applied before the other fields: see `of_system`.
+  Another `system` is applied before the other fields: see `of_system`.
 
   Raises:
     UserError: there is no such field, or the value is of another type.
@@ -79,15 +76,10 @@ def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
 def of_system(
   flat: Mapping[str, Any], system: str, *, anyway: bool = False
 ) -> dict[str, Any]:
-  """The values of a configuration, turned into those of another system.
+  """The values of a configuration by dotted name, turned into those of another system.
 
-  Fields that the system does not have are dropped; new ones have their defaults.
-
-  Args:
-    flat: values by dotted name.
-    system: its name.
-    anyway: accepts a configuration that was not made for the system; the caller sets
-      the fields that it lacks.
+  Fields that the system does not have are dropped; new ones have their defaults. With
+  `anyway` the caller sets the fields that the configuration lacks.
 
   Raises:
     UserError: there is no such system, or the configuration was not made for it.
@@ -106,11 +98,7 @@ def of_system(
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
-  """The field of a configuration class by its dotted name.
-
-  Raises:
-    UserError: there is none, or it is a group.
-  """
+  """The field of a dotted name; raises UserError if there is none, or it is a group."""
   own = leaves(cls)
   if name in own:
     return own[name]
@@ -128,8 +116,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
   parent, _, last = name.rpartition(".")
   close = [other for other in names if other.split(".")[-1] == last]
   inside = [n.removeprefix(f"{parent}.") for n in names if n.startswith(f"{parent}.")]
-  listed = sorted({other.split(".")[0] for other in (inside if parent else names)})
-  listed = listed or sorted({other.split(".")[0] for other in names})
+  listed = sorted({n.split(".")[0] for n in (inside if parent else names) or names})
   hint = guess(name, names, close)
   if not close and name in migrate.all_fields():
     having = [s for s, cls in schema.CONFIGS.items() if name in leaves(cls)]

@@ -27,7 +27,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
   """Audits the ids of a run, and writes audit.json to its folder.
 
   Raises:
-    UserError: as `audit`, or the run's ids or log are not those that its configuration
+    UserError: among others, the run's ids or log are not those that its configuration
       gives today.
   """
   workdir, config = workdir_lib.read(workdir)
@@ -52,9 +52,6 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   Returns:
     The findings of evaluation/leaks.py, order {rules, shuffled, lost}
     (data/sequential.py), ids {kind, manifest_sha256} and split_sha256.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   config = context.check_writes_ids(config)
   _check_split(config)

@@ -25,40 +25,24 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """A run before its system is built.
+  """A run before its system is built."""
 
-  Attributes:
-    config: of the run; its decoding may be another than in training.
-    dataset: the log, with the items' texts and attributes.
-    split: of the log, by `config.split`.
-    mesh: the devices of this process.
-    workdir: the run's folder.
-  """
-
-  config: RunConfig
-  dataset: Dataset
-  split: Split
+  config: RunConfig  # its decoding may be another than in training
+  dataset: Dataset  # the log, with the items' texts and attributes
+  split: Split  # of the log, by `config.split`
   mesh: jax.sharding.Mesh
   workdir: epath.Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Run(RunContext):
-  """A run whose system is trained or fitted.
+  """A run whose system is trained or fitted."""
 
-  Attributes:
-    book: the ids; None for systems that write none.
-    built: the system, its tables on the mesh.
-    params: on the mesh; of the best validation.
-    progress: of the training; None for systems that are fitted.
-    step: of the parameters; None likewise.
-  """
-
-  book: CodeBook | None
-  built: Built
-  params: Any
-  progress: "Progress | None"
-  step: int | None
+  book: CodeBook | None  # the ids; None for systems that write none
+  built: Built  # the system, its tables on the mesh
+  params: Any  # on the mesh; of the best validation
+  progress: "Progress | None"  # of the training; None for systems that are fitted
+  step: int | None  # of the parameters; None likewise
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:

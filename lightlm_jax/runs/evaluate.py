@@ -43,9 +43,6 @@ def evaluate(
       decoding.beam_size below 20, lists are that short, and the metrics at a larger k
       are those of the short list.
     users: number of requests, drawn by the run's seed; 0 = all.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   overrides = overrides or {}
   workdir, config, own = restore.read_configs(workdir, overrides)

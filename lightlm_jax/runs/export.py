@@ -36,9 +36,6 @@ def export(
     longest: items of a history that are read, where the system has no limit itself.
     platforms: of artefact.PLATFORMS.
     overrides: values by dotted field in place of the run's own.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]

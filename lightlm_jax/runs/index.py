@@ -24,9 +24,6 @@ def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
 
   Returns:
     The report, the ids, and their log.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   config = context.check_writes_ids(config)
   dataset = datasets.load(config)

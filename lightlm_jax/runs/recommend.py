@@ -41,26 +41,19 @@ def recommend(
   with_text: bool = False,
   overrides: Mapping[str, Any] | None = None,
 ) -> pyarrow.Table | None:
-  """The best items for users, by the best parameters of a run.
+  """As `Recommender.recommend`, by the best parameters of a run.
 
   Args:
     workdir: of a run, finished or not.
     users: raw ids of users of the log.
-    histories: users and their items, raw ids, oldest first; see
-      `queries.of_histories`. Without users and histories: all users of the log.
+    histories: see `queries.of_histories`. Without users and histories: all users.
     output: file of the lists, see inference/output.py; None = they are returned.
-    k: the most items that a user gets.
-    exclude_seen: whether items of a user's history are excluded.
-    allow: raw ids of the only items that may be recommended; None = all.
-    deny: raw ids of items that may not.
+    k, exclude_seen, allow, deny: see `Recommender.recommend`.
     with_text: whether a column has the items' titles.
     overrides: values by dotted field in place of the run's own.
 
   Returns:
     The rows, see `serve.table`; None if they are in a file.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
@@ -116,24 +109,13 @@ def read_users(
   everyone: bool,
   output: str | None,
 ) -> tuple[list[str] | None, list[tuple[str, list[str] | None]] | None]:
-  """`users` and `histories` of `recommend`, from the command line.
-
-  Args:
-    users: ids, or a file of them: see `queries.read_ids`.
-    history: likewise, the items of a new user.
-    histories: a file: see `queries.read_histories`.
-    everyone: whether all users of the log are wanted.
-    output: file of the lists.
+  """`users` and `histories` of `recommend`, from the flags of the command line.
 
   Raises:
-    UserError: not one of them is given, or it cannot be read.
+    UserError: not one of the first four is given, or it cannot be read.
   """
-  given = {
-    "--users": users,
-    "--history": history,
-    "--histories": histories,
-    "--all": everyone or None,
-  }
+  given = {"--users": users, "--history": history, "--histories": histories}
+  given["--all"] = everyone or None
   named = [flag for flag, value in given.items() if value is not None]
   if len(named) != 1:
     what = f"{' and '.join(named)} are given" if named else "no users are asked for"

@@ -21,7 +21,7 @@ from lightlm_jax.config import (
   RunConfig,
   WritesIds,
 )
-from lightlm_jax.config.schema import WITHOUT_BEAMS
+from lightlm_jax.config.model_groups import WITHOUT_BEAMS
 from lightlm_jax.data import datasets, parquet_logs, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import latent
@@ -52,9 +52,6 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
 
   Returns:
     The run, on all devices: see runs/context.py.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   workdir, config, _ = read_configs(workdir, overrides or {})
   return restore(find_context(workdir, config))
@@ -105,11 +102,7 @@ def read_configs(
 def dataset_of(
   workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
-  """The log that a run was trained on: its own copy, if it has one.
-
-  Raises:
-    UserError: it is not there, or is damaged.
-  """
+  """The log that a run was trained on: its own copy, if it has one."""
   kept = parquet_logs.read_snapshot(workdir / LOG)
   return datasets.load(config, fetch=fetch) if kept is None else kept
 
@@ -140,26 +133,24 @@ def find_context(
 
 
 def restore(context: RunContext) -> Run:
-  """The system of a run with its best parameters, and its state index if it needs one.
-
-  Raises:
-    UserError: one line that says what to change.
-  """
+  """The system of a run with its best parameters, and its state index if it has one."""
   config, split, mesh = context.config, context.split, context.mesh
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = best_step = None
+  progress = step = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
-    params, progress, step = _read_checkpoint(context, built.system)
-    best_step = progress.best_step or step
-    if isinstance(config, LearnedConfig) and step < config.train.steps:
-      logger.info(f"this run stands at step {step:,} of {config.train.steps:,}")
-  run = Run(*vars(context).values(), book, built, params, progress, best_step)
+    params, progress, reached = _read_checkpoint(context, built.system)
+    step = progress.best_step or reached
+    if isinstance(config, LearnedConfig) and reached < config.train.steps:
+      logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
+  run = Run(
+    **vars(context), book=book, built=built, params=params, progress=progress, step=step
+  )
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):
@@ -197,11 +188,7 @@ def _with_state_index(run: Run, config: LightLMConfig) -> Run:
 
 
 def titles(dataset: datasets.Dataset, config: RunConfig) -> np.ndarray:
-  """[I] the items' titles.
-
-  Raises:
-    UserError: there are none.
-  """
+  """Returns the items' titles, [I] str; raises UserError if there are none."""
   if dataset.titles is None:
     raise UserError(
       f"nothing is known of the items of {config.data.name} that could be shown; bring "
@@ -229,7 +216,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _read_checkpoint(context: RunContext, system: Trainable):
-  """The best parameters, the progress, and the step that the run came to."""
+  """The best parameters, the progress, and the step that the run reached."""
   workdir = context.workdir
   assert isinstance(context.config, LearnedConfig)
   none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")

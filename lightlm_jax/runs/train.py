@@ -20,7 +20,7 @@ from lightlm_jax.runs import evaluate
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext, build_ids
 from lightlm_jax.runs.results import Results
-from lightlm_jax.runtime import devices, log, processes, start_time
+from lightlm_jax.runtime import devices, log, processes
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
@@ -53,9 +53,6 @@ def train(
 
   Returns:
     What `results.json` holds.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   return train_run(config, workdir, dataset)[0]
 
@@ -139,10 +136,12 @@ def learn(context: RunContext) -> Run:
     params = built.system.fit(split.train)
   else:
     assert isinstance(config, LearnedConfig)
-    with run_io.open_run_io(context.workdir, config, start_time.STARTED) as io:
+    with run_io.open_run_io(context.workdir, config) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
-  return Run(*vars(context).values(), book, built, params, progress, step)
+  return Run(
+    **vars(context), book=book, built=built, params=params, progress=progress, step=step
+  )
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:

@@ -27,9 +27,9 @@ RULES = (
   (r"(query|key|value|gate|inner)/kernel$", (None, "model")),
   (r"(output|outer)/kernel$", ("model", None)),
 )
-# Parameters of two axes or more that are replicated on purpose: norm scales, biases,
-# position and whole-word tables are small, and LightLM's feed-forward layers are so
-# narrow that an all-reduce in each would cost more than it saves.
+# Parameters that are replicated on purpose: norm scales, biases and tables of positions
+# are small, and LightLM's feed-forward layers so narrow that an all-reduce in each
+# would cost more than it saves.
 REPLICATED = (
   r"/scale$",
   r"(^|[/_])bias(/table)?$",
@@ -65,12 +65,9 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
   try:
     return jax.make_mesh(shape, names, axis_types=axis_types, devices=chosen)
   except AssertionError:  # jax lays the mesh out on the TPUs' network
-    two_cores = any(device.core_on_chip for device in devices)
-    advice = (
-      "it wants one device a chip, as other kinds have"
-      if two_cores
-      else "choose sides that divide the slice's"
-    )
+    advice = "choose sides that divide the slice's"
+    if any(device.core_on_chip for device in devices):
+      advice = "it wants one device a chip, as other kinds have"
     raise UserError(
       f"jax finds no place for mesh.data {data} × mesh.model {model} on {available} × "
       f"{devices[0].device_kind}; {advice}"

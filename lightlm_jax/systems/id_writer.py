@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lightlm_jax.config.schema import BeamDecoding
+from lightlm_jax.config.model_groups import BeamDecoding
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import beam
 from lightlm_jax.decoding.allowed import Allowed, Recommendations

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.config import LightLMConfig
-from lightlm_jax.config.schema import Decoding, LightLMInput
+from lightlm_jax.config.data_groups import LightLMInput
+from lightlm_jax.config.model_groups import Decoding
 from lightlm_jax.data import packing
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions

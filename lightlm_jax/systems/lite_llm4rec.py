@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lightlm_jax.config.schema import LiteConfig, TextModel
+from lightlm_jax.config.model_groups import TextModel
+from lightlm_jax.config.schema import LiteConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.texts import Tokens

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.config.schema import LiteBeamConfig, LiteBeamModel
+from lightlm_jax.config.model_groups import LiteBeamModel
+from lightlm_jax.config.schema import LiteBeamConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import trie

@@ -15,12 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.config.schema import (
-  DecoderModel,
-  ItemDecoderConfig,
-  ItemLossConfig,
-  SASRecConfig,
-)
+from lightlm_jax.config.model_groups import DecoderModel
+from lightlm_jax.config.schema import ItemDecoderConfig, ItemLossConfig, SASRecConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.models import decoder, item_sequence
 from lightlm_jax.models.cross_entropy import linear_cross_entropy, sampled_cross_entropy

@@ -20,6 +20,7 @@ from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import evaluator
+from lightlm_jax.runtime import cache, start_time
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.systems.base import Built, Trainable
@@ -75,7 +76,7 @@ def train(
   requests = sample(split.validation, t.eval_users, config.seed)
   state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
-  read = _reader(feed, plan, config, mesh, start, io.shards_root)
+  read = _reader(feed, plan, config, mesh, start)
   # Made once, so that a dispatch transfers nothing but the names of its batches.
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
   dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
@@ -97,7 +98,7 @@ def train(
       dispatches.read_all()
       _save(io.checkpoints, step, state, progress)
       raise Stopped(io.signals.received or signal.SIGTERM)
-    if step >= t.steps or _is_out_of_patience(progress, t):
+    if step >= t.steps or 0 < t.patience <= progress.validations_since_best:
       break
 
     # The first step is a dispatch of its own, so that a run shows early that it works.
@@ -114,7 +115,7 @@ def train(
       if is_first:
         dispatches.read_all()
     if is_first:
-      logger.info(f"first step after {time.monotonic() - io.started:.1f} s")
+      logger.info(f"first step after {time.monotonic() - start_time.STARTED:.1f} s")
       progress.step_flops = speed.flops_per_step(built, abstract.params, feed, plan)
       dispatches.start_measuring()
     step = end
@@ -289,14 +290,14 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
     )
 
 
-def _reader(feed, plan, config, mesh, start, shards_root) -> Callable[[int], Any]:
+def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
   """Returns number of steps → the feed of the compiled steps."""
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
   from lightlm_jax.data import shards  # noqa: PLC0415, of the extra `stream`
 
-  rows = shards.cached(shards_root, feed, plan)
+  rows = shards.cached(cache.cache_root() / "shards", feed, plan)
   K = config.train.steps_per_dispatch
   return shards.reader(rows, plan, mesh, start=start, most=K)
 
@@ -339,10 +340,6 @@ def _saved_if_stopped(io: RunIO, step: int, state, progress: Progress):
 def _is_pause(step: int, t: Train) -> bool:
   """Whether the run validates and saves at this step."""
   return step > 0 and (step % t.eval_every == 0 or step == t.steps)
-
-
-def _is_out_of_patience(progress: Progress, t: Train) -> bool:
-  return t.patience > 0 and progress.validations_since_best >= t.patience
 
 
 def _next_stop(step: int, t: Train) -> int:

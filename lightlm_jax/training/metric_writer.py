@@ -35,7 +35,7 @@ class MetricWriter:
     atomic.write(path, "".join(line + "\n" for line in kept))
     self._path = path
     with self._os_error_to_user_error():
-      self._file = _open_to_append(path)
+      self._file = _RewrittenFile(path) if "://" in str(path) else path.open("a")
       self._events = _Events(workdir, purge_step=resume_step + 1)
 
   def write(self, step: int, record: dict[str, Any]) -> None:
@@ -85,10 +85,6 @@ class _RewrittenFile:
   def close(self) -> None:
     atomic.write(self._path, self._content)
     self._flushed = time.monotonic()
-
-
-def _open_to_append(path: epath.Path):
-  return _RewrittenFile(path) if "://" in str(path) else path.open("a")
 
 
 class _Events:

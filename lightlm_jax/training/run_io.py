@@ -8,7 +8,6 @@ import logging
 from etils import epath
 
 from lightlm_jax.config.schema import LearnedConfig
-from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.signals import Signals, capture_signals
 from lightlm_jax.training.checkpoint import Checkpoints
 from lightlm_jax.training.metric_writer import MetricWriter, ProgressBar
@@ -19,30 +18,19 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RunIO:
-  """The open files, the progress bar and the signals of one training run.
-
-  Attributes:
-    signals: polled between dispatches, and immediate during validation.
-    shards_root: folder of the cached rows that `train.feed = "stream"` reads.
-    profile_to: folder for a profiler trace of the steps from the second dispatch to the
-      next log; None = no trace.
-    started: `time.monotonic()` when the process started.
-  """
+  """The open files, the progress bar and the signals of one training run."""
 
   checkpoints: Checkpoints
   metrics: MetricWriter
   bar: ProgressBar
-  signals: Signals
+  signals: Signals  # polled between dispatches, and immediate during validation
   compilations: Compilations
-  shards_root: epath.Path
+  # For a profiler trace of the steps from the second dispatch to the next log.
   profile_to: epath.Path | None
-  started: float
 
 
 @contextlib.contextmanager
-def open_run_io(
-  workdir: epath.Path, config: LearnedConfig, started: float
-) -> Iterator[RunIO]:
+def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
   """Opens the files of a run, and closes them on exit.
 
   Raises:
@@ -62,13 +50,5 @@ def open_run_io(
     metrics = stack.enter_context(contextlib.closing(MetricWriter(workdir, start)))
     bar = ProgressBar(start=start, total=config.train.steps)
     stack.enter_context(contextlib.closing(bar))
-    yield RunIO(
-      checkpoints,
-      metrics,
-      bar,
-      signals,
-      compilations,
-      shards_root=cache.cache_root() / "shards",
-      profile_to=workdir / "profile" if config.profile else None,
-      started=started,
-    )
+    profile_to = workdir / "profile" if config.profile else None
+    yield RunIO(checkpoints, metrics, bar, signals, compilations, profile_to)

@@ -74,8 +74,8 @@ def make_steps(
   """Returns the jitted steps of a dispatch: the same for equal arguments.
 
   (state, tables, feed, dispatch, stop_requested_D) → (state, Report). The feed is the
-  log, or the dispatch's batches [K, B, …] as read from disk; `stop_requested_D` comes
-  from `stop_flags`. The state is donated and keeps the shardings of `abstract`.
+  log, or the dispatch's batches [K, B, …] as read from disk; for `stop_requested_D` see
+  `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
   dispatch. A dispatch whose `first` is not the state's step does nothing: it was sent
