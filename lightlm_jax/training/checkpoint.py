@@ -83,10 +83,7 @@ class Checkpoints:
   def save(self, step: int, state: TrainState, progress: dict) -> None:
     """Copies the state, which may then be donated, and writes it in the background.
 
-    Args:
-      step: batches seen; not saved before.
-      state: to save.
-      progress: JSON, returned by `progress`; the checkpoint of its `best_step` is kept.
+    `progress` is JSON, returned by `progress`; its `best_step` is kept on disk.
 
     Raises:
       UserError: this write cannot begin, or the one before it failed.

@@ -78,11 +78,8 @@ def abstract(
 ) -> TrainState:
   """Returns the state as shapes, dtypes and shardings, for restored checkpoints.
 
-  Args:
-    init: rng → parameters.
-    tx: the optimiser.
-    mesh: of the run.
-    shard_optimiser: whether the optimiser's state is sharded over `data` too.
+  `init` is rng → parameters. `shard_optimiser`: whether the optimiser's state is
+  sharded over `data` too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
   shardings: Any = TrainState(
