@@ -114,6 +114,7 @@ def read_users(
   Raises:
     UserError: not one of the first four is given, or it cannot be read.
   """
+  given: dict[str, Any]
   given = {"--users": users, "--history": history, "--histories": histories}
   given["--all"] = everyone or None
   named = [flag for flag, value in given.items() if value is not None]
