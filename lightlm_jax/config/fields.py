@@ -10,13 +10,12 @@ import functools
 import importlib.util
 import math
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightlm_jax.runtime.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
   """The range of a field, in words and as a test."""
 
   text: str
@@ -43,8 +42,7 @@ def from_to_a_million(low: int, text: str = "") -> Rule:
   return Rule(f"from {low}{text} to a million", lambda value: low <= value <= 10**6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Extra:
+class Extra(NamedTuple):
   """Optional packages that a field needs, and the extra that installs them."""
 
   name: str
@@ -52,8 +50,7 @@ class Extra:
   value: str | None = None  # of the field that needs them; None = every value
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
   """A field that holds a value, not a group."""
 
   name: str  # dotted
@@ -118,7 +115,7 @@ def leaves(cls: type) -> dict[str, Leaf]:
       for name, leaf in leaves(typing.cast(type, kind)).items():
         name = f"{own.name}.{name}"
         default = value_of(own.default, name.partition(".")[2])
-        groups[name] = dataclasses.replace(leaf, name=name, default=default)
+        groups[name] = leaf._replace(name=name, default=default)
       continue
     arguments = typing.get_args(kind)
     found[own.name] = Leaf(

@@ -24,9 +24,9 @@ class Signals:
     self._deferred = False
 
   @contextlib.contextmanager
-  def deferred(self) -> Iterator[None]:
+  def deferred(self, deferred: bool = True) -> Iterator[None]:
     """Inside, the first signal only sets `received`, which the caller polls."""
-    before, self._deferred = self._deferred, True
+    before, self._deferred = self._deferred, deferred
     try:
       yield
     finally:
@@ -41,13 +41,10 @@ class Signals:
     if processes.several():
       yield
       return
-    before, self._deferred = self._deferred, False
-    try:
+    with self.deferred(False):
       if self.received is not None:
         raise Stopped(self.received)
       yield
-    finally:
-      self._deferred = before
 
   def handle(self, number: int, frame) -> None:
     """The signal handler; a second signal always raises Stopped."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
 import logging
+from typing import NamedTuple
 
 from etils import epath
 
@@ -16,8 +16,7 @@ from lightlm_jax.training.speed import Compilations, count_compilations
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunIO:
+class RunIO(NamedTuple):
   """The open files, the progress bar and the signals of one training run."""
 
   checkpoints: Checkpoints
