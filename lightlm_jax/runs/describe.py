@@ -33,7 +33,7 @@ def describe(
   of an epoch; dropout and the optimiser are left out. Fitted systems have no steps.
 
   Args:
-    config: as for `train`.
+    config: of the run.
     topology: a slice of TPUs to compile the programs for; see training/topology.py.
     chosen: of a topology, fields that were set by hand.
   """

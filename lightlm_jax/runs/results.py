@@ -123,7 +123,7 @@ def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
 
 def table(results: Mapping[str, Any]) -> list[str]:
   """Lines of at most 80 columns: the run and its baselines by both rules."""
-  heads = "".join(f"{name:>8}" for name in ("HR@5", "HR@10", "NDCG@5", "NDCG@10"))
+  heads = "".join(f"{name.upper():>8}" for name in COLUMNS)
   lines = [
     f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
     "all items ranked",
@@ -145,11 +145,11 @@ def table(results: Mapping[str, Any]) -> list[str]:
 def sentences(results: Mapping[str, Any]) -> list[str]:
   """Lines with what is not in the table."""
   lines = []
-  if results["params"]:
+  if params := results["params"]:
     lines.append(
-      f"{results['params']['total']:,} parameters, "
-      f"{results['params']['non_embedding']:,} outside the embeddings; best at step "
-      f"{results['best_step']}; {results['train_seconds']:.0f} s of training at "
+      f"{params['total']:,} parameters, {params['non_embedding']:,} outside the "
+      f"embeddings; best at step {results['best_step']}; "
+      f"{results['train_seconds']:.0f} s of training at "
       f"{results['examples_per_second']:,.0f} examples/s"
     )
     if results["users_per_second"]:

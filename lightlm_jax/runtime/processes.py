@@ -135,10 +135,7 @@ def line_of_any(line: str | None) -> str | None:
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
-  """Checks that the processes train on the same data.
-
-  Args:
-    sha256: name → hex digest, in the same order in every process.
+  """Checks that the processes train on the same data, by name → hex digest.
 
   Raises:
     UserError: names what differs, and the processes that differ from the first.

@@ -106,7 +106,7 @@ def train(
     end = step + 1 if is_first else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
     if io.profile_to is not None and turn == 1:
-      trace.enter_context(jax.profiler.trace(io.profile_to))
+      trace.enter_context(jax.profiler.trace(str(io.profile_to)))
     # A signal during compilation stops at once: there is nothing new to save.
     with io.signals.immediate() if is_first else contextlib.nullcontext():
       stop = stop_requested_D[io.signals.received is not None]

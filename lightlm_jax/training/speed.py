@@ -70,10 +70,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
-  """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's batches.
-
-  `params` and `feed` may be shapes, `jax.ShapeDtypeStruct`.
-  """
+  """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's batches."""
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
   return round(total / plan.steps_per_epoch)

@@ -80,9 +80,8 @@ def with_batches(
   """
   changed = {}
   for name in BATCHES:
-    field = f"train.{name}"
     unit = data * (config.examples_a_row if name == "batch_size" else 1)
-    if field not in chosen:
+    if (field := f"train.{name}") not in chosen:
       changed[field] = -(-config_lib.value_of(config, field) // unit) * unit
   return config_lib.replace(config, changed)
 
@@ -93,10 +92,10 @@ def describe(
   """Returns a report of the programs that XLA compiled for the slice.
 
   They are those of a run: the steps of a dispatch with every width of history, and the
-  search for the widest batch under the rule "seen excluded". `flops_per_batch` counts
-  matrix products as `flops_per_step` does, of all devices together; XLA's own count,
-  `xla_…`, counts every loop once. `collectives` are those of one step, widest batch,
-  and of the rest of a dispatch; see collectives.py.
+  search for the widest batch with seen items excluded. `flops_per_batch` counts matrix
+  products as `flops_per_step` does, of all devices together; XLA's own count, `xla_…`,
+  counts every loop once. `collectives` are those of one step of the widest batch and of
+  the rest of a dispatch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
