@@ -24,9 +24,9 @@ class Signals:
     self._deferred = False
 
   @contextlib.contextmanager
-  def deferred(self, deferred: bool = True) -> Iterator[None]:
+  def deferred(self, on: bool = True) -> Iterator[None]:
     """Inside, the first signal only sets `received`, which the caller polls."""
-    before, self._deferred = self._deferred, deferred
+    before, self._deferred = self._deferred, on
     try:
       yield
     finally:
@@ -41,7 +41,7 @@ class Signals:
     if processes.several():
       yield
       return
-    with self.deferred(False):
+    with self.deferred(on=False):
       if self.received is not None:
         raise Stopped(self.received)
       yield
