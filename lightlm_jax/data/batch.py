@@ -25,10 +25,7 @@ class Batch(NamedTuple):
 
 
 def history_width(longest: int, max_history: int | None = None) -> int:
-  """Returns the smallest of 5, 10, 20, 40, … that holds `longest` items.
-
-  At most `max_history`.
-  """
+  """Returns the least of 5, 10, 20, … that holds `longest`, at most `max_history`."""
   width = SHORTEST_HISTORY
   while width < longest:
     width *= 2

@@ -43,6 +43,9 @@ class Packs(NamedTuple):
   position_RH: Array  # int32 position e, its target at e + 1; -1 = none
 
 
+Feed = Positions | Packs
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """The batch of every step: an epoch visits those of all buckets, permuted.
@@ -157,23 +160,17 @@ def packs(
     length_N = np.repeat(length_N, pieces_N) - later_M * width
   length_N = np.minimum(length_N, width)
   row_N, column_N = pack(length_N, width, seed)
+  row_E = np.repeat(row_N, length_N)
   column_E = concatenate_rows(np.arange(width), column_N, length_N)
-  all_E = np.arange(len(train.item_E))
+  e_E = concatenate_rows(np.arange(len(train.item_E)), end_N - length_N, length_N)
   position_RH = np.full((row_N.max() + 1, width), -1, np.int32)
-  position_RH[np.repeat(row_N, length_N), column_E] = concatenate_rows(
-    all_E, end_N - length_N, length_N
-  )
+  position_RH[row_E, column_E] = e_E
   feed = Packs(train.item_E, train.user_E, position_RH)
   return feed, Plan(seed, batch_size, (width,), (len(position_RH),), width)
 
 
 def gather(
-  feed: Positions | Packs | Batch,
-  key: jax.Array,
-  batch: jax.Array,
-  *,
-  plan: Plan,
-  bucket: int,
+  feed: Feed | Batch, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
 ) -> Batch:
   """Makes a batch on the device; one that was read from disk is returned unchanged.
 
@@ -186,7 +183,7 @@ def gather(
 
 
 def rows_at(
-  feed: Positions | Packs,
+  feed: Feed,
   row_B: jax.Array,
   real_B: jax.Array,
   key: jax.Array,

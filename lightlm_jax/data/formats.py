@@ -23,7 +23,7 @@ def read_sequences(path: epath.Path) -> interactions.Interactions:
   """Reads lines `user item item …`, one per user, with items in time order."""
   if not path.exists():
     raise UserError(f"{path} does not exist; give a file of lines `user item item …`")
-  rows, seen = [], {}
+  rows = {}  # by user: the number of the line, and the items
   for number, line in enumerate(read_lines(path), start=1):
     if not line.strip():
       continue
@@ -35,16 +35,15 @@ def read_sequences(path: epath.Path) -> interactions.Interactions:
       )
     if "\0" in line:
       raise UserError(f"{path}, line {number}: a NUL byte; is this a text file?")
-    if user in seen:
+    if user in rows:
       raise UserError(
-        f"{path}, line {number}: user {user!r} is already in line {seen[user]}; "
+        f"{path}, line {number}: user {user!r} is already in line {rows[user][0]}; "
         "write each user once, all items in time order"
       )
-    seen[user] = number
-    rows.append((user, items))
+    rows[user] = number, items
   if not rows:
     raise UserError(f"{path} is empty; give at least one line `user item item …`")
-  return interactions.from_sequences(rows)
+  return interactions.from_sequences((user, row[1]) for user, row in rows.items())
 
 
 def read_ratings(path: epath.Path) -> interactions.Interactions:

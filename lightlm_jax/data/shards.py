@@ -134,11 +134,7 @@ def reader(
   return read
 
 
-def cached(
-  root: epath.PathLike,
-  feed: feed_lib.Positions | feed_lib.Packs,
-  plan: feed_lib.Plan,
-) -> Shards:
+def cached(root: epath.PathLike, feed: feed_lib.Feed, plan: feed_lib.Plan) -> Shards:
   """Returns the rows of a feed, written under `root` unless they are there already."""
   folder = epath.Path(root) / fingerprint(feed, plan)
   if not folder.exists():
@@ -146,7 +142,7 @@ def cached(
   return Shards(folder)
 
 
-def fingerprint(feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan) -> str:
+def fingerprint(feed: feed_lib.Feed, plan: feed_lib.Plan) -> str:
   """Returns the SHA-256 of all inputs of a feed's rows, in hexadecimal."""
   sha256 = hashlib.sha256(repr((plan.widths, plan.window)).encode())
   for leaf in jax.tree.leaves(feed):
@@ -156,7 +152,7 @@ def fingerprint(feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan) 
 
 def write(
   folder: epath.PathLike,
-  feeds: Iterable[tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]],
+  feeds: Iterable[tuple[feed_lib.Feed, feed_lib.Plan]],
   *,
   rows_a_file: int = ROWS_A_FILE,
 ) -> dict[str, Any]:
@@ -192,9 +188,7 @@ def write(
   return about
 
 
-def _records(
-  feed: feed_lib.Positions | feed_lib.Packs, plan: feed_lib.Plan
-) -> Iterator[bytes]:
+def _records(feed: feed_lib.Feed, plan: feed_lib.Plan) -> Iterator[bytes]:
   """Yields the rows as int32 bytes: history, segments, users, targets.
 
   Padding before a history is omitted, and so are the users of packed sequences.

@@ -96,7 +96,7 @@ def of_run(config: RunConfig, log: Interactions) -> Split:
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split of `config.split`; a UserError if the log has none like it."""
+  """Returns the split of `config.split`; a UserError if the log has no such split."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)

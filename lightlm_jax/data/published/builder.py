@@ -82,8 +82,8 @@ class PublishedLog(tfds.core.GeneratorBasedBuilder):
       )
       return {"train": enumerate(users.iter_rows(named=True))}
 
+    path, why = _fetch(source.items, dl_manager)
     about |= {"lines": None, "files": {}, "without": why}
-    path, about["without"] = _fetch(source.items, dl_manager)
     item_ids = log["item"].unique(maintain_order=True).to_list()
     found = {}
     if path is not None:
@@ -135,12 +135,9 @@ def build(
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
   """Returns the file, or why there is none."""
-  try:
-    path = raw.by_hand(dl_manager.manual_dir)
-  except AssertionError:  # there is no such folder, or nothing in it
-    path = None
-  if path is not None:
-    return path, None
+  with contextlib.suppress(AssertionError):  # there is no such folder, or nothing in it
+    if path := raw.by_hand(dl_manager.manual_dir):
+      return path, None
   if raw.url is None:
     return None, f"{raw.name} is not there"
   # The library would retry for minutes.
