@@ -17,7 +17,6 @@ import numpy as np
 
 from lightlm_jax.models.layers import Dropout
 
-BLOCKS = ("sasrec", "bsarec")
 # Tables, and all of BSARec as in the authors' code: on Beauty its validation NDCG@10
 # after three epochs is .040 so, and .028 with products that start at a variance of 1.
 NARROW = nn.initializers.normal(0.02)
@@ -27,7 +26,7 @@ NARROW = nn.initializers.normal(0.02)
 class Config:
   I: int  # items
   P: int  # the most history columns
-  block: str = "sasrec"  # of BLOCKS
+  block: str = "sasrec"  # or "bsarec"
   D: int = 64
   N: int = 2
   num_heads: int = 1

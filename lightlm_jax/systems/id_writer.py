@@ -86,7 +86,8 @@ class IdWriter(System):
   def _search(
     self, decoder: Decoder, tables: Any, allowed: Allowed | None, options: beam.Options
   ) -> beam.Beams:
-    cache, B = encoder_decoder.Cache(), len(decoder.kv.segment_BS)
+    cache = encoder_decoder.Cache()
+    B = decoder.kv.segment_BS.shape[0]  # a symbol in an export, which has no len
     return beam.search(decoder.step, cache, tables.trie, allowed, options, B=B)
 
   def _options(self, beam_size: int, constrained: bool) -> beam.Options:

@@ -112,7 +112,7 @@ class LightLM(IdWriter):
     item_R = tables.trie.item_R
 
     def force(decoder_input_QL):
-      shape = (len(decoder.kv.segment_BS), *decoder_input_QL.shape)
+      shape = (decoder.kv.segment_BS.shape[0], *decoder_input_QL.shape)
       decoder_input_BQL = jnp.broadcast_to(decoder_input_QL[None], shape)
       return decoder.forced(decoder_input_BQL, method="decode")
 

@@ -71,15 +71,21 @@ class TextReader:
     `others` are int32 [B, H] each, items that are encoded beside the history.
 
     Returns:
-      hidden_BHD float32; item_U as in `unique_items`; vector_UD float32, the items'
-      vectors, 0 where there is no item; the rows in these of the history's items, and
-      of each of `others`, int32 [B, H].
+      hidden_BHD float32; item_U int32, ascending, then I in the rows left over;
+      vector_UD float32, their vectors, 0 where there is no item; and for the history
+      and each of `others` int32 [B, H], the rows of its items in these (any row, where
+      there is no item).
     """
     item_rng, history_rng = jax.random.split(rng)
-    known_BH = batch.segment_BH > 0
-    items = (batch.history_BH, *others)
-    item_U, places = unique_items(items, known_BH, len(tables.token_IT))
-    token_UT = _texts_of(item_U, tables)
+    known_BH, I = batch.segment_BH > 0, len(tables.token_IT)
+    item_ABH = jnp.where(known_BH[None], jnp.stack((batch.history_BH, *others)), I)
+    item_N = item_ABH.reshape(-1)
+    size = min(I + 1, item_N.size)  # as many rows as any batch could need
+    item_U, place_N = jnp.unique(item_N, size=size, fill_value=I, return_inverse=True)
+    places = tuple(place_N.reshape(item_ABH.shape))
+    is_item_U1 = (item_U < I)[:, None]
+    token_UT = jnp.take(tables.token_IT, item_U, 0, mode="clip")
+    token_UT = jnp.where(is_item_U1, token_UT, -1)
     vector_UD = hierarchical.item_vectors(self.net, params, token_UT, item_rng)
     args, rngs = (vector_UD[places[0]], batch.segment_BH), {"dropout": history_rng}
     hidden_BHD = apply(self.net, params, *args, method="read", rngs=rngs)
@@ -187,23 +193,6 @@ def head(vector_ID: jax.Array) -> jax.Array:
   return vector_ID * vector_ID.shape[1] ** -0.5
 
 
-def unique_items(
-  items: tuple[jax.Array, ...], known_BH: jax.Array, num_items: int
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """The unique items of a batch, in as many rows as it could ever need.
-
-  `items` are int32 [B, H] each, `known_BH` is where there is one. Returns item_U int32,
-  ascending, then I in the rows left over; and for each of `items` int32 [B, H], its row
-  in item_U (any row, where there is no item).
-  """
-  item_ABH = jnp.where(known_BH[None], jnp.stack(items), num_items)
-  size = min(num_items + 1, item_ABH.size)
-  item_U, place_N = jnp.unique(
-    item_ABH.reshape(-1), size=size, fill_value=num_items, return_inverse=True
-  )
-  return item_U, tuple(place_N.reshape(item_ABH.shape))
-
-
 def batch_loss(
   hidden_ND: jax.Array,
   vector_UD: jax.Array,
@@ -229,12 +218,6 @@ def batch_loss(
   hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
   total: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
   return total / jnp.maximum(weight_N.sum(), 1)
-
-
-def _texts_of(item_U: jax.Array, tables: Tables) -> jax.Array:
-  """[U, T], padding where there is no item."""
-  is_item_U1 = (item_U < len(tables.token_IT))[:, None]
-  return jnp.where(is_item_U1, jnp.take(tables.token_IT, item_U, 0, mode="clip"), -1)
 
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
