@@ -35,8 +35,8 @@ def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
         continue
       answers = [*(by_width[width] for width in sorted(by_width)), exact]
       rows = {rule: [_beam_row(run, a, exact, rule) for a in answers] for rule in RULES}
-      title = _title(run, exact.results, len(runs) > 1)
-      tables.append({"title": title, "narrow": min(by_width) < 10, "rows": rows})
+      table = {"run": run.name, "results": exact.results, "rows": rows}
+      tables.append(table | {"narrow": min(by_width) < 10})
       lines += [
         note(
           f"{run.name} has no table of users of {_decoding(answer.results)}, without "
@@ -61,18 +61,13 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
     if len(answers) > 1:
       cuts = run.results["slices"]["seen_excluded"]["target"]
       columns = {name: cut["users"] for name, cut in cuts.items() if cut["users"]}
-      title = _title(run, run.results, len(runs) > 1)
       rows = [
         {"name": name, "results": found, "own": found is run.results}
         for name, found in answers.items()
       ]
-      tables.append({"title": title, "columns": columns, "rows": rows})
+      table = {"run": run.name, "results": run.results, "rows": rows}
+      tables.append(table | {"columns": columns})
   return {"tables": tables} if tables else None
-
-
-def _title(run: Run, results: Any, by_run: bool) -> str:
-  users = f"{results['split']}, {results['num_users']:,} users"
-  return f"{run.name}: {users}" if by_run else users
 
 
 def _by_width(run: Run, exact: Search) -> dict[int, Search]:

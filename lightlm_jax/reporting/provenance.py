@@ -1,7 +1,7 @@
 """Cost, configuration and id audit of runs, as sections of the report."""
 
+import collections
 from collections.abc import Callable, Sequence
-import itertools
 import json
 import shlex
 from typing import Any
@@ -115,15 +115,14 @@ def _plain(value: Any) -> str:
 
 
 def _devices(kinds: Sequence[str]) -> str:
-  groups = [(kind, len(list(group))) for kind, group in itertools.groupby(kinds)]
-  return ", ".join(f"{count} × {kind}" for kind, count in groups)
+  counts = collections.Counter(kinds)
+  return ", ".join(f"{count} × {kind}" for kind, count in counts.items())
 
 
 def _duration(seconds: float) -> str:
-  whole = round(seconds)
-  if whole < 60:
+  minutes, rest = divmod(round(seconds), 60)
+  if not minutes:
     return f"{seconds:.1f} s"
-  minutes, rest = divmod(whole, 60)
   if minutes < 60:
     return f"{minutes} min {rest:02d} s"
   return f"{minutes // 60} h {minutes % 60:02d} min"
