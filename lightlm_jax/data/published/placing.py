@@ -84,10 +84,8 @@ def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
     lines.append(f"{user}\t{item}\t{rating:g}\t{seconds}")
   atomic.write_own(folder / LOG, "\n".join(lines) + "\n")
 
-  figures = (
-    "as published" if source.published else "no figures in print to check them by"
-  )
-  parts = [f"{counts} interactions", figures]
+  unknown = "no figures in print to check them by"
+  parts = [f"{counts} interactions", "as published" if source.published else unknown]
   if tied := about_log["tied_rows"]:
     parts.append(f"{tied:,} of them in the file's order where times are equal")
   for about in (about_log, about_items):
