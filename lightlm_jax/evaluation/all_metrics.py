@@ -1,5 +1,6 @@
-"""All that the results hold about one system on one set of requests."""
+"""The evaluation of a run's system, and of its baselines, for the results."""
 
+from collections.abc import Iterable
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import evaluator, exposure, slices, uncertainty, users
 from lightlm_jax.evaluation.evaluator import Ranks
-from lightlm_jax.systems.base import Built, ScoresItems
+from lightlm_jax.systems.base import Built, Fitted, ScoresItems
 
 
 def all_metrics(
@@ -26,12 +27,8 @@ def all_metrics(
   """Evaluates the requests by both rules.
 
   Args:
-    built: the system.
-    params: its parameters, on the device.
+    built, params, requests, batch_size, mesh: see `evaluator.evaluate`.
     split: popularity is counted in its training log.
-    requests: of the split.
-    batch_size: requests in a batch.
-    mesh: devices that share a batch.
     code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
     k: recommendations in a list; metrics at more are those of a list of k.
 
@@ -56,26 +53,47 @@ def all_metrics(
   seconds = time.monotonic() - began
   bought_I = np.bincount(split.train.item_E, minlength=split.train.num_items)
   labels = slices.label(requests, split.train)
-  values = {rule: users.values(r.rank_N, r.ties_N) for rule, r in ranks.items()}
   # Scores of all items serve both rules at once; a search is made for each.
   passes = 1 if isinstance(built.system, ScoresItems) else len(evaluator.RULES)
   found = {
     "users_per_second": passes * len(requests) / seconds,
     "metrics": evaluator.summarise_rules(ranks),
-    "intervals": {
-      rule: {
-        name: list(uncertainty.interval(value_N)) for name, value_N in metrics.items()
-      }
-      for rule, metrics in values.items()
-    },
-    "slices": {
-      rule: slices.summarise(metrics, labels) for rule, metrics in values.items()
-    },
+    "intervals": {},
+    "slices": {},
     "repeated_targets": int(requests.repeated_N.sum()),
-    "exposure": {
-      rule: exposure.summarise(r.items_NK, bought_I, code_IL)
-      for rule, r in ranks.items()
-      if r.items_NK is not None
-    },
+    "exposure": {},
   }
+  for rule, (rank_N, ties_N, items_NK) in ranks.items():
+    assert items_NK is not None
+    values = users.values(rank_N, ties_N)
+    intervals = {name: list(uncertainty.interval(v_N)) for name, v_N in values.items()}
+    found["intervals"][rule] = intervals
+    found["slices"][rule] = slices.summarise(values, labels)
+    found["exposure"][rule] = exposure.summarise(items_NK, bought_I, code_IL)
   return found, ranks
+
+
+def baselines(
+  systems: Iterable[Built], split: Split, *, batch_size: int, mesh: Mesh
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Fits systems on the training interactions and evaluates them on the test split.
+
+  Returns:
+    {name: {rule: {metric: mean}}}.
+  """
+  assert split.test is not None
+  results = {}
+  for built in systems:
+    assert isinstance(built.system, Fitted)
+    ranks = evaluator.evaluate(
+      built,
+      built.system.fit(split.train),
+      split.test,
+      num_items=split.train.num_items,
+      batch_size=batch_size,
+      mesh=mesh,
+      lists=False,
+      user_ids=split.train.user_ids,
+    )
+    results[built.system.name] = evaluator.summarise_rules(ranks)
+  return results

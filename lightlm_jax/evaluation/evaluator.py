@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from lightlm_jax.data.splits import Requests
@@ -18,7 +18,6 @@ from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.evaluation.metrics import summarise
 from lightlm_jax.inference import batched_inference
-from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import Built, ScoresItems, System
@@ -28,17 +27,12 @@ K = 20  # recommendations asked for: the largest cut-off of the metrics
 
 
 class Ranks(NamedTuple):
-  """The rank of each request's target, in the order of the requests.
+  """The rank of each request's target, in the order of the requests, all int32."""
 
-  Attributes:
-    rank_N: int32, 1 + the number of items strictly above the target; 0 = miss.
-    ties_N: int32, the number of other items exactly level with the target.
-    items_NK: int32, the recommended items, -1 = none; of equal scores the lower index
-      first (which no metric reads). None where no lists were wanted.
-  """
-
-  rank_N: np.ndarray
-  ties_N: np.ndarray
+  rank_N: np.ndarray  # 1 + the number of items strictly above the target; 0 = miss
+  ties_N: np.ndarray  # the number of other items exactly level with the target
+  # The recommended items, -1 = none; of equal scores the lower index first (which no
+  # metric reads). None without lists.
   items_NK: np.ndarray | None = None
 
 
@@ -58,26 +52,23 @@ def evaluate(
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items, or among a candidate set.
 
-  Systems with `scores` by counting items above and level with the target, any other by
-  the target's place in `recommend`; an invalid or repeated slot there is a miss.
+  Counts the items above and level with the target by the scores of a system that has
+  them; of any other it takes the target's place in `recommend`, where an invalid or
+  repeated slot is a miss.
 
   Args:
-    built: the system to evaluate; what it prepares is made once, for all batches.
+    built: the system; its shared work is done once, for all batches.
     params: its parameters, on the device.
     requests: N > 0 requests, each with its target.
     num_items: I, the size of the catalogue.
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
-    k: the most recommendations that are asked for; systems with `scores` rank the
-      whole catalogue all the same.
+    k: length of the lists; a system with scores ranks the whole catalogue anyway.
     mesh: devices that share each batch along the axis "data".
     rules: which of `RULES`.
-    lists: whether systems with `scores`, which do not need it, give `items_NK` too.
-    allowed_I: bool, the only items that can be recommended; a target that is none of
-      them is a miss. None = all.
+    lists: whether a system with scores, which does not need them, returns lists too.
+    allowed_I: bool, the only items that can be recommended; any other target is a miss.
+      None = all.
     user_ids: raw ids, for error messages; None = users are named by index.
-
-  Returns:
-    rule → `Ranks`.
 
   Raises:
     UserError: no requests, a batch size the mesh cannot share, or a NaN score.
@@ -92,19 +83,15 @@ def evaluate(
   )
   catalogue = batched_inference.put(catalogue, copied)
 
+  def ask(batch, excluded_BE):
+    return count(params, built.tables, batch, catalogue, excluded_BE)
+
   result_R2N = np.zeros((len(rules), 2, len(requests)), dtype=np.int32)
   lists_RNK: Any = [None] * len(rules)
   if lists or not isinstance(system, ScoresItems):
     lists_RNK = np.full((len(rules), len(requests), k), -1, dtype=np.int32)
   for index, (result_R2B, nan_B, *items_RBK) in batched_inference.answers(
-    lambda batch, excluded_BE: count(
-      params, built.tables, batch, catalogue, excluded_BE
-    ),
-    requests,
-    batch_size=batch_size,
-    max_history=system.max_history,
-    rank_I=built.rank_I,
-    mesh=mesh,
+    ask, built, requests, batch_size=batch_size, mesh=mesh
   ):
     batched_inference.refuse_nan(
       system, requests.user_N[index], nan_B[: len(index)], user_ids
@@ -133,15 +120,11 @@ def program(
   allowed_I: np.ndarray | None = None,
   everywhere: NamedSharding | None = None,
 ) -> tuple[Callable, Any]:
-  """The program by which `evaluate` ranks a batch, and the catalogue that it takes.
+  """Returns the program by which `evaluate` ranks a batch, and its catalogue argument.
 
-  Args:
-    everywhere: sharding of the results; None = one device.
-    k, rules, lists, allowed_I: see `evaluate`.
-
-  Returns:
-    Jitted (params, tables, batch, catalogue, excluded_BE) → answers, and the catalogue
-    as host arrays.
+  The jitted program takes (params, tables, batch, catalogue, excluded_BE); the
+  catalogue is of host arrays. `everywhere` is the sharding of the results, None = one
+  device; for the other arguments see `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -159,23 +142,23 @@ def program(
 def hallucination_rate(
   built: Built, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """The share of the beams of an unconstrained search that are no item.
+  """Returns the share of the beams of an unconstrained search that are no item.
 
-  Args:
-    built: of a system that `WritesFreely`.
+  `built` is of a system that `WritesFreely`.
   """
-  rows = NamedSharding(mesh, PartitionSpec("data"))
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  tables = batched_inference.on_mesh(built.tables, everywhere)
-  invalid_beams = batched_inference.compiled(built.system, "invalid_beams", everywhere)
+  copied = batched_inference.everywhere(mesh)
+  tables = batched_inference.on_mesh(built.tables, copied)
+  invalid_beams = batched_inference.compiled(built.system, "invalid_beams", copied)
+
+  def ask(batch, excluded_BE):
+    return invalid_beams(params, tables, batch)
+
   count = total = 0
-  for index, batch, _ in batched_inference.host_batches(
-    requests, batch_size, built.system.max_history, built.rank_I
+  for index, miss_BK in batched_inference.answers(
+    ask, built, requests, batch_size=batch_size, mesh=mesh
   ):
-    batch = mesh_lib.put(batch, rows)
-    miss_BK = jax.device_get(invalid_beams(params, tables, batch))[: len(index)]
-    count += int(miss_BK.sum())
-    total += miss_BK.size
+    count += int(miss_BK[: len(index)].sum())
+    total += miss_BK[: len(index)].size
   return count / total
 
 
@@ -186,12 +169,9 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 
 @functools.lru_cache(maxsize=16)
 def _counter(
-  system: ScoresItems,
-  rules: tuple[str, ...],
-  shown: int,
-  out_sharding: NamedSharding | None,
+  system: ScoresItems, rules: tuple[str, ...], shown: int, out: NamedSharding | None
 ) -> Callable:
-  """The compiled count of items above and level with the target, for every rule.
+  """Returns the compiled count of items above and level with the target, by rule.
 
   It also returns the first `shown` items, if that is not 0.
   """
@@ -235,23 +215,17 @@ def _counter(
       False, mode="drop"
     )
     allowed_BI = {"seen_excluded": unseen_BI, "seen_allowed": all_BI}
-    lists = [
-      item_scores.top_items(scores_BI, allowed_BI[rule], shown).items_BK
-      for rule in rules
-    ]
-    return result_R2B, is_nan_B, jnp.stack(lists)
+    tops = (item_scores.top_items(scores_BI, allowed_BI[r], shown) for r in rules)
+    return result_R2B, is_nan_B, jnp.stack([top.items_BK for top in tops])
 
-  return jax.jit(count, out_shardings=out_sharding)
+  return jax.jit(count, out_shardings=out)
 
 
 @functools.lru_cache(maxsize=16)
 def _finder(
-  system: System,
-  rules: tuple[str, ...],
-  k: int,
-  out_sharding: NamedSharding | None,
+  system: System, rules: tuple[str, ...], k: int, out: NamedSharding | None
 ) -> Callable:
-  """The compiled place of the target among K recommendations, for every rule."""
+  """Returns the compiled place of the target among K recommendations, by rule."""
 
   def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}
@@ -268,15 +242,11 @@ def _finder(
     result_R2B = jnp.stack([rank_RB, jnp.zeros_like(rank_RB)], axis=1)
     return result_R2B, jnp.any(jnp.stack(nan_RB), axis=0), jnp.stack(items_RBK)
 
-  return jax.jit(find, out_shardings=out_sharding)
+  return jax.jit(find, out_shardings=out)
 
 
 def _check(
-  built: Built,
-  requests: Requests,
-  num_items: int,
-  batch_size: int,
-  mesh: Mesh | None,
+  built: Built, requests: Requests, num_items: int, batch_size: int, mesh: Mesh | None
 ) -> None:
   if not len(requests):
     raise UserError(

@@ -9,7 +9,7 @@ K = 10
 def summarise(
   items_NK: np.ndarray, bought_I: np.ndarray, code_IL: np.ndarray | None = None
 ) -> dict[str, float]:
-  """Returns all metrics below, over the first `K` recommendations of each request.
+  """Returns all metrics of the first `K` recommendations of each request.
 
   Args:
     items_NK: catalogue indices, -1 where a list has no item.
@@ -18,8 +18,9 @@ def summarise(
 
   Returns:
     gini@10, head_share@10, coverage@10 (share of the catalogue that is recommended at
-    least once), invalid@10 (share of list positions without an item), popularity@10,
-    novelty@10 and, with codes, diversity@10.
+    least once), invalid@10 (share of list positions without an item), popularity@10
+    (mean training interactions of a recommended item, 0 without any), novelty@10 and,
+    with codes, diversity@10.
   """
   first_NK = items_NK[:, :K]
   shown_I = np.bincount(first_NK[first_NK >= 0], minlength=len(bought_I))
@@ -28,7 +29,7 @@ def summarise(
     f"head_share@{K}": head_share(shown_I, bought_I),
     f"coverage@{K}": float(np.mean(shown_I > 0)),
     f"invalid@{K}": float(np.mean(first_NK < 0)),
-    f"popularity@{K}": mean_popularity(shown_I, bought_I),
+    f"popularity@{K}": _mean(bought_I.astype(np.float64), shown_I),
     f"novelty@{K}": novelty(shown_I, bought_I),
   }
   if code_IL is not None:
@@ -60,14 +61,6 @@ def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   return float(shown / max(shown_I.sum(), 1))
 
 
-def mean_popularity(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Returns the mean number of training interactions over all recommended items.
-
-  0 without recommendations.
-  """
-  return float(shown_I @ bought_I.astype(np.float64) / max(shown_I.sum(), 1))
-
-
 def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   """Returns the mean self-information of the recommended items, in bits.
 
@@ -76,7 +69,11 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   single interaction. 0 without recommendations.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
-  return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
+  return _mean(-np.log2(share_I), shown_I)
+
+
+def _mean(value_I: np.ndarray, shown_I: np.ndarray) -> float:
+  return float(shown_I @ value_I / max(shown_I.sum(), 1))
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
@@ -86,10 +83,6 @@ def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
   prefix (levels of the longer code, if lengths differ). It is averaged over all pairs
   of a list's first `K` items (Ziegler et al. 2005, with another distance), then over
   all lists of at least two items; 0 if there is none.
-
-  Args:
-    items_NK: catalogue indices, -1 where a list has no item.
-    code_IL: hierarchical codes of the items, padded with -1 at the end.
   """
   items_NK = items_NK[:, :K]
   real_NK = items_NK >= 0

@@ -1,7 +1,7 @@
 """Tests whether held-out interactions, or the numbers of items, reach the ids.
 
-Metamorphic testing: it changes what must not matter, builds the ids again and compares.
-It exchanges held-out items between users, and it renumbers users and items.
+Metamorphic testing: exchanges held-out items between users, or renumbers users and
+items, which must not matter; builds the ids again and compares.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,9 @@ CHUNK = 512  # requests ranked at once
 
 
 class Ids(NamedTuple):
-  """The ids that a construction made, and the interactions that it read.
+  """The ids that a construction made, and the interactions that shaped them."""
 
-  Attributes:
-    items_IL: int32 codes, padded with -1.
-    users_UL: int32 codes, padded with -1.
-    user_E: the users of the interactions that shaped them.
-    item_E: their items.
-  """
-
-  items_IL: np.ndarray
+  items_IL: np.ndarray  # int32 codes, padded with -1
   users_UL: np.ndarray
   user_E: np.ndarray
   item_E: np.ndarray
@@ -52,12 +45,12 @@ def audit(
   """Tests a construction on a log.
 
   Args:
-    build: the whole way from the log to the ids; what it holds out is its business.
+    build: the whole way from the log to the ids, with its own split.
     log: all interactions, validation and test included; raw item ids that are
       numbers are taken for the file's numbering.
-    split_of: the split of a log, which trains on the beginnings of its rows. All that
-      stands behind them is held out, asked for or not.
-    seed: of the ids and of what is exchanged.
+    split_of: the split of a log, which trains on the beginnings of its rows. The rest
+      of each row is held out, even without a request.
+    seed: of the ids and of the exchange.
 
   Returns:
     exchange {items_changed, users_changed, popularity_changed: shares;
@@ -107,7 +100,7 @@ def audit(
 def exchange_held_out(
   log: Interactions, seed: int, split_of: SplitOf = splits.leave_one_out
 ) -> Interactions:
-  """The log with held-out items dealt out to other users; training stays.
+  """Returns the log with held-out items dealt out to other users; training stays.
 
   An item goes to the same place from the end of another user's row, so that a last
   item stays one. Times stay where they are.
@@ -127,25 +120,21 @@ def exchange_held_out(
 def renumber(
   log: Interactions, seed: int
 ) -> tuple[Interactions, np.ndarray, np.ndarray]:
-  """The same log with users and items in another order.
+  """Returns the log with users and items in another order, and their new numbers.
 
-  Returns:
-    The log, and the new number of each old user [U] and of each old item [I].
+  The numbers are [U] of each old user and [I] of each old item.
   """
   rng = np.random.default_rng(seed)
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
   new_U, new_I = np.argsort(order_U), np.argsort(order_I)
-  rows = [new_I[log.row(user)] for user in order_U]
-  time_E = log.time_E
-  if time_E is not None:
-    start_U, length_U = log.offset_U1[:-1][order_U], log.length_U[order_U]
-    time_E = concatenate_rows(time_E, start_U, length_U)
+  start_U, length_U = log.offset_U1[:-1][order_U], log.length_U[order_U]
+  item_E, time_E = new_I[log.item_E].astype(np.int32), log.time_E
   renumbered = Interactions(
-    offset_U1=np.concatenate([[0], np.cumsum(log.length_U[order_U])]),
-    item_E=np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32),
+    offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
+    item_E=concatenate_rows(item_E, start_U, length_U),
     user_ids=log.user_ids[order_U],
     item_ids=log.item_ids[order_I],
-    time_E=time_E,
+    time_E=None if time_E is None else concatenate_rows(time_E, start_U, length_U),
   )
   return renumbered, new_U, new_I
 
@@ -153,7 +142,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """The number of (user, item) pairs that were read, held out and not trained on."""
+  """Returns the number of (user, item) pairs read that are held out, never trained."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -165,13 +154,10 @@ def held_out_edges(
 
 
 def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, int]:
-  """Spearman's correlation of last token and raw number within leaves.
+  """Returns Spearman's correlation of last token and raw number, and its items.
 
   Both are ranked within each leaf of two items or more, and the ranks, brought to mean
-  0 and one scale, are correlated over all leaves.
-
-  Returns:
-    The correlation (0 where there is no such leaf) and the number of items in leaves.
+  0 and one scale, are correlated over all leaves: 0 of no items without such a leaf.
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
@@ -191,17 +177,15 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
 def mates_ranks(
   label_U: np.ndarray, train: Interactions, requests: Requests
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Ranks with no model: items by how often users of one's own cluster bought them.
+  """Returns rank_N and ties_N of targets, items ranked without a model.
 
-  Of items bought equally often there, those go first that all users bought more often.
+  Items are ranked by how often the users of the same cluster bought them, of equal ones
+  by how often all users did; those of the request's history are excluded.
 
   Args:
     label_U: the cluster of each user.
-    train: what they bought.
-    requests: N questions; what their history holds is excluded.
-
-  Returns:
-    rank_N and ties_N as `metrics` wants them.
+    train: the purchases that are counted.
+    requests: N requests.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)
@@ -226,7 +210,7 @@ def mates_ranks(
 
 
 def _held_out(log: Interactions, train: Interactions) -> np.ndarray:
-  """[E] bool: what stands in the rows of a log behind those that are trained on."""
+  """Returns the interactions of a log behind those of training, [E] bool."""
   place_E = np.arange(len(log.item_E)) - np.repeat(log.offset_U1[:-1], log.length_U)
   held_E = place_E >= np.repeat(train.length_U, log.length_U)
   if not np.array_equal(log.item_E[~held_E], train.item_E):
@@ -257,7 +241,7 @@ def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
 def _renumbered_figures(
   build: Build, log: Interactions, split: Split, ids: Ids, seed: int
 ):
-  """Agreement at the first level and NDCG@10 with no model: as is, and otherwise."""
+  """Returns agreement at the first level and NDCG@10 without a model, by numbering."""
   held = split.validation
   assert held is not None
 
@@ -289,7 +273,7 @@ def _renumbered_figures(
 
 
 def _numbers(raw_ids: np.ndarray) -> np.ndarray:
-  """Raw ids as the numbers they are, or their place in alphabetical order."""
+  """Returns raw ids as numbers, or their place in alphabetical order."""
   try:
     return raw_ids.astype(np.int64)
   except (ValueError, OverflowError):
@@ -297,7 +281,7 @@ def _numbers(raw_ids: np.ndarray) -> np.ndarray:
 
 
 def _scaled_ranks(values: np.ndarray) -> np.ndarray:
-  """Ranks with mean 0 and mean square 1."""
+  """Returns ranks with mean 0 and mean square 1."""
   rank = scipy.stats.rankdata(values)
   rank -= rank.mean()
   return rank / np.sqrt(np.mean(rank**2)) if np.ptp(rank) else rank

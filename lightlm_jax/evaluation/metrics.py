@@ -11,11 +11,11 @@ order of the item indices. Several targets come from lists, which have no ties.
 
 import numpy as np
 
+Ties = np.ndarray | None
 
-def hit_rate(
-  rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
-) -> np.ndarray:
-  """HR@k of each request: 1 if a target is among the first k.
+
+def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
+  """Returns HR@k of each request, [N] float64: 1 if a target is among the first k.
 
   Args:
     rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
@@ -24,9 +24,6 @@ def hit_rate(
       Only for one target a request.
     k: length of the list.
 
-  Returns:
-    [N] float64.
-
   Raises:
     ValueError: ties of several targets, two targets at one rank, or no target.
   """
@@ -34,24 +31,21 @@ def hit_rate(
   return gain_NT.max(axis=1)
 
 
-def recall(
-  rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
-) -> np.ndarray:
-  """Recall@k of each request: the share of its targets among the first k.
+def recall(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
+  """Returns Recall@k of each request: the share of its targets among the first k.
 
-  The share is of all its targets, also where they are more than k. For one target it
-  is the hit rate. Arguments and result as in `hit_rate`.
+  The share is of all its targets, also of more than k. Arguments as in `hit_rate`.
   """
   gain_NT, targets_N = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.sum(axis=1) / targets_N
 
 
-def ndcg(rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int) -> np.ndarray:
-  """NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets in the list.
+def ndcg(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
+  """Returns NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets.
 
   Divided by the ideal DCG of min(k, number of targets) targets: 1 for one target.
   Järvelin & Kekäläinen 2002; over ties the average that McSherry & Najork 2008 and
-  `sklearn.metrics.ndcg_score` take. Arguments and result as in `hit_rate`.
+  `sklearn.metrics.ndcg_score` take. Arguments as in `hit_rate`.
   """
   gain_K = 1 / np.log2(np.arange(2, k + 2))
   gain_NT, targets_N = _gains(gain_K, rank_N, ties_N)
@@ -59,27 +53,17 @@ def ndcg(rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int) -> np.
   return gain_NT.sum(axis=1) / ideal_N
 
 
-def reciprocal_rank(
-  rank_N: np.ndarray, ties_N: np.ndarray | None = None, *, k: int
-) -> np.ndarray:
-  """MRR@k before the mean: 1 / rank of the first target, if within the first k.
-
-  Arguments and result as in `hit_rate`.
-  """
+def reciprocal_rank(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
+  """Returns 1 / rank of each request's first target, 0 beyond k: see `hit_rate`."""
   gain_NT, _ = _gains(1 / np.arange(1, k + 1), rank_N, ties_N)
   return gain_NT.max(axis=1)
 
 
-def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str, float]:
-  """Returns the mean of each metric over all N requests; a miss counts as 0.
+def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
+  """Returns the mean of each metric over N > 0 requests; a miss counts as 0.
 
-  Args:
-    rank_N: see `hit_rate`; N > 0.
-    ties_N: see `hit_rate`.
-
-  Returns:
-    hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; of rank_NT also recall@5,
-    recall@10, recall@20.
+  hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; of rank_NT also recall@5,
+  recall@10, recall@20. Arguments as in `hit_rate`.
   """
   summary = {f"hr@{k}": hit_rate(rank_N, ties_N, k=k) for k in (5, 10, 20)}
   summary |= {f"ndcg@{k}": ndcg(rank_N, ties_N, k=k) for k in (5, 10, 20)}
@@ -90,7 +74,7 @@ def summarise(rank_N: np.ndarray, ties_N: np.ndarray | None = None) -> dict[str,
 
 
 def _gains(
-  gain_K: np.ndarray, rank_N: np.ndarray, ties_N: np.ndarray | None
+  gain_K: np.ndarray, rank_N: np.ndarray, ties_N: Ties
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the gain of each target, gain_NT, and the number of targets, targets_N."""
   rank_NT = np.asarray(rank_N, dtype=np.int64)
@@ -102,21 +86,17 @@ def _gains(
   targets_N = (rank_NT >= 0).sum(axis=1)
   if (targets_N == 0).any():
     raise ValueError(f"request {np.argmin(targets_N)} has no target: its ranks are -1")
-  _check_distinct_ranks(rank_NT)
-  return _expected_gain(gain_K, rank_NT, ties_N), targets_N
-
-
-def _check_distinct_ranks(rank_NT: np.ndarray):
-  """Raises ValueError for two targets at one rank: NDCG could be above 1."""
+  # With two targets at one rank, NDCG could be above 1.
   sorted_NT = np.sort(rank_NT, axis=1)
   shared_NT = (sorted_NT[:, 1:] == sorted_NT[:, :-1]) & (sorted_NT[:, 1:] > 0)
   if shared_NT.any():
     n = np.argmax(shared_NT.any(axis=1))
     raise ValueError(f"request {n} has two targets at one rank: {rank_NT[n].tolist()}")
+  return _expected_gain(gain_K, rank_NT, ties_N), targets_N
 
 
 def _expected_gain(
-  gain_K: np.ndarray, rank_NT: np.ndarray, ties_NT: np.ndarray | None
+  gain_K: np.ndarray, rank_NT: np.ndarray, ties_NT: Ties
 ) -> np.ndarray:
   """Returns the mean gain of ranks rank, …, rank + ties; 0 beyond K and for a miss."""
   k = len(gain_K)

@@ -21,69 +21,55 @@ MIDDLE = 0.3  # share of the catalogue, after the head, that is called the middl
 
 
 class Labels(NamedTuple):
-  """The slices of one dimension.
+  """The slices of one dimension."""
 
-  Attributes:
-    names: of the slices, in the order of a table.
-    index_N: int64, the slice of each request.
-  """
-
-  names: tuple[str, ...]
-  index_N: np.ndarray
+  names: tuple[str, ...]  # of the slices, in the order of a table
+  index_N: np.ndarray  # int64, the slice of each request
 
 
 def label(requests: Requests, train: Interactions) -> dict[str, Labels]:
-  """Returns the labels of every dimension; see the functions below."""
+  """Returns the labels of every dimension.
+
+  A user without training interactions, "new", occurs in splits by time: the history
+  then consists of held-out interactions. A "repeated" target is in its history.
+  """
   bought_I = np.bincount(train.item_E, minlength=train.num_items)
+  is_new_N = train.length_U[requests.user_N] == 0
   return {
     "history": by_length(requests.length_N),
-    "user": by_user(train.length_U[requests.user_N]),
+    "user": Labels(("in_training", "new"), is_new_N.astype(np.int64)),
     "target": by_popularity(requests.target_N, bought_I),
-    "repeat": by_repeat(requests.repeated_N),
+    "repeat": Labels(("first_time", "repeated"), requests.repeated_N.astype(np.int64)),
   }
 
 
 def summarise(
   values: Mapping[str, np.ndarray], labels: Mapping[str, Labels]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-  """Returns the means of the metrics in every slice.
+  """Returns {dimension: {slice: {users, mean {metric: float64}}}}.
+
+  The means of an empty slice are None.
 
   Args:
     values: metric → its value for each of N requests, numbers or bool.
     labels: dimension → its `Labels` of the same requests.
-
-  Returns:
-    {dimension: {slice: {users, mean {metric: float64}}}}, slices in the order of their
-    names; the means of an empty slice are None.
   """
-  return {
-    dimension: {
-      name: {
-        "users": int(inside_N.sum()),
-        "mean": {
-          metric: float(np.mean(value_N[inside_N])) if inside_N.any() else None
-          for metric, value_N in values.items()
-        },
+  found = {}
+  for dimension, (names, index_N) in labels.items():
+    found[dimension] = {}
+    for place, name in enumerate(names):
+      inside_N = index_N == place
+      mean = {
+        metric: float(np.mean(value_N[inside_N])) if inside_N.any() else None
+        for metric, value_N in values.items()
       }
-      for place, name in enumerate(names)
-      for inside_N in [index_N == place]
-    }
-    for dimension, (names, index_N) in labels.items()
-  }
+      found[dimension][name] = {"users": int(inside_N.sum()), "mean": mean}
+  return found
 
 
 def by_length(length_N: np.ndarray) -> Labels:
   """Labels requests by the length of their whole history: the bins `LENGTHS`."""
   return Labels(LENGTHS, np.searchsorted(LONGEST, length_N, side="left"))
-
-
-def by_user(length_N: np.ndarray) -> Labels:
-  """Labels requests by whether their user has training interactions.
-
-  A user without any, "new", occurs in splits by time: the history then consists of
-  held-out interactions.
-  """
-  return Labels(("in_training", "new"), (np.asarray(length_N) == 0).astype(np.int64))
 
 
 def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
@@ -93,10 +79,6 @@ def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
   `MIDDLE`; tail: the other items of the training interactions; cold: items without any.
   Equally popular items are in one slice, so head and middle can exceed their shares: an
   item is in the head if fewer items than the head's size are more popular.
-
-  Args:
-    target_N: catalogue indices.
-    bought_I: training interactions of each item.
   """
   head, both = (max(1, round(share * len(bought_I))) for share in (HEAD, HEAD + MIDDLE))
   ascending_I = np.sort(bought_I)
@@ -104,8 +86,3 @@ def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
   more_N = len(ascending_I) - np.searchsorted(ascending_I, bought_N, side="right")
   index_N = np.searchsorted([head, both], more_N, side="right")
   return Labels(("head", "middle", "tail", "cold"), np.where(bought_N, index_N, 3))
-
-
-def by_repeat(repeated_N: np.ndarray) -> Labels:
-  """Labels requests by whether their target is in their history."""
-  return Labels(("first_time", "repeated"), np.asarray(repeated_N).astype(np.int64))

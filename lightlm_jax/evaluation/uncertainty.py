@@ -23,12 +23,8 @@ def interval(
 
   Args:
     value_N: [N] the metric of each user; N > 0.
-    seed: of the resamples.
-    resamples: R, how often N users are drawn with replacement.
+    seed: of the R `resamples` of N users with replacement.
     level: nominal coverage of the interval.
-
-  Returns:
-    low, high.
 
   Raises:
     ValueError: value_N is empty, not [N], or not finite.
@@ -44,8 +40,8 @@ def interval(
     share_RV = rng.multinomial(N, users_V / N, size=rows) / N
     means.append(share_RV @ value_V)
   outside = (1 - level) / 2
-  low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
-  return float(low), float(high)
+  low, high = np.quantile(np.concatenate(means), [outside, 1 - outside]).tolist()
+  return low, high
 
 
 def paired_p(
@@ -56,16 +52,11 @@ def paired_p(
   Under the null hypothesis a user's two values can be swapped, so every difference has
   a random sign. Fisher 1935; for retrieval Smucker, Allan & Carterette 2007. The
   observed signs count as one more resample, so that p is at least 1 / (resamples + 1)
-  (Phipson & Smyth 2010).
+  (Phipson & Smyth 2010). It is 1.0 where no user differs.
 
   Args:
-    a_N: [N] the metric of each user under one system.
-    b_N: [N] of the same users under the other.
-    seed: of the signs.
-    resamples: R, number of draws of all signs.
-
-  Returns:
-    p; 1.0 where no user differs.
+    a_N, b_N: [N] the metric of each user under either system.
+    seed: of the R `resamples` of all signs.
 
   Raises:
     ValueError: the two are not the same users, not [N], or not finite.
@@ -90,16 +81,10 @@ def paired_p(
 
 
 def holm(p_M: np.ndarray) -> np.ndarray:
-  """Returns p-values of M tests, adjusted for multiple testing.
+  """Returns the p-values of M tests, [M] in 0 … 1, adjusted for multiple testing.
 
   Holm 1979, step-down: if all tests with an adjusted p of at most α are rejected, the
   chance of any false rejection is at most α, however the tests depend on each other.
-
-  Args:
-    p_M: [M] in 0 … 1.
-
-  Returns:
-    [M] float64 in the order of p_M.
 
   Raises:
     ValueError: p_M is not [M], or not within 0 … 1.
@@ -115,11 +100,7 @@ def holm(p_M: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float | None]:
-  """Returns the mean and the interval over S training seeds of one system.
-
-  Args:
-    value_S: [S] the metric of each seed; S > 0.
-    level: of the interval.
+  """Returns the mean and the interval over S > 0 training seeds of one system.
 
   Returns:
     mean, std (sample, S - 1), seeds (S), low and high (Student-t interval of the mean);

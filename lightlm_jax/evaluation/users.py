@@ -1,7 +1,6 @@
 """A Parquet table of the ranks and recommendations of every user, to compare runs.
 
-One row per request, sorted by raw user id. Every metric can be computed from the ranks,
-so two runs are compared user by user without evaluating them again.
+One row per request, sorted by raw user id; every metric follows from the ranks.
 
 Columns: user, target (raw ids); history_length; target_bought (training interactions of
 the target, 0 = cold); target_seen (whether it is in the history); and for each rule
@@ -36,7 +35,7 @@ def table(
   """Returns the table of one system on one set of requests.
 
   Args:
-    requests: N requests.
+    requests: of the split.
     ranks: by rule, with lists.
     train: the training log, for raw ids and popularity.
     about: identifies the run and its split; stored as metadata.
@@ -56,11 +55,7 @@ def table(
     columns[f"{rule}_ties"] = found.ties_N[order_N]
     assert found.items_NK is not None
     columns[f"{rule}_items"] = _raw_lists(found.items_NK[order_N], train.item_ids)
-  arrays = {
-    name: values if isinstance(values, pyarrow.Array) else pyarrow.array(values)
-    for name, values in columns.items()
-  }
-  return pyarrow.table(arrays).replace_schema_metadata({_KEY: json.dumps(about)})
+  return pyarrow.table(columns, metadata={_KEY: json.dumps(about)})
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:

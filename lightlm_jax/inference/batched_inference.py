@@ -53,11 +53,10 @@ def compiled(
 
 def answers(
   ask: Callable[[Batch, jax.Array], Any],
+  built: Built,
   requests: Requests,
   *,
   batch_size: int,
-  max_history: int | None,
-  rank_I: np.ndarray,
   mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
   """Asks all requests, a few batches ahead of what is read.
@@ -65,9 +64,9 @@ def answers(
   Args:
     ask: (batch, excluded_BE), both on the devices → answers, in rows of the batch; the
       exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
+    built: the system that is asked.
     requests: N of them, in any order.
     batch_size: B, a multiple of the mesh's "data" axis.
-    max_history, rank_I: see `System` and `Built`.
     mesh: devices that share each batch; None = the one.
 
   Yields:
@@ -76,9 +75,7 @@ def answers(
   """
   rows = None if mesh is None else mesh_lib.by_rows(mesh)
   in_flight = collections.deque()
-  for index, batch, excluded_BE in host_batches(
-    requests, batch_size, max_history, rank_I
-  ):
+  for index, batch, excluded_BE in host_batches(built, requests, batch_size):
     if len(in_flight) == BATCHES_IN_FLIGHT:
       index_done, answer = in_flight.popleft()
       yield index_done, jax.device_get(answer)
@@ -88,20 +85,20 @@ def answers(
 
 
 def host_batches(
-  requests: Requests, batch_size: int, max_history: int | None, rank_I: np.ndarray
+  built: Built, requests: Requests, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
   """Shortest histories first: the requests' indices, the batch, its exclusions."""
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]
-    width = batch_lib.history_width(int(requests.length_N[index[-1]]), max_history)
+    longest = int(requests.length_N[index[-1]])
+    width = batch_lib.history_width(longest, built.system.max_history)
     batch = batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)
     row_P, item_P = allowed_lib.seen_items(requests, index)
-    yield (
-      index,
-      batch,
-      allowed_lib.exclusions(row_P, item_P, rank_I=rank_I, batch_size=batch_size),
+    excluded_BE = allowed_lib.exclusions(
+      row_P, item_P, rank_I=built.rank_I, batch_size=batch_size
     )
+    yield index, batch, excluded_BE
 
 
 def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:

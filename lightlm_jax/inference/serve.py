@@ -81,10 +81,9 @@ def recommend(
   scores_NK = np.full((len(requests), k), -np.inf, np.float32)
   for index, (items_BK, scores_BK, nan_B) in batched_inference.answers(
     ask,
+    served.built,
     requests,
     batch_size=_batch_size(len(requests), served.batch_size, mesh.shape["data"]),
-    max_history=system.max_history,
-    rank_I=rank_I,
     mesh=mesh,
   ):
     batched_inference.refuse_nan(system, index, nan_B[: len(index)], None)

@@ -12,7 +12,7 @@ from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, Write
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
-from lightlm_jax.evaluation import baseline_metrics, evaluator, likelihood, samples
+from lightlm_jax.evaluation import all_metrics, evaluator, likelihood, samples
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
@@ -187,7 +187,7 @@ def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
     systems.append(best_possible.best_possible(tastes, split.train.num_items))
     best = best_possible.expected_best_ndcg(tastes, split.test)
     found["expected_best_ndcg@10"] = best
-  found["baselines"] = baseline_metrics.measure(
+  found["baselines"] = all_metrics.baselines(
     systems, split, batch_size=config.train.eval_batch_size, mesh=context.mesh
   )
   return found

@@ -165,9 +165,8 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
 def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
   """Returns a batch with the longest history and the widest exclusions."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
-  ((_, batch, excluded_BE),) = batched_inference.host_batches(
-    longest, batch_size, built.system.max_history, built.rank_I
-  )
+  (first,) = batched_inference.host_batches(built, longest, batch_size)
+  _, batch, excluded_BE = first
   width = exclusion_width(int(longest.length_N[0]))
   return batch, np.broadcast_to(excluded_BE[:, :1], (batch_size, width))
 
