@@ -15,7 +15,7 @@ from lightlm_jax.reporting import charts
 from lightlm_jax.reporting import drawing as figures
 from lightlm_jax.reporting import html as page
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.studies import analysis, fronts, panels, points
+from lightlm_jax.studies import analysis, fronts, points
 from lightlm_jax.studies import study_figures as shapes
 from lightlm_jax.studies import summary as table_lib
 
@@ -209,7 +209,7 @@ def test_axes_have_few_ticks_and_two_at_least():
   for _ in range(40):
     low = 10 ** rng.uniform(0, 15)
     high = low * 10 ** rng.uniform(0.01, 5)
-    panels.log_axis(panel, np.array([low, high]))
+    shapes.log_axis(panel, np.array([low, high]))
     at = panel.get_xticks()
     assert 2 <= len(at) <= 6
     assert ((0.89 * low < at) & (at < 1.11 * high)).all()

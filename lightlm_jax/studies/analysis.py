@@ -21,16 +21,14 @@ from lightlm_jax.studies import plan as plan_lib
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies import study_figures as figures
 from lightlm_jax.studies import summary as table_lib
-from lightlm_jax.studies.findings import Compared, Findings
+from lightlm_jax.studies.findings import Findings
 from lightlm_jax.studies.law import Fit
-from lightlm_jax.studies.panels import Drawing
-from lightlm_jax.studies.points import ACCURACY, LOSS, MEASURES
+from lightlm_jax.studies.points import ACCURACY, LOSS
+from lightlm_jax.studies.study_figures import Drawing
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report.html"
-ANALYSIS = "analysis.json"
-FIGURES = "figures"
+REPORT, ANALYSIS, FIGURES = "report.html", "analysis.json", "figures"
 
 
 def report(
@@ -44,9 +42,6 @@ def report(
   """Writes the report of runs, see `reporting.report`, or of a study.
 
   Of a study it prints the findings too.
-
-  Raises:
-    UserError: one line that says what to change.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
@@ -152,22 +147,18 @@ def _tables(found: Findings) -> dict[str, Any]:
   columns += [
     (m.title.replace("validation", "test"), m.test, m) for m in found.measures if m.test
   ]
-  compared = {
-    "At equal parameters: deeper minus wider": found.depth_width,
-    "Feed-forward: narrowest minus widest": found.narrowing,
-  }
-  return {
-    "columns": columns,
-    "compared": [_by_pair(title, pairs) for title, pairs in compared.items() if pairs],
-  }
-
-
-def _by_pair(title: str, compared: Sequence[Compared]) -> dict[str, Any]:
-  pairs = {}
-  for by in compared:
-    pairs.setdefault(by.pair, {})[by.measure] = by
-  measures = [m for m in MEASURES if any(m in row for row in pairs.values())]
-  return {"title": title, "measures": measures, "pairs": pairs}
+  compared = []
+  for title, all_by in (
+    ("At equal parameters: deeper minus wider", found.depth_width),
+    ("Feed-forward: narrowest minus widest", found.narrowing),
+  ):
+    measures = [m for m in found.measures if any(by.measure is m for by in all_by)]
+    pairs = {by.pair: {} for by in all_by}
+    for by in all_by:
+      pairs[by.pair][by.measure] = by
+    if pairs:
+      compared.append({"title": title, "measures": measures, "pairs": pairs})
+  return {"columns": columns, "compared": compared}
 
 
 def _remove_older(study: epath.Path, files: Container[str]) -> None:

@@ -59,13 +59,13 @@ def size(values: Values) -> float:
   return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
 
 
-def parse(text: str, flag: str) -> tuple[str, list[str]]:
-  """Parses `axis=value,value` of a flag into the axis and its values as text."""
+def parse(text: str) -> tuple[str, list[str]]:
+  """Parses `axis=value,value` of --vary into the axis and its values as text."""
   name, equals, values = text.partition("=")
   if not equals or not name.strip():
     raise UserError(
-      f"{flag}={text} is not understood; write {flag}=FIELD=VALUE,VALUE, such as "
-      f"{flag}=model.d_ff=8,64"
+      f"--vary={text} is not understood; write --vary=FIELD=VALUE,VALUE, such as "
+      "--vary=model.d_ff=8,64"
     )
   return name.strip(), [v.strip() for v in values.split(",") if v.strip()]
 
@@ -124,11 +124,7 @@ def value_in(run: RunConfig, axis: str) -> Any:
 
 
 def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
-  """Returns the fields of a run's configuration that a point sets.
-
-  Raises:
-    UserError: the values do not fit together.
-  """
+  """Returns the fields that a point sets; raises a UserError if values do not fit."""
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
   def so_far(field) -> Any:

@@ -70,24 +70,20 @@ def ended(trial: FrozenTrial) -> bool:
   return trial.state.is_finished() and not _lost(trial)
 
 
-def failed(trial: FrozenTrial) -> bool:
-  return "reason" in trial.user_attrs and trial.state.is_finished()
-
-
 def complete(study: optuna.Study, plan: Plan) -> bool:
   """Returns whether all trials of the study have ended."""
   now = current(study)
   return len(now) >= plan.trials and all(map(ended, now.values()))
 
 
-def ensure(study: optuna.Study, plan: Plan, retry: Collection[str] = ()) -> None:
-  """Enqueues missing points of a grid, and lost and `retry` points again, by name."""
+def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
+  """Enqueues missing points of a grid, and lost (or failed) points again."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:
       _enqueue(study, point, turn=0)
-  for name, trial in now.items():
-    if _lost(trial) or (name in retry and failed(trial)):
+  for trial in now.values():
+    if _lost(trial) or (retry_failed and trial.state == TrialState.FAIL):
       _enqueue(study, trial.user_attrs["point"], trial.user_attrs["turn"] + 1)
 
 
@@ -111,14 +107,12 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
         continue
       for key, value in (("point", point), ("turn", 0), ("name", name)):
         trial.set_user_attr(key, value)
-    name, now = trial.user_attrs["name"], current(study)
-    if now[name].number != trial.number or list(now).index(name) >= plan.trials:
-      _end_unrun(study, trial)
-      continue
+    name, now, lock = trial.user_attrs["name"], current(study), None
     folder = workdir / "trials" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder_lib.try_lock(folder / _LOCK)
-    if lock is None:  # a lost trial still runs on this host
+    if now[name].number == trial.number and list(now).index(name) < plan.trials:
+      folder.mkdir(parents=True, exist_ok=True)
+      lock = folder_lib.try_lock(folder / _LOCK)
+    if lock is None:  # another trial counts, or a lost one still runs on this host
       _end_unrun(study, trial)
       continue
     host = _host() if lock.is_real else None

@@ -39,9 +39,8 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
     UserError: the storage cannot be opened.
   """
   definition = plan_lib.definition(plan)
-  for name in ("base", "trials"):  # may differ between two starts of one study
-    del definition[name]
-  definition["run"].get("data", {}).pop("dir", None)
+  # These may differ between two starts of one study.
+  del definition["base"], definition["trials"], definition["run"]["data"]["dir"]
   text = json.dumps(definition, sort_keys=True)
   name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
   try:
@@ -50,7 +49,6 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
       study_name=name,
       direction="maximize",
       load_if_exists=True,
-      sampler=optuna.samplers.RandomSampler(),
     )
   except UserError:
     raise
@@ -102,10 +100,9 @@ def _database(url: str) -> optuna.storages.RDBStorage:
   for _ in range(TABLE_ATTEMPTS - 1):
     try:
       return optuna.storages.RDBStorage(url)
-    except sqlalchemy.exc.IntegrityError:
-      pass
     except sqlalchemy.exc.DBAPIError as error:
-      if "already exists" not in str(error):
+      exists = isinstance(error, sqlalchemy.exc.IntegrityError)
+      if not exists and "already exists" not in str(error):
         raise
     time.sleep(TABLE_SECONDS)
   return optuna.storages.RDBStorage(url)

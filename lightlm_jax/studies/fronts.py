@@ -26,7 +26,7 @@ class IsoFlop(NamedTuple):
   low: float  # FLOPs
   high: float
   points: tuple[int, ...]  # by size
-  curve: tuple[float, float, float]  # coefficients of (ln N)², ln N and 1
+  curve: tuple[float, ...]  # coefficients of (ln N)², ln N and 1
   best_size: float | None  # N of the minimum, if it lies between the points
   interval: tuple[float, float] | None  # of best_size, over seeds
   reason: str | None  # why there is no best size
@@ -92,7 +92,7 @@ def iso_flop(family: Family) -> list[IsoFlop]:
 
 def _parabola(
   size_N: np.ndarray, loss_N: np.ndarray, spread: Spread | None, seeds_N: np.ndarray
-):
+) -> tuple[tuple[float, ...], float | None, tuple[float, float] | None, str | None]:
   """Returns curve, size of the minimum, its interval, and why there is no minimum."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2

@@ -2,12 +2,11 @@
 
 The fit is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on log L,
 minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds of
-large runs. Seeds of a small model deviate by about 1 %, so the threshold is 1 % here;
-with a dozen runs a smaller one would be close to a median fit.
+large runs; it is 1 % here, about the deviation between seeds of a small model.
 
 Letters: R runs, P points (runs that differ only in their seed), T power-law terms (N,
-and D if given), S bootstrap resamples. A fit has the parameters (log a, log b, α, β,
-log c) for N, D and L divided by their typical values: it does not depend on units.
+and D if given), S bootstrap resamples. The parameters are (log a, log b, α, β, log c)
+for N, D and L divided by their typical values, so that units do not matter.
 """
 
 from collections.abc import Sequence
@@ -85,8 +84,8 @@ def fit(
     size_R: [R] N, positive: parameters, or another quantity that the loss falls with.
     data_R: [R] D, positive; None fits the law of N alone.
     point_R: [R] number of the point of each run; None groups runs of equal N and D.
-    names: what N and D are called in reasons and remarks.
-    resamples: S, the number of bootstrap resamples.
+    names: N and D in reasons and remarks.
+    resamples: S.
     level: coverage of the intervals.
 
   Raises:
@@ -99,8 +98,7 @@ def fit(
   names = names[: len(columns)]
   key_RK = np.column_stack([*columns, *([] if point_R is None else [point_R])])
   point_R = np.unique(key_RK, axis=0, return_inverse=True)[1].reshape(-1)
-  reason = _too_few(columns, names, spare=1)
-  if reason:
+  if reason := _too_few(columns, names, spare=1):
     return Unidentified(reason)
   unit_T = [np.exp(np.log(values_R).mean()) for values_R in columns]
   unit = float(np.median(loss_R))
@@ -108,8 +106,7 @@ def fit(
   y_R = np.log(loss_R / unit)
   theta = _solve(x_TR, y_R, np.ones_like(y_R), _starts(len(columns)))
   law = _law(theta, unit_T, unit)
-  reason = _at_bound(law, columns, names, loss_R)
-  if reason:
+  if reason := _at_bound(law, columns, names, loss_R):
     return Unidentified(reason)
   resampled_S = tuple(
     _law(_solve(x_TR, y_R, weight_R, [theta]), unit_T, unit)
@@ -117,7 +114,7 @@ def fit(
   )
   ends = np.quantile(np.array(resampled_S), _tails(level), axis=0).T
   intervals = {
-    name: (float(low), float(high)) for name, (low, high) in zip(Law._fields, ends)
+    name: (low, high) for name, (low, high) in zip(Law._fields, ends.tolist())
   }
   P, remarks = int(point_R.max()) + 1, []
   if P < 2 * len(theta):

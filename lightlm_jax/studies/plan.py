@@ -20,27 +20,16 @@ _NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=dep
 
 
 class Plan(NamedTuple):
-  """A study before its first trial.
+  """A study before its first trial."""
 
-  Attributes:
-    base: the config file or bare name of a run, with its preset.
-    fixed: overrides for all trials, by dotted field.
-    run: the base configuration with these overrides.
-    axes: all values of each axis; `seed` is the last.
-    search: one of SEARCHES.
-    search_seed: seed of random search and TPE.
-    trials: number of points.
-    points: the points of a grid, in order; None if they are drawn.
-  """
-
-  base: str
-  fixed: dict[str, Any]
-  run: RunConfig
-  axes: dict[str, Values]
-  search: str
-  search_seed: int
-  trials: int
-  points: list[Point] | None
+  base: str  # the config file or bare name of a run, with its preset
+  fixed: dict[str, Any]  # overrides for all trials, by dotted field
+  run: RunConfig  # the base configuration with these overrides
+  axes: dict[str, Values]  # all values of each axis; `seed` is the last
+  search: str  # one of SEARCHES
+  search_seed: int  # of random search and TPE
+  trials: int  # number of points
+  points: list[Point] | None  # of a grid, in order; None if they are drawn
 
 
 def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
@@ -80,11 +69,7 @@ def overrides(plan: Plan, point: Point) -> dict[str, Any]:
 
 
 def config_of(plan: Plan, point: Point) -> RunConfig:
-  """Returns the configuration of a trial.
-
-  Raises:
-    UserError: it cannot be trained.
-  """
+  """Returns a trial's configuration; raises a UserError if it cannot be trained."""
   config = config_lib.load(plan.base, overrides=overrides(plan, point))
   config_lib.check(config)
   config_lib.check_batches(config, 1)
@@ -190,7 +175,7 @@ def _grids(base, fixed, groups, seeds, vary):
   """
   run = config_lib.load(base, overrides=fixed)
   given = {}
-  for name, values in (axes_lib.parse(text, "--vary") for text in vary):
+  for name, values in map(axes_lib.parse, vary):
     if name in given:
       raise UserError(f"--vary gives {name} twice; write all its values once")
     given[name] = values

@@ -76,19 +76,12 @@ class Spread(NamedTuple):
 
 
 class Family(NamedTuple):
-  """Runs that can be compared, and their points.
+  """Runs that can be compared, and their points."""
 
-  Attributes:
-    key: dataset, system, and the axes that are not numbers.
-    axes: the numeric axes that vary within the family.
-    runs: a row a run; `point` is the number of its point.
-    points: a row a point: means over seeds, and of every metric COLUMN also COLUMN:std
-      and COLUMN:seeds.
-  """
-
-  key: dict[str, Any]
-  axes: tuple[str, ...]
-  runs: pl.DataFrame
+  key: dict[str, Any]  # dataset, system, and the axes that are not numbers
+  axes: tuple[str, ...]  # the numeric axes that vary within the family
+  runs: pl.DataFrame  # a row a run; `point` is the number of its point
+  # A row a point: means over seeds, of every metric also COLUMN:std and COLUMN:seeds.
   points: pl.DataFrame
 
   @property
@@ -128,11 +121,7 @@ class Difference(NamedTuple):
 
 
 def read(study: epath.Path) -> pl.DataFrame:
-  """Returns the table of a study.
-
-  Raises:
-    UserError: there is no table, or it cannot be read as one.
-  """
+  """Returns the table of a study, or raises a UserError if it cannot be read."""
   path = study / table_lib.FILE
   if not path.exists():
     raise UserError(

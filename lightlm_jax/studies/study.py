@@ -1,6 +1,6 @@
 """Runs a study: trials as parallel processes, until every point has ended."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 import contextlib
 import dataclasses
 import logging
@@ -57,22 +57,18 @@ def sweep(
   retry_failed: bool = False,
   train: Sequence[str] = trials.TRAIN,
 ) -> dict[str, Any]:
-  """Runs the remaining trials of a study.
+  """Runs the remaining trials of a study; returns the content of `--report`.
 
   Several processes may run one study at once: each trial is run by one of them, and all
   return when every trial has ended.
 
   Args:
-    plan: the plan of the study.
+    plan: of the study.
     workdir: the study's folder, new or begun with the same plan.
-    storage: where Optuna keeps the trials; None = a journal in the folder.
-    jobs: number of parallel trials, see `trials.slots`.
-    platform: as for the command `train`.
+    storage: see `database.open_study`.
+    jobs, platform: see `trials.slots`.
     retry_failed: whether failed trials are run again.
     train: the command of a trial, without its arguments.
-
-  Returns:
-    Counts, the best row by validation and all rows: the content of `--report`.
 
   Raises:
     UserError: the plan, the folder or the storage cannot be used.
@@ -91,8 +87,7 @@ def sweep(
     study = _open(workdir, plan, storage)
     found = _Sweep(study, plan, workdir, free, platform, train, view.View())
     with folder_lib.locked(workdir):
-      failed = {n for n, t in claims.current(study).items() if claims.failed(t)}
-      claims.ensure(study, plan, failed if retry_failed else ())
+      claims.ensure(study, plan, retry_failed)
       table.write(workdir / table.FILE, found.rows(), plan)
     logger.info(
       f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
@@ -178,7 +173,8 @@ class _Sweep:
         time.sleep(_TICK_SECONDS)
 
   def report(self) -> dict[str, Any]:
-    rows, counts = self.rows(), self._counts()
+    rows = self.rows()
+    counts = self._counts(rows)
     return {
       "study": str(self.workdir),
       "search": self.plan.search,
@@ -191,11 +187,10 @@ class _Sweep:
 
   def rows(self) -> list[dict[str, Any]]:
     """Returns the rows of ended trials, in the order of the grid or of the draws."""
-    now = claims.current(self.study)
-    points = self.plan.points
+    now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]
-    return [trial.user_attrs["row"] for trial in ended if "row" in trial.user_attrs]
+    return [trial.user_attrs["row"] for trial in ended]
 
   def _beat(self) -> None:
     """Renews the claims of running trials; ends those that another host took over."""
@@ -244,16 +239,15 @@ class _Sweep:
     table.write(self.workdir / table.FILE, rows, self.plan)
     self.shown.ended(claim.name, row, seconds, len(rows), self.plan.trials)
 
-  def _counts(self) -> dict[str, int]:
+  def _counts(self, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    finished = sum(row["state"] == "finished" for row in rows)
     now = claims.current(self.study).values()
-    ended = [trial for trial in now if claims.ended(trial)]
-    failed = sum(map(claims.failed, ended))
     running = sum(trial.state == TrialState.RUNNING for trial in now)
     return {
-      "finished": len(ended) - failed,
-      "failed": failed,
+      "finished": finished,
+      "failed": len(rows) - finished,
       "running": running,
-      "waiting": self.plan.trials - len(ended) - running,
+      "waiting": self.plan.trials - len(rows) - running,
     }
 
   def _show(self) -> None:
@@ -267,7 +261,8 @@ class _Sweep:
         steps = fields.get("train.steps", base)
         found = trials.progress(self.workdir / "trials" / name, steps)
         lines.append(view.Line(name, steps, found, name in self.running))
-    self.shown.refresh(lines, self._counts(), _best(self.rows()))
+    rows = self.rows()
+    self.shown.refresh(lines, self._counts(rows), _best(rows))
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -275,9 +270,8 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
   return max(finished, key=lambda row: row[table.OBJECTIVE], default=None)
 
 
-def _stop(running: Iterable[Running]) -> None:
+def _stop(running: Collection[Running]) -> None:
   """Lets running trials save their state, from which they resume."""
-  running = list(running)
   for one in running:
     one.process.send_signal(signal.SIGTERM)
   end = time.monotonic() + _STOP_SECONDS
@@ -286,7 +280,7 @@ def _stop(running: Iterable[Running]) -> None:
       one.process.wait(max(0.0, end - time.monotonic()))
 
 
-def _kill(running: Iterable[Running]) -> None:
+def _kill(running: Collection[Running]) -> None:
   for one in running:
     if one.process.poll() is None:
       one.process.kill()

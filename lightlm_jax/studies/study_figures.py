@@ -1,12 +1,18 @@
-"""The figures of a study; each returns None where the points do not support it."""
+"""The figures of a study; each returns None where the points do not support it.
+
+A panel is 320 points wide, so that its text is as large as in the report's other
+charts. Colour and marker together stand for one value of an axis.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from lightlm_jax.studies import fronts, panels
+from lightlm_jax.reporting import drawing, html
+from lightlm_jax.studies import fronts
+from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.law import Fit
-from lightlm_jax.studies.panels import Drawing, Panels
 from lightlm_jax.studies.points import DATA, LOSS, NAMES, SIZE, Family, Measure
 
 AGAINST = {
@@ -15,6 +21,181 @@ AGAINST = {
   "data": DATA,
   "seconds": "train_seconds",
 }
+MOST_NAMED = 12  # series in a legend
+_MARKERS = "os^Dvph*"
+_LETTER = {"ha": "right", "va": "top", "weight": "bold", "fontsize": 11}
+_POINT = {"markersize": 6, "markeredgewidth": 0.7, "elinewidth": 1.1}
+_COLOUR = html.colours()
+_WIDTH, _HEIGHT = 320 / 72, 270 / 72  # inches of a panel
+
+
+class Drawing(NamedTuple):
+  """A figure with its title and caption."""
+
+  name: str  # of its files, without suffix
+  title: str
+  caption: str
+  panels: int  # number of panels, side by side
+  figure: object
+
+
+class Series(NamedTuple):
+  """The points with one value of an axis."""
+
+  label: str
+  places: tuple[int, ...]
+  colour: str
+  marker: str
+
+
+def styled(number: int, label: str, places: Sequence[int]) -> Series:
+  """Returns series `number`, from 0, with its colour and marker."""
+  marker = _MARKERS[number % len(_MARKERS)]
+  return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
+
+
+def series_by_axis(family: Family) -> list[Series]:
+  """Returns the points by depth, or by the first axis if depth does not vary."""
+  axes = sorted(family.axes, key=lambda name: name not in fronts.SHAPE)
+  if not axes:
+    return [styled(0, "", range(len(family.points)))]
+  return series_of(family.points[axes[0]].to_list(), axes[0])
+
+
+def series_of(value_P: Sequence[float], name: str) -> list[Series]:
+  """Returns the points by value, in ascending order."""
+  found = []
+  for number, value in enumerate(sorted(set(value_P))):
+    places = [p for p, other in enumerate(value_P) if other == value]
+    found.append(styled(number, f"{name} {points_lib.number(value)}", places))
+  return found
+
+
+def places(family: Family, measure: Measure, x_P: np.ndarray) -> np.ndarray:
+  """Returns the points that have a value and a positive x."""
+  value_P = family.column(measure.column)
+  return np.flatnonzero(np.isfinite(value_P) & np.isfinite(x_P) & (x_P > 0))
+
+
+class Panels:
+  """A figure with a panel for each measure and a legend of its series."""
+
+  def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
+    self.family = family
+    self.series = series_by_axis(family)
+    self.short = "loss" if measures[0] is LOSS else "ndcg"
+    self.what = measures[0].name.replace("validation", "Validation")
+    self.figure = drawing.new(_WIDTH * len(measures), _HEIGHT)
+    self.panels = self.figure.subplots(1, len(measures), squeeze=False)[0]
+    for measure, panel in zip(measures, self.panels):
+      dataset = str(family.key["dataset"])
+      panel.set_title(f"{dataset}, {measure.rule}" if measure.rule else dataset)
+      panel.set_xlabel(x)
+      panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
+
+  def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
+    """Draws all points; a line joins those that differ only in `running`."""
+    value_P = self.family.column(measure.column)
+    std_P = self.family.column(f"{measure.column}:std")
+    known = set(places(self.family, measure, x_P).tolist())
+    for series in self.series:
+      here = np.array([p for p in series.places if p in known], int)
+      if running is not None and len(here):
+        other_axes = fronts.other_axes(self.family, running)
+        for group in fronts.group_by(other_axes[p] for p in here):
+          line = here[group][np.argsort(x_P[here[group]], kind="stable")]
+          style = {"color": series.colour, "linewidth": 1, "alpha": 0.55}
+          panel.plot(x_P[line], value_P[line], **style)
+      panel.errorbar(
+        x_P[here],
+        value_P[here],
+        yerr=np.nan_to_num(std_P[here]),
+        fmt=series.marker,
+        color=series.colour,
+        label=series.label,
+        **_POINT,
+        markeredgecolor=_COLOUR["paper"],
+      )
+
+  def done(self, name: str, title: str, caption: str) -> Drawing:
+    shown = [series for series in self.series if series.label]
+    if shown and len(shown) <= MOST_NAMED:
+      handles, labels = self.panels[0].get_legend_handles_labels()
+      room = 72 * _WIDTH * len(self.panels)
+      columns = max(1, int(room // (7 * max(map(len, labels)) + 30)))
+      spaces = {"handletextpad": 0.2, "columnspacing": 1.2}
+      where = "outside lower center"
+      self.figure.legend(handles, labels, loc=where, ncols=columns, **spaces)
+      self.figure.set_figheight(_HEIGHT + 0.24 * -(-len(labels) // columns))
+    return Drawing(name, title, caption, len(self.panels), self.figure)
+
+
+def log_axis(panel, x_N: np.ndarray) -> None:
+  """Makes the x axis logarithmic, with few ticks such as 300 k or 1.2 M."""
+  low, high = float(x_N.min()), float(x_N.max())
+  for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [tick for tick in ticks if 0.9 * low <= tick <= 1.1 * high]
+    if len(ticks) > 2:
+      break
+  ticks = ticks[:: 1 + len(ticks) // 6] if len(ticks) > 1 else sorted({low, high})
+  texts = [
+    points_lib.amount(tick) if tick < 1e10 else f"{tick:.2g}".replace("+", "")
+    for tick in ticks
+  ]
+  panel.set_xscale("log")
+  panel.set_xticks(ticks, texts)
+  panel.set_xticks([], minor=True)
+
+
+def draw_front(family: Family, panel, measure: Measure, cost_P: np.ndarray) -> None:
+  value_P = family.column(measure.column)
+  cost_P = np.where(cost_P > 0, cost_P, np.nan)
+  front = fronts.pareto(cost_P, value_P, lower=measure.lower_is_better)
+  step = {"drawstyle": "steps-post", "linewidth": 1.3, "zorder": 1.5}
+  panel.plot(cost_P[front], value_P[front], color=_COLOUR["ink"], **step)
+  if measure.test:
+    test_P = family.column(measure.test)
+    hollow = {"markerfacecolor": "none", "markeredgecolor": _COLOUR["muted"]}
+    panel.plot(cost_P[front], test_P[front], "o", markersize=6, **hollow)
+
+
+def draw_cells(
+  family: Family,
+  panel,
+  grid: fronts.Grid,
+  measure: Measure,
+  equal: Sequence[Sequence[int]],
+) -> None:
+  """Draws a heat map: depth upwards, width to the right; darker is better.
+
+  Each group of `equal` points, by parameters, is marked with a letter.
+  """
+  point_DW, size_P = grid.point_DW, family.column(SIZE)
+  value_DW = np.where(point_DW >= 0, family.column(measure.column)[point_DW], np.nan)
+  worth_DW = -value_DW if measure.lower_is_better else value_DW
+  low, high = np.nanmin(worth_DW), np.nanmax(worth_DW)
+  strength_DW = (worth_DW - low) / (high - low) if high > low else worth_DW * 0
+  for (row, place), value in np.ndenumerate(value_DW):
+    if not np.isfinite(value):
+      continue
+    # Bars stay vectors; an image would put pixels into the SVG.
+    shade = {"color": _COLOUR["s1"], "alpha": 0.06 + 0.5 * strength_DW[row, place]}
+    panel.bar(place, 0.96, width=0.96, bottom=row - 0.48, linewidth=0, **shade)
+    size = points_lib.amount(float(size_P[point_DW[row, place]]))
+    text = f"{value:.3f}" if measure is LOSS else f"{value:.4f}".removeprefix("0")
+    panel.text(place, row + 0.16, text, ha="center", va="center", weight="bold")
+    panel.text(place, row - 0.2, size, ha="center", va="center", color=_COLOUR["ink"])
+  for letter, cells in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", equal):
+    for row, place in np.argwhere(np.isin(point_DW, cells)):
+      panel.text(place + 0.44, row + 0.44, letter, color=_COLOUR["s2"], **_LETTER)
+  panel.set_xlim(-0.5, len(grid.widths) - 0.5)
+  panel.set_ylim(-0.5, len(grid.depths) - 0.5)
+  panel.set_xticks(range(len(grid.widths)), list(map(str, grid.widths)))
+  panel.set_yticks(range(len(grid.depths)), list(map(str, grid.depths)))
+  panel.set_ylabel("depth")
+  panel.grid(visible=False)
 
 
 def against(
@@ -22,20 +203,15 @@ def against(
 ) -> Drawing | None:
   """Draws measures against a cost or the data; None if that is equal for all points.
 
-  The Pareto front is drawn where there is no law.
-
-  Args:
-    family: the points.
-    cost: a name of AGAINST.
-    measures: one panel each; measures that no point has are left out.
-    law: the fitted law of the only measure in this variable.
+  `cost` is a name of AGAINST, `law` the fitted law of the only measure in it. The
+  Pareto front is drawn where there is no law.
   """
   name = AGAINST[cost]
   if name == SIZE and LOSS not in measures:
     name = "params"
   label = NAMES[name] + (", embeddings included" if name == "params" else "")
   cost_P = family.column(name)
-  known = {m: cost_P[panels.places(family, m, cost_P)] for m in measures}
+  known = {m: cost_P[places(family, m, cost_P)] for m in measures}
   measures = [m for m in measures if len(np.unique(known[m])) > 1]
   if not measures:
     return None
@@ -44,11 +220,14 @@ def against(
   running = ("data.share",) if name == DATA else fronts.WIDTH
   for measure, panel in zip(measures, drawn.panels):
     if law:
-      panels.draw_law(panel, law, known[measure])
+      grid = np.geomspace(known[measure].min(), known[measure].max(), 80)
+      band = {"color": _COLOUR["s8"], "alpha": 0.25, "linewidth": 0}
+      panel.fill_between(grid, *law.band(grid), **band)
+      panel.plot(grid, law.law(grid), "--", color=_COLOUR["ink"], linewidth=1.3)
     elif front:
-      panels.draw_front(family, panel, measure, cost_P)
+      draw_front(family, panel, measure, cost_P)
     drawn.scatter(panel, measure, cost_P, None if front else running)
-    panels.log_axis(panel, known[measure])
+    log_axis(panel, known[measure])
   caption = "Means over seeds; error bars are standard deviations."
   if law:
     low, high = law.intervals["alpha"]
@@ -72,16 +251,16 @@ def law_of_both(family: Family, law: Fit) -> Drawing:
   size_P, data_P = family.column(SIZE), family.column(DATA)
   drawn = Panels(family, [LOSS], x=NAMES[SIZE])
   (panel,) = drawn.panels
-  known = panels.places(family, LOSS, size_P)
+  known = places(family, LOSS, size_P)
   amounts = np.unique(data_P[known])
   grid = np.geomspace(size_P[known].min(), size_P[known].max(), 80)
-  drawn.series = panels.series_of(data_P.tolist(), "interactions")
+  drawn.series = series_of(data_P.tolist(), "interactions")
   for series, amount in zip(drawn.series, amounts):
-    low, high = law.band(grid, amount)
-    panel.fill_between(grid, low, high, color=series.colour, alpha=0.15, linewidth=0)
+    band = {"color": series.colour, "alpha": 0.15, "linewidth": 0}
+    panel.fill_between(grid, *law.band(grid, amount), **band)
     panel.plot(grid, law.law(grid, amount), "--", color=series.colour, linewidth=1.2)
   drawn.scatter(panel, LOSS, size_P, None)
-  panels.log_axis(panel, size_P[known])
+  log_axis(panel, size_P[known])
   caption = "Dashed: L = a·N^-α + b·D^-β + c; shaded: 95 % bootstrap band."
   return drawn.done("loss-law", "Loss by parameters and data", caption)
 
@@ -95,19 +274,19 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
   (panel,) = drawn.panels
   drawn.series = []
   for number, group in enumerate(found):
-    places = np.array(group.points)
+    point_G = np.array(group.points)
     low, high = (f"{flops:.1e}" for flops in (group.low, group.high))
     span = low if low == high else f"{low} to {high}"
-    series = panels.one(number, f"{span} FLOPs", group.points)
+    series = styled(number, f"{span} FLOPs", group.points)
     drawn.series.append(series)
-    grid = np.geomspace(size_P[places].min(), size_P[places].max(), 60)
+    grid = np.geomspace(size_P[point_G].min(), size_P[point_G].max(), 60)
     expected = np.polyval(group.curve, np.log(grid))
     panel.plot(grid, expected, color=series.colour, linewidth=1.2)
     if group.best_size is not None:
       best = np.polyval(group.curve, np.log(group.best_size))
       panel.plot(group.best_size, best, "|", color=series.colour, ms=18, mew=2)
   drawn.scatter(panel, LOSS, size_P, None)
-  panels.log_axis(panel, size_P[[place for group in found for place in group.points]])
+  log_axis(panel, size_P[[place for group in found for place in group.points]])
   caption = (
     f"FLOPs within a factor of {fronts.EQUAL_FLOPS}; parabolas in log N, the minimum "
     "marked where it lies between the points."
@@ -120,7 +299,7 @@ def narrowing(
 ) -> Drawing | None:
   """Draws measures against the feed-forward width, a line for each shape."""
   ffn_P = family.column("d_ff")
-  known = [m for m in measures if len(panels.places(family, m, ffn_P)) > 1]
+  known = [m for m in measures if len(places(family, m, ffn_P)) > 1]
   if not found or not known:
     return None
   drawn = Panels(family, known, x="d_ff, width of the feed-forward")
@@ -147,17 +326,15 @@ def heat_map(
 ) -> Drawing | None:
   """Draws a heat map of depth and width; a letter marks cells of equal parameters."""
   size_P = family.column(SIZE)
-  inside = set(grid.point_DW.ravel().tolist())
-  known = [
-    m for m in measures if inside & set(panels.places(family, m, size_P).tolist())
-  ]
+  shown = grid.point_DW[grid.point_DW >= 0]
+  known = [m for m in measures if np.isin(places(family, m, size_P), shown).any()]
   if not known:
     return None
   drawn = Panels(family, known, x="width")
   drawn.series = []
-  equal = [g for g in fronts.equal_groups(family) if len(inside & set(g)) > 1]
+  equal = [g for g in fronts.equal_groups(family) if np.isin(g, shown).sum() > 1]
   for measure, panel in zip(known, drawn.panels):
-    panels.draw_cells(family, panel, grid, measure, equal)
+    draw_cells(family, panel, grid, measure, equal)
     panel.set_title(f"{family.key['dataset']}, {measure.title}")
   caption = "Below each value: parameters outside the embeddings. Darker is better."
   if equal:

@@ -1,4 +1,8 @@
-"""The summary of a study: a Parquet table with a row for each ended trial."""
+"""The summary of a study: a Parquet table with a row for each ended trial.
+
+`state` is finished or failed, with a `reason`; `interactions` are those for training,
+`examples` those until `best_step`.
+"""
 
 from collections.abc import Sequence
 import math
@@ -24,42 +28,28 @@ METRICS = {
   for rule in RULES
 }
 MODEL = ("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff")
-_TYPES = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
-_FIRST = {
-  "trial": pyarrow.string(),
-  "state": pyarrow.string(),  # finished or failed
-  "reason": pyarrow.string(),  # why a trial failed
-  "dataset": pyarrow.string(),
-  "system": pyarrow.string(),
-  "seed": pyarrow.int64(),
-}
-# Columns of numbers, which are averaged over seeds.
+_TEXTS = ("trial", "state", "reason", "dataset", "system")
+# Columns that are averaged over seeds.
 NUMBERS = (
-  dict.fromkeys(MODEL, pyarrow.int64())
-  | {
-    "data_share": pyarrow.float64(),
-    "interactions": pyarrow.int64(),  # for training
-    "params": pyarrow.int64(),
-    "params_non_embedding": pyarrow.int64(),
-    "flops_per_example": pyarrow.float64(),
-    "examples": pyarrow.int64(),  # until best_step
-    "train_flops": pyarrow.float64(),
-    "train_seconds": pyarrow.float64(),
-    "examples_per_second": pyarrow.float64(),
-    "best_step": pyarrow.int64(),
-    "validation_loss": pyarrow.float64(),
-  }
-  | dict.fromkeys(METRICS, pyarrow.float64())
+  *MODEL,
+  *("data_share", "interactions", "params", "params_non_embedding"),
+  *("flops_per_example", "examples", "train_flops", "train_seconds"),
+  *("examples_per_second", "best_step", "validation_loss"),
+  *METRICS,
 )
-COLUMNS = (*_FIRST, *NUMBERS)  # of every study; axes add their own
+COLUMNS = (*_TEXTS, "seed", *NUMBERS)  # of every study; axes add their own
+_INTEGERS = {*MODEL, "interactions", "params", "params_non_embedding"}
+_INTEGERS |= {"examples", "best_step"}
+_TYPES = {
+  bool: pyarrow.bool_(),
+  int: pyarrow.int64(),
+  float: pyarrow.float64(),
+  str: pyarrow.string(),
+}
 
 
 def row(
-  name: str,
-  point: Point,
-  config: RunConfig,
-  folder: pathlib.Path,
-  reason: str | None,
+  name: str, point: Point, config: RunConfig, folder: pathlib.Path, reason: str | None
 ) -> dict[str, Any]:
   """Returns the row of an ended trial; None where a column does not apply.
 
@@ -104,12 +94,10 @@ def row(
 
 def write(path: pathlib.Path, rows: list[dict[str, Any]], plan: Plan) -> None:
   """Writes the summary atomically."""
-  own = {
-    name: _TYPES.get(type(values[0]), pyarrow.string())
-    for name, values in plan.axes.items()
-    if name != "seed"
-  }
-  schema = pyarrow.schema(list((_FIRST | own | NUMBERS).items()))
+  kinds = dict.fromkeys(_TEXTS, str) | {"seed": int}
+  kinds |= {axis: type(values[0]) for axis, values in plan.axes.items()}
+  kinds |= {name: int if name in _INTEGERS else float for name in NUMBERS}
+  schema = pyarrow.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
   table = pyarrow.Table.from_pylist(rows, schema=schema)
   atomic.write_own(epath.Path(path), parquet.to_bytes(table))
 

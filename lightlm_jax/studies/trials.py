@@ -46,7 +46,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   Args:
     jobs: number of parallel trials; None = one per GPU or TPU host, on a CPU one per
       core as far as memory allows.
-    platform: as for `train`.
+    platform: of the trials, see `devices.select`.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.

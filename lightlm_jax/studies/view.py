@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import contextlib
 import logging
-import time
 from typing import NamedTuple
 
 import rich.console
@@ -32,25 +31,19 @@ class Line(NamedTuple):
 class View:
   def __init__(self, console: rich.console.Console | None = None):
     self._console = console or log.console()
-    self._live: rich.live.Live | None = None
-    self._ended: list[tuple[str, str]] = []
-    self._shown = 0.0
-
-  @property
-  def live(self) -> bool:
-    """Whether the table is shown."""
-    return self._live is not None
+    self.live: rich.live.Live | None = None  # the table, where it is shown
+    self._ended: list[str] = []
 
   @contextlib.contextmanager
   def shown(self):
     if self._console.is_terminal:
       # Drawn by this thread only, because trials are started from it by fork.
-      self._live = rich.live.Live(console=self._console, auto_refresh=False)
-    with self._live or contextlib.nullcontext():
+      self.live = rich.live.Live(console=self._console, auto_refresh=False)
+    with self.live or contextlib.nullcontext():
       yield
 
   def started(self, name: str, number: int, of: int) -> None:
-    if not self._live:
+    if not self.live:
       logger.info(f"{name}: started, {number} of {of} have ended")
 
   def ended(self, name: str, row: Mapping, seconds: float, number: int, of: int):
@@ -59,17 +52,16 @@ class View:
       what = f"finished in {seconds:.0f} s, validation NDCG@10 {score:.4f}"
     else:
       what = f"failed after {seconds:.0f} s: {row['reason']}"
-    self._ended.append((name, what))
-    if not self._live:
+    self._ended.append(f"{name}: {what}")
+    if not self.live:
       logger.info(f"{name}: {what}; {number} of {of} have ended")
 
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
   ) -> None:
-    """Draws the table again, about once a second."""
-    if not self._live or time.monotonic() - self._shown < 1:
+    """Draws the table again, where it is shown."""
+    if not self.live:
       return
-    self._shown = time.monotonic()
     table = rich.table.Table()
     for head in ("trial", "step", "loss", "NDCG@10", "left"):
       table.add_column(head, justify="left" if head == "trial" else "right")
@@ -81,9 +73,9 @@ class View:
         _number(found.score, ".4f"),
         _duration(found.seconds_left),
       )
-    lines = [f"{name}: {what}" for name, what in self._ended[-_SHOWN:]]
-    below = rich.text.Text("\n".join([*lines, summary(counts, best)]))
-    self._live.update(rich.console.Group(table, below), refresh=True)
+    lines = [*self._ended[-_SHOWN:], summary(counts, best)]
+    below = rich.text.Text("\n".join(lines))
+    self.live.update(rich.console.Group(table, below), refresh=True)
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
