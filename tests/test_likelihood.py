@@ -14,7 +14,7 @@ from test_next_item import make_batch
 
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
-from lightlm_jax.evaluation import likelihood
+from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import base, item_scores
 
@@ -80,7 +80,6 @@ def test_the_mean_is_over_requests_whatever_the_batches(batch_size):
     target_N=np.array([1, 2, 3, 4, 0], np.int32),
   )
   system = base.in_catalogue_order(Surprised(name="made", function=nll), (), 5)
-  found = likelihood.mean_nll(
-    system, np.float32(10), requests, batch_size=batch_size, mesh=mesh_lib.make(1, 1)
-  )
+  options = {"batch_size": batch_size, "mesh": mesh_lib.make(1, 1)}
+  found = evaluator.mean(system, np.float32(10), requests, "nll", **options)
   assert found == pytest.approx((10 * sum(range(5)) + sum(lengths)) / 5)

@@ -5,7 +5,7 @@ import pytest
 import served as small
 
 from lightlm_jax.data import splits
-from lightlm_jax.evaluation import evaluator, likelihood
+from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import serve
 from lightlm_jax.systems import base
 from lightlm_jax.training import speed
@@ -57,9 +57,9 @@ def use(built, params):
   options = {"batch_size": 8, "mesh": mesh}
   evaluator.evaluate(built, params, requests, num_items=log.num_items, k=5, **options)
   if isinstance(built.system, base.HasLikelihood):
-    likelihood.mean_nll(built, params, requests, **options)
+    evaluator.mean(built, params, requests, "nll", **options)
   if isinstance(built.system, base.WritesFreely):
-    evaluator.hallucination_rate(built, params, requests, **options)
+    evaluator.mean(built, params, requests, "invalid_beams", **options)
   serve.recommend(serve.ready(built, params, mesh, 8), requests, k=5)
 
 

@@ -1,12 +1,13 @@
 """The evaluation of a run's system, and of its baselines, for the results."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import time
 from typing import Any
 
 from jax.sharding import Mesh
 import numpy as np
 
+from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import evaluator, exposure, slices, uncertainty, users
 from lightlm_jax.evaluation.evaluator import Ranks
@@ -97,3 +98,19 @@ def baselines(
     )
     results[built.system.name] = evaluator.summarise_rules(ranks)
   return results
+
+
+def samples(
+  requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
+) -> Iterator[str]:
+  """Yields two lines for each of the first users: last items, and recommendations."""
+  assert ranks.items_NK is not None
+
+  def names(items: np.ndarray) -> str:
+    raw = log.item_ids
+    return ", ".join((titles[i] if titles else "") or f"item {raw[i]}" for i in items)
+
+  for n, items_K in enumerate(ranks.items_NK[:3, :3]):
+    user, bought = log.user_ids[requests.user_N[n]], names(requests.target_N[n : n + 1])
+    yield f"user {user} had … {names(requests.row(n)[-3:])}"
+    yield f"  next: {names(items_K[items_K >= 0])}   (bought: {bought})"

@@ -139,27 +139,31 @@ def program(
   return _finder(system, tuple(rules), k, everywhere), catalogue
 
 
-def hallucination_rate(
-  built: Built, params: Any, requests: Requests, *, batch_size: int, mesh: Mesh
+def mean(
+  built: Built, params: Any, requests: Requests, of: str, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """Returns the share of the beams of an unconstrained search that are no item.
+  """Returns the mean over requests of what a method of the system returns, in float64.
 
-  `built` is of a system that `WritesFreely`.
+  Args:
+    built, params, requests, batch_size, mesh: see `evaluate`.
+    of: "nll", -log p(target | source) in nats, comparable between systems (seen items
+      are not excluded: the softmax is that of training); or "invalid_beams", whether a
+      beam of an unconstrained search is no item.
   """
   copied = batched_inference.everywhere(mesh)
-  tables = batched_inference.on_mesh(built.tables, copied)
-  invalid_beams = batched_inference.compiled(built.system, "invalid_beams", copied)
+  params, built = batched_inference.prepared(built, params, mesh)
+  method = batched_inference.compiled(built.system, of, copied)
 
   def ask(batch, excluded_BE):
-    return invalid_beams(params, tables, batch)
+    return method(params, built.tables, batch)
 
-  count = total = 0
-  for index, miss_BK in batched_inference.answers(
+  total = count = 0
+  for index, values in batched_inference.answers(
     ask, built, requests, batch_size=batch_size, mesh=mesh
   ):
-    count += int(miss_BK[: len(index)].sum())
-    total += miss_BK[: len(index)].size
-  return count / total
+    total += float(values[: len(index)].sum(dtype=np.float64))
+    count += values[: len(index)].size
+  return total / count
 
 
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:

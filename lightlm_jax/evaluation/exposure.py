@@ -24,12 +24,13 @@ def summarise(
   """
   first_NK = items_NK[:, :K]
   shown_I = np.bincount(first_NK[first_NK >= 0], minlength=len(bought_I))
+  popularity = shown_I @ bought_I.astype(np.float64) / max(shown_I.sum(), 1)
   summary = {
     f"gini@{K}": gini(shown_I),
     f"head_share@{K}": head_share(shown_I, bought_I),
     f"coverage@{K}": float(np.mean(shown_I > 0)),
     f"invalid@{K}": float(np.mean(first_NK < 0)),
-    f"popularity@{K}": _mean(bought_I.astype(np.float64), shown_I),
+    f"popularity@{K}": float(popularity),
     f"novelty@{K}": novelty(shown_I, bought_I),
   }
   if code_IL is not None:
@@ -69,11 +70,7 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   single interaction. 0 without recommendations.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
-  return _mean(-np.log2(share_I), shown_I)
-
-
-def _mean(value_I: np.ndarray, shown_I: np.ndarray) -> float:
-  return float(shown_I @ value_I / max(shown_I.sum(), 1))
+  return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:

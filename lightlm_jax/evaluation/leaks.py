@@ -62,7 +62,6 @@ def audit(
   renumbered = _renumbered_figures(build, log, split_of(log), ids, seed)
   spearman, leaf_items = last_token_order(ids.items_IL, log.item_ids)
   held_out = held_out_edges(ids, log, split_of)
-
   failures = []
   if held_out:
     failures.append(f"{held_out:,} held-out interactions shaped the ids")
@@ -180,12 +179,8 @@ def mates_ranks(
   """Returns rank_N and ties_N of targets, items ranked without a model.
 
   Items are ranked by how often the users of the same cluster bought them, of equal ones
-  by how often all users did; those of the request's history are excluded.
-
-  Args:
-    label_U: the cluster of each user.
-    train: the purchases that are counted.
-    requests: N requests.
+  by how often all users did in `train`; those of the request's history are excluded.
+  label_U is the cluster of each user.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)

@@ -76,7 +76,7 @@ def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
 def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: Ties
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the gain of each target, gain_NT, and the number of targets, targets_N."""
+  """Returns the gain of each target, expected over ties, and the number of targets."""
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:
     rank_NT = rank_NT[:, None]
@@ -92,20 +92,14 @@ def _gains(
   if shared_NT.any():
     n = np.argmax(shared_NT.any(axis=1))
     raise ValueError(f"request {n} has two targets at one rank: {rank_NT[n].tolist()}")
-  return _expected_gain(gain_K, rank_NT, ties_N), targets_N
-
-
-def _expected_gain(
-  gain_K: np.ndarray, rank_NT: np.ndarray, ties_NT: Ties
-) -> np.ndarray:
-  """Returns the mean gain of ranks rank, …, rank + ties; 0 beyond K and for a miss."""
   k = len(gain_K)
-  single_NT = np.concatenate([[0.0], gain_K, [0.0]])[np.clip(rank_NT, 0, k + 1)]
-  if ties_NT is None:
-    return single_NT
-  total_K1 = np.concatenate([[0.0], np.cumsum(gain_K)])
-  above_NT = np.clip(rank_NT - 1, 0, k)
-  below_NT = np.clip(rank_NT + ties_NT, 0, k)
-  expected_NT = (total_K1[below_NT] - total_K1[above_NT]) / (ties_NT + 1)
-  # Without ties, the difference of two sums would only add rounding errors.
-  return np.where((rank_NT > 0) & (ties_NT > 0), expected_NT, single_NT)
+  gain_NT = np.concatenate([[0.0], gain_K, [0.0]])[np.clip(rank_NT, 0, k + 1)]
+  if ties_N is not None:
+    # The mean gain of ranks rank, …, rank + ties.
+    total_K1 = np.concatenate([[0.0], np.cumsum(gain_K)])
+    above_NT = np.clip(rank_NT - 1, 0, k)
+    below_NT = np.clip(rank_NT + ties_N, 0, k)
+    expected_NT = (total_K1[below_NT] - total_K1[above_NT]) / (ties_N + 1)
+    # Without ties, the difference of two sums would only add rounding errors.
+    gain_NT = np.where((rank_NT > 0) & (ties_N > 0), expected_NT, gain_NT)
+  return gain_NT, targets_N

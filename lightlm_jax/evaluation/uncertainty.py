@@ -100,11 +100,10 @@ def holm(p_M: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float | None]:
-  """Returns the mean and the interval over S > 0 training seeds of one system.
+  """Returns mean, std (sample, S - 1), seeds, low and high over S > 0 training seeds.
 
-  Returns:
-    mean, std (sample, S - 1), seeds (S), low and high (Student-t interval of the mean);
-    with one seed std, low and high are None.
+  low and high are the Student-t interval of the mean. With one seed they are None, and
+  so is std.
 
   Raises:
     ValueError: value_S is empty, not [S], or not finite.

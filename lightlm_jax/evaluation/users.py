@@ -34,11 +34,7 @@ def table(
 ) -> pyarrow.Table:
   """Returns the table of one system on one set of requests.
 
-  Args:
-    requests: of the split.
-    ranks: by rule, with lists.
-    train: the training log, for raw ids and popularity.
-    about: identifies the run and its split; stored as metadata.
+  `ranks` have lists; `about` identifies the run and its split, as metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)

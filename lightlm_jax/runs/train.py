@@ -12,7 +12,7 @@ from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, Write
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
-from lightlm_jax.evaluation import all_metrics, evaluator, likelihood, samples
+from lightlm_jax.evaluation import all_metrics, evaluator
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
@@ -98,8 +98,8 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
     results_lib.show(earlier)
     return earlier, None
 
-  run = shared = learn(context)
-  results = results_lib.describe(run)
+  run = learn(context)
+  results, ranks = results_lib.describe(run), {}
   if split.test is not None:
     logger.info("validation and test, all users, both rules …")
     # What all requests share is computed once.
@@ -112,9 +112,8 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
   atomic.write_json(path, results)
   results_lib.show(results)
   if split.test is not None:
-    for line in samples.recommended(
-      shared.built, shared.params, split.test, dataset.log, dataset.titles, run.mesh
-    ):
+    lists = ranks["seen_excluded"]
+    for line in all_metrics.samples(split.test, lists, dataset.log, dataset.titles):
       logger.info(line)
   return results, run
 
@@ -159,13 +158,13 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
   options: dict[str, Any]
   options = {"batch_size": config.train.eval_batch_size, "mesh": run.mesh}
   if isinstance(built.system, HasLikelihood):
-    found["validation_loss"] = likelihood.mean_nll(
-      built, params, split.validation, **options
+    found["validation_loss"] = evaluator.mean(
+      built, params, split.validation, "nll", **options
     )
   if isinstance(built.system, WritesFreely) and isinstance(config, LearnedConfig):
     some = loop.sample(split.test, config.train.eval_users, config.seed)
-    found["hallucination_rate"] = evaluator.hallucination_rate(
-      built, params, some or split.test, **options
+    found["hallucination_rate"] = evaluator.mean(
+      built, params, some or split.test, "invalid_beams", **options
     )
   return found, ranks
 
