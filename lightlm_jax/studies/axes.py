@@ -30,7 +30,6 @@ SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
 # Fields of a shape that a system may do without.
 _OPTIONAL = ("model.num_decoder_layers", "model.d_kv")
 _RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
-_TRUTH = {"true": True, "false": False}
 
 
 class Range(NamedTuple):
@@ -71,18 +70,15 @@ def parse(text: str) -> tuple[str, list[str]]:
 
 
 def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
-  """Returns the values of an axis with the type of its field.
+  """Returns the values of an axis with the type of its field in the base configuration.
 
-  Args:
-    axis: a shape or a dotted field.
-    given: values, or their text; a range is one text.
-    run: the base configuration.
+  `given` are values, or their text; a range is one text.
 
   Raises:
     UserError: there is no such field, or a value has another type.
   """
   kind = _kind(axis, run)
-  found = tuple(_value(axis, kind, value) for value in given)
+  found = [_value(axis, kind, value) for value in given]
   if any(isinstance(value, Range) for value in found):
     if len(found) > 1:
       raise UserError(f"axis {axis} has a range and other values; give one range alone")
@@ -90,7 +86,7 @@ def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
   for value in found:
     if found.count(value) > 1:
       raise UserError(f"axis {axis} has the value {value!r} twice")
-  return found
+  return tuple(found)
 
 
 def check_apart(axes: Iterable[str]) -> None:
@@ -196,7 +192,7 @@ def _value(axis: str, kind: type, given: Any) -> Value | Range:
         raise ValueError
       return value
     if kind in (bool, str):
-      return _TRUTH[given.lower()] if kind is bool else given
+      return {"true": True, "false": False}[given.lower()] if kind is bool else given
     match = _RANGE.fullmatch(given)
     if not match:
       return _number(kind, given)

@@ -9,9 +9,9 @@ these rules by itself:
 - A running trial on this host is alive while the lock in its folder is held, which its
   train command inherits. A trial on another host is alive while its heartbeat changes.
 
-Optuna 5 has heartbeats, and a retry of stale trials, for databases only (RDBStorage).
-The journal, which is the default here, and the gRPC proxy have neither, so this module
-does the same for all three. Its lock also tells at once of a death on this host.
+Optuna 5 has heartbeats, and a retry of stale trials, for databases only (RDBStorage),
+not for the journal, which is the default here, nor for the gRPC proxy. And the lock
+tells at once of a death on this host.
 """
 
 from collections.abc import Collection
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from optuna import distributions
 from optuna.trial import FrozenTrial, TrialState
 
 from lightlm_jax.runtime.errors import UserError
@@ -68,12 +69,6 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
 def ended(trial: FrozenTrial) -> bool:
   """Returns whether a trial has a result, or a reason why it failed."""
   return trial.state.is_finished() and not _lost(trial)
-
-
-def complete(study: optuna.Study, plan: Plan) -> bool:
-  """Returns whether all trials of the study have ended."""
-  now = current(study)
-  return len(now) >= plan.trials and all(map(ended, now.values()))
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
@@ -133,12 +128,11 @@ def beat(claim: Claim) -> bool:
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
   """Ends a trial with its row of the summary, see studies/summary.py."""
-  value = row[table.OBJECTIVE]
   # If another process was quicker, its result stands.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
     if row["state"] == "finished":
-      study.tell(claim.trial, value)
+      study.tell(claim.trial, row[table.OBJECTIVE])
     else:
       claim.trial.set_user_attr("reason", row["reason"])
       study.tell(claim.trial, state=TrialState.FAIL)
@@ -195,14 +189,11 @@ def _lost(trial: FrozenTrial) -> bool:
 
 
 def _distributions(plan: Plan) -> dict[str, Any]:
-  kinds = {
-    int: optuna.distributions.IntDistribution,
-    float: optuna.distributions.FloatDistribution,
-  }
+  kinds = {int: distributions.IntDistribution, float: distributions.FloatDistribution}
   return {
     name: kinds[type(values.low)](*values)
     if isinstance(values, Range)
-    else optuna.distributions.CategoricalDistribution(values)
+    else distributions.CategoricalDistribution(values)
     for name, values in plan.axes.items()
   }
 

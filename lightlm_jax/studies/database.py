@@ -19,9 +19,6 @@ from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.studies import plan as plan_lib
 from lightlm_jax.studies.plan import Plan
 
-# Creating the tables takes less; after that the database's own error is raised.
-TABLE_ATTEMPTS, TABLE_SECONDS = 5, 1.0
-
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
@@ -97,12 +94,12 @@ def _storage(workdir: pathlib.Path, url: str | None):
 
 def _database(url: str) -> optuna.storages.RDBStorage:
   """Opens a database; Optuna creates its tables, which only one host at a time can."""
-  for _ in range(TABLE_ATTEMPTS - 1):
+  for _ in range(4):  # seconds; creating the tables takes less
     try:
       return optuna.storages.RDBStorage(url)
     except sqlalchemy.exc.DBAPIError as error:
       exists = isinstance(error, sqlalchemy.exc.IntegrityError)
       if not exists and "already exists" not in str(error):
         raise
-    time.sleep(TABLE_SECONDS)
+    time.sleep(1)
   return optuna.storages.RDBStorage(url)

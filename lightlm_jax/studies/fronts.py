@@ -15,6 +15,7 @@ from lightlm_jax.studies.points import DATA, LOSS, SIZE, Family, Spread
 
 EQUAL_FLOPS = 1.5  # largest ratio of the FLOPs within an iso-FLOP group
 EQUAL_SIZE = 0.10  # largest relative difference of equal parameter counts
+WITHIN = f"±{100 * EQUAL_SIZE:.0f} %"
 SHAPE = ("depth", "model.num_layers")
 WIDTH = ("width", "model.d_model")
 FFN = ("ffn", "model.d_ff")
@@ -133,13 +134,12 @@ def _parabola(
 def equal_size(family: Family) -> list[tuple[int, int]]:
   """Returns pairs of points of equal parameters, the deeper and the wider one.
 
-  Parameters outside the embeddings are equal if they differ by EQUAL_SIZE at most. The
-  deeper point is narrower in width or in feed-forward, and in neither wider; all other
-  axes are equal.
+  Parameters outside the embeddings differ by EQUAL_SIZE at most. The deeper point is
+  narrower in width or in feed-forward, and in neither wider; all other axes are equal.
   """
-  size_P, depth_P = family.column(SIZE), depth(family)
+  size_P, (depth_P, axes) = family.column(SIZE), depth(family)
   width_P, ffn_P = family.column("d_model"), family.column("d_ff")
-  others = other_axes(family, (*depth_axes(family), *WIDTH, *FFN))
+  others = other_axes(family, (*axes, *WIDTH, *FFN))
   found = []
   for deep, wide in np.argwhere(depth_P[:, None] > depth_P).tolist():
     small, large = sorted((size_P[deep], size_P[wide]))
@@ -183,8 +183,8 @@ def grids(family: Family) -> list[Grid]:
   A grid has at least two depths and two widths. The fullest grid comes first, and of
   equally full ones the one with the most data.
   """
-  depth_P, width_P = depth(family), family.column("d_model")
-  shape = (*depth_axes(family), *WIDTH)
+  (depth_P, axes), width_P = depth(family), family.column("d_model")
+  shape = (*axes, *WIDTH)
   names = [name for name in family.axes if name not in shape]
   found = []
   known_P = np.isfinite(depth_P) & np.isfinite(width_P)
@@ -209,16 +209,12 @@ def grids(family: Family) -> list[Grid]:
   return sorted(found, key=order)
 
 
-def depth(family: Family) -> np.ndarray:
-  """Returns the layers of the encoder, or of the decoder without an encoder, [P]."""
+def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Returns the layers of the encoder, else of the decoder, [P], and their axes."""
   layers_P = family.column("num_layers")
-  return np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
-
-
-def depth_axes(family: Family) -> tuple[str, ...]:
-  """Returns the axes that set `depth`."""
-  encoder = (family.column("num_layers") > 0).any()
-  return SHAPE if encoder else ("depth", "model.num_decoder_layers")
+  depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
+  encoder = (layers_P > 0).any()
+  return depth_P, SHAPE if encoder else ("depth", "model.num_decoder_layers")
 
 
 def other_axes(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:

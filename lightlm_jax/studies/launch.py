@@ -25,14 +25,11 @@ def launch(
   """Runs the remaining trials of a study, then analyses it; see `study.sweep`.
 
   Args:
-    workdir: the study's folder.
+    workdir: the study's folder; None is refused.
     config: a study's config, see `plan.of_study`; None = see `plan.of_run`.
     base, overrides, vary: see `plan.of_run`.
     report_path: file for the report as JSON; None = none.
     **options: see `study.sweep`.
-
-  Raises:
-    UserError: there is no workdir, or Optuna is not installed; see also `study.sweep`.
   """
   if workdir is None:
     raise UserError("no folder for the study; give --workdir=STUDY")

@@ -85,8 +85,7 @@ def fit(
     data_R: [R] D, positive; None fits the law of N alone.
     point_R: [R] number of the point of each run; None groups runs of equal N and D.
     names: N and D in reasons and remarks.
-    resamples: S.
-    level: coverage of the intervals.
+    resamples, level: S, and the coverage of the intervals.
 
   Raises:
     ValueError: a value is not positive or not finite, or the lengths differ.

@@ -14,8 +14,6 @@ from lightlm_jax.studies.axes import Point, Range, Values
 
 FILE = "study.json"  # in the study's folder: its definition and storage
 SEARCHES = ("grid", "random", "tpe")
-# How many combinations of values and range ends are checked before a search.
-_CHECKED = 10_000
 _NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=depth=2,4"
 
 
@@ -35,9 +33,7 @@ class Plan(NamedTuple):
 def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
   """Returns the plan of a study's config, see configs/scaling.py.
 
-  Args:
-    config: has base, run, axes, also, seeds, search, search_seed and trials.
-    vary: `axis=value,value`, which replaces the values of the config.
+  Each `axis=value,value` of `vary` replaces the values of the config.
 
   Raises:
     UserError: there is no such field, or the number of points does not fit the search.
@@ -92,7 +88,7 @@ def check(plan: Plan) -> None:
       name: (values.low, values.high) if isinstance(values, Range) else values
       for name, values in plan.axes.items()
     }
-    points = list(itertools.islice(_product(ends), _CHECKED))
+    points = list(itertools.islice(_product(ends), 10_000))
   errors = []
   for point in points:
     try:

@@ -49,14 +49,8 @@ class Measure(NamedTuple):
 
 LOSS = Measure("validation_loss", "validation loss", None, True, None)
 ACCURACY = tuple(
-  Measure(
-    f"validation_ndcg@10_{rule}",
-    "validation NDCG@10",
-    rule.replace("_", " "),
-    False,
-    f"ndcg@10_{rule}",
-  )
-  for rule in RULES
+  Measure(f"validation_{test}", "validation NDCG@10", words, False, test)
+  for test, words in ((f"ndcg@10_{rule}", rule.replace("_", " ")) for rule in RULES)
 )
 MEASURES = (LOSS, *ACCURACY)
 DECIDING = ACCURACY[0]

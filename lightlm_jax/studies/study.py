@@ -43,7 +43,6 @@ class Running(NamedTuple):
   claim: Claim
   process: subprocess.Popen
   slot: Slot
-  config: Any
   began: float
 
 
@@ -167,7 +166,9 @@ class _Sweep:
             claims.reap_stale(self.study, running.keys(), beats)
             claims.ensure(self.study, self.plan)
             self._start_trials()
-          if not running and claims.complete(self.study, self.plan):
+          counting = claims.current(self.study).values()
+          done = len(counting) >= self.plan.trials and all(map(claims.ended, counting))
+          if done and not running:
             return
           self._show()
         time.sleep(_TICK_SECONDS)
@@ -210,7 +211,7 @@ class _Sweep:
     plan = self.plan
     while self.free and (claim := claims.take(self.study, plan, self.workdir)):
       try:
-        config = plan_lib.config_of(plan, claim.point)
+        plan_lib.config_of(plan, claim.point)
       except UserError as error:  # a drawn point that cannot be trained
         row = table.row(claim.name, claim.point, plan.run, claim.folder, str(error))
         self._record(claim, row | dict.fromkeys(table.MODEL), 0)
@@ -220,15 +221,15 @@ class _Sweep:
       process = trials.start(
         claim, slot, self.train, plan.base, overrides, self.platform
       )
-      one = Running(claim, process, slot, config, time.monotonic())
-      self.running[claim.name] = one
+      self.running[claim.name] = Running(claim, process, slot, time.monotonic())
       self.shown.started(claim.name, len(self.rows()), plan.trials)
 
   def _settle(self, one: Running) -> None:
     """Records an ended trial and frees its slot."""
     code, claim = one.process.returncode, one.claim
     why = None if code == 0 else trials.reason(code, claim.folder)
-    row = table.row(claim.name, claim.point, one.config, claim.folder, why)
+    config = plan_lib.config_of(self.plan, claim.point)
+    row = table.row(claim.name, claim.point, config, claim.folder, why)
     with folder_lib.locked(self.workdir):
       self._record(claim, row, time.monotonic() - one.began)
     self._release(one)

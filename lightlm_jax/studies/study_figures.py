@@ -21,7 +21,6 @@ AGAINST = {
   "data": DATA,
   "seconds": "train_seconds",
 }
-MOST_NAMED = 12  # series in a legend
 _MARKERS = "os^Dvph*"
 _LETTER = {"ha": "right", "va": "top", "weight": "bold", "fontsize": 11}
 _POINT = {"markersize": 6, "markeredgewidth": 0.7, "elinewidth": 1.1}
@@ -54,14 +53,6 @@ def styled(number: int, label: str, places: Sequence[int]) -> Series:
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 
 
-def series_by_axis(family: Family) -> list[Series]:
-  """Returns the points by depth, or by the first axis if depth does not vary."""
-  axes = sorted(family.axes, key=lambda name: name not in fronts.SHAPE)
-  if not axes:
-    return [styled(0, "", range(len(family.points)))]
-  return series_of(family.points[axes[0]].to_list(), axes[0])
-
-
 def series_of(value_P: Sequence[float], name: str) -> list[Series]:
   """Returns the points by value, in ascending order."""
   found = []
@@ -82,7 +73,10 @@ class Panels:
 
   def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
     self.family = family
-    self.series = series_by_axis(family)
+    self.series = [styled(0, "", range(len(family.points)))]
+    # By depth, or by the first axis if depth does not vary.
+    for axis in sorted(family.axes, key=lambda name: name not in fronts.SHAPE)[:1]:
+      self.series = series_of(family.points[axis].to_list(), axis)
     self.short = "loss" if measures[0] is LOSS else "ndcg"
     self.what = measures[0].name.replace("validation", "Validation")
     self.figure = drawing.new(_WIDTH * len(measures), _HEIGHT)
@@ -119,7 +113,7 @@ class Panels:
 
   def done(self, name: str, title: str, caption: str) -> Drawing:
     shown = [series for series in self.series if series.label]
-    if shown and len(shown) <= MOST_NAMED:
+    if 0 < len(shown) <= 12:  # more would fill the figure
       handles, labels = self.panels[0].get_legend_handles_labels()
       room = 72 * _WIDTH * len(self.panels)
       columns = max(1, int(room // (7 * max(map(len, labels)) + 30)))
@@ -304,11 +298,8 @@ def narrowing(
     return None
   drawn = Panels(family, known, x="d_ff, width of the feed-forward")
   inside = {place for line in found for place in line}
-  kept = (
-    series._replace(places=tuple(place for place in series.places if place in inside))
-    for series in drawn.series
-  )
-  drawn.series = [series for series in kept if series.places]
+  kept = ((s, tuple(p for p in s.places if p in inside)) for s in drawn.series)
+  drawn.series = [series._replace(places=points) for series, points in kept if points]
   for measure, panel in zip(known, drawn.panels):
     drawn.scatter(panel, measure, ffn_P, fronts.FFN)
     panel.set_xscale("log", base=2)
@@ -338,7 +329,6 @@ def heat_map(
     panel.set_title(f"{family.key['dataset']}, {measure.title}")
   caption = "Below each value: parameters outside the embeddings. Darker is better."
   if equal:
-    percent = round(100 * fronts.EQUAL_SIZE)
-    caption += f" Cells with the same letter have equal parameters (±{percent} %)."
+    caption += f" Cells with the same letter have equal parameters ({fronts.WITHIN})."
   title = f"{drawn.what} by depth and width{grid.name and f', {grid.name}'}"
   return drawn.done(f"shape-{drawn.short}", title, caption)

@@ -38,14 +38,10 @@ NUMBERS = (
   *METRICS,
 )
 COLUMNS = (*_TEXTS, "seed", *NUMBERS)  # of every study; axes add their own
-_INTEGERS = {*MODEL, "interactions", "params", "params_non_embedding"}
-_INTEGERS |= {"examples", "best_step"}
-_TYPES = {
-  bool: pyarrow.bool_(),
-  int: pyarrow.int64(),
-  float: pyarrow.float64(),
-  str: pyarrow.string(),
-}
+_INTEGERS = (
+  *MODEL,
+  *("interactions", "params", "params_non_embedding", "examples", "best_step"),
+)
 
 
 def row(
@@ -53,10 +49,7 @@ def row(
 ) -> dict[str, Any]:
   """Returns the row of an ended trial; None where a column does not apply.
 
-  Args:
-    name, point, config: of the trial.
-    folder: its workdir.
-    reason: why it failed; None = it has results.
+  `reason` says why it failed; None = there are results in its workdir, `folder`.
   """
   results, split = {}, {}
   if reason is None:
@@ -94,10 +87,11 @@ def row(
 
 def write(path: pathlib.Path, rows: list[dict[str, Any]], plan: Plan) -> None:
   """Writes the summary atomically."""
-  kinds = dict.fromkeys(_TEXTS, str) | {"seed": int}
-  kinds |= {axis: type(values[0]) for axis, values in plan.axes.items()}
-  kinds |= {name: int if name in _INTEGERS else float for name in NUMBERS}
-  schema = pyarrow.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
+  types = dict.fromkeys(_TEXTS, pyarrow.string()) | {"seed": pyarrow.int64()}
+  types |= {axis: pyarrow.scalar(values[0]).type for axis, values in plan.axes.items()}
+  types |= dict.fromkeys(NUMBERS, pyarrow.float64())
+  types |= dict.fromkeys(_INTEGERS, pyarrow.int64())
+  schema = pyarrow.schema(list(types.items()))
   table = pyarrow.Table.from_pylist(rows, schema=schema)
   atomic.write_own(epath.Path(path), parquet.to_bytes(table))
 

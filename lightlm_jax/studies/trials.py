@@ -16,9 +16,6 @@ from lightlm_jax.studies.claims import Claim
 
 TRAIN = (sys.executable, "-m", "lightlm_jax.train")
 LOG = "trial.log"
-# Memory allowed per trial on a CPU when --jobs is not given.
-_TRIAL_BYTES = 2 * 2**30
-_TAIL = 4_096
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,11 +39,8 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   """Divides cores and GPUs among parallel trials, without touching a device.
 
   Several trials on one GPU share its memory. A TPU is used by one trial at a time.
-
-  Args:
-    jobs: number of parallel trials; None = one per GPU or TPU host, on a CPU one per
-      core as far as memory allows.
-    platform: of the trials, see `devices.select`.
+  Without `jobs` there is one per GPU or TPU host, on a CPU one per core that memory
+  allows.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.
@@ -56,7 +50,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   on_tpu = not gpus and platform != "cpu" and bool(devices.visible_accelerators())
   if jobs is None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    jobs = min(len(cores), max(1, memory // _TRIAL_BYTES))
+    jobs = min(len(cores), max(1, memory // (2 * 2**30)))  # 2 GiB each on a CPU
     jobs = min(jobs, len(gpus)) if gpus else 1 if on_tpu else jobs
   if not 1 <= jobs <= len(cores):
     raise UserError(
@@ -168,7 +162,7 @@ def _tail(path: pathlib.Path) -> list[str]:
   try:
     with open(path, "rb") as file:
       end = file.seek(0, os.SEEK_END)
-      file.seek(max(0, end - _TAIL))
+      file.seek(max(0, end - 4_096))
       return file.read().decode(errors="replace").splitlines()
   except FileNotFoundError:
     return []

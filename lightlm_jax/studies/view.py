@@ -16,8 +16,6 @@ from lightlm_jax.studies.trials import Progress
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 8  # last ended trials below the table
-
 
 class Line(NamedTuple):
   """A row of the table: a running trial."""
@@ -69,11 +67,11 @@ class View:
       table.add_row(
         name if here else f"{name} (elsewhere)",
         f"{found.step}/{steps}",
-        _number(found.loss, ".3f"),
-        _number(found.score, ".4f"),
+        "–" if found.loss is None else f"{found.loss:.3f}",
+        "–" if found.score is None else f"{found.score:.4f}",
         _duration(found.seconds_left),
       )
-    lines = [*self._ended[-_SHOWN:], summary(counts, best)]
+    lines = [*self._ended[-8:], summary(counts, best)]
     below = rich.text.Text("\n".join(lines))
     self.live.update(rich.console.Group(table, below), refresh=True)
 
@@ -93,7 +91,3 @@ def _duration(seconds: float | None) -> str:
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _number(value: float | None, form: str) -> str:
-  return "–" if value is None else format(value, form)

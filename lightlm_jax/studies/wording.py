@@ -93,12 +93,10 @@ def _seeds(found: Findings) -> str:
 
 def _depth_width(found: Findings) -> list[str]:
   pairs = {by.pair for by in found.depth_width}
-  percent = round(100 * fronts.EQUAL_SIZE)
-  lead = f"At equal parameters (±{percent} %, outside the embeddings)"
-  which = f"{len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
-  return _pairs(
-    found, found.depth_width, lead, f"the deeper and narrower point of {which}"
-  )
+  lead = f"At equal parameters ({fronts.WITHIN}, outside the embeddings)"
+  which = "the deeper and narrower point of "
+  which += f"{len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
+  return _pairs(found, found.depth_width, lead, which)
 
 
 def _narrowing(found: Findings) -> list[str]:
