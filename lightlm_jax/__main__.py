@@ -1,4 +1,4 @@
-"""The console script `lightlm`, by which `lightlm train` runs lightlm_jax/train.py."""
+"""The console script `lightlm`: `lightlm train` runs lightlm_jax/train.py."""
 
 import ast
 import difflib

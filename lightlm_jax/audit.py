@@ -1,11 +1,11 @@
-"""Audits ids: whether held-out interactions, or an item's number, reach them.
+"""Audits ids for leaks of held-out interactions and of item numbers.
 
 python -m lightlm_jax.audit --config=configs/toys.py
 python -m lightlm_jax.audit --workdir=runs/toys
 
-Builds the ids six times, reads none from the cache, and trains nothing. It also tells
-whether the order of the log matters. Exit code 1 if something was found. With --workdir
-it writes audit.json for `report`, and refuses a run whose ids are not those that its
+Builds the ids six times without the cache, and trains nothing. It also tells whether
+the log is sequential. Exit code 1 if a leak was found. With --workdir it writes
+audit.json for `report`, and refuses a run whose ids differ from those that its
 configuration builds today.
 """
 

@@ -1,4 +1,4 @@
-"""Times training and constrained decoding, against other ways to do them.
+"""Times training and constrained decoding, against other implementations.
 
 python -m lightlm_jax.bench decode --quick
 python -m lightlm_jax.bench train --quick

@@ -6,8 +6,8 @@ python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec ru
 
 Writes results-SPLIT-DECODING.json and users-SPLIT-DECODING.parquet into the workdir.
 Choose a model by --split=validation, not by the test. With --beam_size below 20 the
-metrics at 20 are those of the shorter list. --compare reads the tables of users that
-the runs have left, and tests their differences for significance.
+metrics at 20 are those of the shorter list. --compare reads the users' tables that the
+runs wrote, and tests the differences for significance.
 """
 
 import sys

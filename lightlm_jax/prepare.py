@@ -1,9 +1,9 @@
-"""Brings a log of any common form into the project's own.
+"""Converts a log of any common format into the one that `train` reads.
 
 python -m lightlm_jax.prepare --input=log.csv --output=DATA/shop
 
-Every row is kept, or counted under the reason why it is not. --duplicates=exact keeps
-one row of each user, item and time, `first` and `last` one of each user and item.
+Rows that are not kept are counted by reason. --duplicates=exact keeps one row per user,
+item and time; `first` and `last` keep one per user and item.
 """
 
 import sys

@@ -4,8 +4,8 @@ python -m lightlm_jax.report --workdir=runs/toys
 python -m lightlm_jax.report --workdir=runs/toys --compare runs/toys-sasrec runs/ease
 python -m lightlm_jax.report --workdir=STUDY
 
-Reads the folders, and the log for its examples; evaluates and trains nothing.
---split=validation shows nothing of the test. The file needs no network.
+Reads the runs' folders, and the log for examples; evaluates and trains nothing.
+--split=validation shows nothing of the test split. The page needs no network.
 """
 
 import sys

@@ -8,9 +8,9 @@ values. It also varies a run's own config:
 python -m lightlm_jax.sweep --config=configs/toys.py:small --vary=model.d_ff=8,64,512 \
   --workdir=runs/d_ff
 
-The same command again resumes the study. On a shared disk several may run at once;
-without one, --storage names a database that all hosts reach. At its end a study is
-analysed; `report --workdir=STUDY` repeats that. Exit code 1 if a trial has failed.
+The same command again resumes the study. On a shared disk several commands may work on
+it at once; without one, --storage names a database that all hosts reach. At its end a
+study is analysed; `report --workdir=STUDY` repeats that. Exit code 1 if a trial failed.
 """
 
 import sys
