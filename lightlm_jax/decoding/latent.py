@@ -90,7 +90,7 @@ def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Ar
   local_BM = jax.lax.rsqrt(jnp.maximum(square_BM, _NEAREST))
   score_BI = -1 / global_scores(state_BD, index)
   score_BI = jnp.where(index.count_I[None] > 0, score_BI, -jnp.inf)
-  row_B1 = jnp.arange(len(state_BD))[:, None]
+  row_B1 = jnp.arange(state_BD.shape[0])[:, None]
   # Padding lies outside the row: dropped.
   place_BM = jnp.where(item_BM >= 0, item_BM, score_BI.shape[1])
   return score_BI.at[row_B1, place_BM].set(local_BM, mode="drop")
@@ -122,7 +122,7 @@ def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]
     value_BM, chosen_BM = top_k(value_BX, M)
     return (value_BM, jnp.take_along_axis(place_BX, chosen_BM, axis=1)), None
 
-  B = len(state_BD)
+  B = state_BD.shape[0]
   begin = jnp.full((B, M), -jnp.inf), jnp.zeros((B, M), jnp.int32)
   first_X = jnp.arange(len(item_XC), dtype=jnp.int32) * C
   best, _ = jax.lax.scan(closer, begin, (first_X, state_XCD, item_XC))

@@ -147,7 +147,7 @@ class LightLM(IdWriter):
     decoder = self.decoder(params, tables, batch)
     # The first token that differs between targets is predicted behind their prefix.
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
-    shape = (len(batch.user_B), 1, self.common_prefix + 1)
+    shape = (batch.user_B.shape[0], 1, self.common_prefix + 1)
     decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
     state_B1LD = decoder.forced(decoder_input_B1L, method="states")
     return state_B1LD[:, 0, -1].astype(jnp.float32)
