@@ -21,7 +21,7 @@ MIDDLE = 0.3  # share of the catalogue, after the head, that is called the middl
 
 
 class Labels(NamedTuple):
-  """The slices of one dimension."""
+  """The slice of each request in one dimension, such as the history's length."""
 
   names: tuple[str, ...]  # of the slices, in the order of a table
   index_N: np.ndarray  # int64, the slice of each request

@@ -133,7 +133,7 @@ def codes(
 
 
 def standardised(value_ND: np.ndarray) -> np.ndarray:
-  """Returns columns with mean 0 and standard deviation 1, float64; 0 if constant."""
+  """Returns the columns z-scored, in float64; a constant column becomes 0."""
   centred_ND = value_ND.astype(np.float64) - value_ND.mean(axis=0, dtype=np.float64)
   deviation_D = centred_ND.std(axis=0)
   return centred_ND / np.where(deviation_D > 0, deviation_D, 1)[None]

@@ -52,7 +52,7 @@ def select(
   users: Iterable[str] | None,
   histories: Iterable[tuple[str, Sequence[str] | None]] | None,
 ) -> Queries:
-  """The queries of users of the log, of histories, or (neither) of everyone."""
+  """Queries for `users` if given, else for `histories`, else for all users."""
   if users is not None:
     return of_users(index, users)
   if histories is not None:

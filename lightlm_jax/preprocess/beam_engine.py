@@ -1,7 +1,7 @@
 """The engine for many machines: the steps of stages.py as Apache Beam pipelines.
 
-This is the only file that imports Beam. Lines are numbered, so that each file of the
-log is read by one worker, and a log of many files by many. Workers exchange data in the
+This is the only file that imports Beam. Lines are numbered, so each file of the log is
+read by one worker; several files are read in parallel. Workers exchange data in the
 work folder, which must be visible to all of them.
 """
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Beam:
-  """Runs the steps as pipelines. The other engine is `one_machine.OneMachine`."""
+  """Runs the steps of stages.py as pipelines; alternative: `one_machine.OneMachine`."""
 
   def __init__(self, options: str):
     """Takes options in command-line form: "--runner=FlinkRunner …"."""

@@ -160,7 +160,7 @@ def _first_line(path: epath.Path, form: str, options: Options):
 
 
 def _headless(fields: Sequence[str]) -> list[str] | None:
-  """Returns names for a file without header: user, item, then rating and time."""
+  """Guesses the column names for a row of values; None if it may be a header."""
   if not 2 <= len(fields) <= 4 or not any(x.isdecimal() for x in fields):
     return None
   names = ["user", "item"]

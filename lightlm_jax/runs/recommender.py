@@ -52,12 +52,12 @@ class Recommender:
   def __init__(
     self, config: RunConfig | Card, *, workdir: epath.PathLike | None = None
   ):
-    """A recommender that is not fitted yet.
+    """Creates a recommender that is not fitted yet.
 
     Args:
-      config: of a run, see `from_config`.
-      workdir: the folder of `fit`, which resumes there after a kill; None = a temporary
-        one that is removed with this object.
+      config: the run's configuration; `from_config` takes a name and overrides too.
+      workdir: the folder where `fit` saves the run and resumes it after a kill; None =
+        a temporary one that is removed with this object.
     """
     self._config = config_lib.typed(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
@@ -74,7 +74,7 @@ class Recommender:
     workdir: epath.PathLike | None = None,
     **overrides: Any,
   ) -> Self:
-    """A recommender with a configuration.
+    """Creates a recommender from a config file or a configuration.
 
     Args:
       config: a file or a bare name, with a preset: "toys:small"; or a config.

@@ -58,7 +58,7 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
 
 
 def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
-  """Checks that the run's system reads the options of decoding."""
+  """Raises a UserError for decoding options that do not apply to the run's system."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
   if not isinstance(own, WritesIds):
@@ -87,7 +87,7 @@ def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
 def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[epath.Path, RunConfig, RunConfig]:
-  """A run's folder, its configuration with `overrides`, and its own.
+  """Returns a run's folder, its configuration with `overrides`, and the one without.
 
   Raises:
     UserError: there is no run, or `overrides` do not fit it.

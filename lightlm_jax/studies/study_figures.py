@@ -291,7 +291,7 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
 def narrowing(
   family: Family, found: Sequence[Sequence[int]], measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Draws measures against the feed-forward width, a line for each shape."""
+  """Draws measures by d_ff: a line in `found` has points of equal depth and width."""
   ffn_P = family.column("d_ff")
   known = [m for m in measures if len(places(family, m, ffn_P)) > 1]
   if not found or not known:

@@ -268,7 +268,7 @@ class EmbeddingInit:
 def _source_lengths(
   config: LightLMInput, codes: CodeBook, train: Interactions
 ) -> np.ndarray:
-  """[E] int64: tokens of the source of the example at each position, at least 1."""
+  """Returns [E] int64: the source's number of tokens in each example, at least 1."""
   item_E = (codes.items_IL >= 0).sum(axis=1)[train.item_E]
   before_E1 = np.concatenate([[0], np.cumsum(item_E)])
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
@@ -280,6 +280,6 @@ def _source_lengths(
 
 
 def _with_room(code_NL: np.ndarray) -> Any:
-  """`code_NL` with rows of padding up to its capacity."""
+  """Returns `code_NL` with rows of -1 appended, up to `trie.capacity`."""
   room = trie.capacity(len(code_NL) + 1) - len(code_NL)
   return np.pad(code_NL, ((0, room), (0, 0)), constant_values=-1)

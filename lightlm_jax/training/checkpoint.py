@@ -185,13 +185,13 @@ def _write_manifest(folder: epath.Path, process: int) -> None:
 
 
 def _writer_of(path: epath.Path) -> int:
-  """The process that wrote a file: Orbax names it where that is not the first one."""
+  """Returns the process that wrote a file: Orbax's path names all but the first."""
   named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
   return int(named[1]) if named else 0
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
-  """Every file below but those of this module."""
+  """Yields all files in `folder` and below, except those that this module writes."""
   # On a bucket epath refuses a pattern for all that is below.
   for path in sorted(folder.iterdir()):
     if path.is_dir():
