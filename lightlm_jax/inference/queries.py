@@ -164,10 +164,10 @@ def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
 def allowed_items(
   index: IdIndex, allow: Iterable[str] | None, deny: Iterable[str] | None
 ) -> tuple[np.ndarray | None, int]:
-  """The items that may be recommended, and the number of ids that the catalogue lacks.
+  """Returns which items may be recommended, and how many ids are not in the catalogue.
 
-  `allow` are raw ids, the only ones, None = all; `deny` are taken from these. Returns
-  allowed_I bool, None where all are allowed; raises a UserError if no item is left.
+  `allow`: raw ids of the only items, None = all; `deny`: raw ids to leave out. The
+  items are bool [I], None where all are allowed. Raises a UserError if none is left.
   """
   if allow is None and deny is None:
     return None, 0

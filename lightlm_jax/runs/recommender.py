@@ -77,7 +77,7 @@ class Recommender:
     """Creates a recommender from a config file or a configuration.
 
     Args:
-      config: a file or a bare name, with a preset: "toys:small"; or a config.
+      config: a file or bare name, maybe with a preset ("toys:small"); or a config.
       workdir: see `__init__`.
       **overrides: fields, with two underscores for a dot: train__steps=200,
         system="ease", split__kind="none" (learn from everything, hold nothing out).
@@ -150,10 +150,10 @@ class Recommender:
     deny: Iterable[str | int] | None = None,
     text: bool = False,
   ) -> polars.DataFrame:
-    """The best items for users of the log, for new ones, or (neither) for everyone.
+    """Recommends items for `users` or `histories`; for all users if neither is given.
 
-    A known user's history is the whole log, the held-out items too. Users without a
-    history, and items that the catalogue lacks, are left out with a warning.
+    The history of a user of the log includes the held-out items. Users without a
+    history, and items outside the catalogue, are left out with a warning.
 
     Args:
       users: N raw ids.
@@ -162,15 +162,15 @@ class Recommender:
       k: K, the most items that a user gets.
       exclude_seen: whether items of a user's history are excluded.
       allow: raw ids of the only items that may be recommended; None = all.
-      deny: raw ids of items that may not.
+      deny: raw ids of items that may not be recommended.
       text: whether the column `text` has the items' titles.
 
     Returns:
       At most N × K rows: `user` and `item` (text), `rank` (int32, from 1), `score`
-      (float32, comparable within a user; of systems that write ids a log-probability).
+      (float32, comparable within a user; a log-probability if the system writes ids).
 
     Raises:
-      UserError: not fitted; none of the users can be served; the lists leave no item.
+      UserError: not fitted; no user can be served; `allow` and `deny` leave no item.
     """
     from lightlm_jax.inference import queries as queries_lib  # noqa: PLC0415, slow
     from lightlm_jax.inference import serve  # noqa: PLC0415, slow
@@ -207,7 +207,7 @@ class Recommender:
     return cast(polars.DataFrame, polars.from_arrow(table))
 
   def evaluate(self, split: str = "test") -> "Results":
-    """Metrics on the held-out items, as from `python -m lightlm_jax.evaluate`.
+    """Evaluates on the held-out items, as `python -m lightlm_jax.evaluate` does.
 
     Args:
       split: "test" or "validation"; choose a model by validation.
@@ -234,7 +234,7 @@ class Recommender:
 
   @classmethod
   def load(cls, path: epath.PathLike) -> Self:
-    """The recommender of a folder from `save`, or of the workdir of `train`."""
+    """Loads a recommender from a folder that `save` wrote, or from a run's workdir."""
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
 
     log.set_up()

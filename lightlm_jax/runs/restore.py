@@ -119,7 +119,7 @@ def find_context(
       with a part of every batch.
 
   Raises:
-    UserError: its log is not there, or is another one.
+    UserError: its log is missing, or differs from the one in training.
   """
   if mesh is None:
     mesh = mesh_lib.make(-1, 1)
@@ -133,7 +133,7 @@ def find_context(
 
 
 def restore(context: RunContext) -> Run:
-  """The system of a run with its best parameters, and its state index if it has one."""
+  """Returns a run with its best parameters, and with its state index if it has one."""
   config, split, mesh = context.config, context.split, context.mesh
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None

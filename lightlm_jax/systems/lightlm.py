@@ -130,13 +130,13 @@ class LightLM(IdWriter):
     return best._replace(items_BK=items_BK)
 
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B, K] bool: the beams of a search without the trie that are no item."""
+    """Returns [B, K] bool: beams of an unconstrained search that are not items."""
     options = self._options(self.decoding.beam_size, constrained=False)
     decoder = self.decoder(params, tables, batch)
     return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B, D] float32: the source's mean, or what predicts the first token."""
+    """Returns [B, D] float32: the encoder's mean state, or the decoder's first."""
     if self.decoding.state == "encoder":
       source = self._source(tables, batch)
       encoded_BSD = apply(self.net, params, *source, method="encode")
@@ -181,10 +181,10 @@ class LightLM(IdWriter):
 def build(
   config: LightLMConfig, codes: CodeBook, train: Interactions | None = None
 ) -> Built:
-  """The system over one code book.
+  """Builds the system for a code book.
 
-  Where examples share rows (`train.pack`), the training log decides how wide rows are;
-  without `train` each example has its own.
+  Where examples share rows (`train.pack`), the width of a row depends on the training
+  log; without `train` each example has a row of its own.
   """
   tables, rank_I = _tables(config, codes)
   rows = None

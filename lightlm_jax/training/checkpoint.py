@@ -29,7 +29,7 @@ _DAMAGED = "damaged-"  # prefix of a folder that is not read any more
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and the best step of each."""
+  """Keeps the latest two checkpoints, and those that were the best step at either."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
