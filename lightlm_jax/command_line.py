@@ -188,7 +188,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 def _system(argv: Sequence[str]) -> str | None:
-  """The value of --config.system, which decides about the fields there are."""
+  """The value of --config.system, which decides which fields exist."""
   for word, after in zip(argv, [*argv[1:], ""]):
     if match := re.fullmatch(r"--?config\.system(?:=(.*))?", word):
       return after if match[1] is None else match[1]

@@ -64,7 +64,7 @@ def load(
 
 
 def typed(config: str | Card | RunConfig) -> RunConfig:
-  """The configuration of a run's card or of its name; a typed one as it is."""
+  """Returns the typed configuration of a run's card, or of the name of one."""
   if isinstance(config, RunConfig):
     return config
   found: Card = card(config) if isinstance(config, str) else config

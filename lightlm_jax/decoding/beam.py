@@ -26,7 +26,7 @@ class Beams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """How a search goes."""
+  """Options of a search."""
 
   beam_size: int  # the most hypotheses that a row keeps
   start_token: int  # the first step's input
@@ -158,7 +158,7 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """[B, K] bool: where a beam of an unconstrained search is no item; no empty slot."""
+  """[B, K] bool: beams of an unconstrained search that are no item, but not empty."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 

@@ -101,7 +101,7 @@ def without_bits(
 
 
 def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The beam that is at each path's parent, and whether one is and the child closes."""
+  """Returns the beam at each path's parent, and whether to close the child in it."""
   is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
   return jnp.argmax(is_it_BEK, axis=2), path.closed_BE & is_it_BEK.any(axis=2)
 

@@ -61,7 +61,7 @@ def build(
 
 
 def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
-  """[B, I] float32: 1 / the distance to the mean of an item's states; -inf: has none.
+  """[B, I] float32: 1 / distance to the mean of an item's states; -inf without any.
 
   With a prior the penalty of rare items is added to the distance's square.
   """
@@ -72,11 +72,11 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
 
 
 def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Array:
-  """[B, I] float32: likewise, of the states among the M `nearest` to each request.
+  """[B, I] float32: as `global_scores`, over each request's M `nearest` states only.
 
-  M is static; all of the index if it holds no more. Items that have none there come
-  behind all that have, in the order of `global_scores`: minus the distance is their
-  score.
+  M is static, at most the size of the index. Items with no state among these rank after
+  all others, in the order of `global_scores`: their score is minus the distance to the
+  mean.
   """
   M = min(nearest, len(index.item_N))
   near_BM, item_BM = _nearest(state_BD, index, M)

@@ -13,7 +13,7 @@ _WORTH_IT = 128
 
 
 def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """`jax.lax.top_k` over long rows, of equals the first included: the same answer.
+  """The result of `jax.lax.top_k`, ties included, but faster on long rows.
 
   At least k numbers come before any number outside the k blocks with the largest
   maxima, so that only those blocks are looked at. `value_BN` is float32, -inf allowed,

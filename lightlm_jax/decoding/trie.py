@@ -122,7 +122,7 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """The bit of a mask of `level` that means a state of the next level."""
+    """The token of `level`, a bit of its masks, that leads to a state of the next."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 
@@ -208,9 +208,9 @@ def build(
 
 
 def capacity(size: int) -> int:
-  """`size` rounded up: to four significant bits, at most an eighth more, or by eights.
+  """`size` rounded up to four significant bits (at most 1/8 more), or a multiple of 8.
 
-  A catalogue may grow so far before a program has to be compiled anew.
+  A catalogue can grow up to it before programs have to be compiled again.
   """
   step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step

@@ -25,12 +25,12 @@ BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devic
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
-  """A whole copy on every device of the mesh; None = there is one device."""
+  """Returns the sharding with a copy on every device; None if there is one device."""
   return None if mesh is None else mesh_lib.replicated(mesh)
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Parameters and tables on the mesh, with what all requests share made once."""
+  """Puts parameters and tables on the mesh, and computes what all requests share."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:
@@ -59,7 +59,7 @@ def answers(
   batch_size: int,
   mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Asks all requests, a few batches ahead of what is read.
+  """Runs all requests in batches, a few of them ahead of the one that is read.
 
   Args:
     ask: (batch, excluded_BE), both on the devices → answers, in rows of the batch; the
@@ -87,7 +87,7 @@ def answers(
 def host_batches(
   built: Built, requests: Requests, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
-  """Shortest histories first: the requests' indices, the batch, its exclusions."""
+  """Yields (indices of requests, batch, exclusions), the shortest histories first."""
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]

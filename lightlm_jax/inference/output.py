@@ -87,7 +87,7 @@ def write(
 
 
 def _claim(path, question, count: int) -> dict[str, Any] | None:
-  """Makes the output this question's; the manifest if it is complete already."""
+  """Reserves the output for this question; returns the manifest of a complete one."""
   parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   if manifest.exists():
     done = json_text.read(manifest, _AGAIN)

@@ -29,10 +29,10 @@ class Served(NamedTuple):
 
 
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
-  """Makes a system ready whose tables are on the mesh of all processes' devices.
+  """Prepares a system for serving: each process uses its own devices only.
 
-  Parameters are whole on every device; `batch_size` is a multiple of the devices that a
-  process has.
+  The tables come on the mesh of all processes' devices. Every device gets a copy of the
+  parameters; `batch_size` is a multiple of the number of devices of a process.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)

@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns NDCG@10 by slice: for one run a chart of both rules, else one a rule."""
+  """Returns NDCG@10 by slice: for one run a chart of both rules, else one per rule."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():

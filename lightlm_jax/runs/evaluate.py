@@ -59,7 +59,7 @@ def evaluate(
 
 
 def evaluate_run(run: Run, split_name: str = "test") -> Results:
-  """As `evaluate`, of a run that is restored already, decoded in its own way."""
+  """As `evaluate`, for a restored run with its own decoding."""
   log.set_up()
   requests = _requests(run, split_name, 0)
   return _evaluate(run, results_lib.describe(run), split_name, requests)

@@ -214,7 +214,7 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """The results of a run that finished before; None if it has more steps now."""
+  """The results of a run that finished before; None if more steps are wanted now."""
   earlier, config = workdir_lib.read_results(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
     if earlier["steps"] < config.train.steps:

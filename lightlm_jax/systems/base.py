@@ -52,7 +52,7 @@ class Built(NamedTuple):
 
 
 def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-  """`net.apply` with these parameters, of a module that changes no variables."""
+  """Returns `net.apply` with these parameters; the module changes no variables."""
   return net.apply({"params": params}, *args, **options)
 
 

@@ -29,7 +29,7 @@ class ItemScorer(System):
 
 
 class Softmax:
-  """Gives an `ItemScorer` whose scores are logits its `nll`."""
+  """Adds `nll` to an `ItemScorer` whose scores are logits."""
 
   def nll(self: Any, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """[B] float32: the cross-entropy of the target, over the catalogue."""

@@ -100,7 +100,7 @@ class TextReader:
 
 @dataclasses.dataclass(frozen=True)
 class WordReader(next_item.ItemReader):
-  """Reads the words of a history one behind the other: `model.source="flat"`."""
+  """Reads a history as one sequence of words: `model.source="flat"`."""
 
   def init(self, rng: jax.Array) -> Any:
     one_11 = jnp.ones((1, 1), jnp.int32)

@@ -33,7 +33,7 @@ class Popularity(ItemScorer):
     return _count(train.item_E, train.num_items)
 
   def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32: the counts, once a request."""
+    """[B, I] float32: the counts, the same for each request."""
     return jnp.broadcast_to(params, (batch.history_BH.shape[0], params.shape[0]))
 
 
