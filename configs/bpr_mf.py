@@ -1,20 +1,20 @@
-"""BPR-MF (Rendle et al. 2009) on Amazon Toys & Games, 5-core: a baseline that learns.
+"""BPR-MF (Rendle et al. 2009) on Amazon Toys & Games, 5-core: a trained baseline.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/bpr_mf.py \
     --workdir=runs/toys-bpr_mf
 
 Another log: --config.data.name=beauty. Presets: none, `tiny` (tests).
 
-2 CPU cores (AMD EPYC, jax 0.10.2), a shared machine: 3 minutes, the baselines beside
-it included, 82 s of them training; test, seen excluded: HR@10 .0468, NDCG@10 .0249
+2 CPU cores (AMD EPYC, jax 0.10.2), a shared machine: 3 minutes including the other
+baselines, of which training takes 82 s; test, seen excluded: HR@10 .0468, NDCG@10 .0249
 (validation .0800, .0432). Beauty: 98 s without the baselines; .0510, .0252.
 
-The user's vector is of the training items alone, so at test it does not know the
-validation item, which every system that reads a history does; asked without that item,
-item_knn too falls, from .0392 to .0240. Chosen on Toys' validation; the best NDCG@10
-of the few settings tried at each width: 64 .0314, 128 .0366, 256 .0432, 512 .0436.
-AdamW's decay is the paper's regularisation: it pulls on both tables and, unlike
-relative biases, on the item biases.
+A user's vector is learned from the training items alone. At test it lacks the
+validation item, which systems that read a history see; without that item ItemKNN falls
+from NDCG@10 .0392 to .0240. Settings were chosen on Toys' validation; the best NDCG@10
+of the few tried at each width: 64 .0314, 128 .0366, 256 .0432, 512 .0436. AdamW's
+weight decay is the paper's regularisation: it applies to both tables and to the item
+biases.
 """
 
 from lightlm_jax import config as config_lib
@@ -23,7 +23,7 @@ PRESETS = ("tiny",)
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.of_system(config_lib.card("toys", preset), "bpr_mf")
   if preset is None:
     config.model.d_model = 256

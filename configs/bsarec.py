@@ -1,9 +1,9 @@
-"""BSARec (Shin et al. 2024): SASRec's attention mixed with low and high frequencies.
+"""BSARec (Shin et al. 2024): SASRec's attention mixed with a frequency filter.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/bsarec.py \
     --config.data.name=beauty --workdir=runs/beauty-bsarec
 
-Every beginning of a history is an example. Presets: none, `tiny` (tests).
+Every prefix of a history is a training example. Presets: none, `tiny` (tests).
 
 Beauty, test, seen excluded: HR@10 .0983, NDCG@10 .0592 (validation .1222, .0741); the
 authors' log has .1008, .0611.
@@ -15,7 +15,7 @@ PRESETS = ("tiny",)
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.of_system(config_lib.card("sasrec", preset), "bsarec")
   if preset is None:
     config.model.d_ff = 256

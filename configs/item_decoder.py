@@ -1,10 +1,10 @@
-"""Dropping the Text (arXiv 2506.15833): a Llama-style decoder, one token an item.
+"""Dropping the Text (arXiv 2506.15833): a Llama-style decoder, one token per item.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/item_decoder.py \
     --config.data.name=beauty --workdir=runs/beauty-item-decoder
 
-The recipe is that of configs/sasrec.py. Presets: none (Toys, Beauty, Yelp), `ml-1m`
-(MovieLens-1M: long histories, of which none is cut, and less dropout), `tiny` (tests).
+The training recipe is that of configs/sasrec.py. Presets: none (Toys, Beauty, Yelp),
+`ml-1m` (MovieLens-1M: long histories, none of them cut, less dropout), `tiny` (tests).
 
 2 CPU cores (AMD EPYC, jax 0.10.2), test, seen excluded: Beauty, three seeds, HR@10
 .0974, NDCG@10 .0581 (SASRec .0969, .0584; validation .0722, .0710), 5 to 9 minutes of
@@ -19,12 +19,12 @@ PRESETS = ("ml-1m", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.card("sasrec", preset if preset == "tiny" else None)
   config = config_lib.of_system(config, "item_decoder", anyway=True)
   config.preset = preset or "default"
   if preset != "tiny":
-    config.model.d_ff = 168  # 8/3 of model.d_model, in eights
+    config.model.d_ff = 168  # 8/3 of model.d_model, to a multiple of 8
   if preset == "ml-1m":
     config.data.name = "ml-1m"
     config.input.history = 200

@@ -1,25 +1,25 @@
-"""Lite-LLM4Rec (arXiv 2402.09543): items by their texts, and a head without a search.
+"""Lite-LLM4Rec (arXiv 2402.09543): reads items as texts, scores them without a search.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/lite_llm4rec.py \
     --config.data.name=beauty --workdir=runs/beauty-lite-llm4rec
 
-Beside `DATA/beauty/sequences.txt` lies `items.tsv`: under a line of names a line
-`item_id … text` an item, tab-separated. Wants `pip install -e '.[text]'`.
+The texts are in `items.tsv` beside `DATA/beauty/sequences.txt`: tab-separated, a header
+with `item_id … text`, then a line per item. Needs `pip install -e '.[text]'`.
 `--config.model.tied=True` scores by the items' texts alone, so that new items need no
 training. `--config.system=lite_llm4rec_beam` writes ids under a beam search instead of
 the head, `--config.model.source=flat` reads all words of a history in one transformer:
 the paper's comparison (the search learns faster with --config.train.embedding_rate=8).
 
-2 CPU cores (AMD EPYC, jax 0.10.2), a core each and other jobs beside, one seed; test,
+2 CPU cores (AMD EPYC, jax 0.10.2), one core each, beside other jobs; one seed; test,
 seen excluded / allowed, HR@10 and NDCG@10: Toys .0868 .0540 / .0811 .0486 (38 minutes;
-validation .0645), by 2,500 steps Beauty .0767 .0443 / .0707 .0399 and Yelp .0326 .0159
-/ .0345 .0168, `ml-1m` .2798 .1550 / .2036 .1041 (16 minutes). By as many steps of
-`ml-1m`, with embedding_rate=8, the search over flat texts came to .2063 .1110. With 50
-items of 24 tokens it takes 66 to 77 times as long to answer in batches (results/lite).
-Before texts of a length shared a chunk, with 5 % of Toys' items withheld, HR@100 of the
-983 users who bought one was .091 tied and 0 untied (.008 by chance) after 250 steps.
-Presets: none (Toys, Beauty, Yelp), `ml-1m` (every interaction is learned from, the
-history is the last 20), `tiny` (tests).
+validation .0645); 2,500 steps of Beauty .0767 .0443 / .0707 .0399, Yelp .0326 .0159 /
+.0345 .0168, `ml-1m` .2798 .1550 / .2036 .1041 (16 minutes). After as many steps of
+`ml-1m`, with embedding_rate=8, the search over flat texts reaches .2063 .1110. With 50
+items of 24 tokens, it needs 66 to 77 times as long per batch (results/lite).
+With 5 % of Toys' items withheld, HR@100 of the 983 users who bought one was .091 tied
+and 0 untied (.008 by chance) after 250 steps, before texts were chunked by length.
+Presets: none (Toys, Beauty, Yelp), `ml-1m` (every interaction is a training target,
+the history is the last 20), `tiny` (tests).
 """
 
 from lightlm_jax import config as config_lib
@@ -28,7 +28,7 @@ PRESETS = ("ml-1m", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.card("item_decoder", preset)
   config = config_lib.of_system(config, "lite_llm4rec", anyway=True)
   config.model.tied = False

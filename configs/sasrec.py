@@ -1,15 +1,15 @@
-"""SASRec (Kang & McAuley 2018) with full cross-entropy: the baseline to be beaten.
+"""SASRec (Kang & McAuley 2018) with full cross-entropy: the baseline to beat.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/sasrec.py \
     --config.data.name=beauty --workdir=runs/beauty-sasrec
 
-`--config.train.loss=binary` is the loss of 2018: each item against one drawn at random.
+`--config.train.loss=binary` is the paper's loss: each item against one random item.
 Presets: none, `tiny` (tests).
 
 2 CPU cores (AMD EPYC, jax 0.10.2), Beauty: 9 minutes; test, seen excluded: HR@10 .0972,
 NDCG@10 .0583 (validation .1172, .0710); published with this loss: .0986, .0597. Batches
-hold histories of all lengths (packs, which read no train.history_buckets): in batches
-of similar length it came to .0891, .0536.
+mix histories of all lengths (packed rows, which ignore train.history_buckets); batches
+of similar lengths reached only .0891, .0536.
 """
 
 from lightlm_jax import config as config_lib
@@ -18,7 +18,7 @@ PRESETS = ("tiny",)
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.card("toys", preset)
   config = config_lib.of_system(config, "sasrec", anyway=True)
   config.input.history = 50

@@ -5,8 +5,8 @@
 
 Presets: none (depth × width, the feed-forward from d_model / 8 to 32 · d_model, two
 smaller shares of the users, second seeds: 21 runs), `quick` (24 small runs), `data` (a
-sixteenth of the users to all of them), `tiny` (tests: the made-up shop). Another axis,
-or other values of one: `--vary=FIELD=VALUE,VALUE`; `--vary=ffn=` leaves one out.
+sixteenth of the users to all of them), `tiny` (tests, on the synthetic shop). Another
+axis, or other values of one: `--vary=FIELD=VALUE,VALUE`; `--vary=ffn=` leaves one out.
 """
 
 import ml_collections
@@ -15,10 +15,10 @@ PRESETS = ("quick", "data", "tiny")
 
 
 def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
-  """The study; every field can be set by --config.field=value."""
+  """Returns the study; every field can be set by --config.field=value."""
   config = ml_collections.ConfigDict()
   config.base = "toys:small"  # a run's config, with its preset
-  config.run = ml_collections.ConfigDict()  # what is set in it for all trials
+  config.run = ml_collections.ConfigDict()  # overrides of that config in every trial
   config.run.baselines = ()
   config.run.data = ml_collections.ConfigDict()
   config.run.data.name = "toys"
@@ -27,7 +27,7 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.run.train.warmup_steps = 150
   config.run.train.eval_every = 1_000
   config.run.train.eval_users = 2_000
-  config.run.train.patience = 0  # all see as much
+  config.run.train.patience = 0  # every trial sees as many examples
 
   # Fields of the run by name, or depth (layers of encoder and decoder), width
   # (d_model, shared by the heads), ffn (d_ff as a multiple of d_model), rate (the
@@ -37,13 +37,13 @@ def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
   config.axes.width = (32, 64, 128)
   config.axes.ffn = (0.125,)
   config.axes.rate = (0.128,)  # 4e-3 at width 32, 1e-3 at 128
-  # Further grids of the same study. An axis that one does not name is as in the base.
+  # Further grids of the same study; an axis that a grid lacks is as in the base.
   config.also = ml_collections.ConfigDict()
   config.seeds = (0,)
 
   config.search = "grid"  # every point; or "random", "tpe": points drawn from the axes
   config.search_seed = 0  # random, tpe
-  config.trials = 0  # random, tpe: how many points are tried
+  config.trials = 0  # random, tpe: number of trials
 
   if preset is None:
     one = config.axes.to_dict() | {"depth": (4,), "width": (64,)}

@@ -7,11 +7,11 @@ The log is `DATA/toys/sequences.txt` (a line `user item item …` for each user,
 order). Where there is none, it is fetched into `DATA/toys/`, or made of
 `reviews_Toys_and_Games_5.json.gz` and `meta_Toys_and_Games.json.gz` put there by hand:
 19,412 users, 11,924 items, 167,597 interactions, or an error. It is sequential: of 348
-rules that one item follows another the order makes 92 % (data/sequential.py).
+rules "b follows a", 92 % vanish when the histories are shuffled (data/sequential.py).
 
 Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests), `paper`:
-LightLM's own task and recipe, the user alone in the published sentence. It is trained
-from scratch, where the reference starts from pretrained T5-small, and its ids are from
+task and recipe of the LightLM paper, the published prompt with the user alone. Training
+starts from scratch (the reference: from pretrained T5-small), with ids built from
 training interactions only; docs/reference.md has the rest. Two of its ten epochs take
 an hour on 2 CPU cores and teach it little (results/toys-paper).
 
@@ -26,7 +26,7 @@ PRESETS = ("paper", "small", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.base("lightlm", preset)
   config.data.name = "toys"
   if preset == "paper":
@@ -61,7 +61,7 @@ def get_config(preset: str | None = None) -> config_lib.Card:
 
 
 def _paper(config: config_lib.Card) -> None:
-  """Sets LightLM's own task and recipe."""
+  """Sets the task and recipe of the LightLM paper."""
   config.seed = 2022
   config.input.user = True
   config.input.history = 0

@@ -1,25 +1,25 @@
-"""LightLM on Yelp 2019, 5-core: as configs/toys.py, but for what stands below.
+"""LightLM on Yelp 2019, 5-core: configs/toys.py with the changes below.
 
   LIGHTLM_DATA_DIR=DATA python -m lightlm_jax.train --config=configs/yelp.py:small \
     --workdir=runs/yelp
 
 The log is `DATA/yelp/sequences.txt` (a line `user item item …` for each user, in time
 order), or `yelp_academic_dataset_review.json` and
-`yelp_academic_dataset_business.json` in its place. Accept the terms at
-https://www.yelp.com/dataset for them; the visits of 2019 are 30,431 users, 20,033 items
-and 316,354 interactions in the release that ends on 13 December 2019, and others in
-later ones. Presets: none, `paper`, `small`, `tiny`, as there.
+`yelp_academic_dataset_business.json` in its place, from https://www.yelp.com/dataset
+once its terms are accepted. In the release that ends on 13 December 2019, the visits
+of 2019 are 30,431 users, 20,033 items and 316,354 interactions; later releases differ.
+Presets: none, `paper`, `small`, `tiny`, as in configs/toys.py.
 
 `small` with 12,000 steps on one of 2 CPU cores (AMD EPYC, jax 0.10.2), 35 minutes;
 test, HR@10, NDCG@10: .0480 .0245 seen excluded, .0575 .0298 allowed (EASE .0453 .0238,
 .0581 .0295).
 
-People come back to places: 11,830 of the 316,354 visits are of a place that the user
-had been to, and the test item of 2,027 of the 30,431 users is in their history (of
-1,539 in their training interactions). Where seen items are excluded each of them is a
-miss, so that no system can pass HR@k = .933; where they are allowed, none is. It is
-hardly sequential: of 47 rules that one place follows another the order makes 53 %
-(data/sequential.py).
+People come back to places: 11,830 of the 316,354 visits are to a place where the user
+had been before, and 2,027 of the 30,431 users have their test item in their history
+(1,539 of them in training). With seen items excluded these users are misses, so that no
+system can exceed HR@k = .933; with seen items allowed there is no such limit. The log
+is hardly sequential: of 47 rules "b follows a", 53 % vanish when the histories are
+shuffled (data/sequential.py).
 """
 
 from lightlm_jax import config as config_lib
@@ -28,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """The experiment; every field can be set by --config.field=value."""
+  """Returns the experiment; every field can be set by --config.field=value."""
   config = config_lib.card("toys", preset)
   config.data.name = "yelp"
   if preset == "paper":

@@ -17,14 +17,14 @@ _CONFIG = "Prints every field of a configuration: lightlm config toys:small."
 
 
 def main() -> int:
-  """Runs the command that sys.argv names, and returns its exit code."""
+  """Runs the command named in sys.argv and returns its exit code."""
   name, *rest = sys.argv[1:] or [""]
   if name in ("help", "--help", "-h"):
     print(_usage())
   elif name == "--version":
     print(__version__)
   elif name == "config":
-    # Every command that has a configuration can describe it.
+    # Any command with --config has --help-config; `index` is one.
     named = [f"--config={rest[0]}", *rest[1:]] if rest else []
     _run("index", [*named, "--help-config"])
   elif name in COMMANDS:
@@ -37,7 +37,7 @@ def main() -> int:
 
 def _run(name: str, arguments: list[str]) -> None:
   sys.argv[1:] = arguments
-  # Not by an import: the module lightlm_jax.train would replace the function.
+  # Not imported: the submodule would shadow the function lightlm_jax.train.
   runpy.run_module(f"lightlm_jax.{name}", run_name="__main__", alter_sys=True)
 
 
@@ -56,7 +56,7 @@ def _usage() -> str:
 
 
 def _about(name: str) -> str:
-  """The first line of a command's docstring; the command is not imported."""
+  """Returns the first line of a command's docstring, without importing the command."""
   text = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
   return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 

@@ -1,7 +1,7 @@
-"""Flags that commands share, --config among them, and their one-line errors.
+"""Flags shared by the commands, including --config, and their one-line errors.
 
 A command defines its flags at import, reads them from absl's FLAGS, and ends with
-`sys.exit(command_line.main(main))`. Only commands and this file know of flags.
+`sys.exit(command_line.main(main))`. No other module uses flags.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ _count = functools.partial(flags.DEFINE_integer, lower_bound=0)
 _positive = functools.partial(flags.DEFINE_integer, lower_bound=1)
 _weight = functools.partial(flags.DEFINE_float, lower_bound=0)
 _split = functools.partial(flags.DEFINE_enum, enum_values=["test", "validation"])
-# Flag → how it is defined, its default and its help.
+# Flag → (absl function that defines it, default, help text).
 _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "platform": (_string, None, "cpu, gpu or tpu; default: the best that jax finds"),
   "distributed": (
@@ -55,7 +55,7 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
 }
 _OPTIONS = ("beam_size", "nearest", "memory_share", "prior", "state")
 DECODING = ("decoding", *_OPTIONS)
-# Flags that set a field of the run in place of its own.
+# Flag → the field of the run that it overrides.
 _FIELDS = {
   "data_dir": "data.dir",
   "batch_size": "train.eval_batch_size",
@@ -65,7 +65,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines flags of `_SHARED`, and others by their help."""
+  """Defines the shared flags `names`, and text flags {name: help} of the command."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -77,7 +77,7 @@ def define(*names: str, **texts: str) -> None:
 def define_config(*, studies: bool = False) -> Any:
   """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
-  `studies`: whether a study's config will do, beside a run's.
+  `studies`: whether the config of a scaling study is accepted too.
   """
   if "config" not in FLAGS:
     config_flags.DEFINE_config_file(
@@ -91,36 +91,36 @@ def define_config(*, studies: bool = False) -> Any:
 
 
 def config() -> RunConfig:
-  """The configuration of --config and --config.a.b."""
+  """Returns the configuration given by --config and --config.a.b."""
   return config_lib.typed(FLAGS.config)
 
 
 def config_overrides() -> dict[str, Any]:
-  """The fields that were set on the command line, by dotted name."""
+  """Returns the fields set by --config.a.b, by dotted name."""
   return config_flags.get_override_values(FLAGS["config"])
 
 
 def workdir() -> str:
-  """--workdir of a command that needs a run; raises UserError if it is not given."""
+  """Returns the value of --workdir; raises UserError if it is not given."""
   if FLAGS.workdir is None:
     raise UserError("no run; give --workdir=RUN, a folder that `train` left")
   return FLAGS.workdir
 
 
 def overrides() -> dict[str, Any]:
-  """The run's fields that flags replace, with their values."""
+  """Returns the fields of the run that flags override, by dotted name."""
   given = {field: FLAGS[name] for name, field in _FIELDS.items() if name in FLAGS}
   return {field: f.value for field, f in given.items() if f.value != f.default}
 
 
 def write_report(found: Any) -> None:
-  """Writes what a command found to --report, if it is given."""
+  """Writes a command's findings as JSON to --report, if that is given."""
   if FLAGS.report:
     atomic.write_json(epath.Path(FLAGS.report), found)
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """--config of `sweep`: its name, the fields that were set, and a study's card."""
+  """Returns the name in --config, the fields set, and the card if it is a study's."""
   flag: Any = FLAGS["config"]
   card = flag.value if config_lib.is_study(flag.value) else None
   return flag.parser.argument, config_overrides(), card
@@ -135,10 +135,11 @@ def main(
   """Parses sys.argv, calls `entry([program])` and returns the exit code.
 
   Args:
-    entry: the command.
-    commands: if any, one has to follow the program: `entry([program, command])`.
-    after: a flag whose value may be followed by further words, which `entry` gets too.
-    instead: a flag for a run, whose config takes the place of --config.
+    entry: the command's main function; None counts as exit code 0.
+    commands: subcommands, of which one is required: `entry([program, command])`; () =
+      none.
+    after: a flag whose value may be followed by further words, passed to `entry` too.
+    instead: a flag that names a run, whose config then replaces --config.
   """
 
   def run(argv: Sequence[str]) -> int | None:
@@ -153,10 +154,10 @@ def main(
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Loads as `config.load` does, and checks the names of the fields to be set.
+  """Loads a card by name, and checks that the fields set by --config.a.b exist.
 
-  config_flags' own parser finds a missing file only at the first access and ends an
-  unknown field with a traceback.
+  The parser of config_flags notices a missing file only at the first access, and
+  reports an unknown field by a traceback.
   """
 
   def __init__(self, studies: bool):
@@ -170,7 +171,7 @@ class _ConfigParser(flags.ArgumentParser):
     try:
       loaded = config_lib.card(argument)
     except (TypeError, ValueError) as error:
-      # absl would shorten these to a complaint about the flag; it is a bug's trace.
+      # absl would hide the traceback of these errors, which are bugs of the card.
       raise RuntimeError(f"{argument} did not load") from error
     self.argument = argument
     is_study = config_lib.is_study(loaded)
@@ -188,7 +189,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 def _system(argv: Sequence[str]) -> str | None:
-  """The value of --config.system, which decides which fields exist."""
+  """Returns the value of --config.system, which decides which fields exist."""
   for word, after in zip(argv, [*argv[1:], ""]):
     if match := re.fullmatch(r"--?config\.system(?:=(.*))?", word):
       return after if match[1] is None else match[1]
@@ -198,15 +199,15 @@ def _system(argv: Sequence[str]) -> str | None:
 def _parse(
   argv: Sequence[str], commands: Sequence[str], after: str | None, instead: str | None
 ) -> list[str] | None:
-  """Sets the flags; returns the program and other words, None after printing help."""
+  """Sets the flags; returns program and non-flag words, None after printing help."""
   logging.use_absl_handler()
   app.define_help_flags()
   if commands or after:
-    FLAGS.set_gnu_getopt()  # or absl reads no flag behind a word
+    FLAGS.set_gnu_getopt()  # otherwise absl ignores flags after a non-flag word
   try:
     rest = FLAGS(argv)
   except SystemExit:
-    return None  # --help was answered, which absl counts as a failure
+    return None  # --help was printed; absl exits with a failure
   except flags.UnrecognizedFlagError as error:
     if "config" in FLAGS and error.flagname.startswith("config."):
       raise _no_config(instead)
@@ -237,7 +238,7 @@ def _no_config(instead: str | None) -> UserError:
 
 
 def _check_config(instead: str | None) -> None:
-  """Refuses no configuration, two of them, and tuples of other elements."""
+  """Raises UserError for no or two configurations, or a tuple of the wrong elements."""
   flag: Any = FLAGS["config"]
   has_other = instead is not None and FLAGS[instead].value is not None
   if flag.value is None:
@@ -247,5 +248,5 @@ def _check_config(instead: str | None) -> None:
   if has_other:
     raise UserError(f"--config and --{instead} are two configurations; give one")
   for field, value in config_overrides().items():
-    # config_flags takes a tuple of anything.
+    # config_flags does not check the types of a tuple's elements.
     config_lib.check_elements(field, flag.parser.defaults[field], value)

@@ -1,7 +1,7 @@
-"""Configurations: cards, typed configurations, older runs' files, help.
+"""Configurations: config files (cards), typed configurations, files of older runs.
 
-The library sees typed configurations only (`load`, `typed`, `from_tree`), frozen and
-hashable, with the fields of their own system: see schema.py.
+The library works with typed configurations only (`load`, `typed`, `from_tree`): frozen
+and hashable, with the fields of their own system; see schema.py.
 """
 
 from lightlm_jax.config.cards import (

@@ -1,8 +1,8 @@
-"""Config files: a card with `get_config(preset)`, loaded by path or bare name.
+"""Config files, whose `get_config(preset)` returns a card; by path or bare name.
 
 A card starts from `base(system)` or from another `card`, changes fields, and names its
 presets in `PRESETS`. It is an ml_collections.ConfigDict, so that the command line can
-set fields in it; `typed` makes the configuration that the library works with.
+set fields in it; `typed` turns it into the configuration that the library works with.
 """
 
 from collections.abc import Mapping
@@ -21,22 +21,22 @@ from lightlm_jax.config.fields import flatten, leaves, nest
 from lightlm_jax.config.schema import RunConfig
 from lightlm_jax.runtime.errors import UserError
 
-# An ml_collections.ConfigDict; type checkers know nothing of its attributes.
+# An ml_collections.ConfigDict, whose attributes type checkers do not know.
 Card = Any
-PRESETS = ("paper", "small", "tiny")  # of cards that do not name their own
+PRESETS = ("paper", "small", "tiny")  # of config files that define none
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
-  """The defaults of a system's fields, for a card to change."""
+  """Returns a card with the defaults of a system's fields, to be changed."""
   own = leaves(schema.of_system(system))
   flat = {name: leaf.default for name, leaf in own.items()}
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
 
 
 def card(name: str, preset: str | None = None) -> Card:
-  """The locked ConfigDict of a config file or bare name, of a run or of a study.
+  """Loads the config file of a run or a study; returns a locked ConfigDict.
 
-  `name` is `configs/toys.py` or `toys`, also with the preset: `toys:small`.
+  `name` is a path or bare name, perhaps with a preset: `configs/toys.py`, `toys:small`.
   """
   name, _, given = name.partition(":")
   preset = preset or given
@@ -55,16 +55,16 @@ def card(name: str, preset: str | None = None) -> Card:
 def load(
   name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-  """The configuration of a `card`, with overrides by dotted field.
+  """Loads a run's config file; `overrides` are values by dotted field.
 
   Raises:
-    UserError: there is no such file, preset or field, or it is a study's.
+    UserError: there is no such file, preset or field, or the file is a study's.
   """
   return tree_lib.replace(typed(card(name, preset)), overrides or {})
 
 
 def typed(config: str | Card | RunConfig) -> RunConfig:
-  """Returns the typed configuration of a run's card, or of the name of one."""
+  """Returns the typed configuration of a run's card, or of a config file's name."""
   if isinstance(config, RunConfig):
     return config
   found: Card = card(config) if isinstance(config, str) else config
@@ -74,35 +74,35 @@ def typed(config: str | Card | RunConfig) -> RunConfig:
 
 
 def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:
-  """A card turned into one of another system: see `tree.of_system`."""
+  """Converts a card to another system, unlocked: see `tree.of_system`."""
   flat = flatten(config.to_dict())
   return ConfigDict(nest(tree_lib.of_system(flat, system, anyway=anyway)))
 
 
 def is_study(config: Card) -> bool:
-  """Whether a card is a scaling study's, not a run's."""
+  """Returns whether a card is a scaling study's, not a run's."""
   return "axes" in config
 
 
 def folder() -> pathlib.Path:
-  """The configs of the installed package, or of the checkout."""
+  """Returns the folder of config files: the installed package's or the checkout's."""
   package = pathlib.Path(__file__).resolve().parent.parent
   installed = package / "configs"
   return installed if installed.is_dir() else package.parent / "configs"
 
 
 def available() -> list[str]:
-  """The bare names of all cards."""
+  """Returns the bare names of all config files."""
   return sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
 
 
 def presets(name: str) -> tuple[str, ...]:
-  """The presets of a config file or bare name."""
+  """Returns the presets of a config file, given by path or bare name."""
   return tuple(getattr(_module(resolve(name)), "PRESETS", PRESETS))
 
 
 def resolve(name: str) -> pathlib.Path:
-  """The file of a path (`configs/toys.py`) or of a bare name (`toys`)."""
+  """Returns the file of a path or bare name; raises UserError if it does not exist."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
   path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
   if path.is_file():
@@ -115,7 +115,7 @@ def resolve(name: str) -> pathlib.Path:
 
 
 def settable(config: Card, field: str) -> Any:
-  """The value of a dotted field in a card, which the command line may set."""
+  """Returns a card's value of a dotted field; UserError if flags cannot set it."""
   flat = flatten(config.to_dict())
   if field not in flat:
     raise tree_lib.unknown_field(field, flat)
@@ -130,7 +130,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Refuses a tuple whose elements are of other types than the default's."""
+  """Raises UserError if a tuple has elements of other types than the default's."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

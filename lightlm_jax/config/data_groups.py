@@ -1,8 +1,8 @@
 """Groups of a run's configuration: the log, its split, the input, the ids.
 
-The defaults are those of LightLM on Toys (configs/toys.py without a preset), and those
-of the other systems' published recipes where LightLM has no such field. A system's
-configuration (schema.py) takes the group that has just the fields which it reads.
+Defaults are those of LightLM on Toys (configs/toys.py without a preset); fields that
+LightLM lacks have the default of their system's published recipe. A configuration
+(schema.py) uses the class of each group that has exactly the fields its system reads.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Shop:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-  """The log."""
+  """The interaction log."""
 
   name: str = field("toys", "folder of the log in `dir`; demo = the synthetic shop")
   dir: str = field("", "folder of the logs; empty = $LIGHTLM_DATA_DIR")
@@ -47,7 +47,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """What is held out; see data/splits.py."""
+  """The split into training and held-out items; see data/splits.py."""
 
   kind: str = field(
     "leave_one_out",
@@ -62,14 +62,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HistoryInput:
-  """The input of systems that read histories."""
+  """The input of a system that reads histories."""
 
   history: int = field(20, "last items of the history that are read", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightLMInput:
-  """The source sequence of LightLM."""
+  """The source sequence of LightLM: the history, and perhaps the user."""
 
   user: bool = field(False, "whether the user's id opens the source")
   history: int = field(20, "last items that are read; 0 = the user alone", NOT_NEGATIVE)
@@ -94,7 +94,7 @@ class LightLMInput:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextInput(HistoryInput):
-  """The input of systems that read the items' texts."""
+  """The input of a system that reads the items' texts."""
 
   text_tokens: int = field(
     24, "tokens of an item's text; longer texts are cut", POSITIVE, signature=True

@@ -1,4 +1,4 @@
-"""Fields of a configuration: type, default, range and choices are kept at the field.
+"""Fields of a configuration, each with its type, default, range and choices.
 
 A configuration is a tree of frozen dataclasses. `leaves` lists the fields of such a
 class by dotted name, `check` checks the values of a configuration.
@@ -16,7 +16,7 @@ from lightlm_jax.runtime.errors import UserError
 
 
 class Rule(NamedTuple):
-  """The range of a field, in words and as a test."""
+  """The range of a field: `text` describes it, `holds` tests a value."""
 
   text: str
   holds: Callable[[Any], bool]
@@ -38,7 +38,7 @@ ASCENDING = Rule(
 
 
 def from_to_a_million(low: int, text: str = "") -> Rule:
-  """The rule for sizes of tables, from `low`; `text` explains that number."""
+  """Returns the range of a table's size, low to 10**6; `text` explains the low end."""
   return Rule(f"from {low}{text} to a million", lambda value: low <= value <= 10**6)
 
 
@@ -47,11 +47,11 @@ class Extra(NamedTuple):
 
   name: str
   modules: tuple[str, ...]
-  value: str | None = None  # of the field that needs them; None = every value
+  value: str | None = None  # the field's value that needs them; None = every value
 
 
 class Leaf(NamedTuple):
-  """A field that holds a value, not a group."""
+  """The description of a field that holds a value rather than a group of fields."""
 
   name: str  # dotted
   kind: type  # bool, int, float, str or tuple
@@ -59,22 +59,22 @@ class Leaf(NamedTuple):
   default: Any
   text: str  # the meaning of the field, with its unit
   rule: Rule | None = None  # its range; None = any value of its type
-  choices: tuple[str, ...] = ()  # possible values, also of a tuple's elements; () = any
+  choices: tuple[str, ...] = ()  # possible values, or elements of a tuple; () = any
   extra: Extra | None = None
-  # Another field of the same group, whose value is the default of this one when a
-  # configuration is turned into one of another system.
+  # A field of the same group that supplies this one's value when a configuration that
+  # lacks this field is converted to another system; None = `default` does.
   like: str | None = None
-  # Whether a configuration without this field was made for another system.
+  # Whether a configuration must have this field to be converted to this system.
   signature: bool = False
 
   def fits(self, value: Any) -> bool:
-    """Whether a value is of the field's type; a bool is no number."""
+    """Returns whether a value has exactly the field's type: True is not an int."""
     if self.element is None:
       return type(value) is self.kind
     return type(value) is tuple and all(type(each) is self.element for each in value)
 
   def converted(self, value: Any) -> Any:
-    """The value as the field's type where nothing is lost: 1 → 1.0, [1] → (1,)."""
+    """Converts int to float and list to tuple if the field's type asks for it."""
     if self.kind is float and type(value) is int:
       return float(value)
     if self.kind is tuple and isinstance(value, list):
@@ -82,31 +82,31 @@ class Leaf(NamedTuple):
     return value
 
   def check_type(self, value: Any) -> None:
-    """Raises UserError if a value is not of the field's type."""
+    """Raises a UserError if a value is not of the field's type."""
     if not self.fits(value):
       wanted = self.rule.text if self.rule else f"of type {self.kind.__name__}"
       raise UserError(f"config.{self.name} is {value!r}; it must be {wanted}")
 
   @property
   def range(self) -> str:
-    """The possible values in words; empty if the type has no other limit."""
+    """The choices or the range in words; empty if any value of the type is allowed."""
     return " | ".join(self.choices) or (self.rule.text if self.rule else "")
 
 
 def field(default: Any, text: str, rule: Rule | None = None, **more: Any) -> Any:
-  """A field of a configuration dataclass; for `more` see `Leaf`."""
+  """Declares a field of a configuration; `more` sets attributes of its `Leaf`."""
   metadata = {"text": text, "rule": rule, **more}
   return dataclasses.field(default=default, metadata=metadata)
 
 
-# Groups are listed in this order, after the values.
+# The order of the groups in listings, after the top-level values.
 _GROUPS = ("data", "split", "input", "ids", "model", "train", "decoding", "mesh")
 _PLACES = {name: place for place, name in enumerate(_GROUPS, start=1)}
 
 
 @functools.cache
 def leaves(cls: type) -> dict[str, Leaf]:
-  """The fields of a configuration dataclass by dotted name, values before groups."""
+  """Returns the fields of a configuration class by dotted name, groups last."""
   found, groups = {}, {}
   kinds = typing.get_type_hints(cls)
   for own in sorted(dataclasses.fields(cls), key=lambda f: _PLACES.get(f.name, 0)):
@@ -129,15 +129,15 @@ def leaves(cls: type) -> dict[str, Leaf]:
 
 
 def value_of(config: Any, name: str) -> Any:
-  """The value of a field by its dotted name."""
+  """Returns the value of a field, given its dotted name."""
   return functools.reduce(getattr, name.split("."), config)
 
 
 def check(config: Any) -> None:
-  """Checks each value by its field, then each group by its own method `check`.
+  """Checks each value against its field, then runs the `check` of each group's class.
 
   Raises:
-    UserError: names the field, its value and the possible ones.
+    UserError: a value is invalid; names the field, its value and the possible ones.
   """
   for name, leaf in leaves(type(config)).items():
     _check_value(leaf, value_of(config, name))
@@ -168,16 +168,16 @@ def _check_groups(config: Any) -> None:
   for own in dataclasses.fields(config):
     if dataclasses.is_dataclass(value := getattr(config, own.name)):
       _check_groups(value)
-  # Each class of the hierarchy checks its own fields; none calls its parent's check.
+  # Every class in the hierarchy is called, since no `check` calls super().
   for cls in reversed(type(config).__mro__):
     if own_check := vars(cls).get("check"):
       own_check(config)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """The values of a nested tree by dotted name; an empty group counts as a value.
+  """Returns the values of a nested tree by dotted name.
 
-  JSON that is no object has no values.
+  An empty group counts as a value. A tree that is no mapping gives {}.
   """
   flat = {}
   for name, value in tree.items() if isinstance(tree, Mapping) else ():
@@ -189,7 +189,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The nested tree of values by dotted name."""
+  """Returns the nested tree of a flat mapping; the inverse of `flatten`."""
   tree: dict[str, Any] = {}
   for name, value in flat.items():
     *parents, leaf = name.split(".")

@@ -1,8 +1,8 @@
-"""Configurations of older runs, read as this version reads its own.
+"""Converts configurations of older runs to this version's fields.
 
 Runs before typed configurations wrote the fields of all systems into config.json; those
-of other systems are dropped. Fields that are younger than a run get the value that the
-run used, which need not be today's default.
+of other systems are dropped. Fields added after a run get the value that describes its
+behaviour then, which need not be today's default.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lightlm_jax.config import schema
 from lightlm_jax.config.data_groups import Shop
 from lightlm_jax.config.fields import leaves, value_of
 
-# Field → its value in runs that do not have it.
+# Field added later → the behaviour of runs from before.
 EARLIER: dict[str, Any] = {
   "data.dir": "",
   "data.share": 1.0,
@@ -42,23 +42,23 @@ EARLIER: dict[str, Any] = {
 
 @functools.cache
 def all_fields() -> frozenset[str]:
-  """The dotted names of all systems' fields."""
+  """Returns the dotted names of all systems' fields."""
   return frozenset().union(*(leaves(cls) for cls in schema.CONFIGS.values()))
 
 
 def current(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The values of the fields that a configuration's system has, by dotted name.
+  """Returns the values of the fields that a configuration's system has today.
 
   Args:
-    flat: values by dotted name, perhaps of an older run. Without a known system, the
-      fields are those of LightLM.
+    flat: values by dotted name, perhaps of an older run. If its system is missing or
+      unknown, the fields are those of LightLM.
   """
   filled = EARLIER | dict(flat)
   return {name: filled[name] for name in _own(flat) if name in filled}
 
 
 def lacking(flat: Mapping[str, Any]) -> list[str]:
-  """The fields without which a configuration cannot be read, sorted."""
+  """Returns the required fields that a configuration lacks, sorted."""
   return sorted(_own(flat).keys() - EARLIER.keys() - flat.keys())
 
 

@@ -19,21 +19,21 @@ from lightlm_jax.config.fields import (
 )
 from lightlm_jax.runtime.errors import UserError
 
-# Values of decoding.kind that rank by the states of training examples: decoding/latent.
+# Values of decoding.kind that rank items by the states of training examples (L2D).
 LATENT = ("latent_global", "latent_local")
 WITHOUT_BEAMS = ("exact", *LATENT)  # values of decoding.kind that score every item
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorModel:
-  """A model that is a table of vectors."""
+  """A model that consists of embedding vectors alone."""
 
   d_model: int = field(512, "width of the model", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transformer(VectorModel):
-  """The shape that all transformers have."""
+  """The sizes common to all transformers."""
 
   num_layers: int = field(6, "layers (of the encoder, where there are two)", POSITIVE)
   num_heads: int = field(8, "attention heads", POSITIVE)
@@ -60,7 +60,7 @@ class LightLMModel(Transformer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedWidthModel(Transformer):
-  """A transformer whose heads share the width of the model."""
+  """A transformer whose heads split d_model evenly."""
 
   def check(self) -> None:
     if self.d_model % self.num_heads:
@@ -80,7 +80,7 @@ class SASRecModel(SharedWidthModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderModel(SharedWidthModel):
-  """A Llama-style decoder: rotary positions, heads that share keys and values."""
+  """A Llama-style decoder: rotary positions, grouped-query attention."""
 
   num_kv_heads: int = field(
     8,
@@ -106,14 +106,14 @@ class DecoderModel(SharedWidthModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemDecoderModel(DecoderModel):
-  """The decoder with one token an item."""
+  """A decoder with one token per item."""
 
   tied: bool = field(True, "whether the output table is the input's", signature=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextModel(DecoderModel):
-  """The decoder of a history whose items are texts."""
+  """A decoder that reads the history as the items' texts."""
 
   source: str = field(
     "hierarchical",
@@ -126,7 +126,7 @@ class TextModel(DecoderModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteModel(TextModel):
-  """Lite-LLM4Rec with its item head."""
+  """Lite-LLM4Rec with a head that scores all items."""
 
   tied: bool = field(False, "whether items are scored by their texts' vectors")
 
@@ -140,7 +140,7 @@ class LiteModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteBeamModel(TextModel):
-  """Lite-LLM4Rec with a decoder of ids in place of the head."""
+  """Lite-LLM4Rec with a decoder that writes ids in place of the head."""
 
   num_decoder_layers: int = field(6, "decoder layers", POSITIVE, like="num_layers")
   remat: bool = field(False, "whether gradients compute layers again, to save memory")
@@ -148,14 +148,14 @@ class LiteBeamModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-  """How a system without training steps is run."""
+  """The batches of a system without training steps."""
 
   eval_batch_size: int = field(256, "users of an evaluation batch", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(Evaluating):
-  """Training by gradient."""
+  """Training by gradient descent."""
 
   steps: int = field(20_000, "steps", POSITIVE)
   batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
@@ -196,7 +196,7 @@ class LightLMTrain(Train):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowTrain(Train):
-  """Training at every position of a row of histories."""
+  """Training on rows of histories, with a loss at every position."""
 
   whole_histories: bool = field(False, "whether longer histories go on in further rows")
 
@@ -241,7 +241,7 @@ class BeamDecoding:
 
   @property
   def has_beams(self) -> bool:
-    """Whether beam_size means anything to this kind."""
+    """Whether decoding of this kind uses beam_size."""
     return self.kind not in WITHOUT_BEAMS
 
 
@@ -264,7 +264,7 @@ class Decoding(BeamDecoding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedMesh:
-  """The devices of a system that is not trained by gradient."""
+  """The device mesh of a system that is not trained by gradient descent."""
 
   data: int = field(-1, "devices that share a batch; -1 = all that are left", DEVICES)
   model: int = field(1, "devices that share the weights", POSITIVE)
@@ -272,6 +272,6 @@ class FixedMesh:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh(FixedMesh):
-  """The devices of a run."""
+  """The device mesh of a system that is trained by gradient descent."""
 
   shard_optimiser: bool = field(False, "shards the optimiser's state over `data`")

@@ -1,4 +1,4 @@
-"""The configuration of a run, one frozen dataclass a system, with its own fields only.
+"""The configuration of a run: a frozen dataclass per system, with its own fields only.
 
     RunConfig
       BaselineConfig          pop, recent_pop, item_knn, ease
@@ -15,7 +15,7 @@
             LiteConfig        lite_llm4rec, also ReadsTexts
 
 All are hashable, so that a configuration can be a static argument. Their groups are in
-data_groups.py and model_groups.py, the rules of fields in fields.py.
+data_groups.py and model_groups.py, the checks of fields in fields.py.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def _system(*names: str, **more: Any) -> str:
 class RunConfig:
   """The fields of every run."""
 
-  card: ClassVar[str] = ""  # config file to start from; empty = called as the system
+  card: ClassVar[str] = ""  # config file to start from; "" = named like the system
 
   system: str
   preset: str = field("default", "preset of the config file that this began as")
@@ -55,20 +55,20 @@ class RunConfig:
 
   @property
   def examples_a_row(self) -> int:
-    """The number of examples that share a row of a training batch."""
+    """The number of examples packed into one row of a training batch."""
     return 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineConfig(RunConfig):
-  """A baseline that counts: there is nothing to train."""
+  """A baseline computed from counts, without training steps."""
 
   system: str = _system(*BASELINES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnedConfig(RunConfig):
-  """A system that is trained by gradient."""
+  """A system that is trained by gradient descent."""
 
   profile: bool = field(False, "whether a trace of some steps is left in the workdir")
   train: Train = Train()
@@ -76,12 +76,12 @@ class LearnedConfig(RunConfig):
 
   @property
   def history_buckets(self) -> tuple[int, ...]:
-    """The widths of batches by history length, if batches have several."""
+    """The history lengths to which batches are padded; () = one length."""
     return getattr(self.train, "history_buckets", ())
 
   @property
   def whole_histories(self) -> bool:
-    """Whether long histories continue in further rows, where an example is a row."""
+    """Whether a history that is too long for a row continues in further rows."""
     return getattr(self.train, "whole_histories", False)
 
   @property
@@ -99,7 +99,7 @@ class LearnedConfig(RunConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WritesIds(LearnedConfig):
-  """A system that writes items as ids."""
+  """A system that generates items as ids, token by token."""
 
   ids: Ids = Ids()
   decoding: model_groups.BeamDecoding = model_groups.BeamDecoding()
@@ -107,7 +107,7 @@ class WritesIds(LearnedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightLMConfig(WritesIds):
-  """LightLM."""
+  """LightLM: an encoder-decoder that generates ids."""
 
   system: str = _system("lightlm")
   input: LightLMInput = LightLMInput()
@@ -117,7 +117,7 @@ class LightLMConfig(WritesIds):
 
   @property
   def examples_a_row(self) -> int:
-    # Without histories all sources are nearly of one length.
+    # Without histories sources are nearly equal in length: packing saves nothing.
     return self.train.pack if self.input.history else 1
 
   @property
@@ -127,7 +127,7 @@ class LightLMConfig(WritesIds):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BprMfConfig(LearnedConfig):
-  """Matrix factorisation: a vector for each user and item."""
+  """BPR matrix factorisation: a vector for each user and item."""
 
   system: str = _system("bpr_mf")
   model: model_groups.VectorModel = model_groups.VectorModel()
@@ -148,7 +148,7 @@ class SequenceConfig(LearnedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemLossConfig(SequenceConfig):
-  """A system that scores every item, by one of the losses of next-item prediction."""
+  """A system that scores every item and is trained by next-item prediction."""
 
   train: model_groups.ItemLossTrain = model_groups.ItemLossTrain()
 
@@ -163,7 +163,7 @@ class ReadsTexts(SequenceConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecConfig(ItemLossConfig):
-  """SASRec, and BSARec, whose examples are the beginnings of histories."""
+  """SASRec, and BSARec, which is trained on every prefix of a history."""
 
   system: str = _system("sasrec", "bsarec")
   model: model_groups.SASRecModel = model_groups.SASRecModel()
@@ -171,13 +171,13 @@ class SASRecConfig(ItemLossConfig):
 
   @property
   def can_stream(self) -> bool:
-    # BSARec's filter reads both ways, so that it learns one target a row.
+    # BSARec's filter is not causal, so each row trains a single target.
     return self.system == "sasrec" or _one_width(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemDecoderConfig(ItemLossConfig):
-  """Dropping the Text: a decoder with one token an item."""
+  """Dropping the Text (arXiv 2506.15833): a decoder with one token per item."""
 
   system: str = _system("item_decoder")
   model: model_groups.ItemDecoderModel = model_groups.ItemDecoderModel()
@@ -185,7 +185,7 @@ class ItemDecoderConfig(ItemLossConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteConfig(ItemLossConfig, ReadsTexts):
-  """Lite-LLM4Rec."""
+  """Lite-LLM4Rec (arXiv 2402.09543): reads texts and scores every item."""
 
   system: str = _system("lite_llm4rec", extra=_TEXT)
   input: data_groups.TextInput = data_groups.TextInput()
@@ -201,7 +201,7 @@ class LiteConfig(ItemLossConfig, ReadsTexts):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteBeamConfig(ReadsTexts, WritesIds):
-  """Lite-LLM4Rec that writes ids under a beam search, in place of its head."""
+  """Lite-LLM4Rec that generates ids by beam search in place of its head."""
 
   card: ClassVar[str] = "lite_llm4rec"
 
@@ -227,17 +227,17 @@ def _one_width(config: LightLMConfig | SASRecConfig) -> bool:
 
 
 def writes_ids(system: Any) -> bool:
-  """Whether a system of that name writes items as ids."""
+  """Returns whether the system of this name generates ids; False for other values."""
   return system in SYSTEMS and issubclass(CONFIGS[system], WritesIds)
 
 
 def of_system(name: str) -> type[RunConfig]:
-  """The class of a system's configuration.
+  """Returns the configuration class of the system `name`.
 
   Raises:
     UserError: there is no such system.
   """
-  if name not in SYSTEMS:  # not the dict: `name` may be anything
+  if name not in SYSTEMS:  # not the dict, as `name` may be unhashable
     raise UserError(f"config.system is {name!r}; choose one of {', '.join(SYSTEMS)}")
   return CONFIGS[name]
 
@@ -246,11 +246,11 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
   """Checks every field, and the fields against each other.
 
   Args:
-    config: of a run.
-    trained: whether the run is trained already, so that its states can be searched.
+    config: a run's configuration.
+    trained: whether the run is trained already, so that L2D may decode it.
 
   Raises:
-    UserError: names the field, its value and what it may be.
+    UserError: a value is invalid; names the field, its value and the possible ones.
   """
   fields.check(config)
   if isinstance(config, LightLMConfig) and not trained:
@@ -267,7 +267,7 @@ def check_batches(
   devices: int,
   names: Sequence[str] = ("train.batch_size", "train.eval_batch_size"),
 ) -> None:
-  """Checks that the batches divide over the `devices` of the mesh's axis `data`."""
+  """Raises a UserError if a batch size is no multiple of the `data` axis' devices."""
   for name in names:
     if name not in fields.leaves(type(config)):
       continue

@@ -1,4 +1,4 @@
-"""Typed configurations: reading, writing, changing, comparing, describing."""
+"""Reads, writes, changes, compares and describes typed configurations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -14,12 +14,12 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-  """The configuration of a nested dict, such as config.json of a run, also an old one.
+  """Builds a configuration from a nested dict, such as config.json of a run old or new.
 
   Raises:
-    UserError: it has an unknown field, lacks one, or has a value of another type.
+    UserError: a field is unknown or missing, or a value is of another type.
   """
-  if not isinstance(tree, Mapping):  # JSON of something else
+  if not isinstance(tree, Mapping):  # JSON may hold a list or a number
     raise UserError(f"a configuration is an object of fields, not {tree!r:.40}")
   flat = flatten(tree)
   cls = schema.of_system(flat.get("system", "lightlm"))
@@ -37,24 +37,24 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:
-  """The configuration as a nested dict, groups in order."""
+  """Returns the configuration as a nested dict, groups in their usual order."""
   return nest(to_flat(config))
 
 
 def to_flat(config: RunConfig) -> dict[str, Any]:
-  """The values of a configuration by dotted name."""
+  """Returns the values of a configuration by dotted name."""
   return {name: value_of(config, name) for name in leaves(type(config))}
 
 
 def to_json(config: RunConfig) -> str:
-  """The text of a workdir's config.json: the same for equal configurations."""
+  """Returns the text of config.json, which is the same for equal configurations."""
   return json.dumps(to_tree(config), indent=2, sort_keys=True) + "\n"
 
 
 def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-  """A copy of the configuration with `overrides` by dotted field: {"train.steps": 20}.
+  """Returns a copy with `overrides` by dotted field, such as {"train.steps": 20}.
 
-  Another `system` is applied before the other fields: see `of_system`.
+  If `overrides` change `system`, that is applied first: see `of_system`.
 
   Raises:
     UserError: there is no such field, or the value is of another type.
@@ -76,10 +76,10 @@ def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
 def of_system(
   flat: Mapping[str, Any], system: str, *, anyway: bool = False
 ) -> dict[str, Any]:
-  """The values of a configuration by dotted name, turned into those of another system.
+  """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the system does not have are dropped; new ones have their defaults. With
-  `anyway` the caller sets the fields that the configuration lacks.
+  Fields that the system lacks are dropped; its further ones get their defaults. With
+  `anyway` missing `Leaf.signature` fields are no error: the caller sets them.
 
   Raises:
     UserError: there is no such system, or the configuration was not made for it.
@@ -98,7 +98,7 @@ def of_system(
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
-  """The field of a dotted name; raises UserError if there is none, or it is a group."""
+  """Returns the field of a dotted name; UserError if there is none or it is a group."""
   own = leaves(cls)
   if name in own:
     return own[name]
@@ -106,7 +106,7 @@ def find(cls: type[RunConfig], name: str) -> Leaf:
 
 
 def unknown_field(name: str, names: Iterable[str]) -> UserError:
-  """The error for a field that is not among `names`, with a suggestion."""
+  """Returns the error for a field that is not among `names`, with a suggestion."""
   names = list(names)
   inside = [other for other in names if other.startswith(f"{name}.")]
   if inside:
@@ -127,7 +127,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """The error for a value of another type than its field."""
+  """Returns the error for a value of another type than its field."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"
@@ -135,7 +135,7 @@ def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
 
 
 def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
-  """Text that suggests the names closest to a wrong one; empty if none is close."""
+  """Returns a text that suggests the names closest to a wrong one; "" if none is."""
   close = close or difflib.get_close_matches(name, names)
   return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -143,20 +143,20 @@ def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
 def differences(
   old: Mapping[str, Any], new: RunConfig, ignore: Sequence[str] = ()
 ) -> list[str]:
-  """The fields that differ, sorted, as "field: old → new".
+  """Returns the fields that differ, sorted, as "field: old → new".
 
   Args:
-    old: a configuration as read back from JSON, perhaps of an older run.
-    new: a configuration.
+    old: a configuration read from JSON, perhaps of an older run.
+    new: the configuration to compare it with.
     ignore: dotted fields or groups that may differ.
   """
   before, after = own_fields(old), to_flat(new)
   names = before.keys() | after.keys()
   if before.get("system", new.system) != new.system:
-    names = before.keys() & after.keys()  # the other fields follow from the system
+    names = before.keys() & after.keys()  # fields of one system only need no mention
   found = []
   for name in sorted(names):
-    # As texts, because a NaN differs from itself.
+    # Compared as texts, because NaN != NaN.
     one, other = (
       json.dumps(side[name]) if name in side else "absent" for side in (before, after)
     )
@@ -167,9 +167,10 @@ def differences(
 
 
 def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that a config.json's system has; all fields if it cannot be read.
+  """Returns the values of a config.json by dotted name, for its system's fields only.
 
-  Fields that are younger than the run have the value that the run used.
+  Fields added after the run have the value that describes its behaviour. If the file
+  is not a valid configuration, its unknown fields are kept.
   """
   try:
     return to_flat(from_tree(tree))
@@ -179,14 +180,14 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lacking(tree: Any) -> list[str]:
-  """The fields without which a config.json cannot be read; empty = it can be."""
+  """Returns the required fields that a config.json lacks; empty = it can be read."""
   return migrate.lacking(flatten(tree))
 
 
 def describe(config: RunConfig) -> list[str]:
-  """A header, then a line for each field: value, default, range, meaning.
+  """Returns a header and a line per field: name, value, default, range, meaning.
 
-  A dot in the column of defaults says that the value is the default.
+  A dot in the column of defaults means that the value is the default.
   """
   rows: list[tuple[str, ...]] = [("field", "value", "default", "range", "meaning")]
   for name, leaf in leaves(type(config)).items():
@@ -195,7 +196,7 @@ def describe(config: RunConfig) -> list[str]:
     allowed = leaf.range or leaf.kind.__name__
     rows.append((name, _text(value), default, allowed, leaf.text))
   widths = [max(len(row[column]) for row in rows) for column in range(3)]
-  # A long list of choices would push every description off the screen.
+  # Fixed, or a long list of choices would push every meaning off the screen.
   widths.append(24)
   return [
     "  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows
