@@ -1,15 +1,17 @@
-"""Systems for tests: built ones with compiled methods, and some made of a function."""
+"""Systems for tests, with compiled methods or made of a function; and the feed."""
 
 from collections.abc import Callable
 import dataclasses
 
 import jax
 
+from lightlm_jax.data import feed
 from lightlm_jax.systems import base, item_scores
 
 METHODS = (
   "init loss scores nll state prepare invalid_beams exact_scores recommend".split()
 )
+gather = jax.jit(feed.gather, static_argnames=("plan", "bucket"))
 
 
 class Compiled:

@@ -14,6 +14,7 @@ import sys
 import hypothesis
 import jax
 import pytest
+import threadpoolctl
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -57,6 +58,13 @@ def _cache_root(common):
   with pytest.MonkeyPatch.context() as patch:
     if not os.environ.get("LIGHTLM_CACHE_DIR"):
       patch.setenv("LIGHTLM_CACHE_DIR", str(common / "cache"))
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_of_blas():
+  """A worker of pytest-xdist has a core; more threads would wait for each other."""
+  with threadpoolctl.threadpool_limits(1, user_api="blas"):
     yield
 
 

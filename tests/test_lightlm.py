@@ -2,6 +2,7 @@
 
 import functools
 
+from compiled import gather
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,7 +168,7 @@ def test_examples_that_share_a_row_learn_as_alone(params, with_user):
     total, examples, tokens = None, 0, 0
     for step in range(plan.steps_per_epoch):
       bucket, key, number = plan.at(np.array(step))
-      batch = feed_lib.gather(feed, key, number, plan=plan, bucket=int(bucket))
+      batch = gather(feed, key, number, plan=plan, bucket=int(bucket))
       (loss, metrics), grads = gradient(params, tables, batch, jax.random.key(0))
       weight = float(batch.weight_B.sum())
       found = jax.tree.map(lambda x, w=weight: w * x, (loss, grads))

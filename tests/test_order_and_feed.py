@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 
+from compiled import gather
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -135,7 +136,6 @@ def make_log(lengths, seed=0):
 # Users with one item, and histories on both sides of every width.
 LENGTHS = (1, 3, 1, 30, 2, 12, 11, 10, 6, 7, 1, 4, 25, 5, 1)
 LOG = make_log(LENGTHS)
-gather = jax.jit(feed_lib.gather, static_argnames=("plan", "bucket"))
 
 
 def make(log=LOG, *, seed=0, batch_size=8, widths=WIDTHS, drawn=False):

@@ -68,11 +68,11 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("readme")  # later commands go on with what earlier ones left
 @pytest.mark.parametrize(
   "command", [one for one in commands() if not re.search(ELSEWHERE, one)]
 )
 def test_what_is_printed_runs(command, place):
+  """In order: later commands go on with what earlier ones left."""
   said = command.partition("-m lightlm_jax.")[2]
   small = next((flags for name, flags in SMALL.items() if said.startswith(name)), [])
   done = subprocess.run(

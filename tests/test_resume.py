@@ -141,6 +141,7 @@ def killed(tmp_path_factory, unbroken):
   return workdir
 
 
+@pytest.mark.integration
 def test_killed_run_ends_with_the_same_bits(unbroken, killed, tmp_path):
   workdir = tmp_path / "run"
   shutil.copytree(killed, workdir)
@@ -175,6 +176,7 @@ def test_checkpoint_cut_off_by_a_kill_is_passed_over(unbroken, killed, tmp_path)
   assert_same_end(unbroken, workdir)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
 def test_damaged_checkpoint_is_passed_over(killed, tmp_path, harm):
   """A bit in a file of numbers: Orbax alone would read it without a word."""
@@ -218,6 +220,7 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(
   assert_same_end(unbroken, workdir)
 
 
+@pytest.mark.integration
 def test_without_digests_a_checkpoint_is_taken_and_with_other_ones_none(
   killed, tmp_path
 ):

@@ -4,13 +4,13 @@ from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
+from compiled import gather
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.data import interactions
 from lightlm_jax.runtime import mesh
 from lightlm_jax.runtime.errors import UserError
@@ -101,12 +101,14 @@ def test_it_is_plain_gradient_descent():
   found, _ = run.go(run.start(), 0, 3)
   current = run.start()
   params, opt_state = current.params, current.opt_state
+  gradient = jax.jit(jax.grad(run.system.loss, has_aux=True))
+  update = jax.jit(run.tx.update)
   for s in range(3):
     bucket, key, batch = run.plan.at(np.array(s))
-    examples = feed_lib.gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
+    examples = gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
     rng = jax.random.fold_in(jax.random.key(5), s)
-    grads, _ = jax.grad(run.system.loss, has_aux=True)(params, (), examples, rng)
-    updates, opt_state = run.tx.update(grads, opt_state, params)
+    grads, _ = gradient(params, (), examples, rng)
+    updates, opt_state = update(grads, opt_state, params)
     params = jax.tree.map(jnp.add, params, updates)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
@@ -160,7 +162,7 @@ def test_what_is_not_finite_moves_nothing_and_ends_the_dispatch(kind):
 
 def targets_of(run, s):
   bucket, key, batch = run.plan.at(np.array(s))
-  found = feed_lib.gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
+  found = gather(run.feed, key, batch, plan=run.plan, bucket=int(bucket))
   return found.target_B[found.weight_B > 0].tolist()
 
 

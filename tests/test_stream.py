@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+from compiled import gather
 import jax
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def of_three(log):
 
 def on_the_device(feed, plan, step):
   bucket, key, batch = plan.at(np.array(step))
-  return feed_lib.gather(feed, key, batch, plan=plan, bucket=int(bucket))
+  return gather(feed, key, batch, plan=plan, bucket=int(bucket))
 
 
 def equal(one, other):
