@@ -1,11 +1,11 @@
-"""A system as a folder that serves without this package: program, weights, ids.
+"""Exports a system as a folder that serves without this package.
 
-The program is StableHLO (jax.export) of all between catalogue indices and
-recommendations: encoder, beam search under the trie, live filters. Weights and trie are
-its arguments, by name, so that it is small and holds no data. The number of requests in
-a batch is a symbol: any will do, and jax compiles once for each.
+The program is StableHLO (jax.export) and covers everything from a history of catalogue
+indices to recommendations: encoder, beam search under the trie, exclusions, open items.
+Weights and trie are named arguments, so that it is small and holds no data. The batch
+size is symbolic: any size works, and jax compiles once for each.
 
-Files are bytes, JSON and safetensors: reading them runs nothing.
+All files are bytes, JSON or safetensors: reading them executes no code.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,20 +33,20 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PROGRAM, WEIGHTS = "program.stablehlo", "weights.safetensors"
 ITEMS, USERS = "items.json", "users.json"
 README = "README.md"
-_RANK = "catalogue/rank"  # of the weights: each item's place in code order
+_RANK = "catalogue/rank"  # name of a weight: each item's place in code order
 
 
 class Program(NamedTuple):
-  """A program with its weights."""
+  """An exported program with its weights."""
 
   serialized: bytes  # StableHLO with its calling convention, as jax.export writes it
-  weights: dict[str, np.ndarray]  # by name, those that the program reads
-  contract: dict[str, Any]  # JSON of the manifest: arguments and results
-  reads_users: bool  # whether the answer depends on who asks, not the history alone
+  weights: dict[str, np.ndarray]  # by name; only those that the program reads
+  contract: dict[str, Any]  # the arguments and results, as JSON for the manifest
+  reads_users: bool  # whether the result depends on the user, not on the history alone
 
 
 def check_installed() -> None:
-  """Raises a UserError without the libraries of the extra `export`."""
+  """Raises a UserError if the libraries of the extra `export` are not installed."""
   for name in ("flatbuffers", "safetensors"):
     if importlib.util.find_spec(name) is None:
       raise UserError(
@@ -58,10 +58,10 @@ def check_installed() -> None:
 def program(
   served: Served, *, k: int, history: int, exclusions: int, platforms: Sequence[str]
 ) -> Program:
-  """Exports `System.recommend` with its filters.
+  """Exports `System.recommend` with exclusions and a mask of open items.
 
-  Requests get at most k items (K), have a history of H items and at most E exclusions;
-  the program is lowered for `platforms`, some of PLATFORMS.
+  Each request gets at most `k` items; its history holds up to `history` items, its
+  exclusions up to `exclusions`. `platforms` are those of PLATFORMS to lower for.
   """
   system = served.built.system
   rank_I = np.asarray(served.built.rank_I, np.int32)
@@ -76,7 +76,7 @@ def program(
   shapes = {name: jnp.shape(leaf) for name, leaf in weights.items()}
 
   def recommend(weights, user_B, history_BH, excluded_BE, open_I):
-    # What is left out has no reader: zeros stand where the tree wants it.
+    # Weights that the program never reads are left out: zeros keep the tree whole.
     def leaf(name):
       given = weights.get(name)
       return jnp.zeros(shapes[name], dtypes[name]) if given is None else given
@@ -107,7 +107,7 @@ def program(
       jax.ShapeDtypeStruct((num_items,), jnp.bool_),
     )
 
-  # Of a fixed batch jax says which arguments are read; with a symbol it keeps all.
+  # Only with a fixed batch size does jax.export tell which arguments are read.
   fixed = jax.export.export(jax.jit(recommend), platforms=("cpu",))(
     *arguments(2, weights)
   )
@@ -128,7 +128,7 @@ def program(
 def _contract(
   exported: jax.export.Exported, *, k: int, history: int, exclusions: int, items: int
 ) -> dict[str, Any]:
-  """How the program is called and what it returns, as JSON."""
+  """Returns the program's arguments and results with shapes and meaning, as JSON."""
   return {
     "arguments": {
       "weights": WEIGHTS,
@@ -146,8 +146,8 @@ def _contract(
 
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
-  """Lowers without the paths of this machine's source files."""
-  config: Any = jax.config  # has attributes that its type does not tell
+  """Keeps this machine's source paths out of programs lowered inside the context."""
+  config: Any = jax.config  # its type does not declare its attributes
   before = config.jax_traceback_in_locations_limit
   jax.config.update("jax_traceback_in_locations_limit", 0)
   try:
@@ -163,10 +163,10 @@ def write(
   user_ids: np.ndarray,
   about: dict[str, Any],
 ) -> dict[str, Any]:
-  """Writes the folder, whole or not at all, and returns its manifest.
+  """Writes the folder, completely or not at all, and returns its manifest.
 
-  `about` is JSON, the program's origin. User ids are left out where nothing reads them.
-  Raises a UserError if the folder exists or cannot be written.
+  `about` is JSON on the program's origin. User ids are written if the program reads
+  them. Raises a UserError if the folder exists or cannot be written.
   """
   from safetensors import numpy as safetensors  # noqa: PLC0415, of the extra `export`
 

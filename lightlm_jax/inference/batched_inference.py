@@ -1,7 +1,7 @@
-"""Batched inference: requests to a system, for the evaluator and for serving.
+"""Runs a system on batches of requests, for evaluation and for serving.
 
-Requests go in batches of a few static shapes (a batch's histories and exclusions are
-as wide as a bucket), so that after the first of each shape nothing is compiled.
+Batches have a few static shapes (histories and exclusions are padded to buckets), so
+that each shape is compiled once.
 """
 
 import collections
@@ -21,16 +21,16 @@ from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import Built, SharesWork, System
 
-BATCHES_IN_FLIGHT = 2  # unbounded dispatch with collectives deadlocks CPU devices
+BATCHES_IN_FLIGHT = 2  # more dispatches with collectives deadlock CPU devices
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
-  """Returns the sharding with a copy on every device; None if there is one device."""
+  """Returns the sharding that replicates over the mesh; None without a mesh."""
   return None if mesh is None else mesh_lib.replicated(mesh)
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Puts parameters and tables on the mesh, and computes what all requests share."""
+  """Moves parameters and tables to the mesh, and does the work all requests share."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:
@@ -42,10 +42,10 @@ def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
 def compiled(
   system: System, method: str, out_sharding: NamedSharding | None, **static: Any
 ) -> Callable[..., Any]:
-  """A compiled method of a system: one program for all systems that are equal to it.
+  """Compiles a method of a system; equal systems share one program.
 
-  The results go to `out_sharding`, None = to the one device; `static` are keyword
-  arguments of the method, part of the program.
+  `out_sharding` is the sharding of the results, None = one device; `static` are keyword
+  arguments of the method, compiled into the program.
   """
   function = functools.partial(getattr(system, method), **static)
   return jax.jit(function, out_shardings=out_sharding)
@@ -59,19 +59,19 @@ def answers(
   batch_size: int,
   mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Runs all requests in batches, a few of them ahead of the one that is read.
+  """Runs all requests in batches, dispatching a few before the first is read.
 
   Args:
-    ask: (batch, excluded_BE), both on the devices → answers, in rows of the batch; the
-      exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
-    built: the system that is asked.
-    requests: N of them, in any order.
+    ask: maps (batch, excluded_BE), on the devices, to arrays with a row per request;
+      the exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
+    built: the system that `ask` calls; decides the shapes of the batches.
+    requests: N requests in any order.
     batch_size: B, a multiple of the mesh's "data" axis.
-    mesh: devices that share each batch; None = the one.
+    mesh: devices that share each batch; None = one device.
 
   Yields:
-    The indices of at most B requests, and their answers as host arrays of B rows; rows
-    behind the last index mean nothing.
+    The indices of at most B requests, and their results as host arrays of B rows; rows
+    after the last index are padding.
   """
   rows = None if mesh is None else mesh_lib.by_rows(mesh)
   in_flight = collections.deque()
@@ -87,7 +87,7 @@ def answers(
 def host_batches(
   built: Built, requests: Requests, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
-  """Yields (indices of requests, batch, exclusions), the shortest histories first."""
+  """Yields (indices of requests, batch, excluded_BE), shortest histories first."""
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]
@@ -102,7 +102,7 @@ def host_batches(
 
 
 def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
-  """Copies arrays that live on fewer devices than the mesh's to all of them."""
+  """Replicates arrays that are not yet on all devices of `copied`; None = no change."""
   if copied is None:
     return tree
   size = copied.num_devices
@@ -112,16 +112,16 @@ def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding | None) -> Any:
-  """Host arrays on the devices of a sharding; None = on the one device."""
+  """Puts host arrays on the devices with a sharding; None = on one device."""
   return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)
 
 
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Raises a UserError if the scores of a row are NaN (`nan_B`), naming its user.
+  """Raises a UserError, naming a user, if a row has NaN scores (`nan_B`).
 
-  `user_ids` are raw ids; None = users are named by their index.
+  `user_ids` [U] are raw ids; None = users are named by their index.
   """
   if nan_B.any():
     first = user_B[nan_B][0]

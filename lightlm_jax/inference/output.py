@@ -1,9 +1,8 @@
-"""Recommendations as files: whole or not there, and after a kill only the rest is made.
+"""Writes recommendations to files atomically; after a kill only the rest is computed.
 
-Users are cut into parts of a fixed size, written one by one into FILE.parts; the
-processes of a job take them by turns, and leave out those that are there. When a
-process has all of its parts, it joins them to FILE (of several processes to
-FILE-00000-of-00004 and so on); the manifest comes last.
+Users are split into parts of a fixed size, written one by one into the folder
+FILE.parts. Processes take parts by turns and skip those that exist; then each joins its
+own to FILE, or FILE-00000-of-00004 and so on. The manifest is written last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ _AGAIN = "remove it, and start again"
 
 
 def check(path: epath.PathLike) -> epath.Path:
-  """The path; raises a UserError if its suffix is none of SUFFIXES."""
+  """Returns the path; raises a UserError if its suffix is none of SUFFIXES."""
   path = epath.Path(path)
   if path.suffix not in SUFFIXES:
     raise UserError(
@@ -46,22 +45,23 @@ def write(
   process: tuple[int, int],
   tell: Callable[[int], None],
 ) -> dict[str, Any]:
-  """Writes what `make` finds for all users, or what is missing of it.
+  """Writes the recommendations of all users; skips parts that exist already.
 
   Args:
-    path: of the output; its folder is shared by the processes.
-    question: JSON; only an output of the same question is continued.
-    users: N.
-    make: indices of users → rows of their recommendations, best first, `rank` from 1.
-    process: this one's number, and how many there are.
-    tell: called with the number of users that are done.
+    path: the output; all processes share its folder.
+    question: JSON, all that the output depends on; it must be equal to be resumed.
+    users: N, the number of users.
+    make: maps user indices to rows of recommendations, best first, `rank` from 1.
+    process: (index of this process, number of processes).
+    tell: called after each part with its number of users.
 
   Returns:
-    The manifest, which has the question, users, rows, files; `answered`, the users that
-    got any item; `finished_before`, whether there was nothing left to do.
+    The manifest: question, users, rows, files; `answered`, the number of users with any
+    item; `finished_before`, whether it was complete before. After new work, processes
+    other than the first get {}.
 
   Raises:
-    UserError: the file exists and is of another question, or cannot be written.
+    UserError: the file exists for another question, or cannot be written.
   """
   question = json.loads(json.dumps(question))
   parts = _beside(path, ".parts")
@@ -87,7 +87,7 @@ def write(
 
 
 def _claim(path, question, count: int) -> dict[str, Any] | None:
-  """Reserves the output for this question; returns the manifest of a complete one."""
+  """Reserves the output; returns its manifest if it is complete already, else None."""
   parts, manifest = _beside(path, ".parts"), _beside(path, ".json")
   if manifest.exists():
     done = json_text.read(manifest, _AGAIN)
@@ -101,7 +101,7 @@ def _claim(path, question, count: int) -> dict[str, Any] | None:
         parts.rmtree()
       return done
   elif not parts.exists():
-    # All of them, by every process: the first makes `parts` only where none is taken.
+    # Every process checks all files: the first creates `parts` only if none exists.
     for file in (_of_process(path, rank, count) for rank in range(count)):
       if file.exists():
         raise UserError(f"{file} exists already; remove it, or give another --output")
@@ -129,9 +129,9 @@ def _refuse_other(path: epath.Path, old: Any, new: dict[str, Any]) -> None:
 
 
 def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) -> None:
-  """Writes the rows of all parts, one part in memory at a time.
+  """Writes the rows of all parts to one file, with one part in memory at a time.
 
-  `nobody` has no rows, and the columns of all.
+  `nobody` is a table without rows that has the columns of the parts.
   """
   with atomic.writing(path) as file:
     if path.suffix == ".parquet":
@@ -150,7 +150,7 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
 def _finish(
   path: epath.Path, question: dict[str, Any], users: int, count: int
 ) -> dict[str, Any]:
-  """Counts what all processes found, writes the manifest and removes the parts."""
+  """Counts the rows of all processes, writes the manifest and removes the parts."""
   parts = _beside(path, ".parts")
   rows = answered = 0
   for number in range(-(-users // USERS_A_PART)):
@@ -193,7 +193,7 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
 
 @contextlib.contextmanager
 def _one_line(path: epath.Path) -> Iterator[None]:
-  """Turns errors of the disk, and of damaged parts, into a UserError."""
+  """Turns errors of the disk or of damaged parts into a one-line UserError."""
   try:
     yield
   except (OSError, pyarrow.ArrowException) as error:

@@ -1,7 +1,7 @@
-"""Queries by raw ids as requests by index; what cannot be served is named.
+"""Converts queries by raw ids to requests by index, and warns of what is left out.
 
-A known user's history is everything in the log, the held-out items too: recommendations
-are about the future. A history that comes with the query replaces it.
+The history of a user of the log is everything in the log, including the held-out items:
+recommendations are about the future. A history in the query replaces it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ from lightlm_jax.data.splits import Requests
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import System
 
-SHOWN = 5  # users that a warning names
+SHOWN = 5  # most users that a warning names
 
 
 class IdIndex(NamedTuple):
-  """A log, and the index of each raw id in it."""
+  """A log with the index of each raw user and item id."""
 
   log: Interactions
   users: dict[str, int]
@@ -30,13 +30,13 @@ class IdIndex(NamedTuple):
 
 
 class Queries(NamedTuple):
-  """N requests, and what had to be left out of them."""
+  """N requests, and the users and items that had to be left out."""
 
-  requests: Requests  # without targets (-1); a user who is not in the log is -1
-  names: np.ndarray  # [N] str, the users' names in the answer
-  unknown: tuple[str, ...] = ()  # users not in the log who came without a history
-  empty: tuple[str, ...] = ()  # users whose histories have no item of the catalogue
-  dropped: int = 0  # items of histories that are not in the catalogue
+  requests: Requests  # targets are -1; the user is -1 if not in the log
+  names: np.ndarray  # [N] str, the users' names in the output
+  unknown: tuple[str, ...] = ()  # users neither in the log nor with a history
+  empty: tuple[str, ...] = ()  # users whose given history has no item of the catalogue
+  dropped: int = 0  # number of history items that are not in the catalogue
 
 
 def id_index(log: Interactions) -> IdIndex:
@@ -52,7 +52,7 @@ def select(
   users: Iterable[str] | None,
   histories: Iterable[tuple[str, Sequence[str] | None]] | None,
 ) -> Queries:
-  """Queries for `users` if given, else for `histories`, else for all users."""
+  """Builds queries for `users` if given, else for `histories`, else for all users."""
   if users is not None:
     return of_users(index, users)
   if histories is not None:
@@ -61,12 +61,12 @@ def select(
 
 
 def everyone(log: Interactions) -> Queries:
-  """All users of the log, in the order of their raw ids."""
+  """Builds queries for all users of the log, in the order of their raw ids."""
   return _of_log(log, np.argsort(log.user_ids, kind="stable"))
 
 
 def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
-  """Users of the log, in the order given, each once."""
+  """Builds queries for users of the log, in the order given, without repeats."""
   names = list(dict.fromkeys(names))
   unknown = tuple(name for name in names if name not in index.users)
   user_N = [index.users[name] for name in names if name in index.users]
@@ -77,9 +77,9 @@ def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
 def of_histories(
   index: IdIndex, rows: Iterable[tuple[str, Sequence[str] | None]]
 ) -> Queries:
-  """Users with the histories given.
+  """Builds queries for users with histories of their own.
 
-  `rows` are users and raw item ids, oldest first; None = the user's history in the log.
+  `rows` are (name, raw item ids, oldest first); None = the user's history in the log.
   """
   log = index.log
   names, users, histories, unknown, empty = [], [], [], [], []
@@ -113,7 +113,7 @@ def take(queries: Queries, index_N: np.ndarray) -> Queries:
 
 
 def digest(queries: Queries) -> str:
-  """SHA-256 of the users and their histories."""
+  """Returns the SHA-256 of the users and their histories."""
   requests = queries.requests
   found = hashlib.sha256("\n".join(queries.names.tolist()).encode())
   for array in (requests.user_N, requests.offset_N1, requests.item_E):
@@ -122,7 +122,7 @@ def digest(queries: Queries) -> str:
 
 
 def check(queries: Queries) -> list[str]:
-  """Warnings about what is left out; raises a UserError if nothing is left."""
+  """Returns warnings of what is left out; raises a UserError if no request is left."""
   lines = [
     *_named(queries.unknown, "not in the log, and without a history"),
     *_named(queries.empty, "without an item of the catalogue in the history given"),
@@ -142,7 +142,7 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Warnings about ids that are ignored, and new users who all get the same list."""
+  """Returns warnings of `lost` ignored ids, and of new users who get the same list."""
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
@@ -156,7 +156,7 @@ def notes(queries: Queries, lost: int, system: System) -> list[str]:
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Warnings about users who got no item; lists have -1 behind the last item."""
+  """Returns warnings of users without any item: all of items_NK is -1."""
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 
@@ -166,8 +166,9 @@ def allowed_items(
 ) -> tuple[np.ndarray | None, int]:
   """Returns which items may be recommended, and how many ids are not in the catalogue.
 
-  `allow`: raw ids of the only items, None = all; `deny`: raw ids to leave out. The
-  items are bool [I], None where all are allowed. Raises a UserError if none is left.
+  `allow`: raw ids of the only items to recommend, None = all; `deny`: raw ids to leave
+  out, None = none. The first result is bool [I], None = all items. Raises a UserError
+  if no item is left.
   """
   if allow is None and deny is None:
     return None, 0
@@ -188,9 +189,9 @@ def allowed_items(
 
 
 def read_ids(flag: str, given: str) -> list[str]:
-  """Raw ids from the command line: `A,B`, or a file with one in each line.
+  """Returns raw ids from a flag's value: `A,B`, or the path of a file, one id per line.
 
-  Raises a UserError if there is none.
+  Raises a UserError if there is no id.
   """
   path = epath.Path(given)
   if _is_file(path):
@@ -206,14 +207,14 @@ def read_ids(flag: str, given: str) -> list[str]:
 
 
 def read_optional_ids(flag: str, given: str | None) -> list[str] | None:
-  """As `read_ids`; None where the flag is not given."""
+  """Returns `read_ids`, or None if the flag is not given."""
   return None if given is None else read_ids(flag, given)
 
 
 def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None]]:
-  """Users and histories from JSON Lines: {"user": …, "history": […]}.
+  """Yields (user, history or None) from JSON Lines: {"user": …, "history": […]}.
 
-  Raises a UserError, with its number, for a line of another form or a repeated user.
+  Raises a UserError with the line's number for another form or a repeated user.
   """
   path = epath.Path(path)
   if not _is_file(path):
@@ -244,7 +245,7 @@ def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None
 
 
 def _named(names: Sequence[str], what: str) -> list[str]:
-  """A line that says what is wrong with these users; none if there are none."""
+  """Returns one line on what is wrong with these users; [] without users."""
   if not names:
     return []
   shown = ", ".join(map(repr, names[:SHOWN]))
@@ -256,12 +257,12 @@ def _named(names: Sequence[str], what: str) -> list[str]:
 def _raw(value: object) -> str:
   if type(value) not in (str, int):
     raise TypeError(f"{value!r} is no id")
-  str(value).encode()  # half a surrogate is no text
+  str(value).encode()  # raises for a lone surrogate
   return str(value)
 
 
 def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
-  """The users at these indices with their histories in the log."""
+  """Builds queries for the users at these indices, with their histories in the log."""
   user_U = np.arange(log.num_users, dtype=np.int32)
   requests = Requests(user_U, log.offset_U1, log.item_E, np.full_like(user_U, -1))
   return take(Queries(requests, log.user_ids), user_N)
@@ -270,5 +271,5 @@ def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
 def _is_file(path: epath.Path) -> bool:
   try:
     return path.exists() and not path.is_dir()
-  except OSError:  # a list of ids can be longer than any name
+  except OSError:  # `path` may be ids, too long for a file name
     return False

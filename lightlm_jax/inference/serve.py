@@ -1,4 +1,4 @@
-"""From requests to lists of items: how a trained system serves."""
+"""Serves recommendations: requests in, lists of items out."""
 
 import functools
 from typing import Any, NamedTuple
@@ -22,17 +22,17 @@ COLUMNS = ("user", "rank", "item", "score")
 class Served(NamedTuple):
   """A system ready to recommend, on this process's devices."""
 
-  built: Built  # its tables on the mesh and prepared
+  built: Built  # with its tables on the mesh, and prepared
   params: Any  # on the mesh
   mesh: Mesh  # of this process's devices alone: no process waits for another
-  batch_size: int  # the most requests at once
+  batch_size: int  # the largest batch
 
 
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
-  """Prepares a system for serving: each process uses its own devices only.
+  """Prepares a system for serving on this process's own devices.
 
-  The tables come on the mesh of all processes' devices. Every device gets a copy of the
-  parameters; `batch_size` is a multiple of the number of devices of a process.
+  `built` has its tables on `mesh`, which spans all processes; each device gets a copy
+  of them and of `params`. `batch_size` is a multiple of a process's number of devices.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
@@ -50,20 +50,20 @@ def recommend(
   exclude_seen: bool = True,
   allowed_I: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The best K items of each request; raises a UserError if a score is NaN.
+  """Returns the best K items of each request; raises a UserError if a score is NaN.
 
-  Programs depend on the buckets of the requests' number, of their histories' lengths
-  and of their exclusions, and on whether there is an `allowed_I`, not on its values.
+  One program is compiled per bucket of batch size, history length and number of
+  exclusions; also for the presence of `allowed_I`, but not for its values.
 
   Args:
     served: from `ready`.
-    requests: N of them; their targets are not read.
-    k: K, static; the most items that a request gets.
+    requests: N requests, whose targets are ignored.
+    k: K, the largest number of items per request; static.
     exclude_seen: whether items of a request's whole history are excluded.
-    allowed_I: bool, the only items that anybody gets; None = all.
+    allowed_I: bool, the items that may be recommended to anyone; None = all.
 
   Returns:
-    items_NK int32 catalogue indices, -1 behind the last; scores_NK float32, -inf there.
+    items_NK int32 catalogue indices and scores_NK float32, padded with -1 and -inf.
   """
   (system, tables, rank_I, *_), mesh = served.built, served.mesh
   copied = batched_inference.everywhere(mesh)
@@ -99,9 +99,10 @@ def table(
   item_ids: np.ndarray,
   texts: np.ndarray | None = None,
 ) -> pyarrow.Table:
-  """Lists as rows: user, rank (from 1), item, score, and text where there are texts.
+  """Returns a table with a row per item: user, rank (from 1), item, score[, text].
 
-  Names [N], raw item ids [I] and texts [I] are str; places without an item make no row.
+  names [N], item_ids [I] (raw) and texts [I] are str, texts None = no such column. The
+  padding -1 makes no row.
   """
   real_NK = items_NK >= 0
   item_R = items_NK[real_NK]
@@ -128,7 +129,7 @@ def _program(system: System, k: int, out_sharding: NamedSharding | None):
 
 
 def _batch_size(number: int, most: int, devices: int) -> int:
-  """One request a device, or 4, 16, … times as many, enough for all, at most `most`."""
+  """Returns `devices` times 1, 4, 16, … to hold `number` requests; at most `most`."""
   size = devices
   while size < min(number, most):
     size *= 4

@@ -1,7 +1,7 @@
-"""L2D (arXiv 2509.11524) on a trained run: items by hidden states, without a search.
+"""L2D (arXiv 2509.11524): ranks items by a trained model's states, without a search.
 
-The state index is built from the training log: the hidden state of every example's
-source, with the item that followed. The arithmetic is in decoding/latent.py.
+The state index holds the hidden state of every training example's source, with the item
+that followed. The arithmetic is in decoding/latent.py.
 """
 
 import collections
@@ -36,7 +36,7 @@ from lightlm_jax.systems.item_scores import ItemScorer
 logger = logging.getLogger(__name__)
 
 DECODINGS = LATENT
-# Fields of `decoding` that they read.
+# Fields of config.decoding that these decodings read.
 OPTIONS = ("nearest", "memory_share", "prior", "state")
 DTYPE = np.float16
 _ARRAYS = ("states", "items")
@@ -44,11 +44,11 @@ _ARRAYS = ("states", "items")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateIndexSystem(ItemScorer):
-  """Scores items by the state index; its tables are the model's, and the index."""
+  """Scores items by the state index; its tables are (the model's tables, index)."""
 
   model: HasState
   kind: str  # of DECODINGS
-  nearest: int  # examples that "latent_local" looks at
+  nearest: int  # number of nearest examples that "latent_local" averages
 
   def scores(
     self, params: Any, tables: tuple[Any, latent.StateIndex], batch: Batch
@@ -61,9 +61,9 @@ class StateIndexSystem(ItemScorer):
 
 
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
-  """The system that ranks by the index of `model`'s training examples.
+  """Builds the system that ranks items by the states of `model`'s training examples.
 
-  Raises a UserError if the index holds fewer examples than are to be looked at.
+  Raises a UserError if the index has fewer examples than `decoding.nearest`.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):
@@ -92,11 +92,12 @@ def index_states(
   batch_size: int,
   mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The states of training examples, and the items that followed them.
+  """Computes the states of training examples.
 
-  Every interaction of `train` is an example, the items before it its history; a `share`
-  of them is kept, drawn by `seed`. `batch_size` is a multiple of the mesh's `data`.
-  Returns state_ND float16 and item_N int32, in the order of the log.
+  Every interaction of `train` is an example, with the items before it as history; a
+  `share` of them is kept, drawn by `seed`. `batch_size` is a multiple of the mesh's
+  `data` axis. Returns state_ND float16 and item_N int32 (the items that followed), in
+  the order of the log.
   """
   system = model.system
   assert system.max_history is not None
@@ -128,7 +129,7 @@ def index_states(
 def _states(
   system: HasState, plan: feed_lib.Plan, everywhere: NamedSharding
 ) -> Callable[..., jax.Array]:
-  """Compiled (params, tables, feed, row_B) → states of the examples at these rows."""
+  """Compiles (params, tables, feed, row_B) → state_BD of the examples at these rows."""
 
   @functools.partial(jax.jit, out_shardings=everywhere)
   def states(params, tables, feed, row_B):
@@ -144,11 +145,11 @@ def cached(
   about: Mapping[str, Any],
   make: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A state index from its folder, or made by `make()` and put there.
+  """Reads a state index from its folder, or builds it by `make()` and writes it there.
 
-  `about` is the origin of the index as JSON, with `ids_sha256`. Returns state_ND and
-  item_N, see `index_states`. Raises a UserError if the folder holds an index of other
-  ids or cannot be written.
+  `about` is JSON on the index's origin, including `ids_sha256`; an index of another
+  origin is replaced. Returns state_ND and item_N, see `index_states`. Raises UserError
+  if the folder holds an index of other ids or cannot be written.
   """
   try:
     with folder_lib.opened(folder) as (_, found):
@@ -173,7 +174,7 @@ def cached(
 def _read(
   folder: epath.Path, manifest: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The arrays; a ValueError where they do not match the manifest."""
+  """Reads the arrays; raises ValueError if they do not match the manifest."""
   arrays = []
   for name in _ARRAYS:
     with (folder / f"{name}.npy").open("rb") as file:
@@ -184,7 +185,7 @@ def _read(
 
 
 def _write(folder: epath.Path, about: Mapping[str, Any], arrays) -> None:
-  """Writes the arrays and, last, the manifest; of several processes the first does."""
+  """Writes the arrays, then the manifest; does nothing except in the first process."""
   if not processes.is_first():
     return
   atomic.make_folder(folder)
