@@ -1,4 +1,4 @@
-"""The evaluation of a run's system, and of its baselines, for the results."""
+"""Evaluates the system of a run, and its baselines, for results.json."""
 
 from collections.abc import Iterable, Iterator
 import time
@@ -25,20 +25,20 @@ def all_metrics(
   code_IL: np.ndarray | None = None,
   k: int = evaluator.K,
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Evaluates the requests by both rules.
+  """Evaluates a system with seen items excluded and with seen items allowed.
 
   Args:
     built, params, requests, batch_size, mesh: see `evaluator.evaluate`.
-    split: popularity is counted in its training log.
+    split: its training interactions define the popularity of items.
     code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
-    k: recommendations in a list; metrics at more are those of a list of k.
+    k: length of the lists; metrics beyond k are those of a list of k.
 
   Returns:
-    Fields of the results, and the rank of each target. The fields are
-    users_per_second, metrics {rule: …}, intervals {rule: {metric: [low, high]}} (95 %,
-    over users), slices {rule: {dimension: {slice: {users, mean}}}}, repeated_targets
-    (requests whose target is in their history, a miss where seen items are excluded),
-    exposure {rule: …}.
+    Fields of the results, and the targets' ranks by rule, which is "seen_excluded" or
+    "seen_allowed". Fields: users_per_second, metrics {rule: …}, intervals {rule:
+    {metric: [low, high]}} (95 %, over users), slices {rule: {dimension: {slice: {users,
+    mean}}}}, repeated_targets (number of requests whose target is in their history: a
+    miss with seen items excluded), exposure {rule: …}.
   """
   began = time.monotonic()
   ranks = evaluator.evaluate(
@@ -54,7 +54,7 @@ def all_metrics(
   seconds = time.monotonic() - began
   bought_I = np.bincount(split.train.item_E, minlength=split.train.num_items)
   labels = slices.label(requests, split.train)
-  # Scores of all items serve both rules at once; a search is made for each.
+  # One scoring of all items serves both rules; a search is run once for each.
   passes = 1 if isinstance(built.system, ScoresItems) else len(evaluator.RULES)
   found = {
     "users_per_second": passes * len(requests) / seconds,
@@ -80,7 +80,7 @@ def baselines(
   """Fits systems on the training interactions and evaluates them on the test split.
 
   Returns:
-    {name: {rule: {metric: mean}}}.
+    {name: {rule: {metric: mean}}}, the rule being seen_excluded or seen_allowed.
   """
   assert split.test is not None
   results = {}
@@ -103,7 +103,7 @@ def baselines(
 def samples(
   requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
 ) -> Iterator[str]:
-  """Yields two lines for each of the first users: last items, and recommendations."""
+  """Yields two lines for each of the first few users: last items, recommendations."""
   assert ranks.items_NK is not None
 
   def names(items: np.ndarray) -> str:

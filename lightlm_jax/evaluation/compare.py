@@ -12,7 +12,7 @@ from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.runtime.errors import UserError
 
 SPLIT_FIELDS = ("dataset", "protocol", "split", "split_sha256")
-# Only one metric is tested: of many tests some are significant by chance.
+# Only this metric is tested: among many tests some are significant by chance.
 DECIDING = "ndcg@10"
 
 
@@ -24,7 +24,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
-  """Raises a UserError if `SPLIT_FIELDS` differ between runs.
+  """Raises a UserError if runs differ in any of `SPLIT_FIELDS`.
 
   Args:
     abouts: name → a mapping with these fields.
@@ -41,15 +41,15 @@ def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
 
 
 def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str, Any]:
-  """Returns each run's means with 95 % intervals, and each pair's NDCG@10 difference.
+  """Returns means with 95 % intervals, and the NDCG@10 difference of every pair.
 
   Args:
     tables: name → the result of `users.read`.
 
   Returns:
     runs {rule: {name: {metric: {mean, interval}}}} and pairs {rule: [{runs, difference,
-    interval, p, p_holm}]}, p by a paired randomisation test, p_holm corrected for the
-    number of pairs under the rule.
+    interval, p, p_holm}]}, where rule is seen_excluded or seen_allowed, p is from a
+    paired randomisation test, and p_holm is corrected for the number of pairs.
 
   Raises:
     UserError: two runs were not evaluated on the same users of the same split.
@@ -78,7 +78,7 @@ def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-  """Yields the report in lines of at most 88 columns."""
+  """Yields the result of `compare` as lines of at most 88 columns."""
   for rule, runs in report["runs"].items():
     widest = max(len(name) for name in runs)
     yield f"{rule.replace('_', ' ')}: mean and 95 % interval"

@@ -1,7 +1,7 @@
-"""The evaluator of every system: full ranking, both rules, integer ranks.
+"""Evaluates any system by full ranking under two rules, in integer ranks.
 
-`seen_excluded`: items of the request's whole history cannot be recommended, and a
-target among them counts as a miss. `seen_allowed`: every item of the catalogue can.
+Rule `seen_excluded`: items of the request's whole history cannot be recommended, and a
+target among them is a miss. Rule `seen_allowed`: every item can be recommended.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,16 +23,16 @@ from lightlm_jax.systems import item_scores
 from lightlm_jax.systems.base import Built, ScoresItems, System
 
 RULES = ("seen_excluded", "seen_allowed")
-K = 20  # recommendations asked for: the largest cut-off of the metrics
+K = 20  # length of the lists: the largest cut-off of the metrics
 
 
 class Ranks(NamedTuple):
   """The rank of each request's target, in the order of the requests, all int32."""
 
   rank_N: np.ndarray  # 1 + the number of items strictly above the target; 0 = miss
-  ties_N: np.ndarray  # the number of other items exactly level with the target
-  # The recommended items, -1 = none; of equal scores the lower index first (which no
-  # metric reads). None without lists.
+  ties_N: np.ndarray  # the number of other items with exactly the target's score
+  # The recommended items, padded with -1; equal scores by ascending index (no metric
+  # depends on that). None = no lists were made.
   items_NK: np.ndarray | None = None
 
 
@@ -52,26 +52,26 @@ def evaluate(
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items, or among a candidate set.
 
-  Counts the items above and level with the target by the scores of a system that has
-  them; of any other it takes the target's place in `recommend`, where an invalid or
-  repeated slot is a miss.
+  If the system scores every item, counts the items above and level with the target.
+  Otherwise takes the target's position in the list of `recommend`, where an invalid or
+  repeated slot counts as a miss.
 
   Args:
-    built: the system; its shared work is done once, for all batches.
+    built: the system; work that all batches share is done once.
     params: its parameters, on the device.
-    requests: N > 0 requests, each with its target.
+    requests: N > 0 requests, each with a target.
     num_items: I, the size of the catalogue.
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
-    k: length of the lists; a system with scores ranks the whole catalogue anyway.
-    mesh: devices that share each batch along the axis "data".
-    rules: which of `RULES`.
-    lists: whether a system with scores, which does not need them, returns lists too.
+    k: length of the lists; ranks from scores cover the whole catalogue anyway.
+    mesh: devices that share each batch along the axis "data"; None = one device.
+    rules: those of `RULES` to evaluate.
+    lists: whether to return lists also if ranks come from scores, which need none.
     allowed_I: bool, the only items that can be recommended; any other target is a miss.
       None = all.
     user_ids: raw ids, for error messages; None = users are named by index.
 
   Raises:
-    UserError: no requests, a batch size the mesh cannot share, or a NaN score.
+    UserError: no requests, a batch size that the mesh cannot divide, or a NaN score.
   """
   _check(built, requests, num_items, batch_size, mesh)
   rules = tuple(rules)
@@ -120,11 +120,11 @@ def program(
   allowed_I: np.ndarray | None = None,
   everywhere: NamedSharding | None = None,
 ) -> tuple[Callable, Any]:
-  """Returns the program by which `evaluate` ranks a batch, and its catalogue argument.
+  """Returns the jitted program that ranks a batch, and its argument `catalogue`.
 
-  The jitted program takes (params, tables, batch, catalogue, excluded_BE); the
-  catalogue is of host arrays. `everywhere` is the sharding of the results, None = one
-  device; for the other arguments see `evaluate`.
+  The program takes (params, tables, batch, catalogue, excluded_BE); `catalogue` holds
+  host arrays. `everywhere` is the sharding of the results, None = one device; for
+  the other arguments see `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -142,13 +142,13 @@ def program(
 def mean(
   built: Built, params: Any, requests: Requests, of: str, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """Returns the mean over requests of what a method of the system returns, in float64.
+  """Returns the mean of a method's values over all requests, in float64.
 
   Args:
     built, params, requests, batch_size, mesh: see `evaluate`.
-    of: "nll", -log p(target | source) in nats, comparable between systems (seen items
-      are not excluded: the softmax is that of training); or "invalid_beams", whether a
-      beam of an unconstrained search is no item.
+    of: the system's method. "nll": -log p(target | source) in nats, comparable between
+      systems, with seen items in the softmax, as in training. "invalid_beams": whether
+      each beam of an unconstrained search is no item.
   """
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)
@@ -167,7 +167,7 @@ def mean(
 
 
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
-  """Returns the mean metrics of each rule, from the result of `evaluate`."""
+  """Returns {rule: {metric: mean}} from the result of `evaluate`."""
   return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
 
 
@@ -175,16 +175,16 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 def _counter(
   system: ScoresItems, rules: tuple[str, ...], shown: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns the compiled count of items above and level with the target, by rule.
+  """Compiles the count of items above and level with the target, by rule.
 
-  It also returns the first `shown` items, if that is not 0.
+  The program also returns the first `shown` items, if that is not 0.
   """
 
   def count(params, tables, batch, catalogue, excluded_BE):
     item_of_rank_I, allowed_I = catalogue
     num_items = len(item_of_rank_I)
-    # One copy of the scores for all that is compared below: fused into each reader,
-    # the same sum may be rounded in two ways and an item lie above itself.
+    # Forces one copy of the scores: recomputed in several fusions, the same sum may be
+    # rounded differently, so that an item lies above itself.
     scores_BI = jax.lax.optimization_barrier(system.scores(params, tables, batch))
     if scores_BI.shape[1] != num_items:
       raise ValueError(f"scores of {scores_BI.shape[1]} items, not {num_items}")
@@ -214,7 +214,7 @@ def _counter(
 
     all_BI = jnp.broadcast_to(allowed_I[None], scores_BI.shape)
     row_B1 = jnp.arange(len(all_BI))[:, None]
-    # Padding lies outside the row: dropped.
+    # Padding has the index num_items, outside the row, and is dropped.
     unseen_BI = all_BI.at[row_B1, jnp.where(is_item_BE, seen_BE, num_items)].set(
       False, mode="drop"
     )
@@ -229,7 +229,7 @@ def _counter(
 def _finder(
   system: System, rules: tuple[str, ...], k: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns the compiled place of the target among K recommendations, by rule."""
+  """Compiles the search for the target among K recommendations, by rule."""
 
   def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}

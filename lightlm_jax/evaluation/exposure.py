@@ -1,20 +1,20 @@
-"""How recommendations are distributed over the catalogue: metrics beside accuracy."""
+"""Metrics of how recommendations are distributed over the catalogue."""
 
 import numpy as np
 
-HEAD = 0.2  # share of the catalogue, most popular first, that is called the head
+HEAD = 0.2  # the most popular share of the catalogue, called the head
 K = 10
 
 
 def summarise(
   items_NK: np.ndarray, bought_I: np.ndarray, code_IL: np.ndarray | None = None
 ) -> dict[str, float]:
-  """Returns all metrics of the first `K` recommendations of each request.
+  """Returns all exposure metrics of the first `K` recommendations per request.
 
   Args:
     items_NK: catalogue indices, -1 where a list has no item.
-    bought_I: training interactions of each item.
-    code_IL: hierarchical codes of the items, padded with -1; None where there are none.
+    bought_I: number of training interactions of each item.
+    code_IL: hierarchical codes of the items, padded with -1; None = no diversity.
 
   Returns:
     gini@10, head_share@10, coverage@10 (share of the catalogue that is recommended at
@@ -39,7 +39,7 @@ def summarise(
 
 
 def gini(count_I: np.ndarray) -> float:
-  """Returns the Gini coefficient: 0 = all equal, (I - 1) / I = one item has all."""
+  """Returns the Gini coefficient: 0 = all equal, (I - 1) / I = all on one item."""
   ascending_I = np.sort(count_I).astype(np.float64)
   I, total = len(ascending_I), ascending_I.sum()
   if not total:
@@ -51,8 +51,8 @@ def gini(count_I: np.ndarray) -> float:
 def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   """Returns the share of recommendations that go to the head of the catalogue.
 
-  Items that tie in popularity at the border of the head count in part, so that the
-  result does not depend on the order of the items.
+  Items tied in popularity at the border of the head count fractionally, so that the
+  result does not depend on the order of items.
   """
   size = max(1, round(HEAD * len(bought_I)))
   border = np.sort(bought_I)[::-1][size - 1]
@@ -67,26 +67,26 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 
   An item's self-information is -log2 of its share of the training interactions (Zhou et
   al. 2010; Vargas & Castells 2011); an item without interactions counts as one with a
-  single interaction. 0 without recommendations.
+  single interaction. Without recommendations novelty is 0.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
   return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
-  """Returns the mean distance of the items of a list by their codes, from 0 to 1.
+  """Returns the mean distance between items of a list by their codes, from 0 to 1.
 
-  The distance of two items is the share of code levels that are not in their common
-  prefix (levels of the longer code, if lengths differ). It is averaged over all pairs
-  of a list's first `K` items (Ziegler et al. 2005, with another distance), then over
-  all lists of at least two items; 0 if there is none.
+  The distance of two items is the share of code levels, of the longer code, that are
+  not in their common prefix. It is averaged over all pairs of a list's first `K` items
+  (Ziegler et al. 2005, with another distance), then over all lists of at least two
+  items; 0 if there is no such list.
   """
   items_NK = items_NK[:, :K]
   real_NK = items_NK >= 0
   code_NKL = code_IL[np.maximum(items_NK, 0)]
   length_NK = (code_NKL >= 0).sum(axis=-1)
   distance_N, pairs_N = np.zeros(len(items_NK)), np.zeros(len(items_NK))
-  # One position against all later ones: all pairs at once would not fit in memory.
+  # One position against all later ones, as all pairs would not fit in memory.
   for place in range(items_NK.shape[1] - 1):
     one_N1L, others_NKL = code_NKL[:, place, None], code_NKL[:, place + 1 :]
     equal_NKL = (one_N1L == others_NKL) & (one_N1L >= 0)

@@ -1,7 +1,7 @@
-"""Tests whether held-out interactions, or the numbers of items, reach the ids.
+"""Tests whether held-out interactions or the numbering of items influence the ids.
 
-Metamorphic testing: exchanges held-out items between users, or renumbers users and
-items, which must not matter; builds the ids again and compares.
+Metamorphic tests: exchanging held-out items between users, or renumbering users and
+items, must not matter; the ids are built again and compared.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from lightlm_jax.ids import quality
 from lightlm_jax.ids.codes import split_last
 
 SPEARMAN_LIMIT = 0.05
-NOISE_SEEDS = (1, 2, 3)  # beside the run's own: how far figures move by chance
-MARGIN = 0.02  # of an agreement or an NDCG, beyond what the seeds show
+NOISE_SEEDS = (1, 2, 3)  # further seeds, to see how far figures move by chance
+MARGIN = 0.02  # tolerance for agreement and NDCG, beyond twice the seeds' spread
 CHUNK = 512  # requests ranked at once
 
 
 class Ids(NamedTuple):
-  """The ids that a construction made, and the interactions that shaped them."""
+  """The ids that a construction built, and the interactions that it read."""
 
   items_IL: np.ndarray  # int32 codes, padded with -1
   users_UL: np.ndarray
@@ -34,7 +34,7 @@ class Ids(NamedTuple):
   item_E: np.ndarray
 
 
-# (whole log, held-out items included; seed) → ids
+# (whole log including held-out items, seed) → ids
 Build = Callable[[Interactions, int], Ids]
 SplitOf = Callable[[Interactions], Split]
 
@@ -42,20 +42,20 @@ SplitOf = Callable[[Interactions], Split]
 def audit(
   build: Build, log: Interactions, split_of: SplitOf, *, seed: int
 ) -> dict[str, Any]:
-  """Tests a construction on a log.
+  """Tests on a log whether a construction of ids leaks.
 
   Args:
-    build: the whole way from the log to the ids, with its own split.
-    log: all interactions, validation and test included; raw item ids that are
-      numbers are taken for the file's numbering.
-    split_of: the split of a log, which trains on the beginnings of its rows. The rest
-      of each row is held out, even without a request.
-    seed: of the ids and of the exchange.
+    build: everything from the log to the ids, including the split.
+    log: all interactions, validation and test included; if raw item ids are numbers,
+      they are taken as the file's numbering.
+    split_of: splits a log; must train on prefixes of its rows. The rest of each row
+      counts as held out, even without a request.
+    seed: seeds the ids and the exchange.
 
   Returns:
     exchange {items_changed, users_changed, popularity_changed: shares;
     vocabulary_changed}, renumber {name: {as_is, renumbered, other_seeds}},
-    spearman_last_token, held_out_edges, failures (a line each) and passed.
+    spearman_last_token, held_out_edges, failures (lines of text) and passed (bool).
   """
   ids = build(log, seed)
   exchanged = _compare(ids, build(exchange_held_out(log, seed, split_of), seed))
@@ -80,7 +80,7 @@ def audit(
         f"{figures['renumbered']:.3f}; other seeds give "
         + ", ".join(f"{value:.3f}" for value in figures["other_seeds"])
       )
-  # Of few items, chance alone gives a large correlation.
+  # With few items, chance alone gives a large correlation.
   limit = max(SPEARMAN_LIMIT, 4 / np.sqrt(max(leaf_items, 1)))
   if abs(spearman) > limit:
     failures.append(
@@ -99,10 +99,10 @@ def audit(
 def exchange_held_out(
   log: Interactions, seed: int, split_of: SplitOf = splits.leave_one_out
 ) -> Interactions:
-  """Returns the log with held-out items dealt out to other users; training stays.
+  """Returns the log with held-out items permuted among users; training items stay.
 
-  An item goes to the same place from the end of another user's row, so that a last
-  item stays one. Times stay where they are.
+  An item moves to the same position, counted from the end, of another user's row: last
+  items stay last. Timestamps stay in place.
   """
   held_H = np.flatnonzero(_held_out(log, split_of(log).train))
   user_H = log.user_E[held_H]
@@ -119,9 +119,9 @@ def exchange_held_out(
 def renumber(
   log: Interactions, seed: int
 ) -> tuple[Interactions, np.ndarray, np.ndarray]:
-  """Returns the log with users and items in another order, and their new numbers.
+  """Returns the log with users and items permuted, and their new indices.
 
-  The numbers are [U] of each old user and [I] of each old item.
+  The indices are [U] by old user and [I] by old item.
   """
   rng = np.random.default_rng(seed)
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
@@ -141,7 +141,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Returns the number of (user, item) pairs read that are held out, never trained."""
+  """Returns how many pairs (user, item) that `ids` read occur only among held-out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -153,10 +153,10 @@ def held_out_edges(
 
 
 def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, int]:
-  """Returns Spearman's correlation of last token and raw number, and its items.
+  """Returns (rank correlation of last token and raw item number, number of items).
 
-  Both are ranked within each leaf of two items or more, and the ranks, brought to mean
-  0 and one scale, are correlated over all leaves: 0 of no items without such a leaf.
+  Both are ranked within each leaf of at least two items, standardised, and correlated
+  over all leaves (Spearman). Without such a leaf: (0, 0).
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
@@ -176,11 +176,11 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
 def mates_ranks(
   label_U: np.ndarray, train: Interactions, requests: Requests
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns rank_N and ties_N of targets, items ranked without a model.
+  """Returns the targets' rank_N and ties_N in a ranking without a model.
 
-  Items are ranked by how often the users of the same cluster bought them, of equal ones
-  by how often all users did in `train`; those of the request's history are excluded.
-  label_U is the cluster of each user.
+  Items are ranked by their interactions in `train` with users of the same cluster, then
+  with all users; items of the request's history are excluded. label_U is the cluster of
+  each user.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)
@@ -205,7 +205,7 @@ def mates_ranks(
 
 
 def _held_out(log: Interactions, train: Interactions) -> np.ndarray:
-  """Returns the interactions of a log behind those of training, [E] bool."""
+  """Returns which interactions of a log follow the training prefix, [E] bool."""
   place_E = np.arange(len(log.item_E)) - np.repeat(log.offset_U1[:-1], log.length_U)
   held_E = place_E >= np.repeat(train.length_U, log.length_U)
   if not np.array_equal(log.item_E[~held_E], train.item_E):
@@ -236,7 +236,7 @@ def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
 def _renumbered_figures(
   build: Build, log: Interactions, split: Split, ids: Ids, seed: int
 ):
-  """Returns agreement at the first level and NDCG@10 without a model, by numbering."""
+  """Returns first-level agreement and model-free NDCG@10, as is and renumbered."""
   held = split.validation
   assert held is not None
 
@@ -268,7 +268,7 @@ def _renumbered_figures(
 
 
 def _numbers(raw_ids: np.ndarray) -> np.ndarray:
-  """Returns raw ids as numbers, or their place in alphabetical order."""
+  """Returns raw ids as integers; their alphabetical ranks if one is no integer."""
   try:
     return raw_ids.astype(np.int64)
   except (ValueError, OverflowError):
@@ -276,7 +276,7 @@ def _numbers(raw_ids: np.ndarray) -> np.ndarray:
 
 
 def _scaled_ranks(values: np.ndarray) -> np.ndarray:
-  """Returns ranks with mean 0 and mean square 1."""
+  """Returns ranks with mean 0 and mean square 1; all 0 if the values are equal."""
   rank = scipy.stats.rankdata(values)
   rank -= rank.mean()
   return rank / np.sqrt(np.mean(rank**2)) if np.ptp(rank) else rank

@@ -5,8 +5,8 @@ metric takes one target per request, rank_N, or several, rank_NT, padded with -1
 largest number of targets T.
 
 If other items tie with a single target, each metric is its expected value over a random
-order of the tie: a constant scorer gets the metrics of random guessing, whatever the
-order of the item indices. Several targets come from lists, which have no ties.
+order of the tie, so that a constant scorer gets the metrics of random guessing. Several
+targets come from lists, which have no ties.
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   Args:
     rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
       0 = miss, -1 = the request has no further target.
-    ties_N: integers, the number of other items level with the target; None = none.
-      Only for one target a request.
+    ties_N: integers, the number of other items level with the target; None = no ties.
+      Only with one target per request.
     k: length of the list.
 
   Raises:
-    ValueError: ties of several targets, two targets at one rank, or no target.
+    ValueError: ties with several targets, two targets at one rank, or no target.
   """
   gain_NT, _ = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.max(axis=1)
@@ -34,7 +34,7 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 def recall(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   """Returns Recall@k of each request: the share of its targets among the first k.
 
-  The share is of all its targets, also of more than k. Arguments as in `hit_rate`.
+  The share is of all targets, even of more than k. Arguments as in `hit_rate`.
   """
   gain_NT, targets_N = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.sum(axis=1) / targets_N
@@ -43,9 +43,9 @@ def recall(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 def ndcg(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   """Returns NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets.
 
-  Divided by the ideal DCG of min(k, number of targets) targets: 1 for one target.
-  Järvelin & Kekäläinen 2002; over ties the average that McSherry & Najork 2008 and
-  `sklearn.metrics.ndcg_score` take. Arguments as in `hit_rate`.
+  It is divided by the ideal DCG of min(k, number of targets) targets, 1 for one target.
+  Järvelin & Kekäläinen 2002; ties are averaged as in McSherry & Najork 2008 and
+  `sklearn.metrics.ndcg_score`. Arguments as in `hit_rate`.
   """
   gain_K = 1 / np.log2(np.arange(2, k + 2))
   gain_NT, targets_N = _gains(gain_K, rank_N, ties_N)
@@ -54,7 +54,7 @@ def ndcg(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 
 
 def reciprocal_rank(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
-  """Returns 1 / rank of each request's first target, 0 beyond k: see `hit_rate`."""
+  """Returns 1 / rank of each request's first target, 0 beyond k; see `hit_rate`."""
   gain_NT, _ = _gains(1 / np.arange(1, k + 1), rank_N, ties_N)
   return gain_NT.max(axis=1)
 
@@ -62,7 +62,7 @@ def reciprocal_rank(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.nd
 def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
   """Returns the mean of each metric over N > 0 requests; a miss counts as 0.
 
-  hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; of rank_NT also recall@5,
+  Keys: hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; for rank_NT also recall@5,
   recall@10, recall@20. Arguments as in `hit_rate`.
   """
   summary = {f"hr@{k}": hit_rate(rank_N, ties_N, k=k) for k in (5, 10, 20)}
@@ -86,7 +86,7 @@ def _gains(
   targets_N = (rank_NT >= 0).sum(axis=1)
   if (targets_N == 0).any():
     raise ValueError(f"request {np.argmin(targets_N)} has no target: its ranks are -1")
-  # With two targets at one rank, NDCG could be above 1.
+  # Two targets at one rank could raise NDCG above 1.
   sorted_NT = np.sort(rank_NT, axis=1)
   shared_NT = (sorted_NT[:, 1:] == sorted_NT[:, :-1]) & (sorted_NT[:, 1:] > 0)
   if shared_NT.any():
@@ -95,7 +95,7 @@ def _gains(
   k = len(gain_K)
   gain_NT = np.concatenate([[0.0], gain_K, [0.0]])[np.clip(rank_NT, 0, k + 1)]
   if ties_N is not None:
-    # The mean gain of ranks rank, …, rank + ties.
+    # The mean gain over the ranks rank_N, …, rank_N + ties_N.
     total_K1 = np.concatenate([[0.0], np.cumsum(gain_K)])
     above_NT = np.clip(rank_NT - 1, 0, k)
     below_NT = np.clip(rank_NT + ties_N, 0, k)

@@ -1,8 +1,8 @@
-"""The metrics on slices of the requests: by history, user, target and repetition.
+"""Metrics on slices of the requests: by history length, user, target, repetition.
 
-Each dimension assigns every request to one slice, so that the users of its slices add
-up to all users, and the means, weighted by users, to the overall mean. Popularity and
-known users are counted in the training interactions only.
+Each dimension assigns every request to one slice, so that the user counts of its slices
+add up to all users, and their weighted means to the overall mean. Popularity, and which
+users are known, follow from the training interactions only.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation.exposure import HEAD
 
-# The longest history of each slice but the last.
+# The upper end of each slice of history lengths; the last slice is open.
 LONGEST = (0, 2, 5, 10, 20, 50)
 LENGTHS = ("0", "1-2", "3-5", "6-10", "11-20", "21-50", "51+")
-MIDDLE = 0.3  # share of the catalogue, after the head, that is called the middle
+MIDDLE = 0.3  # the next most popular share after the head, called the middle
 
 
 class Labels(NamedTuple):
@@ -30,8 +30,8 @@ class Labels(NamedTuple):
 def label(requests: Requests, train: Interactions) -> dict[str, Labels]:
   """Returns the labels of every dimension.
 
-  A user without training interactions, "new", occurs in splits by time: the history
-  then consists of held-out interactions. A "repeated" target is in its history.
+  A "new" user has no training interactions, as occurs in splits by time: the history
+  then consists of held-out interactions. A "repeated" target is in the history.
   """
   bought_I = np.bincount(train.item_E, minlength=train.num_items)
   is_new_N = train.length_U[requests.user_N] == 0
@@ -51,8 +51,8 @@ def summarise(
   The means of an empty slice are None.
 
   Args:
-    values: metric → its value for each of N requests, numbers or bool.
-    labels: dimension → its `Labels` of the same requests.
+    values: metric → [N], its value for each request, numbers or bool.
+    labels: dimension → its `Labels` for the same requests.
   """
   found = {}
   for dimension, (names, index_N) in labels.items():
@@ -68,7 +68,7 @@ def summarise(
 
 
 def by_length(length_N: np.ndarray) -> Labels:
-  """Labels requests by the length of their whole history: the bins `LENGTHS`."""
+  """Labels requests by the length of their whole history, in the bins `LENGTHS`."""
   return Labels(LENGTHS, np.searchsorted(LONGEST, length_N, side="left"))
 
 

@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 import scipy.special
 
-CHUNK = 2**22  # drawn numbers held at a time
+CHUNK = 2**22  # most random numbers in memory at a time
 
 
 def interval(
@@ -18,12 +18,12 @@ def interval(
   """Returns the percentile bootstrap interval of the mean over users.
 
   Efron 1979; Efron & Tibshirani 1993, chapter 13. It covers the choice of the users,
-  not the training seed (see `over_seeds`). For the difference of two systems pass
-  a_N - b_N. With only a few dozen users it is too narrow.
+  not the training seed (see `over_seeds`). For the difference of two systems, pass
+  a_N - b_N. With only a few dozen users the interval is too narrow.
 
   Args:
     value_N: [N] the metric of each user; N > 0.
-    seed: of the R `resamples` of N users with replacement.
+    seed: seeds the R `resamples`, each of N users with replacement.
     level: nominal coverage of the interval.
 
   Raises:
@@ -52,14 +52,14 @@ def paired_p(
   Under the null hypothesis a user's two values can be swapped, so every difference has
   a random sign. Fisher 1935; for retrieval Smucker, Allan & Carterette 2007. The
   observed signs count as one more resample, so that p is at least 1 / (resamples + 1)
-  (Phipson & Smyth 2010). It is 1.0 where no user differs.
+  (Phipson & Smyth 2010). If no user differs, p is 1.0.
 
   Args:
-    a_N, b_N: [N] the metric of each user under either system.
-    seed: of the R `resamples` of all signs.
+    a_N, b_N: [N] the metric of each user under the two systems.
+    seed: seeds the R `resamples` of random signs.
 
   Raises:
-    ValueError: the two are not the same users, not [N], or not finite.
+    ValueError: the shapes differ or are not [N], or a value is not finite.
   """
   a_N, b_N = _finite(a_N, "a_N"), _finite(b_N, "b_N")
   if a_N.shape != b_N.shape:

@@ -1,11 +1,11 @@
-"""A Parquet table of the ranks and recommendations of every user, to compare runs.
+"""A Parquet table of every user's ranks and recommendations, to compare runs.
 
-One row per request, sorted by raw user id; every metric follows from the ranks.
+It has a row per request, sorted by raw user id; all metrics follow from the ranks.
 
 Columns: user, target (raw ids); history_length; target_bought (training interactions of
-the target, 0 = cold); target_seen (whether it is in the history); and for each rule
-`RULE_rank`, `RULE_ties` (see evaluator.Ranks) and `RULE_items`, the raw ids of the
-first `SHOWN` recommendations.
+the target, 0 = cold); target_seen (whether it is in the history); and for each RULE,
+seen_excluded and seen_allowed, `RULE_rank`, `RULE_ties` (see evaluator.Ranks) and
+`RULE_items`, the raw ids of the first `SHOWN` recommendations.
 """
 
 import json
@@ -34,7 +34,7 @@ def table(
 ) -> pyarrow.Table:
   """Returns the table of one system on one set of requests.
 
-  `ranks` have lists; `about` identifies the run and its split, as metadata.
+  `ranks` is {rule: Ranks with lists}; `about` identifies run and split in the metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)
@@ -55,7 +55,7 @@ def table(
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the metrics that are reported with an interval: name → [N] float64."""
+  """Returns {metric: [N] float64} of the metrics that are reported with intervals."""
   return {
     f"{name}@{k}": metric(rank_N, ties_N, k=k)
     for k in (5, 10)
@@ -69,10 +69,10 @@ def write(path: epath.Path, users: pyarrow.Table) -> None:
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-  """Returns a table and its `about`.
+  """Reads a table and its `about`.
 
   Raises:
-    UserError: the file does not exist, or is no such table.
+    UserError: the file does not exist, or is not a table of users.
   """
   if not path.exists():
     raise UserError(
@@ -89,7 +89,7 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:
-  """Returns lists of raw ids, without empty positions."""
+  """Converts [N, K] indices to lists of raw ids, without padding (-1)."""
   items_NK = items_NK[:, :SHOWN]
   real_NK = items_NK >= 0
   offset_N1 = np.append(0, np.cumsum(real_NK.sum(axis=1))).astype(np.int32)
