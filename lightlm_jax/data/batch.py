@@ -11,21 +11,21 @@ Array = Any  # a jax.Array on the devices, or a numpy array on the host
 
 
 class Batch(NamedTuple):
-  """Requests, or training examples with their targets.
+  """A batch of B rows: requests, or training examples with their targets.
 
-  If a row holds K examples, user_B, target_B and weight_B are [B, K].
+  If each row holds K > 1 examples, user_B, target_B and weight_B are [B, K].
   """
 
   user_B: Array  # int32 user indices, -1 = unknown
   history_BH: Array  # int32 catalogue indices, right-aligned (newest last), -1 = none
-  segment_BH: Array  # int32, the example of the row, from 1; 0 = none
-  # int32 index of the next item, -1 = unknown; in rows of sequences [B, H], by position
+  segment_BH: Array  # int32, each item's example within the row, from 1; 0 = padding
+  # int32 index of the next item, -1 = unknown; [B, H] if every position has a target
   target_B: Array
   weight_B: Array  # float32, 0 for padding
 
 
 def history_width(longest: int, max_history: int | None = None) -> int:
-  """Returns the least of 5, 10, 20, … that holds `longest`, at most `max_history`."""
+  """Rounds `longest` up to 5, 10, 20, …; the result is at most `max_history`."""
   width = SHORTEST_HISTORY
   while width < longest:
     width *= 2

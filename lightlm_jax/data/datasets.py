@@ -19,7 +19,7 @@ from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 
-# The folder of a log has one of these files.
+# A folder that has one of these files holds a log.
 _MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
 
 
@@ -35,7 +35,7 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
     titles, attributes = synthetic.item_titles(log), synthetic.item_attributes(log)
     dataset = Dataset(log, titles, tastes, attributes, titles)
   else:
-    # Attributes are read only if the run uses them, so that a bad file hurts no other.
+    # Attributes are read only if the run uses them: a bad file stops no other run.
     wanted = isinstance(config, ReadsTexts) and config.input.attributes
     if isinstance(config, WritesIds):
       wanted |= "attributes" in (config.ids.cold, config.ids.graph)
@@ -55,7 +55,7 @@ def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
 
 
 def describe(log: Interactions) -> str:
-  """Returns a line with the size of a log."""
+  """Returns one line of text with the size of a log."""
   return (
     f"{log.num_users:,} users, {log.num_items:,} items, {len(log.item_E):,} "
     f"interactions, {np.mean(log.length_U):.2f} a user"

@@ -1,11 +1,11 @@
 """Training batches: the log on the device, and the examples of each step.
 
-Every position of a user's row is an example: the items before it are the history, the
-item at it is the target (or, with `drawn`, any item of the user). Either examples of
-similar length share a batch (a bucket), or several examples share a row, which mixes
+Every position of a user's row is an example: its item is the target (or, with `drawn`,
+any item of the user), and the items before it are the history. Either a batch has
+examples of similar length (a bucket), or several examples share a row, which mixes
 short and long ones with little padding. Models that learn at every position of a
-history get whole histories in a row (a pack). All of this is a pure function of (seed,
-step): the same batches on one device or eight, with or without a restart.
+history get rows of whole histories (packs). Batches are a pure function of (seed,
+step): the same on one device or eight, with or without a restart.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ class Positions(NamedTuple):
 
   item_E: Array  # int32
   user_E: Array  # int32
-  start_E: Array  # int32, start of the row of the position's user
-  end_E: Array  # int32, one past its end
+  start_E: Array  # int32, first position of the same user
+  end_E: Array  # int32, one past the last position of the same user
   # int32 positions, one array per bucket: K per row, -1 = none
   example_RK: tuple[Array, ...]
 
 
 class Packs(NamedTuple):
-  """The training log on the device, and the positions that share a row."""
+  """The training log on the device, and the positions in each packed row."""
 
   item_E: Array  # int32
   user_E: Array  # int32
@@ -48,7 +48,7 @@ Feed = Positions | Packs
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The batch of every step: an epoch visits those of all buckets, permuted.
+  """Defines the batch of every step: an epoch has all batches of all buckets, permuted.
 
   Packed rows form a single bucket.
   """
@@ -66,11 +66,11 @@ class Plan:
 
   @property
   def batches(self) -> list[int]:
-    """Batches of each bucket in an epoch."""
+    """The number of batches of each bucket in an epoch."""
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the bucket (int32), its order key and its batch (uint32) of each step."""
+    """Returns each step's bucket (int32), its order's key and its batch (uint32)."""
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
     batch = permute(place, self.steps_per_epoch, key).astype(np.int64)
@@ -81,10 +81,10 @@ class Plan:
     return bucket.astype(np.int32), fold(key, bucket + 1), number
 
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
-    """Returns a batch's rows in its bucket, [B] uint32, and which are real, [B] bool.
+    """Returns the bucket's rows in a batch, [B] uint32, and which are real, [B] bool.
 
-    The last batch of a bucket is padded with rows that are not real. Key, batch and
-    bucket come from `at`; `xp` is numpy or jax.numpy.
+    The last batch of a bucket is padded with rows that are not real. `key`, `batch` and
+    `bucket` come from `at`; `xp` is numpy or jax.numpy.
     """
     B, size = self.batch_size, self.sizes[bucket]
     place_B = batch * xp.uint32(B) + xp.arange(B, dtype=xp.uint32)
@@ -100,15 +100,15 @@ def positions(
   drawn: bool = False,
   rows: Rows | None = None,
 ) -> tuple[Positions, Plan]:
-  """Returns the feed of all positions, in buckets by history length or packed.
+  """Returns the feed and plan of all positions, in buckets by history length or packed.
 
   Args:
     train: at least one interaction.
-    seed: of the packing and of the order.
+    seed: seeds the packing and the order.
     batch_size: examples per step, a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Empty buckets are dropped.
-    drawn: see `Plan`; for inputs that do not depend on the position.
+    drawn: see `Plan`; only for inputs that do not depend on the position.
     rows: how examples share rows; None = one example per row.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
@@ -141,7 +141,7 @@ def packs(
   """Packs users' histories into rows; every item but a user's last has a target.
 
   Histories longer than `width` are cut to their last items; if `whole`, the items that
-  are cut off go into rows of their own. `batch_size` is in rows. It is a UserError if
+  are cut off go into rows of their own. `batch_size` is in rows. Raises a UserError if
   no user has two interactions.
   """
   user_N = np.flatnonzero(train.length_U >= 2)
@@ -172,9 +172,9 @@ def packs(
 def gather(
   feed: Feed | Batch, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
 ) -> Batch:
-  """Makes a batch on the device; one that was read from disk is returned unchanged.
+  """Builds a batch on the device; a `Batch`, as read from disk, is returned unchanged.
 
-  Key, batch and bucket come from `plan.at(step)`.
+  `key`, `batch` and `bucket` come from `plan.at(step)`.
   """
   if isinstance(feed, Batch):
     return feed
@@ -191,9 +191,9 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns rows of a bucket (uint32) as a batch; those not `real_B` are empty.
+  """Returns the rows `row_B` (uint32) of a bucket as a batch; `real_B` is bool.
 
-  Empty rows have weight 0. `key` decides which targets are drawn.
+  Rows that are not real are empty, with weight 0. `key` seeds the drawn targets.
   """
   if isinstance(feed, Packs):
     return _sequences(feed, row_B, real_B)
@@ -230,7 +230,7 @@ def rows_at(
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """Returns the examples of each row, by column, [R, most]; -1 = none."""
+  """Returns the examples of each row in the order of columns, [R, most]; -1 = none."""
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)

@@ -1,6 +1,6 @@
 """Readers of log files.
 
-A file that is damaged, or has another form, is a UserError with the number of the line.
+They raise a UserError with the line number if a file is damaged or in another format.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from lightlm_jax.runtime.errors import UserError, first_line
 
 # Columns of items.tsv that are read as item texts, in this order.
 TEXTS = ("title", "brand", "genres", "category", "categories", "description")
-MOST_DIGITS = 11  # of seconds since 1970; longer numbers are another unit
+MOST_DIGITS = 11  # of a time in seconds since 1970; longer ones are in another unit
 
 
 def read_sequences(path: epath.Path) -> interactions.Interactions:
@@ -79,7 +79,7 @@ def read_ratings(path: epath.Path) -> interactions.Interactions:
   if not rows:
     raise UserError(f"{path} is empty; give lines `user item rating seconds`, by tabs")
   for row in rows.values():
-    row.sort(key=lambda rated: rated[0])  # stable: equal times as the lines have them
+    row.sort(key=lambda rated: rated[0])  # stable: equal times keep the order of lines
   return interactions.from_sequences(
     ((user, [item for _, item in row]) for user, row in rows.items()),
     times=([seconds for seconds, _ in row] for row in rows.values()),
@@ -89,10 +89,11 @@ def read_ratings(path: epath.Path) -> interactions.Interactions:
 def read_items(
   path: epath.Path, item_ids: np.ndarray
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
-  """Reads titles and texts of `item_ids` from a tab-separated file with a header.
+  """Reads the titles and texts of `item_ids` from a tab-separated file with a header.
 
-  A title is the column `title`, a text the columns of TEXTS in the order of the file;
-  without such a column each is the last one. "" = the file lacks the item.
+  A title is the column `title`; a text joins the columns of TEXTS in the file's order.
+  Without such columns, the last column serves as both. Items that the file lacks get
+  "". Returns (None, None) if there is no file.
   """
   if not path.exists():
     return None, None
@@ -111,7 +112,7 @@ def read_items(
 
 
 def read_film_titles(path: epath.Path, item_ids: np.ndarray) -> list[str] | None:
-  """Returns titles of `item_ids` from MovieLens-100k's `u.item`, None without it.
+  """Returns titles of `item_ids` from MovieLens-100k's `u.item`; None if it is missing.
 
   Its lines are `id | title | …`, in Latin-1 in the original file.
   """
@@ -127,7 +128,7 @@ def read_film_titles(path: epath.Path, item_ids: np.ndarray) -> list[str] | None
 def read_item_attributes(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
-  """Reads the attributes of `item_ids` by number, see the two functions below."""
+  """Reads the attributes of `item_ids` as numbers; None if there is no file."""
   names = read_attribute_names(path, item_ids)
   return None if names is None else number_attributes(names)
 
@@ -135,11 +136,11 @@ def read_item_attributes(
 def read_attribute_names(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[set[str]] | None:
-  """Reads attributes (brand, category) of `item_ids` from JSON; None without the file.
+  """Reads attributes (brand, category) of `item_ids` from JSON; None without a file.
 
-  The JSON object maps raw item ids to lists of attributes, which are whole numbers or
-  texts (3 and "3" are the same). Items that it lacks have no attributes; items outside
-  the catalogue are ignored, unless there are no others.
+  The JSON object maps raw item ids to lists of attributes, which are integers or
+  strings (3 and "3" are the same). Items that it lacks have no attributes; items
+  outside the catalogue are ignored. Raises a UserError if it has no others.
   """
   if not path.exists():
     return None
@@ -165,7 +166,7 @@ def read_attribute_names(
 
 
 def number_attributes(names_I: Sequence[Collection[str]]) -> list[np.ndarray]:
-  """Returns I ascending int64 arrays of attributes, numbered from 0."""
+  """Numbers attributes from 0; returns each item's as an ascending int64 array."""
   number = {name: place for place, name in enumerate(sorted(set().union(*names_I)))}
   return [
     np.array(sorted(number[a] for a in set(names)), np.int64) for names in names_I
@@ -180,7 +181,7 @@ def _is_number(field: str) -> bool:
 
 
 def read_lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """Returns the lines of a UTF-8 file, without line ends, see `_text`.
+  """Returns the lines of a UTF-8 file without line ends; Latin-1 as in `_text`.
 
   Only line feeds and carriage returns end a line: `str.splitlines` would also split at
   a form feed, and the rest of the row would be read as another user.

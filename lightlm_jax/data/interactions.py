@@ -46,13 +46,13 @@ class Interactions:
 
 
 class Dataset(NamedTuple):
-  """A log with its items' metadata, by catalogue index; None = there is none."""
+  """A log with metadata for each catalogue item; a field is None if it is unknown."""
 
   log: Interactions
   titles: list[str] | None
-  tastes: Any  # synthetic.Tastes, of the synthetic shop's generator
-  attributes: list[np.ndarray] | None  # int64 arrays, numbered from 0
-  texts: list[str] | None  # titles and other texts
+  tastes: Any  # synthetic.Tastes if the log is the synthetic shop's
+  attributes: list[np.ndarray] | None  # per item, int64 numbers of attributes, from 0
+  texts: list[str] | None  # per item, its title and other texts joined
 
 
 def from_sequences(
@@ -61,7 +61,7 @@ def from_sequences(
   times: Iterable[Sequence[int]] | None = None,
   seed: int = 0,
 ) -> Interactions:
-  """Builds the log from (raw user id, raw item ids in time order).
+  """Builds a log from pairs (raw user id, raw item ids in time order).
 
   Users and items are numbered in the order of a seeded hash of the raw id. Neither the
   order of the file nor numbers in raw ids can then leak into a code, a last token or
@@ -69,8 +69,9 @@ def from_sequences(
   comparable only under the same seed.
 
   Args:
-    rows: each user once.
-    times: seconds of each row's items, ascending; None if unknown.
+    rows: one pair per user.
+    times: of each row's items in seconds since 1970, ascending; None if unknown.
+    seed: seeds the hash.
   """
   users, sequences = zip(*rows)
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
@@ -91,20 +92,20 @@ def from_sequences(
     item_ids=raw_items[order_I],
     time_E=time_E,
   )
-  # Until here the rows are in the order of the file.
+  # Up to here the rows are in the order of the file.
   return _rows(log, log.offset_U1[:-1][order_U], length_U[order_U])
 
 
 def concatenate_rows(
   values: np.ndarray, start_R: np.ndarray, length_R: np.ndarray
 ) -> np.ndarray:
-  """Returns the rows `values[start[r] : start[r] + length[r]]`, concatenated."""
+  """Concatenates the slices `values[start_R[r] : start_R[r] + length_R[r]]`."""
   shift_R = start_R - (np.cumsum(length_R) - length_R)
   return values[np.arange(length_R.sum()) + np.repeat(shift_R, length_R)]
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
-  """Returns the log of the users with `keep_U` true, with the whole catalogue."""
+  """Returns the log of the users in `keep_U` (bool); the catalogue stays whole."""
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
 
@@ -129,12 +130,12 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns the offsets of rows reduced to the elements of `keep_E`, [R + 1] int64."""
+  """Returns the offsets, [R + 1] int64, of rows without the elements not `keep_E`."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
-  """Returns the log with slices of its rows; ids and catalogue stay the same."""
+  """Returns the log with slices as its rows, see `concatenate_rows`; ids stay."""
   time_E = log.time_E
   return dataclasses.replace(
     log,
@@ -147,13 +148,13 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
   """Returns the keyed hash of each raw id, [N, 2] uint64, the high half first."""
   key = seed.to_bytes(8, "little", signed=True)
-  digests = bytearray()  # a fifth of the memory of a list of digests
+  digests = bytearray()  # takes a fifth of the memory of a list of digests
   for raw in raw_ids:
     digests += hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest()
   return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def hash_order(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
-  """Returns the order of raw ids by their keyed hash."""
+  """Returns the indices that sort raw ids by their keyed hash."""
   key_N2 = hash_keys(raw_ids, seed)
   return np.lexsort((key_N2[:, 1], key_N2[:, 0]))

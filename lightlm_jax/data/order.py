@@ -1,7 +1,7 @@
 """The order of training examples as a pure function: no shuffle state to save.
 
-A keyed bijection of 0 … n - 1 by the swap-or-not shuffle (Hoang, Morris & Rogaway,
-CRYPTO 2012): every round pairs x with K - x modulo n and swaps the two or not. All
+The swap-or-not shuffle (Hoang, Morris & Rogaway, CRYPTO 2012) is a keyed permutation of
+0 … n - 1: every round pairs x with K - x modulo n and swaps the two or not. All
 arithmetic is on 32-bit integers, so numpy and jax give the same bits.
 """
 
@@ -33,7 +33,7 @@ def permute(index, n: int, key, xp: ModuleType = np):
 
 
 def fold(key, data, xp: ModuleType = np):
-  """Returns a uint32 key from a key and a number (the finaliser of MurmurHash3)."""
+  """Derives a uint32 key from a key and a number by MurmurHash3's finaliser."""
   data = xp.asarray(data, dtype=xp.uint32)
   with np.errstate(over="ignore"):
     h = xp.asarray(key, dtype=xp.uint32) ^ (data * xp.uint32(0x9E3779B9))

@@ -1,8 +1,8 @@
-"""Packing of several short sequences into a row: little padding, mixed lengths.
+"""Packs several short sequences into a row: little padding, mixed lengths.
 
-Rows are the same in every epoch; batches draw rows in a new order each time. The plan
-depends on lengths alone and repeats patterns of lengths, so that its run time does not
-grow with the log.
+Rows are the same in every epoch; their order in batches changes. Packing depends on
+lengths alone and repeats patterns of lengths, so the search for patterns does not slow
+down as the log grows.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 _SPARE = 1.01  # the number of rows may exceed the minimum by this factor
-_MULTIPLE = 8  # the width is rounded up to
+_MULTIPLE = 8  # the width is a multiple of this
 
 
 class Rows(NamedTuple):
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 
 def rows(length_E: np.ndarray, most: int) -> Rows:
-  """Returns the narrowest rows that nearly all hold `most` examples."""
+  """Returns the narrowest rows such that nearly all of them hold `most` examples."""
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)
   narrowest = max(number_L.size - 1, -(-int(length_E.sum()) // fewest))
@@ -37,18 +37,18 @@ def pack(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Packs sequences into rows.
 
-  The longest sequence that fits comes next (first-fit decreasing). If a row holds at
-  most `most`, then after the first one it is the longest that leaves as much space for
-  each of the others: otherwise the last rows would hold short ones only. The seed
+  Each step adds the longest sequence that fits (first-fit decreasing). If a row holds
+  at most `most` sequences, all but its first take no more than an equal share of the
+  space left, if possible: otherwise the last rows would hold only short ones. The seed
   decides which of equally long sequences share a row.
 
   Args:
-    length_N: int, each from 1 to `width`, the columns of a row.
+    length_N: int, from 1 to `width`, the number of columns; `most` None = no limit.
 
   Returns:
-    row_N and column_N, int64: where each sequence begins.
+    row_N and column_N, int64: the row and column at which each sequence begins.
   """
-  # One slot per sequence, ordered by row, then by column.
+  # There is one slot per sequence, ordered by row, then by column.
   first, row, column, length = 0, [], [], []
   for times, lengths in _patterns(np.bincount(length_N), width, most):
     column_S = np.cumsum(lengths) - lengths
@@ -70,7 +70,7 @@ def _patterns(
 ) -> list[tuple[int, np.ndarray]]:
   """Returns (number of rows, lengths in each of them), covering all sequences.
 
-  `number_L` is the number of sequences of each length; for the others see `pack`.
+  `number_L` is the number of sequences of each length; `width`, `most` as in `pack`.
   """
   left_L, found = number_L.copy(), []
   while left_L.any():

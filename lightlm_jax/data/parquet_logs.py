@@ -1,8 +1,8 @@
-"""Logs in Parquet files: the output of a preparation, and the copy beside a run.
+"""Logs in Parquet files: the output of a preparation, and a run's copy of its log.
 
-For the first see preprocess/shards_out.py. The copy makes a run self-contained:
+preprocess/shards_out.py documents the first. The copy makes a run self-contained:
 `interactions.parquet` has the columns user, item and optionally timestamp (seconds),
-`items.parquet` item and its metadata, both in the order of the log.
+`items.parquet` has item and its metadata, both in the order of the log.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import parquet
 
-_compute: Any = pyarrow.compute  # makes its functions when it is imported
+_compute: Any = pyarrow.compute  # type checkers cannot see its functions
 KIND = "lightlm_jax prepared log"
 VERSION = 1
-_FILES = ("interactions.parquet", "items.parquet")  # of a snapshot
+_FILES = ("interactions.parquet", "items.parquet")  # of a run's copy
 _INT64 = pyarrow.int64()
-_TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others are texts
+_TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others: strings
 
 
 def read_prepared(folder: epath.Path) -> Dataset:
@@ -35,7 +35,7 @@ def read_prepared(folder: epath.Path) -> Dataset:
   all columns of formats.TEXTS.
 
   Raises:
-    UserError: it is damaged or incomplete, or of another kind or version.
+    UserError: the folder is damaged, incomplete, or of another kind or version.
   """
   try:
     with folder_lib.opened(folder) as whole:
@@ -86,7 +86,7 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
 
 
 def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
-  """Writes the copy beside a run; the manifest with the SHA-256 comes last."""
+  """Writes a run's copy of its log, and last the manifest with the files' SHA-256."""
   log = dataset.log
   rows: dict[str, Any] = {
     "user": log.user_ids[log.user_E],
@@ -112,7 +112,7 @@ def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
 
 
 def read_snapshot(folder: epath.Path) -> Dataset | None:
-  """Reads the copy beside a run; None = there is none, a UserError = it is damaged."""
+  """Reads a run's copy of its log; None if there is none; a UserError if damaged."""
   if not (folder / folder_lib.MANIFEST).exists():
     return None
   try:

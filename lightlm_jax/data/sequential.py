@@ -1,4 +1,4 @@
-"""A test whether a log is sequential: its order against shuffled histories."""
+"""Tests whether a log is sequential, by comparing it with shuffled histories."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,18 @@ from lightlm_jax.data.interactions import Interactions
 
 SUPPORT, CONFIDENCE = 5, 0.1
 SHUFFLES = 5
-FEWEST = 10  # rules below which a share is not reported
+FEWEST = 10  # with fewer rules no share is reported
 
 
 class ShuffleTest(NamedTuple):
-  """The number of rules "b follows a" in a log, and by chance.
+  """The number of rules "b follows a" in a log, and in shuffled copies of it.
 
-  A rule is a pair (a, b) where b directly follows a at least SUPPORT times, and in at
-  least a share of CONFIDENCE of the cases in which anything follows a.
+  A rule is a pair (a, b) of items: b directly follows a at least SUPPORT times, and in
+  at least a share CONFIDENCE of the cases in which anything follows a.
   """
 
   rules: int
-  shuffled: tuple[int, ...]  # rules with every user's items shuffled, per shuffle
+  shuffled: tuple[int, ...]  # rules after each shuffle of every user's items
 
   @property
   def lost(self) -> float | None:
@@ -42,8 +42,8 @@ def shuffle_test(log: Interactions, seed: int = 0) -> ShuffleTest:
   """Counts sequential rules of the whole log before and after shuffling its rows.
 
   Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv 2408.12008), section
-  3.1, with rules of two items. A loss near 0 means that co-occurrence explains the log;
-  near 1, that its order does.
+  3.1, with rules of two items. If `lost` is near 0, co-occurrence explains the log; if
+  it is near 1, the order does.
   """
   rng = np.random.default_rng(seed)
   user_E = log.user_E

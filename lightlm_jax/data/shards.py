@@ -1,10 +1,10 @@
 """Training rows on disk, for logs that exceed device memory.
 
-A row is what `feed.rows_at` returns: self-contained, so that a batch is read without
-the log. ArrayRecord files hold a fixed number of rows each, in the order of the feed,
-with random access; batches from disk equal those on the device, row by row. Grain reads
-them ahead while the device computes. The rows of a step are a function of (seed, step),
-so that a run that starts at step s reads from step s on, without a saved iterator.
+A row is one of `feed.rows_at`, self-contained, so a batch is read without the log.
+ArrayRecord files hold a fixed number of rows each, in the order of the feed, with
+random access; batches from disk equal those on the device, row by row. Grain prefetches
+them while the device computes. The rows of a step are a function of (seed, step), so a
+run that resumes at step s reads from step s on, without a saved iterator.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 
 ROWS_A_FILE = 2**20
-# Reading slows down with the number of groups, and a group is decoded as a whole.
+# Trade-off: more groups slow down reading, but a group is always decoded as a whole.
 _WRITING = "group_size:16,uncompressed"
 _AT_ONCE = 4_096  # rows computed together
 _THREADS = 2
@@ -35,7 +35,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """The rows of a folder, by number; a UserError if it is missing or incomplete."""
+  """Random access to a folder's rows; a UserError if it is missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
     folder = epath.Path(folder)
@@ -95,7 +95,7 @@ class Shards:
 def batch_at(
   shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray, step: int
 ) -> Batch:
-  """Returns the batch of a step, restricted to the rows of this process's devices."""
+  """Returns the batch of a step; rows outside `wanted_B` (bool) are empty."""
   bucket, key, batch = plan.at(np.array(step))
   row_B, real_B = plan.places(key, batch, int(bucket))
   return shards.rows(np.where(real_B & wanted_B, row_B.astype(int), -1))
@@ -106,9 +106,9 @@ def reader(
 ) -> Callable[[int], Batch]:
   """Returns a function that reads the batches of successive steps from `start` on.
 
-  It takes a number of steps, at most `most` = K, and returns their batches [K, B, …] on
-  the devices, sharded over the mesh's axis `data`; batches beyond that number are
-  padding.
+  The function takes a number of steps, at most `most` = K, and returns their batches
+  stacked, [K, B, …], on the devices, sharded over the mesh's axis `data`; batches
+  beyond that number are padding. A process reads only the rows of its own devices.
   """
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -135,7 +135,7 @@ def reader(
 
 
 def cached(root: epath.PathLike, feed: feed_lib.Feed, plan: feed_lib.Plan) -> Shards:
-  """Returns the rows of a feed, written under `root` unless they are there already."""
+  """Opens the rows of a feed under `root`; writes them first if they are not there."""
   folder = epath.Path(root) / fingerprint(feed, plan)
   if not folder.exists():
     write(folder, [(feed, plan)])
@@ -158,7 +158,7 @@ def write(
 ) -> dict[str, Any]:
   """Writes the rows of several feeds, completely or not at all; returns the manifest.
 
-  The feeds are of blocks of users, each with a single bucket and without drawn targets.
+  Each feed covers a block of users, has a single bucket and no drawn targets.
   """
   files, writer = [], None
   rows = width = window = targets = 0
@@ -189,9 +189,9 @@ def write(
 
 
 def _records(feed: feed_lib.Feed, plan: feed_lib.Plan) -> Iterator[bytes]:
-  """Yields the rows as int32 bytes: history, segments, users, targets.
+  """Yields each row as int32 bytes: history, segments, users, targets.
 
-  Padding before a history is omitted, and so are the users of packed sequences.
+  Padding before a history is omitted, and so are the users of packed histories.
   """
   assert len(plan.widths) == 1
   assert not plan.drawn

@@ -1,4 +1,4 @@
-"""A split in numbers: split.json beside a run, without a single id."""
+"""Summarises a split in numbers, without any id, for a run's split.json."""
 
 import datetime
 from typing import Any
@@ -13,7 +13,7 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
   """Returns the size of every part of a split of `log`, ready for JSON.
 
   Returns:
-    kind, parameters, sha256; users, items and interactions of the log; cut_times and
+    A dict: kind, parameters, sha256; users, items, interactions of the log; cut_times,
     log_times {first, last} in ISO 8601, UTC, None if unknown or unused; train {users,
     items, interactions}; validation and test {requests, repeated_targets (in the
     request's own history), cold_targets (not in training), untrained_users (no training

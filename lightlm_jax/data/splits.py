@@ -1,9 +1,9 @@
-"""Splits of a log into training, validation and test, identified by a SHA-256.
+"""Splits a log into training, validation and test; a SHA-256 identifies the split.
 
 Training takes the start of each user's history (for some users nothing) and keeps the
-whole catalogue. Validation and test hold at most one request per user each: one target
-item, and as history everything of this user before it. `withhold` turns some items into
-cold items; `learn_from` leaves some users out of training.
+whole catalogue. Validation and test each hold at most one request per user: a target
+item, and the user's whole history before it. `withhold` turns some items into cold
+items; `learn_from` leaves some users out of training.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from lightlm_jax.data.interactions import (
 )
 from lightlm_jax.runtime.errors import UserError
 
-# Seed of `withhold`: the same share withholds the same items in every run.
+# Seed of `withhold`; fixed, so that a share withholds the same items in every run.
 WITHHELD_SEED = 0
 # Key of the hash in `learn_from`; differs from the key that numbers the users.
 SHARE_SEED = 1
@@ -50,7 +50,7 @@ class Requests:
 
   @property
   def repeated_N(self) -> np.ndarray:
-    """[N] bool: whether the target is in the request's own history."""
+    """[N] bool: requests with the target in their own history."""
     row_E = np.repeat(np.arange(len(self)), self.length_N)
     repeated_E = self.item_E == self.target_N[row_E]
     return np.bincount(row_E[repeated_E], minlength=len(self)) > 0
@@ -86,8 +86,8 @@ class Split:
   test: Requests | None
   sha256: str
   parameters: dict[str, float] = dataclasses.field(default_factory=dict)
-  cut_times: dict[str, int] | None = None  # seconds since 1970, from `temporal`
-  withheld_I: np.ndarray | None = None  # [I] bool, cold items, from `withhold`
+  cut_times: dict[str, int] | None = None  # seconds since 1970, only from `temporal`
+  withheld_I: np.ndarray | None = None  # [I] bool, cold items, only from `withhold`
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
@@ -96,17 +96,17 @@ def of_run(config: RunConfig, log: Interactions) -> Split:
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split of `config.split`; a UserError if the log has no such split."""
+  """Returns the split that `config` defines; a UserError if the log allows none."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)
 
 
 def leave_one_out(log: Interactions) -> Split:
-  """Test = each user's last item, validation = the last but one, train = the rest.
+  """Holds out each user's last item for test, and the last but one for validation.
 
-  The validation item joins the input at test. Users with fewer than three interactions
-  are trained on and have no request.
+  At test the validation item is part of the history. Users with fewer than three
+  interactions are only trained on.
   """
   length_U = log.length_U
   held_out_U = length_U >= 3
@@ -126,9 +126,9 @@ def ratio(
 
   Validation and test get their shares of the row's length, rounded down but at least
   one item. The target is the first item of a part, and the history is everything before
-  it: at test the whole validation part joins the input. The later items of a part are
-  neither trained on nor predicted. Users with fewer than three interactions are trained
-  on and have no request.
+  it: at test this includes the whole validation part. The later items of a part are
+  neither trained on nor predicted. Users with fewer than three interactions are only
+  trained on.
   """
   _check_shares(validation_share, test_share)
   length_U = log.length_U
@@ -170,12 +170,12 @@ def temporal(
     validation     validation_start <= time < validation_end = test_start - gap
     test           test_start <= time
 
-  The target is a user's first interaction in the window, the history everything of this
-  user before the window, in the gap and the validation window too. A user without
-  earlier interactions has no request. A user whose earlier interactions all lie in a
-  gap or the validation window has a request and an empty training row
-  (evaluation/slices.py reports these users separately). At equal times the log's order
-  decides.
+  The target is a user's first interaction in the window; the history is all that the
+  user did before, in the gap and the validation window too. A user without earlier
+  interactions has no request. If a user's earlier interactions all lie in a gap or the
+  validation window, the training row is empty, but there is a request
+  (evaluation/slices.py reports these users separately). Interactions at the same time
+  keep the order of the log.
 
   Raises:
     UserError: the log has no times, or training or a window would be empty.
@@ -227,7 +227,7 @@ def temporal(
 
 
 def everything(log: Interactions) -> Split:
-  """Holds nothing out: for a model to deploy (`split.kind = "none"`)."""
+  """Trains on the whole log, for a model to deploy (`split.kind = "none"`)."""
   return Split("none", log, None, None, _digest("none", log, {}))
 
 
@@ -235,9 +235,9 @@ def withhold(split: Split, share: float) -> Split:
   """Returns the split with a share of the catalogue's items turned into cold items.
 
   The items are drawn uniformly, at least one unless the share is 0. Their interactions
-  are removed from the training rows and from all histories, and validation drops the
-  requests that have them as target. Test keeps all its requests, even those whose
-  history is now empty: its requests for the withheld items are the cold-start ones.
+  are removed from the training rows and from all histories, and validation drops
+  requests with a withheld target. Test keeps all its requests, even if a history
+  becomes empty: those with a withheld target measure cold start.
 
   Raises:
     UserError: the share leaves nothing to train on or no validation request.
@@ -276,9 +276,9 @@ def withhold(split: Split, share: float) -> Split:
 def learn_from(split: Split, share: float) -> Split:
   """Returns the split with a share of the users in training; the requests stay.
 
-  A keyed hash of the raw id alone decides whether a user is in: the users of a share
-  are a subset of those of any larger share, in every log. A user who is out keeps an
-  empty training row, and requests with the full history.
+  Only a keyed hash of the raw id decides whether a user is in training: the users of a
+  share are a subset of those of any larger share, in every log. The other users get an
+  empty training row, and keep their requests with the full history.
   """
   if share == 1:
     return split
@@ -319,7 +319,7 @@ def _check_shares(validation_share: float, test_share: float) -> None:
 def _requests_at(
   log: Interactions, asked_U: np.ndarray, position_U: np.ndarray
 ) -> Requests:
-  """Returns requests of the users of `asked_U` for the items at `position_U`."""
+  """Builds requests: for users in `asked_U` (bool), the target is at `position_U`."""
   user_N = np.flatnonzero(asked_U)
   start_N, position_N = log.offset_U1[user_N], position_U[user_N]
   return Requests(
@@ -338,7 +338,7 @@ def _split(
   test: Requests,
   **parameters: float,
 ) -> Split:
-  """Returns the split that trains on the first `train_U` interactions of each user."""
+  """Builds the split that trains on the first `train_U` interactions of each user."""
   train = first_of_rows(log, train_U)
   sha256 = _digest(kind, log, parameters)
   return Split(kind, train, validation, test, sha256, parameters)
@@ -362,7 +362,7 @@ def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
 
 
 def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
-  """Returns parameters and SHA-256 of a split reduced by one more parameter."""
+  """Returns `parameters` and `sha256` of a split after one more parameter applies."""
   named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
   return {
     "parameters": split.parameters | parameter,

@@ -22,18 +22,18 @@ CATEGORIES: Sequence[str] = (
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-  """The shop's parameters. The field comments are the legend of the letters."""
+  """The shop's parameters; their comments define the letters in names of arrays."""
 
   num_users: int = 2800  # U
   num_items: int = 480  # I
   num_communities: int = 10  # C, hidden and equally common
   num_categories: int = 20  # G, at most 20; items are spread over them evenly
-  num_shelves: int = 80  # S, groups within a category that share their follow-ups
+  num_shelves: int = 80  # S, groups of items within a category with the same follow-ups
   num_favourites: int = 3  # F, categories that a community prefers, best first
   favour: float = 0.9  # share of a community's taste that goes to its favourites
   popularity_skew: float = 0.8  # exponent of Zipf's law inside a category
-  habit: float = 0.45  # probability that a purchase follows up the one before
-  follow_odds: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)  # of a shelf's follow-ups
+  habit: float = 0.45  # probability that a purchase is a follow-up of the previous one
+  follow_odds: tuple[float, ...] = (0.45, 0.3, 0.15, 0.1)  # of each shelf's follow-ups
   stray: float = 0.25  # probability that a follow-up lies in another category
   late_items: float = 0.04  # share of the catalogue that is late
   late_rate: float = 0.03  # probability that the last purchase is a late item
@@ -44,20 +44,20 @@ class Shop:
 
 
 class Tastes(NamedTuple):
-  """The generator's probabilities, by catalogue index, hidden from every model."""
+  """The generator's true probabilities, by catalogue index; no model sees them."""
 
   prior_C: np.ndarray  # float64, probability of each hidden community
-  taste_CI: np.ndarray  # float64, preferences of a community: rows sum to 1, 0 if late
-  late_CI: np.ndarray  # float64, the same among late items, 0 for the others
+  taste_CI: np.ndarray  # float64, preferences of a community; rows sum to 1, late = 0
+  late_CI: np.ndarray  # float64, its preferences among late items, 0 for the others
   follow_II: np.ndarray  # float64, row a: follow-ups of item a; rows sum to 1
   habit: float  # probability that a purchase is a follow-up of the previous one
   late_rate: float  # probability that a user's last purchase is a late item
 
 
 def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
-  """Returns the log and its generator, a pure function of the config.
+  """Generates the log; returns it with its true probabilities.
 
-  The catalogue holds every item, even those that nobody bought.
+  A pure function of the config. The catalogue has items that nobody bought as well.
   """
   _check(config)
   rng = np.random.default_rng(config.seed)
@@ -68,7 +68,7 @@ def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
     (f"u{user:05d}", [raw_I[item] for item in row])
     for user, row in enumerate(_buy(config, tastes, rng))
   ]
-  # A catalogue holds the items of the rows: a user with every item, removed again.
+  # A catalogue has only the rows' items: add a user with all of them, and remove it.
   shown = from_sequences([*sequences, ("window", raw_I)])
   log = keep_rows(shown, shown.user_ids != "window")
 
@@ -115,7 +115,7 @@ def _check(config: Shop) -> None:
 
 
 def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
-  """Returns the tastes by generator item number: item i is in category i mod G."""
+  """Draws the tastes, indexed by the item's number i, which is in category i mod G."""
   I, C, G = config.num_items, config.num_communities, config.num_categories
   F, S = config.num_favourites, config.num_shelves
   category_I, shelf_I = np.arange(I) % G, np.arange(I) % S
@@ -172,7 +172,7 @@ def _rows_to_one(weight: np.ndarray) -> np.ndarray:
 
 
 def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
-  """Returns each user's purchases, oldest first, by generator item number."""
+  """Draws each user's purchases, oldest first, as item numbers of `_plant`."""
   U, low = config.num_users, config.min_length
   length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
   length_U = np.minimum(length_U, config.max_length)

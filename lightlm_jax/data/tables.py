@@ -1,4 +1,4 @@
-"""Reads a log from a pandas, polars or Arrow table, or a file of one."""
+"""Reads a log from a pandas, polars or Arrow table, or from a table's file."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ from lightlm_jax.data import formats, interactions
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runtime.errors import UserError, first_line
 
-# Ids are read as texts: 007 is not 7.
+# Ids are read as strings: 007 is not 7.
 _IDS: Any = dict.fromkeys(("user", "item"), polars.String)
 _READERS = {
   ".parquet": polars.read_parquet,
@@ -25,10 +25,11 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
 
   Args:
     table: pandas, polars or Arrow, or the path of a .parquet, .csv, .tsv or .jsonl
-      file, with the columns `user` and `item` (texts or whole numbers) and optionally
+      file, with the columns `user` and `item` (strings or integers) and optionally
       `timestamp` (a date, or whole seconds since 1970). A user's rows are sorted by
-      time; without times, and for equal ones, the order of the table counts.
-    items: the same forms, one item per row, with `item` and at least one of TEXTS.
+      time; without times, or at equal times, they keep the order of the table.
+    items: likewise, one item per row, with `item` and at least one column of
+      formats.TEXTS; None = the items have no texts.
 
   Raises:
     UserError: a column is missing or has the wrong type, or an id is missing.
@@ -103,12 +104,12 @@ def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:
 
 
 def _seconds(column: polars.Series) -> polars.Series:
-  """Whole seconds since 1970."""
+  """Returns a column of times as whole seconds since 1970, int64."""
   if column.dtype == polars.String:
     try:
       column = column.str.to_datetime()
     except polars.exceptions.PolarsError:
-      pass  # refused below, as text
+      pass  # it stays a string, which is refused below
   if column.dtype in (polars.Date, polars.Datetime):
     column = column.dt.epoch("s")
   most = 10**formats.MOST_DIGITS
@@ -122,7 +123,7 @@ def _seconds(column: polars.Series) -> polars.Series:
 
 
 def _texts(items: polars.DataFrame, catalogue: list[str]):
-  """Returns titles and texts of the catalogue, "" for items without a row."""
+  """Returns an iterable of two lists: the catalogue's titles and texts, "" = no row."""
   names = [name for name in items.columns if name in formats.TEXTS]
   if not names:
     raise UserError(

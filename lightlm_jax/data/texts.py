@@ -1,9 +1,9 @@
-"""Item texts as tokens, by byte-level BPE trained on the catalogue's texts.
+"""Tokenizes item texts with byte-level BPE trained on the catalogue's texts.
 
-Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over bytes, as in GPT-2, so
-that text in any script has tokens. The tokenizer depends on the texts alone, not on
-their order and not on interactions. Case and compatibility forms of characters are
-folded, since they say little about an item.
+Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) works on bytes, as in GPT-2,
+so text in any script has tokens. The tokenizer depends on the texts alone, not on their
+order and not on interactions. Texts are lowercased and normalised (NFKC), since case
+and compatibility characters carry little about an item.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 
 EMPTY = 0  # the single token of an item without text
-FIRST = 1  # the first token of the tokenizer
+FIRST = 1  # added to the tokenizer's own token numbers
 _TOKENIZER = "tokenizer.json"
 
 
@@ -27,8 +27,8 @@ class Tokens(NamedTuple):
 
   token_IT: np.ndarray  # int32, left-aligned, at least one per item; -1 = padding
   vocab_size: int  # tokens of texts and attributes
-  empty: int  # items that have neither
-  cut: int  # items that were cut to T tokens
+  empty: int  # number of items that have neither text nor attributes
+  cut: int  # number of items that were cut to the maximum number of tokens
 
   @property
   def sha256(self) -> str:
@@ -37,9 +37,9 @@ class Tokens(NamedTuple):
 
 
 def learn(texts: Sequence[str], vocab_size: int) -> str:
-  """Trains a tokenizer; returns it as JSON of Hugging Face's library.
+  """Trains a tokenizer; returns it as JSON of Hugging Face's library `tokenizers`.
 
-  Equal sets of texts give equal JSON. `vocab_size` is the largest number of tokens, at
+  Equal sets of texts give equal JSON. `vocab_size` is the maximum number of tokens, at
   least 256: one for every byte.
   """
   tokenizers = _library()
@@ -47,7 +47,7 @@ def learn(texts: Sequence[str], vocab_size: int) -> str:
   tokenizer.normalizer = tokenizers.normalizers.Sequence(
     [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
   )
-  # A word has the same tokens at the beginning of a text and inside it.
+  # The prefix space gives a word the same tokens at the start of a text and inside it.
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
   # No special tokens: texts could contain their names.
   trainer = tokenizers.trainers.BpeTrainer(
@@ -65,10 +65,10 @@ def write(
   most: int,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> Tokens:
-  """Returns the catalogue in the tokenizer's tokens, at most `most` per item.
+  """Tokenizes the texts of the catalogue, with at most `most` tokens per item.
 
-  An item without text is the token EMPTY. Attributes (int arrays, numbered from 0) are
-  tokens after the text, which is cut if they do not fit otherwise.
+  An item without text and attributes is the token EMPTY. Attributes (int arrays,
+  numbered from 0; None = none) are tokens after the text, which is cut to make room.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()
@@ -122,7 +122,7 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns the run's tokenizer (None = train one) and the catalogue in its tokens."""
+  """Returns the tokenizer and the tokens of the catalogue; `tokenizer` None = train."""
   check(config, texts, attributes)
   assert texts is not None, "checked above"
   if tokenizer is None:
@@ -132,7 +132,7 @@ def of_run(
 
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
-  """Writes `tokenizer.json` and then the manifest, which makes it valid."""
+  """Writes `tokenizer.json`, and then the manifest, which marks it as complete."""
   files = {_TOKENIZER: tokenizer.encode()}
   manifest = {
     "sha256": tokens.sha256,
@@ -153,7 +153,7 @@ def load(folder: epath.Path) -> tuple[str, str] | None:
 
 
 def describe(tokens: Tokens) -> str:
-  """Returns a line about the items' tokens."""
+  """Returns one line of text about the items' tokens."""
   length_I = (tokens.token_IT >= 0).sum(axis=1)
   return (
     f"texts: {tokens.vocab_size:,} tokens, {length_I.mean():.2f} an item (at most "

@@ -1,7 +1,7 @@
-"""Published logs as TensorFlow Datasets; the only file that imports the library.
+"""Builds published logs as TensorFlow Datasets; no other file imports that library.
 
-ArrayRecord files need no TensorFlow. Each log has two configs, such as `toys-ratings`
-(one example per user) and `toys-items` (one example per item).
+It runs without TensorFlow, on ArrayRecord files. Each log has two configs, such as
+`toys-ratings` (one example per user) and `toys-items` (one example per item).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 
 
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
-  """The interactions of users, or the items.
+  """A published log's interactions, or its items, depending on the config.
 
   After `download_and_prepare`, `made` is the log or the list of its items.
   """
@@ -102,10 +102,10 @@ def build(
 ) -> tuple[polars.DataFrame, list[Item], dict[str, Any], dict[str, Any]]:
   """Downloads a log and builds both of its TensorFlow Datasets in `data_dir`.
 
-  Files that were downloaded by hand are taken from `folder`.
+  Files that the user has put into `folder` are not downloaded.
 
   Returns:
-    The log (see `reading.read_log`), its items, and the metadata of both.
+    The log (see `reading.read_log`), its items, and a dict of metadata about each.
 
   Raises:
     UserError: a file cannot be fetched, or is not the published one.
@@ -120,7 +120,7 @@ def build(
       if before.exists():
         before.rmtree()
       builder = PublishedLog(data_dir=data_dir, config=config)
-      with contextlib.redirect_stdout(sys.stderr):  # a command may promise JSON there
+      with contextlib.redirect_stdout(sys.stderr):  # a command's stdout may be JSON
         builder.download_and_prepare(file_format=FORMAT, download_config=options)
     except (requests.RequestException, tfds.download.DownloadError) as error:
       raise UserError(f"{source.name} cannot be downloaded: {error}; start again")
@@ -134,13 +134,13 @@ def build(
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
-  """Returns the file, or why there is none."""
-  with contextlib.suppress(AssertionError):  # there is no such folder, or nothing in it
+  """Returns (file, None), or (None, reason) if the file cannot be had."""
+  with contextlib.suppress(AssertionError):  # manual_dir is missing or empty
     if path := raw.by_hand(dl_manager.manual_dir):
       return path, None
   if raw.url is None:
     return None, f"{raw.name} is not there"
-  # The library would retry for minutes.
+  # Check first: the library would retry for minutes.
   if why := raw_files.unreachable(raw.url):
     return None, f"{raw.url}: {why}"
   return epath.Path(dl_manager.download(raw.url)), None

@@ -1,4 +1,4 @@
-"""Downloads a published log into the data folder, in the form of other logs."""
+"""Downloads a published log into the data folder, in the format of the user's logs."""
 
 import json
 import logging
@@ -17,10 +17,10 @@ LOG = "u.data"
 
 
 def prepare(source: Source, root: epath.Path) -> None:
-  """Downloads a log, or uses files that are in place already, and writes `root/NAME`.
+  """Writes the folder `root/NAME` of a log; downloads raw files that it lacks.
 
-  The log is written last, so that its presence means that all is complete. A second
-  process waits for the first one.
+  The log is written last: if it exists, everything is complete. A second process waits
+  for the first one.
 
   Raises:
     UserError: there is no network, or a file differs from the published one; the

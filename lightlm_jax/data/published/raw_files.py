@@ -1,4 +1,4 @@
-"""Raw files of a published log: names, URL, checksum and lines."""
+"""The raw files of published logs: names, URLs, checksums, and reading their lines."""
 
 from collections.abc import Iterator
 import gzip
@@ -15,27 +15,27 @@ from etils import epath
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import folder as folder_lib
 
-LONGEST = 2**20  # bytes of a line; ten times the longest of any source
+LONGEST = 2**20  # maximum bytes of a line; ten times the longest of any source
 _PATIENCE_SECONDS = 20
 
 
 class RawFile(NamedTuple):
-  """One file of a source."""
+  """A raw file of a published log."""
 
   name: str  # in the data folder
   url: str | None = None  # None = it has to be downloaded by hand
-  member: str | None = None  # of the archive at the URL
-  sha256: str | None = None  # of the download, if known
-  also: tuple[str, ...] = ()  # other names with the same content
+  member: str | None = None  # path in the archive at the URL; None = no archive
+  sha256: str | None = None  # of the download; None = unknown
+  also: tuple[str, ...] = ()  # further names under which it is accepted
 
   @property
   def download(self) -> str:
-    """The name of the download in a browser."""
+    """The file name that a browser gives the download."""
     return self.url.rpartition("/")[2] if self.url else self.name
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Names of the file when it is unpacked, or compressed in another way."""
+    """Further names: unpacked, compressed in another way, or in `also`."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
@@ -51,7 +51,7 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Checks a download's SHA-256, if it is known; unpacked files are not checked."""
+  """Raises a UserError if a download's SHA-256 is wrong; unpacked files always pass."""
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)
@@ -77,7 +77,7 @@ def unreachable(url: str) -> str | None:
 
 
 def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
-  """Yields the lines of a plain, gzip or zip file; None = longer than LONGEST."""
+  """Yields the lines of a plain, gzip or zip file; None for one longer than LONGEST."""
   number = 0
   try:
     with path.open("rb") as file, _unpacked(raw, file) as text:
@@ -95,7 +95,7 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
 
 
 def _unpacked(raw: RawFile, file: Any) -> Any:
-  """Returns the decompressed file, by its first bytes: names are not reliable."""
+  """Decompresses a file if its first bytes say so; names are not reliable."""
   magic = file.read(4)
   file.seek(0)
   if magic[:2] == b"\x1f\x8b":

@@ -1,4 +1,4 @@
-"""Parsers for the lines of raw files: ratings and items of each publisher.
+"""Parses lines of raw files: the ratings and the items of each publisher.
 
 A parser raises Malformed for a line that it cannot read.
 """
@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-MOST_SECONDS = 10**11  # since 1970: larger numbers are in another unit
+MOST_SECONDS = 10**11  # since 1970; larger numbers must be in another unit
 TICKS_2023 = 1_000  # per second, in Amazon Reviews 2023
 _FIELDS_2023 = "user_id parent_asin rating timestamp"
 _FIELDS_MOVIELENS = "user item rating timestamp"
@@ -22,26 +22,26 @@ GENRES = (
 
 
 class Rating(NamedTuple):
-  """One interaction, by raw ids."""
+  """One interaction, with raw ids."""
 
   user: str
   item: str
   rating: float
-  time: int  # ticks of the file's clock since 1970
+  time: int  # since 1970, in units of 1 / `Source.ticks` seconds
 
 
 class Item(NamedTuple):
-  """The metadata of an item, by its raw id; "" and () = none."""
+  """The metadata of the item with raw id `item`; "" and () = unknown."""
 
   item: str
   title: str = ""
   brand: str = ""
-  categories: tuple[str, ...] = ()  # distinct, without the one that all items share
+  categories: tuple[str, ...] = ()  # distinct, without the root that all items share
   description: str = ""
 
 
 class Malformed(Exception):
-  """A line that cannot be read; lines are counted by this message."""
+  """Raised for a line that cannot be read; lines are counted by its message."""
 
 
 def amazon_2014_rating(line: bytes) -> Rating:
@@ -52,7 +52,7 @@ def amazon_2014_rating(line: bytes) -> Rating:
 def amazon_2014_item(line: bytes) -> Item:
   """Parses a line of `meta_CATEGORY.json.gz`: a Python dict, not JSON.
 
-  `literal_eval` executes no code, whatever the line contains.
+  It uses `literal_eval`, which never executes code.
   """
   try:
     found = ast.literal_eval(_text(line).strip())
@@ -89,7 +89,7 @@ def amazon_2023_rating(line: bytes) -> Rating | None:
 def amazon_2023_item(line: bytes) -> Item:
   """Parses a line of `meta_CATEGORY.jsonl.gz`: JSON.
 
-  The brand is the one in the details; without it, the store.
+  The brand is "Brand" in the details or, if missing, the store.
   """
   found = _json(line)
   details = found.get("details")
@@ -104,7 +104,7 @@ def amazon_2023_item(line: bytes) -> Item:
 
 
 def yelp_seconds(date: str) -> int:
-  """Returns seconds since 1970 of a date such as "2019-12-13 15:51:19", as UTC."""
+  """Converts a UTC date such as "2019-12-13 15:51:19" to seconds since 1970."""
   parsed = datetime.datetime.strptime(date, "%Y-%m-%d %H:%M:%S")
   return calendar.timegm(parsed.timetuple())
 
@@ -154,7 +154,7 @@ def movielens_100k_item(line: bytes) -> Item:
 
 
 def movielens_1m_item(line: bytes) -> Item:
-  """Parses a line of `movies.dat`: number `::` title `::` genres, these by `|`."""
+  """Parses a line of `movies.dat`: number::title::genres, with | between genres."""
   found = _split(line, "::", "movie title genres", "latin-1")
   return Item(
     _identifier(found, "movie"),
@@ -183,7 +183,7 @@ def _json(line: bytes) -> dict[str, Any]:
 def _split(
   line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
-  """Returns the separated fields of a line by name."""
+  """Returns the fields of a line by name; `names` are in order, with blanks between."""
   fields, wanted = _text(line, encoding).split(separator), names.split()
   if len(fields) != len(wanted):
     raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
@@ -191,7 +191,7 @@ def _split(
 
 
 def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating:
-  """Returns the rating in the fields of these names: user, item, rating, time."""
+  """Builds a rating from `found`; `names` are its keys of user, item, rating, time."""
   user, item, rating, time = names.split()
   return Rating(
     _identifier(found, user),
@@ -202,7 +202,7 @@ def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating
 
 
 def _identifier(found: Mapping[str, Any], name: str) -> str:
-  """Returns a raw id: printable text without blanks."""
+  """Returns the raw id in field `name`, which must be printable and without blanks."""
   value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
@@ -210,7 +210,7 @@ def _identifier(found: Mapping[str, Any], name: str) -> str:
 
 
 def _number(value: Any, name: str) -> float:
-  """Returns a finite number, given as a number or a text."""
+  """Converts a number or a string to a finite float."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
       found = float(value)
@@ -222,7 +222,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _ticks(value: Any, name: str, per_second: int) -> int:
-  """Returns a time since 1970 in whole ticks, given as a number or digits."""
+  """Converts a time since 1970, an int or a string of digits, to an int."""
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
   if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
@@ -231,17 +231,17 @@ def _ticks(value: Any, name: str, per_second: int) -> int:
 
 
 def _words(value: Any, name: str) -> str:
-  """Returns a text on one line; "" for None."""
+  """Returns a string on one line, with single blanks; "" for None."""
   if value is None:
     return ""
   if not isinstance(value, str):
     raise Malformed(f"{name} is no text")
-  # A lone surrogate is legal in JSON, but cannot be encoded.
+  # A lone surrogate is legal in JSON, but cannot be encoded as UTF-8.
   return " ".join(value.encode("utf-8", "replace").decode().split())
 
 
 def _list(value: Any, name: str) -> list[str]:
-  """Returns the non-empty texts of a list; [] for None."""
+  """Returns the non-empty strings of a list; [] for None."""
   if value is None:
     return []
   if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Reads raw files into a log: parsing, filtering, sorting, and counts of all lines."""
+"""Reads raw files into a log: parses, filters, sorts and counts their lines."""
 
 from array import array
 from collections import Counter
@@ -16,25 +16,25 @@ from lightlm_jax.data.published.raw_rows import Item, Malformed
 from lightlm_jax.data.published.sources import Counts, Source
 from lightlm_jax.runtime.errors import UserError
 
-SHOWN = 5  # rejected lines of a file that are reported by number
+SHOWN = 5  # rejected lines of a file that are reported with their line numbers
 
 
 @dataclasses.dataclass
 class Tally:
   """Counts of a file's lines: lines = kept + filtered + rejected.
 
-  Unreadable lines are rejected; readable ones that do not count are filtered.
+  Unreadable lines are rejected; readable ones that are left out are filtered.
   """
 
   lines: int = 0
   kept: int = 0
   filtered: Counter = dataclasses.field(default_factory=Counter)
   rejected: Counter = dataclasses.field(default_factory=Counter)
-  first: list[str] = dataclasses.field(default_factory=list)  # of the rejected
+  first: list[str] = dataclasses.field(default_factory=list)  # first rejected lines
 
   def __str__(self) -> str:
-    """Returns the number of rejected lines, their reasons, and the first of them."""
-    rejected = Counter(self.rejected)  # JSON has made it a dict
+    """Returns text: the number of rejected lines, the reasons, and the first lines."""
+    rejected = Counter(self.rejected)  # a plain dict if it comes from JSON
     reasons = ", ".join(f"{n:,} {why}" for why, n in rejected.most_common())
     return (
       f"{rejected.total():,} of {self.lines:,} lines cannot be read ({reasons}; "
@@ -47,8 +47,8 @@ def read_log(source: Source, path: epath.Path) -> tuple[polars.DataFrame, Tally,
 
   Returns:
     The log: raw ids `user` and `item`, `rating` (float32) and `seconds` (int64, since
-    1970), by user, oldest first, ties in file order; the tally of the lines; the number
-    of interactions that have the same time as another one of their user.
+    1970), sorted by user and time, ties in file order; the tally of the lines; and the
+    number of interactions at the same time as another one of the same user.
 
   Raises:
     UserError: the file is damaged, or is not the published one.
@@ -95,7 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads the metadata of the wanted items by raw id; a UserError if there is none."""
+  """Reads metadata of the items with raw ids `wanted`; a UserError if none has any."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:
@@ -117,9 +117,9 @@ def read_items(
 def _records(
   raw: RawFile, path: epath.Path, parse: Callable[[bytes], Any], tally: Tally
 ) -> Iterator[Any]:
-  """Yields the records of a file; other lines are counted in the tally."""
+  """Yields a file's parsed records; lines that give none are counted in `tally`."""
   with warnings.catch_warnings():
-    # Python's parser warns of invalid escapes, which some sources have.
+    # Python's parser warns of invalid escapes, which occur in some sources.
     warnings.simplefilter("ignore", SyntaxWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
     for line in read_lines(raw, path):
@@ -155,7 +155,7 @@ def _filtered(source: Source, rows: polars.DataFrame, tally: Tally) -> polars.Da
   if source.once:
     earliest = rows.unique(["user", "item"], keep="first", maintain_order=True)
     keep(earliest, "rated before")
-  # The k-core: every user and item that is left has k interactions.
+  # The k-core: every user and item that is left has at least k interactions.
   enough = polars.all_horizontal(
     polars.len().over(column) >= source.core for column in ("user", "item")
   )
@@ -163,5 +163,5 @@ def _filtered(source: Source, rows: polars.DataFrame, tally: Tally) -> polars.Da
   while source.core and len(rows) != before:
     before = len(rows)
     keep(rows.filter(enough), f"below {source.core}-core")
-  tally.filtered = +tally.filtered  # without zeros
+  tally.filtered = +tally.filtered  # drops reasons with a count of 0
   return rows

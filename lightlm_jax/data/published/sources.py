@@ -1,7 +1,7 @@
 """The published logs: their files, filters, and published sizes.
 
-The sizes are from papers that use these logs; for Amazon 2023 they agree with the
-rounded ones of its authors. A size or checksum that is missing here was not found.
+The sizes are from papers that use these logs; for Amazon 2023 they agree with its
+authors' rounded figures. Where a size or checksum is missing, none was found.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 _2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/"
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 
-# Names that papers use, and the categories behind them.
+# Short names that papers use for categories of Amazon Reviews 2014.
 SHORT = {"toys": "Toys_and_Games", "beauty": "Beauty", "sports": "Sports_and_Outdoors"}
 CATEGORIES_2014 = (
   "Amazon_Instant_Video Apps_for_Android Automotive Baby Beauty Books CDs_and_Vinyl "
@@ -26,7 +26,7 @@ CATEGORIES_2014 = (
   "Pet_Supplies Sports_and_Outdoors Tools_and_Home_Improvement Toys_and_Games "
   "Video_Games"
 ).split()
-# Those of the 34 categories that have a 5-core.
+# Of the 34 categories, only those that have a 5-core.
 CATEGORIES_2023 = (
   "All_Beauty Arts_Crafts_and_Sewing Automotive Baby_Products Beauty_and_Personal_Care "
   "Books CDs_and_Vinyl Cell_Phones_and_Accessories Clothing_Shoes_and_Jewelry "
@@ -39,7 +39,7 @@ CATEGORIES_2023 = (
 
 
 class Counts(NamedTuple):
-  """The size of a log."""
+  """The number of users, items and interactions of a log."""
 
   users: int
   items: int
@@ -72,21 +72,21 @@ _SHA256_2023 = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A published log, and how to read it."""
+  """A published log: its files, parsers and filters."""
 
-  name: str  # of its folder
+  name: str  # also the name of its folder
   about: str
   ratings: RawFile
-  items: RawFile  # item texts; optional
-  rating: Callable[[bytes], Rating | None]  # None = header
-  item: Callable[[bytes], Item]
-  by_hand: str = ""  # what the user has to do first
-  ticks: int = 1  # of its clock per second
+  items: RawFile  # item texts; may be missing
+  rating: Callable[[bytes], Rating | None]  # parses a line of `ratings`; None = header
+  item: Callable[[bytes], Item]  # parses a line of `items`
+  by_hand: str = ""  # an instruction to the user, if files cannot be downloaded
+  ticks: int = 1  # units of its times per second
   core: int = 0  # k of the k-core; 0 = none
   once: bool = False  # keep only a user's earliest rating of an item
   first_time: int | None = None  # seconds since 1970
   last_time: int | None = None
-  published: Counts | None = None  # after filtering
+  published: Counts | None = None  # size after filtering; None = unknown
 
 
 def _file(url: str, **known: Any) -> RawFile:
@@ -113,7 +113,7 @@ def _amazon_2023(category: str) -> Source:
     ratings=_file(
       f"{_2023}benchmark/5core/rating_only/{category}.csv.gz",
       sha256=_SHA256_2023.get(category),
-      also=(f"{category}.jsonl.gz", f"{category}.jsonl"),  # not filtered yet
+      also=(f"{category}.jsonl.gz", f"{category}.jsonl"),  # unfiltered reviews
     ),
     items=_file(f"{_2023}raw/meta_categories/meta_{category}.jsonl.gz"),
     rating=raw_rows.amazon_2023_rating,
