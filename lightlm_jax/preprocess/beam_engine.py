@@ -2,7 +2,7 @@
 
 This is the only file that imports Beam. Lines are numbered, so each file of the log is
 read by one worker; several files are read in parallel. Workers exchange data in the
-work folder, which must be visible to all of them.
+work folder, which all of them must be able to access.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +32,14 @@ class Beam:
   """Runs the steps of stages.py as pipelines; alternative: `one_machine.OneMachine`."""
 
   def __init__(self, options: str):
-    """Takes options in command-line form: "--runner=FlinkRunner …"."""
+    """Creates the engine; `options` are Beam flags, as "--runner=FlinkRunner …"."""
     self._options = PipelineOptions(shlex.split(options), save_main_session=False)
     self._pipelines = 0
 
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and writes the users of each part. See `stages.settle`."""
+    """Reads all files and runs `stages.settle` on every part; returns the tally."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (
@@ -48,7 +48,7 @@ class Beam:
         | beam.Reshuffle()
         | beam.FlatMap(_read, options, layout).with_outputs("tally", main="rows")
       )
-      # Empty parts are settled too.
+      # An empty table for every part, so that parts without rows are settled too.
       empty = _packed(rows.SCHEMA.empty_table())
       parts = pipeline | "parts" >> beam.Create(
         [(part, empty) for part in range(layout.parts)]
@@ -70,7 +70,7 @@ class Beam:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Runs a step of stages.py for every number below `number`; returns the results."""
+    """Runs a step of stages.py for 0 … `number` - 1; returns the results in order."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       return (
@@ -83,7 +83,7 @@ class Beam:
     return [value for _, value in sorted(self._run(title, layout, build))]
 
   def _run(self, title: str, layout: Layout, build: Callable) -> list[Any]:
-    """Runs a pipeline; its results come back through files, as on any runner."""
+    """Runs a pipeline; returns its results, passed through files to suit any runner."""
     logger.info(f"beam: {title}")
     self._pipelines += 1
     folder = epath.Path(layout.folder) / f"results-{self._pipelines:05d}"
@@ -96,7 +96,7 @@ class Beam:
 
 
 def _read(source: Source, options: Options, layout: Layout) -> Iterator[Any]:
-  """Yields the rows of a file by part, as bytes, and its tally as a side output."""
+  """Yields (part, table as bytes) for a file's rows, and the tally as a side output."""
   tally = Tally()
   try:
     for piece in readers.pieces(source, options.block_bytes):

@@ -1,4 +1,4 @@
-"""The role of each column: from flags, or from the names that logs commonly use."""
+"""Finds the role of each column from flags, or from names that are common in logs."""
 
 from collections.abc import Sequence
 import csv
@@ -17,7 +17,7 @@ from lightlm_jax.runtime.errors import UserError
 logger = logging.getLogger(__name__)
 
 ROLES = ("user", "item", "time", "rating")
-# In lower case, letters and digits only; the first one that a file has is taken.
+# Known column names, as lower-case letters and digits; the first in the file counts.
 KNOWN = {
   "user": "user userid uid reviewerid customerid visitorid memberid accountid clientid "
   "personid profileid customer member username session sessionid",
@@ -33,7 +33,7 @@ KNOWN = {
 def decide(
   found: Sequence[tuple[epath.Path, str]], options: Options
 ) -> tuple[list[Source], str | None]:
-  """Returns how to read the files, and the unit of their times; logs both.
+  """Decides how to read the files, and their time unit (None = no times); logs both.
 
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
@@ -70,7 +70,7 @@ def decide(
 
 
 def named(path: epath.Path, form: str, options: Options) -> Source:
-  """Returns how to read a file, without roles; without names if it is empty.
+  """Returns a `Source` for a file, still without roles; an empty file has no names.
 
   Raises:
     UserError: its first lines cannot be read.
@@ -87,7 +87,7 @@ def named(path: epath.Path, form: str, options: Options) -> Source:
 
 
 def first_known(names: Sequence[str], known: str) -> str | None:
-  """Returns the column with the first of the `known` names that the file has."""
+  """Returns the column of `names` that comes first in `known`, a value of KNOWN."""
   plain = [_plain(name) for name in names]
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
 
@@ -130,7 +130,7 @@ def _plain(name: str) -> str:
 
 
 def _first_line(path: epath.Path, form: str, options: Options):
-  """Returns the columns' names, whether they are a header, and the delimiter."""
+  """Returns the column names, whether the file begins with them, and the delimiter."""
   raw = next((x for x in files.head(path).split(b"\n") if x.strip(b" ")), b"")
   line = files.decoded(raw)
   if b"\0" in raw or line is None:
@@ -172,7 +172,7 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
 
 
 def _keys(path: epath.Path) -> list[str]:
-  """Returns the keys of the first JSON objects."""
+  """Returns the keys of the JSON objects in the first lines."""
   keys, head = {}, files.head(path)
   for line in head.split(b"\n")[:100]:
     try:
@@ -187,7 +187,7 @@ def _keys(path: epath.Path) -> list[str]:
 
 
 def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
-  """Returns the unit of time of the first file that has times near its start."""
+  """Returns --time_unit or, from the first times, a guess; None = no times."""
   if "time" not in sources[0].roles:
     return None
   if options.time_unit:

@@ -1,10 +1,10 @@
-"""Screening of delimited text: only well-formed rows reach the CSV parser.
+"""Screens delimited text: only well-formed rows reach the CSV parser.
 
 A CSV parser that meets an unclosed quote swallows the following lines. So quotes are
-checked first: a field is `"…"` with inner quotes doubled, or anything that does not
-begin with a quote. A quoted field may contain line ends, if it closes within
-MOST_JOINED lines and the row then has the right number of columns; otherwise only its
-first line is rejected, and screening goes on with the next one.
+checked first: a field is `"…"` with inner quotes doubled, or text that does not begin
+with a quote. A quoted field may contain line ends if it closes within MOST_JOINED lines
+and the row then has the right number of columns; otherwise only its first line is
+rejected, and screening continues with the next one.
 """
 
 import functools
@@ -26,13 +26,13 @@ _MOST_CHARACTERS = 2**20
 def screen(
   source: Source, content: bytes, first: int, last: bool, tally: Tally
 ) -> tuple[bytes, np.ndarray, bytes, int]:
-  """Screens a block of whole lines, of which the first has the number `first`.
+  """Screens a block of whole lines; its first line has the number `first`.
 
-  Rejected lines are counted in the tally; blank lines do not count.
+  Rejected lines are counted in the tally, blank lines are not. `last` = no next block.
 
   Returns:
-    The rows, separated by line feeds; int64, the first line number of each row; bytes
-    of an incomplete row, to be prepended to the next block; the number of their line.
+    The rows, separated by line feeds; the number of each row's first line, int64; an
+    incomplete row to prepend to the next block; the number of that block's first line.
   """
   has_quotes = source.has_quotes and b'"' in content
   has_blank = content.startswith(b"\n") or b"\n\n" in content
@@ -68,10 +68,10 @@ def shown(raw: bytes) -> str:
 class _Patterns(NamedTuple):
   whole: str  # a line that is a row, with any number of columns
   exact: re.Pattern  # a row with the right number of columns
-  opening: re.Pattern  # a line whose last field is open
-  inside: re.Pattern  # a line within a field
-  closing: re.Pattern  # a line that closes it
-  reopening: re.Pattern  # a line that closes it and opens another
+  opening: re.Pattern  # a line whose last field begins a quote and does not close it
+  inside: re.Pattern  # a line within a quoted field
+  closing: re.Pattern  # a line that closes a quoted field
+  reopening: re.Pattern  # a line that closes one quoted field and opens another
 
 
 @functools.cache
@@ -90,7 +90,9 @@ def _patterns(delimiter: str, columns: int) -> _Patterns:
 
 
 def _joined(text_L: list[str | None], p: _Patterns, last: bool):
-  """Returns rows, their first lines, rejected lines, and the end of the last row."""
+  """Joins lines to rows; returns the rows (None = rejected), the index of their first
+  lines, the indices of rejected lines, and one past the last line that was used.
+  """
   quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
   texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)
   is_whole = texts.str.contains(p.whole)
@@ -115,7 +117,10 @@ def _joined(text_L: list[str | None], p: _Patterns, last: bool):
 
 
 def _closing(text_L: list[str | None], number: int, p: _Patterns) -> int | None:
-  """Returns the end of the row that begins in a line; 0 = none, None = not here yet."""
+  """Returns one past the last line of the row that begins at line index `number`.
+
+  0 = the row is not closed properly; None = it may close in the next block.
+  """
   if not p.opening.match(text_L[number]):
     return 0
   end, size = number + MOST_JOINED, 0

@@ -1,4 +1,4 @@
-"""The input files of a preparation, their formats, and their bytes by whole lines."""
+"""Finds the input files of a preparation and their formats, and reads whole lines."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -22,16 +22,16 @@ _ENDINGS = {
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
 # Files beside a log that are not part of it.
 BESIDE = ("items.tsv", "item_attributes.json")
-BLOCK = 2**23  # bytes read at once; the longest line
-COLONS = "::"  # between the columns of MovieLens' .dat files
-FOR_COLONS = "\x1f"  # a single byte for the parser, absent from texts
+BLOCK = 2**23  # bytes read at once, and maximum length of a line
+COLONS = "::"  # delimiter of MovieLens' .dat files
+FOR_COLONS = "\x1f"  # replaces COLONS for the parser; a single byte that texts lack
 
 
 class Source(NamedTuple):
   """A file of a log, and how to read it."""
 
   path: str
-  index: int  # among the files, which orders rows of equal times
+  index: int  # the file's place among all files; it orders rows of equal times
   form: str  # one of FORMATS
   names: tuple[str, ...] = ()  # all columns, in order
   roles: Mapping[str, int] = {}  # the column index of every role that the log has
@@ -40,22 +40,22 @@ class Source(NamedTuple):
 
   @property
   def has_quotes(self) -> bool:
-    """Whether a field may be quoted, `"…"`."""
+    """True if a field may be quoted, `"…"`."""
     return self.form == "csv" and self.delimiter != COLONS
 
   @property
   def between(self) -> str:
-    """The byte between columns that the parser gets."""
+    """The single-byte delimiter that the parser gets."""
     return FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
   @property
   def columns(self) -> dict[str, str]:
-    """The name of every role's column; none in a file without names."""
+    """The column name of every role; empty if the file has no column names."""
     return {role: self.names[n] for role, n in self.roles.items() if self.names}
 
 
 class Block(NamedTuple):
-  """Whole lines of a file, each followed by a line feed, perhaps not the last one."""
+  """Whole lines of a file; each ends with a line feed, except perhaps the last one."""
 
   content: bytes
   too_long: bool  # whether this is the start of a single line that exceeds a block
@@ -68,7 +68,7 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
 
   Args:
     pattern: a file, a glob or a folder.
-    form: one of FORMATS for all files; None = by their names.
+    form: the format of all files, one of FORMATS; None = by their names.
 
   Raises:
     UserError: there are no files, or their names do not tell the format.
@@ -109,7 +109,7 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
 
 
 def decoded(raw: bytes) -> str | None:
-  """Returns the text; None if it is not UTF-8."""
+  """Decodes UTF-8; returns None if it is invalid."""
   try:
     return raw.decode()
   except UnicodeDecodeError:
@@ -123,7 +123,7 @@ def count_lines(content: bytes) -> int:
 
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
-  """Yields a file's content, decompressed if gzip, and the file as it is on disk.
+  """Yields two streams of a file: its content, decompressed if gzip, and its raw bytes.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -140,7 +140,9 @@ def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
 
 
 def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
-  """Yields a text file by whole lines, with line feeds and no byte order mark.
+  """Yields a text file in blocks of whole lines.
+
+  Lines end with line feeds; a byte order mark is removed; long lines are cut.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -174,7 +176,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
 
 
 def head(path: epath.Path, size: int = 2**18) -> bytes:
-  """Returns the first lines of a text file, at most `size` bytes."""
+  """Returns the first whole lines of a text file, about `size` bytes; b"" if empty."""
   for block in blocks(path, size):
     if block.content.strip() or block.last:
       return block.content
@@ -187,7 +189,7 @@ def _form(path: epath.Path) -> str | None:
 
 
 def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
-  """Returns the paths of a file, a glob or a folder; and whether it is a folder."""
+  """Returns the paths that `pattern` matches, and whether it is a folder."""
   path = epath.Path(pattern)
   if any(sign in pattern for sign in "*?[") and not path.exists():
     wild = next(n for n, part in enumerate(path.parts) if set(part) & set("*?["))

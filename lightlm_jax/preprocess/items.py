@@ -1,4 +1,4 @@
-"""Item metadata: texts and attributes from a file beside the log."""
+"""Reads item metadata, texts and attributes, from a file beside the log."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -19,7 +19,7 @@ from lightlm_jax.storage import json_text
 
 logger = logging.getLogger(__name__)
 
-# Columns of items.parquet (those of formats.TEXTS), and their names in files.
+# Columns of items.parquet (those of formats.TEXTS), and how input files name them.
 TEXTS = {
   "title": "title name movietitle itemname productname producttitle textualid text",
   "brand": "brand brandname store manufacturer",
@@ -28,7 +28,7 @@ TEXTS = {
   "categories": "categories",
   "description": "description desc",
 }
-# Columns of a file without a header, such as MovieLens' movies.dat.
+# Names for the columns of a file without a header, such as MovieLens' movies.dat.
 _HEADLESS = ("item", "title", "genres", "description")
 ATTRIBUTES = ("brand", "genres", "category", "categories")
 
@@ -36,17 +36,17 @@ ATTRIBUTES = ("brand", "genres", "category", "categories")
 def read(
   log: epath.Path, item_ids: np.ndarray, options: Options
 ) -> tuple[dict[str, pyarrow.Array], dict[str, int] | None]:
-  """Reads the metadata of the catalogue: --items, or files beside the log.
+  """Reads the metadata of the catalogue from --items, or from files beside the log.
 
   Args:
-    log: its first file; items.tsv (NAME.item of NAME.inter) and item_attributes.json
-      are read from its folder.
+    log: first file of the log; items.tsv (for NAME.inter: NAME.item) and
+      item_attributes.json are read from its folder.
     item_ids: [I] strings.
-    options: its `items` is a file with one item per line, in any format of a log.
+    options: `options.items` is a file with one item per line, in any format of a log.
 
   Returns:
-    Columns of items.parquet: of TEXTS, "" = none, and `attributes`, sorted, unless no
-    item has any. And the rows of the file by outcome; None without a file.
+    The columns of items.parquet: those of TEXTS ("" = no text) and, if any item has
+    some, `attributes`, sorted; the file's number of rows by outcome, None = no file.
 
   Raises:
     UserError: a file cannot be read, or has none of these items.
@@ -79,7 +79,7 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
 
 
 def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
-  """Returns the texts by column, the attributes if any item has some, and counts."""
+  """Returns texts by column, attributes by item (None = there are none), and counts."""
   source, item, columns_of = _source(table, item_column)
   shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
   logger.info(f"items: {table}: item = {item!r}, {shown}")
@@ -116,7 +116,7 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
 
 
 def _source(path: epath.Path, item_column: str | None):
-  """Returns how to read the file, its id column, and its text columns by name."""
+  """Returns the file's `Source`, its id column, and its text columns, as of TEXTS."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
   source = columns.named(path, form, Options("", ""))
@@ -140,7 +140,7 @@ def _source(path: epath.Path, item_column: str | None):
 
 
 def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-  """Yields the rows by column; an empty one for a row that cannot be read."""
+  """Yields rows as {column: value}; {} for a row that cannot be read."""
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
@@ -180,7 +180,7 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """Returns a field's values: list elements, `token_seq` words, or parts between |."""
+  """Splits a field: list elements, words of a `token_seq`, or parts between |."""
   if isinstance(value, list | tuple):
     return [part for element in value for part in _values(element, column)]
   text = _words(value)

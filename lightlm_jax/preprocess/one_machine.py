@@ -1,7 +1,7 @@
 """The engine for one machine: two threads read, and rows are spooled to disk by part.
 
-Memory does not grow with the log: it holds a few pieces of a file and `_WAITING` rows
-before they are spooled, then one part (about `part_bytes` of the input) at a time.
+Memory does not grow with the log: first it holds a few pieces of a file and `_WAITING`
+rows that are not spooled yet, later one part (about `part_bytes` of input) per thread.
 """
 
 import collections
@@ -21,11 +21,11 @@ from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 
 _THREADS = 2
-_WAITING = 2**21  # rows, of all parts
+_WAITING = 2**21  # rows of all parts in memory before they are spooled
 
 
 class OneMachine:
-  """Runs the steps in this process. The other engine is `beam_engine.Beam`."""
+  """Runs the steps of stages.py in this process; alternative: `beam_engine.Beam`."""
 
   def __init__(self, progress: rich.progress.Progress):
     self._progress = progress
@@ -33,7 +33,7 @@ class OneMachine:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and writes the users of each part. See `stages.settle`."""
+    """Reads all files and runs `stages.settle` on every part; returns the tally."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]
@@ -65,13 +65,13 @@ class OneMachine:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Runs a step of stages.py for every number below `number`; returns the results."""
+    """Runs a step of stages.py for 0 … `number` - 1; returns the results in order."""
     found = _ahead(lambda n: step(layout, n, **options), range(number))
     return list(self._progress.track(found, total=number, description=title))
 
 
 class _Spool:
-  """Rows by part, on disk."""
+  """A file of rows on disk for each part."""
 
   def __init__(self, layout: Layout):
     self._layout = layout
@@ -87,7 +87,7 @@ class _Spool:
 
   def flush(self) -> None:
     for part, tables in self._waiting.items():
-      # Each flush appends its own Arrow stream, so that no file stays open.
+      # Each flush appends an Arrow stream of its own, so that no file stays open.
       with self._layout.path("rows", part).open("ab") as file:
         stages.write_stream(file, pyarrow.concat_tables(tables).combine_chunks())
     self._waiting.clear()
@@ -106,7 +106,7 @@ class _Spool:
 
 
 def _ahead(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
-  """Yields the results of a function in order; threads run a few of them ahead."""
+  """Yields `function(argument)` in order; threads compute a few results ahead."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = collections.deque()
     try:

@@ -1,4 +1,4 @@
-"""The whole preparation of a log, on either engine."""
+"""Runs the whole preparation of a log, on either engine."""
 
 from collections.abc import Mapping
 import contextlib
@@ -36,8 +36,8 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
   """Runs `prepare` with the flags of the command, which are fields of `Options`.
 
   Raises:
-    UserError: one line that says what to change.
-    Stopped: SIGTERM came; temporary files are removed, as after Ctrl-C.
+    UserError: the flags or the log are wrong; one line that says what to change.
+    Stopped: on SIGTERM; temporary files are removed, as after Ctrl-C.
   """
   if not input or not output:
     raise UserError(
@@ -61,7 +61,7 @@ def prepare(options: Options) -> dict[str, Any]:
   """Writes the folder `options.output`, completely or not at all.
 
   Returns:
-    The manifest, and `seconds` by step.
+    The manifest, with `seconds` of each step added.
 
   Raises:
     UserError: the log or the options are wrong; the message says how to fix it.
@@ -129,7 +129,7 @@ def prepare(options: Options) -> dict[str, Any]:
 
 
 def show(manifest: Mapping[str, Any]) -> None:
-  """Logs how many rows were kept, rejected and filtered, and why."""
+  """Logs from a manifest how many rows were kept, rejected and filtered, and why."""
   logger.info(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
   sources = [source["path"] for source in manifest["sources"]]
   for reason, number in manifest["rejected"].items():
@@ -203,7 +203,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """Yields a new folder beside the output or in `work`, and removes it at the end."""
+  """Creates a temporary folder in `work` (None = beside the output) as a context."""
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent
@@ -239,7 +239,7 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _delimiter(text: str | None) -> str | None:
-  """One character; a tab as people write it; or MovieLens' two colons."""
+  r"""Checks --delimiter: a character, `\t` or `tab` for a tab, or `::`; None = any."""
   text = {"\\t": "\t", "tab": "\t"}.get(text or "", text)
   if text in (None, files.COLONS):
     return text

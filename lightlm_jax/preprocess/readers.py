@@ -1,4 +1,4 @@
-"""Readers of all formats: rows with ids, times and ratings as the file has them."""
+"""Reads all formats into rows, with ids, times and ratings unchanged."""
 
 from collections.abc import Callable, Iterator, Mapping
 import json
@@ -25,13 +25,13 @@ class Piece(NamedTuple):
   """A part of a file, not yet parsed."""
 
   content: Any  # lines as bytes, or a pyarrow.RecordBatch of a Parquet file
-  line_R: np.ndarray  # the line or row number of each row
+  line_R: np.ndarray  # number of each row's first line (in Parquet, of the row) from 1
   tally: Tally  # of lines that were rejected before parsing
   read: int  # bytes of the file read so far
 
 
 def pieces(source: Source, size: int) -> Iterator[Piece]:
-  """Yields the parts of a file, in order.
+  """Yields the pieces of a file in order, each of about `size` bytes if it is text.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -40,12 +40,12 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
 
 
 def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
-  """Returns the rows of a piece and its tally; a row is in the table or rejected.
+  """Returns the rows of a piece, and its tally with the rows that were rejected.
 
-  The table has the columns by role, `line` int64, and `place` int32 within the line if
-  a line holds several rows. Missing and unusable values are null.
+  The table has a column for each role, `line` int64, and `place` int32 within the line
+  if a line holds several rows. Missing and unusable values are null.
 
-  Parse a piece only once: this adds to its tally.
+  Call it once per piece, because it adds to the piece's tally.
   """
   if isinstance(piece.content, pyarrow.RecordBatch):
     columns, line_R = {n: piece.content.column(n) for n in source.roles}, piece.line_R
@@ -76,9 +76,10 @@ def parquet_schema(path: epath.Path) -> pyarrow.Schema:
 def parquet_rows(
   path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
-  """Yields the converted columns of a Parquet file by role, in batches of rows.
+  """Yields (columns, rows, bytes) for each batch of rows of a Parquet file.
 
-  Each batch comes with its number of rows and the bytes of the file read so far.
+  The columns are a dict by role, after `convert`; `rows` is the batch's number of rows,
+  `bytes` roughly what has been read of the file. `names` maps roles to columns.
 
   Raises:
     UserError: the file is damaged.
@@ -154,7 +155,7 @@ def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray
   wanted = [names[place] for place in source.roles.values()]
   content = piece.content
   if content.startswith(_MARK):
-    content = _MARK + content  # the parser strips one, even here inside a file
+    content = _MARK + content  # the parser strips one, even in the middle of a file
   table = pyarrow.csv.read_csv(
     pyarrow.BufferReader(content),
     read_options=pyarrow.csv.ReadOptions(
@@ -231,7 +232,7 @@ def _sequences(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]
 
 
 def _scalar(value: Any) -> str | None:
-  """Returns a JSON text or number as text; None for any other value."""
+  """Returns a JSON string or number as a string; None for any other value."""
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if isinstance(value, str):
@@ -245,7 +246,7 @@ def _scalar(value: Any) -> str | None:
 
 
 def _usable(column: pyarrow.Array) -> pyarrow.Array:
-  """Returns a column as text, numbers or times; nulls for any other type."""
+  """Converts a column to strings, numbers or times; to nulls if of any other type."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
   kind, t = column.type, pyarrow.types
@@ -263,7 +264,7 @@ def _usable(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _as_text(column: pyarrow.Array) -> pyarrow.Array:
-  """Returns bytes as text; null if they are not UTF-8."""
+  """Converts a column of strings or bytes to strings; null if not UTF-8."""
   column = column.cast(pyarrow.large_binary())
   try:
     return column.cast(pyarrow.large_string())

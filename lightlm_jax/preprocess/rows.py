@@ -1,4 +1,4 @@
-"""Validation of rows: which are kept, rejected or filtered; used by both engines."""
+"""Validates rows: keeps, rejects or filters them; both engines use it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import SHOWN, Tally
 from lightlm_jax.runtime.errors import UserError
 
-LONGEST = 512  # characters of an id: ids are stored in fixed-width arrays
+LONGEST = 512  # maximum characters of an id: ids are stored in fixed-width arrays
 SCHEMA = pyarrow.schema(
   [
     ("user", pyarrow.large_string()),
@@ -20,7 +20,7 @@ SCHEMA = pyarrow.schema(
     ("time", pyarrow.int64()),  # microseconds since 1970; null in a log without times
     ("file", pyarrow.int32()),
     ("line", pyarrow.int64()),
-    ("place", pyarrow.int32()),  # in the line
+    ("place", pyarrow.int32()),  # within the line
   ]
 )
 
@@ -28,7 +28,7 @@ SCHEMA = pyarrow.schema(
 def read(
   source: Source, piece: readers.Piece, options: Options, parts: int
 ) -> tuple[dict[int, pyarrow.Table], Tally]:
-  """Returns the valid rows of a piece by part, in file order; and the tally.
+  """Returns the valid rows of a piece, a table per part in file order, and the tally.
 
   Raises:
     UserError: a row cannot be read, and --strict is given.
@@ -79,9 +79,9 @@ def read(
 
 
 def _rejected(raw: pl.DataFrame, file: int) -> Tally:
-  """Returns the tally of rows that have a reason in `why`."""
+  """Counts the rows that are rejected: those with a reason in column `why`."""
   tally = Tally()
-  # As numbers: an invalid time may be out of range for Python.
+  # Times become numbers: an invalid one may be out of range for Python.
   bad = raw.filter(pl.col("why").is_not_null()).with_columns(
     pl.selectors.temporal().to_physical()
   )
@@ -99,7 +99,7 @@ def _words(row: Mapping[str, object]) -> str:
 
 
 def _ids(values: pl.Series) -> pl.Series:
-  """Returns ids as stripped text; null if there is none."""
+  """Converts ids to stripped strings; null if missing or of an unusable type."""
   if values.dtype.is_float():
     # pandas stores whole numbers as floats if a column has missing values.
     is_whole = values.is_finite() & (values == values.round()) & (values.abs() < 2**53)

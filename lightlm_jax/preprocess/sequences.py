@@ -1,8 +1,8 @@
 """Groups the rows of a log by user: functions of tables, for either engine.
 
-A log is divided into parts by a hash of the user, so that all rows of a user are in one
-part. Within a part users are in the order of the keyed hash of their ids, as numbered
-by `data/interactions.py`; shards are ranges of that hash.
+A hash of the user divides a log into parts, so that all rows of a user are in one part.
+Within a part users are in the order of the keyed hash of their ids, which also numbers
+them in `data/interactions.py`; shards are ranges of that hash.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from lightlm_jax.data.interactions import hash_keys, offsets_of_kept
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import Tally
 
-# The rows that each value of --duplicates keeps: all, or one of a user and item.
+# For each value of --duplicates the rows that are kept, as a polars expression.
 DUPLICATES = {
   "keep": pl.lit(True),
   "exact": pl.struct("user", "item", "time").is_first_distinct(),
@@ -26,16 +26,16 @@ DUPLICATES = {
 
 
 class Users(NamedTuple):
-  """Users in hash order, with their rows in time order."""
+  """Users in the order of their hash, with their rows in time order."""
 
-  key_U2: np.ndarray  # uint64, the hash
+  key_U2: np.ndarray  # uint64, hash of the id, the high half first
   user_U: pyarrow.Array  # raw ids
   offset_U1: np.ndarray  # int64, where each user's rows start
   item_E: np.ndarray  # int32, numbers of items
   time_E: np.ndarray | None  # int64 microseconds since 1970; None = unknown
 
   def table(self) -> pyarrow.Table:
-    """Returns a table with columns high, low, user, items and times."""
+    """Returns a table with columns high, low (of the hash), user, items and times."""
     columns = {"high": self.key_U2[:, 0], "low": self.key_U2[:, 1], "user": self.user_U}
     for name, value_E in (("items", self.item_E), ("times", self.time_E)):
       if value_E is not None:
@@ -44,7 +44,7 @@ class Users(NamedTuple):
 
 
 def users_of(table: pyarrow.Table) -> Users:
-  """Returns the users of a table from `Users.table`."""
+  """Returns the users in a table: the inverse of `Users.table`."""
   columns = {name: table[name].combine_chunks() for name in table.column_names}
   items, times = columns["items"], columns.get("times")
   length_U = np.diff(np.asarray(items.offsets))
@@ -58,13 +58,13 @@ def users_of(table: pyarrow.Table) -> Users:
 
 
 def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
-  """Returns the users of one part of the log, from its rows in any order.
+  """Groups the rows of one part of the log, in any order, by user and sorts them.
 
   Rows of equal times are ordered by (file, line, place in the line).
 
   Returns:
-    The users, with items numbered within the part; the items as a table of `item` and
-    `rows`; the tally of filtered rows and ties.
+    The users, with items numbered within the part; the items in a table with columns
+    `item` and `rows`; the tally of filtered rows and ties.
   """
   user_N, users = _encoded(rows["user"])
   item_N, items = _encoded(rows["item"])
@@ -96,20 +96,20 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
-  """Returns where the users of each shard begin, [shards + 1] int64."""
+  """Returns the index of each shard's first user, and the end, [shards + 1] int64."""
   shard_U = ((users.key_U2[:, 0] >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)
   return np.searchsorted(shard_U, np.arange(shards + 1, dtype=np.uint64))
 
 
 def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
-  """Returns [E] bool: rows with allowed items, of users with `min_len` such rows."""
+  """Returns [E] bool: rows with allowed items, if the user has >= `min_len` of them."""
   keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """Returns the users with only the rows of `keep_E`; users without any are dropped."""
+  """Returns the users with only the rows in `keep_E` (bool), without empty users."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(
@@ -122,6 +122,6 @@ def cut(users: Users, keep_E: np.ndarray) -> Users:
 
 
 def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
-  """Returns the values as numbers, and the distinct values by number."""
+  """Returns each value's index in an array of distinct values, and that array."""
   encoded = column.combine_chunks().dictionary_encode()
   return np.asarray(encoded.indices), encoded.dictionary

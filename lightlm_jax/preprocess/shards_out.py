@@ -1,7 +1,7 @@
 """The output of a preparation: shards of users, the catalogue, a manifest.
 
     interactions-00000-of-00002.parquet       user, items, times: a row for each user
-    interactions-00000-of-00002.array_record  the same rows, to be read at random
+    interactions-00000-of-00002.array_record  the same rows, for random access
     items.parquet                             item, rows, texts, attributes
     manifest.json                             counts, SHA-256, rejected rows by reason
 
@@ -27,15 +27,15 @@ from lightlm_jax.storage import atomic, parquet
 from lightlm_jax.storage import folder as folder_lib
 
 ITEMS = "items.parquet"
-KINDS = ("parquet", "array_record")  # of a shard's files
-# As in data/shards.py: groups for fast reading.
+KINDS = ("parquet", "array_record")  # the two files of a shard
+# See data/shards.py.
 _WRITING = "group_size:16,uncompressed"
 
 
 def write_shard(
   folder: epath.Path, number: int, shards: int, users: Users
 ) -> dict[str, Any]:
-  """Writes the two files of a shard; returns what the manifest says about them."""
+  """Writes the two files of a shard; returns its entry in the manifest."""
   name = f"interactions-{number:05d}-of-{shards:05d}"
   offset = pyarrow.array(users.offset_U1.astype(np.int32))
   columns = {
@@ -65,7 +65,7 @@ def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
 def publish(
   work: epath.Path, target: epath.Path, names: Sequence[str], manifest: dict[str, Any]
 ) -> None:
-  """Moves files to a new folder, atomically; in buckets with the manifest last."""
+  """Moves files to a new folder, atomically; in a bucket the manifest comes last."""
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -79,7 +79,7 @@ def publish(
 
 
 def _write_records(path: epath.Path, users: Users) -> dict[str, Any]:
-  """Writes to a local disk, the only place the library can write to, then moves it."""
+  """Writes the records: to local disk, as ArrayRecord requires, and then to `path`."""
   with tempfile.TemporaryDirectory() as local:
     file = os.path.join(local, "records")
     writer = array_record_module.ArrayRecordWriter(file, _WRITING)

@@ -1,9 +1,9 @@
-"""The steps of a preparation, each a function of one part of the log in a folder.
+"""The steps of a preparation; each works on one part of the log in the work folder.
 
 A step gets the number of a part and writes files with that number. An engine may run
-the parts in any order, on any machine that sees the folder, and repeat them after a
-failure. Memory holds one part (or shard) and the catalogue (id, hash, number of rows),
-never rows or users of another part.
+the parts in any order, on any machine with access to the folder, and repeat them after
+a failure. Memory holds one part (or shard) and the catalogue (id, hash, number of
+rows), but no rows or users of other parts.
 """
 
 import io
@@ -32,7 +32,7 @@ _COMPRESSED = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 class Layout(NamedTuple):
   """The work folder of a preparation, and its numbers of parts and shards."""
 
-  folder: str  # visible to all workers
+  folder: str  # all workers have access to it
   parts: int  # of the log, by a hash of the user
   shards: int = 0  # of the output
 
@@ -50,9 +50,9 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> 
 
 
 def catalogue(layout: Layout) -> pl.DataFrame:
-  """Returns all items (`item`, `rows`) in hash order, which numbers them.
+  """Returns all items (`item`, `rows`) in hash order; a row's place is its item number.
 
-  The lists of the parts are summed whenever they outgrow the total, so that an item
+  The items of several parts are summed whenever they outnumber the sum, so that an item
   that occurs in many parts is not kept in memory once for each of them.
   """
   schema: Any = {"item": pl.String, "rows": pl.Int64}
@@ -67,7 +67,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Writes a part with the catalogue's item numbers, its users cut into shards."""
+  """Rewrites a part with the catalogue's item numbers, as one batch per shard."""
   items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
   catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)
@@ -81,7 +81,7 @@ def number(layout: Layout, part: int) -> None:
 
 
 def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
-  """Writes the rows per item, without short users and items that are not allowed."""
+  """Counts a part's rows per item, without short users and disallowed items."""
   allowed_I = np.asarray(read(layout.path(allowed_name))["allowed"])
   users = sequences.users_of(read(layout.path("numbered", part)))
   keep_E = sequences.remaining(users, allowed_I, min_len)
@@ -90,11 +90,11 @@ def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
 
 
 def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.ndarray:
-  """Computes the k-core: the rows of each item, [I] int64; 0 for dropped items.
+  """Computes the k-core; returns the rows of each item, [I] int64, 0 = dropped.
 
-  Users of fewer than `min_len` rows and items of fewer than `min_rows` are dropped
-  until none is left. Every round is one pass over the parts, by the engine; between
-  rounds one flag per item is kept.
+  Users with fewer than `min_len` rows and items with fewer than `min_rows` are dropped
+  until there are no more. In every round the engine passes over all parts once; one
+  flag per item is kept between rounds.
   """
   allowed_I, before, rounds = np.ones(items, bool), -1, 0
   while True:
@@ -118,7 +118,7 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
 
 
 def shard(layout: Layout, number: int, min_len: int) -> dict:
-  """Gathers a shard from all parts and writes its files; returns their manifest."""
+  """Gathers a shard from all parts and writes it; returns its entry in the manifest."""
   allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
   batches = []
   for part in range(layout.parts):
@@ -133,7 +133,7 @@ def shard(layout: Layout, number: int, min_len: int) -> dict:
 
 
 def write(path: epath.Path, *tables: pyarrow.Table) -> None:
-  """Writes tables of one schema, each as one batch; atomically."""
+  """Writes tables with the same schema atomically to a file, each as one batch."""
   sink = io.BytesIO()
   with pyarrow.ipc.new_file(sink, tables[0].schema, options=_COMPRESSED) as writer:
     for table in tables:

@@ -1,4 +1,4 @@
-"""Counts of rows that are kept, rejected or filtered, by reason."""
+"""Counts the rows that are kept, rejected or filtered, by reason."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ REJECTED = {
   "bad_time": "no time, or none of the unit that the log is in",
   "bad_rating": "no rating, or no number",
 }
-# Reasons why flags filter a readable row.
+# Reasons why a readable row is filtered, as the flags demand.
 FILTERED = {
   "low_rating": "a rating below --min_rating",
   "duplicate": "repeated, by --duplicates",
   "max_len": "older than the last --max_len of its user",
   "core": "a user or item with too few rows, by --k_core and --min_len",
 }
-SHOWN = 3  # examples of each reason
+SHOWN = 3  # examples that are kept of each reason
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class Tally:
   rows_in: int = 0
   rejected: Counter[str] = dataclasses.field(default_factory=Counter)
   filtered: Counter[str] = dataclasses.field(default_factory=Counter)
-  # The first ones of each reason, as (number of the file, line, text).
+  # The first rejected rows of each reason, as (number of the file, line, text).
   examples: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
     default_factory=dict
   )
@@ -44,14 +44,14 @@ class Tally:
   tied_users: int = 0
 
   def __add__(self, other: "Tally") -> "Tally":
-    """Returns the sum, without counts of zero."""
+    """Returns the sum of two tallies, without reasons whose count is 0."""
     examples = {
       reason: sorted(self.examples.get(reason, []) + other.examples.get(reason, []))
       for reason in self.examples | other.examples
     }
     return Tally(
       self.rows_in + other.rows_in,
-      self.rejected + Counter(other.rejected),  # a plain dict after JSON
+      self.rejected + Counter(other.rejected),  # it is a plain dict if from JSON
       self.filtered + Counter(other.filtered),
       {reason: rows[:SHOWN] for reason, rows in examples.items()},
       self.tied_rows + other.tied_rows,
@@ -59,7 +59,7 @@ class Tally:
     )
 
   def reject(self, reason: str, file: int, line: int, text: str) -> None:
-    """Counts a row that cannot be read. Call it in the order of the lines."""
+    """Counts a row that cannot be read; calls must be in the order of the lines."""
     self.rows_in += 1
     self.rejected[reason] += 1
     examples = self.examples.setdefault(reason, [])
@@ -86,7 +86,7 @@ class Tally:
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
   def first(self, paths: Mapping[int, str]) -> str:
-    """Returns the first rejected row as "FILE, line N: why: text"."""
+    """Returns the first rejected row as text, "FILE, line N: reason: content"."""
     file, line, reason, text = min(
       (file, line, reason, text)
       for reason, examples in self.examples.items()

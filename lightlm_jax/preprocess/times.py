@@ -23,9 +23,9 @@ _NUMBER = r"^\d+(?:\.\d*)?(?:[eE]\+?\d+)?$"
 
 
 def guess(values: pl.Series) -> str | None:
-  """Returns the unit of most of the values; None if most are not times.
+  """Guesses the unit, a key of UNITS, from the median; None if most are not times.
 
-  Whole numbers of up to 11 digits are seconds, up to 14 milliseconds, and so on.
+  Numbers of up to 11 digits are seconds, up to 14 milliseconds, and so on.
   """
   if values.dtype.is_temporal():
     return "iso"
@@ -46,14 +46,14 @@ def guess(values: pl.Series) -> str | None:
 
 
 def micros(values: pl.Series, unit: str) -> pl.Series:
-  """Returns texts, numbers, dates or times as Int64 microseconds since 1970.
+  """Converts strings, numbers, dates or times to Int64 microseconds since 1970.
 
-  Null if invalid or outside the years 1970 to 9999.
+  Null = invalid or outside the years 1970 to 9999. `unit` is a key of UNITS.
   """
   if values.dtype == pl.Date:
     found = _from_numbers(values.to_physical().cast(pl.Int64) * 86_400, per_second=1)
   elif isinstance(values.dtype, pl.Datetime):
-    # The physical value counts from 1970 in UTC, whatever the zone.
+    # The physical value counts from 1970 in UTC, in any time zone.
     found = _from_numbers(values.to_physical(), _PER_SECOND[values.dtype.time_unit])
   elif unit == "iso":
     found = _from_iso(values) if values.dtype == pl.String else nulls(values)
