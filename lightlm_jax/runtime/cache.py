@@ -1,4 +1,4 @@
-"""The folder for results that later runs can reuse."""
+"""Locates the folder for files that later runs can reuse."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Choice and check of the devices, and the persistent compilation cache."""
+"""Selects and checks the devices, and sets up the persistent compilation cache."""
 
 import collections
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
 def begin(platform: str | None, distributed: str | None) -> None:
   """Selects and checks the devices, and joins the run's other processes.
 
-  Call it first, as jax needs this order. For the arguments see `select` and
+  It must come before any other use of jax. For the arguments see `select` and
   `processes.join`.
 
   Raises:
@@ -33,16 +33,16 @@ def begin(platform: str | None, distributed: str | None) -> None:
 def select(platform: str | None) -> None:
   """Makes jax use `platform` ("cpu", "gpu", "tpu"); None leaves the choice to jax."""
   if platform:
-    # "gpu" asks jax for both CUDA and ROCm and fails if one is missing. The CPU stays
-    # available beside an accelerator: ids are built on it, the same bytes everywhere.
+    # "gpu" would make jax start both CUDA and ROCm, and fail if one is missing. The CPU
+    # stays available beside an accelerator: ids built on it are equal everywhere.
     names = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
     jax.config.update("jax_platforms", names.get(platform, platform))
 
 
 def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
-  """Returns the device nodes that match the globs, sorted."""
+  """Returns the paths of device nodes that match the globs, sorted."""
   found = {path for pattern in nodes for path in glob.glob(pattern)}
-  # A laptop's folder `/dev/accel/` is an NPU, which jax cannot use.
+  # On a laptop the folder `/dev/accel/` belongs to an NPU, which jax cannot use.
   return sorted(path for path in found if not os.path.isdir(path))
 
 
@@ -52,7 +52,7 @@ def check(
   """Starts jax's backends, and checks that no accelerator is left unused.
 
   Args:
-    platform: the value of --platform; "cpu" allows the CPU beside an accelerator.
+    platform: as in `select`; "cpu" allows an accelerator to stay unused.
     nodes: globs of the accelerators' device nodes.
 
   Raises:
@@ -69,7 +69,7 @@ def check(
     backend = jax.default_backend()
   except (RuntimeError, AssertionError) as error:  # jax without CUDA only asserts
     backend, why = None, str(error).strip() or why
-  # With the CPU as a fallback, jax does not report a platform that it lacks.
+  # As the CPU is allowed too, jax falls back to it without an error.
   if backend is None or (backend == "cpu" and platform not in (None, "cpu")):
     asked = f"--platform={platform}" if platform else "its platform"
     raise UserError(
@@ -89,7 +89,7 @@ def check(
 
 
 def describe() -> str:
-  """Returns a run's first line: backend, number and kind of devices, jax's version."""
+  """Returns a line of text: backend, number and kind of devices, version of jax."""
   kinds = collections.Counter(device.device_kind for device in jax.devices())
   devices = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
   line = f"backend {jax.default_backend()}: {devices}; jax {jax.__version__}"
@@ -101,9 +101,9 @@ def describe() -> str:
 def enable_compilation_cache() -> str:
   """Makes jax store compiled programs on disk; returns the folder.
 
-  It is JAX_COMPILATION_CACHE_DIR, by default `xla` under the cache root.
+  The folder is JAX_COMPILATION_CACHE_DIR, by default `xla` under the cache root.
   """
-  config: Any = jax.config  # has attributes that its type does not tell
+  config: Any = jax.config  # Any: its type does not declare all attributes
   folder = config.jax_compilation_cache_dir or os.fspath(cache_root() / "xla")
   jax.config.update("jax_compilation_cache_dir", folder)
   # The programs of a small model are below jax's default thresholds.

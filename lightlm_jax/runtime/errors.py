@@ -1,4 +1,4 @@
-"""Errors that the user can fix: one line on stderr and exit code 2, no traceback."""
+"""Errors that the user can fix: a line on stderr and exit code 2, without traceback."""
 
 from collections.abc import Callable, Sequence
 import os
@@ -7,31 +7,31 @@ import signal
 import sys
 
 EXIT_CODE = 2
-INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports Ctrl-C and SIGPIPE
+INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes in a shell after Ctrl-C and SIGPIPE
 
 
 def printable(text: str) -> str:
-  """Returns the text with control characters replaced: raw ids can hold any."""
+  """Replaces unprintable characters, such as control characters in raw ids."""
   return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def first_line(error: BaseException) -> str:
-  """The reason of an error in one line; for a file, the operating system's."""
+  """Returns an error's reason in one line; the operating system's if it has one."""
   text = str(getattr(error, "strerror", None) or error).strip()
   return text.partition("\n")[0].rstrip() or type(error).__name__
 
 
 class UserError(Exception):
-  """An error that the user can fix; one printable line says what, where and how."""
+  """An error that the user can fix; one line says what is wrong, where, what to do."""
 
   def __init__(self, message: str):
     super().__init__(printable(" ".join(message.split())))
 
 
 class Stopped(BaseException):
-  """A signal asked this process to stop; the exit code is 128 + its number.
+  """Raised if a signal asks this process to stop; the exit code is 128 + its number.
 
-  Not an Exception, so that no handler of failures catches it.
+  It is not an Exception, so that `except Exception` does not catch it.
   """
 
   def __init__(self, number: int):
@@ -42,9 +42,9 @@ class Stopped(BaseException):
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main(argv)` and returns the exit code.
 
-  2 after a UserError, 130 after Ctrl-C as in a shell, 143 after SIGTERM in commands
-  that save before they end, 141 if the reader of stdout, such as `head`, has left;
-  otherwise what `main` returns.
+  The code is 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM in commands that
+  handle it, 141 if the reader of stdout, such as `head`, has closed it; otherwise what
+  `main` returns, None as 0.
   """
   try:
     code = main(argv) or 0
@@ -61,7 +61,7 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     poll = select.poll()
     poll.register(sys.stdout, 0)
     if not poll.poll(0):
-      raise  # stdout has a reader: it was another pipe
-    # Python flushes once more when it exits.
+      raise  # stdout still has a reader, so another pipe was closed
+    # Python flushes stdout again when it exits, which must not fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE_CLOSED

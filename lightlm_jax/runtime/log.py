@@ -1,10 +1,11 @@
-"""The package's log: plain lines on stdout, written by the first process alone.
+"""The package's log: plain lines on stdout, printed only by the first process.
 
 The commands, `lightlm_jax.train`, `lightlm_jax.evaluate` and `Recommender` call
-`set_up`, which prints the lines unless the logger "lightlm_jax" has a handler already.
+`set_up`, which adds a handler that prints, unless the logger "lightlm_jax" has one.
 
-Silence:  logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
-Lines in the program's own log instead of on stdout, before the first call:
+To silence it:
+          logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
+To pass its lines to the program's own log instead of stdout, before the first call:
           logging.getLogger("lightlm_jax").addHandler(logging.NullHandler())
 """
 
@@ -19,7 +20,7 @@ NAME = "lightlm_jax"
 
 
 class _Handler(logging.Handler):
-  """Prints the message alone; a warning is marked as one."""
+  """Prints messages without time or level; warnings begin with "warning: "."""
 
   def emit(self, record: logging.LogRecord) -> None:
     try:
@@ -34,9 +35,9 @@ class _Handler(logging.Handler):
 
 
 def set_up(*, stderr: bool = False) -> None:
-  """Prints the package's log, unless its logger already has a handler.
+  """Starts printing the package's log, unless its logger already has a handler.
 
-  A level that was set before is kept. A second call changes only the stream.
+  A level that was set before is kept. A second call only changes the stream.
   """
   logger = logging.getLogger(NAME)
   console().stderr = stderr
@@ -45,18 +46,18 @@ def set_up(*, stderr: bool = False) -> None:
   logger.addHandler(_Handler())
   if logger.level == logging.NOTSET:
     logger.setLevel(logging.INFO)
-  # Or a handler of the root logger, such as absl's, prints every line again.
+  # Otherwise a handler of the root logger, such as absl's, would print lines twice.
   logger.propagate = False
 
 
 @functools.cache
 def console() -> rich.console.Console:
-  """The terminal of the log; progress bars on it stay below its lines."""
+  """Returns the log's only console; progress bars must use it to stay below lines."""
   return rich.console.Console()
 
 
 def shows_bars() -> bool:
-  """Whether progress bars are drawn: on a terminal, unless the log is silenced."""
+  """Returns True if progress bars are wanted: in a terminal, unless the log is off."""
   return (
     console().is_terminal
     and processes.is_first()

@@ -18,8 +18,9 @@ from lightlm_jax.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Parameter path → axes. The first rule that matches path and number of axes applies;
-# parameters that match none, and sizes that an axis does not divide, are replicated.
+# Sharding rules (regex of parameter path, mesh axis of each dimension). The first one
+# that matches path and number of dimensions applies. Parameters that match none, and
+# dimensions that the mesh axis does not divide, are replicated.
 RULES = (
   (r"(^|/)(embedding|output|user|item)$", ("model", None)),
   (r"(query|key|value|cross_query|cross_key|cross_value)/", (None, None, "model")),
@@ -27,26 +28,26 @@ RULES = (
   (r"(query|key|value|gate|inner)/kernel$", (None, "model")),
   (r"(output|outer)/kernel$", ("model", None)),
 )
-# Parameters that are replicated on purpose: norm scales, biases and tables of positions
-# are small, and LightLM's feed-forward layers so narrow that an all-reduce in each
-# would cost more than it saves.
+# Parameters that are replicated on purpose: norm scales, biases and position tables are
+# small, and LightLM's feed-forward layers are so narrow that an all-reduce in each
+# would cost more than sharding saves.
 REPLICATED = (
   r"/scale$",
   r"(^|[/_])bias(/table)?$",
   r"(^|/)(position|word_embedding)$",
   r"coder/feed_forward/(inner|outer)/kernel$",
 )
-# Elements from which a parameter that is replicated by accident is worth a warning.
+# Number of elements above which an accidentally replicated parameter gets a warning.
 LARGE = 2**20
 
 
 def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns a mesh of devices.
+  """Builds a mesh of `data` × `model` devices.
 
   Args:
-    data: devices that share a batch; -1 = all that `model` leaves.
-    model: devices that share the weights.
-    devices: to choose from; None = those that jax sees.
+    data: number of shards of a batch; -1 = as many as the devices allow.
+    model: number of shards of the weights.
+    devices: the devices to choose from; None = all that jax sees.
 
   Raises:
     UserError: there are too few devices, or the TPU's network has no such rectangle.
@@ -77,15 +78,15 @@ def make(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
 def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
   """Returns the sharding of each leaf of a (possibly abstract) pytree of parameters.
 
-  The paths of the optimiser's moments end in their parameters' paths, so that the same
-  rules apply.
+  The same rules apply to the optimiser's moments, whose paths end in the paths of their
+  parameters.
 
   Args:
     tree: parameters or the optimiser's state.
-    mesh: with the axes "data" and "model".
-    over_data: also shard each leaf over `data`, along the longest axis that `data`
+    mesh: a mesh with the axes "data" and "model".
+    over_data: also shard each leaf over `data`, along the longest dimension that `data`
       divides and no rule shards.
-    warn: whether to warn of `LARGE` leaves that neither a rule nor `REPLICATED` names.
+    warn: warn of `LARGE` leaves that match neither RULES nor REPLICATED.
   """
 
   def place(path, leaf) -> NamedSharding:
@@ -118,7 +119,7 @@ def path_name(path) -> str:
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns the axes of the rule for a parameter's path; None if no rule applies."""
+  """Returns the mesh axes for a parameter's path by RULES; None if no rule applies."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes
@@ -126,13 +127,13 @@ def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
 
 
 def is_replicated(name: str) -> bool:
-  """Whether `REPLICATED` names the parameter's path."""
+  """Returns True if the parameter's path matches REPLICATED."""
   return any(re.search(pattern, name) for pattern in REPLICATED)
 
 
 @functools.cache
 def _warn_replicated(name: str, shape: tuple[int, ...]) -> None:
-  """Warns once a parameter."""
+  """Warns of a replicated parameter, once for each."""
   logger.warning(
     f"no sharding rule for {name} of shape {list(shape)}: every device holds a copy; "
     "add its path to RULES or REPLICATED in lightlm_jax/runtime/mesh.py"
@@ -140,14 +141,14 @@ def _warn_replicated(name: str, shape: tuple[int, ...]) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding that puts a whole copy on every device."""
+  """Returns the sharding with a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Puts host arrays (or arrays of one device) on the devices of a mesh.
+  """Puts a pytree of host arrays (or arrays on one device) on the devices of a mesh.
 
-  Several processes hold the same arrays; each puts the parts of its own devices.
+  All processes must hold the same arrays; each fills only its own devices.
   """
 
   def place(x) -> jax.Array:
@@ -161,5 +162,5 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of a batch: rows over `data`."""
+  """Returns the sharding of a batch, with rows divided over `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))

@@ -1,7 +1,7 @@
-"""One run in several processes: how they connect, and what they agree on.
+"""Connects the processes of a run, and lets them exchange numbers and errors.
 
 Every process runs the whole program on its own devices' part of the arrays; the first
-one writes files. Before `join` there is one process.
+one writes files. Before `join`, a process counts as the only one.
 """
 
 from collections.abc import Iterator
@@ -14,24 +14,24 @@ import numpy as np
 
 from lightlm_jax.runtime.errors import UserError, first_line
 
-# The hosts of a large job start minutes apart.
+# The hosts of a large job may start minutes apart.
 INITIALIZATION_SECONDS = 1_800
-# Environment variables by which a launcher names its processes: a number, or hosts.
+# Environment variables of launchers: the number of processes, or a list of hosts.
 _LAUNCHER_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
-_LINE_BYTES = 1_024  # of a line that processes exchange
+_LINE_BYTES = 1_024  # maximum bytes of a line that processes exchange
 
 
 def join(how: str | None) -> None:
   """Connects this process to the others of its run; call it before jax starts.
 
   Args:
-    how: "off" = run alone; "auto" = let jax.distributed detect Slurm, Open MPI,
-      Kubernetes or a Cloud TPU; "host:port,N,rank" = the coordinator, the number of
-      processes and this one's; None = run alone, unless a launcher started several.
+    how: the value of --distributed. "off" = run alone; "auto" = let jax.distributed
+      detect Slurm, Open MPI, Kubernetes or a Cloud TPU; "host:port,N,rank" = address of
+      the coordinator, number of processes, number of this one; None = run alone.
 
   Raises:
-    UserError: `how` is malformed, a launcher started several processes for None, or the
-      others cannot be reached.
+    UserError: `how` is malformed; it is None although a launcher started several
+      processes; or the others cannot be reached.
   """
   if how is None:
     for name in _LAUNCHER_VARIABLES:
@@ -59,7 +59,7 @@ def join(how: str | None) -> None:
       )
     arguments = {"coordinator_address": address, "num_processes": count}
     arguments["process_id"] = rank
-  # The service would take SIGTERM from Python for good, and Orbax would rely on it.
+  # The service would handle SIGTERM in place of Python, and Orbax would rely on it.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
@@ -75,26 +75,26 @@ def join(how: str | None) -> None:
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes files."""
+  """Returns True in the first process, which writes the files."""
   return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def several() -> bool:
-  """Whether the run has more than one process."""
+  """Returns True if the run has more than one process."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def process_index_and_count() -> tuple[int, int]:
-  """This process's index, and the number of processes."""
+  """Returns this process's index and the number of processes."""
   return (jax.process_index(), jax.process_count()) if several() else (0, 1)
 
 
 @contextlib.contextmanager
 def fail_together(action: str) -> Iterator[None]:
-  """If the body raises UserError in one process, every process raises one on exit.
+  """Raises a UserError in every process if the block raises one in any of them.
 
-  Otherwise the others would wait for it in their next collective. Their message names
-  the process that failed, and its `action`, such as "write the output".
+  Otherwise the others would wait for the failed one in their next collective. Their
+  message names that process and its `action`, such as "write the output".
   """
   error = None
   try:
@@ -112,7 +112,7 @@ def fail_together(action: str) -> Iterator[None]:
 
 
 def broadcast_from_first(number: int | None) -> int | None:
-  """Returns the first process's number in every process."""
+  """Returns in every process the `number` (>= 0, or None) of the first one."""
   if not several():
     return number
   sent = np.array(-1 if number is None else number)
@@ -121,7 +121,7 @@ def broadcast_from_first(number: int | None) -> int | None:
 
 
 def line_of_any(line: str | None) -> str | None:
-  """The line of the first process that has one, everywhere; None where none has."""
+  """Returns in every process the first `line` that is not None; None if all are."""
   if not several():
     return line
   own = (line or "").encode()[:_LINE_BYTES]
@@ -135,10 +135,10 @@ def line_of_any(line: str | None) -> str | None:
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
-  """Checks that the processes train on the same data, by name → hex digest.
+  """Checks that all processes train on the same data, given as {name: SHA-256 in hex}.
 
   Raises:
-    UserError: names what differs, and the processes that differ from the first.
+    UserError: the message names what differs, and in which processes.
   """
   if not several():
     return

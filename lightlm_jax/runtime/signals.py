@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run that is asked to stop saves its state first."""
+"""Handles SIGTERM and Ctrl-C, so that a run saves its state before it stops."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,12 +11,12 @@ from lightlm_jax.runtime.errors import Stopped
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 # A scheduler signals every process of a job, and a launcher passes the signal on to its
-# child: two signals within this time are the same one.
+# child: a signal that comes again within this time is ignored.
 SAME_SECONDS = 2.0
 
 
 class Signals:
-  """The signals of this process."""
+  """The state of signal handling in this process."""
 
   def __init__(self):
     self.received: int | None = None  # number of the last signal
@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """Inside, the first signal only sets `received`, which the caller polls."""
+    """Makes the first signal in the block only set `received`, for polling."""
     before, self._deferred = self._deferred, on
     try:
       yield
@@ -34,9 +34,9 @@ class Signals:
 
   @contextlib.contextmanager
   def immediate(self) -> Iterator[None]:
-    """Inside `deferred`, lets a signal raise Stopped at once again.
+    """Makes a signal raise Stopped at once, for a block inside `deferred`.
 
-    Without effect with several processes: if one left alone, the others would wait.
+    With several processes it has no effect: if one of them left, the others would wait.
     """
     if processes.several():
       yield
@@ -47,7 +47,7 @@ class Signals:
       yield
 
   def handle(self, number: int, frame) -> None:
-    """The signal handler; a second signal always raises Stopped."""
+    """Handles a signal; the second one always raises Stopped."""
     del frame
     now = time.monotonic()
     is_second = self.received is not None
@@ -60,13 +60,13 @@ class Signals:
 
 @contextlib.contextmanager
 def capture_signals() -> Iterator[Signals]:
-  """Handles SIGTERM and SIGINT until it exits, on the main thread only.
+  """Handles SIGTERM and SIGINT in a block; does so only on the main thread.
 
   Raises:
-    Stopped: on exit, if a signal was deferred and nobody acted on it.
+    Stopped: at the end of the block, if a signal was deferred and has raised nothing.
   """
   signals = Signals()
-  # Python allows handlers on no other thread, such as that of some notebooks.
+  # Python allows handlers only on the main thread; some notebooks run on another one.
   if threading.current_thread() is not threading.main_thread():
     yield signals
     return

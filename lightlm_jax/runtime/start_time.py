@@ -1,4 +1,4 @@
-"""When this process began: imported before jax, whose import people wait for too."""
+"""The time when this process started; import it before jax, so that counts as well."""
 
 import time
 

@@ -1,6 +1,6 @@
-"""Files and folders that are whole or not there: written under another name first.
+"""Writes files and folders atomically, under a temporary name first.
 
-Every function raises a UserError where the file system refuses.
+Every function raises a UserError if the file system refuses.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from etils import epath
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError, first_line
 
-PART = ".part"  # behind the name of what is being written
+PART = ".part"  # suffix of temporary names
 
 
 def make_folder(folder: epath.Path) -> None:
-  """Makes a folder, and those above it, unless they exist."""
+  """Creates a folder and its parents, unless they exist."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -26,27 +26,27 @@ def make_folder(folder: epath.Path) -> None:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-  """Writes indented JSON in the first of several processes."""
+  """Writes indented JSON in the first process; does nothing in the others."""
   write(path, json.dumps(value, indent=2) + "\n")
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-  """Writes a file in the first of several processes."""
+  """Writes a file in the first process; does nothing in the others."""
   if processes.is_first():
     write_own(path, content)
 
 
 def write_own(path: epath.Path, content: str | bytes | memoryview) -> None:
-  """Writes a file in whichever process calls it."""
+  """Writes a file in every process that calls it."""
   with writing(path) as file:
     file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def writing(path: epath.Path) -> Iterator[IO[Any]]:
-  """Opens a file that gets its name when the block ends without an error.
+  """Opens a binary file that gets its name `path` when the block ends without an error.
 
-  Of several processes that write one path at once, the last one's file stays.
+  If several processes write the same path, the last one's file stays.
   """
   with _part(path) as part:
     with part.open("wb") as file:
@@ -56,9 +56,9 @@ def writing(path: epath.Path) -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath.Path]:
-  """Makes a folder that gets its name when the block ends without an error.
+  """Creates a folder that gets its name `folder` when the block ends without an error.
 
-  With `exists_ok`, a folder that another process has made in the meantime is kept;
+  With `exists_ok`, a folder that another process has created in the meantime is kept;
   otherwise it is an error.
   """
   with _part(folder) as part:
@@ -70,7 +70,7 @@ def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath
 
 @contextlib.contextmanager
 def _part(path: epath.Path) -> Iterator[epath.Path]:
-  """Returns a temporary name; what still has it after the block is removed."""
+  """Yields a temporary path; removes what still has this path after the block."""
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
   try:
     yield part

@@ -1,8 +1,8 @@
 """Folders with a manifest, and locks.
 
 The files of a folder are written first; the manifest, with their SHA-256, comes last
-and makes them valid. A folder without a manifest, or with a file that has changed since
-then, is not whole.
+and makes them valid. A folder is not whole if the manifest is missing or a file has
+changed since it was written.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text
 
 MANIFEST = "manifest.json"
-# Errors of readers whose file is missing, cut short, overwritten or of another kind.
+# Exceptions of readers if a file is missing, cut short, overwritten or of another kind.
 _DAMAGED = (
   OSError,
   EOFError,
@@ -38,17 +38,17 @@ _DAMAGED = (
 
 
 class NotWhole(Exception):
-  """A folder that is not what was written; the message is the reason in one line."""
+  """Raised for a folder that is not as it was written; the message says why."""
 
 
 class Whole(NamedTuple):
-  """A folder's manifest, and its files as they were written."""
+  """A folder with a manifest; `read` verifies that files are as they were written."""
 
   path: epath.Path
   manifest: dict[str, Any]
 
   def read(self, name: str, sha256: str | None = None) -> bytes:
-    """Returns a file, whose SHA-256 has to be the given one, or the manifest's."""
+    """Returns a file's content if its SHA-256 is `sha256`; None = the manifest's."""
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")
     content = (self.path / name).read_bytes()
@@ -60,10 +60,10 @@ class Whole(NamedTuple):
 def write(
   folder: epath.Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]
 ) -> None:
-  """Writes the files by name, then the manifest, in whichever process calls it.
+  """Writes `files` {name: content}, then the manifest, in every process that calls it.
 
-  The folder is made if it does not exist. The manifest has the SHA-256 of the files,
-  see `digests`.
+  The folder is created if it does not exist. The manifest should have the files'
+  SHA-256, see `digests`.
   """
   atomic.make_folder(folder)
   for name, content in files.items():
@@ -72,22 +72,22 @@ def write(
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-  """Returns the SHA-256 of each file in hexadecimal, by name."""
+  """Returns {name: SHA-256 in hexadecimal} of {name: content}."""
   return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def sha256(path: epath.Path) -> str:
-  """Returns the SHA-256 of a file in hexadecimal; it may be larger than memory."""
+  """Returns the SHA-256 in hexadecimal of a file, which may be larger than memory."""
   with path.open("rb") as file:
     return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def opened(folder: epath.Path) -> Iterator[Whole]:
-  """Yields the folder, to be read inside the block.
+  """Opens a folder with a manifest; its files are to be read inside the block.
 
   Raises:
-    NotWhole: there is no manifest, or what is read inside is not what was written.
+    NotWhole: there is no manifest, or a file that the block reads is damaged.
   """
   try:
     manifest = json_text.loads((folder / MANIFEST).read_text())
@@ -99,14 +99,14 @@ def opened(folder: epath.Path) -> Iterator[Whole]:
 
 
 class Lock(NamedTuple):
-  """A lock that is held until its file is closed, in every process that has it open."""
+  """A lock, held until every process that has its file open has closed it."""
 
   file: IO
   is_real: bool  # False = the disk has no locks, and no process is kept out
 
 
 def try_lock(path: epath.PathLike) -> Lock | None:
-  """Makes and locks a file; returns None if another process holds the lock."""
+  """Creates and locks a file; returns None if another process holds the lock."""
   file = open(path, "w")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,14 +125,15 @@ def locked(
   refuse: str | None = None,
   before_waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-  """Keeps other processes out of a block, until it or the process ends.
+  """Locks a folder for a block: other processes wait until it, or this process, ends.
 
-  The lock is the folder's file `.lock`. Without locks (an address such as gs://…, some
-  shared disks) no process is kept out.
+  The lock is the folder's file `.lock`. Where locks do not exist (a bucket such as
+  gs://…, some shared disks) other processes do not wait. `before_waiting` is called
+  before this process has to wait.
 
   Raises:
-    UserError: another process holds the lock, and `refuse` is the line to say so
-      rather than to wait; or the folder cannot be written into.
+    UserError: another process holds the lock and `refuse`, the error's message, is
+      given (None = wait); or the folder cannot be written into.
   """
   if "://" in str(folder):
     yield

@@ -1,4 +1,4 @@
-"""Reads JSON that others may have written."""
+"""Reads JSON safely: files may come from other programs, or be damaged."""
 
 from collections.abc import Collection
 import contextlib
@@ -9,14 +9,14 @@ from etils import epath
 
 from lightlm_jax.runtime.errors import UserError, first_line
 
-DEEPEST = 100  # levels of a value; the files of this project have about ten
+DEEPEST = 100  # maximum levels of nesting; the files of this project have about ten
 
 
 def loads(text: str | bytes) -> Any:
-  """Parses JSON that is not too deep for functions that walk through it.
+  """Parses JSON; limits its depth, so that recursive functions can process it.
 
   Raises:
-    ValueError: the text is no JSON, or has more than DEEPEST levels.
+    ValueError: the text is not JSON, or has more than DEEPEST levels.
   """
   with contextlib.suppress(RecursionError):
     value = json.loads(text)
@@ -31,10 +31,10 @@ def loads(text: str | bytes) -> Any:
 
 
 def read(path: epath.Path, advice: str, fields: Collection[str] = ()) -> dict[str, Any]:
-  """Returns the JSON object of a file, which must have these fields.
+  """Returns the JSON object in a file, which must have `fields`.
 
   Raises:
-    UserError: the file cannot be read, or holds something else; the line ends with
+    UserError: the file cannot be read, or has other content; the message ends with
       `advice`.
   """
   try:

@@ -1,4 +1,4 @@
-"""Tables as the bytes of a Parquet file, to be written atomically."""
+"""Converts tables to and from the bytes of a Parquet file, for atomic writes."""
 
 from collections.abc import Sequence
 import io
@@ -14,12 +14,12 @@ def to_bytes(table: pyarrow.Table) -> bytes:
 
 
 def from_bytes(content: bytes, columns: Sequence[str] | None = None) -> pyarrow.Table:
-  """Returns the table, or some columns of it, with its metadata.
+  """Returns the table with its metadata; `columns` None = all.
 
   Raises:
-    OSError, ValueError, pyarrow.ArrowException: the bytes are no such file.
+    OSError, ValueError, pyarrow.ArrowException: the bytes are not a Parquet file.
   """
-  # `read_table` goes through pyarrow's datasets, whose threads outlive the reading with
-  # every option: a process that ends then may be aborted.
+  # `read_table` uses pyarrow's datasets, whose threads always outlive the call: a
+  # process that ends during that time may abort.
   with pyarrow.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as file:
     return file.read(columns=columns, use_threads=False)

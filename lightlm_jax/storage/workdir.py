@@ -1,4 +1,4 @@
-"""A run's folder: the configuration that it belongs to, and its results."""
+"""Claims and reads a run's folder, with the run's configuration and results."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,7 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import folder as folder_lib
 
-# Fields that may change between two starts in one workdir.
+# Fields of the configuration that may change when a run is resumed in its workdir.
 MAY_DIFFER = (
   "profile",
   "train.feed",
@@ -23,14 +23,14 @@ MAY_DIFFER = (
   "train.steps_per_dispatch",
 )
 
-# Advice for a folder, and for a damaged file of `train`.
+# Advice in errors about a folder, and about a damaged file that `train` wrote.
 _ANOTHER = "give another --workdir"
 WRITTEN_ANEW = "remove it, `train` writes it anew"
 
 
 @contextlib.contextmanager
 def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
-  """Makes the folder, or checks that it is this run's; locks it, see `folder.locked`.
+  """Creates and locks a run's folder; one that exists must have the same configuration.
 
   Raises:
     UserError: the folder belongs to another configuration or process, or cannot be
@@ -59,7 +59,7 @@ def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
   """Returns a run's folder and its configuration.
 
   Raises:
-    UserError: there is no run.
+    UserError: there is no run, or its configuration cannot be read.
   """
   workdir = absolute(workdir)
   path = workdir / "config.json"
@@ -76,7 +76,7 @@ def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns results.json, None before the end of the training."""
+  """Returns the content of results.json; None if training has not ended."""
   path = workdir / "results.json"
   if not path.exists():
     return None
@@ -84,7 +84,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
 
 
 def other_log(workdir: epath.Path) -> str:
-  """Returns the error's line for a folder that was begun on other data."""
+  """Returns an error message: the run in the folder was begun on other data."""
   return (
     f"{workdir} was begun on another log (or its ids by another version), and what it "
     "learned does not fit this one; give another --workdir"
@@ -92,7 +92,7 @@ def other_log(workdir: epath.Path) -> str:
 
 
 def other_texts(workdir: epath.Path) -> str:
-  """Returns the error's line for a folder that was begun on other texts."""
+  """Returns an error message: the run in the folder was begun on other item texts."""
   return (
     f"{workdir} was begun on other texts of the items, and what it learned does not "
     "fit these; put the old items.tsv back, or give another --workdir"
@@ -100,7 +100,7 @@ def other_texts(workdir: epath.Path) -> str:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-  """Returns the absolute path, which Orbax requires; an address (gs://…) as it is."""
+  """Makes a path absolute, as Orbax requires; leaves an address (gs://…) unchanged."""
   if "://" in str(workdir):
     return epath.Path(workdir)
   return epath.Path(os.path.abspath(workdir))
