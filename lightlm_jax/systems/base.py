@@ -1,11 +1,11 @@
-"""The interface of a system, as training, evaluation and serving see it.
+"""The interface of a system, as used by training, evaluation and serving.
 
-A system is a value: a frozen dataclass of shapes and settings, without arrays. Systems
-built from the same configuration over catalogues of the same capacity are equal, and
-share every compiled program, whose static key they are. Abilities beyond `recommend`
-are the protocols below: ask `isinstance(system, ScoresItems)`. All methods but `fit`
-are pure functions of arrays and can be compiled. `tables` are a pytree of device arrays
-that a system needs beside its parameters (codes, trie, …).
+A system is a frozen dataclass of shapes and settings, without arrays, and a static
+argument of compiled programs. Systems built from the same configuration for catalogues
+of the same capacity are equal, so that they share these programs. Abilities beyond
+`recommend` are the protocols below, tested by `isinstance(system, ScoresItems)`. All
+methods but `fit` are pure functions of arrays and can be compiled. `tables` are a
+pytree of device arrays that a system needs beside its parameters (codes, trie, …).
 """
 
 import dataclasses
@@ -26,18 +26,20 @@ Loss = tuple[jax.Array, Metrics]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-  """A recommender."""
+  """A recommender: its shapes and settings, without parameters."""
 
   name: str  # as in `config.system`
-  # "target": one example a position; "drawn": as many, the target any item of the user;
-  # "sequence": a row of packed histories, every position trained; None: it is fitted.
+  # "target": each interaction is the target of one example; "drawn": as many examples,
+  # the target drawn from all items of the user; "sequence": an example is a row of
+  # packed histories with a loss at every position; None: `Fitted`, has no examples.
   example: str | None = None
-  max_history: int | None = None  # last items that it reads, 0 = the user alone
+  # How many of the last items are read: 0 = only the user, None = all.
+  max_history: int | None = None
 
   def recommend(
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """The K best items that each request may get."""
+    """Returns the K best allowed items of each request."""
     raise NotImplementedError(f"{self.name} makes no lists")
 
 
@@ -45,75 +47,82 @@ class Built(NamedTuple):
   """A system with its arrays for one catalogue and one training log."""
 
   system: System
-  tables: Any  # padded to capacities, so that a catalogue of like size compiles nothing
+  tables: Any  # padded to capacities: a catalogue of similar size needs no compilation
   rank_I: np.ndarray  # int32, each catalogue item's place in code order
-  rows: Rows | None = None  # how training examples share rows; None = each has its own
-  prepared: bool = False  # whether `tables` hold what `SharesWork.prepare` adds
+  rows: Rows | None = None  # how training examples share rows; None = one example a row
+  prepared: bool = False  # whether `tables` are the result of `SharesWork.prepare`
 
 
 def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-  """Returns `net.apply` with these parameters; the module changes no variables."""
+  """Returns the result of `net.apply` with these parameters, without new variables."""
   return net.apply({"params": params}, *args, **options)
 
 
 def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:
-  """A built system without codes: items are counted in catalogue order."""
+  """Builds a system without codes, whose code order is the catalogue's order."""
   return Built(system, tables, np.arange(num_items, dtype=np.int32))
 
 
 @runtime_checkable
 class Trainable(Protocol):
-  """Learns by gradient from untrained parameters."""
+  """A system trained by gradient descent, from the parameters of `init`."""
 
   def init(self, rng: jax.Array) -> Any: ...
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """A scalar, and counts of the batch: "tokens" in it (items, where an item is one
-    token), and "capacity_tokens", for which it has room, padding included.
+    """Returns the scalar loss and two counts: "tokens", the batch's real tokens (items,
+    where an item is one token), and "capacity_tokens", the same with padding.
     """
     ...
 
 
 @runtime_checkable
 class Fitted(Protocol):
-  """Learns its parameters in closed form, on the host."""
+  """A system whose parameters are computed in closed form, on the host."""
 
   def fit(self, train: Interactions) -> Any: ...
 
 
 @runtime_checkable
 class ScoresItems(Protocol):
-  """Scores every item, [B, I] float32; the evaluator counts those above the target."""
+  """A system that scores every item, [B, I] float32: the target's rank is exact."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-  """Gives -log p(target | source) in nats, over all possible outputs, [B] float32."""
+  """A system with an `nll`: -log p(target | source) in nats, [B] float32.
+
+  The distribution is over all items, or over all token sequences, valid ids or not.
+  """
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class HasState(Protocol):
-  """Has a hidden state of a request, [B, D] float32, see decoding/latent.py."""
+  """A system with a hidden state per request, [B, D] float32 (decoding/latent.py)."""
 
   def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class WritesFreely(Protocol):
-  """Tells which beams of a search without the trie are no item, [B, K] bool."""
+  """A system that can search without the trie.
+
+  `invalid_beams` returns which beams of such a search are no item, [B, K] bool.
+  """
 
   def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class SharesWork(Protocol):
-  """Does part of its work once for all requests, such as the items' vectors.
+  """A system with work that is done once for all requests, such as items' vectors.
 
-  The tables with the results of it make other methods faster and change no answer.
+  `prepare` returns the tables with its results; other methods then give the same
+  answers faster.
   """
 
   def prepare(self, params: Any, tables: Any) -> Any: ...

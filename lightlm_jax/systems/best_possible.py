@@ -1,4 +1,4 @@
-"""The ceiling on the synthetic shop: the ranking by the generator's probabilities."""
+"""The best possible ranking on the synthetic shop: by the generator's probabilities."""
 
 import dataclasses
 
@@ -18,9 +18,9 @@ TINY = 1e-30  # a normal float32 whose logarithm and reciprocal are finite
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BestPossible(ItemScorer):
-  """The scorer that no learner beats on average, where seen items are excluded.
+  """The system that no other beats on average, with seen items excluded.
 
-  Scores are log-probabilities of the next purchase, given the history alone.
+  Scores are log-probabilities of the next purchase given the history.
   """
 
   name: str = "best_possible"
@@ -41,10 +41,10 @@ def best_possible(tastes: Tastes, num_items: int) -> Built:
 
 
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
-  """The expected mean NDCG@k of the best ranking, seen items excluded.
+  """Returns the expected NDCG@k of the best ranking, seen items excluded.
 
-  The mean is over the histories as they are and over every next item that the generator
-  could draw, late ones on sale; the requests' targets are not read.
+  The mean is over the requests' histories; the expectation is over all next items that
+  the generator could draw, late ones on sale. The requests' targets are not read.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])
@@ -60,25 +60,25 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
 
 
 def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
-  """The exact distribution of the next purchase, late items on sale.
+  """Returns the exact distribution of the next purchase, late items on sale.
 
-  The hidden community is summed out by Bayes' rule, with the generator's own
+  The user's hidden community is marginalised by Bayes' rule, with the generator's own
   probabilities. Whether late items were on sale before does not matter: it scales
-  the likelihood of all communities alike.
+  the likelihoods of all communities by the same factor.
 
   Args:
     tables: the tastes as float32 arrays.
-    history_BH: int32 catalogue indices, right-aligned, -1 = none, none twice.
+    history_BH: int32 catalogue indices, right-aligned, distinct, -1 = padding.
 
   Returns:
-    [B, I] float32: 0 for items of the history; rows sum to 1, less `late_rate` where
-    no late item is left.
+    [B, I] float32: 0 for items of the history; rows sum to 1, or to 1 - `late_rate`
+    where no late item is left.
   """
   B, H = history_BH.shape
   taste_IC, late_IC = tables.taste_CI.T, tables.late_CI.T
   bought_BH = history_BH >= 0
   item_BH = jnp.maximum(history_BH, 0)
-  # P = H + 1 places: the last one is the purchase to come.
+  # P = H + 1 places: the last one is the next purchase.
   before_BP = jnp.pad(history_BH, ((0, 0), (1, 0)), constant_values=-1)
   habit_BP = jnp.where(before_BP >= 0, tables.habit, 0.0)
   before_BP = jnp.maximum(before_BP, 0)
@@ -117,7 +117,7 @@ def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
 
 
 def _matmul(a: jax.Array, b: jax.Array | np.ndarray) -> jax.Array:
-  # Accelerators multiply float32 in fewer bits unless told otherwise.
+  # By default accelerators multiply float32 matrices with reduced precision.
   return jnp.matmul(a, b, precision="highest")
 
 

@@ -1,12 +1,12 @@
 """BPR-MF: matrix factorisation trained on pairs (Rendle et al. 2009, arXiv 1205.2618).
 
-The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i; training
-raises it above that of items drawn at random, by -ln σ(x_ui - x_uj). The user's
-history is never read.
+The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i. The loss
+-ln σ(x_ui - x_uj) raises the score of a bought item i above that of a random item j,
+the negative. The user's history is never read.
 
 The paper draws j among the items that the user has not bought. Here j is any item:
-about one pair in a thousand is wrong, and one whose negative is the target itself has
-no gradient.
+for about one pair in a thousand it was bought too, and if it is the target itself the
+pair has no gradient.
 
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """
@@ -24,14 +24,16 @@ from lightlm_jax.systems.item_scores import ItemScorer
 
 NUM_NEGATIVES = 2  # of each positive, drawn anew at every step
 Params = dict[str, jax.Array]
-# Standard deviation of the vectors' entries. Small, because the noise that users and
-# items with few interactions start with is hardly trained away: on Toys, with D = 64
+# Standard deviation of the vectors' initial entries. Small, because training hardly
+# removes this noise for users and items with few interactions: on Toys, with D = 64
 # and 40 epochs, .1 instead of .01 cost a third of validation NDCG@10.
 INIT_SCALE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BprMf(ItemScorer):
+  """The system `bpr_mf`."""
+
   name: str = "bpr_mf"
   example: str | None = "target"
   max_history: int | None = 0
@@ -40,7 +42,7 @@ class BprMf(ItemScorer):
   D: int
 
   def init(self, rng: jax.Array) -> Params:
-    """float32: "user" [U, D], "item" [I, D], "item_bias" [I]."""
+    """Returns float32 parameters: "user" [U, D], "item" [I, D], "item_bias" [I]."""
     user_rng, item_rng = jax.random.split(rng)
     return {
       "user": INIT_SCALE * jax.random.normal(user_rng, (self.num_users, self.D)),
@@ -49,7 +51,7 @@ class BprMf(ItemScorer):
     }
 
   def loss(self, params: Params, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """-ln σ(x_ui - x_uj), averaged over the M negatives, then over the batch."""
+    """Returns the mean of -ln σ(x_ui - x_uj) over M negatives, then over the batch."""
     negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
     user_BD = user_vectors(params, batch.user_B)
     positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
@@ -60,9 +62,9 @@ class BprMf(ItemScorer):
     return value, {"tokens": tokens, "capacity_tokens": len(batch.weight_B)}
 
   def scores(self, params: Params, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32: ⟨user, item⟩ + bias; an unknown user gets the bias alone."""
+    """Returns ⟨user, item⟩ + bias, [B, I] float32; an unknown user gets the bias."""
     user_BD = user_vectors(params, batch.user_B)
-    # A rounded product would make ties that an accelerator breaks and a CPU does not.
+    # With reduced precision scores would tie on an accelerator, but not on a CPU.
     product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
     return product_BI + params["item_bias"][None]
 
@@ -73,17 +75,17 @@ def build(config: BprMfConfig, num_users: int, num_items: int) -> Built:
 
 
 def draw_negatives(rng: jax.Array, batch_size: int, num_items: int) -> jax.Array:
-  """[B, M] int32, uniform over the catalogue."""
+  """Returns random items, [B, M] int32, uniform over the catalogue."""
   return jax.random.randint(rng, (batch_size, NUM_NEGATIVES), 0, num_items)
 
 
 def user_vectors(params: Params, user_B: jax.Array) -> jax.Array:
-  """[B, D] float32; zero for -1, the unknown user."""
+  """Returns the users' vectors, [B, D] float32; zero for -1, an unknown user."""
   user_BD = params["user"][jnp.maximum(user_B, 0)]
   return jnp.where(user_B[:, None] >= 0, user_BD, 0)
 
 
 def pair_scores(params: Params, user_BD: jax.Array, item_BM: jax.Array) -> jax.Array:
-  """[B, M] float32: x of each user and M items of its own."""
+  """Returns the scores x of each user for its M items, [B, M] float32."""
   product_BM = jnp.einsum("bd,bmd->bm", user_BD, params["item"][item_BM])
   return product_BM + params["item_bias"][item_BM]

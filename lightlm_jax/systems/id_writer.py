@@ -1,8 +1,8 @@
-"""Writing an item's id, token by token: shared by all systems with such a decoder.
+"""Base class of systems that write an item's id token by token.
 
 `lightlm` and `lite_llm4rec_beam` encode different sources. Both have a decoder that
-reads the encoded source by cross-attention and writes the id under the trie or without
-a constraint, or that is teacher-forced with the codes of all items (exact).
+reads the encoded source by cross-attention. It writes the id by beam search, with or
+without the trie's constraint, or is teacher-forced with the codes of all items (exact).
 """
 
 from collections.abc import Callable
@@ -24,27 +24,30 @@ from lightlm_jax.systems.token_sequences import PAD, START
 
 
 class Decoder(NamedTuple):
-  """A decoder that has read its sources: functions of tokens alone, K targets a row."""
+  """A decoder with its parameters and encoded sources bound, for K targets a row."""
 
   apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
-  kv: encoder_decoder.CrossKV  # of the sources
+  kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
 
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
-    """Teacher-forced: "decode" → logits [B, K, L, V] float32; "states" [B, K, L, D]."""
+    """Runs with teacher forcing.
+
+    The method "decode" returns float32 logits [B, K, L, V], "states" [B, K, L, D].
+    """
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
     return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
 
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
-    """One more token of each beam, see `beam.search`."""
+    """Extends each beam by one token: the argument `step` of `beam.search`."""
     segment_BK = jnp.ones_like(token_BK)
     return self.apply(token_BK, parent_BK, self.kv, segment_BK, cache, method="extend")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdWriter(System):
-  """A system that writes ids; its tables have `target_IL` and the `trie` of these."""
+  """A system that writes ids; its tables have the fields `target_IL` and `trie`."""
 
-  shape: encoder_decoder.Config  # of the transformer that has the decoder
+  shape: encoder_decoder.Config  # shape of the transformer that contains the decoder
   decoding: BeamDecoding  # the group `config.decoding`
   end_token: int | None = None  # see `beam.Options`
 
@@ -53,13 +56,13 @@ class IdWriter(System):
     return encoder_decoder.EncoderDecoder(self.shape)
 
   def decoder(self, params: Any, tables: Any, batch: Batch) -> Decoder:
-    """The decoder after it read the sources of a batch."""
+    """Encodes the sources of a batch; returns the decoder over them."""
     raise NotImplementedError
 
   def recommend(
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """The K best items by a beam search."""
+    """Returns the K best items found by beam search."""
     beam_size = max(k, self.decoding.beam_size)
     options = self._options(beam_size, self.decoding.kind != "unconstrained")
     decoder = self.decoder(params, tables, batch)
@@ -69,7 +72,7 @@ class IdWriter(System):
     return beam.recommendations(beams, tables.trie, options, k=k)
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B] float32: -log p(the target's code), without the trie, as in training."""
+    """Returns -log p(the target's code), [B] float32, over the whole vocabulary."""
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
@@ -79,7 +82,7 @@ class IdWriter(System):
   def _opened(
     self, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
   ) -> Decoder:
-    """The decoder after it read encoded sources."""
+    """Returns the decoder over encoded sources."""
     net = functools.partial(apply, self.net, params)
     return Decoder(net, net(encoded_BSD, segment_BS, method="precompute_cross_kv"))
 
@@ -103,7 +106,7 @@ class IdWriter(System):
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-  """The decoder's input [..., L]: the start token, then the target without its last."""
+  """Returns decoder inputs […, L]: the start token, then targets without their last."""
   start = jnp.full_like(target[..., :1], START)
   return jnp.concatenate([start, jnp.maximum(target[..., :-1], PAD)], axis=-1)
 
@@ -111,7 +114,10 @@ def shift_right(target: jax.Array) -> jax.Array:
 def token_cross_entropy(
   logits: jax.Array, target: jax.Array, label_smoothing: float
 ) -> jax.Array:
-  """[…, L] float32 of [..., L, V]; where the target is padding it means nothing."""
+  """Returns the loss of each token, […, L] float32, from logits […, L, V].
+
+  Values at the targets' padding are meaningless: callers mask them.
+  """
   label = jnp.maximum(target, 0)
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
   if not label_smoothing:

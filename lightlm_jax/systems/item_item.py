@@ -24,10 +24,10 @@ class ItemItem(ItemScorer):
   """Sums the weight rows of the items in a history; parameters are [I, I] float32."""
 
   def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
-    """Sum of the weight rows of a history's distinct items: [B, I] float32.
+    """Returns the sum of weight rows of a history's distinct items, [B, I] float32.
 
-    In ascending order of the items, so that neither the order of a history nor its
-    padding can change a bit of the sum.
+    Rows are added in ascending order of items, so that neither the order of a history
+    nor its padding changes the rounding.
     """
     sorted_BH = jnp.sort(batch.history_BH, axis=1)
     previous_BH = jnp.pad(sorted_BH[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
@@ -44,12 +44,15 @@ class ItemItem(ItemScorer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemKnn(ItemItem):
-  """Cosine between binary item columns (Deshpande & Karypis 2004), all neighbours."""
+  """The baseline `item_knn` (Deshpande & Karypis 2004), all items being neighbours."""
 
   name: str = "item_knn"
 
   def fit(self, train: Interactions) -> jax.Array:
-    """[I, I] float32: cosines, zero on the diagonal and for items nobody bought."""
+    """Returns cosines of binary item columns, [I, I] float32.
+
+    They are zero on the diagonal and for items without interactions.
+    """
     weights_II = _co_occurrence(train)
     norm_I = np.sqrt(np.maximum(weights_II.diagonal(), 1))
     weights_II /= norm_I
@@ -60,16 +63,16 @@ class ItemKnn(ItemItem):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ease(ItemItem):
-  """EASE: linear weights in closed form (Steck 2019, arXiv 1905.03375), λ > 0."""
+  """The baseline `ease`: a closed-form linear model (Steck 2019, arXiv 1905.03375)."""
 
   name: str = "ease"
-  regularisation: float = 200.0
+  regularisation: float = 200.0  # the paper's λ > 0
 
   def fit(self, train: Interactions) -> jax.Array:
-    """B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary; its diagonal is zero.
+    """Returns B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary: [I, I] float32.
 
-    All in one [I, I] float32 array: λ keeps the condition number small. Row i of the
-    result is added to all scores for an item i in the history.
+    Its diagonal is zero; row i is added to all scores for an item i in the history.
+    Inverted in place, in float32, because λ keeps the condition number small.
     """
     weights_II = _co_occurrence(train)
     weights_II[np.diag_indices_from(weights_II)] += self.regularisation
@@ -80,12 +83,12 @@ class Ease(ItemItem):
 
 
 def item_knn(num_items: int) -> Built:
-  """The baseline `item_knn` over I items; refuses catalogues too large to be dense."""
+  """Builds the baseline `item_knn`; raises a UserError if weights exceed MAX_BYTES."""
   return _build(ItemKnn(), num_items)
 
 
 def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
-  """The baseline `ease` over I items; refuses catalogues too large to be dense."""
+  """Builds the baseline `ease`; raises a UserError if weights exceed MAX_BYTES."""
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "
@@ -95,7 +98,7 @@ def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
 
 
 def _build(system: ItemItem, num_items: int) -> Built:
-  """The system over I items; raises a UserError if its weights exceed MAX_BYTES."""
+  """Builds a system for I items; raises a UserError if weights exceed MAX_BYTES."""
   size = 4 * num_items**2
   if size > MAX_BYTES:
     raise UserError(
@@ -108,7 +111,7 @@ def _build(system: ItemItem, num_items: int) -> Built:
 
 
 def _co_occurrence(train: Interactions) -> np.ndarray:
-  """How many users have both items, each user counted once: [I, I] float32."""
+  """Returns the number of users who have both items of a pair, [I, I] float32."""
   users_UI = graph.distinct_purchases(train).astype(np.float32)
   items_IU = users_UI.T.tocsr()
   count_II = np.empty((train.num_items, train.num_items), np.float32)
@@ -120,8 +123,8 @@ def _co_occurrence(train: Interactions) -> np.ndarray:
 
 def _invert(matrix_II: np.ndarray) -> None:
   """Inverts a symmetric positive definite float32 matrix in place, by Cholesky."""
-  # LAPACK reads columns first: the transposed view is the same symmetric matrix, and
-  # its lower triangle is the upper one here.
+  # LAPACK is column-major: the transposed view is the same symmetric matrix, and its
+  # lower triangle is the upper one of `matrix_II`.
   factor_II, failed = spotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
   if failed:
     raise UserError(

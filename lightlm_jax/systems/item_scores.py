@@ -15,7 +15,10 @@ from lightlm_jax.systems.base import System
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemScorer(System):
-  """A system that recommends by its `scores`, items counted in catalogue order."""
+  """A system that recommends the items with the highest `scores`.
+
+  It has no codes: code order is catalogue order.
+  """
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     raise NotImplementedError
@@ -23,7 +26,7 @@ class ItemScorer(System):
   def recommend(
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """The K items with the highest scores."""
+    """Returns the K allowed items with the highest scores."""
     scores_BI = self.scores(params, tables, batch)
     return top_items(scores_BI, allowed_items(allowed, scores_BI.shape[1]), k)
 
@@ -32,32 +35,32 @@ class Softmax:
   """Adds `nll` to an `ItemScorer` whose scores are logits."""
 
   def nll(self: Any, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B] float32: the cross-entropy of the target, over the catalogue."""
+    """Returns the target's cross-entropy over the catalogue, [B] float32."""
     return optax.softmax_cross_entropy_with_integer_labels(
       self.scores(params, tables, batch), jnp.maximum(batch.target_B, 0)
     )
 
 
 def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
-  """[B, I] bool in code order: open in the request's mask, and not excluded by it."""
+  """Returns which items each request may get, [B, I] bool in code order."""
   allowed_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
   if allowed.prefix_MI1.shape[0]:
     allowed_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
     beyond = ((0, 0), (0, num_items - allowed_MI.shape[1]))
     allowed_BI = jnp.pad(allowed_MI, beyond)[allowed.mask_B]
   row_B1 = jnp.arange(allowed_BI.shape[0])[:, None]
-  # The padding I lies outside the row: dropped, where a clip would close item I - 1.
+  # Padding is the index I, outside the row: dropped. A clip would exclude item I - 1.
   return allowed_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")
 
 
 def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommendations:
-  """The K best allowed items of each request; exact, of equals the lower index first.
+  """Returns the K best allowed items of each request, ties by the lower index.
 
-  `scores_BI` is float32, `allowed_BI` bool; K may exceed I. The result is invalid from
-  where a request has no more allowed items.
+  `scores_BI` is float32, `allowed_BI` bool; K may exceed I. Where fewer than K items
+  are allowed, the remaining places are invalid.
   """
   num_items = scores_BI.shape[1]
-  # An allowed item scored -inf still goes before every other one.
+  # An allowed item with the score -inf still ranks before all that are not allowed.
   lowest = jnp.finfo(scores_BI.dtype).min
   key_BI = jnp.where(allowed_BI, jnp.maximum(scores_BI, lowest), -jnp.inf)
   _, items_BK = top_k(key_BI, min(k, num_items))

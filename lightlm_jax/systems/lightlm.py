@@ -1,9 +1,9 @@
 """LightLM (arXiv 2310.17488): writes the next item's id token by token under a trie.
 
-Its source and its targets are written in token_sequences.py: the user and the last
-items, or with `input.history = 0` the user alone, which is the paper's task. There the
-target of an example is drawn from all that the user bought, because nothing in the
-source gives a time.
+token_sequences.py writes its sources and targets. A source is the user and the last
+items, or with `input.history = 0` the user alone, which is the paper's task. Then the
+target of an example is drawn from all items that the user bought, because such a source
+does not tell one time from another.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from lightlm_jax.systems.id_writer import (
 )
 from lightlm_jax.systems.item_scores import allowed_items, top_items
 
-# The most bytes of logits of a chunk of forced prefixes, all users of a batch together.
+# Most bytes of logits in memory at once when all items are scored ("exact").
 EXACT_BYTES = 2**28
 
 
@@ -50,7 +50,7 @@ class Tables(NamedTuple):
   item_code_IL: jax.Array
   user_code_UL: jax.Array
   trie: trie.Trie
-  chunks: exact.Chunks | None  # of `decoding.kind = "exact"`
+  chunks: exact.Chunks | None  # None unless `decoding.kind` is "exact"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class LightLM(IdWriter):
   input: LightLMInput  # the group `config.input`
   label_smoothing: float
   common_prefix: int  # how many tokens all targets begin with
-  row_width: int | None  # tokens of a training row's source; None = any history's
+  row_width: int | None  # tokens of a training row's source; None = room for any source
 
   def init(self, rng: jax.Array) -> Any:
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
@@ -70,7 +70,7 @@ class LightLM(IdWriter):
     return self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Cross-entropy averaged over a target's tokens, then over the batch."""
+    """Returns the mean cross-entropy over a target's tokens, then over the batch."""
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
     weight_BK = batch.weight_B.reshape(len(batch.weight_B), -1)
@@ -105,7 +105,7 @@ class LightLM(IdWriter):
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """The K best items: by a search, or with `tables.chunks` all items are scored."""
+    """Returns the K best items: by beam search, or by all scores if `tables.chunks`."""
     if tables.chunks is None:
       return super().recommend(params, tables, batch, allowed, k=k)
     decoder = self.decoder(params, tables, batch)
@@ -136,7 +136,10 @@ class LightLM(IdWriter):
     return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns [B, D] float32: the encoder's mean state, or the decoder's first."""
+    """Returns [B, D] float32: the encoder's mean state, or a state of the decoder.
+
+    The decoder's is the first that predicts a token in which targets differ.
+    """
     if self.decoding.state == "encoder":
       source = self._source(tables, batch)
       encoded_BSD = apply(self.net, params, *source, method="encode")
@@ -145,7 +148,6 @@ class LightLM(IdWriter):
       total_BD = jnp.where(real_BS1, encoded_BSD, 0).sum(axis=1, dtype=jnp.float32)
       return total_BD / number_B1
     decoder = self.decoder(params, tables, batch)
-    # The first token that differs between targets is predicted behind their prefix.
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
     shape = (batch.user_B.shape[0], 1, self.common_prefix + 1)
     decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
@@ -155,7 +157,7 @@ class LightLM(IdWriter):
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None
   ) -> token_sequences.Source:
-    """The encoder's input: a history, or the prompt."""
+    """Returns the encoder's input: the paper's prompt, or ids of the user and items."""
     if self.input.prompt:
       return token_sequences.write_prompt(tables.user_code_UL, batch)
     return token_sequences.write_history(
@@ -170,7 +172,7 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Hides users at the rate `input.user_dropout`, but never the whole source."""
+    """Hides users at the rate `input.user_dropout`, unless they have no history."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)
@@ -183,8 +185,8 @@ def build(
 ) -> Built:
   """Builds the system for a code book.
 
-  Where examples share rows (`train.pack`), the width of a row depends on the training
-  log; without `train` each example has a row of its own.
+  If examples share rows (`train.pack`), the width of a row is computed from the
+  training log `train`; None = each example has a row of its own.
   """
   tables, rank_I = _tables(config, codes)
   rows = None
@@ -207,7 +209,7 @@ def build(
 
 
 def _tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]:
-  """The tables as host arrays, and each item's rank in code order."""
+  """Returns the tables as host arrays, and each item's rank in code order."""
   prompt = config.input.prompt
   vocab_size = token_sequences.first_code_token(prompt) + codes.vocab_size
   item_code_IL = token_sequences.shift(codes.items_IL, prompt)
@@ -229,7 +231,7 @@ def _tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]
 
 
 def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Config:
-  """The transformer's shape from the fields `config.model.*`."""
+  """Returns the transformer's shape from the group `config.model`."""
   m, prompt = config.model, config.input.prompt
   words = token_sequences.NUM_PROMPT_WORDS if prompt else 1 + config.input.history
   first_code = token_sequences.first_code_token(prompt)
@@ -251,7 +253,10 @@ def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Conf
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingInit:
-  """[V, D]: normal, std 1; the ids' rows uniform in ±`id_range` if it is not 0."""
+  """Initialiser of embeddings [V, D]: normal with standard deviation 1.
+
+  Rows of id tokens are uniform in ±`id_range` instead, unless that is 0.
+  """
 
   first_code: int
   id_range: float
@@ -268,7 +273,7 @@ class EmbeddingInit:
 def _source_lengths(
   config: LightLMInput, codes: CodeBook, train: Interactions
 ) -> np.ndarray:
-  """Returns [E] int64: the source's number of tokens in each example, at least 1."""
+  """Returns the number of source tokens of each example, at least 1, [E] int64."""
   item_E = (codes.items_IL >= 0).sum(axis=1)[train.item_E]
   before_E1 = np.concatenate([[0], np.cumsum(item_E)])
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)

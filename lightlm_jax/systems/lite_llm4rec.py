@@ -2,12 +2,12 @@
 
 An item encoder makes a vector of each item's text, a second transformer reads the
 vectors of a history, and a projection head scores the catalogue without a search. The
-head's table is its own (the paper's), or the items' vectors themselves
-(`model.tied`): then an item that training never saw is scored by its text alone.
+head's table is learned (as in the paper), or with `model.tied` it is the items'
+vectors: then an item without training interactions is scored by its text alone.
 Training runs the item encoder over the unique items of a batch; after training, the
-items' vectors are made once for all requests.
+items' vectors are computed once for all requests.
 
-`model.source="flat"` is the paper's comparison, under the same head: one transformer
+`model.source="flat"` is the paper's alternative with the same head: one transformer
 over the words of the whole history.
 """
 
@@ -34,15 +34,17 @@ FAR = -1e9  # added to the logit of a row that holds no item
 
 
 class Tables(NamedTuple):
+  """The items' texts, and what is computed from them or from the training log."""
+
   token_IT: jax.Array  # int32, the items' texts, -1 = padding
-  # float32, each item's share of the training interactions, where a loss needs it.
+  # float32, each item's share of training interactions; None = no loss needs it.
   share_I: jax.Array | None = None
-  vector_ID: jax.Array | None = None  # float32; None = the item encoder makes them
+  vector_ID: jax.Array | None = None  # float32; None = not computed yet, see `prepare`
 
 
 @dataclasses.dataclass(frozen=True)
 class TextReader:
-  """Reads histories by their items' vectors, which an item encoder makes of texts."""
+  """Reads histories as vectors of their items, computed from texts by an encoder."""
 
   net: hierarchical.Hierarchical
 
@@ -66,15 +68,15 @@ class TextReader:
     rng: jax.Array,
     others: tuple[jax.Array, ...] = (),
   ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Hidden states with dropout, and the unique items that were encoded for them.
+    """Returns hidden states with dropout, and the batch's unique items with vectors.
 
-    `others` are int32 [B, H] each, items that are encoded beside the history.
+    `others` are int32 [B, H] each: more items to encode, at the history's positions.
 
     Returns:
-      hidden_BHD float32; item_U int32, ascending, then I in the rows left over;
-      vector_UD float32, their vectors, 0 where there is no item; and for the history
-      and each of `others` int32 [B, H], the rows of its items in these (any row, where
-      there is no item).
+      hidden_BHD float32; item_U int32, the unique items in ascending order, padded with
+      I; vector_UD float32, their vectors, 0 for padding; and for the history and each
+      of `others` an int32 [B, H], the rows of its items in item_U and vector_UD
+      (arbitrary where there is no item).
     """
     item_rng, history_rng = jax.random.split(rng)
     known_BH, I = batch.segment_BH > 0, len(tables.token_IT)
@@ -92,7 +94,7 @@ class TextReader:
     return hidden_BHD, item_U, vector_UD, places
 
   def vectors(self, params: Any, tables: Tables) -> jax.Array:
-    """Every item's vector, float32 [I, D], which the tables may have already."""
+    """Returns every item's vector, float32 [I, D], from the tables if they have it."""
     if tables.vector_ID is not None:
       return tables.vector_ID
     return hierarchical.item_vectors(self.net, params, tables.token_IT)
@@ -116,7 +118,7 @@ class WordReader(next_item.ItemReader):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4Rec(NextItem):
-  """Histories by the vectors of texts, under a head of its own."""
+  """Reads histories as vectors of texts and scores items by a learned head."""
 
   reader: TextReader
 
@@ -126,15 +128,15 @@ class LiteLlm4Rec(NextItem):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4RecSoftmax(Softmax, LiteLlm4Rec):
-  """`LiteLlm4Rec` whose loss makes its scores logits."""
+  """`LiteLlm4Rec` with a softmax loss: its scores are logits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4RecTied(LiteLlm4RecSoftmax):
-  """`LiteLlm4RecSoftmax` with the items' vectors for a head."""
+  """`LiteLlm4RecSoftmax` with the items' vectors in place of a learned head."""
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """The mean over all positions that are followed by an item, see `batch_loss`."""
+    """Returns the mean of `batch_loss` over all positions that have a next item."""
     read_rng, _ = jax.random.split(rng)
     hidden_BHD, item_U, vector_UD, (_, label_BH) = self.reader.read_batch(
       params, tables, batch, read_rng, (batch.target_B,)
@@ -145,7 +147,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
     return value, next_item.counts(batch)
 
   def scores(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """[B, I] float32; a user without history gets the same score for every item."""
+    """Returns [B, I] float32; without a history all items have the same score."""
     vector_ID = self.reader.vectors(params, tables)
     tables = tables._replace(vector_ID=vector_ID)
     hidden_BHD = self.reader.read(params, tables, batch)
@@ -153,7 +155,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
 
 
 def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
-  """The system over the catalogue of `train`, item i written as `texts.token_IT[i]`."""
+  """Builds the system for the catalogue of `train`; row i of `texts` is item i's."""
   num_items = train.num_items
   if config.model.source == "flat":
     shape = next_item.decoder_shape(config.model)
@@ -172,7 +174,7 @@ def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
 
 
 def host_tables(texts: Tokens) -> Tables:
-  """Tables of the texts alone, as host arrays."""
+  """Returns tables that hold the texts alone, as host arrays."""
   token_IT: Any = texts.token_IT
   return Tables(token_IT)
 
@@ -180,7 +182,7 @@ def host_tables(texts: Tokens) -> Tables:
 def network(
   m: TextModel, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
-  """The module of the group `config.model`; without `num_items` it has no head."""
+  """Returns the module of the group `config.model`; None items = without a head."""
   history = next_item.decoder_shape(m)
   item = dataclasses.replace(
     history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
@@ -189,7 +191,7 @@ def network(
 
 
 def head(vector_ID: jax.Array) -> jax.Array:
-  """The items' vectors as an output table, scaled so that logits start near 1."""
+  """Returns items' vectors as an output table, scaled so that logits start near 1."""
   return vector_ID * vector_ID.shape[1] ** -0.5
 
 
@@ -200,20 +202,20 @@ def batch_loss(
   weight_N: jax.Array,
   often_U: jax.Array,
 ) -> jax.Array:
-  """The mean cross-entropy among the items of a batch, an estimate of the catalogue's.
+  """Returns the mean cross-entropy over a batch's items: an in-batch softmax loss.
 
-  A popular item is in nearly every batch, a rare one in few: each logit is corrected by
-  the logarithm of how often a batch holds the item (Yi et al. 2019, "Sampling-bias-
+  A popular item is in nearly every batch, a rare one in few: each logit is reduced by
+  the log-probability that a batch holds the item (Yi et al. 2019, "Sampling-bias-
   corrected neural modeling"), so that the model learns the softmax over the catalogue.
 
   Args:
     hidden_ND, weight_N: float32, see `next_item.positions`.
     vector_UD: float32, the items' vectors.
     label_N: int32 in [0, U).
-    often_U: float32, the share of batches that hold an item; 0 = no item.
+    often_U: float32, the probability that a batch holds an item; 0 = padding.
   """
   bias_U = jnp.where(often_U > 0, -jnp.log(jnp.maximum(often_U, 1e-30)), FAR)
-  # The bias is one more column, so that no logits are held at once.
+  # The bias is one more column, because linear_cross_entropy never has all logits.
   table_UE = jnp.concatenate([head(vector_UD), bias_U[:, None]], axis=1)
   hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
   total: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
@@ -221,9 +223,9 @@ def batch_loss(
 
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
-  """[U]: the probability that a batch, drawn by popularity, holds the item."""
+  """Returns [U], the probability that a batch, drawn by popularity, holds an item."""
   assert tables.share_I is not None
   share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
-  # log1p(-1) is no number to multiply; an item of all interactions is in every batch.
+  # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.
   share_U = jnp.clip(share_U, 0, 1 - 1e-6)
   return -jnp.expm1(known_BH.sum() * jnp.log1p(-share_U))

@@ -1,9 +1,9 @@
-"""Lite-LLM4Rec's encoders under LightLM's decoder: the search that the head replaces.
+"""Lite-LLM4Rec's encoders with LightLM's decoder: a beam search in place of the head.
 
-Lite-LLM4Rec (arXiv 2402.09543) claims that a beam search gains nothing here. This is
-its comparison: the same texts, encoders and rows as in `lite_llm4rec` (`model.source`
-"hierarchical" or "flat"), but the item is written as an id, token by token under the
-trie, by LightLM's decoder, which reads the hidden states at the history's items.
+Lite-LLM4Rec (arXiv 2402.09543) claims that beam search brings no gain. This system
+tests it: texts, encoders and rows are those of `lite_llm4rec` (`model.source`
+"hierarchical" or "flat"), but LightLM's decoder, which reads the hidden states at the
+history's items, writes the item as an id, token by token under the trie.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ class Tables(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4RecBeam(IdWriter):
-  """The system `lite_llm4rec_beam`; `reader` reads histories and has no head."""
+  """The system `lite_llm4rec_beam`."""
 
   name: str = "lite_llm4rec_beam"
   example: str | None = "sequence"
-  reader: next_item.Reader
+  reader: next_item.Reader  # the encoder of histories, without a head
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters, the decoder's under "writer"."""
+    """Returns untrained parameters, the decoder's under "writer"."""
     read_rng, write_rng = jax.random.split(rng)
     one_11 = jnp.ones((1, 1), jnp.int32)
     hidden_11D = jnp.zeros((1, 1, self.shape.D))
@@ -53,7 +53,7 @@ class LiteLlm4RecBeam(IdWriter):
     return params | {"writer": written["params"]}
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Cross-entropy averaged over an id's tokens, then over all positions."""
+    """Returns the mean cross-entropy over an id's tokens, then over all positions."""
     read_rng, write_rng = jax.random.split(rng)
     hidden_BHD = self._read(params, tables, batch, read_rng)
     known_BH1 = batch.target_B[..., None] >= 0
@@ -88,13 +88,13 @@ class LiteLlm4RecBeam(IdWriter):
   def _read(
     self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
-    """Hidden states of the histories, float32 [B, H, D]."""
+    """Returns the hidden states of histories, float32 [B, H, D]."""
     return self.reader.read(_readers(params), tables.items, batch, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
-  """`LiteLlm4RecBeam` that reads histories by their items' vectors."""
+  """`LiteLlm4RecBeam` that reads histories as vectors of their items."""
 
   reader: lite_llm4rec.TextReader
 
@@ -104,7 +104,7 @@ class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
 
 
 def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
-  """The system over a catalogue, in the tokens of its texts and of its ids."""
+  """Builds the system for a catalogue, given its texts and its code book."""
   vocab_size = token_sequences.first_code_token(False) + book.vocab_size
   target_IL: Any = token_sequences.shift(book.items_IL, False)
   item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
@@ -126,7 +126,7 @@ def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
 
 
 def _readers(params: Any) -> Any:
-  """The parameters without the decoder's."""
+  """Returns the parameters without the decoder's."""
   return {name: part for name, part in params.items() if name != "writer"}
 
 
@@ -136,7 +136,7 @@ def _states_by_position(
   segment_BH: jax.Array,
   decoder_input_BHL: jax.Array,
 ) -> jax.Array:
-  """The decoder's states [B, H, L, D]; a position's target reads no later position."""
+  """Returns states [B, H, L, D]; position h's target reads positions up to h."""
   kv = net.precompute_cross_kv(hidden_BHD, segment_BH)
   place_BH = jnp.broadcast_to(jnp.arange(segment_BH.shape[1])[None], segment_BH.shape)
   return net.states(decoder_input_BHL, kv, segment_BH, place_BH)

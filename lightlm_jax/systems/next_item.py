@@ -1,11 +1,11 @@
 """Next-item prediction: every item is scored by a history's last hidden state.
 
-The score of an item is the product of its row in the output table with that state.
-The systems differ in the network alone. `sasrec` learns at every position of a user's
-history at once; `bsarec` from each beginning of it as an example of its own, because
-its filter reads both ways (both in models/item_sequence.py). `item_decoder` is
-"Dropping the Text" (arXiv 2506.15833), an LLM's decoder with one token an item; the
-paper gives no sizes, so they are fields of the config (models/decoder.py).
+The score of an item is the dot product of its row in the output table with that state.
+The systems differ in the network alone. `sasrec` has a loss at every position of a
+user's history; `bsarec` makes an example of each prefix of the history, because its
+filter is not causal (both in models/item_sequence.py). `item_decoder` is "Dropping the
+Text" (arXiv 2506.15833), an LLM's decoder with one token per item; the paper gives no
+sizes, so they are fields of the config (models/decoder.py).
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 
 class Reader(Protocol):
-  """A network that reads histories."""
+  """The interface of a network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Untrained parameters; `output` [I, D], or else `embedding`, scores the items."""
+    """Returns untrained parameters; the output table is `output` or `embedding`."""
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
-    """Hidden states, float32 [B, H, D]; with `rng` there is dropout, as in training."""
+    """Returns hidden states, float32 [B, H, D]; without `rng` there is no dropout."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
-  """A network over catalogue indices: history_BH, segment_BH → hidden [B, H, D]."""
+  """Reads histories by a module: (history_BH, segment_BH) → hidden [B, H, D]."""
 
   net: nn.Module
 
@@ -59,8 +59,8 @@ class NextItem(ItemScorer):
   """Scores every item by the hidden state at the last position of a history."""
 
   reader: Reader
-  # "full": over the catalogue; "sampled": over some items, the same for a whole batch;
-  # "binary": against one item drawn at random, as in the SASRec of 2018.
+  # "full": softmax over the catalogue; "sampled": over sampled items, the same for all
+  # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
   negatives: int  # items that a sampled loss draws
 
@@ -68,7 +68,7 @@ class NextItem(ItemScorer):
     return self.reader.init(rng)
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """The mean over all positions that are followed by an item."""
+    """Returns the mean loss over all positions that have a next item."""
     dropout_rng, negative_rng = jax.random.split(rng)
     hidden_BHD = self.reader.read(params, tables, batch, dropout_rng)
     examples = positions(hidden_BHD, batch, last=self.example == "target")
@@ -76,7 +76,7 @@ class NextItem(ItemScorer):
     return value, counts(batch)
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """[B, I] float32; a user without history gets the same score for every item."""
+    """Returns [B, I] float32; without a history all items have the same score."""
     hidden_BHD = self.reader.read(params, tables, batch)
     return last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
 
@@ -88,7 +88,7 @@ class NextItem(ItemScorer):
     table_ID: jax.Array,
     rng: jax.Array,
   ) -> jax.Array:
-    """The weighted mean of the loss over N positions, a scalar."""
+    """Returns the weighted mean of the loss over N positions, a scalar."""
     num_items = len(table_ID)
     if self.loss_kind == "full":
       total: Any = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
@@ -108,7 +108,7 @@ class NextItem(ItemScorer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextItemSoftmax(Softmax, NextItem):
-  """`NextItem` whose loss makes its scores logits."""
+  """`NextItem` with a softmax loss: its scores are logits."""
 
 
 def of_run(
@@ -119,10 +119,10 @@ def of_run(
   kind: type[NextItem] = NextItem,
   softmax: type[NextItem] = NextItemSoftmax,
 ) -> NextItem:
-  """The system `config.system`.
+  """Builds the system `config.system` around a reader.
 
-  `kind` is the class for the binary loss, whose scores are no logits, `softmax` for the
-  other losses. Of the example "target" only the last position learns.
+  `kind` is the class for the binary loss, whose scores are not logits, `softmax` the
+  class for other losses. With `example` "target" only last positions have a loss.
   """
   return (kind if config.train.loss == "binary" else softmax)(
     name=config.system,
@@ -135,7 +135,7 @@ def of_run(
 
 
 def sasrec(config: SASRecConfig, num_items: int) -> Built:
-  """The system `config.system`, sasrec or bsarec, over I items."""
+  """Builds the system `config.system`, sasrec or bsarec, for I items."""
   m = config.model
   shape = item_sequence.Config(
     I=num_items,
@@ -149,21 +149,21 @@ def sasrec(config: SASRecConfig, num_items: int) -> Built:
     mix=m.mix,
     low_frequencies=m.low_frequencies,
   )
-  # The frequencies of a row are those of one history.
+  # BSARec's Fourier transform is over a whole row, which must hold one history.
   example = "target" if config.system == "bsarec" else "sequence"
   reader = ItemReader(item_sequence.ItemSequence(shape))
   return in_catalogue_order(of_run(config, reader, example=example), (), num_items)
 
 
 def item_decoder(config: ItemDecoderConfig, num_items: int) -> Built:
-  """The system `item_decoder` over I items."""
+  """Builds the system `item_decoder` for I items."""
   m = config.model
   net = decoder.ItemDecoder(decoder_shape(m), num_items, tied=m.tied)
   return in_catalogue_order(of_run(config, ItemReader(net)), (), num_items)
 
 
 def decoder_shape(m: DecoderModel) -> decoder.Config:
-  """The transformer's shape from the group `config.model`."""
+  """Returns the transformer's shape from the group `config.model`."""
   return decoder.Config(
     D=m.d_model,
     N=m.num_layers,
@@ -178,10 +178,10 @@ def decoder_shape(m: DecoderModel) -> decoder.Config:
 def positions(
   hidden_BHD: jax.Array, batch: Batch, *, last: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The positions that learn: hidden_ND, label_N int32 and weight_N float32.
+  """Returns the positions with a loss: hidden_ND, label_N int32, weight_N float32.
 
-  The batch's targets are [B, H], or with `last`, where only the last position of a row
-  learns, [B].
+  These are all positions, with targets [B, H], or if `last` the last one of each row,
+  with targets [B].
   """
   weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
   if last:
@@ -191,7 +191,7 @@ def positions(
 
 
 def counts(batch: Batch) -> Metrics:
-  """The counts of a batch, see `Trainable.loss`."""
+  """Returns the counts of a batch that `Trainable.loss` reports."""
   real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
   return {"tokens": real_BH.sum(), "capacity_tokens": real_BH.size}
 
@@ -199,13 +199,13 @@ def counts(batch: Batch) -> Metrics:
 def last_scores(
   hidden_BHD: jax.Array, segment_BH: jax.Array, table_ID: jax.Array
 ) -> jax.Array:
-  """[B, I] float32, from the last position of each row; 0 where that is padding."""
+  """Returns scores [B, I] float32 by rows' last positions; 0 if these are padding."""
   known_B1 = segment_BH[:, -1:] > 0
   hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
-  # A rounded product would make ties that an accelerator breaks and a CPU does not.
+  # With reduced precision scores would tie on an accelerator, but not on a CPU.
   return jnp.einsum("bd,id->bi", hidden_BD, table_ID, precision="highest")
 
 
 def _output_table(params) -> jax.Array:
-  """[I, D] float32."""
+  """Returns the output table [I, D] float32."""
   return params["output"] if "output" in params else params["embedding"]

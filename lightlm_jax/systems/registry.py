@@ -24,10 +24,10 @@ def build(
   book: CodeBook | None,
   texts: Tokens | None = None,
 ) -> Built:
-  """The system `name` for the users and the catalogue of `train`; nothing is learned.
+  """Builds the untrained system `name` for the users and the catalogue of `train`.
 
-  Only systems that write ids (`config.WritesIds`) need the book, only those that read
-  texts (`config.ReadsTexts`) the texts.
+  Only systems that write ids (`config.WritesIds`) need `book`, and only those that read
+  texts (`config.ReadsTexts`) need `texts`.
   """
   num_users, num_items = train.num_users, train.num_items
   if name in ("pop", "recent_pop"):

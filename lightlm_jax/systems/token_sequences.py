@@ -1,9 +1,9 @@
-"""LightLM's token sequences: ids, bare or in the words of the paper's prompt.
+"""LightLM's token sequences: ids, with or without the words of the paper's prompt.
 
-Two forms of source. *Sequential*: the user's id and the ids of the last items.
-*Direct*: the user's id alone, in the sentence of LightLM (arXiv 2310.17488), "Given
-the user_{id}, predict which item will be bought by the user?", answered by
-"item_{id}". Every token comes with the number of its word.
+A source has one of two forms. *Sequential*: the user's id and the ids of the last
+items. *Direct*: the user's id in the prompt of LightLM (arXiv 2310.17488), "Given the
+user_{id}, predict which item will be bought by the user?", answered by "item_{id}".
+Every token has a word number, for the whole-word embedding.
 """
 
 from typing import NamedTuple
@@ -17,36 +17,36 @@ from lightlm_jax.data.batch import Batch
 PAD, START = 0, 1
 NUM_SPECIALS = 2
 
-# The prompt: a space between words, | between the tokens of a word, ID for the id.
+# Spaces separate the prompt's words, | the tokens of a word; ID stands for the id.
 _PROMPT = "Given the user_|ID|, predict which item will be bought by the user|?"
 _SENTENCE = tuple(word.split("|") for word in _PROMPT.split())
 _ITEM, _CLOSING = "item_", "</s>"
 _WORDS = {token for word in _SENTENCE for token in word} - {"ID"}
 _VOCABULARY = sorted(_WORDS | {_ITEM, _CLOSING})
-END = NUM_SPECIALS + _VOCABULARY.index(_CLOSING)  # closes sentence and answer
-NUM_PROMPT_WORDS = 1 + len(_SENTENCE)  # the end of the sentence is word 0
+END = NUM_SPECIALS + _VOCABULARY.index(_CLOSING)  # ends the prompt and the answer
+NUM_PROMPT_WORDS = 1 + len(_SENTENCE)  # END has the word number 0
 
 
 class Source(NamedTuple):
-  """The encoder's input, right-aligned; segment 0 is padding."""
+  """The encoder's input, int32, right-aligned."""
 
   token_BS: jax.Array
-  word_BS: jax.Array
-  segment_BS: jax.Array
+  word_BS: jax.Array  # each token's word number
+  segment_BS: jax.Array  # each token's example in its row, from 1; 0 = padding
 
 
 def first_code_token(prompt: bool) -> int:
-  """Where the codes' tokens begin: behind the specials and the prompt's words."""
+  """Returns the first token of codes, after special tokens and the prompt's words."""
   return NUM_SPECIALS + (len(_VOCABULARY) if prompt else 0)
 
 
 def shift(code: np.ndarray, prompt: bool) -> np.ndarray:
-  """Code tokens → the model's tokens; padding stays -1."""
+  """Returns code tokens as tokens of the model's vocabulary; padding stays -1."""
   return np.where(code >= 0, code + first_code_token(prompt), -1).astype(np.int32)
 
 
 def answer(code_IL: np.ndarray) -> np.ndarray:
-  """Item codes (the model's tokens) as the prompt's answer: [I, L + 2] int32."""
+  """Returns item codes (the model's tokens) framed as answers, [I, L + 2] int32."""
   framed = np.pad(code_IL, ((0, 0), (1, 1)), constant_values=-1)
   framed[:, 0] = _token(_ITEM)
   length_I = (code_IL >= 0).sum(axis=1)
@@ -55,7 +55,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
 
 
 def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
-  """The direct task's sentence about each user; an unknown user adds no token."""
+  """Returns the prompt for each user; an unknown user's has no id tokens."""
   user_BL = _user_codes(user_code_UL, batch.user_B)
   B, L = user_BL.shape
   parts, words = [], []
@@ -77,11 +77,11 @@ def write_history(
   in_order: bool = True,
   width: int | None = None,
 ) -> Source:
-  """The codes of the user (word 0) and of the k-th last items (word k), newest last.
+  """Returns the codes of the user (word 0) and of the history's items, newest last.
 
-  Without `in_order` histories are sets, in the order of the catalogue, which is that of
-  a hash. `width` is S, enough for every row; None = for any history. Examples that
-  share a row follow each other.
+  The k-th last item has the word number k. Unless `in_order`, a history is a set: its
+  items are in catalogue order, which is arbitrary (by hash). `width` is S, enough for
+  every row; None = room for any history. Examples of one row follow each other.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
@@ -118,12 +118,12 @@ def _token(word: str) -> int:
 
 
 def _user_codes(user_code_UL: jax.Array, user: jax.Array) -> jax.Array:
-  """[…, L] int32, -1 throughout for a user of -1."""
+  """Returns users' codes, […, L] int32; only padding (-1) for an unknown user (-1)."""
   return jnp.where(user[..., None] >= 0, user_code_UL[jnp.maximum(user, 0)], -1)
 
 
 def _close_holes(token_BS: jax.Array, word_BS: jax.Array, segment_BS) -> Source:
-  """Moves segments behind each other, and padding (-1) to the left, where it is 0."""
+  """Returns rows sorted by segment, with padding (tokens -1) as zeros on the left."""
   real_BS = token_BS >= 0
   source = [jnp.where(real_BS, x_BS, 0) for x_BS in (token_BS, word_BS, segment_BS)]
   order_BS = jnp.argsort(source[2], axis=1, stable=True)
