@@ -1,10 +1,10 @@
-"""Cross-entropy over a whole catalogue, without all logits at once.
+"""Cross-entropy over a whole catalogue, without all logits in memory at once.
 
 With N positions and I items the logits are by far the largest array of a next-item
-model. Here a chunk at a time makes its logits and its part of the gradients. A chunk is
-some positions with all items: logits, loss and gradients in one pass. Or, where the
-catalogue is large, all positions with some items, in two passes: the second makes the
-logits again, but the table's gradient is written once, not once a chunk of positions.
+model, so logits and gradients are computed chunk by chunk. A chunk is some positions
+with all items: logits, loss and gradients in one pass. Or, where the catalogue is
+large, all positions with some items, in two passes: the second computes the logits
+again, but each row of the table's gradient is written once, not once per chunk.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 CHUNK = 256  # positions: their logits over 12,000 items stay in a CPU's cache
-# With more items than this, chunks are of ITEMS items and all positions.
+# With more items than this, a chunk is ITEMS items with all positions.
 LARGE = 100_000
 ITEMS = 8_192
 
@@ -27,15 +27,15 @@ def linear_cross_entropy(
   chunk: int = CHUNK,
   items: int | None = None,
 ) -> jax.Array:
-  """The weighted sum of -log softmax(hidden · table)[label], float32.
+  """Returns the weighted sum of -log softmax(hidden · table)[label], float32.
 
   Args:
     hidden_ND, table_ID: float32.
-    label_N: int32 in [0, I); anything where the weight is 0.
-    weight_N: float32, 0 = this position is no example.
-    chunk: positions whose logits are held at once.
-    items: items whose logits are held at once, of all positions, instead; None = by the
-      size of the catalogue.
+    label_N: int32 in [0, I); arbitrary where the weight is 0.
+    weight_N: float32, 0 = the position is ignored.
+    chunk: positions per chunk.
+    items: items per chunk, each with all positions (`chunk` is then unused); None =
+      ITEMS if the catalogue is larger than LARGE, otherwise chunks of positions.
   """
   return _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items)[0]
 
@@ -47,10 +47,10 @@ def sampled_cross_entropy(
   weight_N: jax.Array,
   negative_M: jax.Array,
 ) -> jax.Array:
-  """An estimate of `linear_cross_entropy` from M sampled items.
+  """Returns an estimate of `linear_cross_entropy` from M sampled items.
 
-  The sum over all other items is estimated by the samples' (Bengio & Senécal 2008).
-  `negative_M` are int32, drawn uniformly from [0, I); the label itself counts nothing.
+  The softmax's sum over all other items is estimated from the samples (Bengio & Senécal
+  2008). `negative_M` are int32, uniform in [0, I); any equal to the label is ignored.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)
@@ -62,7 +62,10 @@ def sampled_cross_entropy(
 
 
 def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
-  """The loss and its gradients; positions of weight 0 are put last and cost nothing."""
+  """Returns the loss and its gradients, by chunks of positions.
+
+  Positions of weight 0 are sorted last; chunks of them alone are skipped.
+  """
   N, D = hidden_ND.shape
   order_N = jnp.argsort(weight_N == 0, stable=True)
   room = -N % chunk
@@ -85,7 +88,7 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
     total_C1 = exp_CI.sum(axis=1, keepdims=True)
     own_C1 = jnp.take_along_axis(logits_CI, label_C[:, None], axis=1)
     loss += (weight_C * (jnp.log(total_C1) + most_C1 - own_C1)[:, 0]).sum()
-    # The softmax less the label's 1, which is taken away row by row.
+    # The gradient is softmax - one_hot(label); the one-hot is subtracted row by row.
     share_CI = exp_CI * (weight_C[:, None] / total_C1)
     hidden_grad_CD = jnp.einsum("ci,id->cd", share_CI, table_ID)
     hidden_grad_CD -= weight_C[:, None] * table_ID[label_C]
@@ -101,10 +104,10 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
 
 
 def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
-  """The loss and its gradients, with `items` of the catalogue's rows at a time."""
+  """Returns the loss and its gradients, by chunks of `items` rows of the table."""
   N, (I, D) = len(hidden_ND), table_ID.shape
   items = min(items, I)
-  # The last chunk begins early if it would not be full, and skips rows already seen.
+  # The last chunk begins early if it would not be full; rows already seen are masked.
   due_X = jnp.arange(0, I, items)
   start_X = jnp.minimum(due_X, I - items)
 
@@ -140,7 +143,7 @@ def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
     table_grad_ID = jax.lax.dynamic_update_slice(table_grad_ID, added_CD, corner)
     return (hidden_grad_ND, table_grad_ID), None
 
-  # The softmax less the label's 1, which is taken away row by row.
+  # The gradient is softmax - one_hot(label); the one-hot is subtracted row by row.
   start = -weight_N[:, None] * label_ND, jnp.zeros_like(table_ID)
   start = start[0], start[1].at[label_N].add(-weight_N[:, None] * hidden_ND)
   gradients, _ = jax.lax.scan(share, start, (start_X, due_X))

@@ -1,7 +1,7 @@
 """LightLM's transformer: a deep and narrow T5-style encoder-decoder.
 
-LightLM (arXiv 2310.17488), section 3.1, after T5 (Raffel et al. 2020). Arrays in,
-arrays out: the system decides what tokens mean.
+LightLM (arXiv 2310.17488), section 3.1, after T5 (Raffel et al. 2020). The module knows
+arrays of tokens only; the system defines their meaning.
 """
 
 from collections.abc import Callable
@@ -28,26 +28,26 @@ _UNROLLED = 8  # layers
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """LightLM's shape. The field comments are the legend of the shape letters.
+  """LightLM's shape; the field names are also letters of array shapes.
 
-  B batch, S source length, L target length, M earlier target positions, K beams (or
-  targets that share one source), P slots of all positions in a beam's past.
+  Further letters: B batch, S source length, L target length, M earlier target
+  positions, K beams (or targets that share one source), P slots of all past positions.
   """
 
   V: int  # tokens of the vocabulary
-  W: int  # whole-word positions; 0 = no whole-word embedding
+  W: int  # word numbers that the whole-word embedding has; 0 = no such embedding
   D: int = 512  # model width
   N: int = 6  # encoder layers
   num_decoder_layers: int = 6
   H: int = 8  # attention heads
   A: int = 64  # width of a head
-  F: int = 16  # feed-forward width: narrow
+  F: int = 16  # feed-forward width, far below D
   dropout_rate: float = 0.1
   num_buckets: int = 32
   max_distance: int = 128
   embedding_init: Callable = _NORMAL
   dtype: jnp.dtype = jnp.float32
-  remat: bool = False  # a layer's insides are computed again for its gradient
+  remat: bool = False  # recompute a layer's activations in the backward pass
 
 
 class CrossKV(NamedTuple):
@@ -59,14 +59,14 @@ class CrossKV(NamedTuple):
 
 
 class Cache(NamedTuple):
-  """The target positions decoded so far: a piece for each, which never moves.
+  """Self-attention keys and values of the decoded positions, one array per position.
 
-  Beams move instead: `ancestor[m]` holds for every beam of the last position its slot
-  of piece m. (Copying the keys and values of the chosen beams would cost as much
-  traffic as the attention itself.)
+  These arrays are never reordered when beams are selected: `ancestor[m]` holds, for
+  every current beam, its slot in the arrays of position m. (Copying the keys and values
+  of the selected beams would cost as much memory traffic as the attention itself.)
   """
 
-  # For each position:
+  # One entry per position:
   key: tuple[jax.Array, ...] = ()  # [N, B, K, H, A]; K may differ
   value: tuple[jax.Array, ...] = ()  # likewise
   ancestor: tuple[jax.Array, ...] = ()  # int32 [B, K], K that of the last position
@@ -125,13 +125,13 @@ class _DecoderLayer(nn.Module):
     h_BKLD = RMSNorm(name="cross_norm")(x_BKLD)
     query = Projection(c.H, c.A, (c.D * c.A) ** -0.5, c.dtype, name="cross_query")
     source_key_BHAS, source_value_BHSA = source
-    # All beams of a row read the same keys: one matrix product with K * L queries.
+    # All beams of a row have the same keys: one matrix product with K * L queries.
     B, K, L, _ = x_BKLD.shape
     query_BHQA = query(h_BKLD).reshape(B, K * L, c.H, c.A).swapaxes(1, 2)
     logits = jnp.einsum("bhqa,bhas->bhqs", query_BHQA, source_key_BHAS)
     mask_BQS = jnp.repeat(mask_BKS, L, axis=1)
     weight = _softmax(logits.astype(jnp.float32), mask_BQS[:, None]).astype(c.dtype)
-    # A target without a source reads nothing, whatever else is in the row.
+    # A target without a source gets zeros, not the row's other sources.
     weight = jnp.where(mask_BQS.any(axis=-1)[:, None, :, None], weight, 0)
     weight = Dropout(c.dropout_rate)(weight)
     mixed = jnp.einsum("bhqs,bhsa->bhqa", weight, source_value_BHSA)
@@ -144,7 +144,7 @@ class _DecoderLayer(nn.Module):
 
 
 class _CrossKVLayer(nn.Module):
-  """One decoder layer's keys and values of the encoded source."""
+  """Projects the encoded source to one decoder layer's cross-attention keys, values."""
 
   config: Config
 
@@ -158,9 +158,9 @@ class _CrossKVLayer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """The transformer: `encode`, `precompute_cross_kv`, then `decode` or `extend`.
+  """The transformer: call `encode`, `precompute_cross_kv`, then `decode` or `extend`.
 
-  Dropout is on where a "dropout" rng is given.
+  Dropout is active if there is a "dropout" rng.
   """
 
   config: Config
@@ -175,19 +175,19 @@ class EncoderDecoder(nn.Module):
     )
     self.encoder_bias = bias(bidirectional=True)
     self.decoder_bias = bias(bidirectional=False)
-    # Under a gradient a loop stores and reloads every layer's activations: 6 % of
-    # a step at the paper's shape on a CPU, 14 % at `small`. A search is a step of all
-    # layers for each token: there the loop saves compiling and costs nothing.
+    # In training a loop over layers stores and reloads every layer's activations: 6 %
+    # of a step at the paper's shape on a CPU, 14 % at `small`, so it is unrolled. In a
+    # search, which runs all layers for each token, the loop only saves compile time.
     unroll = _UNROLLED if self.has_rng("dropout") and not c.remat else 1
     stack = functools.partial(_stack, unroll=unroll)
     encoder_layer, decoder_layer = _EncoderLayer, _DecoderLayer
     if c.remat:
-      # Inside a loop the recomputation cannot be merged away.
+      # In a loop XLA cannot merge the recomputation with the first computation.
       encoder_layer, decoder_layer = (
         nn.remat(layer, prevent_cse=False) for layer in (encoder_layer, decoder_layer)
       )
     self.encoder = stack(encoder_layer, c.N, (nn.broadcast, nn.broadcast))(c)
-    # Checkpoints know these weights by this name.
+    # Checkpoints store these weights under this name.
     self.memory = stack(_CrossKVLayer, c.num_decoder_layers, (nn.broadcast,))(c)
     in_axes = (0, 0) + (nn.broadcast,) * 3
     self.decoder = stack(decoder_layer, c.num_decoder_layers, in_axes)(c)
@@ -196,11 +196,11 @@ class EncoderDecoder(nn.Module):
     self.dropout = Dropout(c.dropout_rate)
 
   def encode(self, token_BS, word_BS, segment_BS) -> jax.Array:
-    """Reads the source: encoded_BSD in `config.dtype`.
+    """Encodes the source; returns encoded_BSD in `config.dtype`.
 
-    All are int32: tokens; the word of the source that each belongs to (0 to W - 1); and
-    segments: tokens attend to their own, which stands together, so that positions give
-    their distance; 0 is padding.
+    Arguments are int32: tokens, their word numbers (0 to W - 1) and segments (0 =
+    padding). Tokens attend to their own segment, which must be contiguous, because
+    distances are computed from positions in the row.
     """
     S = token_BS.shape[1]
     x_BSD = self.embedding.astype(self.config.dtype)[token_BS]
@@ -212,21 +212,21 @@ class EncoderDecoder(nn.Module):
     return self.dropout(self.encoder_norm(x_BSD))
 
   def precompute_cross_kv(self, encoded_BSD, segment_BS) -> CrossKV:
-    """The cross-attention keys and values of all layers, once a source."""
+    """Returns the cross-attention keys and values of all layers, computed once."""
     _, (key, value) = self.memory((), encoded_BSD)
     return CrossKV(key, value, segment_BS)
 
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
-    """Teacher forcing: logits_BKLV float32 of the tokens that follow K targets a row.
+    """Returns next-token logits_BKLV, float32, of K targets a row by teacher forcing.
 
-    `segment_BK` int32 is the segment of the source that each target reads.
+    `segment_BK` int32 is the segment of the source that each target attends to.
     """
     return self._logits(self.states(token_BKL, kv, segment_BK))
 
   def states(self, token_BKL, kv: CrossKV, segment_BK, until_BK=None) -> jax.Array:
-    """The decoder's last hidden states, [B, K, L, D] in `config.dtype`.
+    """Returns the last layer's hidden states, [B, K, L, D] in `config.dtype`.
 
-    `until_BK` int32 is the last position of the source that a target reads; None = all.
+    `until_BK` int32 is the last source position a target attends to; None = no limit.
     """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
@@ -238,17 +238,17 @@ class EncoderDecoder(nn.Module):
   def extend(
     self, token_BK, parent_BK, kv: CrossKV, segment_BK, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    """Continues K targets a row by one token.
+    """Extends K targets a row by one token.
 
     Args:
-      token_BK: int32 tokens, of position len(cache.key).
-      parent_BK: int32, the slot of the position before that each target continues;
-        nothing at position 0.
+      token_BK: int32 tokens at position len(cache.key).
+      parent_BK: int32, the slot at the previous position that each target continues;
+        ignored at position 0.
       kv, segment_BK: as in `decode`.
-      cache: of the positions before, `Cache()` at first.
+      cache: all previous positions, at first `Cache()`.
 
     Returns:
-      logits_BKV float32 of the tokens that follow, and the cache with this position.
+      Next-token logits_BKV, float32, and the cache including this position.
     """
     K, M = token_BK.shape[1], len(cache.key)
     ancestor = [jnp.take_along_axis(a, parent_BK, axis=1) for a in cache.ancestor]
@@ -278,7 +278,7 @@ class EncoderDecoder(nn.Module):
     return self.dropout(self.decoder_norm(x_BKLD)), piece
 
   def _logits(self, x_BKLD) -> jax.Array:
-    # Accumulated in float32 and kept so: rounded logits would tie their items.
+    # Accumulated and returned in float32: rounded logits would make items tie.
     return jnp.einsum(
       "bkld,vd->bklv",
       x_BKLD * self.config.D**-0.5,
@@ -287,14 +287,14 @@ class EncoderDecoder(nn.Module):
     )
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
-    """Teacher forcing: the logits [B, K, L, V] of K targets a row."""
+    """Returns the logits [B, K, L, V] of K targets a row by teacher forcing."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
     kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
     return self.decode(token_BKL, kv, segment_BK)
 
 
 def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
-  """`layer` over stacked parameters: `unroll` layers are compiled, however deep."""
+  """Returns `layer` scanned over stacked parameters, with `unroll` layers compiled."""
   return nn.scan(
     layer,
     variable_axes={"params": 0},
@@ -313,12 +313,12 @@ def _query_key_value(c: Config, x: jax.Array):
 
 
 def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
-  """[…, H, A] → […, D]."""
+  """Projects the heads' results: […, H, A] → […, D]."""
   flat = mixed.reshape(*mixed.shape[:-2], c.H * c.A)
   init = nn.initializers.normal((c.H * c.A) ** -0.5)
   return nn.Dense(c.D, use_bias=False, dtype=c.dtype, kernel_init=init, name=name)(flat)
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-  """Softmax over the last axis in float32; a row that may see nothing is uniform."""
+  """Returns a softmax over the last axis; uniform where the whole row is masked."""
   return jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)

@@ -2,12 +2,13 @@
 
 Lite-LLM4Rec (arXiv 2402.09543): an item model makes a vector of each item's text, a
 recommendation model reads the vectors of a history in order, and a projection scores
-all items in one step. The paper's sizes and its pooling are not known here: both are
-Llama-style transformers (see decoder.py), and an item is the mean of its tokens.
-`FlatText` is the comparison: language models read a user's texts so.
+all items in one step. We do not know the paper's sizes and pooling: here both are
+Llama-style transformers (see decoder.py), and an item's vector is the mean of its
+tokens' states. `FlatText` is the alternative: one sequence of all words, as language
+models read a user's texts.
 
-Letters, beside decoder.py's: T tokens of a text, U different items of a batch, H items
-of a row, S = H · T, V vocabulary of the texts.
+Letters, in addition to decoder.py's: T tokens of a text, U unique items of a batch,
+H items of a row, S = H · T, V vocabulary of the texts.
 """
 
 from typing import Any
@@ -20,17 +21,17 @@ from lightlm_jax.models import decoder
 from lightlm_jax.models.decoder import TABLE_STD
 from lightlm_jax.models.layers import Dropout, RMSNorm
 
-CHUNK = 256  # items whose texts are read at once
-WIDTH = 8  # tokens, of which the width of their texts is a multiple
+CHUNK = 256  # items whose texts are encoded at once
+WIDTH = 8  # a chunk's texts are padded to a multiple of so many tokens
 
 
 class Hierarchical(nn.Module):
-  """The item encoder (`encode`), the history's (`read`) and the head's table."""
+  """The item encoder (`encode`), the history encoder (`read`) and the head's table."""
 
-  V: int  # tokens of texts
-  I: int | None  # items of the head's table `output` [I, D]; None = it has none
-  item: decoder.Config  # of the item encoder, not causal
-  history: decoder.Config  # of the history's, causal and of the same width D
+  V: int  # vocabulary size of texts
+  I: int | None  # items of the head's table `output` [I, D]; None = no head
+  item: decoder.Config  # the item encoder, not causal
+  history: decoder.Config  # the history encoder, causal, of the same width D
 
   def setup(self):
     init = nn.initializers.normal(TABLE_STD)
@@ -44,11 +45,11 @@ class Hierarchical(nn.Module):
     self.history_dropout = Dropout(self.history.dropout_rate)
 
   def __call__(self, token_IT: jax.Array, place_BL, segment_BL) -> jax.Array:
-    """`read` of histories that are given by rows of `token_IT`."""
+    """Returns the result of `read` for histories given as rows of `token_IT`."""
     return self.read(self.encode(token_IT)[place_BL], segment_BL)
 
   def encode(self, token_IT: jax.Array) -> jax.Array:
-    """Texts, int32, -1 = padding → the items' vectors, float32 [I, D], normed."""
+    """Returns items' RMS-normalised vectors, float32 [I, D]; tokens -1 are padding."""
     real_IT = token_IT >= 0
     x_ITD = self.embedding[jnp.maximum(token_IT, 0)] / TABLE_STD
     x_ITD = self.item_dropout(jnp.where(real_IT[..., None], x_ITD, 0))
@@ -58,9 +59,10 @@ class Hierarchical(nn.Module):
     return self.item_norm(total_ID / number_I1)
 
   def read(self, item_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
-    """Items' vectors, segments int32 (0 = nothing there) → hidden float32 [B, L, D].
+    """Returns the hidden states, float32 [B, L, D], of histories of items' vectors.
 
-    The state at a position knows the items of its history up to it.
+    The state at a position depends on its segment's items up to there; segment 0 is
+    padding.
     """
     x_BLD = jnp.where((segment_BL > 0)[..., None], item_BLD, 0)
     return self.history_encoder(self.history_dropout(x_BLD), segment_BL)
@@ -73,18 +75,18 @@ def item_vectors(
   key: jax.Array | None = None,
   chunk: int = CHUNK,
 ) -> jax.Array:
-  """The vectors of U items, float32 [U, D], a chunk of rows at a time.
+  """Returns the vectors of U items, float32 [U, D], computed chunk by chunk.
 
-  Texts of similar length share a chunk, which costs as much as its longest. A gradient
-  computes a chunk's activations again, so that memory holds those of one.
+  A chunk holds texts of similar length, because it is as wide as its longest text. The
+  backward pass recomputes activations: those of one chunk are in memory at a time.
 
   Args:
-    net: whose `encode` it is.
-    params: of it.
-    token_UT: int32, left-aligned, -1 = padding; rows of padding alone get zeros, and a
-      chunk of them costs nothing.
-    key: of the dropout; None = without.
-    chunk: rows that are read at once.
+    net: the module with the method `encode`.
+    params: its parameters.
+    token_UT: int32, left-aligned, -1 = padding; rows of padding alone get zeros, and
+      chunks of such rows are skipped.
+    key: random key of the dropout; None = no dropout.
+    chunk: rows per chunk.
   """
   U, T = token_UT.shape
   chunk = min(chunk, U)
@@ -99,7 +101,7 @@ def item_vectors(
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
 
     def of_width(width: int):
-      # Without it, the gradient keeps the activations of every width.
+      # Otherwise the backward pass would keep the activations of every width.
       @jax.checkpoint
       def encode(params, token_CT):
         if not width:
@@ -121,10 +123,9 @@ def item_vectors(
 class FlatText(nn.Module):
   """One causal transformer over the words of a whole history → float32 [B, H, D].
 
-  `token_BHT` are int32, -1 = padding, at least one an item; `segment_BH` int32, 0 =
-  nothing there. The state of an item is that at its last token, which knows its
-  history's words up to there. The output table is `output` [I, D]; with I None there is
-  none.
+  `token_BHT` are int32 (-1 = padding), at least one per item; `segment_BH` int32 (0 =
+  padding). An item's state is the one at its last token, which depends on its segment's
+  words up to there. The output table is `output` [I, D], or none if I is None.
   """
 
   V: int
@@ -140,7 +141,7 @@ class FlatText(nn.Module):
       self.param("output", init, (self.I, c.D))
     real_BHT = (token_BHT >= 0) & (segment_BH > 0)[..., None]
     segment_BHT = jnp.where(real_BHT, segment_BH[..., None], 0)
-    # Words close up: the distance to one must not depend on how wide texts are kept.
+    # Padding between words is removed: distances must not depend on the width T.
     place_BS = jnp.argsort(~real_BHT.reshape(len(real_BHT), -1), axis=1, stable=True)
     token_BS, segment_BS = (
       jnp.take_along_axis(x_BHT.reshape(place_BS.shape), place_BS, axis=1)

@@ -1,9 +1,9 @@
 """Transformers over item sequences: SASRec, and BSARec with its frequency branch.
 
-SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; the order of its norms is
-that of the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2).
-Positions are counted from the end of a history, so that neither padding nor neighbours
-in a row change anything.
+SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; its norms are placed as in
+the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2). Positions
+are counted from the end of a history, so that results depend neither on padding nor on
+other histories in the row.
 
 Letters: B batch, H history columns.
 """
@@ -17,15 +17,18 @@ import numpy as np
 
 from lightlm_jax.models.layers import Dropout
 
-# Tables, and all of BSARec as in the authors' code: on Beauty its validation NDCG@10
-# after three epochs is .040 so, and .028 with products that start at a variance of 1.
+# Initialiser of tables, and of all BSARec weights as in the authors' code: on Beauty,
+# BSARec's validation NDCG@10 after three epochs is .040; .028 with variance-preserving
+# weights.
 NARROW = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+  """Shape of a SASRec or BSARec."""
+
   I: int  # items
-  P: int  # the most history columns
+  P: int  # most history columns
   block: str = "sasrec"  # or "bsarec"
   D: int = 64
   N: int = 2
@@ -37,12 +40,12 @@ class Config:
 
 
 class ItemSequence(nn.Module):
-  """item_BH int32 (-1 = none), segment_BH int32 (0 = none) → hidden [B, H, D].
+  """The network: item_BH (-1 = padding), segment_BH (0 = padding) → hidden [B, H, D].
 
   Segments separate the histories of one row (`bsarec`: a row is one history,
-  right-aligned). The state at a position knows the items of its history up to it
-  (`bsarec`: also later ones, so that only the last position may be used). The table
-  `embedding` [I, D] is the output layer too. With a rng "dropout" there is dropout.
+  right-aligned). The state at a position depends on its history's items up to there
+  (`bsarec`: also on later ones, so that only the last position may be used). The table
+  `embedding` [I, D] is the output table too. Dropout is active if given an rng.
   """
 
   config: Config
@@ -75,7 +78,7 @@ class ItemSequence(nn.Module):
 
 
 class SasrecBlock(nn.Module):
-  """Attention of normed queries over keys that are not normed, then a feed-forward."""
+  """Attention of normalised queries over unnormalised keys, then a feed-forward."""
 
   config: Config
 
@@ -91,7 +94,7 @@ class SasrecBlock(nn.Module):
 
 
 class BsarecBlock(nn.Module):
-  """A mixture of attention and of a filter for low and high frequencies."""
+  """A weighted sum of attention and a frequency filter, then a feed-forward."""
 
   config: Config
 
@@ -99,7 +102,7 @@ class BsarecBlock(nn.Module):
   def __call__(self, x_BHD: jax.Array, mask_BHH: jax.Array) -> jax.Array:
     c = self.config
     H = x_BHD.shape[1]
-    # Padding is 0, so that the transform over P places is this product.
+    # Padding is 0, so the filter over all P columns needs only its last H columns.
     low_HH = low_pass(c.P, c.low_frequencies)[c.P - H :, c.P - H :]
     low_BHD = jnp.einsum("hk,bkd->bhd", low_HH, x_BHD)
     root_D = self.param("high_scale", nn.initializers.normal(1.0), (c.D,))
@@ -120,7 +123,7 @@ class BsarecBlock(nn.Module):
 
 
 def _to_end(segment_BH: jax.Array) -> jax.Array:
-  """How far each position is from the end of its segment; 1 is its last."""
+  """Returns each position's distance to the end of its segment, 1 for the last one."""
   index_H = jnp.arange(segment_BH.shape[1])
   goes_on_BH = segment_BH[:, :-1] == segment_BH[:, 1:]
   goes_on_BH = jnp.pad(goes_on_BH, ((0, 0), (0, 1)))
@@ -130,9 +133,10 @@ def _to_end(segment_BH: jax.Array) -> jax.Array:
 
 
 def low_pass(P: int, low_frequencies: int) -> np.ndarray:
-  """[P, P] float32: the filter that keeps a sequence's lowest frequencies.
+  """Returns the low-pass filter of sequences of length P as a matrix, [P, P] float32.
 
-  As in the authors' code, `low_frequencies // 2 + 1` of the real Fourier coefficients.
+  As in the authors' code, it keeps `low_frequencies // 2 + 1` coefficients of the real
+  Fourier transform.
   """
   spectrum = np.fft.rfft(np.eye(P), axis=0)
   spectrum[low_frequencies // 2 + 1 :] = 0

@@ -1,8 +1,8 @@
 """Layers of a T5-style transformer (Raffel et al. 2020, section 2.1), without biases.
 
-They compute in `dtype` and keep float32 parameters; softmax and norms are float32.
-Initial scales are T5's: attention logits are not divided by the square root of the
-head's width, the query's initial scale does that.
+Activations are in `dtype`; parameters, softmax and norms are float32. Initial scales
+are T5's: attention logits are not divided by the square root of the head's width,
+because the query's initial scale includes this factor.
 """
 
 import math
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 
 class Dropout(nn.Module):
-  """Dropout that draws one byte a number: an eighth of the usual random bits' cost.
+  """Dropout with one random byte per element, an eighth of the usual cost.
 
-  The rate is rounded to 1/256, and so is the scale of what stays.
+  The rate is rounded to a multiple of 1/256; kept elements are scaled accordingly.
   """
 
   rate: float
@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """relu(x W_in) W_out with inner width F, which LightLM keeps far below D."""
+  """The feed-forward relu(x W_in) W_out of inner width F, in LightLM far below D."""
 
   F: int
   dropout_rate: float
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
 
 
 class RelativeBias(nn.Module):
-  """T5's relative position bias: a number for each head and bucket of distance."""
+  """T5's relative position bias: a learned scalar per head and bucket of distances."""
 
   H: int
   num_buckets: int
@@ -95,10 +95,10 @@ class RelativeBias(nn.Module):
 def relative_position_bucket(
   distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> jax.Array:
-  """T5's buckets: small distances one by one, larger ones in steps of a logarithm.
+  """Returns T5's bucket of each distance: one per small distance, then logarithmic.
 
-  `distance` is int32, key position minus query position. With `bidirectional` half of
-  the buckets are for keys behind the query; otherwise these fall into bucket 0.
+  `distance` is int32, key position minus query position. If `bidirectional`, half of
+  the buckets are for keys after the query; otherwise these fall into bucket 0.
   """
   bucket = jnp.zeros_like(distance)
   if bidirectional:
@@ -117,7 +117,7 @@ def relative_position_bucket(
 
 
 class Projection(nn.Module):
-  """[…, D] → […, H, A]: one head's width A for each of H heads."""
+  """A linear map of […, D] to H heads of width A: […, H, A]."""
 
   H: int
   A: int
