@@ -1,4 +1,4 @@
-"""The items that a request may get, and those that it got."""
+"""Arrays of the items that requests may get, and of their recommendations."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,19 @@ FEWEST_EXCLUSIONS = 8
 
 
 class Allowed(NamedTuple):
-  """Which items each request may get: data, not structure, so it compiles nothing.
+  """The items that each request may get, as arrays: changing them compiles nothing.
 
-  Items are counted in *code order*, the order of the sorted codes, in which every
-  subtree of the trie is a range. Systems without codes count in catalogue order.
+  Items are given by rank, the place in *code order*, the order of the sorted codes, in
+  which every subtree of the trie is a range. Without codes it is catalogue order.
   """
 
-  # int32 [M, I + 1] or longer, M shared masks as running counts of open items: items
-  # `lo` to `hi - 1` hold `prefix[m, hi] - prefix[m, lo]` open ones. M = 0: no mask.
+  # int32 [M, I + 1] or longer, M shared masks as cumulative counts of allowed items:
+  # `prefix[m, hi] - prefix[m, lo]` of the ranks `lo` to `hi - 1` are allowed. M = 0:
+  # no mask.
   prefix_MI1: jax.Array
-  mask_B: jax.Array  # int32, the shared mask of each request
-  # int32 ranks that the request itself excludes: sorted, unique, only items open in its
-  # mask, padded with I. E = 0 excludes nothing.
+  mask_B: jax.Array  # int32, each request's row of `prefix_MI1`
+  # int32 ranks that each request excludes in addition: sorted, unique, all of them
+  # allowed by its mask, padded with I. E = 0: none.
   excluded_BE: jax.Array
 
 
@@ -37,7 +38,7 @@ class Recommendations(NamedTuple):
 
 
 def exclusion_width(most: int) -> int:
-  """The bucket 8, 32, 128, 512, … that holds `most` excluded items: never fewer."""
+  """Returns the smallest of 8, 32, 128, 512, … that is at least `most`."""
   width = FEWEST_EXCLUSIONS
   while width < most:
     width *= 4
@@ -45,7 +46,10 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The whole histories at `index` as pairs: int64 row in the batch, int32 item."""
+  """Returns the whole histories of some requests as pairs (row, item).
+
+  Rows, int64, are places in `index`, the requests of a batch; items are int32.
+  """
   length_R = requests.length_N[index]
   row_P = np.repeat(np.arange(len(index)), length_R)
   return row_P, concatenate_rows(
@@ -56,12 +60,12 @@ def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.nd
 def exclusions(
   row_P: np.ndarray, item_P: np.ndarray, *, rank_I: np.ndarray, batch_size: int
 ) -> np.ndarray:
-  """Pairs (row, item) as `Allowed.excluded_BE`, E the bucket of the longest row.
+  """Returns pairs (row, item) as `Allowed.excluded_BE`, E by `exclusion_width`.
 
   Args:
     row_P: integers in [0, batch_size).
-    item_P: catalogue indices, repeats allowed; the caller leaves out items that the
-      request's shared mask closes already.
+    item_P: catalogue indices, repeats allowed; without items that the request's shared
+      mask does not allow anyway.
     rank_I: each catalogue item's place in code order.
     batch_size: B.
   """
@@ -77,10 +81,10 @@ def exclusions(
 
 
 def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
-  """Masks, bool [M, I] over the catalogue, as `Allowed.prefix_MI1`.
+  """Returns masks, bool [M, I] over the catalogue, as `Allowed.prefix_MI1`.
 
-  They are [M, `capacity(I + 1)`], room for a catalogue that grows: behind the last item
-  nothing is open. `rank_I` is each item's place in code order.
+  The result is [M, `capacity(I + 1)`], with room for a growing catalogue; ranks beyond
+  the last item are not allowed. `rank_I` is each item's place in code order.
   """
   num_masks, num_items = allowed_MI.shape
   open_MR = np.zeros((num_masks, capacity(num_items + 1) - 1), bool)
@@ -89,5 +93,5 @@ def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
 
 
 def no_shared_mask() -> np.ndarray:
-  """`Allowed.prefix_MI1` of requests that use no shared mask."""
+  """Returns an `Allowed.prefix_MI1` without masks: every item is allowed."""
   return np.zeros((0, 1), dtype=np.int32)

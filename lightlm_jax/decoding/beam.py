@@ -1,4 +1,4 @@
-"""Beam search under a trie: one compiled program, exact scores, live filters."""
+"""Beam search over a trie's items in one compiled program, with filters per request."""
 
 from collections.abc import Callable
 import dataclasses
@@ -15,29 +15,29 @@ LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 class Beams(NamedTuple):
-  """K hypotheses a row, best first; empty slots score -inf."""
+  """K hypotheses a row, best first; empty slots have the log-probability -inf."""
 
   state_BK: jax.Array  # int32 trie state
   log_prob_BK: jax.Array  # float32, summed over the generated tokens
-  length_BK: jax.Array  # int32 generated tokens, a terminator counted, the start not
+  length_BK: jax.Array  # int32 generated tokens, with the terminator, without the start
   token_BK: jax.Array  # int32, the last token
-  parent_BK: jax.Array  # int32, the slot that each came from in the step before
+  parent_BK: jax.Array  # int32, the slot in the previous step that each continues
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
   """Options of a search."""
 
-  beam_size: int  # the most hypotheses that a row keeps
+  beam_size: int  # most hypotheses kept per row
   start_token: int  # the first step's input
-  # Ends a beam of an unconstrained search even where the trie has no such item; None =
-  # leaves do, as they always do under the trie.
+  # In an unconstrained search, this token ends a beam even if the trie has no such
+  # item; None = beams end at leaves alone, as they do in a constrained search.
   end_token: int | None = None
   length_penalty: float  # 0 = summed log-probability, 1 = its mean over the tokens
   length_offset: float = 0.0  # see `length_norm`
-  renormalise: bool = False  # log-probabilities over the open children alone
-  # False = any token may follow: the trie only finds which items are written, and
-  # which items are allowed is not looked at.
+  renormalise: bool = False  # log-probabilities are normalised over open children only
+  # False = any token may follow, and excluded items are not filtered: the trie only
+  # finds which item a beam is.
   constrained: bool = True
 
   def __post_init__(self):
@@ -56,19 +56,19 @@ def search(
 ) -> Beams:
   """Finds the best codes of each of B rows.
 
-  Every step expands all open children of all beams and keeps the best by the score that
-  ranks the result: summed log-probability over `length_norm`. Finished beams keep their
-  slot. The first step expands one row, not K. With as many beams as the trie has nodes
-  at any level the search is exact.
+  Every step expands all open children of all beams and keeps the best by the final
+  score: summed log-probability divided by `length_norm`. Finished beams compete with
+  unchanged scores. The first step has one beam per row, not K. The search is exact if
+  there are at least as many beams as nodes at any level of the trie.
 
   Args:
     step: (token_BK, parent_BK, cache) → (logits_BKV, cache with one more position):
-      beam k continues beam `parent[k]` of the call before. K = 1 at first.
-    cache: the first step's.
-    trie: over the vocabulary of the logits.
-    allowed: which items each row may get; None = the trie alone decides.
-    options: of the search.
-    B: rows.
+      beam k continues beam `parent[k]` of the previous call. K = 1 in the first call.
+    cache: input of the first call.
+    trie: all item codes, over the vocabulary of the logits.
+    allowed: which items each row may get; None = all items of the trie.
+    options: beam size, scores and constraint.
+    B: number of rows.
   """
   paths = (None,) * trie.depth
   if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
@@ -96,7 +96,7 @@ def _extended(
   path: filters.Path | None,
   options: Options,
 ) -> Beams:
-  """The best continuations of `beams` by one token."""
+  """Returns the best continuations of `beams` by one token."""
   state_BK = beams.state_BK
   ended_BK = finished_BK = trie.ended(state_BK, level)
   if options.end_token is not None and not options.constrained:
@@ -109,7 +109,7 @@ def _extended(
   if options.renormalise:
     normalised = open_children.logits(logits_BKV)
   length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
-  # Where nothing is open the total is -inf, and keys would be no numbers.
+  # Without any open child the total is -inf, which would make keys NaN.
   total_BK = jnp.maximum(jax.nn.logsumexp(normalised, axis=2), LOWEST)
   scale = candidates.Scale(
     beams.log_prob_BK,
@@ -127,7 +127,8 @@ def _extended(
     state_BK = open_children.child(trie, level, of_parent(state_BK), best)
   else:
     state_BK = trie.follow(of_parent(state_BK), best.token_BK, level)
-    real_BK &= ~stays_BK | of_parent(ended_BK)  # a beam that ended elsewhere is no item
+    # A beam that the end token ended without being an item gets the state `nowhere`.
+    real_BK &= ~stays_BK | of_parent(ended_BK)
   return Beams(
     state_BK=jnp.where(real_BK, state_BK, trie.nowhere(level + 1)),
     log_prob_BK=best.key_BK * of_parent(scale.norm_BK),
@@ -140,7 +141,7 @@ def _extended(
 def recommendations(
   beams: Beams, trie: Trie, options: Options, *, k: int
 ) -> Recommendations:
-  """The first k beams as catalogue items; -1 where there is none."""
+  """Returns the first k beams as catalogue items; -1 where a beam is no item."""
   norm_BK = length_norm(beams.length_BK, options.length_penalty, options.length_offset)
   score_BK = beams.log_prob_BK / norm_BK
   item_BK = trie.item_R[beams.state_BK]
@@ -158,14 +159,14 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """[B, K] bool: beams of an unconstrained search that are no item, but not empty."""
+  """Returns which beams of an unconstrained search are neither items nor empty."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 
 def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
-  """Drops items that a row may not get, after a search that did not filter.
+  """Drops items that a row may not get, after an unconstrained search.
 
-  The others move up; beams that are no item keep their order among them.
+  The others, beams that are no item included, move up in their order.
   """
   excluded_BK = trie.item_R[beams.state_BK] >= 0
   excluded_BK &= ~filters.is_allowed(allowed, beams.state_BK)
@@ -176,10 +177,10 @@ def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
 
 
 def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
-  """The divisor of n tokens' sum: ((offset + n) / (offset + 1))**penalty.
+  """Returns ((offset + n) / (offset + 1))**penalty, the divisor of n tokens' log-prob.
 
-  Without an offset n**penalty (Hugging Face's): 1 for 0, the number of tokens for 1.
-  T5's own search has the offset 5 (Wu et al. 2016, equation 14).
+  With the offset 0 it is n**penalty, as in Hugging Face's library. T5's own search has
+  the offset 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

@@ -1,7 +1,8 @@
-"""The open continuations of all beams at one level, and the best of them.
+"""The continuations of all beams that are open at one level, and the best of them.
 
-A level lists its nodes' children, or masks the vocabulary for each node (`Trie`). Both
-give the same beams, but for rounding: all continuations of all beams are compared.
+A level has a list of each node's children, or a mask of the vocabulary for each node
+(see `Trie`). Both give the same beams, up to rounding: all continuations of all beams
+are compared.
 """
 
 from typing import NamedTuple
@@ -17,37 +18,37 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """How a beam's logits become keys, by which continuations are ranked."""
+  """Each beam's terms in the keys by which continuations are ranked."""
 
-  log_prob_BK: jax.Array  # float32, the beam's own
-  total_BK: jax.Array  # float32, the logarithm of its softmax's denominator
-  norm_BK: jax.Array  # float32, the divisor of its sum, see `length_norm`
-  finished_BK: jax.Array  # bool: its only continuation is itself, which costs nothing
+  log_prob_BK: jax.Array  # float32, the beam's log-probability
+  total_BK: jax.Array  # float32, the logarithm of the softmax's denominator
+  norm_BK: jax.Array  # float32, the divisor of its log-probability, see `length_norm`
+  finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """float32, in the order of a beam's logits, whatever the rounding."""
+    """Returns keys [B, K, C] float32, monotonic in a beam's logits despite rounding."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1
 
 
 class Best(NamedTuple):
-  """The best continuations a row, best first; -inf where there are fewer."""
+  """The best continuations of each row, best first; the key of empty slots is -inf."""
 
   key_BK: jax.Array  # float32
   parent_BK: jax.Array  # int32, the beam that each continues
   token_BK: jax.Array  # int32
-  column_BK: jax.Array  # int32, its place among the parent's children; a mask's token
+  column_BK: jax.Array  # int32, place among the parent's children; of masks, the token
 
 
 class Listed(NamedTuple):
-  """C children of each beam: tokens, and which of them are open."""
+  """C children of each beam as a list: their tokens, and which of them are open."""
 
   token_BKC: jax.Array
   open_BKC: jax.Array
 
   def logits(self, logits_BKV: jax.Array) -> jax.Array:
-    """[B, K, C], -inf where closed."""
+    """Returns the children's logits, [B, K, C], -inf where closed."""
     token_BKC = jnp.minimum(self.token_BKC, logits_BKV.shape[-1] - 1)
     logits_BKC = jnp.take_along_axis(logits_BKV, token_BKC, axis=2)
     return jnp.where(self.open_BKC, logits_BKC, -jnp.inf)
@@ -66,19 +67,19 @@ class Listed(NamedTuple):
 
 
 class Masked(NamedTuple):
-  """A bit for each token, 32 to a word: bit v % 32 of word v // 32 opens token v."""
+  """Open children of each beam as a mask: bit v % 32 of word v // 32 opens token v."""
 
-  word_BKW: jax.Array
+  word_BKW: jax.Array  # uint32
 
   def logits(self, logits_BKV: jax.Array) -> jax.Array:
-    """[B, K, V], -inf where closed."""
+    """Returns all tokens' logits, [B, K, V], -inf where closed."""
     return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
-    """The k words with the best token each hold the k best tokens."""
+    """Returns the k best tokens, found in the k words with the greatest maxima."""
     B, K, V = logits_BKV.shape
     W, X = self.word_BKW.shape[2], min(WORD, V)
-    if K * W <= k:  # that is all of them
+    if K * W <= k:  # no more than k words exist
       key_BKV = jnp.where(self._open(V), scale.key(logits_BKV), -jnp.inf)
       key_BK, place_BK = top_k(key_BKV.reshape(B, K * V), min(k, K * V))
       return Best(key_BK, place_BK // V, place_BK % V, place_BK % V)
@@ -90,7 +91,7 @@ class Masked(NamedTuple):
     key_BKW = scale.key(_as_floats(most_BKW))
     key_BKW = jnp.where(self.word_BKW > 0, key_BKW, -jnp.inf)
     _, place_BN = top_k(key_BKW.reshape(B, K * W), k)
-    place_BN = jnp.sort(place_BN, axis=1)  # of equal tokens the first stays first
+    place_BN = jnp.sort(place_BN, axis=1)  # ties go to the first token
 
     parent_BN, first_BN = place_BN // W, place_BN % W * WORD
     word_BN = jnp.take_along_axis(self.word_BKW.reshape(B, K * W), place_BN, axis=1)
@@ -110,7 +111,7 @@ class Masked(NamedTuple):
     return trie.child_by_token(state_BK, best.token_BK, level)
 
   def _open(self, V: int) -> jax.Array:
-    """[B, K, V] bool."""
+    """Returns which tokens are open, [B, K, V] bool."""
     return bits(self.word_BKW).reshape(*self.word_BKW.shape[:2], -1)[..., :V]
 
 
@@ -121,14 +122,14 @@ def children(
   allowed: Allowed | None,
   path: filters.Path | None,
 ) -> Listed | Masked:
-  """The children of each state, in the level's faster form.
+  """Returns the open children of each state, as the level's mask or list.
 
-  `allowed` closes children by its shared masks, `path` (from `level`) those that the
-  rows' own exclusions close; None = nothing is closed.
+  The shared masks of `allowed` close children, and `path` (at `level`) closes those
+  without items left after the requests' exclusions; None = nothing is closed.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:
-    # Shared masks count items in the order in which children are listed.
+    # Shared masks are by rank, the order in which children are listed.
     token_BKC, open_BKC = trie.listed(state_BK, level)
     open_BKC &= filters.open_in_mask(trie, allowed, state_BK, level)
   elif mask_NW is not None:
@@ -144,7 +145,7 @@ def children(
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:
-  """All V tokens; for a finished beam one, which keeps the beam as it is."""
+  """Returns a mask of all V tokens; of one token for finished beams, which stay."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
   itself_W = np.arange(len(all_W), dtype=np.uint32) == 0
@@ -154,22 +155,22 @@ def every_token(finished_BK: jax.Array, V: int) -> Masked:
   return Masked(word_BKW)
 
 
-# XLA's CPU backend writes masked floats down before it looks for their maximum; with
+# XLA's CPU backend stores masked floats before it reduces them by their maximum; with
 # integers it does both in one pass over the logits.
 def _as_integers(value: jax.Array) -> jax.Array:
-  """int32 in the order of float32 values."""
+  """Returns int32 in the same order as the float32 values."""
   pattern = jax.lax.bitcast_convert_type(value, jnp.int32)
   return jnp.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern)
 
 
 def _as_floats(value: jax.Array) -> jax.Array:
-  """The inverse of `_as_integers`."""
+  """Inverts `_as_integers`."""
   pattern = jnp.where(value < 0, value ^ 0x7FFFFFFF, value)
   return jax.lax.bitcast_convert_type(pattern, jnp.float32)
 
 
 def _slices(value_BKV: jax.Array, k_BN: jax.Array, v_BN: jax.Array, X: int):
-  """[B, N, X]: `value[b, k, v : v + X]` of every k and v of the row b."""
+  """Returns the slices `value[b, k, v : v + X]` for each row b's k and v: [B, N, X]."""
   at_BN2 = jnp.stack([k_BN, v_BN], axis=-1)
   return jax.lax.gather(
     value_BKV,

@@ -1,7 +1,7 @@
 """Scores every item of the catalogue by teacher forcing: no beam and no trie.
 
-A beam search approximates this; tests use it as its oracle. Items that differ only in
-their last token share one forced prefix, so that short ids cost little.
+Beam search approximates these scores; tests compare it with them. Items that differ
+only in their last token share one forced prefix, so that short ids cost little.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,19 @@ from lightlm_jax.decoding.trie import capacity
 class Chunks(NamedTuple):
   """Codes in code order, cut into X chunks of G items with at most Q prefixes.
 
-  Every size has room for a catalogue that grows a little: see `trie.capacity`.
+  Sizes are rounded up so that the catalogue can grow a little, see `trie.capacity`.
   """
 
-  prefix_XQL: jax.Array  # int32 [X, Q, L - 1], codes without last token, padded by -1
-  row_XG: jax.Array  # int32, the prefix of each item in its chunk; 0 for padding
+  prefix_XQL: jax.Array  # int32 [X, Q, L - 1], codes without last token, padded with -1
+  row_XG: jax.Array  # int32, the row of each item's prefix in its chunk; 0 for padding
   token_XG: jax.Array  # int32, each item's last token; 0 for padding
 
 
 def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
-  """Cuts codes that stand in code order, so that equal prefixes are neighbours.
+  """Cuts codes in code order, where equal prefixes are neighbours, into chunks.
 
-  Codes are int32, padded with -1, none empty; a chunk has `most_prefixes` ≥ 1 to force
-  at most.
+  Codes are int32, padded with -1, none empty; a chunk has at most `most_prefixes` ≥ 1
+  distinct prefixes.
   """
   num_items, depth = code_RL.shape
   place_R = np.arange(num_items)
@@ -69,13 +69,13 @@ def scores(
   length_penalty: float,
   length_offset: float = 0.0,
 ) -> jax.Array:
-  """The score that a beam of each item would have, [B, R] float32 in code order.
+  """Returns the score that a beam of each item would have, [B, R] float32, code order.
 
   Args:
-    force: decoder_input_QL → logits_BQLV float32 of the tokens that follow, at each
+    force: decoder_input_QL → logits_BQLV, the float32 next-token logits at every
       position of Q targets.
-    cut: from `chunks`.
-    num_ranks: R; scores behind the last item mean nothing.
+    cut: the result of `chunks`.
+    num_ranks: R; scores beyond the last item are meaningless.
     start_token, length_penalty, length_offset: as in `beam.Options`.
   """
 

@@ -1,9 +1,9 @@
-"""Live filters in the trie: which branches still hold an item that a request may get.
+"""Filters per request: which branches of the trie hold an item that it may get.
 
-The items below a node are a range of ranks. A branch is open while its range holds an
-item that is open in the request's shared mask and is not one of its own exclusions: a
-difference of running counts, less the exclusions in the range, counted by binary
-search. Nothing is rebuilt, and nothing as long as the catalogue is touched.
+The items below a node are a range of ranks. A branch is open if its range holds an item
+that the request's shared mask allows and that the request does not exclude. Their
+number is a difference of cumulative counts, less the exclusions in the range, counted
+by binary search. The trie stays unchanged, and no step is linear in the catalogue.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,23 @@ import jax.numpy as jnp
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.decoding.trie import WORD, Trie
 
-# Up to so many exclusions, comparing with all of them is faster than a binary search.
+# Up to this many exclusions, comparing with all is faster than binary search.
 _FEW = 128
 
 
 class Path(NamedTuple):
-  """The nodes above a request's exclusions, from one level to the next."""
+  """One level's edges on the paths from the root to a request's exclusions."""
 
   parent_BE: jax.Array  # int32 states of the upper level
   child_BE: jax.Array  # int32 states of the lower one
-  closed_BE: jax.Array  # bool: the child holds no item that is still open
+  closed_BE: jax.Array  # bool: the child holds no item that the request may get
 
 
 def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
-  """The way from the root to each exclusion: L `Path`s, one from each level above L.
+  """Returns the edges from the root to each exclusion, a `Path` for each of L levels.
 
-  Only these nodes can be closed by the request's own exclusions. One that is listed
-  twice, or that the shared mask closes already, counts once.
+  Only these nodes can be closed by the requests' exclusions. An exclusion that is
+  repeated, or that the shared mask does not allow anyway, is not counted again.
   """
   rank_BE = allowed.excluded_BE
   counts_BE = jnp.diff(rank_BE, axis=1, prepend=-1) > 0
@@ -45,7 +45,7 @@ def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
     return jnp.take_along_axis(count_BE1, place_BE, axis=1)
 
   found = []
-  # Padding leads to nodes that no beam is ever in.
+  # Padding becomes nodes that no beam reaches.
   child_BE = jnp.minimum(rank_BE, trie.nowhere(trie.depth))
   for level in range(trie.depth - 1, -1, -1):
     low_BE = trie.rank(child_BE, level + 1)
@@ -61,9 +61,10 @@ def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
 def open_in_mask(
   trie: Trie, allowed: Allowed, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """[B, K, width] bool: which listed children hold an item open in the shared mask.
+  """Returns which listed children hold an item that the shared mask allows.
 
-  Columns behind a node's last child mean nothing: `Trie.listed` closes them.
+  The result is [B, K, width] bool. Columns after a node's last child are meaningless:
+  `Trie.listed` closes them.
   """
   here = trie.levels[level]
   column_C1 = jnp.arange(here.width + 1)[None, None]
@@ -76,11 +77,11 @@ def open_in_mask(
 def without(
   open_BKC: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """`open_BKC` of the states' listed children, less those that exclusions close."""
+  """Returns `open_BKC` of listed children without those that exclusions close."""
   B, K, C = open_BKC.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   column_BE = path.child_BE - trie.levels[level].first_N1[path.parent_BE]
-  place_BE = jnp.where(hit_BE, slot_BE * C + column_BE, K * C)  # outside: dropped
+  place_BE = jnp.where(hit_BE, slot_BE * C + column_BE, K * C)  # K * C is dropped
   close = jax.vmap(lambda row_J, place_E: row_J.at[place_E].set(False, mode="drop"))
   return close(open_BKC.reshape(B, K * C), place_BE).reshape(B, K, C)
 
@@ -88,10 +89,10 @@ def without(
 def without_bits(
   word_BKW: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """`word_BKW` of the states' masks, less the bits that exclusions close."""
+  """Returns the masks `word_BKW` without the bits that exclusions close."""
   B, K, W = word_BKW.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
-  # A child that closes is taken away once, however many of its items are excluded.
+  # A child's bit is subtracted once, even if several of its items are excluded.
   hit_BE &= jnp.diff(path.child_BE, axis=1, prepend=-1) > 0
   token_BE = trie.token(path.child_BE, level)
   place_BE = jnp.where(hit_BE, slot_BE * W + token_BE // WORD, K * W)  # as above
@@ -107,20 +108,20 @@ def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def is_allowed(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:
-  """[B, K] bool: whether each row may get the items of these ranks."""
+  """Returns whether each row may get the items of these ranks, [B, K] bool."""
   in_mask_BK = _open_between(allowed, rank_BK, rank_BK + 1) > 0
   return in_mask_BK & (rank_BK[:, :, None] != allowed.excluded_BE[:, None]).all(axis=2)
 
 
 def _open_between(allowed: Allowed, low_BE: jax.Array, high_BE: jax.Array) -> jax.Array:
-  """How many items of ranks `low` to `high - 1` the shared mask opens."""
+  """Returns the number of ranks `low` to `high - 1` that the shared mask allows."""
   if not allowed.prefix_MI1.shape[0]:
     return high_BE - low_BE
   return _open_before(allowed, high_BE) - _open_before(allowed, low_BE)
 
 
 def _open_before(allowed: Allowed, rank: jax.Array) -> jax.Array:
-  """How many items of lower ranks the mask of each row opens; rank [B, …]."""
+  """Returns the number of lower ranks that each row's mask allows; rank [B, …]."""
   mask_B = allowed.mask_B.reshape(-1, *[1] * (rank.ndim - 1))
-  # Padding's ranks may lie behind the last count.
+  # Ranks of padding may exceed the last count.
   return allowed.prefix_MI1.at[mask_B, rank].get(mode="clip")

@@ -1,16 +1,17 @@
-"""Scores of items by hidden states of training examples, without writing an id.
+"""Latent decoding: items are scored by hidden states of training examples.
 
 L2D (arXiv 2509.11524): a state index holds, for every training example, the hidden
-state of its source, and the item that followed. An item is the mean of its states: of
-all of them (global), or of those among the M nearest to the request (local). Items
-whose mean is nearer to the request's state rank higher: one matrix product in place of
-a search, whose cost does not depend on how many items are wanted.
+state of its source, and the item that followed. An item is represented by the mean of
+its states: of all of them (global), or of those among the M nearest to the request
+(local). Items rank by the distance of this mean to the request's state: one matrix
+product in place of a search, at a cost that does not depend on the number of
+recommendations.
 
-Distances ignore popularity; a prior adds it. If an item's states were normally
-distributed about its mean, alike for all items, then -d² / 2 s² + log n would rank them
-by Bayes' rule (linear discriminant analysis, with s² the variance of a state's
-coordinate about its item's mean, n the item's examples). Coordinates are not
-independent, so log n gets a weight: the prior.
+Distances ignore popularity; a prior adds it. If each item's states were normally
+distributed about its mean, with one variance s² of all coordinates, Bayes' rule would
+rank items by -d² / 2 s² + log n, where n is the item's number of examples (linear
+discriminant analysis). Coordinates are not independent, so log n gets a weight, the
+prior.
 
 Letters: B requests, N examples in the index, I items, D width, M nearest.
 """
@@ -22,8 +23,8 @@ import jax.numpy as jnp
 
 from lightlm_jax.decoding.top_k import top_k
 
-CHUNK = 16_384  # examples whose distances are held at once
-# Squared distances below it are rounding errors.
+CHUNK = 16_384  # examples whose distances are in memory at once
+# Squared distances below this are rounding errors.
 _NEAREST = 1e-12
 
 
@@ -32,17 +33,17 @@ class StateIndex(NamedTuple):
 
   state_ND: jax.Array  # float16 or bfloat16
   item_N: jax.Array  # int32
-  mean_ID: jax.Array  # float32, of each item's states; 0 where there is none
-  count_I: jax.Array  # int32, of each item's states
-  # float32 scalar, from 0: the weight of log(most / n) that is added to the square of a
-  # distance, for an item of n states where none has more than `most`.
+  mean_ID: jax.Array  # float32, each item's mean state; 0 for items without states
+  count_I: jax.Array  # int32, each item's number of states
+  # float32 scalar ≥ 0: the weight of log(most / n), added to the squared distance of an
+  # item with n states; `most` is the largest n.
   rarity: jax.Array
 
 
 def build(
   state_ND: jax.Array, item_N: jax.Array, num_items: int, prior: float = 0.0
 ) -> StateIndex:
-  """The index of examples, float16 or bfloat16 states and int32 items, -1 = no example.
+  """Builds the index of float16 or bfloat16 states and int32 items, -1 = no example.
 
   `prior` is the weight of log n, see above; 0 = the distance alone, as in the paper.
   """
@@ -52,7 +53,7 @@ def build(
   total_ID = jax.ops.segment_sum(state_ND.astype(jnp.float32), place_N, **add)[:-1]
   count_I = jax.ops.segment_sum(jnp.ones_like(place_N), place_N, **add)[:-1]
   mean_ID = total_ID / jnp.maximum(count_I, 1)[:, None]
-  # Σ ‖h - mean‖² = Σ ‖h‖² - Σ n ‖mean‖², which rounding may leave below 0.
+  # Σ ‖h - mean‖² = Σ ‖h‖² - Σ n ‖mean‖², which may be negative by rounding.
   real_N = item_N >= 0
   square_N = jnp.square(state_ND.astype(jnp.float32)).sum(axis=1)
   within = (real_N * square_N).sum() - (count_I * jnp.square(mean_ID).sum(axis=1)).sum()
@@ -61,9 +62,9 @@ def build(
 
 
 def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
-  """[B, I] float32: 1 / distance to the mean of an item's states; -inf without any.
+  """Returns 1 / distance to each item's mean state, [B, I] float32; -inf without one.
 
-  With a prior the penalty of rare items is added to the distance's square.
+  With a prior the penalty of rare items is added to the squared distance.
   """
   square_BI = squared_distances(state_BD, index.mean_ID)
   square_BI += _rarity_penalty(index, index.count_I)[None]
@@ -72,11 +73,11 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
 
 
 def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Array:
-  """[B, I] float32: as `global_scores`, over each request's M `nearest` states only.
+  """Returns scores as `global_scores` does, from each request's M nearest states only.
 
-  M is static, at most the size of the index. Items with no state among these rank after
-  all others, in the order of `global_scores`: their score is minus the distance to the
-  mean.
+  `nearest` is M, static, capped at the size of the index. Items without any of these
+  states rank after all others, in the order of `global_scores`: their score is minus
+  the distance to their mean.
   """
   M = min(nearest, len(index.item_N))
   near_BM, item_BM = _nearest(state_BD, index, M)
@@ -91,13 +92,13 @@ def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Ar
   score_BI = -1 / global_scores(state_BD, index)
   score_BI = jnp.where(index.count_I[None] > 0, score_BI, -jnp.inf)
   row_B1 = jnp.arange(state_BD.shape[0])[:, None]
-  # Padding lies outside the row: dropped.
+  # Padding gets an index outside the row, which is dropped.
   place_BM = jnp.where(item_BM >= 0, item_BM, score_BI.shape[1])
   return score_BI.at[row_B1, place_BM].set(local_BM, mode="drop")
 
 
 def squared_distances(state_BD: jax.Array, point_ND: jax.Array) -> jax.Array:
-  """[B, N] float32: ‖h‖² - 2 h·c + ‖c‖², which may be a little below 0."""
+  """Returns ‖h‖² - 2 h·c + ‖c‖², [B, N] float32, which may be negative by rounding."""
   point_ND = point_ND.astype(jnp.float32)
   product_BN = jnp.einsum("bd,nd->bn", state_BD, point_ND, precision="highest")
   square_B1 = jnp.square(state_BD).sum(axis=1, keepdims=True)
@@ -105,7 +106,7 @@ def squared_distances(state_BD: jax.Array, point_ND: jax.Array) -> jax.Array:
 
 
 def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]:
-  """[B, M] int32 each: where the M nearest examples are, and their items; -1 = none."""
+  """Returns the M nearest examples' places and items, [B, M] int32; item -1 = none."""
   N, D = index.state_ND.shape
   C = max(M, min(CHUNK, N))
   room = -N % C
@@ -116,7 +117,7 @@ def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]
     first, state_CD, item_C = chunk
     near_BC = -squared_distances(state_BD, state_CD)
     value_BM, place_BM = top_k(jnp.where(item_C[None] >= 0, near_BC, -jnp.inf), M)
-    # Of equals the first: those before come before.
+    # Ties go to earlier examples, because those of earlier chunks come first.
     value_BX = jnp.concatenate([best[0], value_BM], axis=1)
     place_BX = jnp.concatenate([best[1], first + place_BM], axis=1)
     value_BM, chosen_BM = top_k(value_BX, M)
@@ -131,15 +132,15 @@ def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]
 
 
 def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
-  """The term added to a squared distance, by an item's number of states."""
+  """Returns the term added to the squared distance of an item with `count` states."""
   most = index.count_I.max()
   return index.rarity * jnp.log(jnp.maximum(most, 1) / jnp.maximum(count, 1))
 
 
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The mean state [M, D] float32 of each row's item, and how many rows it has.
+  """Returns the mean [M, D] float32 over the rows of each row's item, and their number.
 
-  Rows of one item stand together.
+  Rows of one item must be consecutive.
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

@@ -1,4 +1,4 @@
-"""The k largest of many numbers, exactly, on each device for its own rows."""
+"""An exact top-k of many numbers per row, computed by each device for its own rows."""
 
 import functools
 
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 _BLOCK = 32
-# Below so many numbers for each that is kept, looking at them all costs no more.
+# With fewer than so many numbers per kept one, a plain top-k is as fast.
 _WORTH_IT = 128
 
 
 def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  """The result of `jax.lax.top_k`, ties included, but faster on long rows.
+  """Returns the result of `jax.lax.top_k`, ties included, but faster on long rows.
 
-  At least k numbers come before any number outside the k blocks with the largest
-  maxima, so that only those blocks are looked at. `value_BN` is float32, -inf allowed,
-  k at most N. Returns the values [B, K], largest first, and their int32 places.
+  The k largest numbers are within the k blocks with the largest maxima, so that only
+  those blocks are searched. `value_BN` is float32, -inf allowed, k at most N. The
+  result is the values [B, K], largest first, and their int32 places.
   """
   B, N = value_BN.shape
   if N < _WORTH_IT * k:
@@ -26,16 +26,16 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   block_BGX = jnp.pad(value_BN, padding, constant_values=-jnp.inf)
   block_BGX = block_BGX.reshape(B, -1, _BLOCK)
   _, best_BK = _top_k(block_BGX.max(axis=2), k)
-  best_BK = jnp.sort(best_BK, axis=1)  # of equals, the first block's stay first
+  best_BK = jnp.sort(best_BK, axis=1)  # ties go to the first block
   kept_BKX = jnp.take_along_axis(block_BGX, best_BK[..., None], axis=1)
   value_BK, place_BK = _top_k(kept_BKX.reshape(B, k * _BLOCK), k)
   block_BK = jnp.take_along_axis(best_BK, place_BK // _BLOCK, axis=1)
   return value_BK, block_BK * _BLOCK + place_BK % _BLOCK
 
 
-# For CPUs and GPUs XLA does not divide its TopK over the rows: it would send every
-# device all of them. For TPUs it does, and compiling for a topology without a TPU
-# has no custom partitioning.
+# On CPUs and GPUs XLA does not shard TopK by rows: it would send all rows to every
+# device. On TPUs it does; ahead-of-time compilation for a TPU topology has no custom
+# partitioning.
 def _top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return jax.lax.platform_dependent(
     value_BN,

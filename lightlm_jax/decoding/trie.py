@@ -1,15 +1,14 @@
 """The trie of all item codes, on the device.
 
 A trie of depth L has levels 0 to L; a state is a node's number within its level, the
-root is state 0 of level 0. The nodes of a level stand in code order (the order of the
-sorted codes), so the children of a node are consecutive: a child is its parent's first
-child plus an offset, and a node needs only where its children begin and a token for
-each of them. A code that is shorter than L ends in a chain of nodes without a choice
-down to level L, where node r is the item of rank r. So the items below any node are a
-range of ranks.
+root is state 0 of level 0. The nodes of a level are in code order (the order of the
+sorted codes), so the children of a node are consecutive: the trie stores only each
+node's first child, and the token of each child. A code that is shorter than L continues
+as a chain of single children down to level L, where node r is the item of rank r. So
+the items below any node are a range of ranks.
 
-Where a node may have most of the vocabulary as children, its level also keeps a dense
-transition mask, a bit for each token: faster to apply than a list is to gather.
+If a node of a level has a large share of the vocabulary as children, the level also has
+a transition mask, a bit for each token, which is faster than a list of children.
 """
 
 from typing import Any
@@ -22,13 +21,13 @@ import numpy as np
 from lightlm_jax.runtime.errors import UserError
 
 WORD = 32  # bits of a mask's word
-# Where masks are faster than lists: results/decode has the times of both.
+# From this share of the vocabulary masks are faster: results/decode has the times.
 DENSE_SHARE = 0.25
 
 
 @flax.struct.dataclass
 class Level:
-  """The N nodes of a level, padding included, and the way to the M of the next."""
+  """The N nodes of a level, padding included, and their children, M in all."""
 
   # int32 [N + 1], node n's children are nodes `first[n]` to `first[n + 1] - 1` of the
   # next level; padding has none.
@@ -36,11 +35,11 @@ class Level:
   # int32 [N + 1], the items below node n have the ranks `low[n]` to `low[n + 1] - 1`.
   # None on the last level, where these are in `first_N1`.
   low_N1: jax.Array | None
-  # The token of each node of the next level, V = the code has ended, in the narrowest
-  # integers; `width` more of them, so that a slice never runs over.
+  # The token of each node of the next level (V = the code has ended), in the narrowest
+  # integer type, with `width` more entries, so that a slice stays within the array.
   token_M: jax.Array
-  # uint32 [N, V / 32], bit v of row n: may token v follow? (Bit 0 where a code has
-  # ended.) None where children are only listed.
+  # uint32 [N, V / 32], bit v of row n is set if node n has a child with token v (bit 0
+  # if the code has ended). None = the level has the list only.
   mask_NW: jax.Array | None
   # The most children of a node, rounded up; static.
   width: int = flax.struct.field(pytree_node=False)
@@ -48,40 +47,40 @@ class Level:
 
 @flax.struct.dataclass
 class Trie:
-  """`levels` 0 to L - 1, and the catalogue index of the item of each rank.
+  """The trie as arrays: its levels, and the catalogue index of the item of each rank.
 
-  Every size is rounded up by `capacity`, so that a changed catalogue of about the same
-  size fits the compiled programs.
+  Every size is rounded up by `capacity`, so that compiled programs accept a changed
+  catalogue of about the same size.
   """
 
-  levels: tuple[Level, ...]
+  levels: tuple[Level, ...]  # 0 to L - 1
   item_R: jax.Array  # int32, -1 where the capacity exceeds the catalogue
   vocab_size: int = flax.struct.field(pytree_node=False)  # V; static
 
   @property
   def depth(self) -> int:
-    """L, the tokens of the longest code."""
+    """L, the length of the longest code."""
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """The state, below the root, of a sequence that begins no item: a padding node."""
+    """Returns a padding node (level > 0), the state of sequences that begin no code."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
 
   def ended(self, state: jax.Array, level: int) -> jax.Array:
-    """True where a state of a level below L is a whole item already."""
+    """Returns which states of a level below L are complete codes, bool."""
     here = self.levels[level]
     first = here.first_N1[state]
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
   def children(self, state_BK: jax.Array, level: int):
-    """The children of each state of a level below L, written out.
+    """Returns the children of each state of a level below L.
 
     Returns:
       token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)
-      and open_BKC bool. C is V, and column v token v, where the level has a mask; else
-      `width`. An ended state has one open child, in column 0: itself.
+      and open_BKC bool. If the level has a mask, C is V, and column v is token v;
+      otherwise C is `width`. An ended state has one open child, in column 0: itself.
     """
     here = self.levels[level]
     if here.mask_NW is None:
@@ -96,7 +95,7 @@ class Trie:
     return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
 
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """token_BKC and open_BKC of `children` by the list, C = `width`, mask or not."""
+    """Returns token_BKC and open_BKC of all children by the list: C is `width`."""
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
     number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1
@@ -104,13 +103,13 @@ class Trie:
     return token_BKC, jnp.arange(here.width)[None, None] < number_BK1
 
   def child(self, state: jax.Array, column: jax.Array, level: int) -> jax.Array:
-    """The state of the next level behind an open column of the list."""
+    """Returns the child, a state of the next level, in an open column of the list."""
     return self.levels[level].first_N1[state] + column
 
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """The state of the next level behind an open bit of each state's mask."""
+    """Returns the child, a state of the next level, by a token open in the mask."""
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
@@ -122,12 +121,12 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """The token of `level`, a bit of its masks, that leads to a state of the next."""
+    """Returns the token that leads from `level` to a child; 0 for an ended code."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
-    """Where any token leads; `nowhere` if it begins no item. An ended state stays."""
+    """Returns the child by any token or `nowhere`; an ended state ignores the token."""
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
     token_BKC, open_BKC = self.listed(state_BK, level)
     is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])
@@ -135,12 +134,12 @@ class Trie:
     return jnp.where(is_it_BKC.any(axis=-1), next_BK, self.nowhere(level + 1))
 
   def parent(self, state: jax.Array, level: int) -> jax.Array:
-    """The state above, by binary search."""
+    """Returns the parent, a state of `level - 1`, by binary search."""
     first_N1 = self.levels[level - 1].first_N1
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """The first rank at or below a node: `rank(n)` to `rank(n + 1) - 1` are its items.
+    """Returns a node's first rank: its items are `rank(n)` to `rank(n + 1) - 1`.
 
     States are nodes of `level`, 0 to L, or one past the last.
     """
@@ -156,23 +155,23 @@ def build(
   byte_budget: int,
   dense_share: float = DENSE_SHARE,
 ) -> tuple[Trie, np.ndarray]:
-  """Builds the trie of codes in any order, and each item's rank in code order.
+  """Builds the trie of codes, and computes each item's rank in code order.
 
   Args:
     code_IL: int32 [I, L] tokens, padded with -1 at the end. No code may be a proper
       prefix of another (end such codes with a terminator).
     vocab_size: V, at least one more than the largest token.
-    byte_budget: the most that all dense masks may take together; levels nearer to the
-      root, which every search passes, go first.
-    dense_share: a level has a mask if its fullest node's number of children, rounded up
-      by `capacity`, is at least this share of the vocabulary.
+    byte_budget: most bytes of all masks together; levels nearer to the root, which
+      every search passes, have priority.
+    dense_share: a level has a mask if its largest number of children, rounded up by
+      `capacity`, is at least this share of the vocabulary.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
 
   Raises:
     UserError: a code is empty, two codes are equal, or one is a prefix of another.
-    ValueError: there is no item, a token beyond the vocabulary or a hole in a code.
+    ValueError: there is no item, a token outside the vocabulary or a gap in a code.
   """
   num_items, depth = code_IL.shape
   if not num_items or code_IL.max() >= vocab_size:
@@ -189,7 +188,7 @@ def build(
   differs_R = np.zeros(num_items, dtype=bool)
   differs_R[0] = True
   for level in range(depth):
-    # A node starts wherever the prefix differs from the one of the rank before.
+    # A node starts where the prefix differs from that of the previous rank.
     differs_R[1:] |= code_RL[1:, level] != code_RL[:-1, level]
     start_M = np.flatnonzero(differs_R)
     first_N1 = np.append(np.searchsorted(start_M, start_N), len(start_M))
@@ -208,16 +207,16 @@ def build(
 
 
 def capacity(size: int) -> int:
-  """`size` rounded up to four significant bits (at most 1/8 more), or a multiple of 8.
+  """Rounds `size` up to four significant bits (at most 1/8 more), or a multiple of 8.
 
-  A catalogue can grow up to it before programs have to be compiled again.
+  Programs need no new compilation while a catalogue grows up to this size.
   """
   step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step
 
 
 def describe(trie: Trie) -> str:
-  """One line: how many items, and the form and the width of every level."""
+  """Returns one line with the number of items and the form and width of each level."""
   form = ", ".join(
     f"{'mask' if level.mask_NW is not None else 'list'} of {level.width:,}"
     for level in trie.levels
@@ -236,9 +235,9 @@ def _level(
   byte_budget: int,
   dense_share: float,
 ) -> Level:
-  """A level with room for more nodes, and for one at least: `nowhere`.
+  """Builds a level with at least one padding node, `nowhere`.
 
-  It has a mask if its nodes are full enough and the mask fits into the budget.
+  It has a mask if a node has enough children and the mask fits into the budget.
   """
   count_N = np.diff(first_N1)
   width = min(capacity(int(count_N.max())), vocab_size)
@@ -248,7 +247,7 @@ def _level(
   if width >= dense_share * vocab_size and rows * words * 4 <= byte_budget:
     row_M = np.repeat(np.arange(len(count_N)), count_N)
     bit_M = np.where(token_M == vocab_size, 0, token_M).astype(np.int64)
-    # Tokens of a node differ, so that adding its bits is joining them.
+    # A node's tokens are distinct, so the sum of their bits is their union.
     value_M, word_M = np.exp2(bit_M % WORD), row_M * words + bit_M // WORD
     mask = np.bincount(word_M, value_M, minlength=rows * words)
     mask_NW = mask.astype(np.uint32).reshape(rows, words)
@@ -269,13 +268,13 @@ def _level(
 
 
 def bits(word: jax.Array) -> jax.Array:
-  """[..., 32] bool of uint32 [...]: bit x at place x."""
+  """Unpacks the bits of uint32 words: bit x of […] is place x of the bools […, 32]."""
   bit_X = jax.lax.broadcasted_iota(jnp.uint32, (*word.shape, WORD), word.ndim)
   return (word[..., None] >> bit_X) & 1 > 0
 
 
 def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
-  """[B, K, width]: `value_M[first : first + width]` of every `first`."""
+  """Returns the slices `value_M[first : first + width]`, [B, K, width]."""
   return jax.lax.gather(
     value_M,
     first_BK1,
@@ -288,7 +287,7 @@ def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
 
 
 def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
-  """Items by code: many tokens are compared as one integer."""
+  """Returns the items sorted by code; several tokens are compared as one integer."""
   width = int(vocab_size).bit_length()
   per_key = 63 // width
   keys = []
@@ -301,7 +300,7 @@ def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _refuse_ambiguous(code_RL: np.ndarray, order_R: np.ndarray) -> None:
-  """Raises if sorted codes hold an empty one, a pair of equals or a prefix."""
+  """Raises a UserError if a sorted code is empty, or equals or begins the next one."""
   if (code_RL[:, 0] < 0).any():
     raise UserError(f"item {order_R[np.argmax(code_RL[:, 0] < 0)]} has an empty code")
   agree_R = np.ones(len(code_RL) - 1, dtype=bool)
