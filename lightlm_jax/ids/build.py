@@ -17,12 +17,12 @@ from lightlm_jax.ids import codes, grow, plain, quantise, spectral
 from lightlm_jax.runtime.errors import UserError
 
 KINDS = ("sci", "gci", "rid", "sid", "iid")
-# Warnings for users of a kind.
+# Warnings that are logged when a kind is used.
 WARNINGS = {
   "sid": "sid gives neighbours in time neighbouring numbers, which tell the next item; "
   "compare with it, do not rely on it"
 }
-# Part of every cache key: raise it when the construction changes.
+# Part of every cache key; to be raised when the construction changes.
 _VERSION = 4
 
 
@@ -33,11 +33,11 @@ def code_book(
   cache: epath.Path,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> codes.CodeBook:
-  """Returns the codes of `config.ids`, from training interactions only.
+  """Returns the codes that `config` describes, from training interactions only.
 
-  `cache` is a folder of books by content: an equal one is read instead of built.
-  `attributes` are those of the items, None if there are none, for `config.graph`
-  "attributes"; `seed` is of all random numbers.
+  `cache` is a folder of books keyed by a hash of all inputs: a book that it has is read
+  instead of built. `attributes` are each item's, needed if `config.graph` is
+  "attributes"; None = the log has none. `seed` seeds all random numbers.
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -61,9 +61,9 @@ def book_of_run(
   seed: int,
   cache: epath.Path,
 ) -> codes.CodeBook:
-  """Returns `code_book`, with cold items placed as `config.cold` says.
+  """Returns the book of `code_book`, with cold items placed according to `config.cold`.
 
-  Raises a UserError if attributes are missing, or the cold items do not all fit.
+  Raises a UserError if attributes are missing, or not all cold items fit.
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(
@@ -93,7 +93,7 @@ def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
 
 
 def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
-  """Returns all inputs of the codes: kind, options, seed and interactions."""
+  """Returns what determines the codes: kind, options, seed, interactions, version."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),
@@ -129,7 +129,7 @@ def _build(config: Ids, train: Interactions, seed, attributes):
 
 
 def _mesh(devices: int) -> Mesh | None:
-  """Returns a mesh of devices of this process, -1 = all; None for its CPU alone."""
+  """Returns a mesh of so many devices of this process, -1 = all; None (CPU) if 1."""
   if devices == 1:
     return None
   available = jax.local_devices()

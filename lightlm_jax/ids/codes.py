@@ -14,7 +14,7 @@ from lightlm_jax.storage import folder as folder_lib
 
 @dataclasses.dataclass(frozen=True)
 class CodeBook:
-  """Item and user codes over one vocabulary of `vocab_size` tokens, from 0.
+  """Item and user codes over one vocabulary: tokens 0 to `vocab_size - 1`.
 
   I items, U users, L the longest code; codes are padded with -1 at the end.
   """
@@ -22,11 +22,11 @@ class CodeBook:
   items_IL: np.ndarray  # [I, L] int32
   users_UL: np.ndarray  # [U, L'] int32
   vocab_size: int
-  manifest: dict[str, Any]  # kind, options, what it was built from
+  manifest: dict[str, Any]  # what determines the codes, see `build`
 
   @property
   def sha256(self) -> str:
-    """The SHA-256 of both tables, which all processes of a run have to agree on."""
+    """SHA-256 of both tables, by which processes of a run check that they agree."""
     digest = hashlib.sha256()
     for table in (self.items_IL, self.users_UL):
       digest.update(repr(table.shape).encode())
@@ -39,7 +39,7 @@ def code_book(
 ) -> CodeBook:
   """Returns a book of both tables.
 
-  Raises a UserError if a code is empty or has a gap, or two items have the same one.
+  Raises a UserError if a code is empty or has a gap, or two items have equal codes.
   """
   for name, table in (("item", items_IL), ("user", users_UL)):
     real = table >= 0
@@ -68,7 +68,7 @@ def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
 
 
 def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns codes without their last token [N, L], padded with -1; and it [N]."""
+  """Returns codes without last tokens, [N, L] padded with -1, and these tokens, [N]."""
   row_N = np.arange(len(code_NL))
   place_N = (code_NL >= 0).sum(axis=1) - 1
   stem_NL = code_NL.copy()
@@ -79,11 +79,11 @@ def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def with_last_token(
   path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:
-  """Appends a last token to paths that several members share.
+  """Returns codes: paths, and a last token where several members share a path (a leaf).
 
-  Numbers within a leaf are seeded random, since an order by index would leak
-  information. With `apart` they go on from leaf to leaf, so that all last tokens are
-  distinct.
+  Last tokens number a leaf's members in random order, since an order by index would
+  leak information. With `apart` the numbering continues from leaf to leaf, so that all
+  last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True
@@ -110,7 +110,7 @@ def with_last_tokens(
   *,
   apart: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns item and user codes; see `with_last_token`, `apart` is for items alone."""
+  """Returns item and user codes by `with_last_token`; `apart` applies to items only."""
   items = with_last_token(path_IL, first_token, rng, apart=apart)
   first_token = max(first_token, 1 + items.max(initial=0))
   # Users are never generated: their last tokens need no embeddings of their own.
@@ -118,9 +118,9 @@ def with_last_tokens(
 
 
 def save(book: CodeBook, directory: epath.PathLike) -> None:
-  """Writes `codes.npz` and then the manifest, which makes it valid.
+  """Writes `codes.npz`, then the manifest, without which the folder is not valid.
 
-  Raises a UserError if the file system refuses.
+  Raises a UserError if the folder cannot be written.
   """
   content = io.BytesIO()
   np.savez_compressed(content, items=book.items_IL, users=book.users_UL)
@@ -130,7 +130,7 @@ def save(book: CodeBook, directory: epath.PathLike) -> None:
 
 
 def load(directory: epath.PathLike) -> CodeBook | None:
-  """Reads a saved book; None if it is missing or damaged."""
+  """Returns a saved book; None if it is missing or damaged."""
   try:
     with folder_lib.opened(epath.Path(directory)) as (path, manifest):
       sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")

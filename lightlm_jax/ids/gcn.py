@@ -30,7 +30,7 @@ from lightlm_jax.ids import graph as graph_lib
 INIT_SCALE = 0.01
 # Slope of the leaky ReLU in weighted layers, as in NGCF.
 NEGATIVE_SLOPE = 0.2
-# Arcs whose messages are in memory at once: 32 MiB at 64 columns, which fits a cache.
+# Arcs whose messages are in memory at once: 32 MiB if D = 64, which fits a cache.
 STACK = 2**17
 
 
@@ -49,9 +49,9 @@ def bipartite(
 ) -> jraph.GraphsTuple:
   """Returns the graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
 
-  Edges are distinct int32 pairs. Those not in `kept_E` (bool) have weight 0 and do not
-  count in degrees; they remain as arcs, so that the graphs with and without them share
-  one compiled program. `edges` are float32 [A, 1], in the order of their receivers.
+  Edges are distinct int32 pairs. Those not in `kept_E` (bool, None = all) have weight 0
+  and do not count in degrees; they remain as arcs, so that graphs with and without them
+  share one compiled program. The result's `edges` are float32 [A, 1], by receiver.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -86,7 +86,7 @@ def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """Returns arcs in stacks [S, T], equally many a device, filled up by weight 0."""
+  """Returns arcs in stacks [S, T], equally many per device, padded with weight 0."""
   edge_A1, sender_A, receiver_A = map(
     np.asarray, (graph.edges, graph.senders, graph.receivers)
   )
@@ -158,7 +158,7 @@ def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
 
 
 def _graph(**fields: Any) -> jraph.GraphsTuple:
-  """Returns a graph of these fields, NumPy or jax; the others are None."""
+  """Returns a graph of these fields, NumPy or JAX arrays; the others are None."""
   empty: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
   return jraph.GraphsTuple(**(empty | fields))
 
@@ -173,8 +173,8 @@ def bpr_loss(
 ) -> jax.Array:
   """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
-  All arguments are node indices: item i is U + i. A negative is any item, as in
-  `systems.bpr_mf`.
+  Users, items and negatives are node indices: item i is U + i. A negative is any item,
+  as in `systems.bpr_mf`.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

@@ -24,7 +24,7 @@ from lightlm_jax.runtime.errors import UserError
 
 # The cut-off of the NDCG that decides when training stops.
 STOPPING_K = 100
-# At most so many held-back edges are evaluated: more change little and take time.
+# Most held-back edges that are evaluated: more change little and take time.
 MAX_EVALUATED = 2000
 # Fewest and most steps of an epoch: fewer would hardly train on a small log, more
 # would propagate over a large graph for hours.
@@ -34,19 +34,19 @@ MIN_STEPS, MAX_STEPS = 4, 32
 def embeddings(
   train: Interactions, options: Gcn, *, seed: int, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Trains the GCN; returns users' vectors [U, D] and items' [I, D], float32.
+  """Trains the GCN; returns users' vectors [U, D] and items' vectors [I, D], float32.
 
   A share of the *training* edges is held back from the graph and the loss, for early
   stopping. The start vectors of the best epoch are then propagated over the graph of
   all edges. A node without edges keeps its start vector, scaled by 1 / (layers + 1).
 
-  The same seed gives the same bytes on one kind of processor and one version of jax,
-  whatever the number of threads, unless `weighted` (XLA splits matrix products by
-  thread). To this end it runs on the CPU if jax has one: an accelerator sums messages
-  in any order. On a `mesh`, whose devices all share the work, vectors are equal up to
-  float32 rounding. A training that diverges raises a UserError.
+  On one kind of processor and one version of JAX, equal seeds give bitwise equal
+  vectors, with any number of threads unless `weighted` (XLA splits matrix products by
+  thread). Therefore it runs on the CPU if JAX has one: an accelerator sums messages in
+  arbitrary order. On a `mesh`, whose devices share the work, vectors are equal up to
+  float32 rounding. Raises a UserError if training diverges.
   """
-  # One thread: the scores for early stopping may not depend on the machine's threads.
+  # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
   device = _cpu() if mesh is None else None
@@ -144,7 +144,7 @@ _propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:
-  """Returns edges per step: `wanted`, within MIN_STEPS and MAX_STEPS of an epoch."""
+  """Returns edges per step: `wanted`, within MIN_STEPS to MAX_STEPS steps an epoch."""
   fewest_B = -(-edges // MAX_STEPS)
   # Divisible by any usual number of devices, so that the batches do not depend on it.
   fewest_B = -(-fewest_B // 1024) * 1024
@@ -167,11 +167,11 @@ def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
 def _epoch(
   state, key, learning_rate, graph, edges, *, first_item, batch_size, options, mesh
 ):
-  """Trains on every edge once in random order; the last batch wraps around.
+  """Trains on every edge once in random order; returns the new state and all losses.
 
   `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
-  the K training edges, `first_item` is U. On a mesh devices share the arcs and the
-  batch. Returns the new state and the losses of all steps.
+  the K training edges, `first_item` is U. The last batch is filled up with the epoch's
+  first edges. On a mesh devices share the arcs and the batch.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)
@@ -204,7 +204,7 @@ def _epoch(
 
 
 def _cpu():
-  """Returns the CPU device of this process; None if jax has none."""
+  """Returns the CPU device of this process; None if JAX has none."""
   try:
     return jax.local_devices(backend="cpu")[0]
   except RuntimeError:

@@ -21,13 +21,13 @@ def bipartite(train: Interactions) -> scipy.sparse.csr_array:
 
 
 def items_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns the [I, I] symmetric adjacency: users that two items share."""
+  """Returns the [I, I] symmetric adjacency: numbers of users that two items share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI.T @ bought_UI)
 
 
 def users_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns the [U, U] symmetric adjacency: items that two users share."""
+  """Returns the [U, U] symmetric adjacency: numbers of items that two users share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI @ bought_UI.T)
 
@@ -45,12 +45,12 @@ def all_together(train: Interactions) -> scipy.sparse.csr_array:
 def by_attributes(
   train: Interactions, attributes: Sequence[np.ndarray]
 ) -> scipy.sparse.csr_array:
-  """Returns the symmetric adjacency of users, items and A attributes, all U + I + A.
+  """Returns the symmetric adjacency of users, items and A attributes, in this order.
 
   Items are connected through shared attributes alone, never through interactions. An
   attribute of i items has the weight log((1 + I) / (1 + i)), so that one that all items
-  have connects nothing. A user has the attributes of her items, once per interaction.
-  `attributes` are those of each item, distinct int, numbered from 0.
+  have connects nothing. A user has the attributes of their items, once per interaction.
+  `attributes` holds an array of distinct int for each item, numbered from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])
@@ -70,7 +70,7 @@ def by_attributes(
 
 
 def distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns [U, I]: 1 where the user interacted with the item, however often."""
+  """Returns [U, I]: 1 where the user interacted with the item at least once."""
   bought_UI = scipy.sparse.csr_array(
     (np.ones(len(train.item_E)), train.item_E, train.offset_U1),
     shape=(train.num_users, train.num_items),
@@ -82,7 +82,7 @@ def distinct_purchases(train: Interactions) -> scipy.sparse.csr_array:
 
 
 def shape(matrix) -> tuple[int, int]:
-  """Returns a sparse matrix's shape, for which scipy declares no type."""
+  """Returns a sparse matrix's shape, typed, because SciPy declares no type for it."""
   return matrix.shape
 
 

@@ -1,4 +1,4 @@
-"""Codes for new items within an existing code book: all other codes stay."""
+"""Codes for new items in an existing code book, whose other codes do not change."""
 
 import collections
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import scipy.sparse
 from lightlm_jax.ids.codes import CodeBook, code_book, split_last, stack_codes
 from lightlm_jax.runtime.errors import UserError
 
-# Nearest trained items that decide where a cold item is placed.
+# How many nearest trained items decide where a cold item is placed.
 NEIGHBOURS = 10
 # Pairs of a new and a known item in memory at once: 50 MB if every pair has a cosine.
 PAIRS_AT_ONCE = 2**22
-# Cosines that agree to so many decimals are ties, whatever the order of summation.
+# Cosines are rounded to so many decimals: the order of summation must not break ties.
 DECIMALS = 9
 
 
@@ -31,17 +31,17 @@ def add_items(
   The vocabulary and the inner nodes of the trie stay the same. A new item joins the
   leaf that holds most of its neighbours (ties: the smallest leaf, then the first). It
   shares their prefix and gets a last token that is free in this leaf, drawn from the
-  tokens that end codes of this length. (Such a token may already name a single item or
-  a cluster elsewhere.) If the leaf is full, the neighbours' next leaf is tried, then
-  the cold items' leaves, then the leaf with most free tokens.
+  tokens that end codes of this length. (Elsewhere such a token may already stand for an
+  item or a cluster.) If the leaf is full, the neighbours' next leaf is tried, then the
+  cold items' leaves, then the leaf with most free tokens.
 
   `neighbours` are, for each new item, the catalogue indices of similar old items
   (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
-  bool, the old items without training interactions; `capacity` the most items of the
-  trie's tables.
+  bool marks the old items without training interactions; `capacity` is the largest
+  number of items that the trie's tables have room for.
 
   Raises:
-    UserError: the items do not all fit, or a neighbour is outside the catalogue.
+    UserError: not all items fit, or a neighbour is outside the catalogue.
   """
   num_items = len(book.items_IL)
   if num_items + len(neighbours) > capacity:
@@ -97,14 +97,14 @@ def place_cold(
   *,
   seed: int,
 ) -> CodeBook:
-  """Returns the book with cold items moved next to trained items with like attributes.
+  """Returns the book with cold items moved to trained items with similar attributes.
 
   Cold items (`cold_I`, bool) get the codes that `add_items` gives them, with the
   nearest trained items by attributes as neighbours. All other codes and the vocabulary
   stay the same. An item that shares no attribute with a trained one keeps its code.
 
   Raises:
-    UserError: there are no attributes, or the items do not all fit.
+    UserError: there are no attributes, or not all items fit.
   """
   if attributes is None:
     raise UserError(
@@ -133,12 +133,12 @@ def place_cold(
 
 
 def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
-  """Returns the last tokens of codes by depth, and all next tokens by prefix."""
+  """Returns the codes' last tokens by position, and all next tokens by prefix."""
   ends, following = collections.defaultdict(set), collections.defaultdict(set)
   for code_L in items_IL:
     code = code_L[code_L >= 0].tolist()
     ends[len(code) - 1].add(code[-1])
-    # Also inner tokens: one that leads on after this prefix cannot end a code there.
+    # Also inner tokens: a token that continues after this prefix cannot end a code.
     for depth, token in enumerate(code):
       following[tuple(code[:depth])].add(token)
   return ends, following
@@ -149,9 +149,9 @@ def by_attributes(
 ) -> list[np.ndarray]:
   """Returns the known items nearest to each new item, by cosine over attributes.
 
-  An attribute weighs log((1 + M) / (1 + m)) if m of the M known items have it, so that
-  one that all items have counts nothing. Items with cosine 0 are not neighbours.
-  `attributes` are those of each catalogue item, distinct int, numbered from 0.
+  An attribute of m of the M known items has the weight log((1 + M) / (1 + m)), which is
+  0 if all items have it. Items with cosine 0 are not neighbours. `attributes` holds an
+  array of distinct int for each catalogue item, numbered from 0.
 
   Returns:
     N int arrays of at most k catalogue indices, nearest first, ties by index.

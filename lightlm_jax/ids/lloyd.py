@@ -20,9 +20,10 @@ def assign(
 ) -> np.ndarray:
   """Returns each point's nearest centre after convergence, [N] int64.
 
-  It starts from the centres `start_KD`, and stops once no point changes its centre. A
-  centre without points stays where it is; ties go to the first centre. Distances are
-  float32, so results on different numbers of devices agree up to rounding.
+  The iteration starts from the centres `start_KD` and stops when no point changes its
+  centre, or after `iterations`. A centre without points does not move; ties go to the
+  first centre. Sums are float32: results on different numbers of devices agree up to
+  rounding.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK
@@ -41,7 +42,7 @@ def assign(
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
-  """Returns labels [S, R] int32."""
+  """Returns each point's centre, [S, R] int32."""
   axes = mesh.axis_names
 
   def iterate(value_SRD, real_SR, centre_KD):
@@ -72,7 +73,10 @@ def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
 
 
 def _nearest(value_SRD, real_SR, centre_KD):
-  """Returns labels [S, R] of a device's points, and sums [K, D] and counts [K]."""
+  """Returns each point's centre, [S, R], and each centre's sum [K, D] and size [K].
+
+  The points are those of one device.
+  """
   # By default an accelerator rounds the factors, which can change the nearest centre.
   einsum = functools.partial(jnp.einsum, precision="highest")
   square_K = einsum("kd,kd->k", centre_KD, centre_KD)

@@ -25,7 +25,7 @@ def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
 def random_ids(
   train: Interactions, base: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """RID: a random number for each item and each user, written in `base`."""
+  """Returns RID codes: a random number for each item and user, written in `base`."""
   rng = np.random.default_rng(seed)
   items_IL = random_numbers(train.num_items, base, rng)
   return apart(items_IL, random_numbers(train.num_users, base, rng))
@@ -37,7 +37,7 @@ def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarr
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
-  """SID: items numbered by first appearance in training, then written in `base`.
+  """Returns SID codes: items numbered by first appearance in training, in `base`.
 
   Consecutive numbers reveal the next item. Items without training interactions come
   last.
@@ -52,13 +52,13 @@ def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarr
 
 
 def independent_ids(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """IID: one token per item and one per user."""
+  """Returns IID codes: one token per item and one per user."""
   items_I1 = np.arange(train.num_items, dtype=np.int32)[:, None]
   users_U1 = np.arange(train.num_users, dtype=np.int32)[:, None]
   return apart(items_I1, users_U1)
 
 
 def apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Shifts the users' tokens behind the items', so that they share none."""
+  """Returns both tables, users' tokens shifted so that none is shared with items."""
   first = items_IL.max(initial=0) + 1
   return items_IL, np.where(users_UL >= 0, users_UL + first, -1).astype(np.int32)

@@ -19,7 +19,7 @@ MOST_NEIGHBOURS = 50_000
 
 
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
-  """Returns the report of `index` on a code book.
+  """Returns the report on a code book that the command `index` writes.
 
   Its fields: num_items, num_users, vocab_size, length {tokens: items}, collisions,
   largest_leaf, tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles per

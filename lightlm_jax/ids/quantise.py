@@ -1,4 +1,4 @@
-"""GCI: graph collaborative indexing, an id is a vector's centres in several codebooks.
+"""GCI: graph collaborative indexing. An id is a vector's centres in several codebooks.
 
 LightLM (arXiv 2310.17488), section on GCI: the vectors of a GCN (`gcn`) are z-scored
 and cut into L pieces, and K-Means on each piece gives one of an id's L tokens: product
@@ -33,9 +33,10 @@ def gci_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  L is `config.gci_levels`, K `config.centres`; one column fewer if no code needs a last
-  token. See `codes` and `with_cold`. Devices of a mesh share the GCN's training and
-  K-Means, whose initial centres differ from those on one CPU (None): so do the codes.
+  L is `config.gci_levels`, K `config.centres`; there are only L columns if no code
+  needs a last token. See `codes` and `with_cold`. Devices of a mesh (None = one CPU)
+  share the GCN's training and K-Means. K-Means then has other initial centres, so that
+  the codes differ from those of one CPU.
 
   Raises:
     UserError: the vectors are too narrow for so many levels, or the log is too large
@@ -66,7 +67,7 @@ def with_cold(
   """Returns the labels of all nodes, [M, L] int64, given those of the warm ones.
 
   A cold node gets K as its first label, then the base-K digits of a random number: two
-  cold nodes share their labels only if L - 1 digits do not suffice.
+  cold nodes share all labels only if there are more than K**(L - 1) of them.
   """
   label_ML = np.empty((len(warm_M), label_WL.shape[1]), np.int64)
   label_ML[warm_M] = label_WL
@@ -80,11 +81,11 @@ def with_cold(
 def product(
   z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
 ) -> np.ndarray:
-  """Product quantisation: K-Means on each of L pieces of the z-scored vectors.
+  """Returns labels by product quantisation: K-Means on L pieces of z-scored vectors.
 
-  Returns [N, L] int64 labels below K, which do not depend on the number of threads. A
-  piece with fewer distinct values than K gets one label for each. Raises a UserError if
-  L exceeds D. Devices of the mesh share K-Means; None = scikit-learn on the CPU.
+  Labels are [N, L] int64 below K and do not depend on the number of threads. A piece
+  with fewer distinct values than K gets one label for each. Raises a UserError if L
+  exceeds D. Devices of the mesh share K-Means; None = scikit-learn on the CPU.
   """
   if levels > z_ND.shape[1]:
     raise UserError(
@@ -99,7 +100,7 @@ def product(
 def residual(
   z_ND: np.ndarray, levels: int, centres: int, seed: int, mesh: Mesh | None = None
 ) -> np.ndarray:
-  """Residual quantisation: K-Means on the vectors, then on the residuals, L times.
+  """Returns labels by residual quantisation: K-Means on vectors, then on residuals.
 
   Arguments and result as in `product`, with any L; the first label is the coarsest.
   """
@@ -143,7 +144,7 @@ def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns labels [N] int64 below K, and the mean vector of each, [≤ K, D]."""
-  # One thread: clusters may not depend on the machine's number of threads. The limit
+  # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it

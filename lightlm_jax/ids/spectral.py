@@ -1,12 +1,12 @@
-"""SCI: spectral collaborative indexing, an id is a path through nested clusters.
+"""SCI: spectral collaborative indexing. An id is a path through nested clusters.
 
 Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
 2023), section 4.4, as LightLM (arXiv 2310.17488) uses it, with users and items
 clustered together. Clusters come from spectral clustering (Ng, Jordan & Weiss 2001;
 von Luxburg 2007): eigenvectors of D^-1/2 A D^-1/2, rows normalised to length one, in
 the coordinates of a diffusion map (Coifman & Lafon 2006): an eigenvector is weighted by
-its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of so
-many steps from them have similar distributions.
+its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of
+`WALK` steps from them have similar distributions.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,11 @@ from lightlm_jax.ids.codes import stack_codes, with_last_token, with_last_tokens
 from lightlm_jax.runtime.errors import UserError
 
 TOKENS = ("level", "node")
-# Users and items on one graph (co-indexing): joined by interactions; also by user-user
-# and item-item co-occurrences; items joined by their attributes. "separate": items by
-# shared users, users by shared items, without common tokens. "items", "users": these
-# alone, the others get random numbers.
+# CO_INDEXED: users and items on one graph, whose edges are interactions, with
+# "all_together" also co-occurrences of two users or two items. "attributes": one graph
+# in which shared attributes connect items. "separate": items clustered by shared users,
+# users by shared items, without common tokens. "items", "users": only these are
+# clustered, the others get random numbers.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
 GRAPHS = (*CO_INDEXED, "attributes", "separate", "items", "users")
 # Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
@@ -46,9 +47,9 @@ _MOST_PAIRS = 20_000_000
 
 
 class Walks(NamedTuple):
-  """A symmetric graph of N nodes: the weights `step_NN + onward_NA @ out_NA.T`.
+  """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  A, the intermediate nodes of two steps, is 0 if all weights are in `step_NN`.
+  A is the number of intermediate nodes of two steps, 0 if `step_NN` has all weights.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -93,15 +94,15 @@ def spectral_ids(
 
   A code is the path of cluster tokens and, if a leaf holds more than one item (or
   user), a last token numbered in seeded random order. Users and items of one graph
-  share cluster tokens; each level has its own range, as have the last tokens of items
-  and those of users. With `config.tokens` "level" numbering restarts below every
-  cluster: a small vocabulary whose tokens mean something only after their prefix. With
-  "node" every cluster and every item's last token has its own token and embedding.
+  share cluster tokens. Each level has its own range of tokens, and so have the last
+  tokens of items and of users. If `config.tokens` is "level", numbering restarts below
+  every cluster: a small vocabulary whose tokens have a meaning only after their prefix.
+  If it is "node", every cluster and every item's last token has its own token.
 
-  Nodes without a training edge come last on the first level, together with small
-  components of the graph, in clusters of at most `leaf_size` (the paper's M) as far as
-  `branching` (its N) allows: they may add as many clusters again. A cluster of the last
-  of `levels` stays a leaf, however large.
+  Nodes without a training edge and small components of the graph come last on the first
+  level. They form up to `branching` (the paper's N) additional clusters, of at most
+  `leaf_size` (its M) if these suffice. A cluster of the last of `levels` is a leaf,
+  however large.
 
   Raises:
     UserError: more than a million users or items, or no attributes for their graph.
@@ -117,7 +118,7 @@ def spectral_ids(
       "config.ids.graph is 'attributes', which needs item_attributes.json (raw item id "
       "→ list of attributes) beside the log; put it there, or set it to 'bipartite'"
     )
-  # One thread: clusters may not depend on the machine's number of threads. The limit
+  # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: F401, PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
@@ -168,7 +169,7 @@ def cluster_paths(
 ) -> list[tuple[int, ...]]:
   """Returns each node's path of cluster numbers in a symmetric graph.
 
-  The graph may be disconnected. A cluster that does not split stays a leaf.
+  The graph may be disconnected. A cluster that cannot be split is a leaf.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
   N, _ = graph_lib.shape(adjacency)
@@ -200,10 +201,10 @@ def _one_step(adjacency: scipy.sparse.csr_array) -> Walks:
 def _within(
   out_NA: scipy.sparse.csr_array, nodes_N: np.ndarray, degree_A: np.ndarray
 ) -> Walks:
-  """Returns the graph of one cluster's nodes: one step, or two through any node.
+  """Returns the graph of one cluster's nodes, with walks of one and of two steps.
 
-  Deep in the tree most edges leave the cluster; walks of two steps, through any user or
-  item, keep it connected.
+  Deep in the tree most edges leave the cluster; walks of two steps, whose middle may be
+  any user or item, keep it connected.
   """
   onward_NA = out_NA.copy()
   onward_NA.data /= degree_A[out_NA.indices]
@@ -213,7 +214,7 @@ def _within(
 
 
 def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarray:
-  """Returns cluster numbers from 0, [N] int64, none of them empty.
+  """Returns each node's cluster number, [N] int64, from 0 without gaps.
 
   Components that fit into a leaf are packed together; the others share the `branching`
   clusters by size. (Otherwise every small component would take one of the leading
@@ -273,7 +274,7 @@ def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
   # With few nodes, some eigenvalues may be negative.
   row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** WALK
   row_NK /= np.maximum(np.linalg.norm(row_NK, axis=1, keepdims=True), 1e-12)
-  # The sign of an eigenvector is arbitrary; the clusters may not depend on it.
+  # The sign of an eigenvector is arbitrary; the clusters must not depend on it.
   row_NK *= np.sign(row_NK[np.abs(row_NK).argmax(axis=0), np.arange(vectors)])
   with warnings.catch_warnings():
     # Nodes with the same neighbours coincide: there may be fewer points than clusters.
