@@ -85,7 +85,7 @@ class Fitted(Protocol):
 
 @runtime_checkable
 class ScoresItems(Protocol):
-  """A system that scores every item, [B, I] float32: the target's rank is exact."""
+  """A system that scores every item, [B, I] float32, so that all ranks are known."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
@@ -121,8 +121,7 @@ class WritesFreely(Protocol):
 class SharesWork(Protocol):
   """A system with work that is done once for all requests, such as items' vectors.
 
-  `prepare` returns the tables with its results; other methods then give the same
-  answers faster.
+  `prepare` returns tables with its results, which only make other methods faster.
   """
 
   def prepare(self, params: Any, tables: Any) -> Any: ...

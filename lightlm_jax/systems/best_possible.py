@@ -33,6 +33,7 @@ class BestPossible(ItemScorer):
 
 
 def best_possible(tastes: Tastes, num_items: int) -> Built:
+  """Builds the system; raises a ValueError if tastes cover another number of items."""
   if tastes.taste_CI.shape[1] != num_items:
     raise ValueError(
       f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"

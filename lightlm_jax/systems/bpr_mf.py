@@ -5,8 +5,8 @@ The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i. The
 the negative. The user's history is never read.
 
 The paper draws j among the items that the user has not bought. Here j is any item:
-for about one pair in a thousand it was bought too, and if it is the target itself the
-pair has no gradient.
+in about one pair in a thousand it was bought too; if it is the target itself, the pair
+has no gradient.
 
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """
@@ -70,6 +70,7 @@ class BprMf(ItemScorer):
 
 
 def build(config: BprMfConfig, num_users: int, num_items: int) -> Built:
+  """Builds the system `bpr_mf` for U users and I items."""
   system = BprMf(num_users=num_users, num_items=num_items, D=config.model.d_model)
   return in_catalogue_order(system, (), num_items)
 

@@ -30,10 +30,7 @@ class Decoder(NamedTuple):
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
 
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
-    """Runs with teacher forcing.
-
-    The method "decode" returns float32 logits [B, K, L, V], "states" [B, K, L, D].
-    """
+    """Forces tokens: "decode" → logits [B, K, L, V] float32, "states" [B, K, L, D]."""
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
     return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
 
@@ -72,7 +69,7 @@ class IdWriter(System):
     return beam.recommendations(beams, tables.trie, options, k=k)
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """Returns -log p(the target's code), [B] float32, over the whole vocabulary."""
+    """Returns -log p(the target's code), [B] float32, without the trie's constraint."""
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")

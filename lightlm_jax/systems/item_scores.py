@@ -15,10 +15,7 @@ from lightlm_jax.systems.base import System
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemScorer(System):
-  """A system that recommends the items with the highest `scores`.
-
-  It has no codes: code order is catalogue order.
-  """
+  """A system without codes, which recommends the items with the highest `scores`."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     raise NotImplementedError

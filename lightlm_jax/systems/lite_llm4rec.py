@@ -182,7 +182,7 @@ def host_tables(texts: Tokens) -> Tables:
 def network(
   m: TextModel, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
-  """Returns the module of the group `config.model`; None items = without a head."""
+  """Returns the module of `config.model`, with a head unless `num_items` is None."""
   history = next_item.decoder_shape(m)
   item = dataclasses.replace(
     history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
