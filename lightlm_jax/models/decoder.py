@@ -102,8 +102,7 @@ class Attention(nn.Module):
 def rotated(x: jax.Array) -> jax.Array:
   """Returns [B, L, …, A] with rotary positions: pairs rotated in proportion to l.
 
-  The dot product of a rotated query and key then depends on position by their distance
-  alone.
+  Of positions, the dot product of a rotated query and key depends on distance alone.
   """
   L, A = x.shape[1], x.shape[-1]
   frequency_P = 10_000.0 ** (-jnp.arange(A // 2) / (A // 2))

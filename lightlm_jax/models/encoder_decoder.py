@@ -28,7 +28,7 @@ _UNROLLED = 8  # layers
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """LightLM's shape; the field names are also letters of array shapes.
+  """LightLM's shape; its one-letter fields are also the letters of array shapes.
 
   Further letters: B batch, S source length, L target length, M earlier target
   positions, K beams (or targets that share one source), P slots of all past positions.
@@ -67,9 +67,9 @@ class Cache(NamedTuple):
   """
 
   # One entry per position:
-  key: tuple[jax.Array, ...] = ()  # [N, B, K, H, A]; K may differ
-  value: tuple[jax.Array, ...] = ()  # likewise
-  ancestor: tuple[jax.Array, ...] = ()  # int32 [B, K], K that of the last position
+  key: tuple[jax.Array, ...] = ()  # [N, B, H, A, K]; K may differ by position
+  value: tuple[jax.Array, ...] = ()  # [N, B, H, K, A]
+  ancestor: tuple[jax.Array, ...] = ()  # int32 [B, K], K of the last position
 
 
 class _EncoderLayer(nn.Module):

@@ -61,8 +61,7 @@ class Hierarchical(nn.Module):
   def read(self, item_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
     """Returns the hidden states, float32 [B, L, D], of histories of items' vectors.
 
-    The state at a position depends on its segment's items up to there; segment 0 is
-    padding.
+    The state at a position depends on its segment's items up to there; 0 = padding.
     """
     x_BLD = jnp.where((segment_BL > 0)[..., None], item_BLD, 0)
     return self.history_encoder(self.history_dropout(x_BLD), segment_BL)

@@ -17,9 +17,8 @@ import numpy as np
 
 from lightlm_jax.models.layers import Dropout
 
-# Initialiser of tables, and of all BSARec weights as in the authors' code: on Beauty,
-# BSARec's validation NDCG@10 after three epochs is .040; .028 with variance-preserving
-# weights.
+# Initialiser of tables, and as in the authors' code of BSARec's weights: on Beauty its
+# validation NDCG@10 after three epochs is .040; .028 with variance-preserving weights.
 NARROW = nn.initializers.normal(0.02)
 
 
@@ -135,8 +134,7 @@ def _to_end(segment_BH: jax.Array) -> jax.Array:
 def low_pass(P: int, low_frequencies: int) -> np.ndarray:
   """Returns the low-pass filter of sequences of length P as a matrix, [P, P] float32.
 
-  As in the authors' code, it keeps `low_frequencies // 2 + 1` coefficients of the real
-  Fourier transform.
+  As in the authors' code, it keeps `low_frequencies // 2 + 1` Fourier coefficients.
   """
   spectrum = np.fft.rfft(np.eye(P), axis=0)
   spectrum[low_frequencies // 2 + 1 :] = 0

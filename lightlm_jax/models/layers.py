@@ -33,7 +33,7 @@ class Dropout(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019)."""
+  """Root-mean-square norm: x / rms(x) * scale in float32 (Zhang & Sennrich 2019)."""
 
   epsilon: float = 1e-6
 
