@@ -20,8 +20,7 @@ class Allowed(NamedTuple):
   """
 
   # int32 [M, I + 1] or longer, M shared masks as cumulative counts of allowed items:
-  # `prefix[m, hi] - prefix[m, lo]` of the ranks `lo` to `hi - 1` are allowed. M = 0:
-  # no mask.
+  # `prefix[m, hi] - prefix[m, lo]` of ranks `lo` to `hi - 1` are allowed. M = 0: none.
   prefix_MI1: jax.Array
   mask_B: jax.Array  # int32, each request's row of `prefix_MI1`
   # int32 ranks that each request excludes in addition: sorted, unique, all of them
@@ -46,10 +45,7 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the whole histories of some requests as pairs (row, item).
-
-  Rows, int64, are places in `index`, the requests of a batch; items are int32.
-  """
+  """Returns whole histories as pairs (int64 place in `index`, int32 item)."""
   length_R = requests.length_N[index]
   row_P = np.repeat(np.arange(len(index)), length_R)
   return row_P, concatenate_rows(

@@ -159,7 +159,7 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """Returns which beams of an unconstrained search are neither items nor empty."""
+  """Returns [B, K] bool: unconstrained beams that are neither items nor empty."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 

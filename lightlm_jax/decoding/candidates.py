@@ -54,6 +54,7 @@ class Listed(NamedTuple):
     return jnp.where(self.open_BKC, logits_BKC, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
+    """Returns the k best open children of each row."""
     B, K, C = self.token_BKC.shape
     key_BKC = jnp.where(self.open_BKC, scale.key(self.logits(logits_BKV)), -jnp.inf)
     key_BK, place_BK = top_k(key_BKC.reshape(B, K * C), min(k, K * C))
@@ -62,7 +63,7 @@ class Listed(NamedTuple):
     return Best(key_BK, place_BK // C, token_BK, place_BK % C)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """The state of the next level that each continuation of `state_BK` leads to."""
+    """Returns the children, states of the next level, of the states `state_BK`."""
     return trie.child(state_BK, best.column_BK, level)
 
 
@@ -107,7 +108,7 @@ class Masked(NamedTuple):
     return Best(key_BK, parent_BK, token_BK, token_BK)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """The state of the next level that each continuation of `state_BK` leads to."""
+    """Returns the children, states of the next level, of the states `state_BK`."""
     return trie.child_by_token(state_BK, best.token_BK, level)
 
   def _open(self, V: int) -> jax.Array:
