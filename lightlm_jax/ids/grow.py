@@ -29,11 +29,11 @@ def add_items(
   """Returns the book with new items appended; a model trained on it stays valid.
 
   The vocabulary and the inner nodes of the trie stay the same. A new item joins the
-  leaf that holds most of its neighbours (ties: the smallest leaf, then the first). It
-  shares their prefix and gets a last token that is free in this leaf, drawn from the
-  tokens that end codes of this length. (Elsewhere such a token may already stand for an
-  item or a cluster.) If the leaf is full, the neighbours' next leaf is tried, then the
-  cold items' leaves, then the leaf with most free tokens.
+  leaf that holds most of its neighbours (ties: the smallest leaf, then the first): its
+  code is the leaf's prefix and a last token that is free there, drawn from the tokens
+  that end codes of this length. (Elsewhere such a token may already stand for an item
+  or a cluster.) If the leaf is full, the neighbours' next leaf is tried, then the cold
+  items' leaves, then the leaf with most free tokens.
 
   `neighbours` are, for each new item, the catalogue indices of similar old items
   (bought by the same users, of the same brand), empty if nothing is known; `cold_I`

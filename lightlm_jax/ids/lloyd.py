@@ -20,10 +20,9 @@ def assign(
 ) -> np.ndarray:
   """Returns each point's nearest centre after convergence, [N] int64.
 
-  The iteration starts from the centres `start_KD` and stops when no point changes its
-  centre, or after `iterations`. A centre without points does not move; ties go to the
-  first centre. Sums are float32: results on different numbers of devices agree up to
-  rounding.
+  It starts from the centres `start_KD` and stops when no point changes its centre, or
+  after `iterations`. A centre without points does not move; ties go to the first one.
+  Sums are float32: results on different numbers of devices agree up to rounding.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK
@@ -73,10 +72,7 @@ def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
 
 
 def _nearest(value_SRD, real_SR, centre_KD):
-  """Returns each point's centre, [S, R], and each centre's sum [K, D] and size [K].
-
-  The points are those of one device.
-  """
+  """Returns centres [S, R] of one device's points; centres' sums [K, D], sizes [K]."""
   # By default an accelerator rounds the factors, which can change the nearest centre.
   einsum = functools.partial(jnp.einsum, precision="highest")
   square_K = einsum("kd,kd->k", centre_KD, centre_KD)

@@ -35,8 +35,7 @@ def gci_ids(
 
   L is `config.gci_levels`, K `config.centres`; there are only L columns if no code
   needs a last token. See `codes` and `with_cold`. Devices of a mesh (None = one CPU)
-  share the GCN's training and K-Means. K-Means then has other initial centres, so that
-  the codes differ from those of one CPU.
+  share the GCN's training and K-Means, whose other initial centres give other codes.
 
   Raises:
     UserError: the vectors are too narrow for so many levels, or the log is too large

@@ -60,6 +60,7 @@ class Walks(NamedTuple):
     return self.step_NN @ x_N + self.onward_NA @ (self.out_NA.T @ x_N)
 
   def multiplied(self) -> scipy.sparse.csr_array:
+    """Returns all weights as one matrix, [N, N]."""
     return (self.step_NN + self.onward_NA @ self.out_NA.T).tocsr()
 
   def of(self, members: np.ndarray) -> "Walks":
@@ -194,6 +195,7 @@ def cluster_paths(
 
 
 def _one_step(adjacency: scipy.sparse.csr_array) -> Walks:
+  """Returns a graph with all its weights in `step_NN`."""
   nowhere_NA = scipy.sparse.csr_array((graph_lib.shape(adjacency)[0], 0))
   return Walks(adjacency, nowhere_NA, nowhere_NA)
 
