@@ -1,7 +1,8 @@
-"""Checkpoints with Orbax: the latest two and the best; damaged ones are skipped.
+"""Saves and restores checkpoints with Orbax: the latest two and the best.
 
-Each process writes a manifest with the SHA-256 of the files that it wrote. A checkpoint
-is verified once, before it is restored; the processes share the files among them.
+Each process writes a manifest with the SHA-256 of the files that it wrote. Before a
+checkpoint is restored it is verified once, each process reading a share of the files;
+damaged checkpoints are skipped.
 """
 
 from collections.abc import Iterator
@@ -21,15 +22,15 @@ from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.training.state import TrainState
 
-# The first process's; process N's is sha256.process_N.json. Older versions wrote one
-# manifest for all processes.
+# Manifest of the first process; that of process N is sha256.process_N.json. In older
+# versions it covers all processes.
 _MANIFEST = "sha256.json"
-_JUDGED = "progress.json"  # replaces the progress that was saved with the state
-_DAMAGED = "damaged-"  # prefix of a folder that is not read any more
+_JUDGED = "progress.json"  # progress that replaces the one saved with the state
+_DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and those that were the best step at either."""
+  """Keeps the latest two checkpoints, and the best step that each of them records."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -42,12 +43,12 @@ class Checkpoints:
   """The checkpoints of one workdir.
 
   Attributes:
-    latest_step: the newest whole checkpoint when the workdir was opened, or the last
-      one saved since; None without one.
-    damaged: a line for each newer checkpoint, which is damaged and was skipped.
+    latest_step: the newest undamaged checkpoint when the workdir was opened, or the
+      last one saved since; None = there is none.
+    damaged: lines on the newer checkpoints, which are damaged and were skipped.
 
   Raises:
-    UserError: the folder cannot be read, or no checkpoint in it is whole.
+    UserError: the folder cannot be read, or all of its checkpoints are damaged.
   """
 
   def __init__(self, workdir: epath.Path, *, read_only: bool = False):
@@ -71,7 +72,7 @@ class Checkpoints:
       self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
-    """Returns the progress saved with, or since, the latest state."""
+    """Returns the progress saved with the latest state, or updated since."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
@@ -81,12 +82,12 @@ class Checkpoints:
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
-    """Copies the state, which may then be donated, and writes it in the background.
+    """Writes the state in the background; on return it is copied and may be donated.
 
-    `progress` is JSON, returned by `progress`; its `best_step` is kept on disk.
+    `progress` is JSON for `self.progress()`; the checkpoint of its `best_step` is kept.
 
     Raises:
-      UserError: this write cannot begin, or the one before it failed.
+      UserError: the write cannot begin, or the previous one failed.
     """
     self.wait()
     with _one_line("write", self.directory):
@@ -107,10 +108,10 @@ class Checkpoints:
         writing.result()
 
   def restore(self, step: int, abstract_state: TrainState) -> TrainState:
-    """Reads one step onto the shardings of `abstract_state`.
+    """Restores the state of one step onto the shardings of `abstract_state`.
 
     Raises:
-      UserError: it is damaged, or cannot be read.
+      UserError: the checkpoint is damaged or cannot be read.
     """
     self.wait()
     if why := self._damage(step):
@@ -130,7 +131,7 @@ class Checkpoints:
         self._checkpointer.close()
 
   def _newest_whole(self) -> int | None:
-    """The newest whole step, None without a checkpoint; notes the damaged ones."""
+    """Returns the newest undamaged step, None = no checkpoint; notes damaged ones."""
     steps = iter(sorted((c.step for c in self._checkpointer.checkpoints), reverse=True))
     while (step := processes.broadcast_from_first(next(steps, None))) is not None:
       why = self._damage(step)
@@ -146,7 +147,7 @@ class Checkpoints:
     return None
 
   def _set_damaged_aside(self) -> None:
-    """Gives the damaged checkpoints names that nothing reads."""
+    """Renames the damaged checkpoints, so that they are never read again."""
     with _one_line("write", self.directory, "set a damaged checkpoint aside"):
       if processes.is_first():
         for step in self._damaged:
@@ -155,9 +156,9 @@ class Checkpoints:
     self._checkpointer.reload()
 
   def _damage(self, step: int) -> str | None:
-    """Returns a checkpoint's first damage, the same in all processes; None if whole.
+    """Returns a checkpoint's first damage, the same in all processes; None = undamaged.
 
-    Also None if the run was killed before the manifests were written.
+    A checkpoint without manifests, after a kill, counts as undamaged.
     """
     if step in self._verified:
       return None
@@ -174,7 +175,7 @@ class Checkpoints:
 
 
 def _write_manifest(folder: epath.Path, process: int) -> None:
-  """Writes the SHA-256 of the files that this process wrote, by path."""
+  """Writes the manifest: SHA-256, by path, of the files that this process wrote."""
   digests = {
     str(path.relative_to(folder)): folder_lib.sha256(path)
     for path in _files(folder)
@@ -185,14 +186,14 @@ def _write_manifest(folder: epath.Path, process: int) -> None:
 
 
 def _writer_of(path: epath.Path) -> int:
-  """Returns the process that wrote a file: Orbax's path names all but the first."""
+  """Returns the process that wrote a file: named in Orbax's path, else the first."""
   named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
   return int(named[1]) if named else 0
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
   """Yields all files in `folder` and below, except those that this module writes."""
-  # On a bucket epath refuses a pattern for all that is below.
+  # On a bucket epath does not support recursive patterns.
   for path in sorted(folder.iterdir()):
     if path.is_dir():
       yield from _files(path)
@@ -201,7 +202,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Returns the first damage in this process's share of the files; None if whole."""
+  """Returns the first damage in this process's share of the files; None = undamaged."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:
@@ -219,9 +220,10 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 
 @contextlib.contextmanager
 def _one_line(verb: str, directory: epath.Path, together: str | None = None):
-  """Turns Orbax's errors, as of a full or read-only disk, into one-line UserErrors.
+  """Turns Orbax's errors, such as a full or read-only disk, into one-line UserErrors.
 
-  `together`, if given, is what all processes do: see `processes.fail_together`.
+  `together` names what all processes do, see `processes.fail_together`; None = they
+  need not fail together.
   """
   logger = logging.getLogger("absl")
   level = logger.level

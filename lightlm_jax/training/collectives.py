@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, parsed from its text."""
+"""Finds the collectives of a compiled program, by parsing its HLO text."""
 
 from collections.abc import Iterable
 import re
@@ -24,17 +24,17 @@ class Collective(NamedTuple):
   """One collective instruction."""
 
   kind: str  # one of `KINDS`
-  shapes: tuple[str, ...]  # of its results on each device, such as "f32[128,64]"
-  bytes: int  # of all these
+  shapes: tuple[str, ...]  # of the results on each device, such as "f32[128,64]"
+  bytes: int  # of all results on each device
   times: int = 1  # executions in one run of the program; see `executed`
 
 
 def executed(text: str) -> list[Collective]:
-  """Returns the collectives of one run of a program, `jax.stages.Compiled.as_text()`.
+  """Returns the collectives that one run of a program executes.
 
-  A collective in a loop counts once per iteration if the number of iterations is known
-  at compile time (the layers of a scan), and once if it is data (the steps of a
-  dispatch). Of a conditional's branches, the one with the most bytes counts.
+  `text` is from `jax.stages.Compiled.as_text()`. A collective in a loop counts once per
+  iteration if the trip count is static (the layers of a scan), and once if it is data
+  (the steps of a dispatch). A conditional counts as its branch with the most bytes.
   """
   computations, entry = _computations(text)
   known = {}
@@ -50,11 +50,11 @@ def executed(text: str) -> list[Collective]:
     if (operation := _OPERATION.match(line)) is None:
       return []
     shape, name = operation.groups()
-    # Only the second instruction of a start/done pair has the result as its shape.
+    # In a start/done pair only the second instruction has the shape of the result.
     if name.removesuffix("-done") in KINDS:
       return [_collective(name.removesuffix("-done"), shape)]
     if name.endswith("-done"):
-      return []  # what `async-start` called
+      return []  # counted at its `async-start`, which calls it
     called = _CALLED.findall(line[operation.end() :])
     callees = [callee.lstrip("%") for listed in called for callee in listed.split(", ")]
     if name == "conditional":
@@ -73,7 +73,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Returns the executions and total bytes of each kind."""
+  """Returns {kind, count of executions, total bytes} for each kind, sorted."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})
@@ -106,7 +106,7 @@ def _collective(kind: str, shape: str) -> Collective:
 
 
 def _turns(line: str, computations: dict[str, list[str]]) -> int:
-  """Returns the iterations of a `while`; 1 if they are unknown."""
+  """Returns the number of iterations of a `while`; 1 if it is unknown."""
   if trips := _TRIPS.search(line):
     return int(trips[1])
   # XLA for TPUs gives no trip count, but a scan's condition is `counter < constant`.

@@ -30,7 +30,7 @@ from lightlm_jax.training import step as step_lib
 from lightlm_jax.training.checkpoint import Checkpoints
 from lightlm_jax.training.run_io import RunIO
 
-# More would hide no more latency, and with collectives they deadlock CPU devices.
+# More would hide no further latency, and with collectives they deadlock CPU devices.
 DISPATCHES_IN_FLIGHT = 2
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ class Progress:
 
   best_score: float | None = None
   best_step: int = 0
-  judged_step: int = 0  # the last validated step, or the last pause without validation
+  judged_step: int = 0  # the last pause: validated, if anything is held out
   validations_since_best: int = 0
-  examples: int = 0  # seen until `trained_step`
+  examples: int = 0  # number of examples up to `trained_step`
   trained_step: int = 0
-  best_examples: int | None = None  # seen until `best_step`; None in older runs
+  best_examples: int | None = None  # number up to `best_step`; None in older runs
   step_flops: int | None = None  # speed.flops_per_step; None in older runs
   train_seconds: float = 0.0
 
@@ -56,15 +56,15 @@ def train(
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
 
-  Batches, their order and dropout are functions of (seed, step), so that a run that was
-  killed and resumed ends with the same bits.
+  Batches, their order and dropout are functions of (seed, step), so that a run that is
+  killed and resumed ends with bit-identical parameters.
 
   Returns:
-    The parameters of the best validation (of the last step without validation), and
-    the progress.
+    The parameters of the best validation, or of the last step if there is no
+    validation, and the progress.
 
   Raises:
-    Stopped: after a signal; the state is saved.
+    Stopped: a signal was received; the state is saved.
     UserError: the loss or a gradient is not finite, or a file cannot be written.
   """
   t, system = config.train, built.system
@@ -77,12 +77,12 @@ def train(
   state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
   read = _reader(feed, plan, config, mesh, start)
-  # Made once, so that a dispatch transfers nothing but the names of its batches.
+  # Made once, so that a dispatch transfers nothing but the indices of its batches.
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
   dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
 
-  # The order is fixed: evaluate, save, next batch, step, log. A checkpoint is saved
-  # before the next batch is taken, and holds only steps whose reports were read.
+  # Fixed order: evaluate, save, next batch, step, log. A checkpoint is saved before the
+  # next batch is taken, and contains only steps whose reports were read.
   for turn in itertools.count():
     if _is_pause(step, t) and step != progress.judged_step:
       if requests is not None:
@@ -93,7 +93,7 @@ def train(
       progress.judged_step = step
       _save(io.checkpoints, step, state, progress)
       dispatches.clock.restart()
-    # With several processes, all of them see the request at the same dispatch.
+    # All processes see the request at the same dispatch.
     if dispatches.stop_requested:
       dispatches.read_all()
       _save(io.checkpoints, step, state, progress)
@@ -101,7 +101,7 @@ def train(
     if step >= t.steps or 0 < t.patience <= progress.validations_since_best:
       break
 
-    # The first step is a dispatch of its own, so that a run shows early that it works.
+    # The first step is a dispatch of its own, to show early that the run works.
     is_first = step == start
     end = step + 1 if is_first else _next_stop(step, t)
     dispatch = step_lib.dispatch(plan, step, end, t.steps_per_dispatch)
@@ -121,7 +121,7 @@ def train(
     step = end
     io.bar.advance(step)
 
-    # At every pause too, so that no checkpoint holds a diverged state.
+    # Read at every pause too, so that no diverged state is saved.
     if step % t.log_every == 0 or _is_pause(step, t):
       dispatches.read_all()
       trace.close()
@@ -136,7 +136,7 @@ def train(
 def restore_best(
   system: Trainable, config: LearnedConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[Any, Progress]:
-  """Returns from the checkpoints what `train` did, or would if it stopped now."""
+  """Restores what `train` returned, or would if an unfinished run ended now."""
   progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
@@ -148,7 +148,7 @@ def restore_best(
 def abstract_state(
   system: Trainable, config: LearnedConfig, mesh: Mesh
 ) -> state_lib.TrainState:
-  """Returns the shapes, dtypes and shardings of a run's state."""
+  """Returns the training state of a run as shapes, dtypes and shardings."""
   tx, over_data = state_lib.optimiser(config), config.mesh.shard_optimiser
   return state_lib.abstract(system.init, tx, mesh, shard_optimiser=over_data)
 
@@ -156,7 +156,7 @@ def abstract_state(
 def make_feed(
   built: Built, log: Interactions, config: LearnedConfig
 ) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
-  """Returns the system's training examples, and the plan of their batches."""
+  """Builds the system's training examples and the plan of their batches."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   system, widest = built.system, built.system.max_history
   assert widest is not None, "only fitted systems read histories of any length"
@@ -169,7 +169,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Returns `size` requests drawn by the seed (0 = all); None if there are none."""
+  """Draws `size` requests by the seed, 0 = all; returns None if there are none."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):
@@ -194,7 +194,7 @@ def _log_validation(
 
 
 def _update_best(progress: Progress, score: float, step: int) -> None:
-  """Records a validation; of equal scores the earlier step stays the best."""
+  """Records a validation; among equal scores the earliest step stays the best."""
   if progress.best_score is None or score > progress.best_score:
     progress.best_score, progress.best_step = score, step
     progress.best_examples = progress.examples
@@ -208,30 +208,30 @@ class _Dispatches:
 
   def __init__(self, progress: Progress):
     self.clock = speed.Clock()  # restarted after each pause
-    self.stop_requested = False  # by any process, in the reports read so far
+    self.stop_requested = False  # whether any process asked, in the reports read so far
     self._progress = progress
     self._peak_flops = None
     self._in_flight = collections.deque()  # (first step, end, report)
     self._window = []  # StepMetrics of each dispatch since the last `summary`
 
   def start_measuring(self) -> None:
-    """Starts after the first step, so that no compilation is measured."""
+    """Restarts the clock after the first step, so that compilation is not measured."""
     self._peak_flops = speed.peak_of_run()
     self.clock.restart()
 
   def add(self, first: int, end: int, report: step_lib.Report) -> None:
-    """Adds a dispatch; waits for the oldest if too many are in flight."""
+    """Adds a dispatch of the steps first, …, end - 1; may wait for the oldest."""
     self._in_flight.append((first, end, report))
     if len(self._in_flight) == DISPATCHES_IN_FLIGHT:
       self._read_oldest()
 
   def read_all(self) -> None:
-    """Waits for every dispatch; raises UserError as `step.wait_for`."""
+    """Waits for every dispatch; raises a UserError if one diverged."""
     while self._in_flight:
       self._read_oldest()
 
   def summary(self, compilations: speed.Compilations) -> dict[str, Any]:
-    """Returns the record of the steps since the last call, for metrics.jsonl."""
+    """Summarises the steps since the last call as a record for metrics.jsonl."""
     loss_S, example_S, token_S, capacity_S = (
       np.concatenate(each, dtype=np.float64) for each in zip(*self._window)
     )
@@ -268,7 +268,7 @@ def _initial(
   abstract: state_lib.TrainState,
   checkpoints: Checkpoints,
 ) -> tuple[state_lib.TrainState, Progress]:
-  """Returns the latest checkpoint's state and progress, or new ones."""
+  """Restores the latest checkpoint's state and progress, or creates new ones."""
   if checkpoints.latest_step is None:
     return state_lib.create(system.init, tx, seed, abstract), Progress()
   progress = _read_progress(checkpoints)
@@ -276,8 +276,8 @@ def _initial(
 
 
 def _read_progress(checkpoints: Checkpoints) -> Progress:
-  """Returns the progress that was saved with the latest state."""
-  # Older checkpoints were saved only after their validation, and lack this field.
+  """Reads the progress that was saved with the latest state."""
+  # Older checkpoints lack this field; they were saved after their validation.
   saved: dict[str, Any] = {"judged_step": checkpoints.latest_step}
   saved |= checkpoints.progress()
   try:
@@ -291,7 +291,7 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
 
 
 def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
-  """Returns number of steps → the feed of the compiled steps."""
+  """Returns a function: number of steps → the argument `feed` of the next dispatch."""
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
@@ -303,7 +303,7 @@ def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
 
 
 def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:
-  """Returns the metrics with seen items excluded."""
+  """Evaluates the state on `requests`; returns metrics with seen items excluded."""
   ranks = evaluator.evaluate(
     built,
     state.params,
@@ -319,7 +319,7 @@ def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:
 
 
 def _save(checkpoints, step, state, progress: Progress) -> None:
-  """Saves the state; only the progress if this very state is saved already."""
+  """Saves state and progress; only the progress if this step is saved already."""
   if step == checkpoints.latest_step:
     checkpoints.update_progress(dataclasses.asdict(progress))
   else:
@@ -328,7 +328,7 @@ def _save(checkpoints, step, state, progress: Progress) -> None:
 
 @contextlib.contextmanager
 def _saved_if_stopped(io: RunIO, step: int, state, progress: Progress):
-  """Inside, a signal raises Stopped at once; the state is then saved."""
+  """Lets a signal raise Stopped at once inside the context, after saving the state."""
   try:
     with io.signals.immediate():
       yield
@@ -338,11 +338,11 @@ def _saved_if_stopped(io: RunIO, step: int, state, progress: Progress):
 
 
 def _is_pause(step: int, t: Train) -> bool:
-  """Whether the run validates and saves at this step."""
+  """Returns whether the run validates and saves at this step."""
   return step > 0 and (step % t.eval_every == 0 or step == t.steps)
 
 
 def _next_stop(step: int, t: Train) -> int:
-  """Returns the end of the dispatch that starts at `step`; a log or pause cuts it."""
+  """Returns the end of the dispatch from `step`: at the next log or pause at most."""
   pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
   return min(step + t.steps_per_dispatch, t.steps, *pauses)

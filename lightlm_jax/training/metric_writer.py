@@ -1,4 +1,4 @@
-"""Metrics during training: metrics.jsonl, TensorBoard events and the progress bar."""
+"""Reports metrics during training: metrics.jsonl, TensorBoard, progress bar."""
 
 from collections.abc import Iterable
 import contextlib
@@ -14,7 +14,7 @@ from lightlm_jax.runtime import log, processes
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text
 
-_FLUSH_SECONDS = 10  # a flush to a bucket sends the whole file
+_FLUSH_SECONDS = 10  # between flushes: on a bucket each uploads the whole file
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class MetricWriter:
   """Writes records to metrics.jsonl and to TensorBoard, in the first process only.
 
-  A resumed run drops the lines after its first step.
+  A resumed run first drops the lines of later steps than `resume_step`.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):
@@ -39,7 +39,7 @@ class MetricWriter:
       self._events = _Events(workdir, purge_step=resume_step + 1)
 
   def write(self, step: int, record: dict[str, Any]) -> None:
-    """Writes one record; a nested value has the TensorBoard tag "group/name"."""
+    """Writes one record; nested values get the TensorBoard tag "group/name"."""
     if self._inactive:
       return
     with self._os_error_to_user_error():
@@ -69,7 +69,7 @@ class MetricWriter:
 
 
 class _RewrittenFile:
-  """A text file on a bucket, where nothing can be appended: rewritten at each flush."""
+  """A text file on a bucket, rewritten at each flush since appending is impossible."""
 
   def __init__(self, path: epath.Path):
     self._path, self._content = path, path.read_text()
@@ -90,19 +90,19 @@ class _RewrittenFile:
 class _Events:
   """A TensorBoard event file, written on the calling thread.
 
-  tensorboardX's own writer uses a second thread, which dies on a full disk; the run
-  would then wait for it forever.
+  tensorboardX's own writer uses a second thread, which dies when the disk is full; the
+  run would then wait for it forever.
   """
 
   def __init__(self, workdir: epath.Path, purge_step: int):
     from tensorboardX import event_file_writer, summary  # noqa: PLC0415, slow
     from tensorboardX.proto import event_pb2 as generated  # noqa: PLC0415
 
-    event_pb2: Any = generated  # its classes are made at run time
+    event_pb2: Any = generated  # its classes are created at run time
     self._event, self._scalar = event_pb2.Event, summary.scalar
     self._file = event_file_writer.EventsWriter(str(workdir / "events"))
     self._flushed = 0.0
-    # TensorBoard then hides what a killed run had written from this step on.
+    # Makes TensorBoard hide what a killed run wrote from this step on.
     session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(step=purge_step, file_version="brain.Event:2")
     self._add(step=purge_step, session_log=session)
@@ -122,7 +122,7 @@ class _Events:
 
 
 class ProgressBar:
-  """A live bar on a terminal; elsewhere a log line at every log step."""
+  """A live progress bar on a terminal; elsewhere log lines."""
 
   def __init__(self, *, start: int, total: int):
     self._total = total
@@ -160,7 +160,7 @@ class ProgressBar:
 
 
 def _step(line: str) -> float:
-  """Returns the step of a line; infinity for a line that a kill cut off."""
+  """Returns the step of a JSON line; infinity if a kill truncated the line."""
   try:
     return json_text.loads(line)["step"]
   except (ValueError, KeyError, TypeError):

@@ -24,7 +24,7 @@ class RunIO(NamedTuple):
   bar: ProgressBar
   signals: Signals  # polled between dispatches, and immediate during validation
   compilations: Compilations
-  # For a profiler trace of the steps from the second dispatch to the next log.
+  # Folder for a profiler trace from the second dispatch to the next log; None = none.
   profile_to: epath.Path | None
 
 
@@ -33,8 +33,8 @@ def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
   """Opens the files of a run, and closes them on exit.
 
   Raises:
-    UserError: the workdir cannot be read or written, or no checkpoint is whole.
-    Stopped: on exit, after a signal that nobody acted on.
+    UserError: the workdir cannot be read or written, or all checkpoints are damaged.
+    Stopped: on exit, if a signal was received and not handled.
   """
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(count_compilations())

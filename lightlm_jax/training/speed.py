@@ -1,4 +1,4 @@
-"""Speed of a run, its share of the devices' peak FLOP/s, and compilation counts."""
+"""Measures speed, share of the devices' peak FLOP/s, memory and compilations."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,8 +14,8 @@ import numpy as np
 from lightlm_jax.data import feed as feed_lib
 from lightlm_jax.systems.base import Built, Trainable
 
-# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets; the longest
-# key that a device's kind starts with applies.
+# Dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets. The longest
+# key that is a prefix of the device's kind applies.
 PEAK_FLOPS = {
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989e12,
@@ -30,13 +30,13 @@ PEAK_FLOPS = {
 
 
 def peak_flops(kind: str) -> float | None:
-  """Returns the peak FLOP/s of a kind of device; None if it is not listed."""
+  """Returns the peak FLOP/s of a device kind; None if it is not listed."""
   known = [name for name in PEAK_FLOPS if kind.startswith(name)]
   return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 def peak_of_run() -> float | None:
-  """Returns the peak FLOP/s of all devices; see `peak_of_device`."""
+  """Returns the peak FLOP/s of all devices together, None if unknown."""
   if (peak := peak_of_device()) is None:
     return None
   # The devices of a CPU share its cores.
@@ -45,7 +45,7 @@ def peak_of_run() -> float | None:
 
 
 def peak_of_device() -> float | None:
-  """Returns the peak FLOP/s of one device; a CPU's is measured (float32, all cores)."""
+  """Returns the peak FLOP/s of one device; measured on CPUs (float32, all cores)."""
   device = jax.devices()[0]
   if device.platform == "cpu":
     return _measured_flops()
@@ -70,7 +70,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
-  """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's batches."""
+  """Returns the matmul FLOPs of loss and gradient per step, mean over an epoch."""
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
   return round(total / plan.steps_per_epoch)
@@ -79,7 +79,7 @@ def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) ->
 def flops_of_buckets(
   built: Built, params: Any, feed: Any, plan: feed_lib.Plan
 ) -> list[int]:
-  """Returns the matmul FLOPs of loss and gradient of a batch of each bucket."""
+  """Returns the matmul FLOPs of loss and gradient for one batch of each bucket."""
   assert isinstance(built.system, Trainable)
   flops = []
   for bucket in range(len(plan.widths)):
@@ -93,14 +93,14 @@ def flops_of_buckets(
 
 
 def memory_peak() -> int | None:
-  """Returns the peak bytes in use on this process's devices; None if not reported."""
+  """Returns the most bytes used on a device of this process; None = not reported."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   return max(peaks, default=None)
 
 
 class Compilations:
-  """Number and seconds of compilations; loads from the persistent cache count too."""
+  """Counts and times compilations, including loads from the persistent cache."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
@@ -113,7 +113,7 @@ class Compilations:
 
 @contextlib.contextmanager
 def count_compilations() -> Iterator[Compilations]:
-  """Counts this process's compilations until it exits."""
+  """Counts this process's compilations until the context exits."""
   found = Compilations()
   jax.monitoring.register_event_duration_secs_listener(found.record)
   try:
@@ -123,7 +123,7 @@ def count_compilations() -> Iterator[Compilations]:
 
 
 class Times(NamedTuple):
-  """Seconds of a logging window; median and 90 % quantile of a step's seconds."""
+  """Seconds of a logging window, and the median and 90 % quantile per step."""
 
   seconds: float
   median: float
@@ -131,7 +131,7 @@ class Times(NamedTuple):
 
 
 class Clock:
-  """Measures the seconds of steps, without the pauses that end in `restart`."""
+  """Measures the seconds of steps, excluding pauses before `restart`."""
 
   def __init__(self):
     self.restart()
@@ -141,13 +141,13 @@ class Clock:
     self._last = time.monotonic()
 
   def lap(self, steps: int) -> float:
-    """Records that `steps` more steps are done; returns the seconds they took."""
+    """Records that `steps` further steps are done; returns their total seconds."""
     last, self._last = self._last, time.monotonic()
     self._laps.append((steps, self._last - last))
     return self._last - last
 
   def window(self) -> Times:
-    """Returns the times of the steps since the last call; there must be some."""
+    """Returns the times of the steps since the last call; requires at least one lap."""
     steps, seconds = np.array(self._laps).T
     self._laps = []
     step_seconds = np.repeat(seconds / steps, steps.astype(int))

@@ -11,12 +11,12 @@ import optax
 from lightlm_jax.config import LearnedConfig
 from lightlm_jax.runtime import mesh as mesh_lib
 
-# Tables of tokens, of items and of whole words, by path.
+# Paths of the embedding tables: of tokens, items and whole words.
 EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
 
 
 class TrainState(NamedTuple):
-  """A plain pytree; `step` counts the batches seen and seeds every random draw."""
+  """The training state; `step` counts batches and seeds every random draw."""
 
   step: jax.Array  # int32
   params: Any
@@ -24,12 +24,12 @@ class TrainState(NamedTuple):
 
 
 def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
-  """AdamW behind gradient clipping, warm-up and decay, from `config.train`.
+  """Builds AdamW with gradient clipping, warm-up and decay, from `config.train`.
 
-  Norm scales and relative biases are not decayed. Embeddings start about sqrt(D) times
-  larger than the weights, so one rate would move them that much less: theirs is
-  `embedding_rate` times as large (T5's Adafactor scales every update by the parameter's
-  own size).
+  Norm scales and relative biases have no weight decay. Embeddings start about sqrt(D)
+  times larger than other weights and would change relatively less at the same rate:
+  theirs is `embedding_rate` times as large (T5's Adafactor scales each update by the
+  parameter's norm).
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
@@ -39,7 +39,7 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   return _optimiser(rate=t.learning_rate, warmup=warmup, after=after, **same)
 
 
-# Equal settings give the same object, which is part of the key of compiled steps.
+# Cached: compiled steps are looked up by the identity of the optimiser.
 @functools.lru_cache(maxsize=16)
 def _optimiser(
   *,
@@ -52,7 +52,7 @@ def _optimiser(
   embedding_rate: float,
   accumulate: int,
 ) -> optax.GradientTransformation:
-  """`optimiser` with `warmup` updates of warm-up and `after` updates of decay."""
+  """Builds `optimiser` with `warmup` updates of warm-up, `after` updates of decay."""
   if schedule == "cosine":
     decay = optax.cosine_decay_schedule(rate, after)
   else:
@@ -76,10 +76,10 @@ def _optimiser(
 def abstract(
   init, tx: optax.GradientTransformation, mesh: Mesh, *, shard_optimiser: bool = False
 ) -> TrainState:
-  """Returns the state as shapes, dtypes and shardings, for restored checkpoints.
+  """Returns the state as shapes, dtypes and shardings, to restore checkpoints onto.
 
-  `init` is rng → parameters. `shard_optimiser`: whether the optimiser's state is
-  sharded over `data` too.
+  `init` maps rng to parameters. `shard_optimiser`: whether to shard the optimiser's
+  state over the mesh's `data` axis too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
   shardings: Any = TrainState(
@@ -97,7 +97,7 @@ def abstract(
 def create(
   init, tx: optax.GradientTransformation, seed: int, abstract: TrainState
 ) -> TrainState:
-  """Returns the state at step 0, on the shardings of `abstract`."""
+  """Creates the state of step 0, with the shardings of `abstract`."""
   make = jax.jit(_maker(init, tx), out_shardings=shardings_of(abstract))
   return make(jax.random.key(seed))
 
@@ -108,7 +108,7 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 
 def count_parameters(params) -> dict[str, int]:
-  """Returns the number of parameters, with and without `EMBEDDINGS`."""
+  """Counts all parameters, and the non-embedding ones (without `EMBEDDINGS`)."""
   total = non_embedding = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = mesh_lib.path_name(path)

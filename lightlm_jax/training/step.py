@@ -1,7 +1,7 @@
-"""Compiled training steps: one dispatch runs several steps in a loop on the device.
+"""Compiles training steps: one dispatch runs several in a loop on the device.
 
-The host sends only which batches to take. The number of steps is data: changing it
-compiles nothing.
+The host sends only the indices of batches. The number of steps is data, so that a
+change of it compiles nothing.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from lightlm_jax.training.state import TrainState
 class Dispatch(NamedTuple):
   """The steps to run, and the batch of each."""
 
-  first: np.int32  # the step that the state must be at
+  first: np.int32  # the step of the state, or the dispatch is skipped
   end: np.int32  # one past the last step; at most `first` + K
   bucket_K: np.ndarray  # see `feed.Plan.at`; entries from `end` on are not read
   key_K: np.ndarray
@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """float32 metrics of one step, or [K] of every step run, a non-finite last too."""
+  """float32 metrics of one step, or [K] of all steps run, also of a non-finite last."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -43,7 +43,7 @@ class StepMetrics(NamedTuple):
 
 
 class Report(NamedTuple):
-  """The results of a dispatch, beside the state."""
+  """The results of a dispatch, besides the state."""
 
   metrics: StepMetrics  # [K] of its steps
   taken: jax.Array  # int32, number of steps that changed the state
@@ -52,13 +52,13 @@ class Report(NamedTuple):
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
-  """Returns the dispatch of the steps first, …, end - 1, at most K of them."""
+  """Builds the dispatch of the steps first, …, end - 1, at most K of them."""
   order = plan.at(np.arange(first, first + K))
   return Dispatch(np.int32(first), np.int32(end), *order)
 
 
 def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
-  """[D] bool on the mesh's D devices: whether this process asks the others to stop."""
+  """Returns [D] bool on the D devices: whether this process asks the others to stop."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   return mesh_lib.put(np.full(mesh.size, requested), every_device)
 
@@ -71,17 +71,17 @@ def make_steps(
   seed: int,
   abstract: TrainState,
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Returns the jitted steps of a dispatch: the same for equal arguments.
+  """Returns the jitted function of a dispatch, the same object for equal arguments.
 
-  (state, tables, feed, dispatch, stop_requested_D) → (state, Report). The feed is the
-  log, or the dispatch's batches [K, B, …] as read from disk; for `stop_requested_D` see
+  It maps (state, tables, feed, dispatch, stop_requested_D) to (state, Report). `feed`
+  is the log, or the dispatch's batches [K, B, …] from disk; for `stop_requested_D` see
   `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
-  dispatch. A dispatch whose `first` is not the state's step does nothing: it was sent
-  before such a failure was read.
+  dispatch. A dispatch whose `first` is not the state's step does nothing: the host sent
+  it before it read of such a failure.
   """
-  # Fixed, or the next dispatch would see other shardings and compile again.
+  # Fixed shardings, as others would make the next dispatch compile again.
   leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))
   return _make_steps(system, tx, plan, mesh, seed, tree, tuple(leaves))
 
@@ -96,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """`make_steps`, with the flattened shardings of the state."""
+  """Builds `make_steps`' function from the flattened shardings, as a cache key."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 
@@ -152,7 +152,7 @@ def _make_steps(
 
 
 def wait_for(first: int, end: int, report: Report) -> Report:
-  """Waits for the dispatch of the steps first, …, end - 1; returns its host report.
+  """Waits for the dispatch of the steps first, …, end - 1; returns its report on host.
 
   Raises:
     UserError: a loss or gradient is not finite.

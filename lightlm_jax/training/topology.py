@@ -1,7 +1,7 @@
-"""A run's programs compiled for a TPU slice that this machine does not have.
+"""Compiles a run's programs for a TPU slice that this machine does not have.
 
-libtpu compiles for a topology without the TPUs; nothing runs. The report holds the
-compiled programs' collectives and memory per chip.
+libtpu compiles for a topology without TPUs; nothing is executed. The report has the
+collectives and the memory per chip of the compiled programs.
 """
 
 from collections.abc import Collection
@@ -33,8 +33,8 @@ from lightlm_jax.training import step as step_lib
 BATCHES = ("batch_size", "eval_batch_size")  # of config.train
 _NAME = re.compile(r"[A-Za-z]\w*:(\d+(?:x\d+)+)(?:_twisted|_untwisted)?")
 # Outside Google's cloud, libtpu would query a metadata server that does not exist and
-# print long warnings; the values do not affect the compilation. It would also lock a
-# TPU that is not used, so that a second process failed.
+# print long warnings; the values do not affect the compilation. It would also lock the
+# TPU, which is not used here, and make a second process fail.
 _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -62,7 +62,7 @@ def devices(name: str) -> list[Any]:
     )
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
-  # libtpu's default is a host of at least four chips.
+  # By default libtpu assumes a host of at least four chips.
   is_one = set(sides[1].split("x")) == {"1"}
   bounds = {"chips_per_host_bounds": (1, 1, 1)} if is_one else {}
   try:
@@ -74,9 +74,9 @@ def devices(name: str) -> list[Any]:
 def with_batches(
   config: RunConfig, data: int, chosen: Collection[str] = ()
 ) -> RunConfig:
-  """`config` with batches rounded up, so that `data` devices can share them.
+  """Returns `config` with batch sizes rounded up to divide over `data` devices.
 
-  The fields `chosen` by hand stay as they are.
+  The fields in `chosen`, set by hand, stay as they are.
   """
   changed = {}
   for name in BATCHES:
@@ -91,11 +91,11 @@ def describe(
 ) -> dict[str, Any]:
   """Returns a report of the programs that XLA compiled for the slice.
 
-  They are those of a run: the steps of a dispatch with every width of history, and the
-  search for the widest batch with seen items excluded. `flops_per_batch` counts matrix
-  products as `flops_per_step` does, of all devices together; XLA's own count, `xla_…`,
-  counts every loop once. `collectives` are those of one step of the widest batch and of
-  the rest of a dispatch; see collectives.py.
+  The programs are a dispatch of training steps with every width of history, and the
+  search of the widest batch with seen items excluded. `flops_per_batch` counts matrix
+  products like `speed.flops_per_step`, of all devices together; XLA's count, `xla_…`,
+  counts each loop body once. `collectives` are those of one step of the widest batch
+  plus the rest of a dispatch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
@@ -139,7 +139,7 @@ def _steps(built: Built, split: Split, config, mesh: Mesh, abstract) -> dict:
 
 
 def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | None:
-  """Returns the report of the search; None if the split has no requests."""
+  """Returns the report on the search; None if the split has no requests."""
   requests = split.validation if split.test is None else split.test
   if requests is None or not len(requests):
     return None
@@ -163,7 +163,7 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
 
 
 def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
-  """Returns a batch with the longest history and the widest exclusions."""
+  """Returns a batch and exclusions of the largest widths that occur."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
   (first,) = batched_inference.host_batches(built, longest, batch_size)
   _, batch, excluded_BE = first
@@ -198,7 +198,7 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
-  """Returns the arrays' shapes and dtypes with a sharding."""
+  """Returns a tree of arrays as shapes and dtypes with the sharding."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
   )
