@@ -1,4 +1,4 @@
-"""Audits the ids of a run for leaks, and for what renumbering changes."""
+"""Audits the ids of a run or configuration for leaks."""
 
 import functools
 import logging
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
-  """Audits the ids of a run, and writes audit.json to its folder.
+  """Audits the ids of a run; writes audit.json to its folder and returns the findings.
 
   Raises:
-    UserError: among others, the run's ids or log are not those that its configuration
-      gives today.
+    UserError: the run cannot be audited, for instance because its ids or log are not
+      those that its configuration gives today.
   """
   workdir, config = workdir_lib.read(workdir)
   if not isinstance(config, WritesIds):
@@ -43,11 +43,11 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any]:
-  """Audits the ids of a configuration, logs and returns the findings.
+  """Audits the ids of a configuration; logs and returns the findings.
 
   Args:
     config: of a system that writes ids.
-    workdir: of the run that must have the same ids; None = there is no run.
+    workdir: the folder of a run that must have the same ids; None = no run.
 
   Returns:
     The findings of evaluation/leaks.py, order {rules, shuffled, lost}
@@ -89,7 +89,7 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
 def _construct(
   config: WritesIds, dataset: datasets.Dataset, log: Interactions, seed: int
 ) -> tuple[Split, CodeBook]:
-  """The split and the ids of a log, built anew: no cached ids are read."""
+  """Builds the split and the ids of a log, without reading cached ids."""
   split, attributes = splits.of_run(config, log), _attributes(dataset, log)
   with tempfile.TemporaryDirectory() as empty:
     cache = epath.Path(empty)
@@ -117,7 +117,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """The attributes of a dataset's items, in the order of a renumbered log."""
+  """Returns the attributes of a dataset's items in the order of a renumbered `log`."""
   if dataset.attributes is None:
     return None
   of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
@@ -125,7 +125,7 @@ def _attributes(dataset: datasets.Dataset, log: Interactions):
 
 
 def _check_split(config: RunConfig) -> None:
-  """Checks that the audit can find the held-out interactions of the split."""
+  """Raises a UserError if the audit cannot tell the split's held-out interactions."""
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none': nothing is held out that could reach the ids; "
@@ -145,7 +145,7 @@ def _check_split(config: RunConfig) -> None:
 
 
 def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
-  """Checks that a run's log and ids equal those that were just built."""
+  """Raises a UserError if a run's log or ids differ from `split` and `book`."""
   results = workdir_lib.read_results(workdir) or {}
   if results and results["split_sha256"] != split.sha256:
     raise UserError(workdir_lib.other_log(workdir))

@@ -1,4 +1,4 @@
-"""RunContext and Run: configuration, data, devices, folder and system of a run."""
+"""RunContext and Run: a run's configuration, data, devices, folder and system."""
 
 import dataclasses
 import logging
@@ -17,7 +17,7 @@ from lightlm_jax.runtime import cache, log
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems.base import Built
 
-if TYPE_CHECKING:  # slow to import, and `index` needs none of it
+if TYPE_CHECKING:  # slow to import, and not needed by `index`
   from lightlm_jax.training.loop import Progress
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class RunContext:
   """A run before its system is built."""
 
-  config: RunConfig  # its decoding may be another than in training
-  dataset: Dataset  # the log, with the items' texts and attributes
+  config: RunConfig  # its decoding may differ from that of the training run
+  dataset: Dataset  # the log, the items' texts and attributes
   split: Split  # of the log, by `config.split`
   mesh: jax.sharding.Mesh
   workdir: epath.Path
@@ -38,18 +38,18 @@ class RunContext:
 class Run(RunContext):
   """A run whose system is trained or fitted."""
 
-  book: CodeBook | None  # the ids; None for systems that write none
+  book: CodeBook | None  # the ids; None if the system writes none
   built: Built  # the system, its tables on the mesh
-  params: Any  # on the mesh; of the best validation
-  progress: "Progress | None"  # of the training; None for systems that are fitted
-  step: int | None  # of the parameters; None likewise
+  params: Any  # of the best validation, on the mesh
+  progress: "Progress | None"  # of the training; None if the system is fitted
+  step: int | None  # of the parameters; None if the system is fitted
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:
-  """Checks a configuration whose ids are to be built, and sets up the log.
+  """Checks a configuration whose ids are to be built, and sets up logging.
 
   Raises:
-    UserError: its system writes none, or a value is wrong.
+    UserError: its system writes no ids, or a value is invalid.
   """
   if not isinstance(config, WritesIds):
     raise UserError(
@@ -62,7 +62,7 @@ def check_writes_ids(config: RunConfig) -> WritesIds:
 
 
 def build_ids(config: WritesIds, dataset: Dataset, split: Split) -> CodeBook:
-  """Builds the ids of a run, or reads them from the cache."""
+  """Returns the ids of a run, built or read from the cache."""
   root = cache.cache_root() / "codes"
   book = ids_build.book_of_run(
     config.ids, split.train, dataset.attributes, config.seed, root

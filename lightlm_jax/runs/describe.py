@@ -1,4 +1,4 @@
-"""Sizes and FLOPs of a run, before it is trained: `train --dry_run`."""
+"""Describes sizes and FLOPs of a run without training it: `train --dry_run`."""
 
 from collections.abc import Collection
 import logging
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 def describe(
   config: RunConfig, topology: str | None = None, chosen: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Returns parameters, bytes and FLOPs a step of a run; trains nothing.
+  """Returns the parameters, bytes and FLOPs per step of a run; trains nothing.
 
   Bytes are those of one copy, without sharding. `flops_per_step` counts the matrix
   products of loss and gradient (a multiply-add is two FLOPs), averaged over the batches
   of an epoch; dropout and the optimiser are left out. Fitted systems have no steps.
 
   Args:
-    config: of the run.
-    topology: a slice of TPUs to compile the programs for; see training/topology.py.
-    chosen: of a topology, fields that were set by hand.
+    config: the run's configuration.
+    topology: a TPU slice to compile for, see training/topology.py; None = none.
+    chosen: fields set by hand; with a topology, other batch sizes are rounded up.
   """
-  log.set_up(stderr=True)  # stdout is for the report
+  log.set_up(stderr=True)  # stdout is left to the report
   config_lib.check(config)
   chips = None if topology is None else topology_lib.devices(topology)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model, chips)
@@ -67,10 +67,10 @@ def describe_elsewhere(
   platform: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
-  """`describe` for a slice of TPUs that this machine does not have.
+  """Returns `describe` for a TPU slice that this machine does not have.
 
   Raises:
-    UserError: not a dry run, or --platform is neither None nor "cpu".
+    UserError: `dry_run` is false, or `platform` is neither None nor "cpu".
   """
   if not dry_run:
     raise UserError(
@@ -80,7 +80,7 @@ def describe_elsewhere(
   if platform not in (None, "cpu"):
     raise UserError(f"--topology compiles on the CPU: leave out --platform={platform}")
   devices.select("cpu")
-  # What is compiled for chips that are not here cannot be read from the cache again.
+  # Programs compiled for absent chips cannot be loaded from the cache.
   jax.config.update("jax_enable_compilation_cache", False)
   report = describe(config, topology, chosen)
   for name, compiled in report["topology"]["batches"].items():

@@ -1,4 +1,4 @@
-"""Evaluates a trained run again, and compares runs."""
+"""Evaluates trained runs again, and compares runs."""
 
 from collections.abc import Mapping, Sequence
 import logging
@@ -34,14 +34,14 @@ def evaluate(
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
 ) -> Results:
-  """Evaluates the best parameters of a run; writes and returns the results.
+  """Evaluates a run with its best parameters; writes and returns the results.
 
   Args:
-    workdir: of a run, finished or not.
+    workdir: the folder of a run, finished or not.
     split_name: "test" or "validation".
-    overrides: values by dotted field in place of the run's own. With a
-      decoding.beam_size below 20, lists are that short, and the metrics at a larger k
-      are those of the short list.
+    overrides: values by dotted field that replace the run's own; None = none. With a
+      decoding.beam_size below 20, lists have that length, and metrics at a larger k
+      are those of the shorter list.
     users: number of requests, drawn by the run's seed; 0 = all.
   """
   overrides = overrides or {}
@@ -59,7 +59,7 @@ def evaluate(
 
 
 def evaluate_run(run: Run, split_name: str = "test") -> Results:
-  """As `evaluate`, for a restored run with its own decoding."""
+  """Evaluates a restored run with its own decoding; see `evaluate`."""
   log.set_up()
   requests = _requests(run, split_name, 0)
   return _evaluate(run, results_lib.describe(run), split_name, requests)
@@ -68,7 +68,7 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Fields of the results and the targets' ranks: see `all_metrics`."""
+  """Returns fields of the results, and ranks by rule; see `all_metrics`."""
   return all_metrics(
     run.built,
     run.params,
@@ -84,7 +84,7 @@ def measure(
 def write_users(
   run: Run, results: Results, requests: Requests, ranks: dict[str, Ranks], **way: Any
 ) -> None:
-  """Writes the table of users, for `compare`; for `way` see `results.file_name`."""
+  """Writes the table of users for `compare`; `way` is passed to `results.file_name`."""
   table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
   name = results_lib.file_name("users", results, **way)
   users_lib.write(run.workdir / f"{name}.parquet", table)
@@ -106,7 +106,7 @@ def _evaluate(
   k: int = evaluator.K,
   **way: Any,
 ) -> Results:
-  """Adds metrics to the results of a run, and writes them."""
+  """Evaluates `requests`; writes and returns the results with the metrics added."""
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)
   found |= {"split": split_name, "num_users": len(requests)}
@@ -126,16 +126,16 @@ def compare(
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
 ) -> dict[str, Any]:
-  """Compares runs by their tables of users; nothing is evaluated again.
+  """Compares runs by their tables of users, without evaluating them again.
 
   Args:
-    workdirs: two runs or more, finished.
+    workdirs: the folders of at least two finished runs.
     split_name: "test" or "validation".
-    overrides: "decoding.kind" of the runs that write ids; default: each run's own.
+    overrides: "decoding.kind" of the runs that write ids; None = each run's own.
     users: the number of evaluated users; 0 = all.
 
   Raises:
-    UserError: a run has no such table, or its requests are others.
+    UserError: a run lacks the table, or was evaluated on other requests.
   """
   overrides = overrides or {}
   if "decoding.beam_size" in overrides:
@@ -165,12 +165,12 @@ def compare(
 
 
 def parse_users(given: str | None) -> int:
-  """The number of users to evaluate, 0 = all, from --users.
+  """Parses --users as the number of users to evaluate, 0 = all.
 
-  The flag is a text, because that of `recommend` takes ids.
+  The flag is a string because in `recommend` it holds ids.
 
   Raises:
-    UserError: it is no number.
+    UserError: it is not a number.
   """
   if given and not (given.isascii() and given.isdecimal()):
     raise UserError(f"--users={given} is no number; give how many users to evaluate")
@@ -180,7 +180,7 @@ def parse_users(given: str | None) -> int:
 def _variant(
   own: RunConfig, config: RunConfig, overrides: Mapping[str, Any], width: int | None
 ) -> str:
-  """A name for the options of the decoding; "" = the run's own."""
+  """Returns a name of the decoding's options for file names; "" = the run's own."""
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
     return ""
   if width is not None:

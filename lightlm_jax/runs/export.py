@@ -26,16 +26,16 @@ def export(
   platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
   overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Writes the artefact of a run's best parameters, and returns its manifest.
+  """Exports a run with its best parameters; returns the artefact's manifest.
 
   Args:
-    workdir: of a run, finished or not.
-    output: a folder that does not exist.
-    k: the most items that a request gets; of the whole catalogue at most.
-    exclusions: the most items that a request may exclude.
-    longest: items of a history that are read, where the system has no limit itself.
-    platforms: of artefact.PLATFORMS.
-    overrides: values by dotted field in place of the run's own.
+    workdir: the folder of a run, finished or not.
+    output: the folder to write, which must not exist.
+    k: the most items per request; at most the whole catalogue.
+    exclusions: the most excluded items per request.
+    longest: the most history items per request, if the system itself has no limit.
+    platforms: those of artefact.PLATFORMS to export for.
+    overrides: values by dotted field that replace the run's own; None = none.
   """
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
-  """Builds the ids, or reads them from the cache, and logs a report on them.
+  """Builds the ids or reads them from the cache, and logs a report on them.
 
   Returns:
-    The report, the ids, and their log.
+    The report as JSON, the ids, and the interaction log.
   """
   config = context.check_writes_ids(config)
   dataset = datasets.load(config)
@@ -90,7 +90,7 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
-  """Writes `id` (raw) and `tokens` of every item, and of every user beside it."""
+  """Writes raw `id` and `tokens` of every item to Parquet; users beside it."""
   path = epath.Path(path)
   of_users = path.with_name(path.stem + ".users" + path.suffix)
   for target, raw_N, code_NL in (

@@ -23,9 +23,9 @@ from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
 
-NEW = "new"  # the name of the user of --history
-_compute: Any = pyarrow.compute  # makes its functions when it is imported
-PRINTED = 20  # users whose lists are shown where there is no output
+NEW = "new"  # the user's name in the output of --history
+_compute: Any = pyarrow.compute  # its functions are created at import
+PRINTED = 20  # most users whose lists are printed without --output
 
 
 def recommend(
@@ -41,19 +41,19 @@ def recommend(
   with_text: bool = False,
   overrides: Mapping[str, Any] | None = None,
 ) -> pyarrow.Table | None:
-  """As `Recommender.recommend`, by the best parameters of a run.
+  """Recommends items with the best parameters of a run.
 
   Args:
-    workdir: of a run, finished or not.
+    workdir: the folder of a run, finished or not.
     users: raw ids of users of the log.
-    histories: see `queries.of_histories`. Without users and histories: all users.
-    output: file of the lists, see inference/output.py; None = they are returned.
+    histories: see `queries.of_histories`. Without `users` and `histories`: all users.
+    output: file to write, see inference/output.py; None = the rows are returned.
     k, exclude_seen, allow, deny: see `Recommender.recommend`.
-    with_text: whether a column has the items' titles.
-    overrides: values by dotted field in place of the run's own.
+    with_text: whether to add a column with the items' titles.
+    overrides: values by dotted field that replace the run's own; None = none.
 
   Returns:
-    The rows, see `serve.table`; None if they are in a file.
+    The rows, see `serve.table`; None if they went to `output`.
   """
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
@@ -85,7 +85,7 @@ def recommend(
 
   if output is None:
     return lists(np.arange(len(queries.requests)))
-  # All that the lists depend on: an output of the same question is resumed.
+  # All that the lists depend on: an interrupted output with equal values is resumed.
   question = restore.identity(run) | {
     "k": k,
     "exclude_seen": exclude_seen,
@@ -109,10 +109,10 @@ def read_users(
   everyone: bool,
   output: str | None,
 ) -> tuple[list[str] | None, list[tuple[str, list[str] | None]] | None]:
-  """`users` and `histories` of `recommend`, from the flags of the command line.
+  """Returns `users` and `histories` of `recommend`, from the values of flags.
 
   Raises:
-    UserError: not one of the first four is given, or it cannot be read.
+    UserError: not exactly one of the first four is given, or it cannot be read.
   """
   given: dict[str, Any]
   given = {"--users": users, "--history": history, "--histories": histories}
@@ -134,7 +134,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users, a line an item; nothing for None."""
+  """Prints the lists of the first users, one item per line; nothing for None."""
   if found is None:
     return
   users = found["user"].unique()

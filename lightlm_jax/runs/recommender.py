@@ -7,11 +7,11 @@
     model.recommend(histories={"somebody new": ["B00X", "B00Y"]})
     model.save("model")
 
-A fitted recommender is a run as of `python -m lightlm_jax.train`, with a copy of its
-log in its folder: every command with a --workdir takes it.
+A fitted recommender is a run like those of `python -m lightlm_jax.train`, with a copy
+of its log in its folder: every command with --workdir accepts that folder.
 
-Training, restoring and serving take a second to import (Orbax, SciPy, pyarrow), so the
-methods that need them import them.
+The modules for training, restoring and serving take a second to import (Orbax, SciPy,
+pyarrow), so methods import them when needed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
   from lightlm_jax.runs.context import Run
   from lightlm_jax.runs.results import Results
 
-# Names that a copy of a run leaves out.
+# Beginnings of file names that a copy of a run leaves out.
 _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 
 
 class Recommender:
   """A system that is fitted to a log and recommends by raw ids, which are strings.
 
-  What the caller can fix, such as a method that needs `fit` first or a file that cannot
-  be read, is a runtime.errors.UserError of one line.
+  Errors that the caller can fix, such as calling a method before `fit` or naming a file
+  that cannot be read, are raised as runtime.errors.UserError with a one-line message.
   """
 
   def __init__(
@@ -88,7 +88,7 @@ class Recommender:
 
   @property
   def workdir(self) -> epath.Path:
-    """The run's folder, for the commands that take a --workdir."""
+    """The folder of the run, for commands with --workdir."""
     return self._fitted().workdir
 
   def fit(self, interactions: Any = None, items: Any = None) -> Self:
@@ -130,8 +130,8 @@ class Recommender:
       workdir = epath.Path(self._temporary.name)
     _, run = train_lib.train_run(config, workdir, dataset)
     parquet_logs.write_snapshot(dataset, workdir / restore.LOG)
-    # A run that was finished before is on disk alone; one that was trained on another
-    # mesh is put on the one that serves.
+    # A run that had finished before must be restored from disk; one that was trained on
+    # another mesh must move to the mesh that serves.
     if run is None or run.mesh != mesh_lib.make(-1, 1):
       run = restore.load(workdir)
     self._run, self._served, self._index = run, None, None
@@ -160,10 +160,10 @@ class Recommender:
       histories: N users' items, oldest first: by the users' names, or in a list, where
         they are called 0, 1, ….
       k: K, the most items that a user gets.
-      exclude_seen: whether items of a user's history are excluded.
+      exclude_seen: whether to exclude the items of a user's history.
       allow: raw ids of the only items that may be recommended; None = all.
       deny: raw ids of items that may not be recommended.
-      text: whether the column `text` has the items' titles.
+      text: whether to add a column `text` with the items' titles.
 
     Returns:
       At most N × K rows: `user` and `item` (text), `rank` (int32, from 1), `score`
@@ -250,13 +250,13 @@ class Recommender:
 
 
 def _rows(histories: Mapping[Any, Any] | Sequence[Any]):
-  """Users' names and their items; the users of a list are called 0, 1, …."""
+  """Returns pairs (user name, items); users of a list are called 0, 1, …."""
   named = histories.items() if isinstance(histories, Mapping) else enumerate(histories)
   return ((str(name), _raw(items, "a history")) for name, items in named)
 
 
 def _raw(ids: Iterable[Any] | None, what: str) -> list[str] | None:
-  """Raw ids as texts; numpy's integers are integers too."""
+  """Converts raw ids, strings or integers (also numpy's), to strings; None = None."""
   if ids is None:
     return None
   if isinstance(ids, str):

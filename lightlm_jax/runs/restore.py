@@ -39,7 +39,7 @@ from lightlm_jax.training import checkpoint, loop
 
 logger = logging.getLogger(__name__)
 
-LOG = "log"  # in a workdir: see data/parquet_logs.py
+LOG = "log"  # folder of the log's copy in a workdir; see data/parquet_logs.py
 
 
 def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -47,11 +47,11 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
 
   Args:
     workdir: from `train` or `Recommender.save`.
-    overrides: values by dotted field in place of the run's own, for decoding:
-      {"decoding.beam_size": 50}.
+    overrides: values by dotted field that replace the run's own, such as
+      {"decoding.beam_size": 50}; None = none.
 
   Returns:
-    The run, on all devices: see runs/context.py.
+    The run, on all devices; see runs/context.py.
   """
   workdir, config, _ = read_configs(workdir, overrides or {})
   return restore(find_context(workdir, config))
@@ -87,10 +87,10 @@ def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
 def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[epath.Path, RunConfig, RunConfig]:
-  """Returns a run's folder, its configuration with `overrides`, and the one without.
+  """Returns a run's folder, and its configuration with and without `overrides`.
 
   Raises:
-    UserError: there is no run, or `overrides` do not fit it.
+    UserError: there is no run, or `overrides` do not apply to it.
   """
   workdir, own = workdir_lib.read(workdir)
   _check_decoding(own, overrides)
@@ -102,7 +102,7 @@ def read_configs(
 def dataset_of(
   workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
-  """The log that a run was trained on: its own copy, if it has one."""
+  """Loads a run's dataset from the copy in its workdir, else by `config.data`."""
   kept = parquet_logs.read_snapshot(workdir / LOG)
   return datasets.load(config, fetch=fetch) if kept is None else kept
 
@@ -110,16 +110,16 @@ def dataset_of(
 def find_context(
   workdir: epath.Path, config: RunConfig, mesh: jax.sharding.Mesh | None = None
 ) -> RunContext:
-  """The context of a trained run.
+  """Builds the context of a trained run.
 
   Args:
-    workdir: of the run.
+    workdir: the run's folder.
     config: from `read_configs`.
-    mesh: the devices to use, which need not be those of the training; None = all, each
-      with a part of every batch.
+    mesh: the devices to use, which may differ from those of the training; None = all
+      devices, which share each batch.
 
   Raises:
-    UserError: its log is missing, or differs from the one in training.
+    UserError: the log is missing, or differs from the one in training.
   """
   if mesh is None:
     mesh = mesh_lib.make(-1, 1)
@@ -133,7 +133,7 @@ def find_context(
 
 
 def restore(context: RunContext) -> Run:
-  """Returns a run with its best parameters, and with its state index if it has one."""
+  """Restores a run's best parameters; builds its state index if the decoding is L2D."""
   config, split, mesh = context.config, context.split, context.mesh
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
@@ -159,10 +159,10 @@ def restore(context: RunContext) -> Run:
 
 
 def _with_state_index(run: Run, config: LightLMConfig) -> Run:
-  """The run with a state index (L2D): the one of its folder, or a new one."""
+  """Adds the state index (L2D) to a run, from its folder or built anew."""
   assert run.book is not None
   split, options = run.split, config.decoding
-  # By these fields an index is this run's.
+  # A stored index is used if these fields agree.
   about = {
     "ids_sha256": run.book.sha256,
     "interactions_sha256": ids_build.digest(split.train),
@@ -199,9 +199,9 @@ def titles(dataset: datasets.Dataset, config: RunConfig) -> np.ndarray:
 
 
 def identity(run: Run) -> dict[str, Any]:
-  """All that a run's recommendations depend on, as JSON."""
+  """Returns all that a run's recommendations depend on, as JSON."""
   config = config_lib.to_tree(run.config)
-  # Where the data lies and how many users share a batch changes no list.
+  # The data's folder and the batch size do not influence the recommendations.
   del config["data"]["dir"], config["train"]["eval_batch_size"]
   text = json.dumps(config, sort_keys=True)
   return {
@@ -216,7 +216,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _read_checkpoint(context: RunContext, system: Trainable):
-  """The best parameters, the progress, and the step that the run reached."""
+  """Reads the best parameters, the progress, and the last step of the run."""
   workdir = context.workdir
   assert isinstance(context.config, LearnedConfig)
   none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")

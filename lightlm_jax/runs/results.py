@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
-# seen_excluded or seen_allowed → metric → mean over users.
+# Rule, seen_excluded or seen_allowed → metric → mean over users.
 ByRule = dict[str, dict[str, float]]
 
 
-# Not a name that a class body allows.
+# A key that is no valid name in a class body.
 _Generator = TypedDict("_Generator", {"expected_best_ndcg@10": NotRequired[float]})
 
 
 class Results(_Generator):
-  """The fields of results.json, in this order; None where one does not apply."""
+  """The fields of results.json, in this order; None = does not apply."""
 
   system: str
   dataset: str
@@ -35,10 +35,10 @@ class Results(_Generator):
   ids: dict[str, str] | None  # kind, manifest_sha256
   seed: int
   steps: int | None
-  params: dict[str, int] | None  # total; non_embedding: without token and word tables
+  params: dict[str, int] | None  # total; non_embedding = without embedding tables
   train_seconds: float | None
   examples_per_second: float | None
-  examples: int | None  # seen until best_step
+  examples: int | None  # number of training examples up to best_step
   flops_per_example: float | None  # matrix products of the loss and its gradient
   users_per_second: float | None
   num_users: int
@@ -63,22 +63,22 @@ class Results(_Generator):
 
 
 def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that compute."""
+  """Returns the versions of Python and of `PACKAGES`."""
   found = {name: importlib.metadata.version(name) for name in PACKAGES}
   return {"python": platform.python_version(), **found}
 
 
 def devices() -> list[str]:
-  """The kind of each device, in order."""
+  """Returns the kind of each device, in jax's order."""
   return [device.device_kind for device in jax.devices()]
 
 
 def describe(run: Run, k: int = evaluator.K) -> Results:
-  """The results of a run before it is evaluated.
+  """Returns the results of a run before its evaluation: metrics are None.
 
   Args:
-    run: trained or fitted.
-    k: items that are asked for; a beam is at least as wide.
+    run: the trained or fitted run.
+    k: length of the lists; a beam is at least as wide.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
   required = Results.__required_keys__
@@ -117,12 +117,12 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
 
 
 def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
-  """A copy of the results with some fields set."""
+  """Returns a copy of the results with `fields` set."""
   return cast(Results, {**results, **fields})
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-  """Lines of at most 80 columns: the run and its baselines by both rules."""
+  """Returns a table in lines of at most 80 columns: run and baselines by both rules."""
   heads = "".join(f"{name.upper():>8}" for name in COLUMNS)
   lines = [
     f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
@@ -143,7 +143,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
-  """Lines with what is not in the table."""
+  """Returns lines with the results that are not in the table."""
   lines = []
   if params := results["params"]:
     lines.append(
@@ -186,13 +186,13 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
 
 
 def show(results: Mapping[str, Any]) -> None:
-  """Logs the table and the sentences, a line at a time."""
+  """Logs the table and the sentences, line by line."""
   for line in [*(table(results) if results["metrics"] else []), *sentences(results)]:
     logger.info(line)
 
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
-  """The metadata of a table of users: see evaluation/users.py."""
+  """Returns the metadata of a table of users; see evaluation/users.py."""
   names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
   return {name: results[name] for name in names.split()}
 
@@ -200,13 +200,13 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
 def file_name(
   kind: str, results: Mapping[str, Any], users: int = 0, variant: str = ""
 ) -> str:
-  """The name, without its suffix, of a file with the results of one decoding.
+  """Returns the name, without suffix, of a file on the results of one decoding.
 
   Args:
     kind: "results" or "users".
-    results: as written.
+    results: the results that the file is about.
     users: the number of evaluated users; 0 = all.
-    variant: the options of the decoding, if they are not the run's own.
+    variant: the options of the decoding; "" = the run's own.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
@@ -214,7 +214,7 @@ def file_name(
 
 
 def _flops_per_example(progress: Progress) -> float | None:
-  """The mean over the examples seen: a batch need not be full."""
+  """Returns FLOPs per example seen, as batches need not be full; None = unknown."""
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples

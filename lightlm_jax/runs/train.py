@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_workdir(config: RunConfig) -> str:
-  """The folder of a run that is given none."""
+  """Returns the folder of a run without --workdir."""
   system = "" if config.system == "lightlm" else f"-{config.system}"
   return f"runs/{config.data.name}{system}-{config.preset}"
 
@@ -47,9 +47,9 @@ def train(
 
   Args:
     config: a configuration, or the name of one: "toys:small".
-    workdir: a new folder, or that of a run of the same configuration, which is resumed;
-      None = `default_workdir`.
-    dataset: to learn from; None = the one that `config.data` names.
+    workdir: a new folder, or that of a run with the same configuration, which is
+      resumed; None = `default_workdir`.
+    dataset: the data to learn from; None = those named by `config.data`.
 
   Returns:
     What `results.json` holds.
@@ -62,7 +62,7 @@ def train_run(
   workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
 ) -> tuple[Results, Run | None]:
-  """As `train`, with the run beside its results; None if it had finished before."""
+  """Returns `train`'s results, and the run; None if it had finished before."""
   config = config_lib.typed(config)
   config_lib.check(config)
   log.set_up()
@@ -80,7 +80,7 @@ def train_run(
 
 
 def _run(context: RunContext) -> tuple[Results, Run | None]:
-  """Trains and evaluates in a workdir that no other process writes to."""
+  """Trains and evaluates a run, whose workdir is locked."""
   config, dataset, split = context.config, context.dataset, context.split
   path = context.workdir / "results.json"
   about = datasets.describe(dataset.log)
@@ -102,7 +102,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
   results, ranks = results_lib.describe(run), {}
   if split.test is not None:
     logger.info("validation and test, all users, both rules …")
-    # What all requests share is computed once.
+    # Work that all requests share is done once.
     params, built = batched_inference.prepared(run.built, run.params, run.mesh)
     shared = dataclasses.replace(run, built=built, params=params)
     found, ranks = _evaluate_splits(shared)
@@ -119,9 +119,9 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
 
 
 def learn(context: RunContext) -> Run:
-  """Writes the ids or the texts' tokens, builds the system, and trains or fits it.
+  """Builds ids or tokens of texts and the system, and trains or fits it.
 
-  The workdir keeps what `evaluate` and a restart need.
+  The workdir keeps all that `evaluate` and a resumed run need.
   """
   config, split, mesh = context.config, context.split, context.mesh
   book = _write_ids(context) if isinstance(config, WritesIds) else None
@@ -144,10 +144,10 @@ def learn(context: RunContext) -> Run:
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
-  """Evaluates validation and test by both rules.
+  """Evaluates validation and test with seen items excluded and allowed.
 
   Returns:
-    Fields of the results, and the ranks of test's targets.
+    Fields of the results, and the ranks of the test targets by rule.
   """
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
@@ -170,9 +170,9 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
 
 
 def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
-  """Fields of the results: test metrics of the baselines.
+  """Evaluates the baselines on the test split; returns fields of the results.
 
-  For a synthetic log also those of the best possible system.
+  With a synthetic log, the best possible system is one of them.
   """
   config, split, tastes = context.config, context.split, context.dataset.tastes
   names = [name for name in config.baselines if name != config.system]
@@ -180,8 +180,8 @@ def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
     logger.info(f"baselines: {', '.join(names)} …")
   systems = [registry.build(name, config, split.train, None) for name in names]
   found = {}
-  # Where items are withheld, an item no longer follows the one that the generator drew
-  # it after, so that its probabilities do not hold.
+  # Withholding items removes them from histories, so that an item no longer follows the
+  # one that the generator drew it after, and its probabilities do not hold.
   if tastes is not None and split.test is not None and split.withheld_I is None:
     systems.append(best_possible.best_possible(tastes, split.train.num_items))
     best = best_possible.expected_best_ndcg(tastes, split.test)
@@ -202,7 +202,7 @@ def _check_requests(split: splits.Split, config) -> None:
 
 
 def _claim_split(context: RunContext) -> None:
-  """Writes split.json, or checks that the workdir was begun on the same split."""
+  """Writes split.json; raises a UserError if the workdir has one of another split."""
   path = context.workdir / "split.json"
   if not path.exists():
     summary = split_summary.summary(context.split, context.dataset.log)
@@ -214,7 +214,7 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """The results of a run that finished before; None if more steps are wanted now."""
+  """Returns the earlier results; None if there are none or more steps are wanted."""
   earlier, config = workdir_lib.read_results(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
     if earlier["steps"] < config.train.steps:
@@ -223,7 +223,7 @@ def _finished(context: RunContext) -> Results | None:
 
 
 def _write_ids(context: RunContext) -> CodeBook:
-  """Builds the ids or reads them from the cache; writes a copy to the workdir."""
+  """Returns the ids, built or from the cache, and writes a copy to the workdir."""
   began = time.monotonic()
   config, folder = context.config, context.workdir / "codes"
   assert isinstance(config, WritesIds)
@@ -243,7 +243,7 @@ def _write_ids(context: RunContext) -> CodeBook:
 
 
 def _write_texts(context: RunContext) -> texts_lib.Tokens:
-  """The catalogue in tokens; the workdir keeps the tokenizer, if it has none."""
+  """Returns the texts as tokens; writes the tokenizer if the workdir has none."""
   dataset, folder = context.dataset, context.workdir / "texts"
   earlier = texts_lib.load(folder)
   assert isinstance(context.config, ReadsTexts)
