@@ -1,4 +1,4 @@
-"""Lines about what a run lacks, with the command that produces it."""
+"""Builds lines on what a run lacks, with the command that produces it."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -11,12 +11,12 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def note(text: str, command: str | None = None) -> dict[str, str | None]:
-  """Returns a line of a section about what is missing, with a command."""
+  """Returns a line for a section: a text, and a command or None."""
   return {"text": text, "command": command}
 
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
-  """Returns the line for something that a finished run lacks."""
+  """Returns a line on the result `what` that a finished run lacks."""
   older = config_lib.lacking(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
@@ -33,7 +33,7 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
 def without(
   runs: Sequence[Run], what: str, has: Callable[[Run], Any]
 ) -> list[dict[str, str | None]]:
-  """Returns a line for each measured run that lacks something."""
+  """Returns a line for each run with metrics that lacks `what`: `has` is false."""
   measured = [run for run in runs if at(run.results, "metrics")]
   return [missing(run, what) for run in measured if not has(run)]
 
@@ -51,7 +51,7 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
 
 
 def train(run: Run, *, anew: bool = False) -> str:
-  """Returns the command that trains a run, or `anew` its configuration elsewhere."""
+  """Returns the command that trains a run; with `anew`, in another workdir."""
   workdir = shlex.quote(f"{run.workdir}-anew") if anew else quoted(run)
   flags = map(shlex.quote, config_flags(run))
   return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])
@@ -64,7 +64,7 @@ def quoted(run: Run) -> str:
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
-  Without `groups` all fields are overridden, else only those of these groups.
+  With `groups` only fields of these groups are overridden; () = all fields.
   """
   fields = config_lib.own_fields(run.config)
   system = fields.get("system")
@@ -78,7 +78,7 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
     try:
       theirs = config_lib.to_flat(config_lib.replace(card, {"system": system}))
     except UserError:
-      continue  # of quite another system
+      continue  # a config file that the system cannot start from
     overrides = {"system": system} if card.system != system else {}
     overrides |= {
       field: value

@@ -1,8 +1,8 @@
-"""Charts inside a page: matplotlib figures as SVG in the page's colours.
+"""Draws charts for a page: matplotlib figures as inline SVG in the page's colours.
 
 A chart is 320 points wide, the width of a phone, so that its text keeps its size there.
-Colours become the page's variables (--s1 … --s8 for series, --ink, --line): one drawing
-serves light, dark and print.
+Colours become CSS variables of the page (--s1 … --s8 for series, --ink, --line): one
+drawing serves light mode, dark mode and print.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from lightlm_jax.reporting import drawing
 from lightlm_jax.reporting import html as page
 
 WIDTH = 320
-SERIES = 8  # colours; further series repeat them with another dash
-MOST_POINTS = 400  # of a line
+SERIES = 8  # number of colours; further series repeat them with another dash
+MOST_POINTS = 400  # most points that are drawn of a line
 _MARGIN = 13  # beside an axis whose outer tick labels are centred on its ends
 _DASHES = ((None, None), (5, 3), (1.5, 2.5))
 
@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 
 
 class Bars(NamedTuple):
-  """A group of bars under a title; `note` stands at the right."""
+  """A group of bars under a title, with `note` at its right."""
 
   title: str
   note: str
@@ -49,7 +49,7 @@ class Bars(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean with its interval, if it has one."""
+  """A mean with its interval; None = no interval."""
 
   name: str
   mean: float
@@ -58,7 +58,7 @@ class Mean(NamedTuple):
 
 
 def style() -> dict[str, Any]:
-  """Returns matplotlib's settings for figures that look like the page."""
+  """Returns matplotlib settings that make figures look like the page."""
   colour = page.colours()
   sizes = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize")
   sizes += ("xtick.labelsize", "ytick.labelsize")
@@ -83,18 +83,18 @@ def style() -> dict[str, Any]:
 
 
 def inline(svg: bytes, name: str, label: str) -> Markup:
-  """Returns a figure's SVG as an element of the page.
+  """Converts a figure's SVG to an element of the page.
 
   Args:
-    svg: drawn with the settings of `style`; nothing in it may need clipping.
-    name: unique on the page; ids begin with it.
+    svg: drawn with the settings of `style`; clip paths are dropped.
+    name: unique on the page; prefix of the ids inside.
     label: the figure in words, for screen readers.
   """
   text = svg.decode()
   body = text[text.index('<g id="figure_1"') : text.rindex("</svg>")]
   body = re.sub(r' clip-path="[^"]*"', "", body)
   body = re.sub(r"<clipPath.*?</clipPath>", "", body, flags=re.DOTALL)
-  # Only ids that are referred to are kept; two figures may use the same ones.
+  # Keeps only ids that are referenced, with a prefix: figures may use equal ids.
   used = set(re.findall(r'href="#([^"]*)"', body))
   body = re.sub(
     r' id="([^"]*)"',
@@ -102,7 +102,7 @@ def inline(svg: bytes, name: str, label: str) -> Markup:
     body,
   )
   body = body.replace('href="#', f'href="#{name}-')
-  body = re.sub(r"font-family: [^;]*; ", "", body)  # the page's own
+  body = re.sub(r"font-family: [^;]*; ", "", body)  # inherited from the page
   body = re.sub(
     r' (d|x|y|transform)="[^"]*"',  # coordinates only: tick labels keep their decimals
     lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]),
@@ -129,11 +129,11 @@ def lines(
   """Returns a line chart; points that are not finite are left out.
 
   Args:
-    series: at least one point in all.
-    x: what the x axis shows.
-    y: what the y axis shows.
+    series: lines with at least one point between them.
+    x: label of the x axis.
+    y: label of the y axis.
     label: the chart in words, for screen readers.
-    shares: whether both axes show percentages from 0 to 1.
+    shares: whether both axes are shares from 0 to 1, shown as percentages.
     y_range: limits of the y axis; None = those of the points.
     marks: whether each point has a dot.
   """
@@ -159,7 +159,7 @@ def lines(
 
 
 def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
-  """Returns horizontal bars with their values; each group has a title above it."""
+  """Returns a chart of horizontal bars with values, in groups under their titles."""
   height = sum(25 + 14 * len(group.bars) for group in groups)
   values = [bar.value for group in groups for bar in group.bars]
   high = max([value for value in values if value], default=1.0)
@@ -220,7 +220,7 @@ def _rows(height: float):
 
 
 def _finished(figure, panel, x: str, label: str) -> Markup:
-  """Returns the SVG of a figure, after the labels that all charts share."""
+  """Adds the labels that all charts share, and returns the figure as SVG."""
   panel.spines["left"].set_visible(False)
   panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
   svg = drawing.content(figure, "svg")
@@ -235,7 +235,7 @@ def _line_style(series: int) -> dict[str, Any]:
 
 
 def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the finite points, at most MOST_POINTS, the first and last among them."""
+  """Returns at most MOST_POINTS of the finite points, including first and last."""
   x_P, y_P = np.asarray(x, np.float64), np.asarray(y, np.float64)
   kept = np.flatnonzero(np.isfinite(x_P) & np.isfinite(y_P))
   if len(kept) > MOST_POINTS:
@@ -244,5 +244,5 @@ def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clip(text: str, letters: int) -> str:
-  """Returns at most this many letters; a text that is cut ends in an ellipsis."""
+  """Cuts a text to at most this many letters, ending in an ellipsis if cut."""
   return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"

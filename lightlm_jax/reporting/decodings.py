@@ -1,6 +1,6 @@
-"""One run decoded in several ways: beam widths against exact search, and L2D.
+"""Compares decodings of one run: beam widths with exact search, and L2D.
 
-Each function returns the data of one section for the template.
+Each public function returns the data of one section for the template.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,14 @@ from lightlm_jax.reporting.advice import evaluate, note
 from lightlm_jax.reporting.run_files import Run, Search
 from lightlm_jax.reporting.sections import RULES
 
-# Fields that comparable evaluations share: the same users and the same parameters.
+# Fields that are equal in comparable evaluations: same users, same parameters.
 SAME = ("split", "num_users", "split_sha256", "best_step")
 
 
 def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns tables of beam widths against exact search: what pruning costs.
+  """Returns tables of the NDCG@10 that beams of each width lose to exact search.
 
-  There is a table for each run and set of users that was decoded both ways; None
-  without any.
+  There is a table for each run and set of users decoded both ways; None = no table.
   """
   tables, lines = [], []
   for run in runs:
@@ -50,10 +49,10 @@ def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns tables of L2D against the run's own decoding, by popularity of the target.
+  """Returns tables of L2D and the run's own decoding, by popularity of the target.
 
   L2D (arXiv 2509.11524) claims gains on items that are rare in training. There is a
-  table for each run that was decoded with L2D; None without any.
+  table for each run that was decoded with L2D; None = there is none.
   """
   tables = []
   for run in runs:
@@ -71,7 +70,7 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _by_width(run: Run, exact: Search) -> dict[int, Search]:
-  """Returns the beam searches that are comparable with an exact one."""
+  """Returns the beam searches comparable with an exact search, by beam width."""
   return {
     search.results["beam_size"]: search
     for search in run.searches
@@ -99,7 +98,7 @@ def _beam_row(run: Run, answer: Search, exact: Search, rule: str) -> dict[str, A
 
 
 def _ndcg(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns the NDCG@10 of each user, [N]."""
+  """Returns the NDCG@10 of each user under a rule, [N]."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return users_lib.values(rank_N, ties_N)[DECIDING]
 
@@ -110,7 +109,7 @@ def _decoding(results: dict[str, Any]) -> str:
 
 
 def _same_evaluations(run: Run) -> dict[str, dict[str, Any]]:
-  """Returns the run's own evaluation and comparable ones with L2D, by name."""
+  """Returns the results of the run's own decoding and of L2D on it, by name."""
   if not run.results.get("slices"):
     return {}
   found = {_decoding(run.results): run.results}

@@ -1,4 +1,4 @@
-"""Figures by matplotlib, which is imported only when one is drawn."""
+"""Draws figures with matplotlib, which is imported only when needed."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from lightlm_jax.storage import atomic
 
 
 def new(width: float, height: float):
-  """Returns an empty `matplotlib.figure.Figure`, its size in inches, without pyplot.
+  """Creates an empty `matplotlib.figure.Figure`, its size in inches, without pyplot.
 
   Raises:
     UserError: matplotlib is not installed.
@@ -20,7 +20,7 @@ def new(width: float, height: float):
 
 
 def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-  """Applies matplotlib's settings to what is drawn and written inside.
+  """Applies matplotlib settings to figures drawn and written inside the context.
 
   Raises:
     UserError: matplotlib is not installed.
@@ -29,14 +29,14 @@ def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
 
 
 def write(figure, path: epath.Path) -> None:
-  """Writes a figure as PNG or SVG, by the path's suffix; whole or not at all."""
+  """Writes a figure atomically as PNG or SVG, by the path's suffix."""
   atomic.write(path, content(figure, path.suffix.removeprefix(".")))
 
 
 def content(figure, kind: str) -> bytes:
-  """Returns the bytes of a figure as "png" or "svg"; they are reproducible."""
+  """Returns a figure as reproducible bytes; `kind` is "png" or "svg"."""
   found = io.BytesIO()
-  # Text stays text: it can be searched.
+  # Keeps text as text, so that it can be searched.
   settings = {"svg.hashsalt": "lightlm_jax", "svg.fonttype": "none"}
   with style(settings):
     metadata = {"Date": None} if kind == "svg" else None

@@ -12,7 +12,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-  """Returns the HTML of a template of this folder; data is escaped."""
+  """Renders a template of this folder to HTML, with data escaped."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=True,
@@ -26,11 +26,11 @@ def render(template: str, content: dict[str, Any]) -> str:
 
 @functools.cache
 def colours() -> dict[str, str]:
-  """Returns the colours of the light style sheet, by the names of its variables."""
+  """Returns the colours of the light style sheet, by name of the CSS variable."""
   light = (_FOLDER / "report.css").read_text().split("}")[0]
   return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
 
 
 def _in_code(text: str) -> Markup:
-  """Returns the text escaped, with what stands between backticks as code."""
+  """Escapes a text, and marks up the parts in backticks as code."""
   return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

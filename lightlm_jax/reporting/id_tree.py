@@ -1,4 +1,4 @@
-"""The ids as a tree: its first levels as rectangles, and a table of all levels."""
+"""Shows ids as a tree: rectangles of the first levels, a table of all levels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,21 +9,21 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.reporting.advice import note
 from lightlm_jax.reporting.run_files import Run
 
-LEVELS = 3  # levels that are drawn
-SMALLEST = 1 / 600  # clusters with a smaller share of the items are drawn as one
+LEVELS = 3  # number of levels that are drawn
+SMALLEST = 1 / 600  # clusters with a smaller share of the items share a rectangle
 
 
 class Cell(NamedTuple):
-  """A rectangle of a level; `start` and `width` are shares of the whole width."""
+  """A rectangle of a level; `start` and `width` are shares of the drawing's width."""
 
   start: float
   width: float
-  strength: float  # 0 to 1: how dark it is
+  strength: float  # 0 to 1, its darkness
   title: str  # "" = none
 
 
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns each code book once: rectangles of its first levels, a table of all."""
+  """Returns for each distinct code book its rectangles and its table of levels."""
   books: dict[str, dict[str, Any]] = {}
   lines, without = [], []
   for run in runs:
@@ -48,9 +48,9 @@ def partition(
 ) -> list[list[Cell]]:
   """Returns the rectangles of the first levels; each cluster lies below its parent.
 
-  The children of a cluster stand under it, the largest first. Children with a smaller
-  share of the items than `smallest` share one rectangle, so a level has at most
-  1 / smallest rectangles more than the level above. Codes that have ended leave a gap.
+  The children of a cluster are drawn from the largest to the smallest. Those with a
+  smaller share of the items than `smallest` share one rectangle, so a level has at most
+  1 / smallest rectangles more than the level above. Codes that end leave a gap below.
   """
   # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)
@@ -68,8 +68,8 @@ def partition(
     key_GK, size_G = key_GK[order_G], size_G[order_G]
     above_G, is_small_G = key_GK[:, 0], size_G < smallest * I
     before_G = np.cumsum(size_G) - size_G
-    first_G = np.searchsorted(above_G, above_G)  # of the children of a cluster
-    # The small ones come last among the children of a cluster and share a rectangle.
+    first_G = np.searchsorted(above_G, above_G)  # first child of a cluster
+    # Small children come last in their cluster and share a rectangle.
     joins_G = is_small_G & np.roll(is_small_G, 1) & (np.arange(len(size_G)) > first_G)
     cell_G = np.cumsum(~joins_G) - 1
     start_C = (start_C[above_G] + (before_G - before_G[first_G]) / I)[~joins_G]

@@ -1,4 +1,4 @@
-"""A figure of ids: the sizes of clusters, and how well users agree with items."""
+"""Draws the sizes of the ids' clusters, and how well users agree with items."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightlm_jax.reporting import drawing
 
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.PathLike) -> None:
-  """Draws the figure into a .png or .svg file, from the report of `runs.index`."""
+  """Draws the figure to a .png or .svg file; `report` is from `runs.index`."""
   figure = drawing.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):

@@ -1,4 +1,4 @@
-"""The recommended lists as sections of the report: popularity, and example users."""
+"""Builds the report's sections on recommended lists: popularity, example users."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,15 +22,15 @@ EXPOSURE = {
   "diversity@10": ("distance of the ids within a list; 1: no common prefix", False),
   "invalid@10": ("share of ranks without an item", True),
 }
-USERS = 8  # examples
-LETTERS = 160  # longest text of an item; some are whole descriptions
-HISTORY = 6  # the last items of a history that are shown
+USERS = 8  # number of example users
+LETTERS = 160  # an item's text is cut here, as some are whole descriptions
+HISTORY = 6  # number of last history items that are shown
 
 
 def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns the concentration of exposure on popular items, and exposure metrics."""
+  """Returns Lorenz curves of exposure (not if `log` is None), and exposure metrics."""
   lines = without(runs, "table of users", lambda run: run.users is not None)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
   figures = []
@@ -48,7 +48,7 @@ def popularity(
         )
         for series, run in listed
       ]
-      # The last colours: those that a few runs leave free.
+      # The last colours, which are free if there are few runs.
       counts += [("targets", target_I, 8), ("training interactions", bought_I, 16)]
       curves = [
         charts.Line(name, *concentration(count_I, bought_I), series)
@@ -73,7 +73,7 @@ def popularity(
 def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns a few users with their history, recommendations and target."""
+  """Returns some users with history, recommendations and target."""
   lines = without(runs, "table of users", lambda run: run.users is not None)
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
@@ -108,9 +108,9 @@ def examples(
 def concentration(
   count_I: np.ndarray, bought_I: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the Lorenz curve of counts over items, the most popular first.
+  """Returns the Lorenz curve of counts over items, from the most popular item on.
 
-  Equally popular items make one straight piece, so item numbers do not matter.
+  Equally popular items form one straight piece, so their order does not matter.
 
   Args:
     count_I: [I] how often each item is recommended, or is a target.
@@ -129,22 +129,22 @@ def concentration(
 
 
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
-  """Returns how often each item is in the lists of a table of users, [I] int64."""
+  """Counts how often each item is in the lists of a table of users, [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
   index = pc.index_in(raw, value_set=pyarrow.array(item_ids))  # pyright: ignore
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns whether the target is certainly within the first SHOWN, [N] bool."""
+  """Returns whether targets are in the first SHOWN in any order of ties, [N] bool."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Returns the rows to show, ascending: half first hits, half first misses.
+  """Returns the rows to show, ascending: half hits, half misses, the first of each.
 
-  If there are too few of one kind, the other fills up.
+  If there are too few of one kind, there are more of the other.
   """
   hit, miss = np.flatnonzero(hit_N), np.flatnonzero(~hit_N)
   from_hits = min(len(hit), max(size // 2, size - len(miss)))
@@ -153,7 +153,7 @@ def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
 
 
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns a table: a row a metric, a column for each run under each rule."""
+  """Returns a table of exposure: rows are metrics, columns are (run, rule)."""
   found = [run for run in runs if at(run.results, "exposure")]
   rows = []
   for name, (meaning, is_share) in EXPOSURE.items():
@@ -177,7 +177,7 @@ def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[st
 
 
 class _Texts:
-  """Texts of items and histories, if the log is known."""
+  """Texts of items and histories; without them if the log is None."""
 
   def __init__(self, log: Log | None):
     self._log, self._title, self._request = log, {}, {}
@@ -187,12 +187,12 @@ class _Texts:
       self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
 
   def text(self, item: str) -> dict[str, str]:
-    """Returns the item's text, and its raw id if that differs."""
+    """Returns an item's text, and its raw id if that differs."""
     title = charts.clip(self._title.get(item) or item, LETTERS)
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
   def history(self, user: str) -> list[dict[str, str]]:
-    """Returns the texts of a user's history; empty if it is unknown."""
+    """Returns the texts of a user's last items; empty if unknown."""
     n = self._request.get(user)
     if n is None or self._log is None:
       return []

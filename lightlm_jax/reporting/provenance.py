@@ -1,4 +1,4 @@
-"""Cost, configuration and id audit of runs, as sections of the report."""
+"""Builds the report's sections on cost, configuration and id audit of runs."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from lightlm_jax.reporting.run_files import Run, at
 
 
 def cost(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-  """Returns size, speed, versions and devices: a row a figure, a column a run."""
+  """Returns a table of size, speed, versions and devices, with a column per run."""
   packages = {p: None for run in runs for p in at(run.results, "versions") or ()}
   table = []
   for name, path, text in [*_ROWS, *((p, ("versions", p), str) for p in packages)]:
@@ -23,7 +23,7 @@ def cost(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns the fields of every configuration, and those in which runs differ."""
+  """Returns all fields of every run's configuration, and those that differ."""
   flat = {
     run.name: {
       name: json.dumps(value)
@@ -38,7 +38,7 @@ def configs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def audits(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """Returns for each run whether its ids were audited, and the result."""
+  """Returns for each run whether its ids were audited, with what result."""
   return [{"run": run.name, "lines": [], "command": None} | _audit(run) for run in runs]
 
 
@@ -67,7 +67,7 @@ def _audit(run: Run) -> dict[str, Any]:
 
 
 def _other_audit(run: Run) -> str | None:
-  """Returns why an audit is not about this run, None if it is."""
+  """Returns why the audit does not apply to the run's ids; None = it applies."""
   audited = at(run.audit, "ids", "manifest_sha256")
   if audited is None:
     return "the audit does not name its ids"
@@ -82,14 +82,14 @@ def _other_audit(run: Run) -> str | None:
 def _audit_command(run: Run) -> str:
   if not config_lib.lacking(run.config):
     return f"python -m lightlm_jax.audit --workdir={quoted(run)}"
-  # `audit` does not read the config.json of an older version.
+  # `audit` cannot read config.json of this older version, so flags replace it.
   flags = config_flags(run, ("data", "ids", "split", "seed"))
   report = f"--report={quoted(run)}/audit.json"
   return " ".join(["python -m lightlm_jax.audit", *map(shlex.quote, flags), report])
 
 
 def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns the checks of an audit with their results; older audits have fewer."""
+  """Returns (check, result) of an audit; older audits have fewer checks."""
   figures = [
     (f"ids unchanged by exchange: {name.replace('_', ' ')}", _plain(value))
     for name, value in (audit.get("exchange") or {}).items()
@@ -129,7 +129,7 @@ def _duration(seconds: float) -> str:
 
 
 _whole = "{:,.0f}".format
-# Name, path in results.json, and format of each row of `cost`.
+# (name, path in results.json, formatter) of each row of `cost`.
 _ROWS: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
   ("system", ("system",), str),
   ("preset", ("preset",), str),

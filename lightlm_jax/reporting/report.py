@@ -27,11 +27,11 @@ def report(
   """Writes the report of one or several runs and prints its path.
 
   Args:
-    workdir: a run, finished or not.
-    others: further runs to compare with it.
+    workdir: the folder of a run, finished or not.
+    others: the folders of further runs to compare it with.
     split_name: "test" or "validation".
-    out: the file; None = report.html, or report-validation.html, in the workdir.
-    data_dir: folder of the log, instead of the run's data.dir.
+    out: the file to write; None = report.html, or report-validation.html, in `workdir`.
+    data_dir: folder of the logs; None = the run's data.dir.
 
   Returns:
     The path of the report.

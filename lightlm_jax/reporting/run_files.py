@@ -1,7 +1,7 @@
 """Reads the folders of runs for a report.
 
 A run may be unfinished or of an older version, with fewer files and fields. What is
-missing is None or empty here; the sections say what can be done about it.
+missing is None or empty here; the sections name the commands that produce it.
 """
 
 import shlex
@@ -26,47 +26,47 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
 
-# Fields that `evaluate` can add to the results of an older `train`.
+# Fields that older versions of `train` left out, and that `evaluate` can supply.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
 
 
 class Search(NamedTuple):
-  """The evaluation of a run with one decoding."""
+  """An evaluation of a run by beam or exact search."""
 
-  results: dict[str, Any]  # results.json, or a file of the same form by `evaluate`
+  results: dict[str, Any]  # of results.json, or of a file by `evaluate`
   users: pyarrow.Table | None
 
 
 class Run(NamedTuple):
-  """One run."""
+  """The contents of a run's folder."""
 
   name: str  # of its folder
   workdir: epath.Path
-  config: dict[str, Any]  # perhaps of another version
-  # results.json, empty before the end; for the validation split those of `evaluate`.
+  config: dict[str, Any]  # config.json, perhaps of another version
+  # results.json, {} if unfinished; for validation the file by `evaluate`.
   results: dict[str, Any]
-  asked_again: dict[str, dict[str, Any]]  # file name → further results of `evaluate`
+  asked_again: dict[str, dict[str, Any]]  # file name → results of `evaluate`
   journal: list[dict[str, Any]]  # the lines of metrics.jsonl
-  users: pyarrow.Table | None  # of `results`
-  searches: list[Search]  # by beam and by exact search, if there is an exact one
+  users: pyarrow.Table | None  # the table of users that belongs to `results`
+  searches: list[Search]  # by beam and exact search; empty if none is exact
   book: CodeBook | None
-  audit: dict[str, Any]  # audit.json, or the audit in results.json
+  audit: dict[str, Any]  # audit.json, or the audit in an older results.json; {} = none
 
 
 class Log(NamedTuple):
-  """The log that runs were trained on."""
+  """The log of runs, split as in training."""
 
-  train: Interactions  # with the whole catalogue
-  requests: Requests  # that were evaluated
-  titles: list[str] | None  # texts of the items
+  train: Interactions  # the training interactions, over the whole catalogue
+  requests: Requests  # the evaluated requests
+  titles: list[str] | None  # texts of the items; None = unknown
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
-  """Reads the folder of a run; of "validation" only results of `evaluate` on it.
+  """Reads a run's folder; for "validation", only the results of `evaluate` on it.
 
   Raises:
-    UserError: there is no run, one of its files is damaged, or it was not evaluated on
-      the validation split.
+    UserError: there is no run, a file is damaged, or validation results are wanted and
+      there are none.
   """
   workdir = workdir_lib.absolute(workdir)
   if not (workdir / "config.json").exists():
@@ -132,17 +132,17 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
 
 
 def at(tree: Any, *path: str) -> Any:
-  """Returns the value at a path of nested dicts, None if there is none."""
+  """Returns the value at a path of nested dicts; None = there is none."""
   for name in path:
     tree = tree.get(name) if isinstance(tree, dict) else None
   return tree
 
 
 def _of_validation(workdir: epath.Path, config, asked_again, finished):
-  """Returns the validation results of the run's own decoding, and of others.
+  """Returns validation results with the run's own decoding, and with others.
 
   Raises:
-    UserError: there are none, or they are not of the final parameters.
+    UserError: there are none, or they are of another checkpoint than the final one.
   """
   decoding = None
   if schema.writes_ids(config.get("system")):
@@ -170,7 +170,7 @@ def _of_validation(workdir: epath.Path, config, asked_again, finished):
 
 
 def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
-  """Returns evaluations by beam and exact search, if there is an exact one."""
+  """Returns the evaluations by beam and exact search; [] if none is exact."""
   answers = {results_lib.file_name("users", results): results} if results else {}
   for name, again in asked_again.items():
     answers[name.removesuffix(".json").replace("results", "users", 1)] = again
@@ -185,7 +185,7 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 
 
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
-  """Returns a table of users; None if there is none, or if it is of another log."""
+  """Reads a table of users; returns None if it is missing or of another split."""
   path = workdir / f"{name}.parquet"
   if not path.exists():
     return None
@@ -194,9 +194,9 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Returns results with fields that an older `train` left out but `evaluate` added.
+  """Returns results with missing fields taken from results of `evaluate`, `others`.
 
-  Fields are taken only from the same evaluation with the same metrics.
+  They are taken only from an equal evaluation with equal metrics.
   """
   same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
   same += ["beam_size"] if "beam_size" in results else []
@@ -212,7 +212,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """Returns the complete lines; a running or killed run leaves a partial one."""
+  """Reads JSON Lines, without a partial line of a running or killed run."""
   lines = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:

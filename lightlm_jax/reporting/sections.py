@@ -1,7 +1,7 @@
-"""The results of runs as sections of the report: metrics, comparison, curves, slices.
+"""Builds the report's sections of results: metrics, comparison, curves, slices.
 
-Each function returns the data of one section for the template. What a run lacks becomes
-a line in `missing`, with the command that produces it.
+Each public function returns the data of one section for the template, with a line in
+`missing` for everything that a run lacks and the command that produces it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ DIMENSIONS = {
 
 
 def headline(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns the rows of the table of metrics: baselines, runs, the best possible."""
+  """Returns the table of metrics, with rows for baselines, runs and best possible."""
   lines = [
     note(
       f"{run.name} has no results.json because it is not finished; this resumes it",
@@ -59,7 +59,7 @@ def _row(name: str | None, kind: str, metrics: Any, intervals: Any = None):
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns the means of all runs with intervals, and tests of their differences.
+  """Returns means with intervals and tests of differences; None for a single run.
 
   Raises:
     UserError: the runs were not evaluated on the same users.
@@ -89,7 +89,7 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def learning(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns charts of loss and validation NDCG@10 by step."""
+  """Returns charts of training loss and validation NDCG@10 by step."""
   figures, lines = [], []
   kinds = (
     ("loss", "loss", ("loss",)),
@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns NDCG@10 by slice: for one run a chart of both rules, else one per rule."""
+  """Returns charts of NDCG@10 by slice: one per rule, or of both for a single run."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():
@@ -151,7 +151,7 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _bars(sizes: dict[str, int], columns, dimension: str, label: str):
-  """Returns a chart with a bar of every (name, run, rule, series) for each slice."""
+  """Returns a chart: for each slice, a bar per column (name, run, rule, series)."""
   groups = []
   for part, users in sizes.items():
     path = (dimension, part, "mean", DECIDING)
