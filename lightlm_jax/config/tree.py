@@ -169,8 +169,7 @@ def differences(
 def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the values of a config.json by dotted name, for its system's fields only.
 
-  Fields added after the run have the value that describes its behaviour. If the file
-  is not a valid configuration, its unknown fields are kept.
+  Later fields have the value that describes the run. An invalid file keeps all fields.
   """
   try:
     return to_flat(from_tree(tree))

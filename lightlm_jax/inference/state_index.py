@@ -95,9 +95,8 @@ def index_states(
   """Computes the states of training examples.
 
   Every interaction of `train` is an example, with the items before it as history; a
-  `share` of them is kept, drawn by `seed`. `batch_size` is a multiple of the mesh's
-  `data` axis. Returns state_ND float16 and item_N int32 (the items that followed), in
-  the order of the log.
+  `share` of them, drawn by `seed`, is kept. `batch_size` is a multiple of the mesh's
+  `data` axis. Returns state_ND float16 and the following item_N int32, in log order.
   """
   system = model.system
   assert system.max_history is not None
