@@ -1,1 +1,1 @@
-"""Scaling studies: many runs of one configuration, and what they say together."""
+"""Scaling studies: many runs of varied configurations, and their joint analysis."""

@@ -1,4 +1,4 @@
-"""Analyses a study's table: findings, figures and report; nothing is trained."""
+"""Analyses a study's table of trials into findings, figures and a report."""
 
 from collections.abc import Container, Sequence
 import logging
@@ -39,9 +39,9 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> None:
-  """Writes the report of runs, see `reporting.report`, or of a study.
+  """Writes the report of runs (see `reporting.report`) or of a study.
 
-  Of a study it prints the findings too.
+  If `workdir` is a study, it logs the findings too.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
@@ -69,8 +69,8 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
   Returns:
     The content of analysis.json: axes; trials {finished, failed}; families, each with
-    its points, its findings and, as `said`, the findings in sentences; figures, as
-    paths.
+    its points, its findings and, in `said`, the findings as sentences; the paths of the
+    figures.
 
   Raises:
     UserError: summary.parquet or matplotlib is missing, or the table cannot be read.
@@ -122,7 +122,7 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
 
 def draw(found: Findings) -> list[Drawing]:
-  """Returns the figures that a family's points support."""
+  """Draws all figures for which a family has enough points."""
   family = found.family
   drawn: list[Drawing | None] = []
   accuracy = [measure for measure in ACCURACY if measure in found.measures]
@@ -141,9 +141,9 @@ def draw(found: Findings) -> list[Drawing]:
 
 
 def _tables(found: Findings) -> dict[str, Any]:
-  """Returns the columns of the table of points, and the comparisons by pair."""
+  """Returns the report's tables: `columns` of points, and `compared` pairs of them."""
   columns = [(m.title, m.column, m) for m in found.measures]
-  # The test metrics come last; nothing uses them.
+  # The test metrics come last; they are shown, but no decision uses them.
   columns += [
     (m.title.replace("validation", "test"), m.test, m) for m in found.measures if m.test
   ]
@@ -162,7 +162,7 @@ def _tables(found: Findings) -> dict[str, Any]:
 
 
 def _remove_older(study: epath.Path, files: Container[str]) -> None:
-  """Removes figures of an earlier analysis that this one does not make."""
+  """Removes the figures of an earlier analysis that are not in `files`."""
   try:
     older = json_text.loads((study / ANALYSIS).read_text())["figures"]
   except (OSError, ValueError, KeyError, TypeError):

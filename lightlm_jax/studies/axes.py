@@ -1,10 +1,10 @@
 """The axes of a study, their values, and the config fields that a point sets.
 
 An axis is a dotted field of a run's config, or a shape that sets several fields:
-`depth` (layers of encoder and decoder), `width` (model.d_model, shared by the heads),
-`ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate times
-model.d_model; the rate of the embeddings stays that of the base). This is how Adam's
-learning rates transfer across widths (arXiv 2203.03466).
+`depth` (layers of encoder and decoder), `width` (model.d_model, divided among the
+heads), `ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate
+times model.d_model; the embeddings keep the rate of the base configuration). Adam's
+learning rates transfer across widths in this way (arXiv 2203.03466).
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,30 +17,30 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.runtime.errors import UserError
 
-Value = Any  # a bool, int, float or str, as the axis has it
+Value = Any  # a bool, int, float or str, depending on the axis
 Point = dict[str, Value]  # axis → value, in the order of the axes
 
-# Shape → type of its values, and the fields that it sets.
+# Shape → (type of its values, fields that it sets).
 SHAPES: dict[str, tuple[type, tuple[str, ...]]] = {
   "depth": (int, ("model.num_layers", "model.num_decoder_layers")),
   "width": (int, ("model.d_model", "model.d_kv")),
   "ffn": (float, ("model.d_ff",)),
   "rate": (float, ("train.learning_rate", "train.embedding_rate")),
 }
-# Fields of a shape that a system may do without.
+# Fields of shapes that some systems do not have.
 _OPTIONAL = ("model.num_decoder_layers", "model.d_kv")
 _RANGE = re.compile(r"(log:)?(.+)\.\.(.+)")
 
 
 class Range(NamedTuple):
-  """All numbers from `low` to `high`, for random search and TPE but not for a grid."""
+  """All numbers from `low` to `high`, for random search and TPE, but not for a grid."""
 
   low: int | float
   high: int | float
-  log: bool  # sampled uniformly in the logarithm
+  log: bool  # sample uniformly on a logarithmic scale
 
   def rounded(self, value: int | float) -> int | float:
-    """Returns a drawn number with few digits, so that a trial's name is its value."""
+    """Rounds a drawn float to four digits, so that the trial's name is exact."""
     short = float(f"{value:.4g}") if isinstance(value, float) else value
     return min(max(short, self.low), self.high)
 
@@ -52,14 +52,14 @@ Values = tuple[Value, ...] | Range
 
 
 def size(values: Values) -> float:
-  """Returns the number of values."""
+  """Returns the number of values; inf for a range of floats."""
   if not isinstance(values, Range):
     return len(values)
   return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
 
 
 def parse(text: str) -> tuple[str, list[str]]:
-  """Parses `axis=value,value` of --vary into the axis and its values as text."""
+  """Parses `axis=value,value` from --vary into the axis and its values as strings."""
   name, equals, values = text.partition("=")
   if not equals or not name.strip():
     raise UserError(
@@ -70,9 +70,9 @@ def parse(text: str) -> tuple[str, list[str]]:
 
 
 def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
-  """Returns the values of an axis with the type of its field in the base configuration.
+  """Converts the values of an axis to the type of its field in the configuration.
 
-  `given` are values, or their text; a range is one text.
+  `given` are values or strings; a range is a single string.
 
   Raises:
     UserError: there is no such field, or a value has another type.
@@ -103,7 +103,7 @@ def check_apart(axes: Iterable[str]) -> None:
 
 
 def value_in(run: RunConfig, axis: str) -> Any:
-  """Returns the value of an axis in a configuration, None if it has no single one."""
+  """Returns the value of an axis in a configuration; None if it has no single value."""
   if axis not in SHAPES:
     config_lib.find(type(run), axis)
     return config_lib.value_of(run, axis)
@@ -120,7 +120,7 @@ def value_in(run: RunConfig, axis: str) -> Any:
 
 
 def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
-  """Returns the fields that a point sets; raises a UserError if values do not fit."""
+  """Returns the config fields that a point sets; a UserError if values do not fit."""
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
   def so_far(field) -> Any:
@@ -153,7 +153,7 @@ def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
 
 
 def name_of(point: Point) -> str:
-  """Returns the name of a point and of its folder; it is unique."""
+  """Returns the unique name of a point, which is also the name of its folder."""
   return ",".join(f"{axis}={_word(value)}" for axis, value in point.items())
 
 

@@ -1,17 +1,18 @@
-"""Claims on trials, by which several processes and hosts share one study.
+"""Claims trials, so that several processes and hosts can share one study.
 
-Optuna stores the trials in one order and lets each end once. Every process applies
-these rules by itself:
+Optuna stores the trials in one order and lets each end once. Every process applies the
+following rules, without talking to the others:
 
-- Of the trials of a point the one with the highest turn counts, of equal turns the
-  first. A process that holds another one ends it without running it.
+- Of the trials of a point, only the one with the highest turn counts; at equal turns,
+  the first. A process that has claimed another one ends it without running it.
 - A trial that ended without a result or a reason is lost; its point gets another turn.
-- A running trial on this host is alive while the lock in its folder is held, which its
-  train command inherits. A trial on another host is alive while its heartbeat changes.
+- A running trial on this host is alive while the lock in its folder is held (its train
+  command inherits the lock). A trial on another host is alive while its heartbeat
+  changes.
 
-Optuna 5 has heartbeats, and a retry of stale trials, for databases only (RDBStorage),
-not for the journal, which is the default here, nor for the gRPC proxy. And the lock
-tells at once of a death on this host.
+Optuna 5 has heartbeats and retries stale trials only in databases (RDBStorage), not in
+the journal, which is the default here, and not through the gRPC proxy. Moreover, the
+lock reveals a death on this host at once.
 """
 
 from collections.abc import Collection
@@ -44,17 +45,17 @@ _DRAWS = 100_000  # attempts to draw a point that was not drawn before
 
 
 class Claim(NamedTuple):
-  """A trial that this process runs."""
+  """A trial that this process has claimed and runs."""
 
   trial: optuna.Trial
-  name: str  # of the point
+  name: str  # name of the point
   point: Point
   folder: pathlib.Path
-  lock: Lock  # held by this process and by the trial's process while they live
+  lock: Lock  # held while this process or the trial's process is alive
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
-  """Returns the trial that counts of each point, by name, in order of first trials."""
+  """Returns {name of point: the trial that counts}, in order of the first trials."""
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
@@ -67,12 +68,12 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
 
 
 def ended(trial: FrozenTrial) -> bool:
-  """Returns whether a trial has a result, or a reason why it failed."""
+  """Returns True if a trial has a result, or a reason why it failed."""
   return trial.state.is_finished() and not _lost(trial)
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues missing points of a grid, and lost (or failed) points again."""
+  """Enqueues missing points of a grid, lost points and, if wanted, failed points."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:
@@ -127,8 +128,8 @@ def beat(claim: Claim) -> bool:
 
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
-  """Ends a trial with its row of the summary, see studies/summary.py."""
-  # If another process was quicker, its result stands.
+  """Ends a claimed trial and stores its row of the summary, see studies/summary.py."""
+  # If another process has ended the trial already, that result stays.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
     if row["state"] == "finished":
@@ -142,13 +143,13 @@ def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
 def reap_stale(
   study: optuna.Study, own: Collection[str], beats: dict[int, tuple[Any, float]]
 ) -> None:
-  """Ends trials whose process has died, so that they are lost and run again.
+  """Ends trials whose process has died: they count as lost and are run again.
 
   Args:
     study: the study.
     own: names of the trials that this process runs.
-    beats: the last heartbeat of each trial of another host, and when this process first
-      saw it; kept by the caller between calls.
+    beats: {trial number: (last heartbeat, time when this process first saw it)} of
+      other hosts' trials; the caller must pass the same dict to every call.
   """
   for name, trial in current(study).items():
     if trial.state != TrialState.RUNNING or name in own:
@@ -156,7 +157,7 @@ def reap_stale(
     claim = trial.user_attrs.get("claim") or {}
     lock = None
     here = claim.get("host") == _host()
-    # The folder may belong to another workdir, or be visible only in its container.
+    # The folder may belong to another workdir, or exist only in another container.
     if here and (folder := pathlib.Path(claim["folder"])).exists():
       lock = folder_lib.try_lock(folder / _LOCK)
       if lock is None:
@@ -167,7 +168,7 @@ def reap_stale(
         beats[number] = beat, now
       if now - beats[number][1] < PATIENCE_SECONDS:
         continue
-    # It may have ended since, or another process was quicker.
+    # It may have ended in the meantime, or another process may have ended it.
     with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
       study.tell(trial.number, state=TrialState.FAIL)
     if lock is not None:
@@ -199,7 +200,7 @@ def _distributions(plan: Plan) -> dict[str, Any]:
 
 
 def _sampler(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
-  """Returns the sampler of trial `number`, the same in every process."""
+  """Returns the sampler of trial `number`; it is the same in every process."""
   seed = int(np.random.SeedSequence([plan.search_seed, number]).generate_state(1)[0])
   if plan.search == "tpe":
     return optuna.samplers.TPESampler(seed=seed)
@@ -216,7 +217,7 @@ def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
 
 
 def _unseen(plan: Plan, now: Collection[str]) -> Point:
-  """Returns a random new point, in place of one that was drawn before."""
+  """Draws a random point whose name is not in `now`."""
   rng = np.random.default_rng([plan.search_seed, len(now)])
   for _ in range(_DRAWS):
     point = {name: _any_of(values, rng) for name, values in plan.axes.items()}
@@ -238,6 +239,6 @@ def _any_of(values: Values, rng: np.random.Generator) -> Value:
 
 @functools.cache
 def _host() -> str:
-  """Returns the name and boot id of this machine; names alone may not be unique."""
+  """Returns this machine's name and boot id, because names may not be unique."""
   boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
   return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"

@@ -1,4 +1,4 @@
-"""The storage of a study's trials: a journal in its folder, a database or a proxy."""
+"""Opens the storage of a study's trials: a journal file, a database or a proxy."""
 
 from collections.abc import Iterator
 import contextlib
@@ -28,7 +28,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
   Args:
     workdir: folder of the journal; its name is part of the study's name.
-    plan: in a database another plan is another study, whatever the folder of the data.
+    plan: its definition (without the data's folder) is part of the study's name.
     storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
       None = the journal.
 
@@ -36,7 +36,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
     UserError: the storage cannot be opened.
   """
   definition = plan_lib.definition(plan)
-  # These may differ between two starts of one study.
+  # These may change when a study is resumed.
   del definition["base"], definition["trials"], definition["run"]["data"]["dir"]
   text = json.dumps(definition, sort_keys=True)
   name = f"{workdir.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -49,7 +49,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
     )
   except UserError:
     raise
-  except Exception as error:  # every database driver has its own errors
+  except Exception as error:  # every database driver has its own exceptions
     if isinstance(error, ImportError):  # Optuna does not name the missing module
       error = error.__cause__ or error
     where = shown(storage or workdir / "journal.log")
@@ -63,7 +63,7 @@ def shown(url: object) -> str:
 
 @contextlib.contextmanager
 def user_errors(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns errors of the folder or the storage into a UserError."""
+  """Converts exceptions of the folder or the storage in a block to a UserError."""
   try:
     yield
   except Exception as error:
@@ -93,7 +93,7 @@ def _storage(workdir: pathlib.Path, url: str | None):
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:
-  """Opens a database; Optuna creates its tables, which only one host at a time can."""
+  """Opens a database; waits if another host is creating Optuna's tables in it."""
   for _ in range(4):  # seconds; creating the tables takes less
     try:
       return optuna.storages.RDBStorage(url)

@@ -1,4 +1,4 @@
-"""What the points of a family show: laws, fronts, comparisons; also as JSON."""
+"""Collects the findings about a family of points: laws, fronts and comparisons."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from lightlm_jax.studies import law
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.points import DATA, DECIDING, LOSS, SIZE, Family, Measure
 
-# The variables of each law.
+# The variables of each power law.
 LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
 
@@ -19,7 +19,7 @@ class Best(NamedTuple):
   """The best point by validation, and those not significantly different from it."""
 
   place: int
-  level: tuple[int, ...]  # by size
+  level: tuple[int, ...]  # in ascending order of size
 
 
 class Compared(NamedTuple):
@@ -28,17 +28,17 @@ class Compared(NamedTuple):
   measure: Measure
   pair: tuple[int, int]
   difference: points_lib.Difference  # the first minus the second
-  better: int | None  # the point that is significantly better
+  better: int | None  # the point that is significantly better; None = neither
 
 
 class Findings(NamedTuple):
-  """All findings of one family; `measures` are those that its points have."""
+  """All findings about one family; `measures` are those that its points have."""
 
   family: Family
   measures: tuple[Measure, ...]
   best: Best | None
   laws: dict[str, law.Fit | law.Unidentified]
-  fronts: dict[tuple[str, str], tuple[int, ...]]  # by measure's column and cost
+  fronts: dict[tuple[str, str], tuple[int, ...]]  # by (measure's column, cost)
   iso_flop: tuple[fronts_lib.IsoFlop, ...]
   depth_width: tuple[Compared, ...]
   lines: tuple[tuple[int, ...], ...]  # see `fronts.narrowing`
@@ -47,7 +47,7 @@ class Findings(NamedTuple):
 
 
 def find(family: Family, *, resamples: int = 300) -> Findings:
-  """Returns everything that the points of a family support."""
+  """Computes all findings for which a family has enough points."""
   measures = tuple(m for m in points_lib.MEASURES if family.points[m.column].count())
   lines = tuple(fronts_lib.narrowing(family))
   pareto = {}
@@ -73,7 +73,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits the loss in size, in data or in both; in one alone, the other is fixed."""
+  """Fits the loss in size, data or both; if in one, to runs equal in the other."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )
@@ -82,7 +82,7 @@ def _law(
   if of == (SIZE,):
     runs = runs.filter(pl.col(DATA) == pl.col(DATA).max())
   if of == (DATA,):
-    # The size with the most amounts of data; of several, the largest.
+    # The size with the most different amounts of data; at a tie, the largest size.
     amounts = runs.group_by(SIZE).agg(pl.col(DATA).n_unique())
     runs = runs.filter(pl.col(SIZE) == amounts.sort(DATA, SIZE)[SIZE][-1])
   return law.fit(
@@ -122,7 +122,7 @@ def _compared(
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-  """Returns the findings as plain data; points stand by their names."""
+  """Returns the findings as data for JSON; points are given by their names."""
   family = found.family
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}

@@ -1,6 +1,6 @@
-"""Which shapes are worth their cost: Pareto fronts, iso-FLOP curves, equal parameters.
+"""Compares shapes by cost: Pareto fronts, iso-FLOP curves, equal parameter counts.
 
-Everything works on the points of one family, by their means over seeds. Letters: P
+All functions take the points of one family, with their means over seeds. Letters: P
 points, D depths, W widths.
 """
 
@@ -13,8 +13,8 @@ import scipy.sparse.csgraph
 from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.points import DATA, LOSS, SIZE, Family, Spread
 
-EQUAL_FLOPS = 1.5  # largest ratio of the FLOPs within an iso-FLOP group
-EQUAL_SIZE = 0.10  # largest relative difference of equal parameter counts
+EQUAL_FLOPS = 1.5  # maximum ratio of FLOPs within an iso-FLOP group
+EQUAL_SIZE = 0.10  # maximum relative difference of sizes that count as equal
 WITHIN = f"±{100 * EQUAL_SIZE:.0f} %"
 SHAPE = ("depth", "model.num_layers")
 WIDTH = ("width", "model.d_model")
@@ -26,27 +26,27 @@ class IsoFlop(NamedTuple):
 
   low: float  # FLOPs
   high: float
-  points: tuple[int, ...]  # by size
+  points: tuple[int, ...]  # in ascending order of size
   curve: tuple[float, ...]  # coefficients of (ln N)², ln N and 1
-  best_size: float | None  # N of the minimum, if it lies between the points
-  interval: tuple[float, float] | None  # of best_size, over seeds
-  reason: str | None  # why there is no best size
+  best_size: float | None  # N at the minimum; None if it is not between the points
+  interval: tuple[float, float] | None  # of best_size, over seeds; None = unknown
+  reason: str | None  # why there is no best size; None if there is one
 
 
 class Grid(NamedTuple):
   """Points by depth and width, equal in all other axes; -1 marks an empty cell."""
 
-  name: str  # the other axes
+  name: str  # values on the other axes, "" = there are none
   depths: tuple[int, ...]
   widths: tuple[int, ...]
   point_DW: np.ndarray
 
 
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:
-  """Returns the indices of the Pareto front, from the cheapest point to the best.
+  """Returns the indices of points on the Pareto front, from the cheapest to the best.
 
-  Lower costs are better, and lower values if `lower`. Points that are equal in both are
-  all kept.
+  A lower cost is better, and a lower value if `lower`. Points that are equal in cost
+  and value are all kept.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -60,7 +60,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """Returns the fewest groups in which no two values differ by more than a ratio."""
+  """Forms the fewest groups of indices whose values differ at most by a factor."""
   found: list[list[int]] = []
   for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
@@ -71,12 +71,12 @@ def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
 
 
 def iso_flop(family: Family) -> list[IsoFlop]:
-  """Returns a parabola for each group of at least four sizes of about equal FLOPs.
+  """Fits a parabola to each group of points of about equal FLOPs.
 
-  Through three sizes there is always a parabola.
+  A group needs at least four sizes: a parabola passes exactly through three.
   """
   flops_P, size_P, loss_P = map(family.column, ("train_flops", SIZE, LOSS.column))
-  # A comparison with NaN is false.
+  # Comparisons with NaN are false, so points without FLOPs or size are left out.
   known = np.flatnonzero((flops_P > 0) & (size_P > 0) & np.isfinite(loss_P))
   seeds_P = family.points[f"{LOSS.column}:seeds"].to_numpy()
   spread = family.spread(LOSS)
@@ -94,7 +94,7 @@ def iso_flop(family: Family) -> list[IsoFlop]:
 def _parabola(
   size_N: np.ndarray, loss_N: np.ndarray, spread: Spread | None, seeds_N: np.ndarray
 ) -> tuple[tuple[float, ...], float | None, tuple[float, float] | None, str | None]:
-  """Returns curve, size of the minimum, its interval, and why there is no minimum."""
+  """Returns curve, best_size, interval and reason of an `IsoFlop`."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
   at_N = (x_N - middle) / half
@@ -118,7 +118,7 @@ def _parabola(
   size = float(np.exp(middle + half * best))
   if spread is None:
     return curve, size, None, None
-  # Means that other seeds could have given; the spread itself is an estimate too.
+  # Draw means that other seeds could have given; the spread itself is an estimate too.
   rng, draws = np.random.default_rng(0), 400
   std_D = spread.std * np.sqrt(spread.freedom / rng.chisquare(spread.freedom, draws))
   noise_ND = std_D * rng.normal(size=(len(x_N), draws)) / np.sqrt(seeds_N)[:, None]
@@ -132,10 +132,10 @@ def _parabola(
 
 
 def equal_size(family: Family) -> list[tuple[int, int]]:
-  """Returns pairs of points of equal parameters, the deeper and the wider one.
+  """Returns pairs (deeper, wider) of points with equal parameter counts.
 
-  Parameters outside the embeddings differ by EQUAL_SIZE at most. The deeper point is
-  narrower in width or in feed-forward, and in neither wider; all other axes are equal.
+  Non-embedding parameters differ at most by EQUAL_SIZE. The deeper point has a smaller
+  d_model or d_ff, and neither is larger; all other axes are equal.
   """
   size_P, (depth_P, axes) = family.column(SIZE), depth(family)
   width_P, ffn_P = family.column("d_model"), family.column("d_ff")
@@ -152,7 +152,7 @@ def equal_size(family: Family) -> list[tuple[int, int]]:
 
 
 def equal_groups(family: Family) -> list[list[int]]:
-  """Returns the groups of points that pairs of `equal_size` connect, by size."""
+  """Returns groups of points that pairs of `equal_size` connect, the smallest first."""
   size_P = family.column(SIZE)
   joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
@@ -163,9 +163,9 @@ def equal_groups(family: Family) -> list[list[int]]:
 
 
 def narrowing(family: Family) -> list[tuple[int, ...]]:
-  """Returns the points that differ only in their feed-forward width, narrowest first.
+  """Returns groups of points that differ only in d_ff, each with the narrowest first.
 
-  A tuple for each shape with several widths.
+  There is one for each shape that was trained with several d_ff.
   """
   ffn_P = family.column("d_ff")
   found = []
@@ -180,8 +180,8 @@ def narrowing(family: Family) -> list[tuple[int, ...]]:
 def grids(family: Family) -> list[Grid]:
   """Returns a grid of depth and width for each combination of the other axes.
 
-  A grid has at least two depths and two widths. The fullest grid comes first, and of
-  equally full ones the one with the most data.
+  A grid has at least two depths and two widths. The grid with the most points comes
+  first; at a tie, the one with the most data.
   """
   (depth_P, axes), width_P = depth(family), family.column("d_model")
   shape = (*axes, *WIDTH)
@@ -210,7 +210,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns the layers of the encoder, else of the decoder, [P], and their axes."""
+  """Returns [P] encoder layers (decoder layers without an encoder), and their axes."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()
@@ -218,13 +218,13 @@ def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def other_axes(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:
-  """Returns each point's values on all axes but `without`."""
+  """Returns each point's values on all axes except `without`."""
   names = [name for name in family.axes if name not in without]
   return points_lib.rows(family.points, names)
 
 
 def group_by(keys: Iterable[Any]) -> list[np.ndarray]:
-  """Returns the indices of equal keys, groups in order of first appearance."""
+  """Groups the indices of equal keys, in the order in which keys first appear."""
   groups: dict[Any, list[int]] = {}
   for place, key in enumerate(keys):
     groups.setdefault(key, []).append(place)

@@ -25,10 +25,10 @@ def launch(
   """Runs the remaining trials of a study, then analyses it; see `study.sweep`.
 
   Args:
-    workdir: the study's folder; None is refused.
-    config: a study's config, see `plan.of_study`; None = see `plan.of_run`.
-    base, overrides, vary: see `plan.of_run`.
-    report_path: file for the report as JSON; None = none.
+    workdir: the study's folder; None raises a UserError.
+    config: a study's config, see `plan.of_study`; None = vary the run `base`.
+    base, overrides, vary: see `plan.of_run`; with `config` only `vary` is used.
+    report_path: JSON file for what `study.sweep` returns; None = no file.
     **options: see `study.sweep`.
   """
   if workdir is None:
@@ -37,10 +37,10 @@ def launch(
     raise UserError(
       "optuna is missing; install with pip install -c constraints.txt -e '.[sweep]'"
     )
-  # Of the extra `sweep`.
+  # They need the extra `sweep`.
   from lightlm_jax.studies import analysis, study  # noqa: PLC0415
 
-  # Devices are for the trials.
+  # Only the trials use accelerators.
   jax.config.update("jax_platforms", "cpu")
   if config is not None:
     plan = plan_lib.of_study(config, vary)

@@ -1,12 +1,12 @@
-"""Power laws of the loss, L = a·N^-α + b·D^-β + c, with bootstrap intervals.
+"""Fits power laws of the loss, L = a·N^-α + b·D^-β + c, with bootstrap intervals.
 
-The fit is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on log L,
-minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds of
-large runs; it is 1 % here, about the deviation between seeds of a small model.
+The method is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on
+log L, minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds
+of large runs; it is 1 % here, about the deviation between seeds of a small model.
 
-Letters: R runs, P points (runs that differ only in their seed), T power-law terms (N,
-and D if given), S bootstrap resamples. The parameters are (log a, log b, α, β, log c)
-for N, D and L divided by their typical values, so that units do not matter.
+Letters: R runs, P points (a point's runs differ only in their seed), T power-law terms
+(N, and D if given), S bootstrap resamples. The parameters are (log a, log b, α, β,
+log c) for N, D and L divided by their typical values, so that units do not matter.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ DELTA = 0.01  # Huber threshold, as a relative error of L
 EXPONENTS = (0.01, 3.0)  # bounds of α and β
 _WEIGHTS = (-20.0, 20.0)  # bounds of log a and log b
 _FLOORS = (-15.0, 5.0)  # bounds of log c
-_NO_EFFECT = 1e-4  # a term that changes the loss by a smaller share has no exponent
+_NO_EFFECT = 1e-4  # the exponent of a term that changes the loss less is meaningless
 
 
 class Law(NamedTuple):
@@ -33,7 +33,7 @@ class Law(NamedTuple):
   c: float
 
   def __call__(self, size, data=1.0):
-    """Returns the predicted loss; N (`size`) and D (`data`) broadcast."""
+    """Returns the predicted loss; `size` (N) and `data` (D) are broadcast."""
     return (
       self.a * np.asarray(size, np.float64) ** -self.alpha
       + self.b * np.asarray(data, np.float64) ** -self.beta
@@ -42,24 +42,24 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law and its bootstrap."""
+  """A fitted law with its bootstrap."""
 
   law: Law  # the fit to all runs
-  intervals: dict[str, tuple[float, float]]  # of each number of the law, by its name
+  intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law
   resampled_S: tuple[Law, ...]
   error: float  # typical relative error of a run: the median of |log L - log law|
   runs: int
   points: int
-  remarks: tuple[str, ...]  # caveats, as half-sentences
+  remarks: tuple[str, ...]  # caveats, as clauses without capital and full stop
 
   def band(self, size, data=1.0):
-    """Returns the ends of the 95 % band of the loss, each shaped as the inputs."""
+    """Returns (low, high) of the loss's 95 % band, each with the inputs' shape."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
     return tuple(np.quantile(expected, _tails(0.95), axis=0))
 
 
 class Unidentified(NamedTuple):
-  """The runs do not identify a law; `reason` says why."""
+  """Returned in place of a `Fit` if runs do not identify a law; `reason` says why."""
 
   reason: str
 
@@ -77,14 +77,14 @@ def fit(
   """Fits L = a·N^-α + b·D^-β + c, or L = a·N^-α + c without `data_R`.
 
   Intervals are percentiles of a cluster bootstrap: runs of one point are drawn
-  together, because they share whatever the law leaves out of their shape.
+  together, because they share all effects of their shape that the law leaves out.
 
   Args:
     loss_R: [R] losses, positive.
-    size_R: [R] N, positive: parameters, or another quantity that the loss falls with.
-    data_R: [R] D, positive; None fits the law of N alone.
-    point_R: [R] number of the point of each run; None groups runs of equal N and D.
-    names: N and D in reasons and remarks.
+    size_R: [R] N, positive: parameters, or another quantity that reduces the loss.
+    data_R: [R] D, positive; None = fit the law of N alone.
+    point_R: [R] number of the point of each run; None = one point for equal N and D.
+    names: words for N and D in reasons and remarks.
     resamples, level: S, and the coverage of the intervals.
 
   Raises:
@@ -148,11 +148,11 @@ def _positive(values) -> np.ndarray:
 def _too_few(
   columns: Sequence[np.ndarray], names: Sequence[str], *, spare: int = 0
 ) -> str | None:
-  """Returns why these points cannot identify the law, None if they can.
+  """Returns why the points are too few to identify the law; None if they are not.
 
-  A term has a factor and an exponent, and c (or the other term) shifts it: it needs
-  three different values. Without a point to spare the law passes through all points,
-  and its error cannot be estimated.
+  A term has a factor and an exponent, and c (or the other term) shifts it, so it needs
+  three different values. `spare` is the number of points required beyond the number of
+  parameters: without any, the law passes through all points and has no known error.
   """
   unknowns = 2 * len(columns) + 1
   for name, values_R in zip(names, columns):
@@ -171,7 +171,7 @@ def _too_few(
 
 
 def _starts(T: int) -> list[np.ndarray]:
-  """Returns starting points: slow and steep power laws, low and high floors."""
+  """Returns starting points for T terms: slow and steep power laws, low and high c."""
   exponents = itertools.product((0.1, 0.4, 1.2), repeat=T)
   return [
     np.array([*[np.log((1 - floor) / T)] * T, *exponent_T, np.log(floor)])
@@ -181,9 +181,9 @@ def _starts(T: int) -> list[np.ndarray]:
 
 
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
-  """Returns the parameters [2 T + 1] of the least Huber loss over all starts."""
+  """Returns the parameters [2 T + 1] with the lowest Huber loss over all starts."""
   T = len(x_TR)
-  # Runs that were not drawn only cost time.
+  # Runs of weight 0 would only cost time.
   drawn_R = weight_R > 0
   options = {
     "args": (x_TR[:, drawn_R], y_R[drawn_R], weight_R[drawn_R] / weight_R.sum()),
@@ -211,7 +211,7 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the predicted log L [R], and the share of each term and of c [T + 1, R]."""
+  """Returns the predicted log L, [R], and the shares of all terms and c, [T + 1, R]."""
   T = len(x_TR)
   floor_R = np.full(x_TR.shape[1], theta[-1])
   log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
@@ -220,17 +220,17 @@ def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _law(theta, unit_T, unit: float) -> Law:
-  """Returns the law in the units of the runs."""
+  """Converts parameters to a law in the units of the runs."""
   T = len(unit_T)
   factor_T = unit * np.exp(theta[:T]) * np.asarray(unit_T) ** theta[T:-1]
-  # At its lower bound c is 3e-7 of the typical loss: none.
+  # At its lower bound, c is 3e-7 of the typical loss and counts as 0.
   c = unit * np.exp(theta[-1]) if theta[-1] > _FLOORS[0] + 1e-6 else 0.0
   factors, exponents = [*factor_T.tolist(), 0.0], [*theta[T:-1].tolist(), 0.0]
   return Law(factors[0], exponents[0], factors[1], exponents[1], float(c))
 
 
 def _at_bound(law: Law, columns, names, loss_R) -> str | None:
-  """Returns why the fitted law is not one, None if it is."""
+  """Returns why a fitted law is degenerate; None if it is not."""
   terms = ((law.a, law.alpha), (law.b, law.beta))
   for name, values_R, (factor, exponent) in zip(names, columns, terms):
     fall = factor * (values_R.min() ** -exponent - values_R.max() ** -exponent)
@@ -242,7 +242,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields how often each run is drawn, [R]; skips resamples that fix no law."""
+  """Yields how often each run is drawn, [R]; skips resamples too small for a law."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   left = 100 * resamples

@@ -1,4 +1,4 @@
-"""The plan of a study: a base configuration, axes, and how points are chosen."""
+"""Plans a study: a base configuration, axes, and how points are chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import itertools
@@ -18,22 +18,22 @@ _NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=dep
 
 
 class Plan(NamedTuple):
-  """A study before its first trial."""
+  """The plan of a study, which defines its trials."""
 
-  base: str  # the config file or bare name of a run, with its preset
+  base: str  # config file or bare name of a run, with its preset
   fixed: dict[str, Any]  # overrides for all trials, by dotted field
-  run: RunConfig  # the base configuration with these overrides
-  axes: dict[str, Values]  # all values of each axis; `seed` is the last
+  run: RunConfig  # the base configuration with the overrides in `fixed`
+  axes: dict[str, Values]  # all values of each axis; `seed` is the last axis
   search: str  # one of SEARCHES
-  search_seed: int  # of random search and TPE
+  search_seed: int  # seed of random search and TPE
   trials: int  # number of points
-  points: list[Point] | None  # of a grid, in order; None if they are drawn
+  points: list[Point] | None  # all points of a grid, in order; None if they are drawn
 
 
 def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
-  """Returns the plan of a study's config, see configs/scaling.py.
+  """Builds the plan of a study's config; configs/scaling.py is an example.
 
-  Each `axis=value,value` of `vary` replaces the values of the config.
+  Each `axis=value,value` in `vary` replaces an axis of the config.
 
   Raises:
     UserError: there is no such field, or the number of points does not fit the search.
@@ -49,18 +49,18 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
   if config.search == "grid":
     groups += config.also.to_dict().values()
     return _of_grids(config.base, fixed, groups, config.seeds, vary)
-  # The further grids of `also` are chosen by hand; a search draws from `axes` only.
+  # A search draws from `axes` only; the further grids in `also` are chosen by hand.
   run, (axes,) = _grids(config.base, fixed, groups, config.seeds, vary)
   return _drawn(config, fixed, run, axes)
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Returns the grid of `vary` over a run's own config; see `Plan` and `of_study`."""
+  """Plans the grid of `vary` over the config of a run; see `Plan` and `of_study`."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
 def overrides(plan: Plan, point: Point) -> dict[str, Any]:
-  """Returns the overrides of a trial, by dotted field."""
+  """Returns the overrides of the base configuration for a trial, by dotted field."""
   return plan.fixed | axes_lib.fields_of(plan.run, point)
 
 
@@ -78,9 +78,9 @@ def config_of(plan: Plan, point: Point) -> RunConfig:
 
 
 def check(plan: Plan) -> None:
-  """Raises a UserError if a point cannot be trained, with the first and their number.
+  """Raises a UserError if any point cannot be trained.
 
-  Of a search it checks combinations of values and range ends, the first 10,000.
+  For a search it checks the first 10,000 combinations of values and ends of ranges.
   """
   points = plan.points
   if points is None:
@@ -101,7 +101,7 @@ def check(plan: Plan) -> None:
 
 
 def definition(plan: Plan) -> dict[str, Any]:
-  """Returns the definition of a study as JSON; equal definitions are one study."""
+  """Returns a study's definition as data for JSON; equal definitions are one study."""
   axes = {
     name: str(values) if isinstance(values, Range) else list(values)
     for name, values in plan.axes.items()
@@ -120,9 +120,9 @@ def definition(plan: Plan) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
-  """Returns the differences from an old definition, as "field: old → new".
+  """Returns the differences of a plan from an old definition, as "field: old → new".
 
-  More trials of the same search, or another spelling, are no difference.
+  More trials of the same search, or another way to write the same run, do not count.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
@@ -138,9 +138,9 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Returns the plan with a point for each combination of each grid, once.
+  """Builds a plan with a point for each combination in any grid, without duplicates.
 
-  An axis that a grid lacks has the value of the base there.
+  In a grid that lacks an axis, the axis has its value in the base configuration.
   """
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
@@ -167,7 +167,7 @@ def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
 def _grids(base, fixed, groups, seeds, vary):
   """Returns the base configuration and the typed axes of each grid.
 
-  An axis of the command line replaces that of every grid; without values it removes it.
+  An axis of `vary` replaces that of every grid, or removes it if it has no values.
   """
   run = config_lib.load(base, overrides=fixed)
   given = {}
@@ -190,7 +190,7 @@ def _grids(base, fixed, groups, seeds, vary):
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-  """Returns the axes with shapes first and the seed last, each once."""
+  """Returns the distinct axes, with shapes first and the seed last."""
   shapes = list(axes_lib.SHAPES)
 
   def place(name: str) -> int:
@@ -200,7 +200,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[Point]:
-  """Yields every combination, the last axis running fastest."""
+  """Yields every combination; the last axis changes fastest."""
   return (dict(zip(axes, values)) for values in itertools.product(*axes.values()))
 
 

@@ -1,8 +1,8 @@
-"""The runs of a study, grouped into families and points, and tests between points.
+"""Groups the runs of a study into families and points, and compares points.
 
-A *family* holds runs that can be compared: one data set, one system, and one value of
-each axis that is not a number. A *point* is one setting of the searched axes; its runs
-differ only in their seed. Letters: P points, R runs.
+A *family* holds runs that can be compared: one data set, one system, and one value on
+each non-numeric axis. A *point* is one combination of values on the numeric axes; its
+runs differ only in their seed. Letters: P points, R runs.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lightlm_jax.studies import summary as table_lib
 
 SIZE, DATA = "params_non_embedding", "interactions"
 COSTS = ("params", "train_flops", "train_seconds")
-# Columns in words.
+# Columns of the table in words.
 NAMES = {
   SIZE: "parameters outside the embeddings",
   DATA: "training interactions",
@@ -34,13 +34,13 @@ LEVEL = 0.95
 
 
 class Measure(NamedTuple):
-  """A validation metric that runs are compared by."""
+  """A validation metric by which runs are compared."""
 
-  column: str  # in the study's table
-  name: str  # in texts
-  rule: str | None  # the evaluation rule in words; None for the loss
+  column: str  # column in the study's table
+  name: str  # words for it in texts
+  rule: str | None  # "seen excluded" or "seen allowed"; None for the loss
   lower_is_better: bool
-  test: str | None  # the column of the same metric on the test split
+  test: str | None  # column of the same metric on the test split; None for the loss
 
   @property
   def title(self) -> str:
@@ -58,7 +58,7 @@ _MEASURED = (LOSS.column, *table_lib.METRICS)
 
 
 class Spread(NamedTuple):
-  """Standard deviation between seeds, pooled over points with several seeds."""
+  """The standard deviation between seeds, pooled over points with several seeds."""
 
   std: float
   freedom: int  # degrees of freedom
@@ -72,10 +72,10 @@ class Spread(NamedTuple):
 class Family(NamedTuple):
   """Runs that can be compared, and their points."""
 
-  key: dict[str, Any]  # dataset, system, and the axes that are not numbers
+  key: dict[str, Any]  # dataset, system, and values on the non-numeric axes
   axes: tuple[str, ...]  # the numeric axes that vary within the family
-  runs: pl.DataFrame  # a row a run; `point` is the number of its point
-  # A row a point: means over seeds, of every metric also COLUMN:std and COLUMN:seeds.
+  runs: pl.DataFrame  # one row per run; `point` is the number of its point
+  # One row per point: means over seeds; for metrics also COLUMN:std and COLUMN:seeds.
   points: pl.DataFrame
 
   @property
@@ -84,7 +84,7 @@ class Family(NamedTuple):
     return ", ".join([f"{self.key['system']} on {self.key['dataset']}", *other])
 
   def names(self) -> list[str]:
-    """Returns the name of each point: its values of the axes that vary."""
+    """Returns the name of each point: its values on the axes that vary."""
     return [name_of(row, self.axes) for row in self.points.iter_rows(named=True)]
 
   def column(self, name: str) -> np.ndarray:
@@ -92,7 +92,7 @@ class Family(NamedTuple):
     return self.points[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
   def spread(self, measure: Measure) -> Spread | None:
-    """Returns the pooled spread over seeds; None where no point has two seeds."""
+    """Returns the pooled spread over seeds; None if no point has two seeds."""
     std_P = np.nan_to_num(self.column(f"{measure.column}:std"))
     freedom_P = np.maximum(self.points[f"{measure.column}:seeds"].to_numpy() - 1, 0)
     freedom = int(freedom_P.sum())
@@ -102,7 +102,7 @@ class Family(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """The difference of two means; half-width and p are None without repeated seeds."""
+  """The difference of two means; `half` (of its interval) and `p` may be unknown."""
 
   value: float
   half: float | None
@@ -115,7 +115,7 @@ class Difference(NamedTuple):
 
 
 def read(study: epath.Path) -> pl.DataFrame:
-  """Returns the table of a study, or raises a UserError if it cannot be read."""
+  """Reads the table of a study; a UserError if it cannot be read."""
   path = study / table_lib.FILE
   if not path.exists():
     raise UserError(
@@ -132,7 +132,7 @@ def read(study: epath.Path) -> pl.DataFrame:
       f"{path} has no column {', '.join(missing[:3])}; run `sweep` of this version to "
       "write it again"
     )
-  # A loss that has diverged counts as no loss.
+  # Numbers that are not finite, such as a diverged loss, become null.
   floats = [name for name, kind in table.schema.items() if kind.is_float()]
   return table.with_columns(
     pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats
@@ -140,12 +140,12 @@ def read(study: epath.Path) -> pl.DataFrame:
 
 
 def axes(table: pl.DataFrame) -> tuple[str, ...]:
-  """Returns the axes of a study: the columns that not every study has."""
+  """Returns the axes of a study: its table's columns that are not in COLUMNS."""
   return tuple(name for name in table.columns if name not in table_lib.COLUMNS)
 
 
 def families(table: pl.DataFrame) -> list[Family]:
-  """Returns the finished runs as families; both keep the order of the table."""
+  """Groups the finished runs into families; both keep the order of the table."""
   finished = table.filter(pl.col("state") == "finished")
   words = [name for name in axes(table) if not table.schema[name].is_numeric()]
   numbers = [name for name in axes(table) if name not in words]
@@ -162,7 +162,7 @@ def families(table: pl.DataFrame) -> list[Family]:
 
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
-  """Returns the runs with the number of their point, and the table of points."""
+  """Returns the runs with a column for the number of their point, and the points."""
   order: dict[tuple[Any, ...], int] = {}
   place_R = [order.setdefault(row, len(order)) for row in rows(runs, numbers)]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
@@ -177,24 +177,24 @@ def _points(runs: pl.DataFrame, numbers: Sequence[str]):
 
 
 def rows(table: pl.DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
-  """Returns the rows of some columns, perhaps of none."""
+  """Returns the table's rows with the columns `names`, which may be empty."""
   return table.select(names).rows() if names else [()] * len(table)
 
 
 def name_of(row: dict[str, Any], names: Sequence[str]) -> str:
-  """Returns the name of a point, such as depth 8 × width 64 × ffn 0.5."""
+  """Returns the name of a point, such as "depth 8 × width 64 × ffn 0.5"."""
   return " × ".join(f"{n} {number(row[n])}" for n in names) or "the only point"
 
 
 def number(value: float | int | None) -> str:
-  """Returns a number with four significant digits, whole numbers in full."""
+  """Formats a number with four significant digits, or in full if it is whole."""
   if value is None:
     return "none"
   return f"{int(value):,}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def amount(value: float) -> str:
-  """Returns a count with three significant digits and k, M or G: 1.2 M."""
+  """Formats a count with three significant digits and k, M or G, such as 1.2 M."""
   for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
     if value >= 0.9995 * size:
       return f"{value / size:.3g}{letter}"
@@ -202,10 +202,10 @@ def amount(value: float) -> str:
 
 
 def compare(family: Family, measure: Measure, one: int, other: int) -> Difference:
-  """Returns the mean of point `one` minus that of `other`, by a pooled t-test.
+  """Tests the mean of point `one` minus that of `other` by a pooled t-test.
 
-  Two seeds say little about their own spread. Pooled over all points of a family it is
-  known well enough for Student's t, if all points have the same variance.
+  A few seeds of one point estimate their spread poorly. Pooled over a family's points
+  it suffices for Student's t, if their variances are equal; without any, `p` is None.
   """
   mean_P = family.points[measure.column]
   value = mean_P[one] - mean_P[other]
@@ -221,7 +221,7 @@ def compare(family: Family, measure: Measure, one: int, other: int) -> Differenc
 
 
 def half_width(family: Family, measure: Measure, point: int) -> float | None:
-  """Returns half the interval of a point's mean over seeds, by the pooled spread."""
+  """Returns half the interval of a point's mean over seeds; None if it is unknown."""
   spread = family.spread(measure)
   seeds = family.points[f"{measure.column}:seeds"][point]
   if spread is None or not seeds:
@@ -232,7 +232,7 @@ def half_width(family: Family, measure: Measure, point: int) -> float | None:
 def significant(
   family: Family, measure: Measure, pairs: Sequence[tuple[int, int]]
 ) -> list[bool]:
-  """Returns for each pair of points whether they differ by more than seeds do.
+  """Returns True for each pair of points that differ by more than seeds do.
 
   Their intervals must not overlap, and p must be at most 0.05 after Holm's correction
   for the number of pairs.

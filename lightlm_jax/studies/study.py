@@ -32,13 +32,13 @@ from lightlm_jax.studies.trials import Slot
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 1.0  # a signal to a trial may also come to this process within it
-_LOOK_SECONDS = 1.0  # between two looks at the other processes
-_STOP_SECONDS = 60.0  # for a trial to save its state
+_GRACE_SECONDS = 1.0  # wait so long whether a trial's signal reaches this process too
+_LOOK_SECONDS = 1.0  # between two checks of the other processes
+_STOP_SECONDS = 60.0  # time for trials to save their state
 
 
 class Running(NamedTuple):
-  """A running trial of this process."""
+  """A trial that this process is running."""
 
   claim: Claim
   process: subprocess.Popen
@@ -56,22 +56,22 @@ def sweep(
   retry_failed: bool = False,
   train: Sequence[str] = trials.TRAIN,
 ) -> dict[str, Any]:
-  """Runs the remaining trials of a study; returns the content of `--report`.
+  """Runs the remaining trials of a study; returns the content of the --report file.
 
-  Several processes may run one study at once: each trial is run by one of them, and all
+  Several processes may run one study at once: one of them runs each trial, and all
   return when every trial has ended.
 
   Args:
-    plan: of the study.
+    plan: the study's plan.
     workdir: the study's folder, new or begun with the same plan.
     storage: see `database.open_study`.
     jobs, platform: see `trials.slots`.
-    retry_failed: whether failed trials are run again.
-    train: the command of a trial, without its arguments.
+    retry_failed: run failed trials again.
+    train: command that runs a trial, without arguments.
 
   Raises:
     UserError: the plan, the folder or the storage cannot be used.
-    Stopped: a signal came; running trials have saved their state.
+    Stopped: on SIGTERM or Ctrl-C; running trials have saved their state.
   """
   began = time.monotonic()
   if "://" in str(workdir):
@@ -98,7 +98,7 @@ def sweep(
 
 
 def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Study:
-  """Creates the study's folder, or checks that the folder is of this study."""
+  """Opens the study; creates its folder, or checks that it belongs to this study."""
   atomic.make_folder(epath.Path(workdir) / "trials")
   path = workdir / plan_lib.FILE
   kept = storage and storage_lib.shown(storage)
@@ -127,7 +127,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
 
 @dataclasses.dataclass
 class _Sweep:
-  """One process's part in a study; see `sweep` for platform and train."""
+  """This process's share of a study; `platform` and `train` as in `sweep`."""
 
   study: optuna.Study
   plan: Plan
@@ -187,14 +187,14 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the rows of ended trials, in the order of the grid or of the draws."""
+    """Returns the ended trials' rows, in the order of the grid or of drawing."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]
     return [trial.user_attrs["row"] for trial in ended]
 
   def _beat(self) -> None:
-    """Renews the claims of running trials; ends those that another host took over."""
+    """Renews heartbeats of running trials; kills trials that another host took over."""
     for one in list(self.running.values()):
       if not claims.beat(one.claim):
         logger.info(f"{one.claim.name}: another host has taken it over")
@@ -272,7 +272,7 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _stop(running: Collection[Running]) -> None:
-  """Lets running trials save their state, from which they resume."""
+  """Sends SIGTERM to running trials, and waits until they have saved their state."""
   for one in running:
     one.process.send_signal(signal.SIGTERM)
   end = time.monotonic() + _STOP_SECONDS

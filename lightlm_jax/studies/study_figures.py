@@ -1,7 +1,7 @@
-"""The figures of a study; each returns None where the points do not support it.
+"""Draws the figures of a study; functions return None if the points do not suffice.
 
 A panel is 320 points wide, so that its text is as large as in the report's other
-charts. Colour and marker together stand for one value of an axis.
+charts. A colour with a marker denotes one value of an axis.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _WIDTH, _HEIGHT = 320 / 72, 270 / 72  # inches of a panel
 class Drawing(NamedTuple):
   """A figure with its title and caption."""
 
-  name: str  # of its files, without suffix
+  name: str  # name of its files, without suffix
   title: str
   caption: str
   panels: int  # number of panels, side by side
@@ -39,7 +39,7 @@ class Drawing(NamedTuple):
 
 
 class Series(NamedTuple):
-  """The points with one value of an axis."""
+  """The points with the same value on an axis, and their style."""
 
   label: str
   places: tuple[int, ...]
@@ -48,13 +48,13 @@ class Series(NamedTuple):
 
 
 def styled(number: int, label: str, places: Sequence[int]) -> Series:
-  """Returns series `number`, from 0, with its colour and marker."""
+  """Builds a series with the colour and the marker of `number`, from 0."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 
 
 def series_of(value_P: Sequence[float], name: str) -> list[Series]:
-  """Returns the points by value, in ascending order."""
+  """Builds a series for each value of the axis `name`, in ascending order."""
   found = []
   for number, value in enumerate(sorted(set(value_P))):
     places = [p for p, other in enumerate(value_P) if other == value]
@@ -63,7 +63,7 @@ def series_of(value_P: Sequence[float], name: str) -> list[Series]:
 
 
 def places(family: Family, measure: Measure, x_P: np.ndarray) -> np.ndarray:
-  """Returns the points that have a value and a positive x."""
+  """Returns the indices of points that have the measure and a positive x."""
   value_P = family.column(measure.column)
   return np.flatnonzero(np.isfinite(value_P) & np.isfinite(x_P) & (x_P > 0))
 
@@ -74,7 +74,7 @@ class Panels:
   def __init__(self, family: Family, measures: Sequence[Measure], *, x: str):
     self.family = family
     self.series = [styled(0, "", range(len(family.points)))]
-    # By depth, or by the first axis if depth does not vary.
+    # A series for each depth, or for each value of the first axis if depth is constant.
     for axis in sorted(family.axes, key=lambda name: name not in fronts.SHAPE)[:1]:
       self.series = series_of(family.points[axis].to_list(), axis)
     self.short = "loss" if measures[0] is LOSS else "ndcg"
@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws all points; a line joins those that differ only in `running`."""
+    """Draws all points; joins those that differ only in the axes `running`, if any."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
@@ -125,7 +125,7 @@ class Panels:
 
 
 def log_axis(panel, x_N: np.ndarray) -> None:
-  """Makes the x axis logarithmic, with few ticks such as 300 k or 1.2 M."""
+  """Makes the x axis logarithmic, with a few ticks such as 300 k or 1.2 M."""
   low, high = float(x_N.min()), float(x_N.max())
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -164,7 +164,7 @@ def draw_cells(
 ) -> None:
   """Draws a heat map: depth upwards, width to the right; darker is better.
 
-  Each group of `equal` points, by parameters, is marked with a letter.
+  A letter marks each group in `equal`, of points with equal parameter counts.
   """
   point_DW, size_P = grid.point_DW, family.column(SIZE)
   value_DW = np.where(point_DW >= 0, family.column(measure.column)[point_DW], np.nan)
@@ -174,7 +174,7 @@ def draw_cells(
   for (row, place), value in np.ndenumerate(value_DW):
     if not np.isfinite(value):
       continue
-    # Bars stay vectors; an image would put pixels into the SVG.
+    # Bars are vectors; an image would put pixels into the SVG.
     shade = {"color": _COLOUR["s1"], "alpha": 0.06 + 0.5 * strength_DW[row, place]}
     panel.bar(place, 0.96, width=0.96, bottom=row - 0.48, linewidth=0, **shade)
     size = points_lib.amount(float(size_P[point_DW[row, place]]))
@@ -197,8 +197,8 @@ def against(
 ) -> Drawing | None:
   """Draws measures against a cost or the data; None if that is equal for all points.
 
-  `cost` is a name of AGAINST, `law` the fitted law of the only measure in it. The
-  Pareto front is drawn where there is no law.
+  `cost` is a key of AGAINST; `law` is the only measure's law in it, None = draw the
+  Pareto front (but none against data).
   """
   name = AGAINST[cost]
   if name == SIZE and LOSS not in measures:
@@ -291,7 +291,7 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
 def narrowing(
   family: Family, found: Sequence[Sequence[int]], measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Draws measures by d_ff: a line in `found` has points of equal depth and width."""
+  """Draws measures against d_ff; each of `found` has points that differ only in it."""
   ffn_P = family.column("d_ff")
   known = [m for m in measures if len(places(family, m, ffn_P)) > 1]
   if not found or not known:

@@ -1,7 +1,7 @@
 """The summary of a study: a Parquet table with a row for each ended trial.
 
-`state` is finished or failed, with a `reason`; `interactions` are those for training,
-`examples` those until `best_step`.
+`state` is "finished" or "failed", the latter with a `reason`; `interactions` counts the
+training interactions, `examples` the training examples until `best_step`.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ NUMBERS = (
   *("examples_per_second", "best_step", "validation_loss"),
   *METRICS,
 )
-COLUMNS = (*_TEXTS, "seed", *NUMBERS)  # of every study; axes add their own
+COLUMNS = (*_TEXTS, "seed", *NUMBERS)  # in every study; each axis adds a column
 _INTEGERS = (
   *MODEL,
   *("interactions", "params", "params_non_embedding", "examples", "best_step"),
@@ -47,9 +47,9 @@ _INTEGERS = (
 def row(
   name: str, point: Point, config: RunConfig, folder: pathlib.Path, reason: str | None
 ) -> dict[str, Any]:
-  """Returns the row of an ended trial; None where a column does not apply.
+  """Builds the row of an ended trial; columns that do not apply are None.
 
-  `reason` says why it failed; None = there are results in its workdir, `folder`.
+  `reason` says why it failed; None = it has results in its workdir, `folder`.
   """
   results, split = {}, {}
   if reason is None:

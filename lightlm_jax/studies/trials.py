@@ -1,4 +1,4 @@
-"""A trial as a process: its command, cores and GPU, progress and end."""
+"""Runs a trial as a process: its command, cores and GPU, progress and end."""
 
 from collections.abc import Mapping, Sequence
 import ctypes
@@ -20,14 +20,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Slot(NamedTuple):
-  """The cores and GPU of one trial at a time."""
+  """The cores, and the environment with the GPU, for one trial at a time."""
 
   cores: tuple[int, ...]
   environment: Mapping[str, str]
 
 
 class Progress(NamedTuple):
-  """The progress of a trial by its metrics.jsonl; None where that is not known."""
+  """The progress of a trial from its metrics.jsonl; None = not known yet."""
 
   step: int = 0
   loss: float | None = None
@@ -36,11 +36,10 @@ class Progress(NamedTuple):
 
 
 def slots(jobs: int | None, platform: str | None) -> list[Slot]:
-  """Divides cores and GPUs among parallel trials, without touching a device.
+  """Divides cores and GPUs among `jobs` parallel trials, without starting a device.
 
-  Several trials on one GPU share its memory. A TPU is used by one trial at a time.
-  Without `jobs` there is one per GPU or TPU host, on a CPU one per core that memory
-  allows.
+  Several trials on one GPU share its memory; only one trial at a time can use a TPU.
+  `jobs` None = one per GPU or TPU host, or on a CPU one per core if memory allows.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.
@@ -73,7 +72,7 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
 
 
 def describe(found: Sequence[Slot]) -> str:
-  """Returns a line about the resources of the trials."""
+  """Returns one line of text about the resources of the trials."""
   cores = sorted({len(slot.cores) for slot in found})
   of_each = " or ".join(map(str, cores)) + (" core" if cores == [1] else " cores")
   gpus = {slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in found} - {None}
@@ -89,17 +88,16 @@ def start(
   overrides: Mapping[str, Any],
   platform: str | None,
 ) -> subprocess.Popen:
-  """Starts a trial; its output is appended to its log.
+  """Starts a trial's process; its output is appended to LOG in the trial's folder.
 
-  The command also works in a shell. The process inherits the claim's lock, and is
-  terminated when this process dies.
+  The process inherits the claim's lock, and is terminated when this process dies.
   """
   command = [
     *train,
     f"--config={base}",
     *(f"--config.{field}={value}" for field, value in overrides.items()),
     f"--workdir={claim.folder}",
-    # Each process of a launcher may run trials of its own.
+    # Every process of a launcher may run trials of its own.
     "--distributed=off",
     *([f"--platform={platform}"] if platform else []),
   ]
@@ -120,12 +118,12 @@ def start(
       stderr=subprocess.STDOUT,
       pass_fds=(claim.lock.file.fileno(),),
       preexec_fn=prepare,
-      start_new_session=True,  # this process passes Ctrl-C on itself
+      start_new_session=True,  # no Ctrl-C from the terminal: this process passes it on
     )
 
 
 def progress(folder: pathlib.Path, steps: int) -> Progress:
-  """Returns the progress of a trial by its workdir and total number of steps."""
+  """Reads the progress of a trial in workdir `folder` with `steps` steps in total."""
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
     try:
@@ -153,12 +151,12 @@ def reason(code: int, folder: pathlib.Path) -> str:
 
 
 def was_stopped(code: int) -> bool:
-  """Returns whether a trial was ended by a signal to stop; it can be resumed."""
+  """Returns True if a signal to stop ended a trial, which can then be resumed."""
   return -code in signals.HANDLED or code - 128 in signals.HANDLED
 
 
 def _tail(path: pathlib.Path) -> list[str]:
-  """Returns the last lines of a file, none if it does not exist."""
+  """Returns the last lines of a file; [] if it does not exist."""
   try:
     with open(path, "rb") as file:
       end = file.seek(0, os.SEEK_END)
@@ -175,7 +173,7 @@ def _cores() -> list[int]:
 
 
 def _gpus() -> list[str]:
-  """Returns the names of GPUs as in CUDA_VISIBLE_DEVICES."""
+  """Returns the names of visible GPUs, in the form of CUDA_VISIBLE_DEVICES."""
   given = os.environ.get("CUDA_VISIBLE_DEVICES")
   if given is not None:
     return [name for name in given.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""The output of a running study: a live table on a terminal, else plain lines."""
+"""Shows a running study: as a live table in a terminal, otherwise as plain lines."""
 
 from collections.abc import Mapping, Sequence
 import contextlib
@@ -18,24 +18,24 @@ logger = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-  """A row of the table: a running trial."""
+  """A row of the live table, about a running trial."""
 
   name: str
   steps: int
   progress: Progress
-  here: bool  # whether this process runs it
+  here: bool  # True if this process runs it
 
 
 class View:
   def __init__(self, console: rich.console.Console | None = None):
     self._console = console or log.console()
-    self.live: rich.live.Live | None = None  # the table, where it is shown
+    self.live: rich.live.Live | None = None  # the table; None = lines are logged
     self._ended: list[str] = []
 
   @contextlib.contextmanager
   def shown(self):
     if self._console.is_terminal:
-      # Drawn by this thread only, because trials are started from it by fork.
+      # No refreshing thread: this process starts trials by fork.
       self.live = rich.live.Live(console=self._console, auto_refresh=False)
     with self.live or contextlib.nullcontext():
       yield
@@ -57,7 +57,7 @@ class View:
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
   ) -> None:
-    """Draws the table again, where it is shown."""
+    """Redraws the live table, if it is shown."""
     if not self.live:
       return
     table = rich.table.Table()
@@ -77,7 +77,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns the state of a study in a line."""
+  """Returns one line of text about the state of a study."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -1,4 +1,4 @@
-"""The findings of a family in sentences; no winner is named without significance."""
+"""Puts a family's findings into sentences; names no winner without significance."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from lightlm_jax.studies import points as points_lib
 from lightlm_jax.studies.findings import LAWS, Compared, Findings
 from lightlm_jax.studies.points import DECIDING, LOSS, NAMES, SIZE, Measure
 
-MOST_PAIRS = 4  # with more pairs than these there is no sentence for each
-# Of each law its formula, and letter and field of its parameters.
+MOST_PAIRS = 4  # maximum number of pairs that get a sentence each
+# For each law: its formula, and {letter: field of `Law`} of its parameters.
 _FORMS = {
   "parameters": ("a·N^-α + c", {"α": "alpha", "c": "c"}),
   "data": ("b·D^-β + c", {"β": "alpha", "c": "c"}),
@@ -17,7 +17,7 @@ _FORMS = {
 
 
 def said(found: Findings) -> list[str]:
-  """Returns the sentences about a family, the most important first."""
+  """Returns sentences about a family, the most important first."""
   return [
     *_best(found),
     _seeds(found),
@@ -34,7 +34,7 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
 
 
 def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
-  """Returns a mean or a difference with its interval: -0.0012 ± 0.0008."""
+  """Formats a mean or a difference with its interval, such as -0.0012 ± 0.0008."""
   text = value(measure, number, sign)
   return text if half is None else f"{text} ± {value(measure, half)}"
 
@@ -117,7 +117,7 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns how often the first of a pair wins, and a sentence a pair if few."""
+  """Returns a sentence on how often the first of a pair wins and, if few, on each."""
   if not compared:
     return []
   names, counts = found.family.names(), []
