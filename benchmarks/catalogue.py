@@ -1,11 +1,11 @@
-"""Random catalogues and requests with fixed seeds."""
+"""Draws random catalogues and requests, with fixed seeds."""
 
 import numpy as np
 
 from lightlm_jax.decoding import allowed
 from lightlm_jax.runtime.errors import UserError
 
-EXCLUSIONS = 20  # per request that has any
+EXCLUSIONS = 20  # excluded items of each request that has any
 
 
 def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
       f"give; use --sizes up to {vocab_size**depth // 2:,}"
     )
   rng = np.random.default_rng(number)
-  # As many tokens as fit a 64-bit integer make the codes distinct; others are free.
+  # As many tokens as fit into a 64-bit integer make codes distinct; others are free.
   places = depth
   while vocab_size**places >= 2**63:
     places -= 1
@@ -36,7 +36,7 @@ def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
 
 
 def random_exclusions(number: int, B: int) -> np.ndarray:
-  """Returns `Allowed.excluded_BE`: EXCLUSIONS random items of `number` for B rows."""
+  """Draws EXCLUSIONS of `number` items for each of B rows, as `Allowed.excluded_BE`."""
   rng = np.random.default_rng(B)
   rank_BE = [rng.choice(number, EXCLUSIONS, replace=False) for _ in range(B)]
   return allowed.exclusions(

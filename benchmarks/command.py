@@ -1,4 +1,4 @@
-"""The benchmarks `decode`, `train` and `all`, as the command line asks for them."""
+"""Runs the benchmarks `decode`, `train` and `all` with the command line's flags."""
 
 from collections.abc import Callable, Sequence
 import importlib
@@ -15,7 +15,7 @@ from lightlm_jax.runtime import devices
 from lightlm_jax.runtime.errors import UserError, first_line
 
 _ALONE = ("decode", "train")
-# Flags that do not apply to every benchmark.
+# The benchmarks to which a flag applies, unless it applies to all.
 _APPLIES_TO = {
   "parts": _ALONE,
   "sizes": _ALONE,
@@ -32,7 +32,7 @@ _APPLIES_TO = {
 
 
 class Request(NamedTuple):
-  """The values of the command's flags; None or empty where one is not given."""
+  """The values of the command's flags; None or empty = not given."""
 
   quick: bool = False
   parts: list[str] | None = None
@@ -119,7 +119,7 @@ def _all(request: Request) -> None:
   _select_devices(request)
   training = train_lib.options_here(quick=request.quick, short=True)
   training = _with(training, repeats=request.repeats)
-  # A slow first benchmark leaves time for the second.
+  # The first benchmark ends early enough to leave time for the second.
   train_lib.train(training, folder / "train.json", began + 0.6 * seconds)
   decoding = decode_lib.QUICK if request.quick else decode_lib.SHORT
   parts = decode_lib.parts_here(request.quick)
@@ -138,7 +138,7 @@ def _path(request: Request) -> epath.Path | None:
 
 
 def _with(options: Any, **given: Any) -> Any:
-  """Returns the options with those values that were given."""
+  """Returns `options` with the fields in `given` that are not None."""
   return options._replace(**{k: v for k, v in given.items() if v is not None})
 
 
@@ -150,7 +150,7 @@ def _parts(request: Request, known: tuple[str, ...]) -> list[str] | None:
 
 
 def _numbers(request: Request, flag: str) -> tuple[int, ...] | None:
-  """Returns the positive integers of a list flag, None if it is not given."""
+  """Parses a list flag into positive integers; None if it is not given."""
   given = getattr(request, flag)
   if given is None:
     return None
@@ -163,12 +163,12 @@ def _numbers(request: Request, flag: str) -> tuple[int, ...] | None:
 
 
 def _load(name: str) -> Callable:
-  """Returns the function MODULE:FUNCTION."""
+  """Imports the function that `name`, MODULE:FUNCTION, refers to."""
   module_name, _, function = name.partition(":")
   try:
     return getattr(importlib.import_module(module_name), function)
   except (ModuleNotFoundError, AttributeError, ValueError) as error:
-    # A module that misses an import of its own shows its traceback.
+    # If the module exists but lacks one of its own imports, the traceback is shown.
     missing = getattr(error, "name", None)
     if isinstance(error, ModuleNotFoundError) and missing != module_name:
       raise

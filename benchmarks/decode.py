@@ -1,4 +1,4 @@
-"""The parts of `bench decode`: constrained beam search and its alternatives."""
+"""Runs the parts of `bench decode`: constrained beam search and its alternatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,21 +14,21 @@ PARTS = ("a", "b", "c", "d", "e", "large")
 
 
 class Options(NamedTuple):
-  """Options of the parts.
+  """Options of the parts: (a) transition, (b) index, (c) end to end, (d) T5, (e) L2D.
 
   Attributes:
-    parts: parts to run, of PARTS.
-    sizes: items of the random catalogues.
+    parts: parts to run, from PARTS.
+    sizes: numbers of items of the random catalogues.
     beams: beam sizes.
-    depths: tokens per code.
-    batch: rows per call of (a); None = as many as make `slots` beams.
-    slots: beams of all rows of a call together.
+    depths: numbers of tokens per code.
+    batch: rows per call in (a); None = so many that there are `slots` beams.
+    slots: total number of beams in a call of (a), if `batch` is None.
     repeats: minimum number of timed calls.
-    seconds: minimum time that a step of (a) is repeated for.
-    batches: users per batch, end to end.
-    toys_batches: users per batch, end to end with the ids of Toys.
-    t5_batch: users per batch of T5.
-    memory_batches: users per batch of (e).
+    seconds: minimum total time of a step's calls in (a).
+    batches: users per batch in (c) with random ids.
+    toys_batches: users per batch in (c) with the ids of Toys.
+    t5_batch: users per batch in (d).
+    memory_batches: users per batch in (e).
     examples: training examples in the state index of (e).
   """
 
@@ -62,7 +62,7 @@ QUICK = Options(
 )
 
 
-SHORT = Options(  # for an accelerator that is lent for minutes
+SHORT = Options(  # for an accelerator that is available for a few minutes only
   sizes=(10_000, 1_000_000),
   beams=(20,),
   depths=(4,),
@@ -74,7 +74,7 @@ SHORT = Options(  # for an accelerator that is lent for minutes
 
 
 def parts_here(quick: bool) -> list[str]:
-  """Returns the parts that are run by default on this backend."""
+  """Returns the parts to run by default on this backend."""
   slow = quick or jax.default_backend() == "cpu"
   return [part for part in PARTS if not (part == "large" and slow)]
 
@@ -90,7 +90,7 @@ def decode(
   Args:
     options: the options.
     peers: further implementations of the transition step, by name.
-    path: file that the report is written to after every part; None = none.
+    path: JSON file for the report, written after every part; None = no file.
     end: see `Record`.
 
   Raises:

@@ -1,6 +1,6 @@
-"""Users per second of a whole recommendation: encoder, decoder and beam search.
+"""Times whole recommendations, in users per second: encoder, decoder and beam search.
 
-Weights are as initialised: they cost the same as trained ones.
+The weights are not trained, which does not change the cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,23 +37,23 @@ class Workload:
   params: Any
   code_IL: np.ndarray  # the item codes in the model's tokens
   trie: trie_lib.Trie
-  source: Callable[[int], text.Source]  # the input of B users
+  source: Callable[[int], text.Source]  # makes the input of B users
   beam_size: int = 20
   end_token: int | None = None
   length_penalty: float = 1.0
 
 
-@functools.cache  # T5 uses the same
+@functools.cache  # the comparison with T5 uses it too
 def paper() -> Workload:
-  """Returns the paper's shape: 12,000 random items, ids of 5 tokens, vocabulary 500."""
+  """Builds the paper's shape: 12,000 random items, ids of 5 tokens, vocabulary 500."""
   config = encoder_decoder.Config(V=500, W=20)
-  # No code has the last token: transformers' T5 uses it as end token.
+  # No code has the last token, because T5 of transformers uses it as end token.
   code_IL = catalogue.random_codes(12_000, config.V - text.NUM_SPECIALS - 1, 5)
   return random_workload("paper shape, 12,000 items", config, code_IL, source_length=20)
 
 
 def toys() -> Workload:
-  """Returns the same shape on the ids of Toys, with the paper's prompt.
+  """Builds the paper's shape with the ids of Toys and the paper's prompt.
 
   Raises:
     UserError: the log is missing.
@@ -83,7 +83,7 @@ def toys() -> Workload:
 
 
 def large() -> Workload:
-  """Returns 8 + 8 layers of width 1,024, a million items, 200 beams, bfloat16."""
+  """Builds 8 + 8 layers of width 1,024, a million items, 200 beams, bfloat16."""
   config = encoder_decoder.Config(
     V=2048 + text.NUM_SPECIALS,
     W=65,
@@ -105,10 +105,10 @@ def run(
   batches: Sequence[int],
   repeats: int,
 ) -> list[dict[str, Any]]:
-  """Times a workload at every batch size and prints a table.
+  """Times a workload at every batch size, prints a table and returns its rows.
 
   Raises:
-    UserError: its data are missing.
+    UserError: the data of the workload are missing.
   """
   work = make()
   logger.info(f"{work.name}, {work.beam_size} beams: ms per user")
@@ -129,11 +129,11 @@ def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
   """Times one batch size.
 
   Returns:
-    users_per_second and ms_a_user by the median; `seconds` per batch as a
-    `timing.Time`, also with 20 exclusions per user; the ratio of their fastest calls;
-    and the breakdown of ms_a_user: the encoder with the cross-attention keys and
-    values, choice (mask and top-k on precomputed logits), and steps, the decoder, as
-    the remainder.
+    users_per_second and ms_a_user, from medians; `seconds` per batch as a
+    `timing.Time`, also with 20 exclusions per user; filter_ratio, the fastest call with
+    exclusions over the fastest without; and the breakdown of ms_a_user: encoder (with
+    the cross-attention keys and values), choice (mask and top-k on precomputed logits)
+    and steps (the decoder: all the rest).
   """
   clock = functools.partial(timing.measure, repeats=repeats)
   source = work.source(B)
@@ -164,7 +164,7 @@ def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
 
 
 def recommender(work: Workload) -> Callable:
-  """Returns compiled (params, trie, source, allowed) → Recommendations."""
+  """Returns a compiled function (params, trie, source, allowed) → Recommendations."""
 
   @jax.jit
   def find(params, trie, source, allowed) -> Recommendations:
@@ -183,7 +183,7 @@ def recommender(work: Workload) -> Callable:
 
 
 def random_workload(name, config, code_IL, *, source_length, **options) -> Workload:
-  """Returns a workload with random inputs and random codes."""
+  """Builds a workload with random weights and inputs; tokens of `code_IL` from 0."""
   net = EncoderDecoder(config)
   ones = functools.partial(jnp.ones, dtype=jnp.int32)
   init = jax.jit(net.init)(
@@ -205,7 +205,7 @@ def random_workload(name, config, code_IL, *, source_length, **options) -> Workl
 
 
 def filters(trie: trie_lib.Trie, B: int) -> tuple[Allowed, Allowed]:
-  """Returns filters that allow everything, and filters with exclusions per row."""
+  """Returns two filters of B rows: one allows everything, one has random exclusions."""
   number = int((np.asarray(trie.item_R) >= 0).sum())
   mask_B: Any = np.zeros(B, np.int32)
   no_mask: Any = allowed_lib.no_shared_mask()
@@ -229,7 +229,7 @@ def _encoder(work: Workload) -> Callable:
 
 
 def _chooser(work: Workload) -> Callable:
-  """Returns the compiled search on precomputed logits, [B, K, V] for each level."""
+  """Returns the compiled beam search on precomputed logits, [B, K, V] per level."""
 
   @jax.jit
   def choose(trie, logits, allowed) -> Recommendations:

@@ -1,4 +1,4 @@
-"""The cost of a training example as the model, the batch and the log grow."""
+"""Times a training example as the model, the batch and the log grow."""
 
 from collections.abc import Iterator, Sequence
 import logging
@@ -11,7 +11,7 @@ from lightlm_jax.benchmarks import record, shapes, training_step
 
 logger = logging.getLogger(__name__)
 
-# The shape from which one quantity at a time grows.
+# The base shape, of which one quantity at a time grows.
 _BASE = {
   "model__num_layers": 6,
   "model__num_decoder_layers": 6,
@@ -22,9 +22,9 @@ _BASE = {
 def model(
   widths: Sequence[int], depths: Sequence[int], batches: Sequence[int], dtype: str
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-  """Yields what grows, its size, and the config fields that set it.
+  """Yields (quantity that grows, its size, all config fields) for each case.
 
-  Heads stay 64 wide and the feed-forward 16; encoder and decoder have equal depth.
+  Heads are always 64 wide, the feed-forward 16; encoder and decoder are equally deep.
   """
   base = _BASE | {"model__dtype": dtype, "model__d_model": min(widths, default=64)}
   for D in widths:
@@ -43,12 +43,12 @@ def run(
 ) -> Iterator[dict[str, Any]]:
   """Times every size and prints a table.
 
-  The model and the batch grow on the paper's task. The log grows with a model on
-  histories that is small enough for the cost of the feed to show.
+  The model and the batch grow on the paper's task. The log grows for a model of
+  histories that is small enough to reveal the cost of the feed.
 
   Args:
-    grown: from `model`.
-    log_sizes: interactions of synthetic logs.
+    grown: cases from `model`.
+    log_sizes: numbers of interactions of synthetic logs.
     repeats: see `timing.measure`.
 
   Yields:
@@ -77,10 +77,10 @@ def run(
 
 
 def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-  """Returns the exponent of the cost per example by quantity: a fit in log-log.
+  """Fits the exponent of the cost per example in each quantity, on log-log scales.
 
   Args:
-    rows: from `run`; a quantity with a single size has no exponent.
+    rows: rows from `run`; a quantity with a single size gets no exponent.
   """
   found = {}
   for grows in dict.fromkeys(row["grows"] for row in rows):

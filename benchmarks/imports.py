@@ -1,9 +1,9 @@
-"""Times the import of Recommender against that of the libraries it stands on.
+"""Times the import of Recommender against that of the libraries it needs.
 
     python benchmarks/imports.py [ROUNDS]
 
-Each import runs in a process of its own, the two in turn; the first round, which fills
-the disk cache and writes bytecode, is not counted. Prints one JSON object: the medians
+The two imports alternate, each in a process of its own; the first round, which fills
+the disk cache and writes bytecode, does not count. Prints one JSON object: the medians
 in seconds and their ratio.
 """
 
@@ -21,7 +21,7 @@ RECOMMENDER = "from lightlm_jax import Recommender"
 
 
 def seconds(statement: str) -> float:
-  """The wall time of a process that runs one statement."""
+  """Returns the wall time in seconds of a process that runs one statement."""
   path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
   environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
   start = time.perf_counter()
@@ -30,7 +30,7 @@ def seconds(statement: str) -> float:
 
 
 def measure(rounds: int) -> dict[str, float | int]:
-  """The medians of `rounds` rounds, and the ratio of the two."""
+  """Returns the medians over `rounds` rounds of both imports, and their ratio."""
   libraries, recommender = [], []
   for _ in range(rounds + 1):
     libraries.append(seconds(LIBRARIES))

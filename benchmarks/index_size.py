@@ -1,7 +1,7 @@
-"""Size, build time and peak memory of the trie.
+"""Measures size, build time and peak memory of the trie.
 
-python -m lightlm_jax.benchmarks.index_size CODES.npy VOCAB_SIZE prints one JSON
-object. Each size is built in a process of its own, for its own peak memory.
+python -m lightlm_jax.benchmarks.index_size CODES.npy VOCAB_SIZE REPEATS prints one
+JSON object. Each catalogue has a process of its own, to measure its own peak memory.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ DEPTH = 4
 
 
 def run(sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-  """Builds the trie of every size `repeats` times; prints and returns a row each."""
+  """Builds the trie of each size `repeats` times; prints and returns a row for each."""
   logger.info(f"index, depth {DEPTH}, vocabulary {transition.VOCAB_SIZE:,}")
   heads = ("items", "MB", "MB a million", "lists, MB", "build, s", "peak, MB more")
   logger.info("".join(f"{head:>15}" for head in heads))
@@ -54,7 +54,7 @@ def build(code_IL: np.ndarray, vocab_size: int, repeats: int) -> dict[str, Any]:
 
   Returns:
     bytes and bytes_a_million (per million items), list_bytes (without the masks),
-    seconds of the fastest build, and peak_bytes, the growth of the process.
+    seconds of the fastest build, and peak_bytes, the growth of this process's peak.
   """
   before = _peak_rss()
   seconds = []
@@ -82,7 +82,7 @@ def _in_a_process(code_IL: np.ndarray, repeats: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "lightlm_jax.benchmarks.index_size", str(path)]
     done = subprocess.run(
       [*command, str(transition.VOCAB_SIZE), str(repeats)],
-      # An accelerator belongs to the calling process.
+      # The calling process holds the accelerator, if any.
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
       stdout=subprocess.PIPE,
       text=True,
@@ -93,7 +93,7 @@ def _in_a_process(code_IL: np.ndarray, repeats: int) -> dict[str, Any]:
 
 def _peak_rss() -> int:
   """Returns the peak memory of this process in bytes."""
-  # On Linux getrusage includes the parent's pages that a child had before its exec.
+  # On Linux, getrusage would include the pages of the parent before the child's exec.
   status = pathlib.Path("/proc/self/status")
   if status.exists():
     (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))

@@ -1,6 +1,6 @@
-"""L2D decoding by a state index, timed against beam search.
+"""Times L2D decoding, which uses a state index, against beam search.
 
-Weights are as initialised and states are random: they cost the same as trained ones.
+Weights are not trained and states are random, which does not change the cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from lightlm_jax.systems import token_sequences as text
 logger = logging.getLogger(__name__)
 
 NEAREST = 100
-_PATIENCE = 60.0  # seconds for the calls of a batch
+_PATIENCE = 60.0  # maximum seconds for all calls at a batch size
 
 
 def run(
@@ -34,13 +34,13 @@ def run(
 
   Args:
     work: a model and a catalogue.
-    batches: users per batch.
-    examples: training examples in the state index.
-    repeats: timed rounds.
+    batches: batch sizes, in users.
+    examples: number of training examples in the state index.
+    repeats: minimum number of timed rounds.
     t5_searcher: `t5.searcher`; None = without T5.
 
   Returns:
-    Rows of ms_a_user by name (beam, global, local, t5) and their `seconds`.
+    Rows by batch size, with ms_a_user and `seconds` by name (beam, global, local, t5).
   """
   logger.info(
     f"{work.name}: ms per user; {examples:,} states in the index, {NEAREST} nearest"
@@ -82,7 +82,7 @@ def run(
 
 
 def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
-  """Returns an index of random states with uniform items."""
+  """Builds an index of random states with uniformly drawn items."""
   rng = np.random.default_rng(0)
   shape = examples, work.net.config.D
   state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
@@ -93,7 +93,7 @@ def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
 
 
 def asker(work: end_to_end.Workload) -> Callable:
-  """Returns compiled (params, index, source, nearest) → best scores and items."""
+  """Returns a compiled function (params, index, source, nearest) → (scores, items)."""
 
   @functools.partial(jax.jit, static_argnames="nearest")
   def ask(params, index, source: text.Source, nearest):

@@ -1,7 +1,7 @@
-"""One level of the package's own beam search, in each of its forms.
+"""Isolates one level of the package's own beam search, in each of its forms.
 
 `beam.search` compiles all levels and the model into one program. Here each level is a
-program of its own, to be timed alone; a test compares the two.
+program of its own and can be timed alone; a test compares both.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.runtime.errors import UserError
 
-TRIE_BYTES = 256 * 2**20  # byte budget of the masks, as in configs/
-DENSE_BYTES = 2 * 2**30  # likewise, with masks at every level
+TRIE_BYTES = 256 * 2**20  # maximum bytes of the masks, as in configs/
+DENSE_BYTES = 2 * 2**30  # maximum bytes of the masks if every level has one
 
 
 class State(NamedTuple):
@@ -28,17 +28,17 @@ class State(NamedTuple):
   node_BK: jax.Array
   score_BK: jax.Array
   excluded_BE: jax.Array
-  paths: tuple[filters.Path, ...] | None  # from level 0 on
+  paths: tuple[filters.Path, ...] | None  # by level; None before level 0
 
 
 @flax.struct.dataclass
 class Ours:
-  """`lightlm_jax.decoding` behind the interface of `transition`.
+  """An adapter of `lightlm_jax.decoding` to the interface in transition.py.
 
   Attributes:
     trie: the trie of the catalogue.
-    prefix_MI1: one shared mask or none, as in `Allowed`.
-    exclude: whether each row excludes items of its own; static.
+    prefix_MI1: a shared mask or none, as in `Allowed`.
+    exclude: True if each row excludes items of its own; static.
   """
 
   trie: trie_lib.Trie
@@ -46,7 +46,7 @@ class Ours:
   exclude: bool = flax.struct.field(pytree_node=False)
 
   def start(self, B: int) -> State:
-    """Returns the root of each of B rows."""
+    """Returns the state at the root for B rows."""
     excluded_BE = np.zeros((B, 0), np.int32)
     if self.exclude:
       number = int((np.asarray(self.trie.item_R) >= 0).sum())
@@ -93,29 +93,29 @@ class Ours:
 
 
 def sparse(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Returns a trie with child lists at every level."""
+  """Builds a trie with child lists at every level."""
   return _make(code_IL, vocab_size, byte_budget=0)
 
 
 def hybrid(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Returns a trie with masks on full levels and lists elsewhere: the default."""
+  """Builds the default trie, with masks on dense levels and child lists elsewhere."""
   return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES)
 
 
 def hybrid_excluding(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Returns the default trie; each request excludes EXCLUSIONS items of its own."""
+  """Builds the default trie; each request excludes EXCLUSIONS items of its own."""
   return _make(code_IL, vocab_size, byte_budget=TRIE_BYTES, exclude=True)
 
 
 def shared_mask(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Returns a trie with a shared mask that allows half of the catalogue."""
+  """Builds a trie of lists, with a shared mask that allows half of the catalogue."""
   open_MR = np.random.default_rng(0).random((1, len(code_IL))) < 0.5
   prefix_MI1 = allowed_lib.shared_masks(open_MR, np.arange(len(code_IL)))
   return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_MI1)
 
 
 def dense(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Returns a trie with a mask at every level.
+  """Builds a trie with a mask at every level.
 
   Raises:
     UserError: the masks take more than DENSE_BYTES.

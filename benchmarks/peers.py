@@ -1,4 +1,4 @@
-"""Alternative ways to constrain beam search to a catalogue."""
+"""Alternative ways to constrain beam search to a catalogue, as baselines."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,20 @@ from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.runtime.errors import UserError
 
-MOST_IN_DICTS = 1_000_000  # items; a dict takes hundreds of bytes per node
+MOST_IN_DICTS = 1_000_000  # maximum items; dicts take hundreds of bytes per node
 
 
 class DictTrie:
-  """A dict of dicts on the host, as is usual with transformers' `generate`."""
+  """A dict of dicts on the host, as is common with `generate` of transformers."""
 
   jit = False
 
   def __init__(self, roots: list[dict]):
-    """Takes the root of each row, or one root for all rows."""
+    """Creates a trie from the root of each row, or from one root for all rows."""
     self._roots = roots
 
   def start(self, B: int):
-    """(nodes, scores): rows of dicts, [B, 1] float32."""
+    """Returns the state (nodes, scores): a list of dicts per row, [B, 1] float32."""
     roots = self._roots * B if len(self._roots) == 1 else self._roots
     return [[root] for root in roots], np.zeros((B, 1), np.float32)
 
@@ -49,7 +49,7 @@ class DictTrie:
     return score_BK, parent_BK, token_BK, (nodes, score_BK)
 
   def _candidates(self, state, log_prob_BKV) -> np.ndarray:
-    """Returns scores [B, K, V], -inf where invalid."""
+    """Returns the scores of all continuations, [B, K, V], -inf if invalid."""
     nodes, score_BK = state
     log_prob_BKV = np.asarray(log_prob_BKV)
     score_BKV = np.full(log_prob_BKV.shape, -np.inf, np.float32)
@@ -62,7 +62,7 @@ class DictTrie:
 
 
 def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
-  """Returns a trie of Python dicts."""
+  """Builds a trie of Python dicts; a UserError above MOST_IN_DICTS items."""
   del vocab_size
   if len(code_IL) > MOST_IN_DICTS:
     raise UserError(f"Python dicts are for {MOST_IN_DICTS:,} items at most")
@@ -70,7 +70,7 @@ def dict_trie(code_IL: np.ndarray, vocab_size: int) -> DictTrie:
 
 
 def root(code_IL: np.ndarray) -> dict:
-  """Returns the root of a dict trie of codes without padding."""
+  """Builds a dict trie of codes without padding; returns its root."""
   top = {}
   for code in code_IL.tolist():
     node = top
@@ -80,23 +80,23 @@ def root(code_IL: np.ndarray) -> dict:
 
 
 class _Range(NamedTuple):
-  low_BK: jax.Array  # ranks low to high - 1 begin with the beam's tokens
+  low_BK: jax.Array  # codes of rank low to high - 1 begin with the beam's tokens
   high_BK: jax.Array
   score_BK: jax.Array
 
 
 @flax.struct.dataclass
 class SortedCodes:
-  """Sorted codes, with a binary search for every token of the vocabulary.
+  """Sorted codes, in which a binary search finds every token of the vocabulary.
 
   Attributes:
-    token_R: the tokens of each level, in code order.
+    token_R: for each level, the tokens of all codes in sorted order.
   """
 
   token_R: tuple[jax.Array, ...]
 
   def start(self, B: int) -> _Range:
-    """Returns the range of all ranks for each of B rows."""
+    """Returns the state for B rows: the range of all ranks."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Range(zero_B1, zero_B1 + len(self.token_R[0]), zero_B1.astype(jnp.float32))
 
@@ -109,7 +109,7 @@ class SortedCodes:
     return score_BK, parent_BK, token_BK, _Range(low_BK, high_BK, score_BK)
 
   def _candidates(self, level: int, state: _Range, log_prob_BKV):
-    """Returns scores, and per beam the first rank of a token of at least 0 … V."""
+    """Returns scores, and for 0 … V each beam's first rank with a token so large."""
     token_R = self.token_R[level]
     wanted_V1 = jnp.arange(log_prob_BKV.shape[2] + 1, dtype=jnp.int32)[None, None]
 
@@ -132,7 +132,7 @@ class SortedCodes:
 
 
 def binary_search(code_IL: np.ndarray, vocab_size: int) -> SortedCodes:
-  """Returns sorted codes."""
+  """Sorts the codes for binary search."""
   del vocab_size
   code_RL = code_IL[np.lexsort(code_IL.T[::-1])]
   return SortedCodes(tuple(jnp.asarray(token_R) for token_R in code_RL.T))
@@ -145,12 +145,12 @@ class _Nodes(NamedTuple):
 
 @flax.struct.dataclass
 class Scattered:
-  """Child lists, padded to the longest of a level and scattered into rows of V."""
+  """Child lists, padded to a level's longest and scattered into rows of length V."""
 
   trie: trie_lib.Trie
 
   def start(self, B: int) -> _Nodes:
-    """Returns the root of each of B rows."""
+    """Returns the state at the root for B rows."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Nodes(zero_B1, zero_B1.astype(jnp.float32))
 
@@ -164,7 +164,7 @@ class Scattered:
   def _candidates(self, level: int, state: _Nodes, log_prob_BKV):
     B, K, V = log_prob_BKV.shape
     token_BKC, child_BKC, open_BKC = self.trie.children(state.node_BK, level)
-    token_BKC = jnp.where(open_BKC, token_BKC, V)  # outside: dropped
+    token_BKC = jnp.where(open_BKC, token_BKC, V)  # V is out of range: dropped
     row_BKC = jnp.arange(B)[:, None, None]
     slot_BKC = jnp.arange(K)[None, :, None]
     nowhere_BKV = jnp.full((B, K, V), self.trie.nowhere(level + 1), jnp.int32)
@@ -174,18 +174,18 @@ class Scattered:
 
 
 def naive(code_IL: np.ndarray, vocab_size: int) -> Scattered:
-  """Returns a trie of compressed rows that are padded and scattered."""
+  """Builds a trie of child lists that are padded and scattered."""
   trie, _ = trie_lib.build(code_IL, vocab_size, 0)
   return Scattered(jax.device_put(trie))
 
 
 def _best(score_BKV: jax.Array, width: int):
-  """Returns scores, beams and tokens [B, K] of the best `width`."""
+  """Returns scores, beams and tokens of the best `width` continuations, [B, K] each."""
   B, K, V = score_BKV.shape
   score_BK, flat_BK = top_k(score_BKV.reshape(B, K * V), min(width, K * V))
   return score_BK, flat_BK // V, flat_BK % V
 
 
 def _pick(value_BKV: jax.Array, parent_BK: jax.Array, token_BK: jax.Array):
-  """Returns `value_BKV[b, parent, token]` of every beam."""
+  """Returns `value_BKV[b, parent, token]` for every beam, [B, K]."""
   return value_BKV[jnp.arange(len(value_BKV))[:, None], parent_BK, token_BK]

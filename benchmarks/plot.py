@@ -11,8 +11,8 @@ def draw(transition: dict[str, Any], path: epath.Path) -> None:
   """Draws a panel for each depth (rows) and beam size (columns).
 
   Args:
-    transition: the result of `transition.run`.
-    path: the PNG file.
+    transition: result of `transition.run`.
+    path: PNG file to write.
   """
   rows = transition["rows"]
   depths = sorted({row["depth"] for row in rows})

@@ -1,4 +1,4 @@
-"""The report of a benchmark: printed and written to disk as it grows."""
+"""Prints the report of a benchmark, and writes it to disk, as it grows."""
 
 from collections.abc import Callable, Iterable, Sequence
 import importlib
@@ -40,9 +40,9 @@ class Record:
 
     Args:
       options: the options of the benchmark.
-      parts: the empty value of each part of the report.
-      path: the JSON file; None = none.
-      end: time by `time.monotonic` after which no part is started; None = never.
+      parts: the initial, empty value of each part of the report.
+      path: JSON file for the report; None = no file.
+      end: time by `time.monotonic` after which no part starts; None = no limit.
 
     Raises:
       UserError: the file cannot be written.
@@ -75,15 +75,15 @@ class Record:
     self.save()
 
   def in_time(self, what: str) -> bool:
-    """Returns whether there is time left for a part; notes it if not."""
+    """Returns True if there is time left for a part; adds a note if not."""
     if self._end is None or time.monotonic() < self._end:
       return True
     self.note(f"{what}: skipped, the time is up; give more --minutes")
     return False
 
   def of_parity(self, module: str, what: str) -> ModuleType | None:
-    """Returns a module of this folder; notes it if the extra `parity` is missing."""
-    # Waiting torch threads spin: ten times as slow if another process uses a core.
+    """Imports a module of this folder; adds a note if its extra `parity` is missing."""
+    # Waiting threads of torch would spin, ten times as slow if a core is in use.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
       return importlib.import_module(f"lightlm_jax.benchmarks.{module}")
@@ -100,9 +100,9 @@ class Record:
     """Adds rows to the report while there is time; a UserError ends only this part.
 
     Args:
-      name: a list in the report.
-      what: the part, for the line that says why rows are missing.
-      found: computes the rows while it is iterated.
+      name: the list in the report to which rows are added.
+      what: name of the part, in notes on why rows are missing.
+      found: computes each row when it is iterated.
     """
     found = iter(found)
     while self.in_time(what) and (
@@ -112,7 +112,7 @@ class Record:
       self.save()
 
   def only(self, name: str, what: str, find: Callable[[], dict[str, Any]]) -> None:
-    """Sets a part of the report to what `find` returns; notes a UserError."""
+    """Sets part `name` of the report to `find()`; adds a note on a UserError."""
     self.report[name] = self._or_note(what, find)
     self.save()
 
@@ -130,7 +130,7 @@ def table(
   """Prints the header of a table; returns a function that prints a row of cells.
 
   Args:
-    heads: column heads; the first is aligned left.
+    heads: column headings; the first column is aligned left.
     first: width of the first column.
     width: width of the other columns.
   """

@@ -1,7 +1,7 @@
-"""The embedding gradient: float32 rows summed by token.
+"""Times the embedding gradient, a sum of float32 rows by token.
 
-Some versions of jaxlib make it hundreds of times too slow on NVIDIA GPUs. Zipf tokens
-against uniform ones show the cost of frequent tokens.
+Some versions of jaxlib make it hundreds of times too slow on NVIDIA GPUs. Tokens by
+Zipf's law, compared with uniform ones, show the cost of frequent tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +16,17 @@ from lightlm_jax.benchmarks import record, shapes, timing
 
 logger = logging.getLogger(__name__)
 
-SLOW = 10  # warn above this multiple of an alternative's time
+SLOW = 10  # warn if the scatter-add takes this many times as long as an alternative
 
 
 def scatter_add(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """The gradient of `table[token]`, which training uses."""
+  """Computes the gradient of `table[token]` by autodiff, as training does."""
   table_VD = jnp.zeros((V, grad_ND.shape[1]), grad_ND.dtype)
   return jax.vjp(lambda table_VD: table_VD[token_N], table_VD)[1](grad_ND)[0]
 
 
 def sorted_sum(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """Sorts the rows by token first."""
+  """Computes the same sum over rows sorted by token."""
   order_N = jnp.argsort(token_N)
   return jax.ops.segment_sum(
     grad_ND[order_N], token_N[order_N], num_segments=V, indices_are_sorted=True
@@ -34,7 +34,7 @@ def sorted_sum(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
 
 
 def one_hot(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """Sums by a matrix product."""
+  """Computes the same sum as a matrix product with one-hot tokens."""
   hot_NV = jax.nn.one_hot(token_N, V, dtype=grad_ND.dtype)
   return jnp.einsum("nv,nd->vd", hot_NV, grad_ND, precision=jax.lax.Precision.HIGHEST)
 
@@ -47,17 +47,17 @@ def run(
   repeats: int,
   warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-  """Times every form on both kinds of tokens, prints a table and warns.
+  """Times all FORMS on both kinds of tokens, prints a table, and warns of a slow one.
 
   Args:
-    sizes: tokens N, vocabulary V and width D of each case.
+    sizes: (tokens N, vocabulary V, width D) of each case.
     repeats: see `timing.measure`.
-    warn: called with the line of a warning.
+    warn: function that is called with the text of a warning.
 
   Yields:
-    milliseconds of each form (fastest call), `ratio` (time of the scatter-add over the
-    fastest alternative) and `difference`, the largest difference between the gradients
-    of two forms, relative to their largest value.
+    milliseconds of each form (fastest call), `ratio` (time of the scatter-add over that
+    of the fastest alternative) and `difference`, the largest difference of a form from
+    the scatter-add, relative to the largest value.
   """
   logger.info("embedding gradient, float32, ms")
   line = record.table(("tokens, vocabulary x width", "tokens are", *FORMS, "ratio"))

@@ -1,8 +1,8 @@
-"""Training workloads: presets of configs/toys.py on synthetic logs or on Toys.
+"""Builds training workloads: presets of configs/toys.py on synthetic logs or on Toys.
 
 The items of a synthetic log follow Zipf's law and its ids are random; neither changes
 the cost of a step. Its codes are as long as the paper's, 4 tokens per item and 5 per
-user, so that the paper's prompt is a source of 20 tokens and its target has 6.
+user, so that a source with the paper's prompt has 20 tokens and the target 6.
 """
 
 import functools
@@ -21,15 +21,15 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runtime import cache
 from lightlm_jax.systems import token_sequences as text
 
-PRESETS = ("paper", "small", "default", "tiny")  # of configs/toys.py
-VOCAB_SIZE = 500  # of the model, prompt and specials among them
+PRESETS = ("paper", "small", "default", "tiny")  # presets of configs/toys.py
+VOCAB_SIZE = 500  # of the model, including prompt and special tokens
 ITEM_TOKENS, USER_TOKENS = 4, 5
 NUM_ITEMS = 12_000  # as Toys
-MEAN_LENGTH, MIN_LENGTH = 9, 5  # interactions a user, as Toys
+MEAN_LENGTH, MIN_LENGTH = 9, 5  # interactions per user, as in Toys
 
 
 class Source(NamedTuple):
-  """A log of training interactions with its ids."""
+  """A log of training interactions with the ids of its users and items."""
 
   name: str
   log: Interactions
@@ -37,9 +37,9 @@ class Source(NamedTuple):
 
 
 def config(preset: str, **fields: Any) -> LightLMConfig:
-  """Returns a preset of configs/toys.py with `fields` such as `model__d_model=64`.
+  """Loads a preset of configs/toys.py with `fields` such as `model__d_model=64`.
 
-  A batch that does not divide into packed rows is not packed.
+  Packing is turned off if the batch size does not divide into packed rows.
   """
   name = "toys" if preset == "default" else f"toys:{preset}"
   overrides = {field.replace("__", "."): value for field, value in fields.items()}
@@ -52,12 +52,12 @@ def config(preset: str, **fields: Any) -> LightLMConfig:
 
 @functools.lru_cache(maxsize=2)
 def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
-  """Returns a synthetic log of about this many interactions, with random codes.
+  """Builds a synthetic log with random codes.
 
   Args:
-    interactions: number of interactions; the log has at least one user.
-    prompt: whether the vocabulary contains the words of the paper's prompt.
-    seed: seed of log and codes.
+    interactions: approximate number of interactions; there is at least one user.
+    prompt: True if the vocabulary has the words of the paper's prompt.
+    seed: seed of the log and the codes.
   """
   rng = np.random.default_rng(seed)
   users = max(1, round(interactions / MEAN_LENGTH))
@@ -80,7 +80,7 @@ def made(interactions: int, *, prompt: bool, seed: int = 0) -> Source:
 
 
 def toys(config: LightLMConfig) -> tuple[splits.Split, CodeBook]:
-  """Returns the split of Toys and the ids of the configuration.
+  """Returns the split of Toys, and ids as the configuration defines them.
 
   Raises:
     UserError: the log is missing.
@@ -101,7 +101,7 @@ def toys_source(config: LightLMConfig) -> Source:
 
 
 def zipf(rng: np.random.Generator, values: int, size: int) -> np.ndarray:
-  """Returns [size] int32 drawn by Zipf's law over shuffled values."""
+  """Draws [size] int32 from 0 … values - 1 by Zipf's law, in shuffled order of rank."""
   share_V = 1 / np.arange(1, values + 1)
   drawn = rng.choice(values, size, p=share_V / share_V.sum())
   return rng.permutation(values).astype(np.int32)[drawn]

@@ -1,7 +1,7 @@
-"""transformers' T5 with the weights of LightLM: parity and speed of recommendation.
+"""Runs T5 of transformers with LightLM's weights, to compare results and speed.
 
-This file and t5_training.py are the only ones that import torch and transformers, which
-the extra `parity` installs.
+Only this file and t5_training.py import torch and transformers, which the extra
+`parity` installs.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from lightlm_jax.systems.token_sequences import PAD, START, Source
 
 logger = logging.getLogger(__name__)
 
-SCORE_BAR = 1e-4  # items with closer scores may be swapped
-_PATIENCE = 30.0  # seconds for the calls of each
+SCORE_BAR = 1e-4  # tolerance: items whose scores differ less may be swapped
+_PATIENCE = 30.0  # maximum seconds for all calls of either
 
-# T5's name of each parameter; {} is the layer, the first axis of ours.
+# T5's name of each parameter of LightLM; {} = the layer, the first axis in LightLM.
 _ENCODER, _DECODER = "encoder.block.{}.layer.", "decoder.block.{}.layer."
 T5_NAMES = {
   "embedding": "shared.weight",
-  # The first layer has the only table; the layers after it get its biases handed on.
+  # Only the first layer has a table; later layers reuse its biases.
   "encoder_bias/table": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
   ".weight",
   "encoder/attention_norm/scale": _ENCODER + "0.layer_norm.weight",
@@ -62,13 +62,13 @@ TIED = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.w
 
 
 class T5:
-  """T5 with LightLM's parameters, and the whole-word embedding that T5 lacks.
+  """T5 with LightLM's parameters, and with the whole-word embedding that T5 lacks.
 
   Args:
-    c: the shape; dropout is on only in the model's train mode, at `dropout_rate`.
+    c: LightLM's shape.
     params: LightLM's parameters.
-    dropout_rate: the rate, in place of the rounded one of `c`.
-    attention: transformers' implementation: "eager" or "sdpa".
+    dropout_rate: dropout in the model's train mode; the rate of `c` is not used.
+    attention: implementation in transformers, "eager" or "sdpa".
   """
 
   def __init__(
@@ -108,7 +108,7 @@ class T5:
       leaves = leaves.mT if path.endswith("kernel") else leaves
       state |= dict(zip(self.names(path), leaves, strict=True))
     loaded = self.model.load_state_dict(state, strict=False)
-    # Every parameter is loaded, or tied to one that is.
+    # Every parameter is loaded, or tied to a loaded one.
     assert not loaded.unexpected_keys
     assert set(loaded.missing_keys) == TIED
     shared = self.model.shared.weight
@@ -116,14 +116,14 @@ class T5:
     assert self.model.config.scale_decoder_outputs
 
   def names(self, path: str) -> list[str]:
-    """Returns T5's names of a parameter, one for each layer."""
+    """Returns T5's names of a parameter of LightLM, one for each layer."""
     name = T5_NAMES[path]
     if not is_layered(path):
       return [name]
     return [name.format(i) for i in range(self.num_layers[name.partition(".")[0]])]
 
   def source(self, source: Source) -> dict[str, torch.Tensor]:
-    """Returns the encoder's input as arguments of T5."""
+    """Converts the encoder's input to keyword arguments of T5."""
     token_BS, word_BS, segment_BS = (torch.tensor(np.asarray(x)) for x in source)
     embedded_BSD = self.model.shared(token_BS) + self.word_WD[word_BS]
     return {"inputs_embeds": embedded_BSD, "attention_mask": (segment_BS > 0).long()}
@@ -138,30 +138,30 @@ class T5:
     beam_size: int,
     length_penalty: float,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best codes by `generate`, best first.
+    """Searches with `generate`; returns the best codes, best first.
 
     Args:
       source: numpy arrays.
-      may_follow: from `under_dict`, for codes of `length` tokens without the
-        vocabulary's last token.
+      may_follow: a function from `under_dict`; codes have `length` tokens, and none has
+        the vocabulary's last token.
       length: L, tokens per code.
       beam_size: K.
-      length_penalty: as in `generate`; 1 is the mean over tokens here too.
+      length_penalty: as in `generate`; 1 = scores are means over tokens.
 
     Returns:
       code_BKL int32 and score_BK float32.
     """
     found = self.model.generate(
       **self.source(source),
-      # The start token is a prompt and does not count. No code ends with `eos`: all
-      # beams end together, with the last token.
+      # The start token does not count as new. No code has the token `eos`, so all beams
+      # end after `length` tokens.
       max_new_tokens=length,
       eos_token_id=self.model.config.vocab_size - 1,
       num_beams=beam_size,
       num_return_sequences=beam_size,
       length_penalty=length_penalty,
       do_sample=False,
-      # The cache that `generate` makes has as many layers as the encoder.
+      # The cache of `generate` always has as many layers as the encoder.
       use_cache=self.model.config.num_layers == self.model.config.num_decoder_layers,
       prefix_allowed_tokens_fn=may_follow,
       return_dict_in_generate=True,
@@ -174,12 +174,12 @@ class T5:
 
 
 def is_layered(path: str) -> bool:
-  """Returns whether a parameter of LightLM is stacked over layers."""
+  """Returns True if a parameter of LightLM is stacked over layers."""
   return "{}" in T5_NAMES[path]
 
 
 def under_dict(code_IL: np.ndarray) -> Callable:
-  """Returns a `prefix_allowed_tokens_fn` that looks codes up in a dict of prefixes."""
+  """Builds a `prefix_allowed_tokens_fn` that looks prefixes of codes up in a dict."""
   children = {}
   for code in code_IL.tolist():
     for level, token in enumerate(code):
@@ -189,11 +189,11 @@ def under_dict(code_IL: np.ndarray) -> Callable:
 
 
 def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
-  """Returns a call of `T5.search` for B users on all cores.
+  """Returns a function without arguments that runs `T5.search` on all cores.
 
   Args:
-    work: ids of one length, without the vocabulary's last token.
-    B: users.
+    work: a workload with ids of equal length, without the vocabulary's last token.
+    B: number of users.
   """
   torch.set_num_threads(timing.threads())
   t5 = T5(work.net.config, jax.device_get(work.params))
@@ -211,13 +211,13 @@ def compare(work: end_to_end.Workload, B: int, repeats: int) -> dict[str, Any]:
   """Times recommendation by T5 and by this package, with the same weights and users.
 
   Args:
-    work: ids of one length, without the vocabulary's last token.
-    B: users.
-    repeats: timed calls of each.
+    work: see `searcher`.
+    B: number of users.
+    repeats: minimum number of timed calls of each.
 
   Returns:
-    users_per_second of both, their ratio, identical (the share of users with the same
-    items but for near ties), and the workload.
+    users_per_second of both, their ratio, `identical` (the share of users who get the
+    same items, except for near ties), and the workload.
   """
   search = searcher(work, B)
   source = work.source(B)
@@ -225,7 +225,7 @@ def compare(work: end_to_end.Workload, B: int, repeats: int) -> dict[str, Any]:
   find = end_to_end.recommender(work)
 
   def ours():
-    # By default a GPU rounds to ten bits, too few to compare four digits.
+    # By default a GPU rounds inputs to ten bits, too few to compare four digits.
     with jax.default_matmul_precision("highest"):
       return find(work.params, work.trie, source, everything)
 
@@ -263,7 +263,7 @@ def identical(
   score_BK: np.ndarray,
   code_IL: np.ndarray,
 ) -> float:
-  """Returns the share of rows with equal items, near ties at the last rank aside."""
+  """Returns the share of rows with equal items, ignoring near ties at the last rank."""
   item_of = {tuple(code): item for item, code in enumerate(code_IL.tolist())}
   same = 0
   for items, scores, codes, expected in zip(

@@ -1,4 +1,4 @@
-"""Training steps of transformers' T5 against ours: same weights, batches and loss."""
+"""Times training steps of transformers' T5 and of this package, with equal batches."""
 
 import logging
 from typing import Any
@@ -21,12 +21,12 @@ from lightlm_jax.systems.base import Trainable
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 300.0  # seconds for all calls together
+_PATIENCE = 300.0  # maximum seconds for all calls together
 _IGNORED = -100  # the label that transformers ignores
 
 
 class _Peer:
-  """T5 with AdamW on batches that are already on its device, so without a feed."""
+  """Trains T5 with AdamW on batches that are on its device already (without a feed)."""
 
   def __init__(self, trainee: Trainee, *, attention: str, compiled: bool = False):
     config = trainee.config
@@ -44,7 +44,7 @@ class _Peer:
     self._loss = torch.compile(self._loss_of) if compiled else self._loss_of
     self._optimiser = torch.optim.AdamW(
       [*self.t5.model.parameters(), self.t5.word_WD],
-      # As ours in its first steps, so that neither diverges while it is timed.
+      # The rate of our first warm-up step, so that neither diverges while timed.
       lr=config.train.learning_rate / config.train.warmup_steps,
       eps=1e-6,
       weight_decay=config.train.weight_decay,
@@ -63,7 +63,7 @@ class _Peer:
     return loss
 
   def go(self) -> None:
-    """Takes as many steps as a dispatch of ours."""
+    """Takes as many steps as a dispatch of this package's training."""
     for batch in self._batches:
       self._optimiser.zero_grad(set_to_none=True)
       with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
@@ -73,7 +73,7 @@ class _Peer:
     loss.item()  # waits for the device
 
   def _loss_of(self, token_BS, word_BS, mask_BS, label_BL):
-    # The gradient of plain indexing would be slower.
+    # Plain indexing would have a slower gradient.
     word_BSD = torch.nn.functional.embedding(word_BS, self.t5.word_WD)
     embedded_BSD = self.t5.model.shared(token_BS) + word_BSD
     return self.t5.model(
@@ -85,7 +85,7 @@ class _Peer:
 
 
 def forms() -> dict[str, dict[str, Any]]:
-  """Returns the usual ways to run T5 on this machine, by name."""
+  """Returns common ways to run T5 on this machine: {name: arguments of `_Peer`}."""
   found: dict[str, Any] = {name: {"attention": name} for name in ("eager", "sdpa")}
   if jax.default_backend() != "cpu":
     found["sdpa, compiled"] = {"attention": "sdpa", "compiled": True}
@@ -97,22 +97,22 @@ def compare(
   source: Source,
   repeats: int,
 ) -> dict[str, Any]:
-  """Trains both in turn for the same number of steps, and prints the result.
+  """Times both in turn for the same number of steps, and prints the result.
 
-  Ours is the whole training step: gathering the batch, clipping and the check for
-  finite values are in it, and not in T5's.
+  Our time is that of the whole training step: it includes gathering the batch, clipping
+  and the check for finite values, which T5's does not.
 
   Args:
-    config: the configuration of the paper's task; its dtype is that of both.
-    source: examples whose ids all have one length.
+    config: a configuration of the paper's task; its dtype is used for both.
+    source: a log whose ids all have the same length.
     repeats: see `timing.interleaved`.
 
   Returns:
     ours (see `training_step.row`); T5's examples_per_second and seconds by form; the
-    `ratio` of ours to the fastest form by median wall time, `ratio_of_best` by the
-    fastest calls, `ratio_of_cpu` by CPU time (the least disturbed by other processes,
-    without meaning on an accelerator); both losses at T5's initial weights, without
-    dropout.
+    speed of ours over that of the fastest form: `ratio` by median wall time,
+    `ratio_of_best` by the fastest calls, `ratio_of_cpu` by CPU time (least disturbed by
+    other processes, but meaningless on an accelerator); both losses at T5's initial
+    weights, without dropout.
 
   Raises:
     UserError: there is an accelerator that torch cannot use.
@@ -167,7 +167,7 @@ def compare(
 
 
 def tokens(trainee: Trainee) -> list[tuple[np.ndarray, ...]]:
-  """Returns token_BS, word_BS, mask_BS and label_BL of each batch, as T5 reads them."""
+  """Returns T5's input of each batch: (token_BS, word_BS, mask_BS, label_BL)."""
   found = []
   for batch in trainee.batches():
     source = text.write_prompt(trainee.tables.user_code_UL, batch)

@@ -1,4 +1,4 @@
-"""Times calls: compiled before, repeated, and waited for."""
+"""Times calls: compiles them first, repeats them, and waits for their results."""
 
 from collections.abc import Callable, Mapping
 import gc
@@ -16,8 +16,8 @@ class Time(NamedTuple):
 
   Attributes:
     median: median wall time.
-    best: shortest wall time, the one least disturbed by a busy machine.
-    cpu: median CPU time of the process, over all threads.
+    best: shortest wall time, which other load on the machine disturbs least.
+    cpu: median CPU time of the process, summed over all threads.
     repeats: number of timed calls.
   """
 
@@ -34,13 +34,13 @@ def measure(
   seconds: float = 0.3,
   patience: float = math.inf,
 ) -> Time:
-  """Times `call()` until its arrays are ready, without the first, compiling call.
+  """Times `call()` until its arrays are ready; leaves out the first, compiling call.
 
   Args:
-    call: the call.
+    call: function to time.
     repeats: minimum number of calls.
-    seconds: minimum time to repeat for.
-    patience: seconds after which fewer repeats are enough.
+    seconds: minimum total time of the calls.
+    patience: total seconds after which it stops, even with fewer calls.
   """
   calls = {"": call}
   return interleaved(calls, repeats=repeats, seconds=seconds, patience=patience)[""]
@@ -56,16 +56,16 @@ def interleaved(
   """Times calls in turn, so that other load on the machine affects all alike.
 
   Args:
-    calls: the calls by name; one call of each is a round.
+    calls: functions to time, by name; a round calls each of them once.
     repeats: minimum number of rounds.
-    seconds: minimum time to repeat for.
-    patience: seconds after which fewer rounds are enough.
+    seconds: minimum total time of the rounds.
+    patience: total seconds after which it stops, even with fewer rounds.
   """
   for call in calls.values():
     jax.block_until_ready(call())
   rounds, spent = [], 0.0
-  # Garbage collection visits every object, such as the millions of dicts of a peer, and
-  # would do so during another's call.
+  # Garbage collection visits all objects, such as the millions of dicts of one call,
+  # and might do so while another one is timed.
   was_enabled = gc.isenabled()
   gc.disable()
   try:

@@ -1,4 +1,4 @@
-"""The parts of `bench train`: training steps on synthetic logs and on Toys."""
+"""Runs the parts of `bench train`: training steps on synthetic logs and on Toys."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
@@ -15,8 +15,8 @@ from lightlm_jax.config import LightLMConfig
 logger = logging.getLogger(__name__)
 
 PARTS = ("a", "b", "c", "d", "e", "f", "g")
-MADE_LOG = 100_000  # interactions, except in (g)
-# Ways to fill a batch with short histories: name → fields of the config.
+MADE_LOG = 100_000  # interactions of the synthetic log, except in (g)
+# Ways to fill a batch with short histories: {name: fields of the config}.
 ROWS = {
   "padded to the window": {"train__pack": 1, "train__history_buckets": ()},
   "buckets by length": {"train__pack": 1},
@@ -27,24 +27,26 @@ ROWS = {
 class Options(NamedTuple):
   """Options of the parts.
 
+  The parts are (a) shapes, (b) steps per dispatch, (c) dtypes, (d) embedding gradient,
+  (e) rows, (f) T5, (g) growth.
+
   Attributes:
-    parts: parts to run, of PARTS.
-    shapes: presets of (a).
-    batches: batch sizes of (a), by preset.
-    dtype: activations, except in (c).
-    on_toys: whether (a) and (e) also run on Toys, if it is available.
-    per_dispatch: steps per dispatch of (b), each of which divides the last.
-    dispatch_shapes: presets of (b).
-    dispatch_batch: batch size of (b).
-    dtype_shape: preset of (c).
-    dtype_batch: batch size of (c).
-    dtype_steps: steps per dispatch of (c).
-    gradients: see `scatter.run`.
-    rows_batches: batch sizes of (e), by preset.
-    t5_batch: batch size of (f).
-    t5_steps: steps per turn of (f).
-    widths, depths, growth_batches: sizes of (g).
-    log_sizes: interactions of the logs of (g).
+    parts: parts to run, from PARTS.
+    shapes, batches: presets in (a), and batch sizes of each preset.
+    dtype: dtype of activations, except in (c).
+    on_toys: run (a) also on Toys, if it is available.
+    per_dispatch: steps per dispatch in (b); each divides the last.
+    dispatch_shapes: presets in (b).
+    dispatch_batch: batch size in (b).
+    dtype_shape: preset in (c).
+    dtype_batch: batch size in (c).
+    dtype_steps: steps per dispatch in (c).
+    gradients: sizes in (d), see `scatter.run`.
+    rows_batches: batch size of each preset in (e).
+    t5_batch: batch size in (f).
+    t5_steps: steps per call in (f).
+    widths, depths, growth_batches: sizes in (g).
+    log_sizes: interactions of the logs in (g).
     repeats: minimum number of timed calls.
   """
 
@@ -78,7 +80,7 @@ class Options(NamedTuple):
   repeats: int = 5
 
 
-SHORT = Options(  # an accelerator that is here for minutes: compiling is most of it
+SHORT = Options(  # for a few minutes on an accelerator, most of which are compilation
   batches={"paper": (64, 4_096), "small": (1_024,), "default": (256,), "tiny": (128,)},
   on_toys=False,
   dispatch_shapes=("tiny",),
@@ -99,7 +101,7 @@ ON_A_CPU = Options(
   repeats=3,
 )
 QUICK = ON_A_CPU._replace(
-  shapes=("small",),  # T5 is of the paper's
+  shapes=("small",),  # (f) covers the paper's shape
   batches={"paper": (64,), "small": (128,), "default": (16,), "tiny": (128,)},
   on_toys=False,
   per_dispatch=(1, 10),
@@ -118,7 +120,7 @@ QUICK = ON_A_CPU._replace(
 
 
 def options_here(*, quick: bool, short: bool = False) -> Options:
-  """Returns the options for this backend; `short` leaves time for another benchmark."""
+  """Returns options for this backend; `short` leaves time for another benchmark."""
   if quick:
     return QUICK
   if jax.default_backend() == "cpu":
@@ -145,7 +147,7 @@ def train(
 
   Args:
     options: the options.
-    path: file that the report is written to after every row; None = none.
+    path: JSON file for the report, written after every row; None = no file.
     end: see `Record`.
 
   Raises:
@@ -191,7 +193,7 @@ def train(
 
 
 def by_shape(o: Options, *, on_toys: bool = False) -> Iterator[dict[str, Any]]:
-  """Yields rows of (a): every preset at its batch sizes.
+  """Yields the rows of (a): every preset at each of its batch sizes.
 
   Raises:
     UserError: Toys is missing.
@@ -208,9 +210,9 @@ def by_shape(o: Options, *, on_toys: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def by_dispatch(o: Options) -> Iterator[dict[str, Any]]:
-  """Yields rows of (b); `host_share` is the host's share of a step.
+  """Yields the rows of (b), with `host_share`, the host's share of a step's time.
 
-  It is relative to the longest dispatch, whose host share counts as 0.
+  It is estimated against the longest dispatch, whose share is taken to be 0.
   """
   logger.info("steps per dispatch")
   line = record.table(("shape, batch, steps", *training_step.HEADS, "host"))
@@ -235,7 +237,7 @@ def by_dispatch(o: Options) -> Iterator[dict[str, Any]]:
 
 
 def by_dtype(o: Options) -> Iterator[dict[str, Any]]:
-  """Yields rows of (c): both dtypes; `speedup` is over float32."""
+  """Yields the rows of (c): both dtypes, with `speedup` over float32."""
   logger.info("bfloat16 against float32")
   line = record.table(("shape, batch, dtype", *training_step.HEADS, "speedup"))
   configs = {
@@ -253,9 +255,9 @@ def by_dtype(o: Options) -> Iterator[dict[str, Any]]:
 
 
 def by_rows(o: Options) -> Iterator[dict[str, Any]]:
-  """Yields rows of (e): ROWS on Toys with histories of 20; speedup over the first.
+  """Yields the rows of (e): ROWS on Toys, histories of 20, `speedup` over the first.
 
-  Ways that do not divide the batch are left out.
+  Ways that do not divide the batch size are left out.
 
   Raises:
     UserError: Toys is missing.
@@ -285,7 +287,7 @@ def by_rows(o: Options) -> Iterator[dict[str, Any]]:
 
 
 def t5(compare: Callable, o: Options) -> dict[str, Any]:
-  """Returns the report of (f), see `t5_training.compare`."""
+  """Returns the report of (f); `compare` is `t5_training.compare`."""
   config = shapes.config(
     "paper",
     train__batch_size=o.t5_batch,
@@ -302,7 +304,7 @@ def _beside(
   line: Callable[..., None],
   *more: Callable[[dict[str, Any]], str],
 ) -> Iterator[dict[str, Any]]:
-  """Yields rows with their speedup over the first, printed with `more` cells."""
+  """Yields `rows` with `speedup` over row `first`; prints them with cells by `more`."""
   for name, row in rows.items():
     speedup = row["examples_per_second"] / rows[first]["examples_per_second"]
     cells = *training_step.cells(row), *(cell(row) for cell in more)

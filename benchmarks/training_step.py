@@ -1,4 +1,4 @@
-"""Times real training steps, with optimiser, donated state and feed."""
+"""Times complete training steps, with optimiser, donated state and feed."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,23 +20,23 @@ from lightlm_jax.training import loop, speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 
-_PATIENCE = 60.0  # seconds for the calls of one comparison
+_PATIENCE = 60.0  # maximum seconds for the calls of a comparison
 
 
 class Trainee:
-  """A system that is trained on one device, on the same batches in every dispatch.
+  """A system that is trained on one device, with the same batches in every dispatch.
 
-  The batches are spread evenly over the buckets of an epoch, so that all dispatches
-  cost the same.
+  The batches are spread evenly over the buckets of an epoch, so all dispatches have the
+  same cost.
 
   Attributes:
-    system, config, source: what is trained, on what.
-    feed, plan, state: see training/.
-    K: steps to a dispatch.
-    examples: that a dispatch really holds.
-    flops: of its matrix products, forward and backward.
-    feed_seconds: in which the feed was built and sent to the device.
-    first_seconds: of the first dispatch, which compiles.
+    config, source, built: configuration, log with ids, and the system built from them.
+    feed, plan, tables, state: as in training/.
+    K: number of steps in a dispatch.
+    examples: number of examples in a dispatch, without padding.
+    flops: FLOPs of the matrix products in a dispatch, forward and backward.
+    feed_seconds: time to build the feed and copy it to the device.
+    first_seconds: time of the first dispatch, which compiles.
   """
 
   def __init__(self, config: LightLMConfig, source: Source):
@@ -70,11 +70,11 @@ class Trainee:
     self.examples = int(self.report.metrics.examples.sum())
 
   def go(self, dispatches: int = 1) -> step_lib.Report:
-    """Some dispatches, as many in flight as training has; the last one's report."""
+    """Runs dispatches, as many in flight as in training; returns the last report."""
     waiting = collections.deque()
     for _ in range(dispatches):
       first, self._step = self._step, self._step + self.K
-      # As training makes it, which costs the host what it does; then our own batches.
+      # Built as in training, for the same cost on the host; then with our batches.
       what = step_lib.dispatch(self.plan, first, self._step, self.K)
       what = step_lib.Dispatch(what.first, what.end, *self._mix)
       self.state, self.report = self._steps(
@@ -86,18 +86,18 @@ class Trainee:
     return self.report
 
   def batches(self) -> Iterator[feed_lib.Batch]:
-    """Those of a dispatch, in order."""
+    """Yields the batches of a dispatch, in order."""
     for bucket, key, batch in zip(*self._mix):
       yield feed_lib.gather(self.feed, key, batch, plan=self.plan, bucket=int(bucket))
 
   def check(self) -> None:
-    """A step that is not taken takes no time either."""
+    """Raises RuntimeError if steps were skipped: the time would be too short."""
     if int(self.state.step) != self._step or not self.report.finite:
       raise RuntimeError(f"only {self.state.step} of {self._step} steps were taken")
 
 
 def mix(plan: feed_lib.Plan, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Bucket, key and batch of K steps that lie evenly over an epoch: see `Plan.at`."""
+  """Returns bucket, key and batch, as `Plan.at`, of K steps spread over an epoch."""
   ends = np.cumsum(plan.batches)
   place_K = ((np.arange(K) + 0.5) / K * ends[-1]).astype(np.int64)
   bucket_K = np.searchsorted(ends, place_K, side="right")
@@ -113,16 +113,16 @@ def compare(
   *,
   steps: int | None = None,
 ) -> dict[Any, dict[str, Any]]:
-  """Trains by every configuration, by turns.
+  """Times the training of several configurations, in turn.
 
   Args:
-    configs: by name.
-    source: what all of them are trained on.
+    configs: configurations by name.
+    source: the log on which all of them are trained.
     repeats: see `timing.interleaved`.
-    steps: that a turn has, whole dispatches of each; None = a dispatch.
+    steps: steps in a turn, a multiple of every dispatch; None = one dispatch.
 
   Returns:
-    By name what `row` makes of it.
+    The result of `row` for each name.
   """
   trainees = {name: Trainee(config, source) for name, config in configs.items()}
   turns = {name: (steps or each.K) // each.K for name, each in trainees.items()}
@@ -143,13 +143,13 @@ def compare(
 
 
 def row(trainee: Trainee, seconds: timing.Time) -> dict[str, Any]:
-  """Returns the row of a table: rates by the median of `seconds` per dispatch.
+  """Returns a row of the report; rates use the median of `seconds` per dispatch.
 
   Returns:
     data, preset, dtype, batch, steps_per_dispatch and parameters; examples, tokens
-    (without padding) and places (with padding) of a dispatch; all three,
-    FLOPs of matrix products and, where the device's peak is known, their share
-    of it (`mfu`) a second; step_seconds, and what `Trainee` knows.
+    (without padding) and places (with padding) in a dispatch, also per second;
+    step_seconds; FLOPs of matrix products per step and per second, and their share of
+    the device's peak (`mfu`) if that is known; loss; the other times.
   """
   trainee.check()
   report = jax.device_get(trainee.report)
@@ -185,7 +185,7 @@ HEADS = ("examples/s", "tokens/s", "ms a step", "GFLOP/s", "of peak")
 
 
 def cells(row: dict[str, Any]) -> Iterable[str]:
-  """Those of `row` that stand below HEADS."""
+  """Formats a row's cells below HEADS."""
   return (
     f"{row['examples_per_second']:,.0f}",
     f"{row['tokens_per_second']:,.0f}",
@@ -195,6 +195,6 @@ def cells(row: dict[str, Any]) -> Iterable[str]:
   )
 
 
-@functools.cache  # of all rows of a report the same
+@functools.cache  # it is the same for all rows of a report
 def _peak() -> float | None:
   return speed.peak_of_device()

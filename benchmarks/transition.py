@@ -1,9 +1,9 @@
-"""One step of constrained beam search without a model: mask, top-k, advance.
+"""Times a step of constrained beam search without a model: mask, top-k, advance.
 
-An implementation is a function `make(code_IL, vocab_size)`, code_IL int32 [I, L] of
+An implementation is a function `make(code_IL, vocab_size)`; code_IL is int32 [I, L],
 distinct codes without padding. It returns an object with
 
-- `start(B)` → state: the root of each of B rows, with score 0;
+- `start(B)` → state: the state at the root for B rows, with score 0;
 - `step(level, state, log_prob_BKV, width)` → score_BK, parent_BK, token_BK, state: the
   best `width` of all valid continuations of the K beams by summed log-probability, best
   first, with fewer columns or -inf if there are fewer. `parent_BK` is the beam that
@@ -11,8 +11,8 @@ distinct codes without padding. It returns an object with
 
 `level` and `width` are static. The object and the state are pytrees (a NamedTuple or a
 flax.struct.dataclass). The steps are compiled with both as arguments, so no table
-becomes a constant of the program. `jit = False` marks host code, which is called as it
-is. `make` raises a UserError if the catalogue is too large for it.
+becomes a constant of the program. Host code sets `jit = False` and is not compiled.
+`make` raises a UserError if the catalogue is too large for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ IMPLEMENTATIONS = {
   "binary search": peers.binary_search,
   "dict trie": peers.dict_trie,
 }
-# Growth is reported between these sizes if both are timed.
+# Growth is reported between these sizes or, unless both are timed, the extreme ones.
 _GROWTH = (100_000, 10_000_000)
 _TOLERANCE = 1e-6
 
@@ -58,12 +58,12 @@ def run(
   """Times every implementation that agrees with the dict trie; prints a table.
 
   Args:
-    implementations: makers by name.
-    sizes: items of the catalogues, which are random.
-    depths: tokens per code.
+    implementations: functions `make` by name.
+    sizes: numbers of items of the random catalogues.
+    depths: numbers of tokens per code.
     beams: beam sizes.
-    batch: rows per call, as a function of the beam size.
-    repeats: see `timing.measure`; slow calls, such as a host's, are repeated less.
+    batch: function from the beam size to the rows per call.
+    repeats: see `timing.measure`; slow calls, as of host code, are repeated less often.
     seconds: see `timing.measure`.
   """
   clock = functools.partial(
@@ -101,7 +101,7 @@ def run(
 
 
 def _agreeing(makers: dict[str, Callable], depth: int, notes: list[str]):
-  """Returns the makers whose implementations are correct; notes the others."""
+  """Returns the makers of correct implementations; adds a note on each other one."""
   found = {}
   for name, make in makers.items():
     complaint = disagreement(make, depth)
@@ -120,7 +120,7 @@ def _time_all(
   clock: Callable,
   notes: list[str],
 ) -> list[dict[str, Any]]:
-  """Times all implementations on one catalogue; `widths` maps beam sizes to rows."""
+  """Times all implementations on one catalogue; `widths` is {beam size: rows}."""
   code_IL = catalogue.random_codes(size, VOCAB_SIZE, depth)
   logger.info(f"depth {depth}, {size:,} items: fastest call, μs per row")
   levels = "".join(f"{f'level {level}':>9}" for level in range(depth))
@@ -146,7 +146,7 @@ def _note(notes: list[str], line: str) -> None:
 
 
 def disagreement(make: Callable, depth: int) -> str | None:
-  """Returns how an implementation differs from the dict trie on a small catalogue."""
+  """Returns how results on a small catalogue differ from the dict trie's, or None."""
   vocab_size, B, width = 50, 3, 8
   number = min(600, vocab_size**depth // 2)
   code_IL = catalogue.random_codes(number, vocab_size, depth)
@@ -182,14 +182,14 @@ def disagreement(make: Callable, depth: int) -> str | None:
 def measure(
   subject: Any, depth: int, width: int, B: int, clock: Callable
 ) -> dict[str, Any]:
-  """Times each level, in states that the search itself reaches.
+  """Times each level, in the state that the search reaches at that level.
 
   Args:
     subject: the object that `make` returned.
     depth: number of levels.
     width: beam size.
-    B: rows.
-    clock: times a call.
+    B: number of rows.
+    clock: function that times a call and returns a `timing.Time`.
 
   Returns:
     step_levels, a `timing.Time` as a dict for each level, and `step`, the mean of their
@@ -202,7 +202,7 @@ def measure(
     levels.append(clock(lambda: step(level, state, log_prob_BKV, width)))  # noqa: B023
     score_BK, _, _, state = step(level, state, log_prob_BKV, width)
     K = score_BK.shape[1]
-  # The fastest, because a busy machine disturbs short calls now and then.
+  # Fastest calls, because other load on the machine may disturb short calls.
   return {
     "step": statistics.fmean(time.best for time in levels),
     "step_levels": [time._asdict() for time in levels],
@@ -228,12 +228,12 @@ def compiled(subject: Any, method: str) -> Callable:
 
 @functools.partial(jax.jit, static_argnames="shape")
 def log_probs(seed: int, shape: tuple[int, ...]) -> jax.Array:
-  """Returns random log-probabilities over the last axis, float32."""
+  """Draws random log-probabilities, normalised over the last axis, float32."""
   return jax.nn.log_softmax(jax.random.normal(jax.random.key(seed), shape))
 
 
 def growth_of(rows: list[dict]) -> list[dict]:
-  """Returns the ratio of the step time with many items to that with few."""
+  """Returns rows with the ratio of step times, with many items over with few."""
   found = []
   sizes = {row["items"] for row in rows}
   if not sizes:
@@ -250,7 +250,7 @@ def growth_of(rows: list[dict]) -> list[dict]:
 
 
 def filter_ratios(rows: list[dict]) -> list[dict]:
-  """Returns the ratio of the step time with exclusions to that without."""
+  """Returns rows with the ratio of step times, with exclusions over without."""
   found = []
   by_key = {_key(row): row for row in rows}
   for (name, *place), row in by_key.items():
@@ -266,13 +266,13 @@ def _key(row: dict) -> tuple:
 
 
 def _bytes(subject: Any) -> int | None:
-  """Returns the bytes of its tables; None for host code."""
+  """Returns the bytes of an implementation's tables; None for host code."""
   leaves = jax.tree.leaves(subject)
   return None if leaves == [subject] else sum(leaf.nbytes for leaf in leaves)
 
 
 def _padded(value_BK, width: int) -> np.ndarray:
-  """Returns [B, width], padded with -inf, or the smallest integer."""
+  """Pads [B, K] to [B, width] with -inf, or with the smallest integer."""
   value_BK = np.asarray(value_BK)
   integers = np.issubdtype(value_BK.dtype, np.integer)
   fill = np.iinfo(value_BK.dtype).min if integers else -np.inf
