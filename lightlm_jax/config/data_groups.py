@@ -122,7 +122,7 @@ class Gcn:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
-  """The items' and users' ids; see ids/."""
+  """The construction of the items' and users' ids; see ids/."""
 
   kind: str = field(
     "sci",

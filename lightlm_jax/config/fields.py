@@ -64,7 +64,7 @@ class Leaf(NamedTuple):
   # A field of the same group that supplies this one's value when a configuration that
   # lacks this field is converted to another system; None = `default` does.
   like: str | None = None
-  # Whether a configuration must have this field to be converted to this system.
+  # Whether only a configuration with this field can be converted to its system.
   signature: bool = False
 
   def fits(self, value: Any) -> bool:

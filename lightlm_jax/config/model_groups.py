@@ -148,7 +148,7 @@ class LiteBeamModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-  """The batches of a system without training steps."""
+  """The batch size of a system that is evaluated, but not trained in steps."""
 
   eval_batch_size: int = field(256, "users of an evaluation batch", POSITIVE)
 
@@ -227,7 +227,7 @@ class SASRecTrain(ItemLossTrain):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamDecoding:
-  """Beam search over ids."""
+  """Decoding of ids by beam search."""
 
   kind: str = field("beam", "how ids are decoded", choices=("beam",))
   beam_size: int = field(20, "beams", POSITIVE)

@@ -54,7 +54,7 @@ def all_metrics(
   seconds = time.monotonic() - began
   bought_I = np.bincount(split.train.item_E, minlength=split.train.num_items)
   labels = slices.label(requests, split.train)
-  # One scoring of all items serves both rules; a search is run once for each.
+  # One scoring of all items serves both rules; a search is run for each.
   passes = 1 if isinstance(built.system, ScoresItems) else len(evaluator.RULES)
   found = {
     "users_per_second": passes * len(requests) / seconds,

@@ -147,8 +147,8 @@ def mean(
   Args:
     built, params, requests, batch_size, mesh: see `evaluate`.
     of: the system's method. "nll": -log p(target | source) in nats, comparable between
-      systems, with seen items in the softmax, as in training. "invalid_beams": whether
-      each beam of an unconstrained search is no item.
+      systems, with seen items in the softmax, as in training. "invalid_beams":
+      whether each beam of an unconstrained search spells no item.
   """
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)

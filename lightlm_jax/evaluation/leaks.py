@@ -141,7 +141,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Returns how many pairs (user, item) that `ids` read occur only among held-out."""
+  """Counts the (user, item) pairs that shaped the ids but occur only held out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):

@@ -30,7 +30,7 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Moves parameters and tables to the mesh, and does the work all requests share."""
+  """Returns `params` and `built` on the mesh, with work that is shared done."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:

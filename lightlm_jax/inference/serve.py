@@ -101,8 +101,8 @@ def table(
 ) -> pyarrow.Table:
   """Returns a table with a row per item: user, rank (from 1), item, score[, text].
 
-  names [N], item_ids [I] (raw) and texts [I] are str, texts None = no such column. The
-  padding -1 makes no row.
+  names [N], item_ids [I] (raw) and texts [I] are str, texts None = no such
+  column. Padding, -1, makes no row.
   """
   real_NK = items_NK >= 0
   item_R = items_NK[real_NK]

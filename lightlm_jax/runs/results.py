@@ -122,7 +122,7 @@ def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-  """Returns a table in lines of at most 80 columns: run and baselines by both rules."""
+  """Returns the metrics of run and baselines as lines of at most 80 columns."""
   heads = "".join(f"{name.upper():>8}" for name in COLUMNS)
   lines = [
     f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
