@@ -126,7 +126,7 @@ def run(
 
 
 def measure(work: Workload, B: int, repeats: int) -> dict[str, Any]:
-  """Times one batch size.
+  """Times a workload at batch size B.
 
   Returns:
     users_per_second and ms_a_user, from medians; `seconds` per batch as a

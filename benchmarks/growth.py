@@ -41,7 +41,7 @@ def run(
   log_sizes: Sequence[int],
   repeats: int,
 ) -> Iterator[dict[str, Any]]:
-  """Times every size and prints a table.
+  """Times a training example in every case and prints a table.
 
   The model and the batch grow on the paper's task. The log grows for a model of
   histories that is small enough to reveal the cost of the feed.

@@ -109,7 +109,7 @@ class SortedCodes:
     return score_BK, parent_BK, token_BK, _Range(low_BK, high_BK, score_BK)
 
   def _candidates(self, level: int, state: _Range, log_prob_BKV):
-    """Returns scores, and for 0 … V each beam's first rank with a token so large."""
+    """Returns scores, and each beam's first rank with a token >= v, for v = 0 … V."""
     token_R = self.token_R[level]
     wanted_V1 = jnp.arange(log_prob_BKV.shape[2] + 1, dtype=jnp.int32)[None, None]
 

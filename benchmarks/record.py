@@ -83,7 +83,7 @@ class Record:
 
   def of_parity(self, module: str, what: str) -> ModuleType | None:
     """Imports a module of this folder; adds a note if its extra `parity` is missing."""
-    # Waiting threads of torch would spin, ten times as slow if a core is in use.
+    # Otherwise waiting torch threads spin, ten times slower if a core is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
       return importlib.import_module(f"lightlm_jax.benchmarks.{module}")

@@ -12,7 +12,7 @@ import jax
 
 
 class Time(NamedTuple):
-  """Seconds per call.
+  """The time of a call, in seconds.
 
   Attributes:
     median: median wall time.

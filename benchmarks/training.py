@@ -33,7 +33,7 @@ class Options(NamedTuple):
   Attributes:
     parts: parts to run, from PARTS.
     shapes, batches: presets in (a), and batch sizes of each preset.
-    dtype: dtype of activations, except in (c).
+    dtype: type of activations, except in (c).
     on_toys: run (a) also on Toys, if it is available.
     per_dispatch: steps per dispatch in (b); each divides the last.
     dispatch_shapes: presets in (b).

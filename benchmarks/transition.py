@@ -233,7 +233,7 @@ def log_probs(seed: int, shape: tuple[int, ...]) -> jax.Array:
 
 
 def growth_of(rows: list[dict]) -> list[dict]:
-  """Returns rows with the ratio of step times, with many items over with few."""
+  """Returns a row per case: the step time with many items over that with few."""
   found = []
   sizes = {row["items"] for row in rows}
   if not sizes:
@@ -250,7 +250,7 @@ def growth_of(rows: list[dict]) -> list[dict]:
 
 
 def filter_ratios(rows: list[dict]) -> list[dict]:
-  """Returns rows with the ratio of step times, with exclusions over without."""
+  """Returns a row per case: the step time with exclusions over that without."""
   found = []
   by_key = {_key(row): row for row in rows}
   for (name, *place), row in by_key.items():

@@ -70,7 +70,7 @@ class Plan:
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each step's bucket (int32), its order's key and its batch (uint32)."""
+    """Returns each step's bucket (int32), key and batch (uint32); see `places`."""
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
     batch = permute(place, self.steps_per_epoch, key).astype(np.int64)

@@ -1,6 +1,6 @@
-"""Readers of log files.
+"""Reads the files of a log: sequences, ratings, titles and attributes of items.
 
-They raise a UserError with the line number if a file is damaged or in another format.
+Readers raise a UserError with the line number if a file is damaged or malformed.
 """
 
 from collections.abc import Collection, Sequence

@@ -130,12 +130,12 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns the offsets, [R + 1] int64, of rows without the elements not `keep_E`."""
+  """Returns the offsets, [R + 1] int64, of rows cut to the elements in `keep_E`."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
-  """Returns the log with slices as its rows, see `concatenate_rows`; ids stay."""
+  """Returns the log with other rows, see `concatenate_rows`; ids are unchanged."""
   time_E = log.time_E
   return dataclasses.replace(
     log,

@@ -14,7 +14,7 @@ _MULTIPLE = 8  # the width is a multiple of this
 
 
 class Rows(NamedTuple):
-  """How examples share rows."""
+  """The layout of rows that several examples share."""
 
   most: int  # most examples in a row
   width: int  # most history columns of a row

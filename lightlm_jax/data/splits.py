@@ -33,7 +33,7 @@ SHARE_SEED = 1
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-  """N held-out requests: after this history, which item did the user interact with?"""
+  """N held-out requests: each has a user, a history, and the next item to predict."""
 
   user_N: np.ndarray  # [N] int32
   offset_N1: np.ndarray  # [N + 1] int64, where each history starts in item_E

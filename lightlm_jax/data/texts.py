@@ -23,7 +23,7 @@ _TOKENIZER = "tokenizer.json"
 
 
 class Tokens(NamedTuple):
-  """The input of an item encoder."""
+  """The tokens of all items: the input of an item encoder."""
 
   token_IT: np.ndarray  # int32, left-aligned, at least one per item; -1 = padding
   vocab_size: int  # tokens of texts and attributes
@@ -122,7 +122,7 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns the tokenizer and the tokens of the catalogue; `tokenizer` None = train."""
+  """Returns a tokenizer (trained if `tokenizer` is None) and the catalogue's tokens."""
   check(config, texts, attributes)
   assert texts is not None, "checked above"
   if tokenizer is None:

@@ -90,8 +90,10 @@ def _patterns(delimiter: str, columns: int) -> _Patterns:
 
 
 def _joined(text_L: list[str | None], p: _Patterns, last: bool):
-  """Joins lines to rows; returns the rows (None = rejected), the index of their first
-  lines, the indices of rejected lines, and one past the last line that was used.
+  """Joins the lines of each row.
+
+  Returns the rows (None = rejected), the index of each row's first line, the indices of
+  rejected lines, and one past the last line that was used.
   """
   quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
   texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)

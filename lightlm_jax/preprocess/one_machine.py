@@ -71,7 +71,7 @@ class OneMachine:
 
 
 class _Spool:
-  """A file of rows on disk for each part."""
+  """Collects rows, and spools them to a file on disk for each part."""
 
   def __init__(self, layout: Layout):
     self._layout = layout

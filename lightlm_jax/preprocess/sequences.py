@@ -58,9 +58,9 @@ def users_of(table: pyarrow.Table) -> Users:
 
 
 def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
-  """Groups the rows of one part of the log, in any order, by user and sorts them.
+  """Groups the rows of one part of the log by user, and sorts them.
 
-  Rows of equal times are ordered by (file, line, place in the line).
+  Rows may come in any order; at equal times they are sorted by (file, line, place).
 
   Returns:
     The users, with items numbered within the part; the items in a table with columns

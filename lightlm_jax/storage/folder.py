@@ -1,4 +1,4 @@
-"""Folders with a manifest, and locks.
+"""Writes and verifies folders with a manifest, and locks folders.
 
 The files of a folder are written first; the manifest, with their SHA-256, comes last
 and makes them valid. A folder is not whole if the manifest is missing or a file has

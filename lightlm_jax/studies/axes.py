@@ -40,7 +40,7 @@ class Range(NamedTuple):
   log: bool  # sample uniformly on a logarithmic scale
 
   def rounded(self, value: int | float) -> int | float:
-    """Rounds a drawn float to four digits, so that the trial's name is exact."""
+    """Rounds a drawn float to four digits, so that a trial's name shows it exactly."""
     short = float(f"{value:.4g}") if isinstance(value, float) else value
     return min(max(short, self.low), self.high)
 

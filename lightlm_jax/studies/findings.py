@@ -73,7 +73,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits the loss in size, data or both; if in one, to runs equal in the other."""
+  """Fits the loss in size, data or both; in only one, to runs that share the other."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )

@@ -32,7 +32,7 @@ from lightlm_jax.studies.trials import Slot
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 1.0  # wait so long whether a trial's signal reaches this process too
+_GRACE_SECONDS = 1.0  # time for a signal that ended a trial to reach this process too
 _LOOK_SECONDS = 1.0  # between two checks of the other processes
 _STOP_SECONDS = 60.0  # time for trials to save their state
 

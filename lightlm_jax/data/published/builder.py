@@ -134,7 +134,7 @@ def build(
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
-  """Returns (file, None), or (None, reason) if the file cannot be had."""
+  """Returns (file, None), or (None, reason) if the file cannot be fetched."""
   with contextlib.suppress(AssertionError):  # manual_dir is missing or empty
     if path := raw.by_hand(dl_manager.manual_dir):
       return path, None
