@@ -39,6 +39,20 @@ def test_bipartite_counts_purchases():
   np.testing.assert_array_equal(dense, wanted)
 
 
+@pytest.mark.parametrize("K", range(1, 8))
+def test_eigenvectors_where_eigenvalues_repeat(K):
+  """LAPACK's default solver gives up on this log in single precision, at K = 7."""
+  rows = [[0, 0, 2], [0, 1, 1, 1, 2], [2], [0, 1, 2, 2, 2], [0, 1, 2, 2, 2]]
+  adjacency = graph_lib.bipartite(make_log(rows, num_items=3)).toarray()
+  scale = 1 / np.sqrt(adjacency.sum(axis=0))
+  matrix = (scale[:, None] * adjacency * scale).astype(np.float32)
+  value_K, vector_NK = spectral.largest_eigenvectors(matrix, K)
+  wanted = np.linalg.eigvalsh(matrix.astype(np.float64))[-K:]
+  np.testing.assert_allclose(value_K, wanted, atol=1e-5)
+  np.testing.assert_allclose(matrix @ vector_NK, vector_NK * value_K, atol=1e-5)
+  np.testing.assert_allclose(vector_NK.T @ vector_NK, np.eye(K), atol=1e-5)
+
+
 def test_co_occurrence_counts_users_with_both_and_items_of_both():
   rows = [[2, 0, 2], [], [1, 0], [0, 2]]
   log = make_log(rows, num_items=4)

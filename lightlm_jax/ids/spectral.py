@@ -245,6 +245,22 @@ def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarra
   return np.unique(label_N, return_inverse=True)[1]
 
 
+def largest_eigenvectors(
+  matrix_NN: np.ndarray, K: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the K largest eigenvalues, ascending, and their eigenvectors, [N, K].
+
+  The matrix is symmetric.
+  """
+  N = len(matrix_NN)
+  try:
+    return scipy.linalg.eigh(matrix_NN, subset_by_index=(N - K, N - 1))
+  except scipy.linalg.LinAlgError:
+    # LAPACK's default solver fails on some repeated eigenvalues; this one is slower.
+    value_N, vector_NN = scipy.linalg.eigh(matrix_NN, driver="evd")
+    return value_N[-K:], vector_NN[:, -K:]
+
+
 def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
   """Returns cluster numbers [N] of a connected graph, by spectral clustering."""
   import sklearn.cluster  # noqa: PLC0415, slow to import
@@ -257,9 +273,7 @@ def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
   # Single precision is 2.5 times faster, and finer than the solver's tolerance.
   laplacian = graph.scaled(1 / np.sqrt(graph @ np.ones(N)))
   if N <= _DENSE_NODES:
-    value_K, vector_NK = scipy.linalg.eigh(
-      laplacian.multiplied().toarray(), subset_by_index=(N - vectors, N - 1)
-    )
+    value_K, vector_NK = largest_eigenvectors(laplacian.multiplied().toarray(), vectors)
   else:
     # A fixed random start has a component along every eigenvector, and makes the result
     # repeatable.
