@@ -103,7 +103,7 @@ class Trie:
     return token_BKC, jnp.arange(here.width)[None, None] < number_BK1
 
   def child(self, state: jax.Array, column: jax.Array, level: int) -> jax.Array:
-    """Returns the child, a state of the next level, in an open column of the list."""
+    """Returns a node's child number `column`, from 0, as a state of the next level."""
     return self.levels[level].first_N1[state] + column
 
   def child_by_token(

@@ -20,8 +20,8 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   Args:
     rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
       0 = miss, -1 = the request has no further target.
-    ties_N: integers, the number of other items level with the target; None = no ties.
-      Only with one target per request.
+    ties_N: integers, the number of other items level with the one target: the result
+      is the expectation over a random order of the tie. None = no ties.
     k: length of the list.
 
   Raises:

@@ -21,11 +21,11 @@ MOST_NEIGHBOURS = 50_000
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report on a code book that the command `index` writes.
 
-  Its fields: num_items, num_users, vocab_size, length {tokens: items}, collisions,
-  largest_leaf, tokens_per_level, entropy_per_level (bits), cluster_sizes (quantiles per
-  level), agreement {training, held_out, random: a share per level; None if nothing is
-  held out} of users with items, neighbours {nearest, random: a share per level} of
-  items with items.
+  Its fields: num_items, num_users, vocab_size, length {tokens of a code: number of
+  items}, collisions, largest_leaf, tokens_per_level, entropy_per_level (bits),
+  cluster_sizes (`QUANTILES` per level). The last two are shares, per level, of pairs
+  that agree: agreement {training, held_out (None if nothing is), random} of users with
+  items, neighbours {nearest, random} of items with items.
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)

@@ -173,7 +173,7 @@ def cached(
 def _read(
   folder: epath.Path, manifest: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the arrays; raises ValueError if they do not match the manifest."""
+  """Reads state_ND and item_N; raises ValueError if a hash is not the manifest's."""
   arrays = []
   for name in _ARRAYS:
     with (folder / f"{name}.npy").open("rb") as file:

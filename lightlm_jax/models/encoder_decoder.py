@@ -287,7 +287,7 @@ class EncoderDecoder(nn.Module):
     )
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
-    """Returns the logits [B, K, L, V] of K targets a row by teacher forcing."""
+    """Encodes the source; returns logits_BKLV of K targets a row, as `decode` does."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
     kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
     return self.decode(token_BKL, kv, segment_BK)

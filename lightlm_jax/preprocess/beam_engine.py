@@ -39,7 +39,7 @@ class Beam:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and runs `stages.settle` on every part; returns the tally."""
+    """Reads all files and groups each part by user, see `stages`; returns the tally."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (

@@ -33,7 +33,7 @@ class OneMachine:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and runs `stages.settle` on every part; returns the tally."""
+    """Reads all files and groups each part by user, see `stages`; returns the tally."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]

@@ -24,7 +24,7 @@ _NO_EFFECT = 1e-4  # the exponent of a term that changes the loss less is meanin
 
 
 class Law(NamedTuple):
-  """The law L = a·N^-alpha + b·D^-beta + c; b and beta are 0 in a law of N alone."""
+  """Loss a·N^-alpha + b·D^-beta + c of size N and data D; b = beta = 0 without D."""
 
   a: float
   alpha: float

@@ -45,7 +45,7 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
   """Returns the expected NDCG@k of the best ranking, seen items excluded.
 
   The mean is over the requests' histories; the expectation is over all next items that
-  the generator could draw, late ones on sale. The requests' targets are not read.
+  the generator could draw as a last purchase, late items too. Targets are not read.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])

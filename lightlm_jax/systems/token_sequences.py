@@ -79,9 +79,9 @@ def write_history(
 ) -> Source:
   """Returns the codes of the user (word 0) and of the history's items, newest last.
 
-  The k-th last item has the word number k. Unless `in_order`, a history is a set: its
-  items are in catalogue order, which is arbitrary (by hash). `width` is S, enough for
-  every row; None = room for any history. Examples of one row follow each other.
+  The k-th item from the end has the word number k. Unless `in_order`, items are sorted
+  by catalogue index, which says nothing about time. `width` is S and must be enough
+  for every row; None = room for any history. A row has its examples one after another.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
