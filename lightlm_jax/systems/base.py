@@ -54,12 +54,12 @@ class Built(NamedTuple):
 
 
 def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-  """Returns the result of `net.apply` with these parameters, without new variables."""
+  """Runs a Flax module with `params`; the rest is passed to `net.apply` unchanged."""
   return net.apply({"params": params}, *args, **options)
 
 
 def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:
-  """Builds a system without codes, whose code order is the catalogue's order."""
+  """Returns a system without codes as `Built`: its code order is catalogue order."""
   return Built(system, tables, np.arange(num_items, dtype=np.int32))
 
 
@@ -92,9 +92,10 @@ class ScoresItems(Protocol):
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-  """A system with an `nll`: -log p(target | source) in nats, [B] float32.
+  """A system whose `nll` returns -log p(target | request) in nats, [B] float32.
 
-  The distribution is over all items, or over all token sequences, valid ids or not.
+  p is a distribution over all items, or over all token sequences, whether or not a
+  sequence is the id of an item.
   """
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
@@ -102,7 +103,7 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class HasState(Protocol):
-  """A system with a hidden state per request, [B, D] float32 (decoding/latent.py)."""
+  """A system with a hidden state per request, [B, D] float32 (for decoding/latent)."""
 
   def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
@@ -111,7 +112,7 @@ class HasState(Protocol):
 class WritesFreely(Protocol):
   """A system that can search without the trie.
 
-  `invalid_beams` returns which beams of such a search are no item, [B, K] bool.
+  `invalid_beams` returns which beams of such a search spell no item's id, [B, K] bool.
   """
 
   def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
@@ -121,7 +122,7 @@ class WritesFreely(Protocol):
 class SharesWork(Protocol):
   """A system with work that is done once for all requests, such as items' vectors.
 
-  `prepare` returns tables with its results, which only make other methods faster.
+  `prepare` returns `tables` with its results added, which make other methods faster.
   """
 
   def prepare(self, params: Any, tables: Any) -> Any: ...

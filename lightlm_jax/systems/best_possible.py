@@ -33,7 +33,7 @@ class BestPossible(ItemScorer):
 
 
 def best_possible(tastes: Tastes, num_items: int) -> Built:
-  """Builds the system; raises a ValueError if tastes cover another number of items."""
+  """Builds the system; raises a ValueError if tastes are not for `num_items` items."""
   if tastes.taste_CI.shape[1] != num_items:
     raise ValueError(
       f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"
@@ -44,8 +44,9 @@ def best_possible(tastes: Tastes, num_items: int) -> Built:
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
   """Returns the expected NDCG@k of the best ranking, seen items excluded.
 
-  The mean is over the requests' histories; the expectation is over all next items that
-  the generator could draw as a last purchase, late items too. Targets are not read.
+  The mean is over the requests' histories. The expectation is over all items that the
+  generator could draw as the user's last purchase, late items included. The targets of
+  the requests are not used.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])
@@ -61,11 +62,12 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
 
 
 def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
-  """Returns the exact distribution of the next purchase, late items on sale.
+  """Returns the exact distribution of the next purchase if it is the user's last one.
 
-  The user's hidden community is marginalised by Bayes' rule, with the generator's own
-  probabilities. Whether late items were on sale before does not matter: it scales
-  the likelihoods of all communities by the same factor.
+  Only a last purchase can be a late item. The user's hidden community is marginalised
+  by Bayes' rule, with the generator's own probabilities. Whether
+  earlier purchases could have been late items does not matter: it scales the
+  likelihoods of all communities by the same factor.
 
   Args:
     tables: the tastes as float32 arrays.

@@ -51,7 +51,7 @@ class BprMf(ItemScorer):
     }
 
   def loss(self, params: Params, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean of -ln σ(x_ui - x_uj) over M negatives, then over the batch."""
+    """Returns the mean of -ln σ(x_ui - x_uj) over negatives j, then over the batch."""
     negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
     user_BD = user_vectors(params, batch.user_B)
     positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
@@ -62,7 +62,7 @@ class BprMf(ItemScorer):
     return value, {"tokens": tokens, "capacity_tokens": len(batch.weight_B)}
 
   def scores(self, params: Params, tables: Any, batch: Batch) -> jax.Array:
-    """Returns ⟨user, item⟩ + bias, [B, I] float32; an unknown user gets the bias."""
+    """Returns ⟨user, item⟩ + bias, [B, I] float32; for an unknown user the bias."""
     user_BD = user_vectors(params, batch.user_B)
     # With reduced precision scores would tie on an accelerator, but not on a CPU.
     product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")
@@ -76,7 +76,7 @@ def build(config: BprMfConfig, num_users: int, num_items: int) -> Built:
 
 
 def draw_negatives(rng: jax.Array, batch_size: int, num_items: int) -> jax.Array:
-  """Returns random items, [B, M] int32, uniform over the catalogue."""
+  """Draws M = `NUM_NEGATIVES` items per example, [B, M] int32, uniformly."""
   return jax.random.randint(rng, (batch_size, NUM_NEGATIVES), 0, num_items)
 
 

@@ -30,12 +30,16 @@ class Decoder(NamedTuple):
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
 
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
-    """Forces tokens: "decode" → logits [B, K, L, V] float32, "states" [B, K, L, D]."""
+    """Runs the decoder by teacher forcing on the given tokens.
+
+    Returns float32 logits [B, K, L, V] if `method` is "decode", or the last layer's
+    hidden states [B, K, L, D] if it is "states".
+    """
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
     return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
 
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
-    """Extends each beam by one token: the argument `step` of `beam.search`."""
+    """Extends each beam by one token; see the argument `step` of `beam.search`."""
     segment_BK = jnp.ones_like(token_BK)
     return self.apply(token_BK, parent_BK, self.kv, segment_BK, cache, method="extend")
 
@@ -53,7 +57,7 @@ class IdWriter(System):
     return encoder_decoder.EncoderDecoder(self.shape)
 
   def decoder(self, params: Any, tables: Any, batch: Batch) -> Decoder:
-    """Encodes the sources of a batch; returns the decoder over them."""
+    """Encodes the sources of a batch; returns a decoder that reads them."""
     raise NotImplementedError
 
   def recommend(
@@ -79,7 +83,7 @@ class IdWriter(System):
   def _opened(
     self, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
   ) -> Decoder:
-    """Returns the decoder over encoded sources."""
+    """Returns a decoder that reads these encoded sources (segment 0 = padding)."""
     net = functools.partial(apply, self.net, params)
     return Decoder(net, net(encoded_BSD, segment_BS, method="precompute_cross_kv"))
 
@@ -103,7 +107,7 @@ class IdWriter(System):
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-  """Returns decoder inputs […, L]: the start token, then targets without their last."""
+  """Returns decoder inputs […, L]: the start token, all target tokens but the last."""
   start = jnp.full_like(target[..., :1], START)
   return jnp.concatenate([start, jnp.maximum(target[..., :-1], PAD)], axis=-1)
 
@@ -111,9 +115,10 @@ def shift_right(target: jax.Array) -> jax.Array:
 def token_cross_entropy(
   logits: jax.Array, target: jax.Array, label_smoothing: float
 ) -> jax.Array:
-  """Returns the loss of each token, […, L] float32, from logits […, L, V].
+  """Returns each target token's cross-entropy, […, L] float32, from logits […, L, V].
 
-  Values at the targets' padding are meaningless: callers mask them.
+  `label_smoothing` is the share of the label's probability that is spread evenly over
+  all V tokens. Values at the targets' padding are meaningless: callers mask them.
   """
   label = jnp.maximum(target, 0)
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemItem(ItemScorer):
-  """Sums the weight rows of the items in a history; parameters are [I, I] float32."""
+  """A linear model: parameters [I, I] float32, a row of item scores for each item."""
 
   def scores(self, params: jax.Array, tables: Any, batch: Batch) -> jax.Array:
     """Returns the sum of weight rows of a history's distinct items, [B, I] float32.
@@ -44,12 +44,12 @@ class ItemItem(ItemScorer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemKnn(ItemItem):
-  """The baseline `item_knn` (Deshpande & Karypis 2004), all items being neighbours."""
+  """The baseline `item_knn` (Deshpande & Karypis 2004) with all items as neighbours."""
 
   name: str = "item_knn"
 
   def fit(self, train: Interactions) -> jax.Array:
-    """Returns cosines of binary item columns, [I, I] float32.
+    """Returns the cosines of items, each a binary vector over users, [I, I] float32.
 
     They are zero on the diagonal and for items without interactions.
     """
@@ -71,8 +71,9 @@ class Ease(ItemItem):
   def fit(self, train: Interactions) -> jax.Array:
     """Returns B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary: [I, I] float32.
 
-    Its diagonal is zero; row i is added to all scores for an item i in the history.
-    Inverted in place, in float32, because λ keeps the condition number small.
+    X [U, I] is 1 where the user has the item. B has a zero diagonal; its row i is added
+    to the scores if item i is in the history. The matrix is inverted in place, and in
+    float32, which suffices because λ keeps its condition number small.
     """
     weights_II = _co_occurrence(train)
     weights_II[np.diag_indices_from(weights_II)] += self.regularisation
@@ -88,7 +89,7 @@ def item_knn(num_items: int) -> Built:
 
 
 def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
-  """Builds the baseline `ease`; raises a UserError if weights exceed MAX_BYTES."""
+  """Builds `ease`; raises a UserError if weights exceed MAX_BYTES or λ is not > 0."""
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "
@@ -111,7 +112,7 @@ def _build(system: ItemItem, num_items: int) -> Built:
 
 
 def _co_occurrence(train: Interactions) -> np.ndarray:
-  """Returns the number of users who have both items of a pair, [I, I] float32."""
+  """Returns how many users interacted with both items of a pair, [I, I] float32."""
   users_UI = graph.distinct_purchases(train).astype(np.float32)
   items_IU = users_UI.T.tocsr()
   count_II = np.empty((train.num_items, train.num_items), np.float32)

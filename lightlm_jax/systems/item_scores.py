@@ -51,10 +51,10 @@ def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
 
 
 def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommendations:
-  """Returns the K best allowed items of each request, ties by the lower index.
+  """Returns the K best allowed items of each request; ties go to the lower index.
 
   `scores_BI` is float32, `allowed_BI` bool; K may exceed I. Where fewer than K items
-  are allowed, the remaining places are invalid.
+  are allowed, the remaining places have item -1, score -inf and are not valid.
   """
   num_items = scores_BI.shape[1]
   # An allowed item with the score -inf still ranks before all that are not allowed.

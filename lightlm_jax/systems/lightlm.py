@@ -1,9 +1,9 @@
 """LightLM (arXiv 2310.17488): writes the next item's id token by token under a trie.
 
 token_sequences.py writes its sources and targets. A source is the user and the last
-items, or with `input.history = 0` the user alone, which is the paper's task. Then the
-target of an example is drawn from all items that the user bought, because such a source
-does not tell one time from another.
+items, or with `input.history = 0` the user alone, which is the paper's task. In that
+case the target of an example is drawn from all items that the user bought, because such
+a source does not tell one time from another.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ EXACT_BYTES = 2**28
 class Tables(NamedTuple):
   """Codes in the model's vocabulary (-1 = padding) and the trie of the targets.
 
-  All are padded to the trie's capacity (users likewise): see `trie.capacity`.
+  Tables of codes end in empty rows up to `trie.capacity`, for items and users to come.
   """
 
   target_IL: jax.Array
@@ -105,7 +105,7 @@ class LightLM(IdWriter):
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """Returns the K best items: by beam search, or by all scores if `tables.chunks`."""
+    """Returns the K best items by beam search, or by scores of all items ("exact")."""
     if tables.chunks is None:
       return super().recommend(params, tables, batch, allowed, k=k)
     decoder = self.decoder(params, tables, batch)
@@ -130,15 +130,16 @@ class LightLM(IdWriter):
     return best._replace(items_BK=items_BK)
 
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns [B, K] bool: beams of an unconstrained search that are not items."""
+    """Returns which beams of an unconstrained search are no item, [B, K] bool."""
     options = self._options(self.decoding.beam_size, constrained=False)
     decoder = self.decoder(params, tables, batch)
     return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns [B, D] float32: the encoder's mean state, or a state of the decoder.
+    """Returns a hidden state per request, [B, D] float32, see `decoding.state`.
 
-    The decoder's is the first that predicts a token in which targets differ.
+    "encoder": the mean of the encoded source's states. Otherwise the decoder's state
+    that predicts the first token in which the items' ids differ.
     """
     if self.decoding.state == "encoder":
       source = self._source(tables, batch)
@@ -172,7 +173,7 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Hides users at the rate `input.user_dropout`, unless they have no history."""
+    """Sets users to -1 at the rate `input.user_dropout`, except without a history."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)
@@ -255,7 +256,8 @@ def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Conf
 class EmbeddingInit:
   """Initialiser of embeddings [V, D]: normal with standard deviation 1.
 
-  Rows of id tokens are uniform in ±`id_range` instead, unless that is 0.
+  Rows from `first_code` on, those of id tokens, are uniform in ±`id_range` instead,
+  unless that is 0.
   """
 
   first_code: int
@@ -273,7 +275,7 @@ class EmbeddingInit:
 def _source_lengths(
   config: LightLMInput, codes: CodeBook, train: Interactions
 ) -> np.ndarray:
-  """Returns the number of source tokens of each example, at least 1, [E] int64."""
+  """Returns each training example's number of source tokens, at least 1, [E] int64."""
   item_E = (codes.items_IL >= 0).sum(axis=1)[train.item_E]
   before_E1 = np.concatenate([[0], np.cumsum(item_E)])
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)

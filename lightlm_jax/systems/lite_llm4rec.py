@@ -70,7 +70,8 @@ class TextReader:
   ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """Returns hidden states with dropout, and the batch's unique items with vectors.
 
-    `others` are int32 [B, H] each: more items to encode, at the history's positions.
+    `others` are more items to encode, int32 [B, H] each; where the history is padding,
+    they are ignored.
 
     Returns:
       hidden_BHD float32; item_U int32, the unique items in ascending order, padded with
@@ -136,7 +137,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
   """`LiteLlm4RecSoftmax` with the items' vectors in place of a learned head."""
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean of `batch_loss` over all positions that have a next item."""
+    """Returns the mean in-batch softmax loss over positions that have a next item."""
     read_rng, _ = jax.random.split(rng)
     hidden_BHD, item_U, vector_UD, (_, label_BH) = self.reader.read_batch(
       params, tables, batch, read_rng, (batch.target_B,)
@@ -182,7 +183,7 @@ def host_tables(texts: Tokens) -> Tables:
 def network(
   m: TextModel, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
-  """Returns the module of `config.model`, with a head unless `num_items` is None."""
+  """Returns the module for `m`, a `config.model`; no head if `num_items` is None."""
   history = next_item.decoder_shape(m)
   item = dataclasses.replace(
     history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
@@ -191,7 +192,7 @@ def network(
 
 
 def head(vector_ID: jax.Array) -> jax.Array:
-  """Returns items' vectors as an output table, scaled so that logits start near 1."""
+  """Returns items' vectors over √D, [I, D] float32, for logits that start near 1."""
   return vector_ID * vector_ID.shape[1] ** -0.5
 
 
@@ -209,9 +210,10 @@ def batch_loss(
   corrected neural modeling"), so that the model learns the softmax over the catalogue.
 
   Args:
-    hidden_ND, weight_N: float32, see `next_item.positions`.
-    vector_UD: float32, the items' vectors.
-    label_N: int32 in [0, U).
+    hidden_ND: float32, the hidden state at each of N positions.
+    vector_UD: float32, the vectors of the batch's U unique items.
+    label_N: int32 in [0, U), the row of the next item in `vector_UD`.
+    weight_N: float32, the position's weight in the mean; 0 = ignored.
     often_U: float32, the probability that a batch holds an item; 0 = padding.
   """
   bias_U = jnp.where(often_U > 0, -jnp.log(jnp.maximum(often_U, 1e-30)), FAR)
@@ -223,7 +225,7 @@ def batch_loss(
 
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
-  """Returns [U], the probability that a batch, drawn by popularity, holds an item."""
+  """Returns [U], the probability that a batch drawn by popularity holds each item."""
   assert tables.share_I is not None
   share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
   # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.

@@ -42,7 +42,7 @@ class LiteLlm4RecBeam(IdWriter):
   reader: next_item.Reader  # the encoder of histories, without a head
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns untrained parameters, the decoder's under "writer"."""
+    """Returns untrained parameters; those of the decoder have the key "writer"."""
     read_rng, write_rng = jax.random.split(rng)
     one_11 = jnp.ones((1, 1), jnp.int32)
     hidden_11D = jnp.zeros((1, 1, self.shape.D))
@@ -88,7 +88,7 @@ class LiteLlm4RecBeam(IdWriter):
   def _read(
     self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
-    """Returns the hidden states of histories, float32 [B, H, D]."""
+    """Returns histories' hidden states, float32 [B, H, D]; without `rng` no dropout."""
     return self.reader.read(_readers(params), tables.items, batch, rng)
 
 
@@ -126,7 +126,7 @@ def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
 
 
 def _readers(params: Any) -> Any:
-  """Returns the parameters without the decoder's."""
+  """Returns the parameters of the encoders: all but "writer", the decoder's."""
   return {name: part for name, part in params.items() if name != "writer"}
 
 
@@ -136,7 +136,10 @@ def _states_by_position(
   segment_BH: jax.Array,
   decoder_input_BHL: jax.Array,
 ) -> jax.Array:
-  """Returns states [B, H, L, D]; position h's target reads positions up to h."""
+  """Returns the decoder's hidden states [B, H, L, D] for one target per position.
+
+  The target at position h attends to the hidden states of its segment up to h.
+  """
   kv = net.precompute_cross_kv(hidden_BHD, segment_BH)
   place_BH = jnp.broadcast_to(jnp.arange(segment_BH.shape[1])[None], segment_BH.shape)
   return net.states(decoder_input_BHL, kv, segment_BH, place_BH)

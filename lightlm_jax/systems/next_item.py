@@ -28,7 +28,7 @@ class Reader(Protocol):
   """The interface of a network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns untrained parameters; the output table is `output` or `embedding`."""
+    """Returns parameters; the output table is "output" or, without it, "embedding"."""
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
@@ -39,7 +39,7 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
-  """Reads histories by a module: (history_BH, segment_BH) → hidden [B, H, D]."""
+  """Reads histories by a Flax module from (history_BH, segment_BH) to hidden_BHD."""
 
   net: nn.Module
 
@@ -122,7 +122,8 @@ def of_run(
   """Builds the system `config.system` around a reader.
 
   `kind` is the class for the binary loss, whose scores are not logits, `softmax` the
-  class for other losses. With `example` "target" only last positions have a loss.
+  class for other losses. With `example` "target" only the last position of a row has a
+  loss, with "sequence" every position.
   """
   return (kind if config.train.loss == "binary" else softmax)(
     name=config.system,
@@ -178,10 +179,10 @@ def decoder_shape(m: DecoderModel) -> decoder.Config:
 def positions(
   hidden_BHD: jax.Array, batch: Batch, *, last: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns the positions with a loss: hidden_ND, label_N int32, weight_N float32.
+  """Returns hidden_ND, label_N int32 (the next item) and weight_N float32 of a batch.
 
-  These are all positions, with targets [B, H], or if `last` the last one of each row,
-  with targets [B].
+  The N positions are all of them, and `batch.target_B` is [B, H]; if `last`, they are
+  the last one of each row, and it is [B]. Padding has the weight 0.
   """
   weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
   if last:
@@ -191,7 +192,7 @@ def positions(
 
 
 def counts(batch: Batch) -> Metrics:
-  """Returns the counts of a batch that `Trainable.loss` reports."""
+  """Returns the "tokens" (items) and "capacity_tokens" (also padding) of a batch."""
   real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
   return {"tokens": real_BH.sum(), "capacity_tokens": real_BH.size}
 
@@ -199,7 +200,7 @@ def counts(batch: Batch) -> Metrics:
 def last_scores(
   hidden_BHD: jax.Array, segment_BH: jax.Array, table_ID: jax.Array
 ) -> jax.Array:
-  """Returns scores [B, I] float32 by rows' last positions; 0 if these are padding."""
+  """Returns scores [B, I] float32 by each row's last state; 0 if that is padding."""
   known_B1 = segment_BH[:, -1:] > 0
   hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
   # With reduced precision scores would tie on an accelerator, but not on a CPU.

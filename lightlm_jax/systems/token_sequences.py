@@ -36,17 +36,17 @@ class Source(NamedTuple):
 
 
 def first_code_token(prompt: bool) -> int:
-  """Returns the first token of codes, after special tokens and the prompt's words."""
+  """Returns the first token of codes; the prompt's words, if `prompt`, precede it."""
   return NUM_SPECIALS + (len(_VOCABULARY) if prompt else 0)
 
 
 def shift(code: np.ndarray, prompt: bool) -> np.ndarray:
-  """Returns code tokens as tokens of the model's vocabulary; padding stays -1."""
+  """Returns codes whose tokens start at `first_code_token`, int32; padding stays -1."""
   return np.where(code >= 0, code + first_code_token(prompt), -1).astype(np.int32)
 
 
 def answer(code_IL: np.ndarray) -> np.ndarray:
-  """Returns item codes (the model's tokens) framed as answers, [I, L + 2] int32."""
+  """Returns each item's answer, [I, L + 2] int32: the word "item_", its code, END."""
   framed = np.pad(code_IL, ((0, 0), (1, 1)), constant_values=-1)
   framed[:, 0] = _token(_ITEM)
   length_I = (code_IL >= 0).sum(axis=1)
@@ -81,7 +81,8 @@ def write_history(
 
   The k-th item from the end has the word number k. Unless `in_order`, items are sorted
   by catalogue index, which says nothing about time. `width` is S and must be enough
-  for every row; None = room for any history. A row has its examples one after another.
+  for every row; None = room for any history. The examples of a packed row stand one
+  after another.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
