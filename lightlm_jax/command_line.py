@@ -1,4 +1,4 @@
-"""Flags shared by the commands, including --config, and their one-line errors.
+"""Defines the flags that commands share, and runs a command with one-line errors.
 
 A command defines its flags at import, reads them from absl's FLAGS, and ends with
 `sys.exit(command_line.main(main))`. No other module uses flags.
@@ -65,7 +65,10 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines the shared flags `names`, and text flags {name: help} of the command."""
+  """Defines a command's flags: shared ones, and string flags with their help texts.
+
+  `names` are those of shared flags; `texts` maps the other flags to their help.
+  """
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -77,7 +80,7 @@ def define(*names: str, **texts: str) -> None:
 def define_config(*, studies: bool = False) -> Any:
   """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
-  `studies`: whether the config of a scaling study is accepted too.
+  `studies`: whether the config of a scaling study is accepted too. Returns --config.
   """
   if "config" not in FLAGS:
     config_flags.DEFINE_config_file(
@@ -108,7 +111,7 @@ def workdir() -> str:
 
 
 def overrides() -> dict[str, Any]:
-  """Returns the fields of the run that flags override, by dotted name."""
+  """Returns {"decoding.beam_size": 50, …}: the run's fields that flags override."""
   given = {field: FLAGS[name] for name, field in _FIELDS.items() if name in FLAGS}
   return {field: f.value for field, f in given.items() if f.value != f.default}
 
@@ -120,7 +123,7 @@ def write_report(found: Any) -> None:
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """Returns the name in --config, the fields set, and the card if it is a study's."""
+  """Returns the name in --config, the fields set, and the study's card or None."""
   flag: Any = FLAGS["config"]
   card = flag.value if config_lib.is_study(flag.value) else None
   return flag.parser.argument, config_overrides(), card
@@ -136,10 +139,10 @@ def main(
 
   Args:
     entry: the command's main function; None counts as exit code 0.
-    commands: subcommands, of which one is required: `entry([program, command])`; () =
-      none.
+    commands: the subcommands; exactly one must be given, and `entry` then gets
+      [program, command]. () = the command has none.
     after: a flag whose value may be followed by further words, passed to `entry` too.
-    instead: a flag that names a run, whose config then replaces --config.
+    instead: a flag that names a run and so replaces --config; one of both is required.
   """
 
   def run(argv: Sequence[str]) -> int | None:
@@ -189,7 +192,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 def _system(argv: Sequence[str]) -> str | None:
-  """Returns the value of --config.system, which decides which fields exist."""
+  """Returns the value of --config.system, on which the fields depend; None if unset."""
   for word, after in zip(argv, [*argv[1:], ""]):
     if match := re.fullmatch(r"--?config\.system(?:=(.*))?", word):
       return after if match[1] is None else match[1]
@@ -199,7 +202,7 @@ def _system(argv: Sequence[str]) -> str | None:
 def _parse(
   argv: Sequence[str], commands: Sequence[str], after: str | None, instead: str | None
 ) -> list[str] | None:
-  """Sets the flags; returns program and non-flag words, None after printing help."""
+  """Sets FLAGS; returns program and non-flag words, or None if help was printed."""
   logging.use_absl_handler()
   app.define_help_flags()
   if commands or after:
@@ -238,7 +241,7 @@ def _no_config(instead: str | None) -> UserError:
 
 
 def _check_config(instead: str | None) -> None:
-  """Raises UserError for no or two configurations, or a tuple of the wrong elements."""
+  """Raises a UserError unless one of --config and `instead` is given, and is valid."""
   flag: Any = FLAGS["config"]
   has_other = instead is not None and FLAGS[instead].value is not None
   if flag.value is None:

@@ -1,7 +1,8 @@
-"""Configurations: config files (cards), typed configurations, files of older runs.
+"""Loads, converts and checks the configurations of runs.
 
-The library works with typed configurations only (`load`, `typed`, `from_tree`): frozen
-and hashable, with the fields of their own system; see schema.py.
+A config file returns a card, whose fields can be changed. The library works only with
+typed configurations, which `load`, `typed` and `from_tree` return: frozen, hashable
+dataclasses that have the fields of their own system and no others; see schema.py.
 """
 
 from lightlm_jax.config.cards import (

@@ -1,8 +1,9 @@
-"""Config files, whose `get_config(preset)` returns a card; by path or bare name.
+"""Loads config files, by path or bare name, and converts the cards that they return.
 
-A card starts from `base(system)` or from another `card`, changes fields, and names its
-presets in `PRESETS`. It is an ml_collections.ConfigDict, so that the command line can
-set fields in it; `typed` turns it into the configuration that the library works with.
+A config file defines `get_config(preset)`, which returns a card, and lists its presets
+in `PRESETS`. The card starts as `base(system)` or as another file's `card`, and changes
+fields. It is an ml_collections.ConfigDict, so that the command line can set fields in
+it; `typed` converts it to the configuration that the library works with.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")  # of config files that define none
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
-  """Returns a card with the defaults of a system's fields, to be changed."""
+  """Returns an unlocked card with a system's defaults; `preset` is only recorded."""
   own = leaves(schema.of_system(system))
   flat = {name: leaf.default for name, leaf in own.items()}
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
@@ -37,6 +38,7 @@ def card(name: str, preset: str | None = None) -> Card:
   """Loads the config file of a run or a study; returns a locked ConfigDict.
 
   `name` is a path or bare name, perhaps with a preset: `configs/toys.py`, `toys:small`.
+  `preset` takes precedence over a preset in the name.
   """
   name, _, given = name.partition(":")
   preset = preset or given
@@ -74,7 +76,7 @@ def typed(config: str | Card | RunConfig) -> RunConfig:
 
 
 def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:
-  """Converts a card to another system, unlocked: see `tree.of_system`."""
+  """Returns an unlocked copy of a card, converted to a system by `tree.of_system`."""
   flat = flatten(config.to_dict())
   return ConfigDict(nest(tree_lib.of_system(flat, system, anyway=anyway)))
 
@@ -85,7 +87,7 @@ def is_study(config: Card) -> bool:
 
 
 def folder() -> pathlib.Path:
-  """Returns the folder of config files: the installed package's or the checkout's."""
+  """Returns the folder of config files, in the installed package or in the checkout."""
   package = pathlib.Path(__file__).resolve().parent.parent
   installed = package / "configs"
   return installed if installed.is_dir() else package.parent / "configs"
@@ -102,7 +104,7 @@ def presets(name: str) -> tuple[str, ...]:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns the file of a path or bare name; raises UserError if it does not exist."""
+  """Returns the path of a config file given by path or bare name; checks it exists."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
   path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
   if path.is_file():
@@ -115,7 +117,7 @@ def resolve(name: str) -> pathlib.Path:
 
 
 def settable(config: Card, field: str) -> Any:
-  """Returns a card's value of a dotted field; UserError if flags cannot set it."""
+  """Returns a field's value; UserError if it does not exist or no flag can set it."""
   flat = flatten(config.to_dict())
   if field not in flat:
     raise tree_lib.unknown_field(field, flat)
@@ -130,7 +132,10 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises UserError if a tuple has elements of other types than the default's."""
+  """Raises a UserError if a tuple has elements of other types than its `default` has.
+
+  Integers may replace floats, and an empty default allows all types.
+  """
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

@@ -1,8 +1,8 @@
-"""Groups of a run's configuration: the log, its split, the input, the ids.
+"""Defines groups of a run's configuration: the log, its split, the input, the ids.
 
-Defaults are those of LightLM on Toys (configs/toys.py without a preset); fields that
-LightLM lacks have the default of their system's published recipe. A configuration
-(schema.py) uses the class of each group that has exactly the fields its system reads.
+The defaults are those of LightLM on Toys (configs/toys.py without a preset). A field
+that LightLM lacks has the default of its system's published recipe. Where a group has
+several classes, a system's configuration (schema.py) uses the one with its own fields.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from lightlm_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shop:
-  """The synthetic shop of data.name=demo; see data/synthetic.py."""
+  """Sizes and seed of the synthetic shop of data.name=demo; see data/synthetic.py."""
 
   num_users: int = field(2_800, "users", POSITIVE)
   num_items: int = field(480, "items", POSITIVE)
@@ -107,7 +107,7 @@ class TextInput(HistoryInput):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gcn:
-  """The graph convolutional network of ids.kind=gci; see ids/gcn.py."""
+  """The graph convolutional network that learns ids of kind gci; see ids/gcn.py."""
 
   dim: int = field(64, "width of the vectors", POSITIVE)
   layers: int = field(3, "layers", POSITIVE)
@@ -122,7 +122,7 @@ class Gcn:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ids:
-  """The construction of the items' and users' ids; see ids/."""
+  """Settings of the construction of ids for items and users; see the folder ids."""
 
   kind: str = field(
     "sci",

@@ -38,7 +38,7 @@ ASCENDING = Rule(
 
 
 def from_to_a_million(low: int, text: str = "") -> Rule:
-  """Returns the range of a table's size, low to 10**6; `text` explains the low end."""
+  """Returns the range low … 10**6 of a table's size; `text` explains `low` in words."""
   return Rule(f"from {low}{text} to a million", lambda value: low <= value <= 10**6)
 
 
@@ -106,7 +106,7 @@ _PLACES = {name: place for place, name in enumerate(_GROUPS, start=1)}
 
 @functools.cache
 def leaves(cls: type) -> dict[str, Leaf]:
-  """Returns the fields of a configuration class by dotted name, groups last."""
+  """Returns a configuration class's fields by dotted name, those of its groups last."""
   found, groups = {}, {}
   kinds = typing.get_type_hints(cls)
   for own in sorted(dataclasses.fields(cls), key=lambda f: _PLACES.get(f.name, 0)):
@@ -175,9 +175,9 @@ def _check_groups(config: Any) -> None:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Returns the values of a nested tree by dotted name.
+  """Returns the values of a nested mapping by dotted name.
 
-  An empty group counts as a value. A tree that is no mapping gives {}.
+  An empty group counts as a value, {}. Anything but a mapping gives {}.
   """
   flat = {}
   for name, value in tree.items() if isinstance(tree, Mapping) else ():
@@ -189,7 +189,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the nested tree of a flat mapping; the inverse of `flatten`."""
+  """Returns nested dicts from values by dotted name; the inverse of `flatten`."""
   tree: dict[str, Any] = {}
   for name, value in flat.items():
     *parents, leaf = name.split(".")

@@ -1,8 +1,8 @@
 """Converts configurations of older runs to this version's fields.
 
-Runs before typed configurations wrote the fields of all systems into config.json; those
-of other systems are dropped. Fields added after a run get the value that describes its
-behaviour then, which need not be today's default.
+Before configurations were typed, config.json held the fields of all systems; those that
+the run's own system lacks are dropped. A field that was added after the run gets the
+value that describes how the run behaved (`EARLIER`), perhaps not today's default.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,9 @@ def all_fields() -> frozenset[str]:
 
 
 def current(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the values of the fields that a configuration's system has today.
+  """Returns a configuration's values of the fields that its system has today.
+
+  Missing values are taken from `EARLIER`; fields without a value there stay missing.
 
   Args:
     flat: values by dotted name, perhaps of an older run. If its system is missing or
@@ -58,7 +60,7 @@ def current(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lacking(flat: Mapping[str, Any]) -> list[str]:
-  """Returns the required fields that a configuration lacks, sorted."""
+  """Returns the fields that a configuration lacks and `EARLIER` cannot fill, sorted."""
   return sorted(_own(flat).keys() - EARLIER.keys() - flat.keys())
 
 

@@ -1,6 +1,6 @@
-"""Groups of a run's configuration: the model, its training, decoding, devices.
+"""Defines groups of a run's configuration: the model, its training, decoding, devices.
 
-See data_groups.py for the others.
+The other groups are in data_groups.py.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ class Evaluating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(Evaluating):
-  """Training by gradient descent."""
+  """Settings of training by gradient descent."""
 
   steps: int = field(20_000, "steps", POSITIVE)
   batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
@@ -185,7 +185,7 @@ class Train(Evaluating):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightLMTrain(Train):
-  """Training of LightLM."""
+  """Settings of LightLM's training."""
 
   label_smoothing: float = field(0.0, "label smoothing", BELOW_1)
   pack: int = field(4, "examples that share a row; 1 = history_buckets", POSITIVE)
@@ -196,14 +196,14 @@ class LightLMTrain(Train):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowTrain(Train):
-  """Training on rows of histories, with a loss at every position."""
+  """Settings of training on rows of histories, with a loss at every position."""
 
   whole_histories: bool = field(False, "whether longer histories go on in further rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemLossTrain(RowTrain):
-  """Training by next-item prediction."""
+  """Settings of training by next-item prediction with a loss over items."""
 
   loss: str = field(
     "full",
@@ -216,7 +216,7 @@ class ItemLossTrain(RowTrain):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecTrain(ItemLossTrain):
-  """Training of SASRec and BSARec."""
+  """Settings of the training of SASRec and BSARec."""
 
   history_buckets: tuple[int, ...] = field(
     (2, 5, 10),
@@ -227,7 +227,7 @@ class SASRecTrain(ItemLossTrain):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamDecoding:
-  """Decoding of ids by beam search."""
+  """Settings of the decoding of ids by beam search."""
 
   kind: str = field("beam", "how ids are decoded", choices=("beam",))
   beam_size: int = field(20, "beams", POSITIVE)
@@ -241,13 +241,13 @@ class BeamDecoding:
 
   @property
   def has_beams(self) -> bool:
-    """Whether decoding of this kind uses beam_size."""
+    """Whether this `kind` of decoding uses `beam_size`."""
     return self.kind not in WITHOUT_BEAMS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(BeamDecoding):
-  """Decoding of LightLM."""
+  """Settings of LightLM's decoding: by beam search, exact search or L2D."""
 
   kind: str = field(
     "beam",

@@ -1,4 +1,4 @@
-"""The configuration of a run: a frozen dataclass per system, with its own fields only.
+"""Defines a frozen dataclass for the configuration of each system, by its own fields.
 
     RunConfig
       BaselineConfig          pop, recent_pop, item_knn, ease
@@ -227,7 +227,7 @@ def _one_width(config: LightLMConfig | SASRecConfig) -> bool:
 
 
 def writes_ids(system: Any) -> bool:
-  """Returns whether the system of this name generates ids; False for other values."""
+  """Returns whether `system` names a system that generates ids; False if no system."""
   return system in SYSTEMS and issubclass(CONFIGS[system], WritesIds)
 
 
@@ -247,7 +247,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
 
   Args:
     config: a run's configuration.
-    trained: whether the run is trained already, so that L2D may decode it.
+    trained: whether the run is trained already; L2D decodes only trained runs.
 
   Raises:
     UserError: a value is invalid; names the field, its value and the possible ones.
@@ -267,7 +267,10 @@ def check_batches(
   devices: int,
   names: Sequence[str] = ("train.batch_size", "train.eval_batch_size"),
 ) -> None:
-  """Raises a UserError if a batch size is no multiple of the `data` axis' devices."""
+  """Raises a UserError if a batch does not divide evenly over `devices` devices.
+
+  `names` are the fields that hold batch sizes; a row of packed examples is not divided.
+  """
   for name in names:
     if name not in fields.leaves(type(config)):
       continue

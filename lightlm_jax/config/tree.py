@@ -14,7 +14,7 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-  """Builds a configuration from a nested dict, such as config.json of a run old or new.
+  """Builds a configuration from nested dicts: config.json of this or an older version.
 
   Raises:
     UserError: a field is unknown or missing, or a value is of another type.
@@ -54,7 +54,7 @@ def to_json(config: RunConfig) -> str:
 def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
   """Returns a copy with `overrides` by dotted field, such as {"train.steps": 20}.
 
-  If `overrides` change `system`, that is applied first: see `of_system`.
+  If `overrides` change `system`, the configuration is first converted by `of_system`.
 
   Raises:
     UserError: there is no such field, or the value is of another type.
@@ -78,11 +78,12 @@ def of_system(
 ) -> dict[str, Any]:
   """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the system lacks are dropped; its further ones get their defaults. With
-  `anyway` missing `Leaf.signature` fields are no error: the caller sets them.
+  Fields that the system lacks are dropped; its further ones get their defaults. Only
+  with `anyway` those include `Leaf.signature` fields, which the caller should then set.
 
   Raises:
-    UserError: there is no such system, or the configuration was not made for it.
+    UserError: there is no such system, or it has a `Leaf.signature` field that `flat`
+      lacks and `anyway` is false.
   """
   cls = schema.of_system(system)
   own = leaves(cls)
@@ -106,7 +107,7 @@ def find(cls: type[RunConfig], name: str) -> Leaf:
 
 
 def unknown_field(name: str, names: Iterable[str]) -> UserError:
-  """Returns the error for a field that is not among `names`, with a suggestion."""
+  """Returns the error that `name` is not among the fields `names`; suggests others."""
   names = list(names)
   inside = [other for other in names if other.startswith(f"{name}.")]
   if inside:
@@ -127,7 +128,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """Returns the error for a value of another type than its field."""
+  """Returns the error that `value` is not of the type `kind`, as `default` is."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"
@@ -135,7 +136,10 @@ def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
 
 
 def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
-  """Returns a text that suggests the names closest to a wrong one; "" if none is."""
+  """Returns " (did you mean …?)" for a wrong name, or "" if there is no suggestion.
+
+  It suggests `close`, or if that is empty, those of `names` that are spelt similarly.
+  """
   close = close or difflib.get_close_matches(name, names)
   return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -144,6 +148,8 @@ def differences(
   old: Mapping[str, Any], new: RunConfig, ignore: Sequence[str] = ()
 ) -> list[str]:
   """Returns the fields that differ, sorted, as "field: old → new".
+
+  If the systems differ, fields that only one of them has are left out.
 
   Args:
     old: a configuration read from JSON, perhaps of an older run.
@@ -169,7 +175,8 @@ def differences(
 def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the values of a config.json by dotted name, for its system's fields only.
 
-  Later fields have the value that describes the run. An invalid file keeps all fields.
+  A field that was added after the run has the value that describes how the run behaved.
+  If config.json cannot be read as a configuration, it keeps its other fields too.
   """
   try:
     return to_flat(from_tree(tree))
@@ -179,7 +186,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lacking(tree: Any) -> list[str]:
-  """Returns the required fields that a config.json lacks; empty = it can be read."""
+  """Returns the fields that a config.json lacks for this version to read it, sorted."""
   return migrate.lacking(flatten(tree))
 
 
