@@ -13,7 +13,7 @@ Array = Any  # a jax.Array on the devices, or a numpy array on the host
 class Batch(NamedTuple):
   """A batch of B rows: requests, or training examples with their targets.
 
-  If each row holds K > 1 examples, user_B, target_B and weight_B are [B, K].
+  If each row holds K > 1 examples, user_B, target_B and weight_B have shape [B, K].
   """
 
   user_B: Array  # int32 user indices, -1 = unknown
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 def history_width(longest: int, max_history: int | None = None) -> int:
-  """Rounds `longest` up to 5, 10, 20, …; the result is at most `max_history`."""
+  """Rounds `longest` up to 5, 10, 20, …; at most `max_history`, None = no limit."""
   width = SHORTEST_HISTORY
   while width < longest:
     width *= 2
@@ -37,7 +37,7 @@ def request_batch(
 ) -> Batch:
   """Returns the requests at `index` as a batch of numpy arrays, padded to `batch_size`.
 
-  Histories longer than `width` are cut to their newest items.
+  Its histories have `width` columns; longer ones are cut to their newest items.
   """
   end_R = requests.offset_N1[index + 1]
   source_RH = end_R[:, None] - width + np.arange(width)

@@ -24,7 +24,7 @@ _MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
 
 
 def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
-  """Loads `config.data`; with `fetch`, a missing published log is downloaded.
+  """Loads the log in `config.data`; if `fetch`, downloads a missing published one.
 
   Raises:
     UserError: files are missing or unreadable; the message says which file goes where.
@@ -44,7 +44,7 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
-  """Removes users below `config.data.min_len` interactions; a UserError if all are."""
+  """Removes users with fewer than `data.min_len` items; a UserError if none is left."""
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(

@@ -1,11 +1,11 @@
 """Training batches: the log on the device, and the examples of each step.
 
 Every position of a user's row is an example: its item is the target (or, with `drawn`,
-any item of the user), and the items before it are the history. Either a batch has
-examples of similar length (a bucket), or several examples share a row, which mixes
-short and long ones with little padding. Models that learn at every position of a
-history get rows of whole histories (packs). Batches are a pure function of (seed,
-step): the same on one device or eight, with or without a restart.
+any item of the user), and the items before it are the history. Either all histories of
+a batch have similar lengths (a bucket), or several examples share a row, which mixes
+short and long histories with little padding. Models that learn at every position of a
+history get rows packed with whole histories (`packs`). Batches are a pure function of
+(seed, step): the same on one device or eight, with or without a restart.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from lightlm_jax.runtime.errors import UserError
 
 
 class Positions(NamedTuple):
-  """The training log on the device; an example is a position e in it."""
+  """The training log on the device; an example is a position e of it, 0 … E - 1."""
 
   item_E: Array  # int32
   user_E: Array  # int32
@@ -48,9 +48,9 @@ Feed = Positions | Packs
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Defines the batch of every step: an epoch has all batches of all buckets, permuted.
+  """Defines the batch of every step; packed rows form a single bucket.
 
-  Packed rows form a single bucket.
+  An epoch has every batch of every bucket once, in an order that changes each epoch.
   """
 
   seed: int
@@ -70,7 +70,10 @@ class Plan:
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each step's bucket (int32), key and batch (uint32); see `places`."""
+    """Returns bucket (int32), key and batch (uint32) of each step.
+
+    The key permutes the bucket's rows; the batch is a number within the bucket.
+    """
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
     batch = permute(place, self.steps_per_epoch, key).astype(np.int64)
@@ -81,7 +84,7 @@ class Plan:
     return bucket.astype(np.int32), fold(key, bucket + 1), number
 
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
-    """Returns the bucket's rows in a batch, [B] uint32, and which are real, [B] bool.
+    """Returns the bucket's rows in a batch, [B] uint32; and [B] bool, True = real row.
 
     The last batch of a bucket is padded with rows that are not real. `key`, `batch` and
     `bucket` come from `at`; `xp` is numpy or jax.numpy.
@@ -100,16 +103,17 @@ def positions(
   drawn: bool = False,
   rows: Rows | None = None,
 ) -> tuple[Positions, Plan]:
-  """Returns the feed and plan of all positions, in buckets by history length or packed.
+  """Makes every position an example; returns the feed and the plan of its batches.
 
   Args:
-    train: at least one interaction.
-    seed: seeds the packing and the order.
+    train: the training log, with at least one interaction.
+    seed: seeds the packing and the order of examples.
     batch_size: examples per step, a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Empty buckets are dropped.
     drawn: see `Plan`; only for inputs that do not depend on the position.
-    rows: how examples share rows; None = one example per row.
+    rows: the layout of rows shared by several examples; None = one example per row, in
+      buckets by history length.
   """
   start_E = np.repeat(train.offset_U1[:-1], train.length_U)
   length_E = np.minimum(np.arange(len(start_E)) - start_E, widths[-1])
@@ -138,11 +142,12 @@ def positions(
 def packs(
   train: Interactions, *, seed: int, batch_size: int, width: int, whole: bool = False
 ) -> tuple[Packs, Plan]:
-  """Packs users' histories into rows; every item but a user's last has a target.
+  """Packs users' histories into rows; the target of each item is the next item.
 
-  Histories longer than `width` are cut to their last items; if `whole`, the items that
-  are cut off go into rows of their own. `batch_size` is in rows. Raises a UserError if
-  no user has two interactions.
+  Returns the packed rows and the plan of their batches. Histories longer than `width`
+  are cut to their last items; if `whole`, the items cut off are packed too, in pieces
+  of at most `width`. `seed` seeds the packing and the order of batches; `batch_size` is
+  in rows. Raises a UserError if no user has two interactions.
   """
   user_N = np.flatnonzero(train.length_U >= 2)
   if not len(user_N):
@@ -172,7 +177,7 @@ def packs(
 def gather(
   feed: Feed | Batch, key: jax.Array, batch: jax.Array, *, plan: Plan, bucket: int
 ) -> Batch:
-  """Builds a batch on the device; a `Batch`, as read from disk, is returned unchanged.
+  """Builds a batch of the feed on the device; returns `feed` itself if it is a `Batch`.
 
   `key`, `batch` and `bucket` come from `plan.at(step)`.
   """
@@ -191,9 +196,10 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns the rows `row_B` (uint32) of a bucket as a batch; `real_B` is bool.
+  """Returns the rows of a bucket with the numbers `row_B` (uint32) as a batch.
 
-  Rows that are not real are empty, with weight 0. `key` seeds the drawn targets.
+  Rows that are False in `real_B` are empty, with weight 0. `key` seeds the targets if
+  `plan.drawn`.
   """
   if isinstance(feed, Packs):
     return _sequences(feed, row_B, real_B)
@@ -230,7 +236,10 @@ def rows_at(
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """Returns the examples of each row in the order of columns, [R, most]; -1 = none."""
+  """Returns the examples of each row, [R, most], in ascending column order; -1 = none.
+
+  Example e is packed into row `row_E[e]`, from column `column_E[e]` on.
+  """
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)

@@ -47,10 +47,11 @@ def read_sequences(path: epath.Path) -> interactions.Interactions:
 
 
 def read_ratings(path: epath.Path) -> interactions.Interactions:
-  """Reads tab-separated `user, item, rating, seconds`, as MovieLens-100k's `u.data`.
+  """Reads lines `user, item, rating, seconds` separated by tabs.
 
-  A header line is skipped. Every rating counts as an interaction, even a low one. Rows
-  are sorted by time; equal times, which are frequent, keep the order of the lines.
+  MovieLens-100k's `u.data` has this format. A header line is skipped. Every rating
+  counts as an interaction, even a low one. Rows are sorted by time; equal times, which
+  are frequent, keep the order of the lines.
   """
   if not path.exists():
     raise UserError(
@@ -128,7 +129,10 @@ def read_film_titles(path: epath.Path, item_ids: np.ndarray) -> list[str] | None
 def read_item_attributes(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
-  """Reads the attributes of `item_ids` as numbers; None if there is no file."""
+  """Reads attributes, see `read_attribute_names`, and numbers them from 0.
+
+  Returns an ascending int64 array for each of `item_ids`; None if there is no file.
+  """
   names = read_attribute_names(path, item_ids)
   return None if names is None else number_attributes(names)
 
@@ -136,11 +140,11 @@ def read_item_attributes(
 def read_attribute_names(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[set[str]] | None:
-  """Reads attributes (brand, category) of `item_ids` from JSON; None without a file.
+  """Reads attributes (brand, category) of `item_ids` from JSON; None if no file exists.
 
   The JSON object maps raw item ids to lists of attributes, which are integers or
-  strings (3 and "3" are the same). Items that it lacks have no attributes; items
-  outside the catalogue are ignored. Raises a UserError if it has no others.
+  strings (3 and "3" are the same). Items that it lacks have no attributes; keys that
+  are not in `item_ids` are ignored. Raises a UserError if no key is in `item_ids`.
   """
   if not path.exists():
     return None
@@ -166,7 +170,7 @@ def read_attribute_names(
 
 
 def number_attributes(names_I: Sequence[Collection[str]]) -> list[np.ndarray]:
-  """Numbers attributes from 0; returns each item's as an ascending int64 array."""
+  """Numbers attributes from 0; returns each item's numbers, ascending int64 arrays."""
   number = {name: place for place, name in enumerate(sorted(set().union(*names_I)))}
   return [
     np.array(sorted(number[a] for a in set(names)), np.int64) for names in names_I
@@ -181,7 +185,7 @@ def _is_number(field: str) -> bool:
 
 
 def read_lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """Returns the lines of a UTF-8 file without line ends; Latin-1 as in `_text`.
+  """Returns a UTF-8 file's lines without line ends; `or_latin_1` as in `_text`.
 
   Only line feeds and carriage returns end a line: `str.splitlines` would also split at
   a form feed, and the rest of the row would be read as another user.

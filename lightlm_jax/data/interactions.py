@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
-  """A log in compressed rows: user u has `item_E[offset_U1[u]:offset_U1[u + 1]]`.
+  """A log of U users, I items and E interactions in compressed rows.
 
-  U users, I items, E interactions. Repeated interactions are kept.
+  The items of user u are `item_E[offset_U1[u]:offset_U1[u + 1]]`, with repetitions.
   """
 
   offset_U1: np.ndarray  # [U + 1] int64, where each user's row starts
@@ -46,7 +46,7 @@ class Interactions:
 
 
 class Dataset(NamedTuple):
-  """A log with metadata for each catalogue item; a field is None if it is unknown."""
+  """A log with its items' metadata; a field is None if the data lack such metadata."""
 
   log: Interactions
   titles: list[str] | None
@@ -63,14 +63,14 @@ def from_sequences(
 ) -> Interactions:
   """Builds a log from pairs (raw user id, raw item ids in time order).
 
-  Users and items are numbered in the order of a seeded hash of the raw id. Neither the
-  order of the file nor numbers in raw ids can then leak into a code, a last token or
-  the order of ties (numbering by first appearance reveals the next item). Runs are
-  comparable only under the same seed.
+  Users and items are numbered in the order of a seeded hash of the raw id. An
+  item's number then tells nothing that semantic ids or the order of equal scores could
+  exploit (numbers by first appearance would reveal the next item). Runs are comparable
+  only under the same seed.
 
   Args:
     rows: one pair per user.
-    times: of each row's items in seconds since 1970, ascending; None if unknown.
+    times: per row, its items' times in seconds since 1970, ascending; None = unknown.
     seed: seeds the hash.
   """
   users, sequences = zip(*rows)
@@ -99,13 +99,13 @@ def from_sequences(
 def concatenate_rows(
   values: np.ndarray, start_R: np.ndarray, length_R: np.ndarray
 ) -> np.ndarray:
-  """Concatenates the slices `values[start_R[r] : start_R[r] + length_R[r]]`."""
+  """Concatenates `values[start_R[r] : start_R[r] + length_R[r]]` over all rows r."""
   shift_R = start_R - (np.cumsum(length_R) - length_R)
   return values[np.arange(length_R.sum()) + np.repeat(shift_R, length_R)]
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
-  """Returns the log of the users in `keep_U` (bool); the catalogue stays whole."""
+  """Returns the log of the users True in `keep_U`; the catalogue stays whole."""
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
 
@@ -116,7 +116,7 @@ def first_of_rows(log: Interactions, length_U: np.ndarray) -> Interactions:
 
 
 def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
-  """Returns the log without the interactions with the items of `out_I` (bool).
+  """Returns the log without interactions with items that are True in `out_I`.
 
   Users and catalogue stay the same.
   """
@@ -130,12 +130,12 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns the offsets, [R + 1] int64, of rows cut to the elements in `keep_E`."""
+  """Returns offsets, [R + 1] int64, of rows cut to the elements True in `keep_E`."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
-  """Returns the log with other rows, see `concatenate_rows`; ids are unchanged."""
+  """Returns the log with other slices as rows, see `concatenate_rows`; ids stay."""
   time_E = log.time_E
   return dataclasses.replace(
     log,
@@ -146,7 +146,7 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
 
 
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
-  """Returns the keyed hash of each raw id, [N, 2] uint64, the high half first."""
+  """Hashes raw ids with key `seed`; returns [N, 2] uint64, the high half first."""
   key = seed.to_bytes(8, "little", signed=True)
   digests = bytearray()  # takes a fifth of the memory of a list of digests
   for raw in raw_ids:
@@ -155,6 +155,6 @@ def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
 
 
 def hash_order(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
-  """Returns the indices that sort raw ids by their keyed hash."""
+  """Returns the indices that sort raw ids by their hash, see `hash_keys`."""
   key_N2 = hash_keys(raw_ids, seed)
   return np.lexsort((key_N2[:, 1], key_N2[:, 0]))

@@ -13,12 +13,12 @@ _ROUNDS = 48
 
 
 def permute(index, n: int, key, xp: ModuleType = np):
-  """Returns the image of each index of 0 … n - 1 under the permutation of `key`.
+  """Permutes 0 … n - 1; returns the new place of each index, uint32.
 
   Args:
-    index: uint32 array or scalar, each below n; so is the result.
+    index: uint32 array or scalar, each below n.
     n: size of the domain, 1 to 2**31 - 1.
-    key: uint32 array or scalar, see `fold`.
+    key: uint32 array or scalar that selects the permutation, see `fold`.
     xp: numpy or jax.numpy.
   """
   x = xp.asarray(index, dtype=xp.uint32)
@@ -33,7 +33,7 @@ def permute(index, n: int, key, xp: ModuleType = np):
 
 
 def fold(key, data, xp: ModuleType = np):
-  """Derives a uint32 key from a key and a number by MurmurHash3's finaliser."""
+  """Derives a uint32 key from `key` and a number, `data`: MurmurHash3's finaliser."""
   data = xp.asarray(data, dtype=xp.uint32)
   with np.errstate(over="ignore"):
     h = xp.asarray(key, dtype=xp.uint32) ^ (data * xp.uint32(0x9E3779B9))

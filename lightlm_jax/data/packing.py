@@ -1,8 +1,8 @@
 """Packs several short sequences into a row: little padding, mixed lengths.
 
-Rows are the same in every epoch; their order in batches changes. Packing depends on
-lengths alone and repeats patterns of lengths, so the search for patterns does not slow
-down as the log grows.
+Rows are the same in every epoch; their order in batches changes. Packing looks at
+lengths only: a combination of lengths that fills a row is found once and used for many
+rows, so the search does not slow down as the log grows.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,10 @@ class Rows(NamedTuple):
 
 
 def rows(length_E: np.ndarray, most: int) -> Rows:
-  """Returns the narrowest rows such that nearly all of them hold `most` examples."""
+  """Returns the layout of the narrowest rows, nearly all of which hold `most` examples.
+
+  `length_E` has the history length of each example.
+  """
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)
   narrowest = max(number_L.size - 1, -(-int(length_E.sum()) // fewest))
@@ -37,13 +40,16 @@ def pack(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Packs sequences into rows.
 
-  Each step adds the longest sequence that fits (first-fit decreasing). If a row holds
-  at most `most` sequences, all but its first take no more than an equal share of the
-  space left, if possible: otherwise the last rows would hold only short ones. The seed
-  decides which of equally long sequences share a row.
+  A row is filled with the longest sequence that fits, again and again (first-fit
+  decreasing). With `most`, sequences after a row's first are no longer than an equal
+  share of the space left, if possible: otherwise the last rows would hold only short
+  sequences.
 
   Args:
-    length_N: int, from 1 to `width`, the number of columns; `most` None = no limit.
+    length_N: int, the length of each sequence, from 1 to `width`.
+    width: number of columns of a row.
+    seed: decides which of equally long sequences share a row.
+    most: maximum number of sequences in a row; None = no limit.
 
   Returns:
     row_N and column_N, int64: the row and column at which each sequence begins.
@@ -68,9 +74,10 @@ def pack(
 def _patterns(
   number_L: np.ndarray, width: int, most: int | None
 ) -> list[tuple[int, np.ndarray]]:
-  """Returns (number of rows, lengths in each of them), covering all sequences.
+  """Returns pairs (number of equal rows, lengths of the sequences in each of them).
 
-  `number_L` is the number of sequences of each length; `width`, `most` as in `pack`.
+  `number_L[l]` sequences have length l, and each gets its place in one of the rows;
+  `width` and `most` are as in `pack`.
   """
   left_L, found = number_L.copy(), []
   while left_L.any():

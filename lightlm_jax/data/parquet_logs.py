@@ -1,8 +1,8 @@
 """Logs in Parquet files: the output of a preparation, and a run's copy of its log.
 
-preprocess/shards_out.py documents the first. The copy makes a run self-contained:
-`interactions.parquet` has the columns user, item and optionally timestamp (seconds),
-`items.parquet` has item and its metadata, both in the order of the log.
+preprocess/shards_out.py documents a preparation's output. The copy makes a run
+self-contained: `interactions.parquet` has the columns user, item and optionally
+timestamp (seconds), `items.parquet` has item and its metadata, both in log order.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
 
 
 def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
-  """Writes a run's copy of its log, and last the manifest with the files' SHA-256."""
+  """Writes a run's copy of its log; the manifest with the files' SHA-256 comes last."""
   log = dataset.log
   rows: dict[str, Any] = {
     "user": log.user_ids[log.user_E],
@@ -112,7 +112,7 @@ def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
 
 
 def read_snapshot(folder: epath.Path) -> Dataset | None:
-  """Reads a run's copy of its log; None if there is none; a UserError if damaged."""
+  """Reads a run's copy of its log; None if it is missing, a UserError if damaged."""
   if not (folder / folder_lib.MANIFEST).exists():
     return None
   try:

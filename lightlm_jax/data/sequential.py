@@ -14,8 +14,8 @@ FEWEST = 10  # with fewer rules no share is reported
 class ShuffleTest(NamedTuple):
   """The number of rules "b follows a" in a log, and in shuffled copies of it.
 
-  A rule is a pair (a, b) of items: b directly follows a at least SUPPORT times, and in
-  at least a share CONFIDENCE of the cases in which anything follows a.
+  A pair (a, b) of items is a rule if b directly follows a at least SUPPORT times, and
+  at least CONFIDENCE (a share) of the items that directly follow a are b.
   """
 
   rules: int
@@ -23,7 +23,7 @@ class ShuffleTest(NamedTuple):
 
   @property
   def lost(self) -> float | None:
-    """The share of the rules that shuffling destroys; None if there are too few."""
+    """The share of the rules that shuffling destroys; None if rules < FEWEST."""
     if self.rules < FEWEST:
       return None
     return 1 - float(np.mean(self.shuffled)) / self.rules
@@ -42,8 +42,8 @@ def shuffle_test(log: Interactions, seed: int = 0) -> ShuffleTest:
   """Counts sequential rules of the whole log before and after shuffling its rows.
 
   Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv 2408.12008), section
-  3.1, with rules of two items. If `lost` is near 0, co-occurrence explains the log; if
-  it is near 1, the order does.
+  3.1, with rules of two items. If the result's `lost` is near 0, co-occurrence explains
+  the rules; if it is near 1, the order of items does.
   """
   rng = np.random.default_rng(seed)
   user_E = log.user_E

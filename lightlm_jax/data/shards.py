@@ -1,6 +1,6 @@
 """Training rows on disk, for logs that exceed device memory.
 
-A row is one of `feed.rows_at`, self-contained, so a batch is read without the log.
+A row has all that `feed.rows_at` returns for it, so batches are read without the log.
 ArrayRecord files hold a fixed number of rows each, in the order of the feed, with
 random access; batches from disk equal those on the device, row by row. Grain prefetches
 them while the device computes. The rows of a step are a function of (seed, step), so a
@@ -35,7 +35,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """Random access to a folder's rows; a UserError if it is missing or incomplete."""
+  """Random access to the rows in a folder; a UserError if missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
     folder = epath.Path(folder)
@@ -95,7 +95,7 @@ class Shards:
 def batch_at(
   shards: Shards, plan: feed_lib.Plan, wanted_B: np.ndarray, step: int
 ) -> Batch:
-  """Returns the batch of a step; rows outside `wanted_B` (bool) are empty."""
+  """Returns the batch of a step; rows that are False in `wanted_B` are empty."""
   bucket, key, batch = plan.at(np.array(step))
   row_B, real_B = plan.places(key, batch, int(bucket))
   return shards.rows(np.where(real_B & wanted_B, row_B.astype(int), -1))
@@ -106,9 +106,9 @@ def reader(
 ) -> Callable[[int], Batch]:
   """Returns a function that reads the batches of successive steps from `start` on.
 
-  The function takes a number of steps, at most `most` = K, and returns their batches
-  stacked, [K, B, …], on the devices, sharded over the mesh's axis `data`; batches
-  beyond that number are padding. A process reads only the rows of its own devices.
+  The function takes a number n of steps, at most `most` = K, and returns the next n
+  batches in arrays [K, B, …] on the devices, sharded over the mesh's axis `data`; the
+  last K - n batches are padding. A process reads only the rows of its own devices.
   """
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -143,7 +143,7 @@ def cached(root: epath.PathLike, feed: feed_lib.Feed, plan: feed_lib.Plan) -> Sh
 
 
 def fingerprint(feed: feed_lib.Feed, plan: feed_lib.Plan) -> str:
-  """Returns the SHA-256 of all inputs of a feed's rows, in hexadecimal."""
+  """Returns the SHA-256, in hexadecimal, of all that the feed's rows depend on."""
   sha256 = hashlib.sha256(repr((plan.widths, plan.window)).encode())
   for leaf in jax.tree.leaves(feed):
     sha256.update(np.ascontiguousarray(leaf))
@@ -158,7 +158,8 @@ def write(
 ) -> dict[str, Any]:
   """Writes the rows of several feeds, completely or not at all; returns the manifest.
 
-  Each feed covers a block of users, has a single bucket and no drawn targets.
+  Each feed has the rows of some users, a single bucket and no drawn targets. A file has
+  `rows_a_file` rows, the last one perhaps fewer.
   """
   files, writer = [], None
   rows = width = window = targets = 0
@@ -189,9 +190,9 @@ def write(
 
 
 def _records(feed: feed_lib.Feed, plan: feed_lib.Plan) -> Iterator[bytes]:
-  """Yields each row as int32 bytes: history, segments, users, targets.
+  """Yields the bytes of each row, int32: history, segments, users, targets.
 
-  Padding before a history is omitted, and so are the users of packed histories.
+  The padding before a history is left out, and for packed histories the users are too.
   """
   assert len(plan.widths) == 1
   assert not plan.drawn

@@ -50,7 +50,7 @@ class Requests:
 
   @property
   def repeated_N(self) -> np.ndarray:
-    """[N] bool: requests with the target in their own history."""
+    """[N] bool: True if the request's own history contains its target."""
     row_E = np.repeat(np.arange(len(self)), self.length_N)
     repeated_E = self.item_E == self.target_N[row_E]
     return np.bincount(row_E[repeated_E], minlength=len(self)) > 0
@@ -70,7 +70,7 @@ class Requests:
     )
 
   def without_items(self, out_I: np.ndarray) -> "Requests":
-    """Returns the requests with the items of `out_I` (bool) removed from histories."""
+    """Returns the requests; histories lose the items that are True in `out_I`."""
     keep_E = ~out_I[self.item_E]
     offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
     return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])
@@ -91,7 +91,7 @@ class Split:
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
-  """Returns the split of a run, see `make` and `learn_from`."""
+  """Returns the split of a run: `make`, then `learn_from` with the config's share."""
   return learn_from(make(config.split, log), config.data.share)
 
 
@@ -319,7 +319,10 @@ def _check_shares(validation_share: float, test_share: float) -> None:
 def _requests_at(
   log: Interactions, asked_U: np.ndarray, position_U: np.ndarray
 ) -> Requests:
-  """Builds requests: for users in `asked_U` (bool), the target is at `position_U`."""
+  """Builds a request for each user u that is True in `asked_U`.
+
+  The target is item `position_U[u]` of the row, the history all items before it.
+  """
   user_N = np.flatnonzero(asked_U)
   start_N, position_N = log.offset_U1[user_N], position_U[user_N]
   return Requests(
@@ -338,7 +341,7 @@ def _split(
   test: Requests,
   **parameters: float,
 ) -> Split:
-  """Builds the split that trains on the first `train_U` interactions of each user."""
+  """Builds the split that trains on the first `train_U[u]` interactions of user u."""
   train = first_of_rows(log, train_U)
   sha256 = _digest(kind, log, parameters)
   return Split(kind, train, validation, test, sha256, parameters)
@@ -362,7 +365,7 @@ def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
 
 
 def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
-  """Returns `parameters` and `sha256` of a split after one more parameter applies."""
+  """Returns the fields `parameters` and `sha256` with one more parameter included."""
   named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
   return {
     "parameters": split.parameters | parameter,

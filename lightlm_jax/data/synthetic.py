@@ -2,7 +2,7 @@
 
 Each user belongs to a hidden community. With probability `habit` a purchase is a
 follow-up of the previous one; otherwise it is drawn from the community's preferences.
-Nothing is bought twice. Late items can only be a user's last purchase.
+Nobody buys an item twice. Late items can only be a user's last purchase.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Shop:
 
 
 class Tastes(NamedTuple):
-  """The generator's true probabilities, by catalogue index; no model sees them."""
+  """The generator's true probabilities, indexed by item number; no model sees them."""
 
   prior_C: np.ndarray  # float64, probability of each hidden community
   taste_CI: np.ndarray  # float64, preferences of a community; rows sum to 1, late = 0
@@ -57,7 +57,7 @@ class Tastes(NamedTuple):
 def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
   """Generates the log; returns it with its true probabilities.
 
-  A pure function of the config. The catalogue has items that nobody bought as well.
+  Equal configs give equal logs. The catalogue also has the items that nobody bought.
   """
   _check(config)
   rng = np.random.default_rng(config.seed)
@@ -87,7 +87,7 @@ def item_titles(log: Interactions) -> list[str]:
 
 
 def item_attributes(log: Interactions) -> list[np.ndarray]:
-  """Returns the category of each catalogue item, [1] int64 each."""
+  """Returns an int64 array for each catalogue item, with its category: shape [1]."""
   return [
     np.array([CATEGORIES.index(str(raw).partition("-")[0])]) for raw in log.item_ids
   ]
@@ -115,7 +115,7 @@ def _check(config: Shop) -> None:
 
 
 def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
-  """Draws the tastes, indexed by the item's number i, which is in category i mod G."""
+  """Draws the true probabilities; item number i is in category i mod G."""
   I, C, G = config.num_items, config.num_communities, config.num_categories
   F, S = config.num_favourites, config.num_shelves
   category_I, shelf_I = np.arange(I) % G, np.arange(I) % S
@@ -172,7 +172,7 @@ def _rows_to_one(weight: np.ndarray) -> np.ndarray:
 
 
 def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
-  """Draws each user's purchases, oldest first, as item numbers of `_plant`."""
+  """Draws each user's purchases, oldest first, as item numbers (columns of tastes)."""
   U, low = config.num_users, config.min_length
   length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
   length_U = np.minimum(length_U, config.max_length)

@@ -28,8 +28,8 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
       file, with the columns `user` and `item` (strings or integers) and optionally
       `timestamp` (a date, or whole seconds since 1970). A user's rows are sorted by
       time; without times, or at equal times, they keep the order of the table.
-    items: likewise, one item per row, with `item` and at least one column of
-      formats.TEXTS; None = the items have no texts.
+    items: a table or a path as above, with one item per row: `item` and at least one
+      column of formats.TEXTS; None = the items have no texts.
 
   Raises:
     UserError: a column is missing or has the wrong type, or an id is missing.
@@ -54,7 +54,10 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
 
 
 def _frame(table: Any, what: str) -> polars.DataFrame:
-  """Returns the table as polars; its columns are not checked here."""
+  """Returns a table, or the content of its file, as polars; does not check columns.
+
+  `what` names the table in the message of a UserError.
+  """
   if isinstance(table, polars.LazyFrame):
     return table.collect()
   try:
@@ -123,7 +126,10 @@ def _seconds(column: polars.Series) -> polars.Series:
 
 
 def _texts(items: polars.DataFrame, catalogue: list[str]):
-  """Returns an iterable of two lists: the catalogue's titles and texts, "" = no row."""
+  """Returns an iterable of the list of titles and the list of texts.
+
+  They are in the order of `catalogue` (raw ids); "" if `items` has no such row.
+  """
   names = [name for name in items.columns if name in formats.TEXTS]
   if not names:
     raise UserError(

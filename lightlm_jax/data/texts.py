@@ -67,7 +67,7 @@ def write(
 ) -> Tokens:
   """Tokenizes the texts of the catalogue, with at most `most` tokens per item.
 
-  An item without text and attributes is the token EMPTY. Attributes (int arrays,
+  An item without text and attributes gets the token EMPTY. Attributes (int arrays,
   numbered from 0; None = none) are tokens after the text, which is cut to make room.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
@@ -92,10 +92,10 @@ def check(
   texts: Sequence[str] | None,
   attributes: Sequence[np.ndarray] | None,
 ) -> None:
-  """Checks that the run's catalogue has the texts and attributes that it reads.
+  """Checks that the catalogue has the texts and attributes that the run reads.
 
   Raises:
-    UserError: they are missing, or belong to other items.
+    UserError: texts or attributes are missing, or all texts are empty.
   """
   name = config.data.name
   if texts is None:
@@ -122,7 +122,10 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns a tokenizer (trained if `tokenizer` is None) and the catalogue's tokens."""
+  """Returns the tokenizer as JSON, and the catalogue's tokens by it.
+
+  `tokenizer` None = train one on `texts`. Raises a UserError, see `check`.
+  """
   check(config, texts, attributes)
   assert texts is not None, "checked above"
   if tokenizer is None:
@@ -132,7 +135,7 @@ def of_run(
 
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
-  """Writes `tokenizer.json`, and then the manifest, which marks it as complete."""
+  """Writes `tokenizer.json`, then a manifest with both arguments' SHA-256."""
   files = {_TOKENIZER: tokenizer.encode()}
   manifest = {
     "sha256": tokens.sha256,
@@ -143,7 +146,7 @@ def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
 
 
 def load(folder: epath.Path) -> tuple[str, str] | None:
-  """Returns the tokenizer and the SHA-256 of the tokens; None if missing or damaged."""
+  """Returns the saved tokenizer and its tokens' SHA-256; None if missing or damaged."""
   try:
     with folder_lib.opened(folder) as whole:
       tokenizer = whole.read(_TOKENIZER, whole.manifest["tokenizer_sha256"])

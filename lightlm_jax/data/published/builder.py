@@ -1,7 +1,7 @@
 """Builds published logs as TensorFlow Datasets; no other file imports that library.
 
-It runs without TensorFlow, on ArrayRecord files. Each log has two configs, such as
-`toys-ratings` (one example per user) and `toys-items` (one example per item).
+It writes ArrayRecord files, which need no TensorFlow. Each log has two configs, such
+as `toys-ratings` (one example per user) and `toys-items` (one example per item).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
   """A published log's interactions, or its items, depending on the config.
 
-  After `download_and_prepare`, `made` is the log or the list of its items.
+  `download_and_prepare` sets `made` to the log, or to the list of its items.
   """
 
   made: polars.DataFrame | list[Item]
@@ -134,7 +134,10 @@ def build(
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
-  """Returns (file, None), or (None, reason) if the file cannot be fetched."""
+  """Finds a raw file in the manual folder, or downloads it.
+
+  Returns (path, None), or (None, reason) if the file cannot be fetched.
+  """
   with contextlib.suppress(AssertionError):  # manual_dir is missing or empty
     if path := raw.by_hand(dl_manager.manual_dir):
       return path, None

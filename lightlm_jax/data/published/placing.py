@@ -1,4 +1,4 @@
-"""Downloads a published log into the data folder, in the format of the user's logs."""
+"""Downloads a published log into the data folder, in the format of users' own logs."""
 
 import json
 import logging
@@ -17,10 +17,10 @@ LOG = "u.data"
 
 
 def prepare(source: Source, root: epath.Path) -> None:
-  """Writes the folder `root/NAME` of a log; downloads raw files that it lacks.
+  """Writes the folder `root/NAME` of a log; downloads the raw files that it lacks.
 
-  The log is written last: if it exists, everything is complete. A second process waits
-  for the first one.
+  The file of the log is written last: if it exists, the folder is complete. If another
+  process is writing the folder, this one waits for it.
 
   Raises:
     UserError: there is no network, or a file differs from the published one; the

@@ -30,17 +30,17 @@ class RawFile(NamedTuple):
 
   @property
   def download(self) -> str:
-    """The file name that a browser gives the download."""
+    """The name of the downloaded file: the last part of the URL, else `name`."""
     return self.url.rpartition("/")[2] if self.url else self.name
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Further names: unpacked, compressed in another way, or in `also`."""
+    """Other accepted names: the unpacked file, its `.gz` form, and those in `also`."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
   def by_hand(self, folder: epath.Path) -> epath.Path | None:
-    """Returns the path of the file in a folder, under any name; None if missing."""
+    """Returns the file's path in `folder`, under any accepted name; None if missing."""
     for name in (self.download, *self.others):
       if (folder / name).exists():
         return folder / name
@@ -51,7 +51,10 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Raises a UserError if a download's SHA-256 is wrong; unpacked files always pass."""
+  """Raises a UserError if a download has another SHA-256 than `raw.sha256`.
+
+  Files under other accepted names, and those without a known SHA-256, always pass.
+  """
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)
@@ -63,7 +66,7 @@ def check(raw: RawFile, path: epath.Path) -> None:
 
 
 def unreachable(url: str) -> str | None:
-  """Returns why a URL cannot be fetched; None if it can."""
+  """Returns the reason why a URL cannot be fetched; None if it can."""
   request = urllib.request.Request(url, method="HEAD")
   try:
     urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS).close()
@@ -77,7 +80,7 @@ def unreachable(url: str) -> str | None:
 
 
 def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
-  """Yields the lines of a plain, gzip or zip file; None for one longer than LONGEST."""
+  """Yields the lines of a plain, gzip or zip file, those over LONGEST bytes as None."""
   number = 0
   try:
     with path.open("rb") as file, _unpacked(raw, file) as text:
@@ -95,7 +98,7 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
 
 
 def _unpacked(raw: RawFile, file: Any) -> Any:
-  """Decompresses a file if its first bytes say so; names are not reliable."""
+  """Returns a stream of the content; its first bytes tell whether it is compressed."""
   magic = file.read(4)
   file.seek(0)
   if magic[:2] == b"\x1f\x8b":

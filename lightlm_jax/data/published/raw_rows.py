@@ -31,7 +31,7 @@ class Rating(NamedTuple):
 
 
 class Item(NamedTuple):
-  """The metadata of the item with raw id `item`; "" and () = unknown."""
+  """The metadata of the item with raw id `item`; unknown fields are "" or ()."""
 
   item: str
   title: str = ""
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 class Malformed(Exception):
-  """Raised for a line that cannot be read; lines are counted by its message."""
+  """Raised for a line that cannot be read; rejected lines are counted by message."""
 
 
 def amazon_2014_rating(line: bytes) -> Rating:
@@ -183,7 +183,7 @@ def _json(line: bytes) -> dict[str, Any]:
 def _split(
   line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
-  """Returns the fields of a line by name; `names` are in order, with blanks between."""
+  """Splits a line into fields; returns them by name. `names` is such as "user item"."""
   fields, wanted = _text(line, encoding).split(separator), names.split()
   if len(fields) != len(wanted):
     raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
@@ -191,7 +191,10 @@ def _split(
 
 
 def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating:
-  """Builds a rating from `found`; `names` are its keys of user, item, rating, time."""
+  """Builds a rating from the fields `found`, with `per_second` units of time a second.
+
+  `names` has the keys of user, item, rating and time, separated by blanks.
+  """
   user, item, rating, time = names.split()
   return Rating(
     _identifier(found, user),
@@ -202,7 +205,7 @@ def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating
 
 
 def _identifier(found: Mapping[str, Any], name: str) -> str:
-  """Returns the raw id in field `name`, which must be printable and without blanks."""
+  """Returns the raw id in field `name`; Malformed if not printable or with blanks."""
   value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
@@ -210,7 +213,7 @@ def _identifier(found: Mapping[str, Any], name: str) -> str:
 
 
 def _number(value: Any, name: str) -> float:
-  """Converts a number or a string to a finite float."""
+  """Converts a number or a string to a finite float; else raises Malformed."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
       found = float(value)
@@ -222,7 +225,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _ticks(value: Any, name: str, per_second: int) -> int:
-  """Converts a time since 1970, an int or a string of digits, to an int."""
+  """Converts a time since 1970, an int or digits, to an int; else raises Malformed."""
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
   if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
@@ -231,7 +234,7 @@ def _ticks(value: Any, name: str, per_second: int) -> int:
 
 
 def _words(value: Any, name: str) -> str:
-  """Returns a string on one line, with single blanks; "" for None."""
+  """Joins a string's words with single blanks; "" for None; else raises Malformed."""
   if value is None:
     return ""
   if not isinstance(value, str):

@@ -23,7 +23,7 @@ SHOWN = 5  # rejected lines of a file that are reported with their line numbers
 class Tally:
   """Counts of a file's lines: lines = kept + filtered + rejected.
 
-  Unreadable lines are rejected; readable ones that are left out are filtered.
+  A rejected line cannot be read; a filtered line is read but left out of the log.
   """
 
   lines: int = 0
@@ -33,7 +33,7 @@ class Tally:
   first: list[str] = dataclasses.field(default_factory=list)  # first rejected lines
 
   def __str__(self) -> str:
-    """Returns text: the number of rejected lines, the reasons, and the first lines."""
+    """Returns the number of rejected lines, the reasons, and the first such lines."""
     rejected = Counter(self.rejected)  # a plain dict if it comes from JSON
     reasons = ", ".join(f"{n:,} {why}" for why, n in rejected.most_common())
     return (
@@ -47,8 +47,8 @@ def read_log(source: Source, path: epath.Path) -> tuple[polars.DataFrame, Tally,
 
   Returns:
     The log: raw ids `user` and `item`, `rating` (float32) and `seconds` (int64, since
-    1970), sorted by user and time, ties in file order; the tally of the lines; and the
-    number of interactions at the same time as another one of the same user.
+    1970), sorted by user and time, with equal times in file order; the tally of the
+    lines; the number of interactions at the same time as another of the same user.
 
   Raises:
     UserError: the file is damaged, or is not the published one.
@@ -95,7 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads metadata of the items with raw ids `wanted`; a UserError if none has any."""
+  """Reads {raw id: metadata} of `wanted`, and a tally; a UserError if none is found."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:
@@ -117,7 +117,7 @@ def read_items(
 def _records(
   raw: RawFile, path: epath.Path, parse: Callable[[bytes], Any], tally: Tally
 ) -> Iterator[Any]:
-  """Yields a file's parsed records; lines that give none are counted in `tally`."""
+  """Yields `parse(line)` for each line; counts lines without a record in `tally`."""
   with warnings.catch_warnings():
     # Python's parser warns of invalid escapes, which occur in some sources.
     warnings.simplefilter("ignore", SyntaxWarning)
@@ -140,7 +140,7 @@ def _records(
 
 
 def _filtered(source: Source, rows: polars.DataFrame, tally: Tally) -> polars.DataFrame:
-  """Returns the rows that pass the source's filters, in the same order."""
+  """Returns the rows that pass the source's filters; counts the others in `tally`."""
 
   def keep(left: polars.DataFrame, why: str) -> None:
     nonlocal rows
