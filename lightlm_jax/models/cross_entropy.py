@@ -27,10 +27,11 @@ def linear_cross_entropy(
   chunk: int = CHUNK,
   items: int | None = None,
 ) -> jax.Array:
-  """Returns the weighted sum of -log softmax(hidden · table)[label], float32.
+  """Returns the sum over N positions of weight · -log softmax(hidden · table)[label].
 
   Args:
-    hidden_ND, table_ID: float32.
+    hidden_ND: float32, a hidden state of width D for each position.
+    table_ID: float32, the output table, a row for each item.
     label_N: int32 in [0, I); arbitrary where the weight is 0.
     weight_N: float32, 0 = the position is ignored.
     chunk: positions per chunk.
@@ -47,10 +48,10 @@ def sampled_cross_entropy(
   weight_N: jax.Array,
   negative_M: jax.Array,
 ) -> jax.Array:
-  """Returns an estimate of `linear_cross_entropy` from M sampled items.
+  """Returns an estimate of `linear_cross_entropy` from M sampled items, `negative_M`.
 
   The softmax's sum over all other items is estimated from the samples (Bengio & Senécal
-  2008). `negative_M` are int32, uniform in [0, I); any equal to the label is ignored.
+  2008), int32 and uniform in [0, I). A sample that equals the label is ignored.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)
@@ -62,7 +63,7 @@ def sampled_cross_entropy(
 
 
 def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
-  """Returns the loss and its gradients, by chunks of positions.
+  """Returns the loss and its gradients (hidden_ND, table_ID), by chunks of positions.
 
   Positions of weight 0 are sorted last; chunks of them alone are skipped.
   """
@@ -104,7 +105,7 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
 
 
 def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
-  """Returns the loss and its gradients, by chunks of `items` rows of the table."""
+  """Returns what `_by_positions` does, by chunks of `items` rows of the table."""
   N, (I, D) = len(hidden_ND), table_ID.shape
   items = min(items, I)
   # The last chunk begins early if it would not be full; rows already seen are masked.

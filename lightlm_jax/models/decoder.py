@@ -35,10 +35,11 @@ class Config:
 
 
 class Transformer(nn.Module):
-  """The transformer: (x_BLD, segment_BL) → RMS-normalised states [B, L, D], float32.
+  """The transformer; returns RMS-normalised states [B, L, D], float32.
 
-  A position attends to its own segment, int32, 0 = padding. Only distances between
-  positions matter, neither a segment's place in its row nor the row's width.
+  `segment_BL` is int32, 0 = padding. A position attends to positions of its own segment
+  only (earlier ones if causal). Results depend on distances between positions, neither
+  on a segment's place in its row nor on the row's width.
   """
 
   config: Config
@@ -57,7 +58,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and a gated feed-forward, both with residual connections."""
+  """A layer: attention and a gated feed-forward, both with residual connections."""
 
   config: Config
 
@@ -100,9 +101,10 @@ class Attention(nn.Module):
 
 
 def rotated(x: jax.Array) -> jax.Array:
-  """Returns [B, L, …, A] with rotary positions: pairs rotated in proportion to l.
+  """Applies rotary position encoding to queries or keys, [B, L, …, A].
 
-  Of positions, the dot product of a rotated query and key depends on distance alone.
+  Pairs of coordinates are rotated by angles proportional to the position, so that the
+  dot product of a query and a key depends on the distance of their positions alone.
   """
   L, A = x.shape[1], x.shape[-1]
   frequency_P = 10_000.0 ** (-jnp.arange(A // 2) / (A // 2))
@@ -115,9 +117,10 @@ def rotated(x: jax.Array) -> jax.Array:
 
 
 class ItemDecoder(nn.Module):
-  """Item decoder: int32 item_BL (-1 = none), segment_BL (0 = none) → hidden [B, L, D].
+  """The item decoder; returns the hidden states [B, L, D], float32.
 
-  The state at a position depends on its segment's items up to there. Items are scored
+  `item_BL` and `segment_BL` are int32; padding is -1 and 0 in them. The state at a
+  position depends on the items of its segment up to that position. Items are scored
   by the output table: `embedding` [I, D] itself if `tied`, otherwise `output` [I, D].
   """
 

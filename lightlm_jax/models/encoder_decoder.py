@@ -51,7 +51,7 @@ class Config:
 
 
 class CrossKV(NamedTuple):
-  """Cross-attention keys and values of all layers, shared by all beams of a row."""
+  """Cross-attention keys and values of N decoder layers, shared by a row's beams."""
 
   key_NBHAS: jax.Array
   value_NBHSA: jax.Array
@@ -144,7 +144,7 @@ class _DecoderLayer(nn.Module):
 
 
 class _CrossKVLayer(nn.Module):
-  """Projects the encoded source to one decoder layer's cross-attention keys, values."""
+  """Projects the encoded source to cross-attention keys and values of one layer."""
 
   config: Config
 
@@ -160,7 +160,8 @@ class _CrossKVLayer(nn.Module):
 class EncoderDecoder(nn.Module):
   """The transformer: call `encode`, `precompute_cross_kv`, then `decode` or `extend`.
 
-  Dropout is active if there is a "dropout" rng.
+  `decode` does teacher forcing, `extend` a step of a beam search. Dropout is active if
+  there is a "dropout" rng.
   """
 
   config: Config
@@ -219,14 +220,16 @@ class EncoderDecoder(nn.Module):
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
     """Returns next-token logits_BKLV, float32, of K targets a row by teacher forcing.
 
-    `segment_BK` int32 is the segment of the source that each target attends to.
+    `token_BKL` int32 are decoder inputs: a start token, then the target. `segment_BK`
+    int32 is the segment of the row's source that each target attends to.
     """
     return self._logits(self.states(token_BKL, kv, segment_BK))
 
   def states(self, token_BKL, kv: CrossKV, segment_BK, until_BK=None) -> jax.Array:
     """Returns the last layer's hidden states, [B, K, L, D] in `config.dtype`.
 
-    `until_BK` int32 is the last source position a target attends to; None = no limit.
+    Arguments as in `decode`; `until_BK` int32 is the last source position that a target
+    attends to, None = no limit.
     """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
@@ -294,7 +297,10 @@ class EncoderDecoder(nn.Module):
 
 
 def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
-  """Returns `layer` scanned over stacked parameters, with `unroll` layers compiled."""
+  """Stacks `num_layers` of a layer by `nn.scan`, with `unroll` of them per iteration.
+
+  `in_axes` has, for each argument after the carry, 0 (a slice per layer) or broadcast.
+  """
   return nn.scan(
     layer,
     variable_axes={"params": 0},
@@ -320,5 +326,5 @@ def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns a softmax over the last axis; uniform where the whole row is masked."""
+  """Returns a softmax over the last axis where `mask`; uniform if all is masked."""
   return jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)

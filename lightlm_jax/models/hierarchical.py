@@ -45,7 +45,7 @@ class Hierarchical(nn.Module):
     self.history_dropout = Dropout(self.history.dropout_rate)
 
   def __call__(self, token_IT: jax.Array, place_BL, segment_BL) -> jax.Array:
-    """Returns the result of `read` for histories given as rows of `token_IT`."""
+    """Returns `read` of histories whose items, `place_BL`, are rows of `token_IT`."""
     return self.read(self.encode(token_IT)[place_BL], segment_BL)
 
   def encode(self, token_IT: jax.Array) -> jax.Array:
@@ -61,7 +61,8 @@ class Hierarchical(nn.Module):
   def read(self, item_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
     """Returns the hidden states, float32 [B, L, D], of histories of items' vectors.
 
-    The state at a position depends on its segment's items up to there; 0 = padding.
+    The state at a position depends on the items of its segment up to that position;
+    segment 0 is padding.
     """
     x_BLD = jnp.where((segment_BL > 0)[..., None], item_BLD, 0)
     return self.history_encoder(self.history_dropout(x_BLD), segment_BL)
@@ -74,7 +75,7 @@ def item_vectors(
   key: jax.Array | None = None,
   chunk: int = CHUNK,
 ) -> jax.Array:
-  """Returns the vectors of U items, float32 [U, D], computed chunk by chunk.
+  """Returns the vectors of U items by their texts, float32 [U, D], chunk by chunk.
 
   A chunk holds texts of similar length, because it is as wide as its longest text. The
   backward pass recomputes activations: those of one chunk are in memory at a time.
@@ -120,11 +121,12 @@ def item_vectors(
 
 
 class FlatText(nn.Module):
-  """One causal transformer over the words of a whole history → float32 [B, H, D].
+  """One causal transformer over the words of whole histories.
 
-  `token_BHT` are int32 (-1 = padding), at least one per item; `segment_BH` int32 (0 =
-  padding). An item's state is the one at its last token, which depends on its segment's
-  words up to there. The output table is `output` [I, D], or none if I is None.
+  Returns a hidden state per item, float32 [B, H, D]: the one at its last token, which
+  depends on its segment's words up to that token. `token_BHT` is int32 (-1 = padding),
+  with at least one token per item; `segment_BH` is int32 (0 = padding). The output
+  table is the parameter `output` [I, D]; there is none if I is None.
   """
 
   V: int

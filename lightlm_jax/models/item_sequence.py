@@ -39,12 +39,13 @@ class Config:
 
 
 class ItemSequence(nn.Module):
-  """The network: item_BH (-1 = padding), segment_BH (0 = padding) → hidden [B, H, D].
+  """The network; returns the hidden states [B, H, D], float32.
 
-  Segments separate the histories of one row (`bsarec`: a row is one history,
-  right-aligned). The state at a position depends on its history's items up to there
-  (`bsarec`: also on later ones, so that only the last position may be used). The table
-  `embedding` [I, D] is the output table too. Dropout is active if given an rng.
+  `item_BH` (-1 = padding) and `segment_BH` (0 = padding) are int32. Segments separate
+  the histories of one row. The state at a position depends on the items of its history
+  up to that position. For `bsarec` a row is one history, right-aligned, and a state
+  depends on later items too: only the last position may be used. The table `embedding`
+  [I, D] is the output table too. Dropout is active if there is a "dropout" rng.
   """
 
   config: Config
@@ -122,7 +123,7 @@ class BsarecBlock(nn.Module):
 
 
 def _to_end(segment_BH: jax.Array) -> jax.Array:
-  """Returns each position's distance to the end of its segment, 1 for the last one."""
+  """Returns each position's number from the end of its segment; the last one has 1."""
   index_H = jnp.arange(segment_BH.shape[1])
   goes_on_BH = segment_BH[:, :-1] == segment_BH[:, 1:]
   goes_on_BH = jnp.pad(goes_on_BH, ((0, 0), (0, 1)))

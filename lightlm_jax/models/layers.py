@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
 
 
 class RelativeBias(nn.Module):
-  """T5's relative position bias: a learned scalar per head and bucket of distances."""
+  """T5's relative position bias: a learned number per head and bucket of distances."""
 
   H: int
   num_buckets: int
@@ -78,7 +78,7 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, query_position_L: jax.Array, key_position_M: jax.Array):
-    """Returns the bias [H, L, M] float32."""
+    """Returns what is added to attention logits, [H, L, M] float32."""
     table = self.param(
       "table", nn.initializers.normal(self.init_std), (self.num_buckets, self.H)
     )
@@ -95,10 +95,12 @@ class RelativeBias(nn.Module):
 def relative_position_bucket(
   distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> jax.Array:
-  """Returns T5's bucket of each distance: one per small distance, then logarithmic.
+  """Returns T5's bucket of each distance, int32 in [0, num_buckets).
 
-  `distance` is int32, key position minus query position. If `bidirectional`, half of
-  the buckets are for keys after the query; otherwise these fall into bucket 0.
+  `distance` is int32, key position minus query position. Small distances have a bucket
+  each, larger ones share buckets of logarithmic width; the last one holds all from
+  `max_distance` on. If `bidirectional`, half of the buckets are for keys after the
+  query; otherwise such keys fall into bucket 0.
   """
   bucket = jnp.zeros_like(distance)
   if bidirectional:
