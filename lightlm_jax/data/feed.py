@@ -236,10 +236,7 @@ def rows_at(
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """Returns the examples of each row, [R, most], in ascending column order; -1 = none.
-
-  Example e is packed into row `row_E[e]`, from column `column_E[e]` on.
-  """
+  """Returns each row's examples by ascending column, [R, most] int32; -1 = none."""
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)

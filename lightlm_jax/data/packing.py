@@ -22,9 +22,9 @@ class Rows(NamedTuple):
 
 
 def rows(length_E: np.ndarray, most: int) -> Rows:
-  """Returns the layout of the narrowest rows, nearly all of which hold `most` examples.
+  """Returns the narrowest layout in which nearly all rows hold `most` examples.
 
-  `length_E` has the history length of each example.
+  `length_E` has the history length of every example.
   """
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)

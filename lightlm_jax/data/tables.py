@@ -54,10 +54,7 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
 
 
 def _frame(table: Any, what: str) -> polars.DataFrame:
-  """Returns a table, or the content of its file, as polars; does not check columns.
-
-  `what` names the table in the message of a UserError.
-  """
+  """Returns a table, or the content of its file, as polars; errors call it `what`."""
   if isinstance(table, polars.LazyFrame):
     return table.collect()
   try:
@@ -126,10 +123,7 @@ def _seconds(column: polars.Series) -> polars.Series:
 
 
 def _texts(items: polars.DataFrame, catalogue: list[str]):
-  """Returns an iterable of the list of titles and the list of texts.
-
-  They are in the order of `catalogue` (raw ids); "" if `items` has no such row.
-  """
+  """Returns an iterable of two lists, titles and texts of `catalogue`; "" = no row."""
   names = [name for name in items.columns if name in formats.TEXTS]
   if not names:
     raise UserError(

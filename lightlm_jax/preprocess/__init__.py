@@ -1,1 +1,1 @@
-"""Converts a log of any common format: `python -m lightlm_jax.prepare`."""
+"""Converts a log of any common format to shards: `python -m lightlm_jax.prepare`."""

@@ -1,7 +1,7 @@
 """The engine for many machines: the steps of stages.py as Apache Beam pipelines.
 
-This is the only file that imports Beam. Lines are numbered, so each file of the log is
-read by one worker; several files are read in parallel. Workers exchange data in the
+This is the only file that imports Beam. Each file of the log is read by one worker,
+which numbers its lines; several files are read in parallel. Workers exchange data in the
 work folder, which all of them must be able to access.
 """
 
@@ -29,17 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class Beam:
-  """Runs the steps of stages.py as pipelines; alternative: `one_machine.OneMachine`."""
+  """Runs the steps of stages.py as pipelines; `OneMachine` has the same methods."""
 
   def __init__(self, options: str):
-    """Creates the engine; `options` are Beam flags, as "--runner=FlinkRunner …"."""
+    """Creates the engine; `options` are Beam flags: "--runner=FlinkRunner …"."""
     self._options = PipelineOptions(shlex.split(options), save_main_session=False)
     self._pipelines = 0
 
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and groups each part by user, see `stages`; returns the tally."""
+    """Reads all files and groups each part's rows by user; returns the log's tally."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (
@@ -70,7 +70,7 @@ class Beam:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Runs a step of stages.py for 0 … `number` - 1; returns the results in order."""
+    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1, in order of n."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       return (
@@ -83,7 +83,7 @@ class Beam:
     return [value for _, value in sorted(self._run(title, layout, build))]
 
   def _run(self, title: str, layout: Layout, build: Callable) -> list[Any]:
-    """Runs a pipeline; returns its results, passed through files to suit any runner."""
+    """Runs the pipeline from `build`; any runner can return results through files."""
     logger.info(f"beam: {title}")
     self._pipelines += 1
     folder = epath.Path(layout.folder) / f"results-{self._pipelines:05d}"
@@ -96,7 +96,7 @@ class Beam:
 
 
 def _read(source: Source, options: Options, layout: Layout) -> Iterator[Any]:
-  """Yields (part, table as bytes) for a file's rows, and the tally as a side output."""
+  """Yields (part, rows as Arrow bytes) of a file; then its tally, as a side output."""
   tally = Tally()
   try:
     for piece in readers.pieces(source, options.block_bytes):

@@ -1,4 +1,4 @@
-"""Finds the role of each column from flags, or from names that are common in logs."""
+"""Finds the columns of user, item, time and rating by flags or by common names."""
 
 from collections.abc import Sequence
 import csv
@@ -33,7 +33,9 @@ KNOWN = {
 def decide(
   found: Sequence[tuple[epath.Path, str]], options: Options
 ) -> tuple[list[Source], str | None]:
-  """Decides how to read the files, and their time unit (None = no times); logs both.
+  """Decides how to read each file of `found` (path, format); logs the decision.
+
+  Returns the files with their columns' roles, and the unit of times; None = no times.
 
   Raises:
     UserError: a file's columns are unclear, or differ from those of the others.
@@ -70,7 +72,7 @@ def decide(
 
 
 def named(path: epath.Path, form: str, options: Options) -> Source:
-  """Returns a `Source` for a file, still without roles; an empty file has no names.
+  """Returns a file with its column names (none if it is empty), still without roles.
 
   Raises:
     UserError: its first lines cannot be read.
@@ -87,7 +89,7 @@ def named(path: epath.Path, form: str, options: Options) -> Source:
 
 
 def first_known(names: Sequence[str], known: str) -> str | None:
-  """Returns the column of `names` that comes first in `known`, a value of KNOWN."""
+  """Returns the first name in `known` that is a column in `names`; None if none is."""
   plain = [_plain(name) for name in names]
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
 
@@ -130,7 +132,7 @@ def _plain(name: str) -> str:
 
 
 def _first_line(path: epath.Path, form: str, options: Options):
-  """Returns the column names, whether the file begins with them, and the delimiter."""
+  """Returns the column names, whether the first line has them, and the delimiter."""
   raw = next((x for x in files.head(path).split(b"\n") if x.strip(b" ")), b"")
   line = files.decoded(raw)
   if b"\0" in raw or line is None:
@@ -160,7 +162,7 @@ def _first_line(path: epath.Path, form: str, options: Options):
 
 
 def _headless(fields: Sequence[str]) -> list[str] | None:
-  """Guesses the column names for a row of values; None if it may be a header."""
+  """Guesses column names from the values of a first row; None if it may be a header."""
   if not 2 <= len(fields) <= 4 or not any(x.isdecimal() for x in fields):
     return None
   names = ["user", "item"]
@@ -172,7 +174,7 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
 
 
 def _keys(path: epath.Path) -> list[str]:
-  """Returns the keys of the JSON objects in the first lines."""
+  """Returns the keys of all JSON objects in the first lines; a UserError if none."""
   keys, head = {}, files.head(path)
   for line in head.split(b"\n")[:100]:
     try:
@@ -187,7 +189,7 @@ def _keys(path: epath.Path) -> list[str]:
 
 
 def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
-  """Returns --time_unit or, from the first times, a guess; None = no times."""
+  """Returns --time_unit, or a guess from the first times; None if the log has none."""
   if "time" not in sources[0].roles:
     return None
   if options.time_unit:

@@ -26,9 +26,10 @@ _MOST_CHARACTERS = 2**20
 def screen(
   source: Source, content: bytes, first: int, last: bool, tally: Tally
 ) -> tuple[bytes, np.ndarray, bytes, int]:
-  """Screens a block of whole lines; its first line has the number `first`.
+  """Screens the block `content` of whole lines; its first line has number `first`.
 
-  Rejected lines are counted in the tally, blank lines are not. `last` = no next block.
+  Rejected lines are counted in the tally, blank lines are not. `last` is True for the
+  last block of the file.
 
   Returns:
     The rows, separated by line feeds; the number of each row's first line, int64; an
@@ -61,7 +62,7 @@ def screen(
 
 
 def shown(raw: bytes) -> str:
-  """Returns undecodable bytes in printable form."""
+  """Returns the first bytes of an undecodable line in printable form."""
   return repr(raw[:60])[2:-1]
 
 
@@ -90,10 +91,10 @@ def _patterns(delimiter: str, columns: int) -> _Patterns:
 
 
 def _joined(text_L: list[str | None], p: _Patterns, last: bool):
-  """Joins the lines of each row.
+  """Joins the lines of each row; undecodable lines are None in `text_L`.
 
   Returns the rows (None = rejected), the index of each row's first line, the indices of
-  rejected lines, and one past the last line that was used.
+  lines rejected for their quotes, and the index of the first line not used.
   """
   quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
   texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)
@@ -119,9 +120,10 @@ def _joined(text_L: list[str | None], p: _Patterns, last: bool):
 
 
 def _closing(text_L: list[str | None], number: int, p: _Patterns) -> int | None:
-  """Returns one past the last line of the row that begins at line index `number`.
+  """Finds the end of a row with an open quote that begins at line index `number`.
 
-  0 = the row is not closed properly; None = it may close in the next block.
+  Returns one past the index of its last line; 0 if its quotes are malformed; None if
+  the row may end in the next block.
   """
   if not p.opening.match(text_L[number]):
     return 0

@@ -40,12 +40,12 @@ class Source(NamedTuple):
 
   @property
   def has_quotes(self) -> bool:
-    """True if a field may be quoted, `"…"`."""
+    """True if the file's format allows quoted fields, `"…"`."""
     return self.form == "csv" and self.delimiter != COLONS
 
   @property
   def between(self) -> str:
-    """The single-byte delimiter that the parser gets."""
+    """The one-byte delimiter for the CSV parser, which gets another one for `::`."""
     return FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
   @property
@@ -71,7 +71,7 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
     form: the format of all files, one of FORMATS; None = by their names.
 
   Raises:
-    UserError: there are no files, or their names do not tell the format.
+    UserError: there are no files, or the format does not follow from their names.
   """
   try:
     paths, is_folder = _paths(pattern)
@@ -117,13 +117,13 @@ def decoded(raw: bytes) -> str | None:
 
 
 def count_lines(content: bytes) -> int:
-  """Returns the number of lines; the last one may have no line feed."""
+  """Returns the number of lines; the last one counts even without a line feed."""
   return content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
 
 
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
-  """Yields two streams of a file: its content, decompressed if gzip, and its raw bytes.
+  """Opens two streams of a file: its content, unpacked if gzip, and its bytes on disk.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -176,7 +176,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
 
 
 def head(path: epath.Path, size: int = 2**18) -> bytes:
-  """Returns the first whole lines of a text file, about `size` bytes; b"" if empty."""
+  """Returns the first whole lines, about `size` bytes, of a text file; b"" if empty."""
   for block in blocks(path, size):
     if block.content.strip() or block.last:
       return block.content
@@ -189,7 +189,7 @@ def _form(path: epath.Path) -> str | None:
 
 
 def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
-  """Returns the paths that `pattern` matches, and whether it is a folder."""
+  """Returns the sorted paths of a file, glob or folder; and whether it is a folder."""
   path = epath.Path(pattern)
   if any(sign in pattern for sign in "*?[") and not path.exists():
     wild = next(n for n, part in enumerate(path.parts) if set(part) & set("*?["))

@@ -46,7 +46,7 @@ def read(
 
   Returns:
     The columns of items.parquet: those of TEXTS ("" = no text) and, if any item has
-    some, `attributes`, sorted; the file's number of rows by outcome, None = no file.
+    attributes, `attributes`, sorted; counts of the file's rows, None = no file.
 
   Raises:
     UserError: a file cannot be read, or has none of these items.
@@ -79,7 +79,11 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
 
 
 def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
-  """Returns texts by column, attributes by item (None = there are none), and counts."""
+  """Reads the file `table`; returns {column: texts}, attributes and counts of its rows.
+
+  Texts and attributes (None = none) are in the order of `item_ids`; `item_column` is
+  --items_id.
+  """
   source, item, columns_of = _source(table, item_column)
   shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
   logger.info(f"items: {table}: item = {item!r}, {shown}")
@@ -116,7 +120,7 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
 
 
 def _source(path: epath.Path, item_column: str | None):
-  """Returns the file's `Source`, its id column, and its text columns, as of TEXTS."""
+  """Returns the file's `Source`, its id column, and {key of TEXTS: its column}."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
   source = columns.named(path, form, Options("", ""))
@@ -140,7 +144,7 @@ def _source(path: epath.Path, item_column: str | None):
 
 
 def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-  """Yields rows as {column: value}; {} for a row that cannot be read."""
+  """Yields the `wanted` columns of each row as {column: value}; {} = unreadable."""
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
@@ -180,7 +184,7 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """Splits a field: list elements, words of a `token_seq`, or parts between |."""
+  """Splits a field: a list into elements, a `token_seq` into words, others at |."""
   if isinstance(value, list | tuple):
     return [part for element in value for part in _values(element, column)]
   text = _words(value)

@@ -1,4 +1,4 @@
-"""The engine for one machine: two threads read, and rows are spooled to disk by part.
+"""The engine for one machine: two threads read; the rows of each part go to a file.
 
 Memory does not grow with the log: first it holds a few pieces of a file and `_WAITING`
 rows that are not spooled yet, later one part (about `part_bytes` of input) per thread.
@@ -25,7 +25,7 @@ _WAITING = 2**21  # rows of all parts in memory before they are spooled
 
 
 class OneMachine:
-  """Runs the steps of stages.py in this process; alternative: `beam_engine.Beam`."""
+  """Runs the steps of stages.py in this process; `Beam` has the same methods."""
 
   def __init__(self, progress: rich.progress.Progress):
     self._progress = progress
@@ -33,7 +33,7 @@ class OneMachine:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and groups each part by user, see `stages`; returns the tally."""
+    """Reads all files and groups each part's rows by user; returns the log's tally."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]
@@ -65,13 +65,13 @@ class OneMachine:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Runs a step of stages.py for 0 … `number` - 1; returns the results in order."""
+    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1, in order of n."""
     found = _ahead(lambda n: step(layout, n, **options), range(number))
     return list(self._progress.track(found, total=number, description=title))
 
 
 class _Spool:
-  """Collects rows, and spools them to a file on disk for each part."""
+  """Collects rows, and appends them to one file on disk per part."""
 
   def __init__(self, layout: Layout):
     self._layout = layout
@@ -106,7 +106,7 @@ class _Spool:
 
 
 def _ahead(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
-  """Yields `function(argument)` in order; threads compute a few results ahead."""
+  """Yields `function(argument)` for all, in order; threads work a few results ahead."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = collections.deque()
     try:

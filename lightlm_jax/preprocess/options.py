@@ -8,7 +8,7 @@ from lightlm_jax.preprocess import files
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """The flags of the command, and sizes that tests change; None = not given."""
+  """The flags of `prepare`, and sizes that only tests change; None = not given."""
 
   input: str
   output: str

@@ -33,7 +33,7 @@ _PACKED = 6  # approximate compression ratio of gzip and Parquet
 
 
 def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
-  """Runs `prepare` with the flags of the command, which are fields of `Options`.
+  """Runs `prepare` with the command's flags `given`, which are fields of `Options`.
 
   Raises:
     UserError: the flags or the log are wrong; one line that says what to change.
@@ -129,7 +129,7 @@ def prepare(options: Options) -> dict[str, Any]:
 
 
 def show(manifest: Mapping[str, Any]) -> None:
-  """Logs from a manifest how many rows were kept, rejected and filtered, and why."""
+  """Logs the counts of a manifest: rows kept, rejected and filtered, with reasons."""
   logger.info(f"{manifest['rows_in']:,} rows in, {manifest['rows']:,} kept")
   sources = [source["path"] for source in manifest["sources"]]
   for reason, number in manifest["rejected"].items():
@@ -203,7 +203,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """Creates a temporary folder in `work` (None = beside the output) as a context."""
+  """Context with a temporary folder in `work`; None = beside `target`, the output."""
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent
@@ -239,7 +239,7 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _delimiter(text: str | None) -> str | None:
-  r"""Checks --delimiter: a character, `\t` or `tab` for a tab, or `::`; None = any."""
+  r"""Reads --delimiter: a character, `::`, `tab` or `\t` (a tab); None = not given."""
   text = {"\\t": "\t", "tab": "\t"}.get(text or "", text)
   if text in (None, files.COLONS):
     return text

@@ -40,10 +40,11 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
 
 
 def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
-  """Returns the rows of a piece, and its tally with the rows that were rejected.
+  """Returns the rows of a piece, and the tally of its rows, rejected ones included.
 
-  The table has a column for each role, `line` int64, and `place` int32 within the line
-  if a line holds several rows. Missing and unusable values are null.
+  The table has a column for each role, the number of the line (`line`, int64) and, if
+  lines hold several rows, the place in it (`place`, int32). Missing and unusable values
+  are null.
 
   Call it once per piece, because it adds to the piece's tally.
   """
@@ -78,8 +79,9 @@ def parquet_rows(
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
   """Yields (columns, rows, bytes) for each batch of rows of a Parquet file.
 
-  The columns are a dict by role, after `convert`; `rows` is the batch's number of rows,
-  `bytes` roughly what has been read of the file. `names` maps roles to columns.
+  `names` maps roles to names of columns. The columns are a dict {role: column after
+  `convert`}; `rows` is the batch's number of rows; `bytes` is roughly how much of the
+  file has been read.
 
   Raises:
     UserError: the file is damaged.
@@ -246,7 +248,7 @@ def _scalar(value: Any) -> str | None:
 
 
 def _usable(column: pyarrow.Array) -> pyarrow.Array:
-  """Converts a column to strings, numbers or times; to nulls if of any other type."""
+  """Returns a column of strings, numbers or times; nulls if it has another type."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
   kind, t = column.type, pyarrow.types

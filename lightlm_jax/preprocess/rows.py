@@ -1,4 +1,4 @@
-"""Validates rows: keeps, rejects or filters them; both engines use it."""
+"""Validates rows: keeps, rejects or filters each; both engines use this file."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +28,9 @@ SCHEMA = pyarrow.schema(
 def read(
   source: Source, piece: readers.Piece, options: Options, parts: int
 ) -> tuple[dict[int, pyarrow.Table], Tally]:
-  """Returns the valid rows of a piece, a table per part in file order, and the tally.
+  """Returns {part: its rows in file order} of a piece's valid rows, and the tally.
+
+  `parts` is the number of parts of the log; a hash of the user chooses the part.
 
   Raises:
     UserError: a row cannot be read, and --strict is given.
@@ -79,7 +81,7 @@ def read(
 
 
 def _rejected(raw: pl.DataFrame, file: int) -> Tally:
-  """Counts the rows that are rejected: those with a reason in column `why`."""
+  """Counts the rejected rows; column `why` has the reason, null for other rows."""
   tally = Tally()
   # Times become numbers: an invalid one may be out of range for Python.
   bad = raw.filter(pl.col("why").is_not_null()).with_columns(

@@ -1,4 +1,4 @@
-"""Groups the rows of a log by user: functions of tables, for either engine.
+"""Groups the rows of a log by user; both engines use these functions of tables.
 
 A hash of the user divides a log into parts, so that all rows of a user are in one part.
 Within a part users are in the order of the keyed hash of their ids, which also numbers
@@ -63,8 +63,8 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
   Rows may come in any order; at equal times they are sorted by (file, line, place).
 
   Returns:
-    The users, with items numbered within the part; the items in a table with columns
-    `item` and `rows`; the tally of filtered rows and ties.
+    The users, with items numbered within the part; a table of the items with columns
+    `item` (raw id) and `rows` (count); the tally of filtered rows and of ties.
   """
   user_N, users = _encoded(rows["user"])
   item_N, items = _encoded(rows["item"])
@@ -96,20 +96,20 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
-  """Returns the index of each shard's first user, and the end, [shards + 1] int64."""
+  """Returns the index of each shard's first user, then the end: [shards + 1] int64."""
   shard_U = ((users.key_U2[:, 0] >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)
   return np.searchsorted(shard_U, np.arange(shards + 1, dtype=np.uint64))
 
 
 def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
-  """Returns [E] bool: rows with allowed items, if the user has >= `min_len` of them."""
+  """Returns [E] bool: allowed rows of users who have at least `min_len` such rows."""
   keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """Returns the users with only the rows in `keep_E` (bool), without empty users."""
+  """Keeps only the rows True in `keep_E`; drops users who then have no row."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(
@@ -122,6 +122,6 @@ def cut(users: Users, keep_E: np.ndarray) -> Users:
 
 
 def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
-  """Returns each value's index in an array of distinct values, and that array."""
+  """Returns the index of each value among the distinct values, and the latter."""
   encoded = column.combine_chunks().dictionary_encode()
   return np.asarray(encoded.indices), encoded.dictionary

@@ -35,7 +35,7 @@ _WRITING = "group_size:16,uncompressed"
 def write_shard(
   folder: epath.Path, number: int, shards: int, users: Users
 ) -> dict[str, Any]:
-  """Writes the two files of a shard; returns its entry in the manifest."""
+  """Writes the two files of shard `number` of `shards`; returns its manifest entry."""
   name = f"interactions-{number:05d}-of-{shards:05d}"
   offset = pyarrow.array(users.offset_U1.astype(np.int32))
   columns = {
@@ -57,7 +57,7 @@ def write_shard(
 
 
 def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
-  """Writes a table; returns its name, bytes and SHA-256."""
+  """Writes columns as a Parquet file; returns its name, size in bytes and SHA-256."""
   atomic.write_own(path, parquet.to_bytes(pyarrow.table(columns)))
   return _about(path)
 
@@ -65,7 +65,10 @@ def write_parquet(path: epath.Path, columns: dict[str, Any]) -> dict[str, Any]:
 def publish(
   work: epath.Path, target: epath.Path, names: Sequence[str], manifest: dict[str, Any]
 ) -> None:
-  """Moves files to a new folder, atomically; in a bucket the manifest comes last."""
+  """Moves the files `names` from `work` to the new folder `target`, with a manifest.
+
+  All appear at once; in a bucket, the manifest is written last.
+  """
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -79,7 +82,7 @@ def publish(
 
 
 def _write_records(path: epath.Path, users: Users) -> dict[str, Any]:
-  """Writes the records: to local disk, as ArrayRecord requires, and then to `path`."""
+  """Writes users as ArrayRecord, on local disk first, then copied to `path`."""
   with tempfile.TemporaryDirectory() as local:
     file = os.path.join(local, "records")
     writer = array_record_module.ArrayRecordWriter(file, _WRITING)

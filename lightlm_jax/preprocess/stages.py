@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> Tally:
-  """Writes the users and the items of a part; returns its tally."""
+  """Groups a part's rows by user; writes its users and items, returns the tally."""
   users, items, tally = sequences.settle(rows, options)
   write(layout.path("users", part), users.table())
   write(layout.path("items", part), items)
@@ -50,10 +50,10 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> 
 
 
 def catalogue(layout: Layout) -> pl.DataFrame:
-  """Returns all items (`item`, `rows`) in hash order; a row's place is its item number.
+  """Returns the log's items: columns `item` and `rows`, a count, in hash order.
 
-  The items of several parts are summed whenever they outnumber the sum, so that an item
-  that occurs in many parts is not kept in memory once for each of them.
+  An item's number is its row. The parts are summed whenever those read have more rows
+  than the sum, so that an item of many parts is not kept once for each of them.
   """
   schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
@@ -67,7 +67,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Rewrites a part with the catalogue's item numbers, as one batch per shard."""
+  """Rewrites a part with the catalogue's item numbers, as one Arrow batch per shard."""
   items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
   catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)
@@ -81,7 +81,11 @@ def number(layout: Layout, part: int) -> None:
 
 
 def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
-  """Counts a part's rows per item, without short users and disallowed items."""
+  """Writes a part's number of rows per item, for one round of `core`.
+
+  Items not allowed in the file `allowed_name` do not count, nor do users with fewer
+  than `min_len` rows of allowed items.
+  """
   allowed_I = np.asarray(read(layout.path(allowed_name))["allowed"])
   users = sequences.users_of(read(layout.path("numbered", part)))
   keep_E = sequences.remaining(users, allowed_I, min_len)
@@ -90,7 +94,9 @@ def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
 
 
 def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.ndarray:
-  """Computes the k-core; returns the rows of each item, [I] int64, 0 = dropped.
+  """Computes the k-core of a log with I = `items` items.
+
+  Returns the number of rows of each item, [I] int64, 0 = dropped.
 
   Users with fewer than `min_len` rows and items with fewer than `min_rows` are dropped
   until there are no more. In every round the engine passes over all parts once; one
@@ -118,7 +124,7 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
 
 
 def shard(layout: Layout, number: int, min_len: int) -> dict:
-  """Gathers a shard from all parts and writes it; returns its entry in the manifest."""
+  """Writes shard `number`, collected from all parts; returns its manifest entry."""
   allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
   batches = []
   for part in range(layout.parts):
@@ -133,7 +139,7 @@ def shard(layout: Layout, number: int, min_len: int) -> dict:
 
 
 def write(path: epath.Path, *tables: pyarrow.Table) -> None:
-  """Writes tables with the same schema atomically to a file, each as one batch."""
+  """Writes tables of the same schema to one Arrow file atomically, each as a batch."""
   sink = io.BytesIO()
   with pyarrow.ipc.new_file(sink, tables[0].schema, options=_COMPRESSED) as writer:
     for table in tables:

@@ -59,7 +59,7 @@ class Tally:
     )
 
   def reject(self, reason: str, file: int, line: int, text: str) -> None:
-    """Counts a row that cannot be read; calls must be in the order of the lines."""
+    """Counts an unreadable row; a file's rows must come in the order of its lines."""
     self.rows_in += 1
     self.rejected[reason] += 1
     examples = self.examples.setdefault(reason, [])
@@ -72,7 +72,7 @@ class Tally:
     return self.rows_in - self.rejected.total() - self.filtered.total()
 
   def check(self, rows: int, where: str) -> None:
-    """Raises RuntimeError unless `rows` is the number of rows left."""
+    """Raises a RuntimeError that names `where` unless `rows` equals `left`."""
     if rows != self.left:
       raise RuntimeError(
         f"{where}: {self.rows_in} rows came in, {self.rejected.total()} were rejected, "
@@ -80,7 +80,7 @@ class Tally:
       )
 
   def check_any_left(self, paths: Mapping[int, str]) -> None:
-    """Raises UserError with the first rejected row if no row is left."""
+    """Raises a UserError with the first rejected row if no row is left."""
     if not self.left:
       shown = f" (the first: {self.first(paths)})" if self.examples else ""
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")

@@ -23,9 +23,9 @@ _NUMBER = r"^\d+(?:\.\d*)?(?:[eE]\+?\d+)?$"
 
 
 def guess(values: pl.Series) -> str | None:
-  """Guesses the unit, a key of UNITS, from the median; None if most are not times.
+  """Guesses the unit of times, a key of UNITS; None if most values are not times.
 
-  Numbers of up to 11 digits are seconds, up to 14 milliseconds, and so on.
+  A median of up to 11 digits means seconds, of up to 14 milliseconds, and so on.
   """
   if values.dtype.is_temporal():
     return "iso"
@@ -48,7 +48,8 @@ def guess(values: pl.Series) -> str | None:
 def micros(values: pl.Series, unit: str) -> pl.Series:
   """Converts strings, numbers, dates or times to Int64 microseconds since 1970.
 
-  Null = invalid or outside the years 1970 to 9999. `unit` is a key of UNITS.
+  Invalid values and years outside 1970 to 9999 become null. `unit`, a key of UNITS, is
+  that of numbers.
   """
   if values.dtype == pl.Date:
     found = _from_numbers(values.to_physical().cast(pl.Int64) * 86_400, per_second=1)

@@ -134,10 +134,7 @@ def build(
 
 
 def _fetch(raw: RawFile, dl_manager) -> tuple[epath.Path | None, str | None]:
-  """Finds a raw file in the manual folder, or downloads it.
-
-  Returns (path, None), or (None, reason) if the file cannot be fetched.
-  """
+  """Finds or downloads a file; returns (path, None), or (None, reason) if it fails."""
   with contextlib.suppress(AssertionError):  # manual_dir is missing or empty
     if path := raw.by_hand(dl_manager.manual_dir):
       return path, None

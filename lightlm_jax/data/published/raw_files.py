@@ -51,10 +51,7 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Raises a UserError if a download has another SHA-256 than `raw.sha256`.
-
-  Files under other accepted names, and those without a known SHA-256, always pass.
-  """
+  """Raises a UserError if a download's SHA-256 is wrong; `raw.others` always pass."""
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)

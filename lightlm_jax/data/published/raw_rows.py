@@ -191,10 +191,7 @@ def _split(
 
 
 def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating:
-  """Builds a rating from the fields `found`, with `per_second` units of time a second.
-
-  `names` has the keys of user, item, rating and time, separated by blanks.
-  """
+  """Builds a rating; `names` has the keys of user, item, rating, time in `found`."""
   user, item, rating, time = names.split()
   return Rating(
     _identifier(found, user),
