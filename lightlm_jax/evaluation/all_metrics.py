@@ -1,4 +1,4 @@
-"""Evaluates the system of a run, and its baselines, for results.json."""
+"""Computes the metrics of results.json, of a run's system and of its baselines."""
 
 from collections.abc import Iterable, Iterator
 import time
@@ -31,14 +31,14 @@ def all_metrics(
     built, params, requests, batch_size, mesh: see `evaluator.evaluate`.
     split: its training interactions define the popularity of items.
     code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
-    k: length of the lists; metrics beyond k are those of a list of k.
+    k: length of the lists; metrics at a larger cut-off are those of the list of k.
 
   Returns:
-    Fields of the results, and the targets' ranks by rule, which is "seen_excluded" or
-    "seen_allowed". Fields: users_per_second, metrics {rule: …}, intervals {rule:
-    {metric: [low, high]}} (95 %, over users), slices {rule: {dimension: {slice: {users,
-    mean}}}}, repeated_targets (number of requests whose target is in their history: a
-    miss with seen items excluded), exposure {rule: …}.
+    A dict of fields of results.json, and the `Ranks` of each rule, "seen_excluded" and
+    "seen_allowed". Fields: users_per_second; metrics {rule: {metric: mean}}; intervals
+    {rule: {metric: [low, high]}} (95 %, over users); slices {rule: {dimension: {slice:
+    {users, mean}}}}; repeated_targets (number of requests whose target is in their
+    history, a miss with seen items excluded); exposure {rule: {metric: value}}.
   """
   began = time.monotonic()
   ranks = evaluator.evaluate(
@@ -103,7 +103,10 @@ def baselines(
 def samples(
   requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
 ) -> Iterator[str]:
-  """Yields two lines for each of the first few users: last items, recommendations."""
+  """Yields, for each of three requests, a line on its history and one on its list.
+
+  `log` supplies the raw ids of users, and of items that have no title.
+  """
   assert ranks.items_NK is not None
 
   def names(items: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Comparison of runs user by user: means, intervals and significance."""
+"""Compares runs user by user: means, intervals and significance."""
 
 from collections.abc import Iterator, Sequence
 import itertools
@@ -27,7 +27,7 @@ def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
   """Raises a UserError if runs differ in any of `SPLIT_FIELDS`.
 
   Args:
-    abouts: name → a mapping with these fields.
+    abouts: the name of each run → a mapping that holds these fields.
   """
   (first, about), *others = abouts.items()
   for name, other in others:
@@ -44,12 +44,12 @@ def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str
   """Returns means with 95 % intervals, and the NDCG@10 difference of every pair.
 
   Args:
-    tables: name → the result of `users.read`.
+    tables: the name of each run → its table of users and metadata, from `users.read`.
 
   Returns:
-    runs {rule: {name: {metric: {mean, interval}}}} and pairs {rule: [{runs, difference,
-    interval, p, p_holm}]}, where rule is seen_excluded or seen_allowed, p is from a
-    paired randomisation test, and p_holm is corrected for the number of pairs.
+    A dict with "runs", {rule: {name: {metric: {mean, interval}}}}, and "pairs", {rule:
+    [{runs, difference, interval, p, p_holm}]}. A rule is seen_excluded or seen_allowed,
+    p comes from a paired randomisation test, p_holm corrects it for testing all pairs.
 
   Raises:
     UserError: two runs were not evaluated on the same users of the same split.
@@ -78,7 +78,7 @@ def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-  """Yields the result of `compare` as lines of at most 88 columns."""
+  """Yields `report`, the result of `compare`, as lines of at most 88 columns."""
   for rule, runs in report["runs"].items():
     widest = max(len(name) for name in runs)
     yield f"{rule.replace('_', ' ')}: mean and 95 % interval"

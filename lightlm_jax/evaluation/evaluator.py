@@ -1,4 +1,4 @@
-"""Evaluates any system by full ranking under two rules, in integer ranks.
+"""Ranks each request's target among all items, for any system, under two rules.
 
 Rule `seen_excluded`: items of the request's whole history cannot be recommended, and a
 target among them is a miss. Rule `seen_allowed`: every item can be recommended.
@@ -52,9 +52,9 @@ def evaluate(
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items, or among a candidate set.
 
-  If the system scores every item, counts the items above and level with the target.
-  Otherwise takes the target's position in the list of `recommend`, where an invalid or
-  repeated slot counts as a miss.
+  If the system scores every item, counts the items that score above the target or equal
+  to it. Otherwise takes the target's position in the list of `recommend`, and counts a
+  target that has no valid position in it as a miss.
 
   Args:
     built: the system; work that all batches share is done once.
@@ -120,11 +120,11 @@ def program(
   allowed_I: np.ndarray | None = None,
   everywhere: NamedSharding | None = None,
 ) -> tuple[Callable, Any]:
-  """Returns the jitted program that ranks a batch, and its argument `catalogue`.
+  """Returns a jitted program that ranks the targets of a batch, and its `catalogue`.
 
-  The program takes (params, tables, batch, catalogue, excluded_BE); `catalogue` holds
-  host arrays. `everywhere` is the sharding of the results, None = one device; for
-  the other arguments see `evaluate`.
+  The program takes (params, tables, batch, catalogue, excluded_BE). `catalogue` holds
+  host arrays on the items that can be recommended. `everywhere` is the sharding of the
+  results, None = one device; the other arguments are those of `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -142,13 +142,13 @@ def program(
 def mean(
   built: Built, params: Any, requests: Requests, of: str, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """Returns the mean of a method's values over all requests, in float64.
+  """Returns the mean, in float64, of what a method of the system yields for requests.
 
   Args:
     built, params, requests, batch_size, mesh: see `evaluate`.
-    of: the system's method. "nll": -log p(target | source) in nats, comparable between
-      systems, with seen items in the softmax, as in training. "invalid_beams":
-      whether each beam of an unconstrained search spells no item.
+    of: the method's name. "nll" yields -log p(target | source) in nats; seen items stay
+      in the softmax, as in training, and systems can be compared. "invalid_beams" tells
+      of each beam of an unconstrained search whether it is no item's id.
   """
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)
@@ -167,7 +167,7 @@ def mean(
 
 
 def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
-  """Returns {rule: {metric: mean}} from the result of `evaluate`."""
+  """Returns {rule: {metric: mean over requests}} from the result of `evaluate`."""
   return {rule: summarise(r.rank_N, r.ties_N) for rule, r in ranks.items()}
 
 
@@ -175,9 +175,10 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 def _counter(
   system: ScoresItems, rules: tuple[str, ...], shown: int, out: NamedSharding | None
 ) -> Callable:
-  """Compiles the count of items above and level with the target, by rule.
+  """Returns a jitted program that counts the items above and level with the target.
 
-  The program also returns the first `shown` items, if that is not 0.
+  It does so for each rule and also returns the `shown` best items, if that is not 0.
+  `out` is the sharding of the results, None = one device.
   """
 
   def count(params, tables, batch, catalogue, excluded_BE):
@@ -229,7 +230,7 @@ def _counter(
 def _finder(
   system: System, rules: tuple[str, ...], k: int, out: NamedSharding | None
 ) -> Callable:
-  """Compiles the search for the target among K recommendations, by rule."""
+  """Returns a jitted program that finds targets among `k` recommendations, by rule."""
 
   def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}

@@ -12,7 +12,7 @@ def summarise(
   """Returns all exposure metrics of the first `K` recommendations per request.
 
   Args:
-    items_NK: catalogue indices, -1 where a list has no item.
+    items_NK: indices of the items recommended for N requests, -1 = no item.
     bought_I: number of training interactions of each item.
     code_IL: hierarchical codes of the items, padded with -1; None = no diversity.
 
@@ -39,7 +39,7 @@ def summarise(
 
 
 def gini(count_I: np.ndarray) -> float:
-  """Returns the Gini coefficient: 0 = all equal, (I - 1) / I = all on one item."""
+  """Returns the Gini coefficient of counts: 0 if equal, (I - 1) / I if one has all."""
   ascending_I = np.sort(count_I).astype(np.float64)
   I, total = len(ascending_I), ascending_I.sum()
   if not total:
@@ -49,10 +49,10 @@ def gini(count_I: np.ndarray) -> float:
 
 
 def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Returns the share of recommendations that go to the head of the catalogue.
+  """Returns the share of recommendations that go to the most popular `HEAD` of items.
 
-  Items tied in popularity at the border of the head count fractionally, so that the
-  result does not depend on the order of items.
+  Items with the popularity of the last item in the head count fractionally, so that the
+  order of items does not matter. Arguments as in `novelty`.
   """
   size = max(1, round(HEAD * len(bought_I)))
   border = np.sort(bought_I)[::-1][size - 1]
@@ -65,9 +65,10 @@ def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   """Returns the mean self-information of the recommended items, in bits.
 
-  An item's self-information is -log2 of its share of the training interactions (Zhou et
-  al. 2010; Vargas & Castells 2011); an item without interactions counts as one with a
-  single interaction. Without recommendations novelty is 0.
+  shown_I counts each item's recommendations, bought_I its training interactions. An
+  item's self-information is -log2 of its share of the training interactions, of which
+  it is taken to have at least one (Zhou et al. 2010; Vargas & Castells 2011). Without
+  recommendations novelty is 0.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
   return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
@@ -76,10 +77,10 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
   """Returns the mean distance between items of a list by their codes, from 0 to 1.
 
-  The distance of two items is the share of code levels, of the longer code, that are
-  not in their common prefix. It is averaged over all pairs of a list's first `K` items
-  (Ziegler et al. 2005, with another distance), then over all lists of at least two
-  items; 0 if there is no such list.
+  The distance of two items is 1 - (length of their codes' common prefix) / (length of
+  the longer code). It is averaged over all pairs of a list's first `K` items (Ziegler
+  et al. 2005, with another distance), then over all lists of at least two items; 0 if
+  there is no such list. Codes and lists are padded with -1.
   """
   items_NK = items_NK[:, :K]
   real_NK = items_NK >= 0

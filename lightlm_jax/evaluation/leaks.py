@@ -1,7 +1,8 @@
 """Tests whether held-out interactions or the numbering of items influence the ids.
 
-Metamorphic tests: exchanging held-out items between users, or renumbering users and
-items, must not matter; the ids are built again and compared.
+The tests are metamorphic: the ids are built again after held-out items were exchanged
+between users, which must not change them, or after users and items were renumbered,
+which must not change their quality.
 """
 
 from collections.abc import Callable
@@ -45,16 +46,16 @@ def audit(
   """Tests on a log whether a construction of ids leaks.
 
   Args:
-    build: everything from the log to the ids, including the split.
-    log: all interactions, validation and test included; if raw item ids are numbers,
-      they are taken as the file's numbering.
-    split_of: splits a log; must train on prefixes of its rows. The rest of each row
-      counts as held out, even without a request.
+    build: maps a whole log and a seed to ids; it splits the log itself.
+    log: all interactions, validation and test included. Raw item ids that are numbers
+      are taken as the numbering of the items in the original file.
+    split_of: splits a log, so that each user's training items are the first ones of the
+      user's row. The rest of the row counts as held out, even without a request.
     seed: seeds the ids and the exchange.
 
   Returns:
-    exchange {items_changed, users_changed, popularity_changed: shares;
-    vocabulary_changed}, renumber {name: {as_is, renumbered, other_seeds}},
+    A dict: exchange {items_changed, users_changed, popularity_changed (each a share),
+    vocabulary_changed (bool)}, renumber {measure: {as_is, renumbered, other_seeds}},
     spearman_last_token, held_out_edges, failures (lines of text) and passed (bool).
   """
   ids = build(log, seed)
@@ -101,8 +102,8 @@ def exchange_held_out(
 ) -> Interactions:
   """Returns the log with held-out items permuted among users; training items stay.
 
-  An item moves to the same position, counted from the end, of another user's row: last
-  items stay last. Timestamps stay in place.
+  An item moves to the same position, counted from the end, of another user's row, so
+  that last items stay last. Timestamps do not move with the items.
   """
   held_H = np.flatnonzero(_held_out(log, split_of(log).train))
   user_H = log.user_E[held_H]
@@ -119,9 +120,9 @@ def exchange_held_out(
 def renumber(
   log: Interactions, seed: int
 ) -> tuple[Interactions, np.ndarray, np.ndarray]:
-  """Returns the log with users and items permuted, and their new indices.
+  """Returns the log with users and items permuted, and new_U, new_I.
 
-  The indices are [U] by old user and [I] by old item.
+  These are the new index of each old user and of each old item.
   """
   rng = np.random.default_rng(seed)
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
@@ -141,7 +142,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts the (user, item) pairs that shaped the ids but occur only held out."""
+  """Counts the (user, item) pairs that `ids` were built from but that are held out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -153,10 +154,10 @@ def held_out_edges(
 
 
 def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, int]:
-  """Returns (rank correlation of last token and raw item number, number of items).
+  """Returns Spearman's correlation of last token and raw item id, and its sample size.
 
-  Both are ranked within each leaf of at least two items, standardised, and correlated
-  over all leaves (Spearman). Without such a leaf: (0, 0).
+  A leaf is a set of items whose ids differ only in the last token. Ranks are taken in
+  each leaf of at least two items, and standardised. Without such a leaf: (0, 0).
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
@@ -178,9 +179,9 @@ def mates_ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets' rank_N and ties_N in a ranking without a model.
 
-  Items are ranked by their interactions in `train` with users of the same cluster, then
-  with all users; items of the request's history are excluded. label_U is the cluster of
-  each user.
+  label_U is each user's cluster. A request's items are ranked by their number of
+  interactions in `train` with users of the same cluster, and if equal, with all users;
+  items of its history are excluded, and a target among them has rank 0.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)
@@ -205,7 +206,7 @@ def mates_ranks(
 
 
 def _held_out(log: Interactions, train: Interactions) -> np.ndarray:
-  """Returns which interactions of a log follow the training prefix, [E] bool."""
+  """Returns whether each interaction of `log` is held out of `train`, [E] bool."""
   place_E = np.arange(len(log.item_E)) - np.repeat(log.offset_U1[:-1], log.length_U)
   held_E = place_E >= np.repeat(train.length_U, log.length_U)
   if not np.array_equal(log.item_E[~held_E], train.item_E):
@@ -236,7 +237,10 @@ def _compare(ids: Ids, other: Ids) -> dict[str, Any]:
 def _renumbered_figures(
   build: Build, log: Interactions, split: Split, ids: Ids, seed: int
 ):
-  """Returns first-level agreement and model-free NDCG@10, as is and renumbered."""
+  """Returns {measure: {as_is, renumbered, other_seeds}} for ids as is and renumbered.
+
+  Measures: shares of user-item pairs with equal first tokens, NDCG@10 by `mates_ranks`.
+  """
   held = split.validation
   assert held is not None
 
@@ -268,7 +272,7 @@ def _renumbered_figures(
 
 
 def _numbers(raw_ids: np.ndarray) -> np.ndarray:
-  """Returns raw ids as integers; their alphabetical ranks if one is no integer."""
+  """Returns raw ids as integers or, if any is no integer, their alphabetical ranks."""
   try:
     return raw_ids.astype(np.int64)
   except (ValueError, OverflowError):

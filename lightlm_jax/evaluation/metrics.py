@@ -1,8 +1,8 @@
-"""Ranking metrics in float64 on the host, from the integer ranks of the targets.
+"""Computes ranking metrics in float64 on the host, from integer ranks of targets.
 
 A target's rank is 1 + the number of items scored strictly above it; 0 is a miss. Each
-metric takes one target per request, rank_N, or several, rank_NT, padded with -1 to the
-largest number of targets T.
+metric takes the rank of one target per request, rank_N, or of several, rank_NT, padded
+with -1 to the largest number of targets T.
 
 If other items tie with a single target, each metric is its expected value over a random
 order of the tie, so that a constant scorer gets the metrics of random guessing. Several
@@ -20,8 +20,8 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   Args:
     rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
       0 = miss, -1 = the request has no further target.
-    ties_N: integers, the number of other items level with the one target: the result
-      is the expectation over a random order of the tie. None = no ties.
+    ties_N: integers, the number of other items with the score of the one target; the
+      result is its expected value over a random order of these. None = no ties.
     k: length of the list.
 
   Raises:
@@ -54,7 +54,7 @@ def ndcg(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 
 
 def reciprocal_rank(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
-  """Returns 1 / rank of each request's first target, 0 beyond k; see `hit_rate`."""
+  """Returns 1 / rank of each request's best target, 0 beyond k; see `hit_rate`."""
   gain_NT, _ = _gains(1 / np.arange(1, k + 1), rank_N, ties_N)
   return gain_NT.max(axis=1)
 
@@ -76,7 +76,10 @@ def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
 def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: Ties
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the gain of each target, expected over ties, and the number of targets."""
+  """Returns gain_NT, the gain at each target's rank, and each request's target count.
+
+  gain_K is the gain at ranks 1 … K; it is averaged over ties, 0 beyond K or for a miss.
+  """
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:
     rank_NT = rank_NT[:, None]

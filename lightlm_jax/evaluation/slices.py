@@ -1,4 +1,4 @@
-"""Metrics on slices of the requests: by history length, user, target, repetition.
+"""Averages metrics over slices of requests, by history, user, target and repetition.
 
 Each dimension assigns every request to one slice, so that the user counts of its slices
 add up to all users, and their weighted means to the overall mean. Popularity, and which
@@ -21,14 +21,14 @@ MIDDLE = 0.3  # the next most popular share after the head, called the middle
 
 
 class Labels(NamedTuple):
-  """The slice of each request in one dimension, such as the history's length."""
+  """The slice of each request in one dimension, such as the length of the history."""
 
   names: tuple[str, ...]  # of the slices, in the order of a table
   index_N: np.ndarray  # int64, the slice of each request
 
 
 def label(requests: Requests, train: Interactions) -> dict[str, Labels]:
-  """Returns the labels of every dimension.
+  """Returns {dimension: labels}; dimensions: history, user, target, repeat.
 
   A "new" user has no training interactions, as occurs in splits by time: the history
   then consists of held-out interactions. A "repeated" target is in the history.
@@ -75,10 +75,10 @@ def by_length(length_N: np.ndarray) -> Labels:
 def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
   """Labels requests by the popularity of their target: head, middle, tail or cold.
 
-  head: the most popular `HEAD` of the catalogue, as in exposure.py; middle: the next
-  `MIDDLE`; tail: the other items of the training interactions; cold: items without any.
-  Equally popular items are in one slice, so head and middle can exceed their shares: an
-  item is in the head if fewer items than the head's size are more popular.
+  bought_I is the number of training interactions of each item. The head is the most
+  popular `HEAD` of the catalogue, the middle the next `MIDDLE` (both shares), the tail
+  the other items with interactions; cold items have none. Ties at a border are in the
+  more popular slice, so head and middle can exceed their shares.
   """
   head, both = (max(1, round(share * len(bought_I))) for share in (HEAD, HEAD + MIDDLE))
   ascending_I = np.sort(bought_I)

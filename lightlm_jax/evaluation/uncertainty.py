@@ -1,4 +1,4 @@
-"""Confidence intervals over users and seeds, and tests between two systems.
+"""Computes confidence intervals over users or seeds, and tests pairs of systems.
 
 Shape letters: N users, D users that differ, V distinct values, R resamples, M tests,
 S seeds. Everything is float64 on the host and reproducible by its seed.
@@ -100,10 +100,10 @@ def holm(p_M: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float | None]:
-  """Returns mean, std (sample, S - 1), seeds, low and high over S > 0 training seeds.
+  """Returns {mean, std, seeds, low, high} of a metric over S > 0 training seeds.
 
-  low and high are the Student-t interval of the mean. With one seed they are None, and
-  so is std.
+  std divides by S - 1; low and high are the Student-t interval of the mean at `level`.
+  With one seed these three are None.
 
   Raises:
     ValueError: value_S is empty, not [S], or not finite.
@@ -121,7 +121,7 @@ def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float |
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
-  """Returns [N] float64; raises ValueError for another shape or non-finite values."""
+  """Returns `values` as [N] float64; ValueError if they are not [N] or not finite."""
   values = np.asarray(values, dtype=np.float64)
   if values.ndim != 1:
     raise ValueError(f"{name} has shape {values.shape}, not one value each")
@@ -131,6 +131,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _chunks(resamples: int, width: int) -> list[int]:
-  """Returns numbers of resamples to draw at a time, so that memory is bounded."""
+  """Splits a number of resamples of `width` values into parts that memory can hold."""
   rows = max(1, CHUNK // max(width, 1))
   return [min(rows, resamples - done) for done in range(0, resamples, rows)]

@@ -1,4 +1,4 @@
-"""A Parquet table of every user's ranks and recommendations, to compare runs.
+"""Writes and reads a table of each user's ranks and recommendations, to compare runs.
 
 It has a row per request, sorted by raw user id; all metrics follow from the ranks.
 
@@ -55,7 +55,10 @@ def table(
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns {metric: [N] float64} of the metrics that are reported with intervals."""
+  """Returns {metric: [N] float64} for the metrics that are reported with intervals.
+
+  For the arguments see evaluator.Ranks.
+  """
   return {
     f"{name}@{k}": metric(rank_N, ties_N, k=k)
     for k in (5, 10)
@@ -69,7 +72,7 @@ def write(path: epath.Path, users: pyarrow.Table) -> None:
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-  """Reads a table and its `about`.
+  """Reads a table, and the metadata `about` that `table` put into it.
 
   Raises:
     UserError: the file does not exist, or is not a table of users.
