@@ -45,7 +45,10 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns whole histories as pairs (int64 place in `index`, int32 item)."""
+  """Returns the items of whole histories of the requests `index`, as pairs.
+
+  The pairs are two arrays: int64 places in `index` and int32 catalogue indices.
+  """
   length_R = requests.length_N[index]
   row_P = np.repeat(np.arange(len(index)), length_R)
   return row_P, concatenate_rows(
@@ -56,12 +59,14 @@ def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.nd
 def exclusions(
   row_P: np.ndarray, item_P: np.ndarray, *, rank_I: np.ndarray, batch_size: int
 ) -> np.ndarray:
-  """Returns pairs (row, item) as `Allowed.excluded_BE`, E by `exclusion_width`.
+  """Converts pairs of a row and an item to `Allowed.excluded_BE`.
+
+  E is the `exclusion_width` of the row with the most items.
 
   Args:
-    row_P: integers in [0, batch_size).
-    item_P: catalogue indices, repeats allowed; without items that the request's shared
-      mask does not allow anyway.
+    row_P: integers in [0, batch_size), the request that excludes the item.
+    item_P: catalogue indices, all of them allowed by the request's shared mask; pairs
+      may repeat.
     rank_I: each catalogue item's place in code order.
     batch_size: B.
   """
@@ -77,7 +82,7 @@ def exclusions(
 
 
 def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
-  """Returns masks, bool [M, I] over the catalogue, as `Allowed.prefix_MI1`.
+  """Converts masks, bool [M, I] over the catalogue, to `Allowed.prefix_MI1`.
 
   The result is [M, `capacity(I + 1)`], with room for a growing catalogue; ranks beyond
   the last item are not allowed. `rank_I` is each item's place in code order.

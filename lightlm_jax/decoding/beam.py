@@ -96,7 +96,7 @@ def _extended(
   path: filters.Path | None,
   options: Options,
 ) -> Beams:
-  """Returns the best continuations of `beams` by one token."""
+  """Returns the best beams after one more token; finished ones compete unchanged."""
   state_BK = beams.state_BK
   ended_BK = finished_BK = trie.ended(state_BK, level)
   if options.end_token is not None and not options.constrained:
@@ -159,14 +159,14 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """Returns [B, K] bool: unconstrained beams that are neither items nor empty."""
+  """Returns which beams are no item, [B, K] bool; empty slots do not count."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 
 def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
-  """Drops items that a row may not get, after an unconstrained search.
+  """Drops beams that are items which a row may not get, after an unconstrained search.
 
-  The others, beams that are no item included, move up in their order.
+  The other beams, also those that are no item, keep their order and move up.
   """
   excluded_BK = trie.item_R[beams.state_BK] >= 0
   excluded_BK &= ~filters.is_allowed(allowed, beams.state_BK)
@@ -177,10 +177,10 @@ def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
 
 
 def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
-  """Returns ((offset + n) / (offset + 1))**penalty, the divisor of n tokens' log-prob.
+  """Returns the divisor of the log-probability of n = `length` tokens, float32.
 
-  With the offset 0 it is n**penalty, as in Hugging Face's library. T5's own search has
-  the offset 5 (Wu et al. 2016, equation 14).
+  It is ((offset + n) / (offset + 1))**penalty. With the offset 0 this is n**penalty, as
+  in Hugging Face's library; T5's own search has 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

@@ -18,7 +18,7 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """Each beam's terms in the keys by which continuations are ranked."""
+  """The terms, one per beam, of the keys by which continuations are ranked."""
 
   log_prob_BK: jax.Array  # float32, the beam's log-probability
   total_BK: jax.Array  # float32, the logarithm of the softmax's denominator
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
   finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """Returns keys [B, K, C] float32, monotonic in a beam's logits despite rounding."""
+    """Returns keys [B, K, C] float32, never lower for a beam's higher logit."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1
@@ -48,7 +48,7 @@ class Listed(NamedTuple):
   open_BKC: jax.Array
 
   def logits(self, logits_BKV: jax.Array) -> jax.Array:
-    """Returns the children's logits, [B, K, C], -inf where closed."""
+    """Returns the children's logits, [B, K, C] float32, -inf where not open."""
     token_BKC = jnp.minimum(self.token_BKC, logits_BKV.shape[-1] - 1)
     logits_BKC = jnp.take_along_axis(logits_BKV, token_BKC, axis=2)
     return jnp.where(self.open_BKC, logits_BKC, -jnp.inf)
@@ -73,11 +73,11 @@ class Masked(NamedTuple):
   word_BKW: jax.Array  # uint32
 
   def logits(self, logits_BKV: jax.Array) -> jax.Array:
-    """Returns all tokens' logits, [B, K, V], -inf where closed."""
+    """Returns all tokens' logits, [B, K, V] float32, -inf where not open."""
     return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
-    """Returns the k best tokens, found in the k words with the greatest maxima."""
+    """Returns each row's k best open tokens; searches the k words of best maximum."""
     B, K, V = logits_BKV.shape
     W, X = self.word_BKW.shape[2], min(WORD, V)
     if K * W <= k:  # no more than k words exist
@@ -125,8 +125,8 @@ def children(
 ) -> Listed | Masked:
   """Returns the open children of each state, as the level's mask or list.
 
-  The shared masks of `allowed` close children, and `path` (at `level`) closes those
-  without items left after the requests' exclusions; None = nothing is closed.
+  A child is closed if the request's shared mask in `allowed` allows none of its items,
+  or if `path`, the `filters.paths` of this level, says so; None closes nothing.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:
@@ -146,7 +146,7 @@ def children(
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:
-  """Returns a mask of all V tokens; of one token for finished beams, which stay."""
+  """Returns a mask that opens all V tokens, but for finished beams token 0 alone."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
   itself_W = np.arange(len(all_W), dtype=np.uint32) == 0

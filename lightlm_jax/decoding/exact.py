@@ -29,8 +29,8 @@ class Chunks(NamedTuple):
 def chunks(code_RL: np.ndarray, most_prefixes: int) -> Chunks:
   """Cuts codes in code order, where equal prefixes are neighbours, into chunks.
 
-  Codes are int32, padded with -1, none empty; a chunk has at most `most_prefixes` ≥ 1
-  distinct prefixes.
+  A prefix is a code without its last token. A chunk has at most `most_prefixes` ≥ 1
+  distinct prefixes. Codes are int32, padded with -1; none is empty.
   """
   num_items, depth = code_RL.shape
   place_R = np.arange(num_items)
@@ -69,7 +69,7 @@ def scores(
   length_penalty: float,
   length_offset: float = 0.0,
 ) -> jax.Array:
-  """Returns the score that a beam of each item would have, [B, R] float32, code order.
+  """Returns each item's score, as a beam would have it, [B, R] float32 in code order.
 
   Args:
     force: decoder_input_QL → logits_BQLV, the float32 next-token logits at every

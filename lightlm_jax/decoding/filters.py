@@ -29,8 +29,8 @@ class Path(NamedTuple):
 def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
   """Returns the edges from the root to each exclusion, a `Path` for each of L levels.
 
-  Only these nodes can be closed by the requests' exclusions. An exclusion that is
-  repeated, or that the shared mask does not allow anyway, is not counted again.
+  Exclusions can close only nodes on these paths. An exclusion that is repeated, or
+  that the shared mask does not allow anyway, is not counted again.
   """
   rank_BE = allowed.excluded_BE
   counts_BE = jnp.diff(rank_BE, axis=1, prepend=-1) > 0
@@ -61,10 +61,10 @@ def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
 def open_in_mask(
   trie: Trie, allowed: Allowed, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """Returns which listed children hold an item that the shared mask allows.
+  """Returns which children of each state hold an item that the shared mask allows.
 
-  The result is [B, K, width] bool. Columns after a node's last child are meaningless:
-  `Trie.listed` closes them.
+  The result is [B, K, width] bool in the order of `Trie.listed`. Columns after a node's
+  last child are meaningless; that method closes them.
   """
   here = trie.levels[level]
   column_C1 = jnp.arange(here.width + 1)[None, None]
@@ -77,7 +77,7 @@ def open_in_mask(
 def without(
   open_BKC: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """Returns `open_BKC` of listed children without those that exclusions close."""
+  """Returns `open_BKC` of the states' listed children, false where `path` closes it."""
   B, K, C = open_BKC.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   column_BE = path.child_BE - trie.levels[level].first_N1[path.parent_BE]
@@ -89,7 +89,7 @@ def without(
 def without_bits(
   word_BKW: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """Returns the masks `word_BKW` without the bits that exclusions close."""
+  """Returns the states' masks `word_BKW`, with bits 0 where `path` closes them."""
   B, K, W = word_BKW.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   # A child's bit is subtracted once, even if several of its items are excluded.
@@ -102,7 +102,7 @@ def without_bits(
 
 
 def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the beam at each path's parent, and whether to close the child in it."""
+  """Returns the beam at each edge's parent, and whether to close its child, [B, E]."""
   is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
   return jnp.argmax(is_it_BEK, axis=2), path.closed_BE & is_it_BEK.any(axis=2)
 
@@ -114,14 +114,14 @@ def is_allowed(allowed: Allowed, rank_BK: jax.Array) -> jax.Array:
 
 
 def _open_between(allowed: Allowed, low_BE: jax.Array, high_BE: jax.Array) -> jax.Array:
-  """Returns the number of ranks `low` to `high - 1` that the shared mask allows."""
+  """Returns how many ranks from `low` to `high - 1` each row's shared mask allows."""
   if not allowed.prefix_MI1.shape[0]:
     return high_BE - low_BE
   return _open_before(allowed, high_BE) - _open_before(allowed, low_BE)
 
 
 def _open_before(allowed: Allowed, rank: jax.Array) -> jax.Array:
-  """Returns the number of lower ranks that each row's mask allows; rank [B, …]."""
+  """Returns how many ranks below `rank` [B, …] each row's shared mask allows."""
   mask_B = allowed.mask_B.reshape(-1, *[1] * (rank.ndim - 1))
   # Ranks of padding may exceed the last count.
   return allowed.prefix_MI1.at[mask_B, rank].get(mode="clip")

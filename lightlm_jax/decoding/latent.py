@@ -62,9 +62,10 @@ def build(
 
 
 def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
-  """Returns 1 / distance to each item's mean state, [B, I] float32; -inf without one.
+  """Returns 1 / distance to each item's mean state, [B, I] float32.
 
-  With a prior the penalty of rare items is added to the squared distance.
+  Items without states get -inf. With a prior, the penalty of rare items is added to the
+  squared distance.
   """
   square_BI = squared_distances(state_BD, index.mean_ID)
   square_BI += _rarity_penalty(index, index.count_I)[None]
@@ -98,7 +99,10 @@ def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Ar
 
 
 def squared_distances(state_BD: jax.Array, point_ND: jax.Array) -> jax.Array:
-  """Returns ‖h‖² - 2 h·c + ‖c‖², [B, N] float32, which may be negative by rounding."""
+  """Returns the squared distances of states h and points c, [B, N] float32.
+
+  They are ‖h‖² - 2 h·c + ‖c‖², which may be negative by rounding.
+  """
   point_ND = point_ND.astype(jnp.float32)
   product_BN = jnp.einsum("bd,nd->bn", state_BD, point_ND, precision="highest")
   square_B1 = jnp.square(state_BD).sum(axis=1, keepdims=True)
@@ -106,7 +110,7 @@ def squared_distances(state_BD: jax.Array, point_ND: jax.Array) -> jax.Array:
 
 
 def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]:
-  """Returns the M nearest examples' places and items, [B, M] int32; item -1 = none."""
+  """Returns the M nearest examples' rows and items, [B, M] int32; item -1 = none."""
   N, D = index.state_ND.shape
   C = max(M, min(CHUNK, N))
   room = -N % C
@@ -138,9 +142,9 @@ def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
 
 
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the mean [M, D] float32 over the rows of each row's item, and their number.
+  """Returns, for each row, the mean [M, D] float32 of all rows with the same item.
 
-  Rows of one item must be consecutive.
+  Rows of one item must be consecutive. The second result is their number, [M].
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

@@ -27,7 +27,7 @@ DENSE_SHARE = 0.25
 
 @flax.struct.dataclass
 class Level:
-  """The N nodes of a level, padding included, and their children, M in all."""
+  """The N nodes of a level, including padding, and the M children of all of them."""
 
   # int32 [N + 1], node n's children are nodes `first[n]` to `first[n + 1] - 1` of the
   # next level; padding has none.
@@ -63,13 +63,13 @@ class Trie:
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """Returns a padding node (level > 0), the state of sequences that begin no code."""
+    """Returns a padding node (level > 0): the state of tokens that begin no code."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
 
   def ended(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns which states of a level below L are complete codes, bool."""
+    """Returns which states of a level < L are codes that have ended, bool."""
     here = self.levels[level]
     first = here.first_N1[state]
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
@@ -95,7 +95,7 @@ class Trie:
     return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
 
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """Returns token_BKC and open_BKC of all children by the list: C is `width`."""
+    """Returns token_BKC and open_BKC of `children` by the list: C is always `width`."""
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
     number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1
@@ -109,7 +109,7 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns the child, a state of the next level, by a token open in the mask."""
+    """Returns the child with an open token, a state of the next level, by the mask."""
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
@@ -121,12 +121,15 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """Returns the token that leads from `level` to a child; 0 for an ended code."""
+    """Returns the token that leads from `level` to a child; 0 if the code has ended."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
-    """Returns the child by any token or `nowhere`; an ended state ignores the token."""
+    """Returns the child with this token; `nowhere` if there is none.
+
+    The child of an ended state is its only one, whatever the token.
+    """
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
     token_BKC, open_BKC = self.listed(state_BK, level)
     is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])
@@ -134,12 +137,12 @@ class Trie:
     return jnp.where(is_it_BKC.any(axis=-1), next_BK, self.nowhere(level + 1))
 
   def parent(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns the parent, a state of `level - 1`, by binary search."""
+    """Returns the parent of a state of `level`: a state of `level - 1`."""
     first_N1 = self.levels[level - 1].first_N1
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns a node's first rank: its items are `rank(n)` to `rank(n + 1) - 1`.
+    """Returns a node's first rank; node n has the ranks rank(n) to rank(n + 1) - 1.
 
     States are nodes of `level`, 0 to L, or one past the last.
     """
@@ -268,7 +271,7 @@ def _level(
 
 
 def bits(word: jax.Array) -> jax.Array:
-  """Unpacks the bits of uint32 words: bit x of […] is place x of the bools […, 32]."""
+  """Unpacks uint32 words […] to bool […, 32], the lowest bit first."""
   bit_X = jax.lax.broadcasted_iota(jnp.uint32, (*word.shape, WORD), word.ndim)
   return (word[..., None] >> bit_X) & 1 > 0
 
@@ -287,7 +290,7 @@ def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
 
 
 def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
-  """Returns the items sorted by code; several tokens are compared as one integer."""
+  """Returns the items' indices sorted by code; several tokens are one integer key."""
   width = int(vocab_size).bit_length()
   per_key = 63 // width
   keys = []
