@@ -319,7 +319,7 @@ def _check_shares(validation_share: float, test_share: float) -> None:
 def _requests_at(
   log: Interactions, asked_U: np.ndarray, position_U: np.ndarray
 ) -> Requests:
-  """Builds requests for the item at `position_U[u]` of each user u True in `asked_U`."""
+  """Builds requests for item `position_U[u]` of each user u with True in `asked_U`."""
   user_N = np.flatnonzero(asked_U)
   start_N, position_N = log.offset_U1[user_N], position_U[user_N]
   return Requests(

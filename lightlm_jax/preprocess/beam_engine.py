@@ -1,8 +1,8 @@
 """The engine for many machines: the steps of stages.py as Apache Beam pipelines.
 
 This is the only file that imports Beam. Each file of the log is read by one worker,
-which numbers its lines; several files are read in parallel. Workers exchange data in the
-work folder, which all of them must be able to access.
+which numbers its lines; several files are read in parallel. Workers exchange data in
+the work folder, which all of them must be able to access.
 """
 
 from collections.abc import Callable, Iterator, Sequence

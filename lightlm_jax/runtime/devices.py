@@ -18,8 +18,8 @@ ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
 def begin(platform: str | None, distributed: str | None) -> None:
   """Selects and checks the devices, and joins the run's other processes.
 
-  It must come before any other use of jax. For the arguments see `select` and
-  `processes.join`.
+  It must come before any other use of jax. `platform` is as in `select`, `distributed`
+  (the flag --distributed) as `how` in `processes.join`.
 
   Raises:
     UserError: the devices or the other processes are not available.
@@ -40,7 +40,7 @@ def select(platform: str | None) -> None:
 
 
 def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
-  """Returns the paths of device nodes that match the globs, sorted."""
+  """Returns the sorted paths of device files that match the globs `nodes`."""
   found = {path for pattern in nodes for path in glob.glob(pattern)}
   # On a laptop the folder `/dev/accel/` belongs to an NPU, which jax cannot use.
   return sorted(path for path in found if not os.path.isdir(path))
@@ -49,11 +49,11 @@ def visible_accelerators(nodes: Sequence[str] = ACCELERATOR_NODES) -> list[str]:
 def check(
   platform: str | None = None, *, nodes: Sequence[str] = ACCELERATOR_NODES
 ) -> None:
-  """Starts jax's backends, and checks that no accelerator is left unused.
+  """Starts jax's backends; checks that jax does not leave an accelerator unused.
 
   Args:
     platform: as in `select`; "cpu" allows an accelerator to stay unused.
-    nodes: globs of the accelerators' device nodes.
+    nodes: globs of the accelerators' device files, such as /dev/nvidia0.
 
   Raises:
     UserError: an accelerator is visible but jax runs on the CPU, or the requested

@@ -11,25 +11,25 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes in a shell after Ctrl-C and SI
 
 
 def printable(text: str) -> str:
-  """Replaces unprintable characters, such as control characters in raw ids."""
+  """Replaces unprintable characters (control characters in raw ids) by U+FFFD."""
   return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def first_line(error: BaseException) -> str:
-  """Returns an error's reason in one line; the operating system's if it has one."""
+  """Returns the first line of an error's message; its class name if that is empty."""
   text = str(getattr(error, "strerror", None) or error).strip()
   return text.partition("\n")[0].rstrip() or type(error).__name__
 
 
 class UserError(Exception):
-  """An error that the user can fix; one line says what is wrong, where, what to do."""
+  """An error that the user can fix; its one line says what is wrong and what to do."""
 
   def __init__(self, message: str):
     super().__init__(printable(" ".join(message.split())))
 
 
 class Stopped(BaseException):
-  """Raised if a signal asks this process to stop; the exit code is 128 + its number.
+  """Raised if a signal asks this process to stop; exit code 128 + the signal's number.
 
   It is not an Exception, so that `except Exception` does not catch it.
   """
@@ -43,8 +43,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
   """Calls `main(argv)` and returns the exit code.
 
   The code is 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM in commands that
-  handle it, 141 if the reader of stdout, such as `head`, has closed it; otherwise what
-  `main` returns, None as 0.
+  handle it, 141 if the reader of stdout, such as `head`, has closed the pipe; otherwise
+  what `main` returns, with 0 for None.
   """
   try:
     code = main(argv) or 0

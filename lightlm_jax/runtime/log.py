@@ -52,12 +52,12 @@ def set_up(*, stderr: bool = False) -> None:
 
 @functools.cache
 def console() -> rich.console.Console:
-  """Returns the log's only console; progress bars must use it to stay below lines."""
+  """Returns the log's console; progress bars must use it too, to stay below lines."""
   return rich.console.Console()
 
 
 def shows_bars() -> bool:
-  """Returns True if progress bars are wanted: in a terminal, unless the log is off."""
+  """Returns True to show progress bars: in the first process's terminal, if it logs."""
   return (
     console().is_terminal
     and processes.is_first()

@@ -114,12 +114,12 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
 
 
 def path_name(path) -> str:
-  """Returns a leaf's path in a pytree, such as "encoder/query/kernel"."""
+  """Returns a pytree leaf's key path as text, such as "encoder/query/kernel"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns the mesh axes for a parameter's path by RULES; None if no rule applies."""
+  """Returns the mesh axis of each dimension, or None, by RULES; None without a rule."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes
@@ -133,7 +133,7 @@ def is_replicated(name: str) -> bool:
 
 @functools.cache
 def _warn_replicated(name: str, shape: tuple[int, ...]) -> None:
-  """Warns of a replicated parameter, once for each."""
+  """Warns, once per parameter, that no rule shards it and each device holds a copy."""
   logger.warning(
     f"no sharding rule for {name} of shape {list(shape)}: every device holds a copy; "
     "add its path to RULES or REPLICATED in lightlm_jax/runtime/mesh.py"
@@ -141,12 +141,12 @@ def _warn_replicated(name: str, shape: tuple[int, ...]) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding with a whole copy on every device."""
+  """Returns the sharding that puts a whole copy of an array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Puts a pytree of host arrays (or arrays on one device) on the devices of a mesh.
+  """Puts a pytree of arrays, on the host or one device, on the devices of `sharding`.
 
   All processes must hold the same arrays; each fills only its own devices.
   """
@@ -162,5 +162,5 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of a batch, with rows divided over `data`."""
+  """Returns the sharding of arrays whose rows are divided over the axis `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))

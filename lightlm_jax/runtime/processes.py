@@ -94,7 +94,7 @@ def fail_together(action: str) -> Iterator[None]:
   """Raises a UserError in every process if the block raises one in any of them.
 
   Otherwise the others would wait for the failed one in their next collective. Their
-  message names that process and its `action`, such as "write the output".
+  message names that process and what it failed to do, `action`: "write the output".
   """
   error = None
   try:
@@ -112,7 +112,7 @@ def fail_together(action: str) -> Iterator[None]:
 
 
 def broadcast_from_first(number: int | None) -> int | None:
-  """Returns in every process the `number` (>= 0, or None) of the first one."""
+  """Returns the first process's `number` (>= 0, or None) in every process."""
   if not several():
     return number
   sent = np.array(-1 if number is None else number)
@@ -121,7 +121,7 @@ def broadcast_from_first(number: int | None) -> int | None:
 
 
 def line_of_any(line: str | None) -> str | None:
-  """Returns in every process the first `line` that is not None; None if all are."""
+  """Returns in every process the first `line` of any that is not None, else None."""
   if not several():
     return line
   own = (line or "").encode()[:_LINE_BYTES]
@@ -135,7 +135,7 @@ def line_of_any(line: str | None) -> str | None:
 
 
 def check_agreement(sha256: dict[str, str]) -> None:
-  """Checks that all processes train on the same data, given as {name: SHA-256 in hex}.
+  """Checks that `sha256`, {name of data: SHA-256 in hex}, is equal in all processes.
 
   Raises:
     UserError: the message names what differs, and in which processes.

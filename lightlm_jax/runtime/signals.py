@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """Makes the first signal in the block only set `received`, for polling."""
+    """If `on`, the first signal in the block only sets `received`, to be polled."""
     before, self._deferred = self._deferred, on
     try:
       yield
@@ -34,7 +34,7 @@ class Signals:
 
   @contextlib.contextmanager
   def immediate(self) -> Iterator[None]:
-    """Makes a signal raise Stopped at once, for a block inside `deferred`.
+    """Makes a signal in the block raise Stopped at once, even inside `deferred`.
 
     With several processes it has no effect: if one of them left, the others would wait.
     """
@@ -47,7 +47,10 @@ class Signals:
       yield
 
   def handle(self, number: int, frame) -> None:
-    """Handles a signal; the second one always raises Stopped."""
+    """Handles a signal: raises Stopped, unless it is the first one and deferred.
+
+    Another one within SAME_SECONDS counts as the same signal.
+    """
     del frame
     now = time.monotonic()
     is_second = self.received is not None

@@ -1,4 +1,4 @@
-"""The time when this process started; import it before jax, so that counts as well."""
+"""The time when this process started; import it before jax, to include jax's import."""
 
 import time
 

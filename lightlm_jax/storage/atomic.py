@@ -46,7 +46,7 @@ def write_own(path: epath.Path, content: str | bytes | memoryview) -> None:
 def writing(path: epath.Path) -> Iterator[IO[Any]]:
   """Opens a binary file that gets its name `path` when the block ends without an error.
 
-  If several processes write the same path, the last one's file stays.
+  If several processes write the same path, the file of the last one to end stays.
   """
   with _part(path) as part:
     with part.open("wb") as file:
@@ -58,8 +58,8 @@ def writing(path: epath.Path) -> Iterator[IO[Any]]:
 def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath.Path]:
   """Creates a folder that gets its name `folder` when the block ends without an error.
 
-  With `exists_ok`, a folder that another process has created in the meantime is kept;
-  otherwise it is an error.
+  If another process has created `folder` in the meantime: with `exists_ok`, that one is
+  kept and this one is removed; otherwise it is an error.
   """
   with _part(folder) as part:
     part.mkdir(parents=True)
@@ -70,7 +70,7 @@ def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath
 
 @contextlib.contextmanager
 def _part(path: epath.Path) -> Iterator[epath.Path]:
-  """Yields a temporary path; removes what still has this path after the block."""
+  """Yields a temporary path beside `path`; removes it if it still exists at the end."""
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
   try:
     yield part

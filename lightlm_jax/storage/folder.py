@@ -38,17 +38,20 @@ _DAMAGED = (
 
 
 class NotWhole(Exception):
-  """Raised for a folder that is not as it was written; the message says why."""
+  """Raised if a manifest is missing, or files are damaged; the message says which."""
 
 
 class Whole(NamedTuple):
-  """A folder with a manifest; `read` verifies that files are as they were written."""
+  """A folder with a manifest; `read` verifies that a file is as it was written."""
 
   path: epath.Path
   manifest: dict[str, Any]
 
   def read(self, name: str, sha256: str | None = None) -> bytes:
-    """Returns a file's content if its SHA-256 is `sha256`; None = the manifest's."""
+    """Returns a file's content; a ValueError if its SHA-256 is another than `sha256`.
+
+    `sha256` None = the one in the manifest.
+    """
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")
     content = (self.path / name).read_bytes()
@@ -60,7 +63,7 @@ class Whole(NamedTuple):
 def write(
   folder: epath.Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]
 ) -> None:
-  """Writes `files` {name: content}, then the manifest, in every process that calls it.
+  """Writes `files`, {name: content}, then the manifest, in every process that calls it.
 
   The folder is created if it does not exist. The manifest should have the files'
   SHA-256, see `digests`.
@@ -72,7 +75,7 @@ def write(
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-  """Returns {name: SHA-256 in hexadecimal} of {name: content}."""
+  """Returns the SHA-256, in hexadecimal, of each file's content by the file's name."""
   return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
@@ -99,7 +102,7 @@ def opened(folder: epath.Path) -> Iterator[Whole]:
 
 
 class Lock(NamedTuple):
-  """A lock, held until every process that has its file open has closed it."""
+  """A lock on a file, held until every process that has the file open has closed it."""
 
   file: IO
   is_real: bool  # False = the disk has no locks, and no process is kept out
@@ -125,7 +128,7 @@ def locked(
   refuse: str | None = None,
   before_waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-  """Locks a folder for a block: other processes wait until it, or this process, ends.
+  """Locks a folder for a block: others wait until the block, or this process, ends.
 
   The lock is the folder's file `.lock`. Where locks do not exist (a bucket such as
   gs://…, some shared disks) other processes do not wait. `before_waiting` is called

@@ -13,7 +13,7 @@ DEEPEST = 100  # maximum levels of nesting; the files of this project have about
 
 
 def loads(text: str | bytes) -> Any:
-  """Parses JSON; limits its depth, so that recursive functions can process it.
+  """Parses JSON; refuses deep nesting, so that recursive functions can process it.
 
   Raises:
     ValueError: the text is not JSON, or has more than DEEPEST levels.
@@ -31,7 +31,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def read(path: epath.Path, advice: str, fields: Collection[str] = ()) -> dict[str, Any]:
-  """Returns the JSON object in a file, which must have `fields`.
+  """Returns the JSON object in a file; the object must have the keys `fields`.
 
   Raises:
     UserError: the file cannot be read, or has other content; the message ends with

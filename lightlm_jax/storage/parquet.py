@@ -14,7 +14,7 @@ def to_bytes(table: pyarrow.Table) -> bytes:
 
 
 def from_bytes(content: bytes, columns: Sequence[str] | None = None) -> pyarrow.Table:
-  """Returns the table with its metadata; `columns` None = all.
+  """Returns a Parquet file's table with its metadata; `columns` None = all columns.
 
   Raises:
     OSError, ValueError, pyarrow.ArrowException: the bytes are not a Parquet file.

@@ -76,7 +76,7 @@ def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns the content of results.json; None if training has not ended."""
+  """Returns the content of a run's results.json; None if training has not ended."""
   path = workdir / "results.json"
   if not path.exists():
     return None
@@ -100,7 +100,7 @@ def other_texts(workdir: epath.Path) -> str:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-  """Makes a path absolute, as Orbax requires; leaves an address (gs://…) unchanged."""
+  """Makes a path absolute, as Orbax requires; leaves a URL (gs://…) unchanged."""
   if "://" in str(workdir):
     return epath.Path(workdir)
   return epath.Path(os.path.abspath(workdir))
