@@ -142,7 +142,7 @@ class Trie:
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns a node's first rank; node n has the ranks rank(n) to rank(n + 1) - 1.
+    """Returns node n's first rank: its items are `rank(n)` to `rank(n + 1) - 1`.
 
     States are nodes of `level`, 0 to L, or one past the last.
     """

@@ -35,9 +35,10 @@ def code_book(
 ) -> codes.CodeBook:
   """Returns the codes that `config` describes, from training interactions only.
 
-  `cache` is a folder of books keyed by a hash of all inputs: a book that it has is read
-  instead of built. `attributes` are each item's, needed if `config.graph` is
-  "attributes"; None = the log has none. `seed` seeds all random numbers.
+  `cache` is a folder of books, one per hash of all inputs; a book that it holds is read
+  instead of built. `attributes` has an int array of attributes for each item, needed if
+  `config.graph` is "attributes"; None = the log has none. All random numbers depend on
+  `seed` alone.
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -61,7 +62,7 @@ def book_of_run(
   seed: int,
   cache: epath.Path,
 ) -> codes.CodeBook:
-  """Returns the book of `code_book`, with cold items placed according to `config.cold`.
+  """Returns the book of `code_book`, with cold items placed as `config.cold` says.
 
   Raises a UserError if attributes are missing, or not all cold items fit.
   """
@@ -93,7 +94,7 @@ def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
 
 
 def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
-  """Returns what determines the codes: kind, options, seed, interactions, version."""
+  """Returns, as JSON, all that the codes depend on; a UserError if there is no item."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),
@@ -129,7 +130,7 @@ def _build(config: Ids, train: Interactions, seed, attributes):
 
 
 def _mesh(devices: int) -> Mesh | None:
-  """Returns a mesh of so many devices of this process, -1 = all; None (CPU) if 1."""
+  """Returns a mesh of this process's first `devices`, -1 = all; 1 = None, one CPU."""
   if devices == 1:
     return None
   available = jax.local_devices()

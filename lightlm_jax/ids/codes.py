@@ -37,7 +37,7 @@ class CodeBook:
 def code_book(
   items_IL: np.ndarray, users_UL: np.ndarray, manifest: dict[str, Any]
 ) -> CodeBook:
-  """Returns a book of both tables.
+  """Returns the code book of item codes and user codes, int, padded with -1.
 
   Raises a UserError if a code is empty or has a gap, or two items have equal codes.
   """
@@ -68,7 +68,7 @@ def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
 
 
 def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns codes without last tokens, [N, L] padded with -1, and these tokens, [N]."""
+  """Splits codes into all tokens but the last, [N, L] padded, and that token, [N]."""
   row_N = np.arange(len(code_NL))
   place_N = (code_NL >= 0).sum(axis=1) - 1
   stem_NL = code_NL.copy()
@@ -79,11 +79,11 @@ def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def with_last_token(
   path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:
-  """Returns codes: paths, and a last token where several members share a path (a leaf).
+  """Returns each member's path as its code, with a last token where a path is shared.
 
-  Last tokens number a leaf's members in random order, since an order by index would
-  leak information. With `apart` the numbering continues from leaf to leaf, so that all
-  last tokens are distinct.
+  Members with one path are a leaf. Last tokens number them from `first_token`, in
+  random order since an order by index would leak information. With `apart` the
+  numbering continues from leaf to leaf, so that all last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True
@@ -130,7 +130,7 @@ def save(book: CodeBook, directory: epath.PathLike) -> None:
 
 
 def load(directory: epath.PathLike) -> CodeBook | None:
-  """Returns a saved book; None if it is missing or damaged."""
+  """Reads a book that `save` wrote; returns None if it is missing or damaged."""
   try:
     with folder_lib.opened(epath.Path(directory)) as (path, manifest):
       sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")

@@ -35,7 +35,7 @@ STACK = 2**17
 
 
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (user_E, item_E), int32, ordered by user, then item, without repeats."""
+  """Returns distinct (user_E, item_E) of a log, int32, sorted by user, then item."""
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
 
@@ -76,7 +76,7 @@ def bipartite(
 
 
 def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
-  """Returns float32 "start" [N, D] and, if weighted, "matrix" [layers, D, D]."""
+  """Returns float32 parameters: "start" [N, D], if weighted "matrix" [layers, D, D]."""
   shape = (num_nodes, options.dim)
   params = {"start": INIT_SCALE * jax.random.normal(rng, shape)}
   if options.weighted:
@@ -86,7 +86,10 @@ def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """Returns arcs in stacks [S, T], equally many per device, padded with weight 0."""
+  """Returns the graph with arcs in stacks [S, T]; S is a multiple of `devices`.
+
+  Stacks are filled up with arcs of weight 0.
+  """
   edge_A1, sender_A, receiver_A = map(
     np.asarray, (graph.edges, graph.senders, graph.receivers)
   )
@@ -138,7 +141,7 @@ def propagate(
 
 
 def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
-  """Returns the sum of every node's incoming messages, [N, D], stack by stack."""
+  """Returns the sum of each node's incoming messages, [N, D], one stack at a time."""
 
   def add_stack(total_ND, arcs) -> tuple[Any, None]:
     edge_T1, sender_T, receiver_T = arcs
@@ -158,7 +161,7 @@ def _spread(node_ND, edge_ST1, sender_ST, receiver_ST) -> jax.Array:
 
 
 def _graph(**fields: Any) -> jraph.GraphsTuple:
-  """Returns a graph of these fields, NumPy or JAX arrays; the others are None."""
+  """Returns a GraphsTuple of these fields (NumPy or JAX); the others are None."""
   empty: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
   return jraph.GraphsTuple(**(empty | fields))
 

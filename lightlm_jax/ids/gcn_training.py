@@ -67,10 +67,11 @@ def ndcg(
   item_H: np.ndarray,
   k: int = STOPPING_K,
 ) -> float:
-  """Returns the mean over the edges of 1 / log2(1 + rank), 0 for ranks beyond k.
+  """Returns the mean NDCG@k of H held-back edges (user, item), one target each.
 
-  The rank is that of the edge's item among all items, except the others in the user's
-  row of `known`, [U, I]. Items with equal or NaN scores count as ranked higher.
+  It is 1 / log2(1 + rank), 0 for ranks beyond k. The rank is among all items except
+  the user's nonzero items in `known`, [U, I]. Items with equal or NaN scores count as
+  ranked higher.
   """
   num_users, _ = graph_lib.shape(known)
   user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
@@ -144,7 +145,7 @@ _propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:
-  """Returns edges per step: `wanted`, within MIN_STEPS to MAX_STEPS steps an epoch."""
+  """Returns `wanted` edges a step, but so that MIN_STEPS to MAX_STEPS are an epoch."""
   fewest_B = -(-edges // MAX_STEPS)
   # Divisible by any usual number of devices, so that the batches do not depend on it.
   fewest_B = -(-fewest_B // 1024) * 1024
@@ -152,7 +153,7 @@ def _batch_size(edges: int, wanted: int) -> int:
 
 
 def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
-  """Puts an array on the device, or replicated or sharded by rows on the mesh."""
+  """Puts an array on the device, or on a mesh: a copy each, or its rows `divided`."""
   if mesh is None:
     return jnp.asarray(array)
   spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()
@@ -171,7 +172,7 @@ def _epoch(
 
   `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
   the K training edges, `first_item` is U. The last batch is filled up with the epoch's
-  first edges. On a mesh devices share the arcs and the batch.
+  first edges. Devices of a mesh share the arcs and the batch; None = one device.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)

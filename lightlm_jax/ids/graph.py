@@ -21,22 +21,22 @@ def bipartite(train: Interactions) -> scipy.sparse.csr_array:
 
 
 def items_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns the [I, I] symmetric adjacency: numbers of users that two items share."""
+  """Returns the symmetric graph of items, [I, I]: how many users two items share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI.T @ bought_UI)
 
 
 def users_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns the [U, U] symmetric adjacency: numbers of items that two users share."""
+  """Returns the symmetric graph of users, [U, U]: how many items two users share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI @ bought_UI.T)
 
 
 def all_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns `bipartite` plus the two co-occurrence graphs, [U + I, U + I].
+  """Returns the sum of `bipartite`, `users_together`, `items_together`, [U + I, U + I].
 
-  This is the paper's co-indexing. Pairs of users and pairs of items far outnumber the
-  interactions, so that users and items end up in separate clusters.
+  This is the co-indexing of SCI ids in their paper. Pairs of users and pairs of items
+  far outnumber interactions, so that users and items end up in separate clusters.
   """
   blocks = [[users_together(train), None], [None, items_together(train)]]
   return (bipartite(train) + scipy.sparse.block_array(blocks)).tocsr()
@@ -50,7 +50,7 @@ def by_attributes(
   Items are connected through shared attributes alone, never through interactions. An
   attribute of i items has the weight log((1 + I) / (1 + i)), so that one that all items
   have connects nothing. A user has the attributes of their items, once per interaction.
-  `attributes` holds an array of distinct int for each item, numbered from 0.
+  `attributes` holds, for each item, an array of distinct attributes, ints from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

@@ -28,12 +28,12 @@ def add_items(
 ) -> CodeBook:
   """Returns the book with new items appended; a model trained on it stays valid.
 
-  The vocabulary and the inner nodes of the trie stay the same. A new item joins the
-  leaf that holds most of its neighbours (ties: the smallest leaf, then the first): its
-  code is the leaf's prefix and a last token that is free there, drawn from the tokens
-  that end codes of this length. (Elsewhere such a token may already stand for an item
-  or a cluster.) If the leaf is full, the neighbours' next leaf is tried, then the cold
-  items' leaves, then the leaf with most free tokens.
+  The vocabulary and the inner nodes of the trie stay the same. (A leaf: all items whose
+  codes differ only in the last token.) A new item joins the leaf with most of its
+  neighbours; ties go to the leaf with fewest items, then to the first. Its code is the
+  leaf's prefix and a token that is free there, drawn at random from those that end
+  codes of this length. If the leaf is full, the other leaves of neighbours are tried,
+  then those of cold items, then the leaf with most free tokens.
 
   `neighbours` are, for each new item, the catalogue indices of similar old items
   (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
@@ -133,7 +133,7 @@ def place_cold(
 
 
 def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
-  """Returns the codes' last tokens by position, and all next tokens by prefix."""
+  """Returns the last tokens of codes by position, and the next tokens by prefix."""
   ends, following = collections.defaultdict(set), collections.defaultdict(set)
   for code_L in items_IL:
     code = code_L[code_L >= 0].tolist()
@@ -150,8 +150,8 @@ def by_attributes(
   """Returns the known items nearest to each new item, by cosine over attributes.
 
   An attribute of m of the M known items has the weight log((1 + M) / (1 + m)), which is
-  0 if all items have it. Items with cosine 0 are not neighbours. `attributes` holds an
-  array of distinct int for each catalogue item, numbered from 0.
+  0 if all items have it. Items with cosine 0 are not neighbours. `attributes` holds,
+  for each catalogue item, an array of distinct attributes, ints from 0.
 
   Returns:
     N int arrays of at most k catalogue indices, nearest first, ties by index.
@@ -172,7 +172,7 @@ def by_attributes(
 
 
 def _rows(attributes, items: np.ndarray, size: int) -> scipy.sparse.csr_array:
-  """Returns [N, A]: 1 where the item has the attribute."""
+  """Returns a row per item and `size` columns: 1 where the item has the attribute."""
   rows = [attributes[item] for item in items]
   offset_N1 = np.cumsum([0] + [len(row) for row in rows])
   index_E = np.concatenate([np.empty(0, np.int64), *rows])
@@ -182,7 +182,7 @@ def _rows(attributes, items: np.ndarray, size: int) -> scipy.sparse.csr_array:
 
 
 def _unit(table_NA: scipy.sparse.csr_array, weight_A: np.ndarray):
-  """Returns weighted rows normalised to length one; a zero row stays zero."""
+  """Returns rows with columns weighted, normalised to length 1; zero rows stay zero."""
   weighted_NA = scipy.sparse.csr_array(table_NA @ scipy.sparse.diags_array(weight_A))
   norm_N = np.sqrt(weighted_NA.power(2).sum(axis=1))
   scale_N = np.divide(1, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
@@ -190,7 +190,7 @@ def _unit(table_NA: scipy.sparse.csr_array, weight_A: np.ndarray):
 
 
 def _first(item_P: np.ndarray, cosine_P: np.ndarray, k: int) -> np.ndarray:
-  """Returns the k items with the greatest cosine above 0, ties by index."""
+  """Returns the k items with the greatest cosines above 0; ties go to lower indices."""
   least = np.partition(cosine_P, -k)[-k] if len(cosine_P) > k else 0
   keep_P = (cosine_P > 0) & (cosine_P >= least)  # including all ties with the k-th
   item_P, cosine_P = item_P[keep_P], cosine_P[keep_P]

@@ -41,7 +41,7 @@ def assign(
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
-  """Returns each point's centre, [S, R] int32."""
+  """Runs `assign` on stacks of points; returns each point's centre, [S, R] int32."""
   axes = mesh.axis_names
 
   def iterate(value_SRD, real_SR, centre_KD):
@@ -72,7 +72,10 @@ def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
 
 
 def _nearest(value_SRD, real_SR, centre_KD):
-  """Returns centres [S, R] of one device's points; centres' sums [K, D], sizes [K]."""
+  """Returns the nearest centre of each point, and each centre's sum and size.
+
+  Shapes are [S, R], [K, D] and [K]; the points are those of one device.
+  """
   # By default an accelerator rounds the factors, which can change the nearest centre.
   einsum = functools.partial(jnp.einsum, precision="highest")
   square_K = einsum("kd,kd->k", centre_KD, centre_KD)

@@ -10,7 +10,7 @@ from lightlm_jax.data.interactions import Interactions
 
 
 def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
-  """Returns the digits of numbers as tokens, [N, L] int32, all of one length.
+  """Returns the digits of numbers ≥ 0 as tokens, [N, L] int32, highest digit first.
 
   The digits at position l are the tokens `l * base` to `l * base + base - 1`.
   """
@@ -25,22 +25,22 @@ def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
 def random_ids(
   train: Interactions, base: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns RID codes: a random number for each item and user, written in `base`."""
+  """Returns RID codes of items and of users: distinct random numbers, in `base`."""
   rng = np.random.default_rng(seed)
   items_IL = random_numbers(train.num_items, base, rng)
   return apart(items_IL, random_numbers(train.num_users, base, rng))
 
 
 def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns 0 to N - 1 in random order, written in `base`, [N, L] int32."""
+  """Returns 0 to `number` - 1 in random order, as digits in `base`, [N, L] int32."""
   return numbers_in_base(rng.permutation(number), base)
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns SID codes: items numbered by first appearance in training, in `base`.
+  """Returns SID codes of items and of users: sequential numbers, written in `base`.
 
-  Consecutive numbers reveal the next item. Items without training interactions come
-  last.
+  Items are numbered by first appearance in the training log, those that never appear
+  last; users by index. Consecutive numbers reveal the next item.
   """
   seen, first = np.unique(train.item_E, return_index=True)
   number_I = np.full(train.num_items, -1)
@@ -52,13 +52,13 @@ def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarr
 
 
 def independent_ids(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns IID codes: one token per item and one per user."""
+  """Returns IID codes of items and of users: a token of its own for each of them."""
   items_I1 = np.arange(train.num_items, dtype=np.int32)[:, None]
   users_U1 = np.arange(train.num_users, dtype=np.int32)[:, None]
   return apart(items_I1, users_U1)
 
 
 def apart(items_IL: np.ndarray, users_UL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns both tables, users' tokens shifted so that none is shared with items."""
+  """Returns both tables; users' tokens are shifted beyond the largest item token."""
   first = items_IL.max(initial=0) + 1
   return items_IL, np.where(users_UL >= 0, users_UL + first, -1).astype(np.int32)

@@ -49,10 +49,10 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
 
 
 def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
-  """Returns, per level, the share of P pairs of codes that agree; None without pairs.
+  """Returns, per level, the share of P pairs whose codes agree down to that level.
 
-  A code agrees with nothing beyond its end. The arrays, padded with -1 at the end, may
-  differ in width.
+  Row p of both arrays is pair p; None if there is none. A code agrees with nothing
+  beyond its end. The arrays are padded with -1 at the end and may differ in width.
   """
   if not len(code_PL):
     return None
@@ -63,7 +63,7 @@ def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
 
 
 def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
-  """Returns, per level, the number of items under each inner prefix."""
+  """Returns, per level, the number of items under each prefix that is no whole code."""
   sizes = []
   for level in range(items_IL.shape[1] - 1):
     inner_NL = items_IL[items_IL[:, level + 1] >= 0, : level + 1]

@@ -35,7 +35,8 @@ def gci_ids(
 
   L is `config.gci_levels`, K `config.centres`; there are only L columns if no code
   needs a last token. See `codes` and `with_cold`. Devices of a mesh (None = one CPU)
-  share the GCN's training and K-Means, whose other initial centres give other codes.
+  share the GCN's training and K-Means, which starts from other centres than on one CPU,
+  so that codes differ.
 
   Raises:
     UserError: the vectors are too narrow for so many levels, or the log is too large
@@ -63,10 +64,11 @@ def gci_ids(
 def with_cold(
   label_WL: np.ndarray, warm_M: np.ndarray, centres: int, seed: int
 ) -> np.ndarray:
-  """Returns the labels of all nodes, [M, L] int64, given those of the warm ones.
+  """Returns the labels of M nodes, [M, L] int64; `label_WL` are those of warm ones.
 
-  A cold node gets K as its first label, then the base-K digits of a random number: two
-  cold nodes share all labels only if there are more than K**(L - 1) of them.
+  `warm_M` is bool, true for nodes with a training edge; K is `centres`. A cold node
+  gets K as its first label, then the base-K digits of a random number: two cold nodes
+  share all labels only if there are more than K**(L - 1) of them.
   """
   label_ML = np.empty((len(warm_M), label_WL.shape[1]), np.int64)
   label_ML[warm_M] = label_WL
@@ -142,7 +144,7 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns labels [N] int64 below K, and the mean vector of each, [≤ K, D]."""
+  """Runs K-Means; returns labels [N] int64 below K, and their means, [≤ K, D]."""
   # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import

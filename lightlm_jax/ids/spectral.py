@@ -75,7 +75,7 @@ class Walks(NamedTuple):
     return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
 
   def components(self) -> np.ndarray:
-    """Returns the number of each node's connected component, [N]."""
+    """Returns each node's connected component as a number from 0, [N] int."""
     joined = self.step_NN
     if graph_lib.shape(self.out_NA)[1]:
       joined = scipy.sparse.block_array([[joined, self.out_NA], [self.out_NA.T, None]])
@@ -168,9 +168,10 @@ def cluster_paths(
   levels: int,
   seed: int,
 ) -> list[tuple[int, ...]]:
-  """Returns each node's path of cluster numbers in a symmetric graph.
+  """Returns each node's path of cluster numbers, from nested spectral clustering.
 
-  The graph may be disconnected. A cluster that cannot be split is a leaf.
+  `adjacency` is symmetric and may be disconnected. A cluster is a leaf if it has at
+  most `leaf_size` nodes, is on the last of `levels`, or cannot be split.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
   N, _ = graph_lib.shape(adjacency)
@@ -195,7 +196,7 @@ def cluster_paths(
 
 
 def _one_step(adjacency: scipy.sparse.csr_array) -> Walks:
-  """Returns a graph with all its weights in `step_NN`."""
+  """Returns a graph as `Walks` without intermediate nodes."""
   nowhere_NA = scipy.sparse.csr_array((graph_lib.shape(adjacency)[0], 0))
   return Walks(adjacency, nowhere_NA, nowhere_NA)
 
@@ -305,13 +306,13 @@ def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
 
 
 def _number_levels(path_NL: np.ndarray) -> np.ndarray:
-  """Returns paths in which every level has its own range of tokens."""
+  """Turns paths of cluster numbers into tokens, a range of its own for each level."""
   depth = path_NL.shape[1]
   return np.where(path_NL >= 0, path_NL + np.arange(depth) * (1 + path_NL.max()), -1)
 
 
 def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
-  """Returns paths in which every cluster has its own token, numbered level by level."""
+  """Turns paths of cluster numbers into tokens, one for each cluster of any level."""
   named_NL = np.full_like(path_NL, -1)
   first = 0
   for level in range(path_NL.shape[1]):
