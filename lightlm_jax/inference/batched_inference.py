@@ -25,12 +25,12 @@ BATCHES_IN_FLIGHT = 2  # more dispatches with collectives deadlock CPU devices
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
-  """Returns the sharding that replicates over the mesh; None without a mesh."""
+  """Returns the sharding that copies an array to all of the mesh; None without one."""
   return None if mesh is None else mesh_lib.replicated(mesh)
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Returns `params` and `built` on the mesh, with work that is shared done."""
+  """Puts `params` and `built` on the mesh; runs `SharesWork.prepare` unless done."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:
@@ -87,7 +87,7 @@ def answers(
 def host_batches(
   built: Built, requests: Requests, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
-  """Yields (indices of requests, batch, excluded_BE), shortest histories first."""
+  """Yields (indices of requests, their batch, excluded_BE), short histories first."""
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]
@@ -119,9 +119,9 @@ def put(tree: Any, sharding: NamedSharding | None) -> Any:
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Raises a UserError, naming a user, if a row has NaN scores (`nan_B`).
+  """Raises a UserError if a row of a batch has NaN scores (`nan_B`); names its user.
 
-  `user_ids` [U] are raw ids; None = users are named by their index.
+  `user_B` are user indices; `user_ids` [U] raw ids, None = the index is the name.
   """
   if nan_B.any():
     first = user_B[nan_B][0]

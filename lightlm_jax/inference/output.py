@@ -49,7 +49,7 @@ def write(
 
   Args:
     path: the output; all processes share its folder.
-    question: JSON, all that the output depends on; it must be equal to be resumed.
+    question: JSON, all that the output depends on; only an equal one resumes it.
     users: N, the number of users.
     make: maps user indices to rows of recommendations, best first, `rank` from 1.
     process: (index of this process, number of processes).
@@ -193,7 +193,7 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
 
 @contextlib.contextmanager
 def _one_line(path: epath.Path) -> Iterator[None]:
-  """Turns errors of the disk or of damaged parts into a one-line UserError."""
+  """Turns errors of the disk, or from damaged parts, into a UserError of one line."""
   try:
     yield
   except (OSError, pyarrow.ArrowException) as error:

@@ -22,7 +22,7 @@ SHOWN = 5  # most users that a warning names
 
 
 class IdIndex(NamedTuple):
-  """A log with the index of each raw user and item id."""
+  """A log, and the indices of users and items by raw id."""
 
   log: Interactions
   users: dict[str, int]
@@ -66,7 +66,7 @@ def everyone(log: Interactions) -> Queries:
 
 
 def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
-  """Builds queries for users of the log, in the order given, without repeats."""
+  """Builds queries for users of the log, each once, in the order of `names`."""
   names = list(dict.fromkeys(names))
   unknown = tuple(name for name in names if name not in index.users)
   user_N = [index.users[name] for name in names if name in index.users]
@@ -77,9 +77,9 @@ def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
 def of_histories(
   index: IdIndex, rows: Iterable[tuple[str, Sequence[str] | None]]
 ) -> Queries:
-  """Builds queries for users with histories of their own.
+  """Builds queries for users with given histories, which replace those in the log.
 
-  `rows` are (name, raw item ids, oldest first); None = the user's history in the log.
+  `rows` are (name, raw item ids, oldest first), or (name, None) for the log's history.
   """
   log = index.log
   names, users, histories, unknown, empty = [], [], [], [], []
@@ -142,7 +142,7 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings of `lost` ignored ids, and of new users who get the same list."""
+  """Returns warnings of the `lost` ids ignored, and of new users without own lists."""
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
@@ -156,7 +156,7 @@ def notes(queries: Queries, lost: int, system: System) -> list[str]:
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Returns warnings of users without any item: all of items_NK is -1."""
+  """Returns warnings of users whose row of items_NK is -1 throughout: no item."""
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 
@@ -207,7 +207,7 @@ def read_ids(flag: str, given: str) -> list[str]:
 
 
 def read_optional_ids(flag: str, given: str | None) -> list[str] | None:
-  """Returns `read_ids`, or None if the flag is not given."""
+  """Returns the ids that `read_ids` reads; None if the flag is not given."""
   return None if given is None else read_ids(flag, given)
 
 
@@ -245,7 +245,7 @@ def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None
 
 
 def _named(names: Sequence[str], what: str) -> list[str]:
-  """Returns one line on what is wrong with these users; [] without users."""
+  """Returns a line that counts and names users who are `what`; [] if there are none."""
   if not names:
     return []
   shown = ", ".join(map(repr, names[:SHOWN]))

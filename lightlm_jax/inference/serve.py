@@ -53,7 +53,7 @@ def recommend(
   """Returns the best K items of each request; raises a UserError if a score is NaN.
 
   One program is compiled per bucket of batch size, history length and number of
-  exclusions; also for the presence of `allowed_I`, but not for its values.
+  exclusions, with and without `allowed_I`; its values change no program.
 
   Args:
     served: from `ready`.
@@ -101,8 +101,8 @@ def table(
 ) -> pyarrow.Table:
   """Returns a table with a row per item: user, rank (from 1), item, score[, text].
 
-  names [N], item_ids [I] (raw) and texts [I] are str, texts None = no such
-  column. Padding, -1, makes no row.
+  `names` [N] of users, raw `item_ids` [I] and `texts` [I] of items are str; without
+  `texts` there is no such column. Padding, -1, makes no row.
   """
   real_NK = items_NK >= 0
   item_R = items_NK[real_NK]
@@ -129,7 +129,7 @@ def _program(system: System, k: int, out_sharding: NamedSharding | None):
 
 
 def _batch_size(number: int, most: int, devices: int) -> int:
-  """Returns `devices` times 1, 4, 16, … to hold `number` requests; at most `most`."""
+  """Returns the least of `devices` × 1, 4, 16, … ≥ `number`; `most` if that is less."""
   size = devices
   while size < min(number, most):
     size *= 4

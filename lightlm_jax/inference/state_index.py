@@ -128,7 +128,7 @@ def index_states(
 def _states(
   system: HasState, plan: feed_lib.Plan, everywhere: NamedSharding
 ) -> Callable[..., jax.Array]:
-  """Compiles (params, tables, feed, row_B) → state_BD of the examples at these rows."""
+  """Compiles a function for the states, [B, D], of the examples `row_B` of a feed."""
 
   @functools.partial(jax.jit, out_shardings=everywhere)
   def states(params, tables, feed, row_B):
@@ -147,8 +147,8 @@ def cached(
   """Reads a state index from its folder, or builds it by `make()` and writes it there.
 
   `about` is JSON on the index's origin, including `ids_sha256`; an index of another
-  origin is replaced. Returns state_ND and item_N, see `index_states`. Raises UserError
-  if the folder holds an index of other ids or cannot be written.
+  origin is replaced. Returns state_ND and item_N, see `index_states`. Raises a
+  UserError if the folder holds an index of other ids or cannot be written.
   """
   try:
     with folder_lib.opened(folder) as (_, found):
@@ -173,7 +173,7 @@ def cached(
 def _read(
   folder: epath.Path, manifest: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads state_ND and item_N; raises ValueError if a hash is not the manifest's."""
+  """Reads state_ND and item_N; raises a ValueError if a hash is not the manifest's."""
   arrays = []
   for name in _ARRAYS:
     with (folder / f"{name}.npy").open("rb") as file:
