@@ -119,7 +119,7 @@ def path_name(path) -> str:
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns the mesh axis of each dimension, or None, by RULES; None without a rule."""
+  """Returns the mesh axes of a parameter's dimensions by RULES; None without a rule."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes

@@ -39,9 +39,9 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> None:
-  """Writes the report of runs (see `reporting.report`) or of a study.
+  """Writes report.html for a study or, see `reporting.report`, for one or more runs.
 
-  If `workdir` is a study, it logs the findings too.
+  For a study it also writes and logs the findings, see `analyse`.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
@@ -68,9 +68,9 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
     resamples: bootstrap resamples for the intervals of the power laws.
 
   Returns:
-    The content of analysis.json: axes; trials {finished, failed}; families, each with
-    its points, its findings and, in `said`, the findings as sentences; the paths of the
-    figures.
+    The content of analysis.json: `axes`; `trials`, the numbers finished and failed;
+    `families`, each with its points, findings and, in `said`, sentences about these;
+    `figures`, the paths of the figures.
 
   Raises:
     UserError: summary.parquet or matplotlib is missing, or the table cannot be read.
@@ -141,7 +141,7 @@ def draw(found: Findings) -> list[Drawing]:
 
 
 def _tables(found: Findings) -> dict[str, Any]:
-  """Returns the report's tables: `columns` of points, and `compared` pairs of them."""
+  """Returns the contents of the report's tables of points and of compared pairs."""
   columns = [(m.title, m.column, m) for m in found.measures]
   # The test metrics come last; they are shown, but no decision uses them.
   columns += [

@@ -1,11 +1,12 @@
 """Claims trials, so that several processes and hosts can share one study.
 
-Optuna stores the trials in one order and lets each end once. Every process applies the
-following rules, without talking to the others:
+Optuna keeps the trials in one order and lets each end only once. Every process applies
+these rules on its own, without messages to the others:
 
-- Of the trials of a point, only the one with the highest turn counts; at equal turns,
-  the first. A process that has claimed another one ends it without running it.
-- A trial that ended without a result or a reason is lost; its point gets another turn.
+- A point's trials are numbered by turn, from 0. Only its trial with the highest turn
+  counts; at equal turns, the first. A process that claims any other ends it unrun.
+- A trial that ended without a result or a reason of failure is lost: its point gets
+  a trial with the next turn.
 - A running trial on this host is alive while the lock in its folder is held (its train
   command inherits the lock). A trial on another host is alive while its heartbeat
   changes.
@@ -55,7 +56,7 @@ class Claim(NamedTuple):
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
-  """Returns {name of point: the trial that counts}, in order of the first trials."""
+  """Returns {name of point: the trial that counts}, by each point's first trial."""
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
@@ -68,12 +69,12 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
 
 
 def ended(trial: FrozenTrial) -> bool:
-  """Returns True if a trial has a result, or a reason why it failed."""
+  """Returns True if a trial has ended with a result or a reason of failure."""
   return trial.state.is_finished() and not _lost(trial)
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues missing points of a grid, lost points and, if wanted, failed points."""
+  """Enqueues a grid's points without a trial, lost ones and, if wanted, failed ones."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:
@@ -84,7 +85,7 @@ def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
 
 
 def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None:
-  """Claims the next trial for this process; None if none is waiting."""
+  """Claims a study's next trial for this process; None if none is left to start."""
   while True:
     now, trials = current(study), study.get_trials(deepcopy=False)
     waits = any(trial.state == TrialState.WAITING for trial in trials)
@@ -118,7 +119,7 @@ def take(study: optuna.Study, plan: Plan, workdir: pathlib.Path) -> Claim | None
 
 
 def beat(claim: Claim) -> bool:
-  """Renews the heartbeat of a trial; returns False if it was taken over."""
+  """Renews a trial's heartbeat; returns False if another process ended the trial."""
   before = claim.trial.user_attrs["claim"]
   try:
     claim.trial.set_user_attr("claim", before | {"beat": before["beat"] + 1})
@@ -128,7 +129,7 @@ def beat(claim: Claim) -> bool:
 
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
-  """Ends a claimed trial and stores its row of the summary, see studies/summary.py."""
+  """Ends a claimed trial with `row`, its row of the summary (studies/summary.py)."""
   # If another process has ended the trial already, that result stays.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
@@ -200,7 +201,7 @@ def _distributions(plan: Plan) -> dict[str, Any]:
 
 
 def _sampler(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
-  """Returns the sampler of trial `number`; it is the same in every process."""
+  """Returns the sampler of trial number `number`, seeded alike in every process."""
   seed = int(np.random.SeedSequence([plan.search_seed, number]).generate_state(1)[0])
   if plan.search == "tpe":
     return optuna.samplers.TPESampler(seed=seed)
@@ -217,7 +218,7 @@ def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
 
 
 def _unseen(plan: Plan, now: Collection[str]) -> Point:
-  """Draws a random point whose name is not in `now`."""
+  """Draws a random point whose name is not in `now`; a UserError if none is found."""
   rng = np.random.default_rng([plan.search_seed, len(now)])
   for _ in range(_DRAWS):
     point = {name: _any_of(values, rng) for name, values in plan.axes.items()}
@@ -239,6 +240,6 @@ def _any_of(values: Values, rng: np.random.Generator) -> Value:
 
 @functools.cache
 def _host() -> str:
-  """Returns this machine's name and boot id, because names may not be unique."""
+  """Returns this machine's name and boot id, since two machines may share a name."""
   boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
   return f"{platform.node()} {boot.read_text().strip() if boot.exists() else ''}"

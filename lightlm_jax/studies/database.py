@@ -28,7 +28,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
   Args:
     workdir: folder of the journal; its name is part of the study's name.
-    plan: its definition (without the data's folder) is part of the study's name.
+    plan: its definition, without the data folder, is part of the study's name.
     storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
       None = the journal.
 
@@ -63,7 +63,7 @@ def shown(url: object) -> str:
 
 @contextlib.contextmanager
 def user_errors(workdir: pathlib.Path) -> Iterator[None]:
-  """Converts exceptions of the folder or the storage in a block to a UserError."""
+  """Turns errors of the folder `workdir` or the storage in a block into a UserError."""
   try:
     yield
   except Exception as error:

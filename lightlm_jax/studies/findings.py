@@ -16,14 +16,14 @@ LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
 
 class Best(NamedTuple):
-  """The best point by validation, and those not significantly different from it."""
+  """The best point by validation, and points not significantly different from it."""
 
   place: int
   level: tuple[int, ...]  # in ascending order of size
 
 
 class Compared(NamedTuple):
-  """Two points compared by one measure."""
+  """The result of comparing two points by one measure."""
 
   measure: Measure
   pair: tuple[int, int]
@@ -32,7 +32,7 @@ class Compared(NamedTuple):
 
 
 class Findings(NamedTuple):
-  """All findings about one family; `measures` are those that its points have."""
+  """All findings about one family; its points have values of `measures`."""
 
   family: Family
   measures: tuple[Measure, ...]
@@ -73,7 +73,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits the loss in size, data or both; in only one, to runs that share the other."""
+  """Fits a law in the columns `of`; if only size or data, to runs equal in the other."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )
@@ -107,7 +107,7 @@ def _best(family: Family) -> Best:
 def _compared(
   family: Family, measures: Sequence[Measure], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Compared, ...]:
-  """Compares pairs of points by each measure that both have."""
+  """Compares each pair of points by each measure of which both points have a value."""
   found = []
   for measure in measures:
     value_P = family.column(measure.column)
@@ -122,7 +122,7 @@ def _compared(
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-  """Returns the findings as data for JSON; points are given by their names."""
+  """Returns the findings in a form for JSON, with names in place of points."""
   family = found.family
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}

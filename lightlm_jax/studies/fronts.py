@@ -22,7 +22,7 @@ FFN = ("ffn", "model.d_ff")
 
 
 class IsoFlop(NamedTuple):
-  """Points of about equal FLOPs, and a parabola of the loss in log N through them."""
+  """Points of about equal FLOPs, and the fitted parabola of loss in log N (size)."""
 
   low: float  # FLOPs
   high: float
@@ -34,7 +34,7 @@ class IsoFlop(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """Points by depth and width, equal in all other axes; -1 marks an empty cell."""
+  """Points [D, W] by depth and width, equal in all other axes; -1 = an empty cell."""
 
   name: str  # values on the other axes, "" = there are none
   depths: tuple[int, ...]
@@ -45,8 +45,8 @@ class Grid(NamedTuple):
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:
   """Returns the indices of points on the Pareto front, from the cheapest to the best.
 
-  A lower cost is better, and a lower value if `lower`. Points that are equal in cost
-  and value are all kept.
+  Lower costs are better, and so are lower values if `lower`, else higher ones. Points
+  equal in cost and value are all kept.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -60,7 +60,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """Forms the fewest groups of indices with values within a factor of `ratio`."""
+  """Groups indices; values in a group differ by a factor of `ratio` at most."""
   found: list[list[int]] = []
   for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
@@ -71,9 +71,9 @@ def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
 
 
 def iso_flop(family: Family) -> list[IsoFlop]:
-  """Fits a parabola to each group of points of about equal FLOPs.
+  """Fits a parabola of the loss to each group of points of about equal FLOPs.
 
-  A group needs at least four sizes: a parabola passes exactly through three.
+  A group needs four or more sizes: a parabola passes exactly through any three.
   """
   flops_P, size_P, loss_P = map(family.column, ("train_flops", SIZE, LOSS.column))
   # Comparisons with NaN are false, so points without FLOPs or size are left out.
@@ -94,7 +94,7 @@ def iso_flop(family: Family) -> list[IsoFlop]:
 def _parabola(
   size_N: np.ndarray, loss_N: np.ndarray, spread: Spread | None, seeds_N: np.ndarray
 ) -> tuple[tuple[float, ...], float | None, tuple[float, float] | None, str | None]:
-  """Returns curve, best_size, interval and reason of an `IsoFlop`."""
+  """Fits a parabola; returns curve, best_size, interval and reason as in `IsoFlop`."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
   at_N = (x_N - middle) / half
@@ -152,7 +152,7 @@ def equal_size(family: Family) -> list[tuple[int, int]]:
 
 
 def equal_groups(family: Family) -> list[list[int]]:
-  """Returns groups of points that pairs of `equal_size` connect, the smallest first."""
+  """Joins the pairs of `equal_size` to groups of points, the smallest models first."""
   size_P = family.column(SIZE)
   joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
@@ -163,9 +163,9 @@ def equal_groups(family: Family) -> list[list[int]]:
 
 
 def narrowing(family: Family) -> list[tuple[int, ...]]:
-  """Returns groups of points that differ only in d_ff, each with the narrowest first.
+  """Returns groups of points that differ only in d_ff, in ascending order of d_ff.
 
-  There is one for each shape that was trained with several d_ff.
+  There is a group for each shape that was trained with several values of d_ff.
   """
   ffn_P = family.column("d_ff")
   found = []
@@ -210,7 +210,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns [P] encoder layers (decoder layers without an encoder), and their axes."""
+  """Returns [P], encoder layers (or decoder layers if it has none), and shape axes."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()
@@ -224,7 +224,7 @@ def other_axes(family: Family, without: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def group_by(keys: Iterable[Any]) -> list[np.ndarray]:
-  """Groups the indices of equal keys, in the order in which keys first appear."""
+  """Groups the indices of equal keys; groups are in order of their first index."""
   groups: dict[Any, list[int]] = {}
   for place, key in enumerate(keys):
     groups.setdefault(key, []).append(place)

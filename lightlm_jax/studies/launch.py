@@ -28,8 +28,8 @@ def launch(
     workdir: the study's folder; None raises a UserError.
     config: a study's config, see `plan.of_study`; None = vary the run `base`.
     base, overrides, vary: see `plan.of_run`; with `config` only `vary` is used.
-    report_path: JSON file for what `study.sweep` returns; None = no file.
-    **options: see `study.sweep`.
+    report_path: JSON file to write with what `study.sweep` returns; None = no file.
+    **options: arguments of `study.sweep`.
   """
   if workdir is None:
     raise UserError("no folder for the study; give --workdir=STUDY")

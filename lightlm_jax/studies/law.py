@@ -53,7 +53,7 @@ class Fit(NamedTuple):
   remarks: tuple[str, ...]  # caveats, as clauses without capital and full stop
 
   def band(self, size, data=1.0):
-    """Returns (low, high) of the loss's 95 % band, each with the inputs' shape."""
+    """Returns (low, high), the 95 % band of the loss, each with the inputs' shape."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
     return tuple(np.quantile(expected, _tails(0.95), axis=0))
 
@@ -85,7 +85,8 @@ def fit(
     data_R: [R] D, positive; None = fit the law of N alone.
     point_R: [R] number of the point of each run; None = one point for equal N and D.
     names: words for N and D in reasons and remarks.
-    resamples, level: S, and the coverage of the intervals.
+    resamples: S, the number of bootstrap resamples.
+    level: coverage of the intervals.
 
   Raises:
     ValueError: a value is not positive or not finite, or the lengths differ.
@@ -148,11 +149,11 @@ def _positive(values) -> np.ndarray:
 def _too_few(
   columns: Sequence[np.ndarray], names: Sequence[str], *, spare: int = 0
 ) -> str | None:
-  """Returns why the points are too few to identify the law; None if they are not.
+  """Returns a reason if points are too few to identify the law, else None.
 
-  A term has a factor and an exponent, and c (or the other term) shifts it, so it needs
-  three different values. `spare` is the number of points required beyond the number of
-  parameters: without any, the law passes through all points and has no known error.
+  Each of `columns` (N, or N and D) needs three different values, because its term has a
+  factor and an exponent, and c or the other term shifts it. `spare` points are required
+  beyond the number of parameters: with 0, the law may fit exactly, with unknown error.
   """
   unknowns = 2 * len(columns) + 1
   for name, values_R in zip(names, columns):
@@ -171,7 +172,7 @@ def _too_few(
 
 
 def _starts(T: int) -> list[np.ndarray]:
-  """Returns starting points for T terms: slow and steep power laws, low and high c."""
+  """Returns starting parameters [2 T + 1]: slow and steep laws, low and high c."""
   exponents = itertools.product((0.1, 0.4, 1.2), repeat=T)
   return [
     np.array([*[np.log((1 - floor) / T)] * T, *exponent_T, np.log(floor)])
@@ -181,7 +182,10 @@ def _starts(T: int) -> list[np.ndarray]:
 
 
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
-  """Returns the parameters [2 T + 1] with the lowest Huber loss over all starts."""
+  """Returns the parameters, [2 T + 1], with the lowest Huber loss over all starts.
+
+  x_TR is log N (and log D), y_R is log L.
+  """
   T = len(x_TR)
   # Runs of weight 0 would only cost time.
   drawn_R = weight_R > 0
@@ -196,7 +200,7 @@ def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
 
 
 def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
-  """Returns the Huber loss in units of DELTA², and its gradient [2 T + 1]."""
+  """Returns the Huber loss of parameters `theta`, over DELTA², and its gradient."""
   T = len(x_TR)
   expected_R, share_TR = _expected(theta, x_TR)
   error_R = (expected_R - y_R) / DELTA
@@ -211,7 +215,7 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the predicted log L, [R], and the shares of all terms and c, [T + 1, R]."""
+  """Returns the predicted log L, [R], and the shares of terms and c in L, [T + 1, R]."""
   T = len(x_TR)
   floor_R = np.full(x_TR.shape[1], theta[-1])
   log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
@@ -220,7 +224,7 @@ def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _law(theta, unit_T, unit: float) -> Law:
-  """Converts parameters to a law in the units of the runs."""
+  """Converts the parameters `theta` to a law in the units of the runs."""
   T = len(unit_T)
   factor_T = unit * np.exp(theta[:T]) * np.asarray(unit_T) ** theta[T:-1]
   # At its lower bound, c is 3e-7 of the typical loss and counts as 0.
@@ -230,7 +234,7 @@ def _law(theta, unit_T, unit: float) -> Law:
 
 
 def _at_bound(law: Law, columns, names, loss_R) -> str | None:
-  """Returns why a fitted law is degenerate; None if it is not."""
+  """Returns a reason if a fitted law has no effect or is at a bound, else None."""
   terms = ((law.a, law.alpha), (law.b, law.beta))
   for name, values_R, (factor, exponent) in zip(names, columns, terms):
     fall = factor * (values_R.min() ** -exponent - values_R.max() ** -exponent)
@@ -242,7 +246,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields how often each run is drawn, [R]; skips resamples too small for a law."""
+  """Yields resamples, [R] times that each run is drawn; skips those too small to fit."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   left = 100 * resamples

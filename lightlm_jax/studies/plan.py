@@ -55,12 +55,12 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Plans the grid of `vary` over the config of a run; see `Plan` and `of_study`."""
+  """Plans a grid of the axes `vary`, `axis=value,value` each, over a run's config."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
 def overrides(plan: Plan, point: Point) -> dict[str, Any]:
-  """Returns the overrides of the base configuration for a trial, by dotted field."""
+  """Returns {dotted field: value}, a trial's changes to the base configuration."""
   return plan.fixed | axes_lib.fields_of(plan.run, point)
 
 
@@ -80,7 +80,8 @@ def config_of(plan: Plan, point: Point) -> RunConfig:
 def check(plan: Plan) -> None:
   """Raises a UserError if any point cannot be trained.
 
-  For a search it checks the first 10,000 combinations of values and ends of ranges.
+  For a search, which draws points, it checks the first 10,000 combinations of values,
+  with only the two ends of each range.
   """
   points = plan.points
   if points is None:
@@ -101,7 +102,7 @@ def check(plan: Plan) -> None:
 
 
 def definition(plan: Plan) -> dict[str, Any]:
-  """Returns a study's definition as data for JSON; equal definitions are one study."""
+  """Returns what defines a study, in a form for JSON: equal definitions, same study."""
   axes = {
     name: str(values) if isinstance(values, Range) else list(values)
     for name, values in plan.axes.items()
@@ -120,9 +121,9 @@ def definition(plan: Plan) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
-  """Returns the differences of a plan from an old definition, as "field: old → new".
+  """Returns the plan's differences from the definition `old`, as "field: old → new".
 
-  More trials of the same search, or another way to write the same run, do not count.
+  More trials of the same search do not count, nor other overrides with an equal run.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
@@ -138,9 +139,9 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Builds a plan with a point for each combination in any grid, without duplicates.
+  """Builds a plan with a point for each combination of any grid, without duplicates.
 
-  In a grid that lacks an axis, the axis has its value in the base configuration.
+  If a grid lacks an axis of another, its points have the base configuration's value.
   """
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
@@ -200,7 +201,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[Point]:
-  """Yields every combination; the last axis changes fastest."""
+  """Yields a point for every combination of values; the last axis changes fastest."""
   return (dict(zip(axes, values)) for values in itertools.product(*axes.values()))
 
 

@@ -58,7 +58,7 @@ _MEASURED = (LOSS.column, *table_lib.METRICS)
 
 
 class Spread(NamedTuple):
-  """The standard deviation between seeds, pooled over points with several seeds."""
+  """The standard deviation between seeds, pooled over all points with several seeds."""
 
   std: float
   freedom: int  # degrees of freedom
@@ -84,11 +84,11 @@ class Family(NamedTuple):
     return ", ".join([f"{self.key['system']} on {self.key['dataset']}", *other])
 
   def names(self) -> list[str]:
-    """Returns the name of each point: its values on the axes that vary."""
+    """Returns the points' names, made of their values on the axes that vary."""
     return [name_of(row, self.axes) for row in self.points.iter_rows(named=True)]
 
   def column(self, name: str) -> np.ndarray:
-    """Returns a column of the points, [P] float64; NaN where it is null."""
+    """Returns the column `name` of the points, [P] float64, with NaN for null."""
     return self.points[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
   def spread(self, measure: Measure) -> Spread | None:
@@ -102,7 +102,7 @@ class Family(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """The difference of two means; `half` (of its interval) and `p` may be unknown."""
+  """A difference of means, half the width of its interval, and p; None = unknown."""
 
   value: float
   half: float | None
@@ -145,7 +145,7 @@ def axes(table: pl.DataFrame) -> tuple[str, ...]:
 
 
 def families(table: pl.DataFrame) -> list[Family]:
-  """Groups the finished runs into families; both keep the order of the table."""
+  """Groups the finished runs into families; both keep the order of the table's rows."""
   finished = table.filter(pl.col("state") == "finished")
   words = [name for name in axes(table) if not table.schema[name].is_numeric()]
   numbers = [name for name in axes(table) if name not in words]
@@ -162,7 +162,7 @@ def families(table: pl.DataFrame) -> list[Family]:
 
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
-  """Returns the runs with a column for the number of their point, and the points."""
+  """Returns two tables: runs, with `point`, the number of their point; and points."""
   order: dict[tuple[Any, ...], int] = {}
   place_R = [order.setdefault(row, len(order)) for row in rows(runs, numbers)]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
@@ -177,7 +177,7 @@ def _points(runs: pl.DataFrame, numbers: Sequence[str]):
 
 
 def rows(table: pl.DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
-  """Returns the table's rows with the columns `names`, which may be empty."""
+  """Returns the rows of the table's columns `names`; each is () if `names` is empty."""
   return table.select(names).rows() if names else [()] * len(table)
 
 
@@ -204,8 +204,9 @@ def amount(value: float) -> str:
 def compare(family: Family, measure: Measure, one: int, other: int) -> Difference:
   """Tests the mean of point `one` minus that of `other` by a pooled t-test.
 
-  A few seeds of one point estimate their spread poorly. Pooled over a family's points
-  it suffices for Student's t, if their variances are equal; without any, `p` is None.
+  The standard deviation between seeds is pooled over all points of the family, because
+  one point has few seeds; this assumes equal variances. If no point has two seeds, `p`
+  is None.
   """
   mean_P = family.points[measure.column]
   value = mean_P[one] - mean_P[other]
@@ -221,7 +222,7 @@ def compare(family: Family, measure: Measure, one: int, other: int) -> Differenc
 
 
 def half_width(family: Family, measure: Measure, point: int) -> float | None:
-  """Returns half the interval of a point's mean over seeds; None if it is unknown."""
+  """Returns half the width of the interval of a point's mean; None if unknown."""
   spread = family.spread(measure)
   seeds = family.points[f"{measure.column}:seeds"][point]
   if spread is None or not seeds:
@@ -232,7 +233,7 @@ def half_width(family: Family, measure: Measure, point: int) -> float | None:
 def significant(
   family: Family, measure: Measure, pairs: Sequence[tuple[int, int]]
 ) -> list[bool]:
-  """Returns True for each pair of points that differ by more than seeds do.
+  """Returns a bool per pair of points: True if they differ significantly.
 
   Their intervals must not overlap, and p must be at most 0.05 after Holm's correction
   for the number of pairs.

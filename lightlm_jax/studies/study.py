@@ -64,8 +64,9 @@ def sweep(
   Args:
     plan: the study's plan.
     workdir: the study's folder, new or begun with the same plan.
-    storage: see `database.open_study`.
-    jobs, platform: see `trials.slots`.
+    storage: URL of a database or proxy, see `database.open_study`; None = a file.
+    jobs: number of parallel trials; None = as in `trials.slots`.
+    platform: "cpu", "gpu" or "tpu"; None = jax's choice.
     retry_failed: run failed trials again.
     train: command that runs a trial, without arguments.
 
@@ -127,7 +128,7 @@ def _open(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna.Stud
 
 @dataclasses.dataclass
 class _Sweep:
-  """This process's share of a study; `platform` and `train` as in `sweep`."""
+  """The part of a study that this process runs; `platform`, `train` as in `sweep`."""
 
   study: optuna.Study
   plan: Plan
@@ -187,7 +188,7 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the ended trials' rows, in the order of the grid or of drawing."""
+    """Returns the ended trials' summary rows, in the grid's order or that of drawing."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]
@@ -225,7 +226,7 @@ class _Sweep:
       self.shown.started(claim.name, len(self.rows()), plan.trials)
 
   def _settle(self, one: Running) -> None:
-    """Records an ended trial and frees its slot."""
+    """Records a trial whose process has ended, and frees its slot."""
     code, claim = one.process.returncode, one.claim
     why = None if code == 0 else trials.reason(code, claim.folder)
     config = plan_lib.config_of(self.plan, claim.point)

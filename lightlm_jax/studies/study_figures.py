@@ -39,7 +39,7 @@ class Drawing(NamedTuple):
 
 
 class Series(NamedTuple):
-  """The points with the same value on an axis, and their style."""
+  """Points with the same value on an axis, drawn in the same colour and marker."""
 
   label: str
   places: tuple[int, ...]
@@ -48,7 +48,7 @@ class Series(NamedTuple):
 
 
 def styled(number: int, label: str, places: Sequence[int]) -> Series:
-  """Builds a series with the colour and the marker of `number`, from 0."""
+  """Builds a series; `number`, from 0, selects its colour and marker."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 
@@ -63,7 +63,7 @@ def series_of(value_P: Sequence[float], name: str) -> list[Series]:
 
 
 def places(family: Family, measure: Measure, x_P: np.ndarray) -> np.ndarray:
-  """Returns the indices of points that have the measure and a positive x."""
+  """Returns the indices of points with a value of the measure and a positive `x_P`."""
   value_P = family.column(measure.column)
   return np.flatnonzero(np.isfinite(value_P) & np.isfinite(x_P) & (x_P > 0))
 
@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws all points; joins those that differ only in the axes `running`, if any."""
+    """Draws all points; joins those that differ only in axes `running`, unless None."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
@@ -164,7 +164,7 @@ def draw_cells(
 ) -> None:
   """Draws a heat map: depth upwards, width to the right; darker is better.
 
-  A letter marks each group in `equal`, of points with equal parameter counts.
+  Each group of points in `equal`, with equal parameter counts, gets a letter.
   """
   point_DW, size_P = grid.point_DW, family.column(SIZE)
   value_DW = np.where(point_DW >= 0, family.column(measure.column)[point_DW], np.nan)
@@ -197,8 +197,8 @@ def against(
 ) -> Drawing | None:
   """Draws measures against a cost or the data; None if that is equal for all points.
 
-  `cost` is a key of AGAINST; `law` is the only measure's law in it, None = draw the
-  Pareto front (but none against data).
+  `cost` is a key of AGAINST. `law`, for a single measure, is drawn as a curve; without
+  it the Pareto front is drawn, except against data.
   """
   name = AGAINST[cost]
   if name == SIZE and LOSS not in measures:
@@ -291,7 +291,7 @@ def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
 def narrowing(
   family: Family, found: Sequence[Sequence[int]], measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Draws measures against d_ff; each of `found` has points that differ only in it."""
+  """Draws measures against d_ff; points of a group in `found` differ only in d_ff."""
   ffn_P = family.column("d_ff")
   known = [m for m in measures if len(places(family, m, ffn_P)) > 1]
   if not found or not known:

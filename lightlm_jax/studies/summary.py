@@ -49,7 +49,7 @@ def row(
 ) -> dict[str, Any]:
   """Builds the row of an ended trial; columns that do not apply are None.
 
-  `reason` says why it failed; None = it has results in its workdir, `folder`.
+  `reason` says why it failed; None = it has results in `folder`, its workdir.
   """
   results, split = {}, {}
   if reason is None:

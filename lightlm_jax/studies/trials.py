@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Slot(NamedTuple):
-  """The cores, and the environment with the GPU, for one trial at a time."""
+  """Resources of one trial at a time: cores, and environment variables for the GPU."""
 
   cores: tuple[int, ...]
   environment: Mapping[str, str]
@@ -36,7 +36,7 @@ class Progress(NamedTuple):
 
 
 def slots(jobs: int | None, platform: str | None) -> list[Slot]:
-  """Divides cores and GPUs among `jobs` parallel trials, without starting a device.
+  """Divides cores and GPUs among `jobs` parallel trials; jax does not start here.
 
   Several trials on one GPU share its memory; only one trial at a time can use a TPU.
   `jobs` None = one per GPU or TPU host, or on a CPU one per core if memory allows.
@@ -123,7 +123,7 @@ def start(
 
 
 def progress(folder: pathlib.Path, steps: int) -> Progress:
-  """Reads the progress of a trial in workdir `folder` with `steps` steps in total."""
+  """Reads the progress of the trial in workdir `folder`, with `steps` steps in all."""
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
     try:
@@ -140,7 +140,7 @@ def progress(folder: pathlib.Path, steps: int) -> Progress:
 
 
 def reason(code: int, folder: pathlib.Path) -> str:
-  """Returns why a trial ended with an exit code other than 0, in one line."""
+  """Returns in one line the reason why a trial ended with an exit code other than 0."""
   if code < 0:
     name = signal.Signals(-code).name
     memory = "; is there enough memory?" if -code == signal.SIGKILL else ""

@@ -57,7 +57,7 @@ class View:
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
   ) -> None:
-    """Redraws the live table, if it is shown."""
+    """Redraws the live table, if there is one; arguments as in `summary`."""
     if not self.live:
       return
     table = rich.table.Table()
@@ -77,7 +77,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns one line of text about the state of a study."""
+  """Returns a line of text: counts of trials by state, and the best (a summary row)."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -34,7 +34,7 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
 
 
 def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
-  """Formats a mean or a difference with its interval, such as -0.0012 ± 0.0008."""
+  """Formats a mean or difference ± `half`, such as -0.0012 ± 0.0008; None = unknown."""
   text = value(measure, number, sign)
   return text if half is None else f"{text} ± {value(measure, half)}"
 
@@ -117,7 +117,7 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns a sentence on how often the first of a pair wins and, if few, on each."""
+  """Returns sentences: how often the first of a pair wins and, if few, on each pair."""
   if not compared:
     return []
   names, counts = found.family.names(), []
