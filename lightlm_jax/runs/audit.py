@@ -46,12 +46,12 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   """Audits the ids of a configuration; logs and returns the findings.
 
   Args:
-    config: of a system that writes ids.
+    config: the configuration of a system that generates ids.
     workdir: the folder of a run that must have the same ids; None = no run.
 
   Returns:
-    The findings of evaluation/leaks.py, order {rules, shuffled, lost}
-    (data/sequential.py), ids {kind, manifest_sha256} and split_sha256.
+    A dict with the findings of `leaks.audit`, order {rules, shuffled, lost} (see
+    data/sequential.py), ids {kind, manifest_sha256} and split_sha256.
   """
   config = context.check_writes_ids(config)
   _check_split(config)
@@ -117,7 +117,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """Returns the attributes of a dataset's items in the order of a renumbered `log`."""
+  """Returns the attributes of each item of `log`, which may number the items anew."""
   if dataset.attributes is None:
     return None
   of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
@@ -125,7 +125,7 @@ def _attributes(dataset: datasets.Dataset, log: Interactions):
 
 
 def _check_split(config: RunConfig) -> None:
-  """Raises a UserError if the audit cannot tell the split's held-out interactions."""
+  """Raises a UserError if the audit does not support how the log is split."""
   if config.split.kind == "none":
     raise UserError(
       "config.split.kind is 'none': nothing is held out that could reach the ids; "

@@ -1,4 +1,4 @@
-"""RunContext and Run: a run's configuration, data, devices, folder and system."""
+"""Defines RunContext and Run: a run's configuration, data, devices, folder, system."""
 
 import dataclasses
 import logging
@@ -46,7 +46,7 @@ class Run(RunContext):
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:
-  """Checks a configuration whose ids are to be built, and sets up logging.
+  """Checks a configuration whose ids are to be built, sets up logging, and returns it.
 
   Raises:
     UserError: its system writes no ids, or a value is invalid.

@@ -34,8 +34,9 @@ def describe(
 
   Args:
     config: the run's configuration.
-    topology: a TPU slice to compile for, see training/topology.py; None = none.
-    chosen: fields set by hand; with a topology, other batch sizes are rounded up.
+    topology: a TPU slice to compile for, such as "v5e:16x16"; None = none.
+    chosen: dotted fields that the user set. With a topology, batch sizes that are not
+      among them are rounded up to divide over its devices.
   """
   log.set_up(stderr=True)  # stdout is left to the report
   config_lib.check(config)
@@ -68,6 +69,8 @@ def describe_elsewhere(
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
   """Returns `describe` for a TPU slice that this machine does not have.
+
+  `dry_run` and `platform` are the values of the flags of these names.
 
   Raises:
     UserError: `dry_run` is false, or `platform` is neither None nor "cpu".

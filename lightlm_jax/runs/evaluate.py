@@ -68,7 +68,10 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Returns fields of the results, and ranks by rule; see `all_metrics`."""
+  """Evaluates `requests`; returns fields of results.json and each rule's `Ranks`.
+
+  k is the length of the lists; see `all_metrics`.
+  """
   return all_metrics(
     run.built,
     run.params,
@@ -84,7 +87,10 @@ def measure(
 def write_users(
   run: Run, results: Results, requests: Requests, ranks: dict[str, Ranks], **way: Any
 ) -> None:
-  """Writes the table of users for `compare`; `way` is passed to `results.file_name`."""
+  """Writes the table of users that `compare` reads to the run's folder.
+
+  `way`: the keyword arguments `users` and `variant` of `results.file_name`.
+  """
   table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
   name = results_lib.file_name("users", results, **way)
   users_lib.write(run.workdir / f"{name}.parquet", table)
@@ -106,7 +112,10 @@ def _evaluate(
   k: int = evaluator.K,
   **way: Any,
 ) -> Results:
-  """Evaluates `requests`; writes and returns the results with the metrics added."""
+  """Evaluates `requests`; adds the metrics to `results`, writes and returns these.
+
+  For `way` see `write_users`.
+  """
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)
   found |= {"split": split_name, "num_users": len(requests)}
@@ -131,8 +140,9 @@ def compare(
   Args:
     workdirs: the folders of at least two finished runs.
     split_name: "test" or "validation".
-    overrides: "decoding.kind" of the runs that write ids; None = each run's own.
-    users: the number of evaluated users; 0 = all.
+    overrides: may hold "decoding.kind", which tables of runs that generate ids are
+      read; without it, those of each run's own decoding.
+    users: the number of users to which `evaluate` was restricted; 0 = all.
 
   Raises:
     UserError: a run lacks the table, or was evaluated on other requests.
@@ -180,7 +190,10 @@ def parse_users(given: str | None) -> int:
 def _variant(
   own: RunConfig, config: RunConfig, overrides: Mapping[str, Any], width: int | None
 ) -> str:
-  """Returns a name of the decoding's options for file names; "" = the run's own."""
+  """Returns the decoding options that differ from the run's, for file names; "" = none.
+
+  `config` is `own` with `overrides`; `width` is the beam's width, None = no beam.
+  """
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
     return ""
   if width is not None:

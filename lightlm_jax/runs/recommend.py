@@ -46,8 +46,9 @@ def recommend(
   Args:
     workdir: the folder of a run, finished or not.
     users: raw ids of users of the log.
-    histories: see `queries.of_histories`. Without `users` and `histories`: all users.
-    output: file to write, see inference/output.py; None = the rows are returned.
+    histories: pairs (name, raw item ids) of users that need not be in the log, see
+      `queries.of_histories`. Without `users` and `histories`, all users are served.
+    output: the file to write, see inference/output.py; None = the rows are returned.
     k, exclude_seen, allow, deny: see `Recommender.recommend`.
     with_text: whether to add a column with the items' titles.
     overrides: values by dotted field that replace the run's own; None = none.
@@ -109,10 +110,10 @@ def read_users(
   everyone: bool,
   output: str | None,
 ) -> tuple[list[str] | None, list[tuple[str, list[str] | None]] | None]:
-  """Returns `users` and `histories` of `recommend`, from the values of flags.
+  """Returns the arguments `users` and `histories` of `recommend`, from values of flags.
 
   Raises:
-    UserError: not exactly one of the first four is given, or it cannot be read.
+    UserError: not exactly one of the first four is given, or its file is not readable.
   """
   given: dict[str, Any]
   given = {"--users": users, "--history": history, "--histories": histories}
@@ -134,7 +135,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users, one item per line; nothing for None."""
+  """Prints the lists of the first users in `found`, one item per line; None = no-op."""
   if found is None:
     return
   users = found["user"].unique()

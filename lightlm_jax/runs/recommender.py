@@ -57,7 +57,7 @@ class Recommender:
     Args:
       config: the run's configuration; `from_config` takes a name and overrides too.
       workdir: the folder where `fit` saves the run and resumes it after a kill; None =
-        a temporary one that is removed with this object.
+        a temporary folder, which is removed when this object is.
     """
     self._config = config_lib.typed(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
@@ -157,8 +157,8 @@ class Recommender:
 
     Args:
       users: N raw ids.
-      histories: N users' items, oldest first: by the users' names, or in a list, where
-        they are called 0, 1, ….
+      histories: the items of N users, oldest first: a mapping from the users' names, or
+        a list, whose users are called 0, 1, ….
       k: K, the most items that a user gets.
       exclude_seen: whether to exclude the items of a user's history.
       allow: raw ids of the only items that may be recommended; None = all.
@@ -167,7 +167,7 @@ class Recommender:
 
     Returns:
       At most N × K rows: `user` and `item` (text), `rank` (int32, from 1), `score`
-      (float32, comparable within a user; a log-probability if the system writes ids).
+      (float32, comparable within a user; a log-probability for systems that write ids).
 
     Raises:
       UserError: not fitted; no user can be served; `allow` and `deny` leave no item.
@@ -256,7 +256,10 @@ def _rows(histories: Mapping[Any, Any] | Sequence[Any]):
 
 
 def _raw(ids: Iterable[Any] | None, what: str) -> list[str] | None:
-  """Converts raw ids, strings or integers (also numpy's), to strings; None = None."""
+  """Converts raw ids, strings or integers (also numpy's), to strings; None stays None.
+
+  `what` names the argument in error messages.
+  """
   if ids is None:
     return None
   if isinstance(ids, str):

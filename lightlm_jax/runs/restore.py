@@ -46,7 +46,7 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
   """Restores a run with its best parameters, finished or not.
 
   Args:
-    workdir: from `train` or `Recommender.save`.
+    workdir: the folder that `train` or `Recommender.save` wrote.
     overrides: values by dotted field that replace the run's own, such as
       {"decoding.beam_size": 50}; None = none.
 
@@ -87,7 +87,7 @@ def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
 def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[epath.Path, RunConfig, RunConfig]:
-  """Returns a run's folder, and its configuration with and without `overrides`.
+  """Returns a run's folder, its configuration with `overrides`, and that without.
 
   Raises:
     UserError: there is no run, or `overrides` do not apply to it.
@@ -102,7 +102,10 @@ def read_configs(
 def dataset_of(
   workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
-  """Loads a run's dataset from the copy in its workdir, else by `config.data`."""
+  """Loads a run's dataset from the copy in its workdir, or else as `config.data` says.
+
+  `fetch`: whether a missing log may be downloaded.
+  """
   kept = parquet_logs.read_snapshot(workdir / LOG)
   return datasets.load(config, fetch=fetch) if kept is None else kept
 
@@ -119,7 +122,7 @@ def find_context(
       devices, which share each batch.
 
   Raises:
-    UserError: the log is missing, or differs from the one in training.
+    UserError: the log is missing, or its split differs from that of the training.
   """
   if mesh is None:
     mesh = mesh_lib.make(-1, 1)
@@ -159,7 +162,7 @@ def restore(context: RunContext) -> Run:
 
 
 def _with_state_index(run: Run, config: LightLMConfig) -> Run:
-  """Adds the state index (L2D) to a run, from its folder or built anew."""
+  """Returns a run with L2D's index of states, read from its folder or built anew."""
   assert run.book is not None
   split, options = run.split, config.decoding
   # A stored index is used if these fields agree.
@@ -199,7 +202,10 @@ def titles(dataset: datasets.Dataset, config: RunConfig) -> np.ndarray:
 
 
 def identity(run: Run) -> dict[str, Any]:
-  """Returns all that a run's recommendations depend on, as JSON."""
+  """Returns a JSON dict that is equal for runs with the same recommendations.
+
+  It holds the system, data, decoding and step, and SHA-256 of split, ids and config.
+  """
   config = config_lib.to_tree(run.config)
   # The data's folder and the batch size do not influence the recommendations.
   del config["data"]["dir"], config["train"]["eval_batch_size"]
@@ -216,7 +222,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def _read_checkpoint(context: RunContext, system: Trainable):
-  """Reads the best parameters, the progress, and the last step of the run."""
+  """Returns a run's best parameters, its progress, and the step of its last state."""
   workdir = context.workdir
   assert isinstance(context.config, LearnedConfig)
   none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")

@@ -27,7 +27,7 @@ _Generator = TypedDict("_Generator", {"expected_best_ndcg@10": NotRequired[float
 
 
 class Results(_Generator):
-  """The fields of results.json, in this order; None = does not apply."""
+  """The fields of results.json, in this order; one that does not apply is None."""
 
   system: str
   dataset: str
@@ -78,7 +78,7 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
 
   Args:
     run: the trained or fitted run.
-    k: length of the lists; a beam is at least as wide.
+    k: length of the lists in the evaluation; the beams are at least as many.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
   required = Results.__required_keys__
@@ -122,7 +122,7 @@ def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-  """Returns the metrics of run and baselines as lines of at most 80 columns."""
+  """Returns the metrics of a run and its baselines, as lines of at most 80 columns."""
   heads = "".join(f"{name.upper():>8}" for name in COLUMNS)
   lines = [
     f"{results['dataset']}: {results['split']}, {results['num_users']:,} users, "
@@ -143,7 +143,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
-  """Returns lines with the results that are not in the table."""
+  """Returns the results that are not in `table`, as lines of text."""
   lines = []
   if params := results["params"]:
     lines.append(
@@ -192,7 +192,7 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the metadata of a table of users; see evaluation/users.py."""
+  """Returns the fields of results that a table of users has as metadata."""
   names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
   return {name: results[name] for name in names.split()}
 
@@ -200,13 +200,13 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
 def file_name(
   kind: str, results: Mapping[str, Any], users: int = 0, variant: str = ""
 ) -> str:
-  """Returns the name, without suffix, of a file on the results of one decoding.
+  """Returns the name, without suffix, of the file with one evaluation of a run.
 
   Args:
     kind: "results" or "users".
-    results: the results that the file is about.
-    users: the number of evaluated users; 0 = all.
-    variant: the options of the decoding; "" = the run's own.
+    results: the results of the evaluation; its split and decoding enter the name.
+    users: the number of users to which it was restricted; 0 = all.
+    variant: the options of the decoding in words; "" = the run's own.
   """
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
@@ -214,7 +214,7 @@ def file_name(
 
 
 def _flops_per_example(progress: Progress) -> float | None:
-  """Returns FLOPs per example seen, as batches need not be full; None = unknown."""
+  """Returns FLOPs per training example; None = unknown. Batches need not be full."""
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_workdir(config: RunConfig) -> str:
-  """Returns the folder of a run without --workdir."""
+  """Returns the folder that a run is written to if no --workdir is given."""
   system = "" if config.system == "lightlm" else f"-{config.system}"
   return f"runs/{config.data.name}{system}-{config.preset}"
 
@@ -52,7 +52,7 @@ def train(
     dataset: the data to learn from; None = those named by `config.data`.
 
   Returns:
-    What `results.json` holds.
+    The contents of `results.json`.
   """
   return train_run(config, workdir, dataset)[0]
 
@@ -62,7 +62,10 @@ def train_run(
   workdir: epath.PathLike | None = None,
   dataset: datasets.Dataset | None = None,
 ) -> tuple[Results, Run | None]:
-  """Returns `train`'s results, and the run; None if it had finished before."""
+  """Trains and evaluates as `train` does; returns the results and the run.
+
+  The run is None if it had finished before: then nothing is trained or restored.
+  """
   config = config_lib.typed(config)
   config_lib.check(config)
   log.set_up()
@@ -80,7 +83,7 @@ def train_run(
 
 
 def _run(context: RunContext) -> tuple[Results, Run | None]:
-  """Trains and evaluates a run, whose workdir is locked."""
+  """Trains and evaluates a run in its workdir, which the caller has locked."""
   config, dataset, split = context.config, context.dataset, context.split
   path = context.workdir / "results.json"
   about = datasets.describe(dataset.log)
@@ -119,9 +122,9 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
 
 
 def learn(context: RunContext) -> Run:
-  """Builds ids or tokens of texts and the system, and trains or fits it.
+  """Builds a system, with its ids or tokens of texts, and trains or fits it.
 
-  The workdir keeps all that `evaluate` and a resumed run need.
+  All that `evaluate` and a resumed run need is written to the workdir.
   """
   config, split, mesh = context.config, context.split, context.mesh
   book = _write_ids(context) if isinstance(config, WritesIds) else None
@@ -144,10 +147,10 @@ def learn(context: RunContext) -> Run:
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
-  """Evaluates validation and test with seen items excluded and allowed.
+  """Evaluates a run on validation and test, with seen items excluded and allowed.
 
   Returns:
-    Fields of the results, and the ranks of the test targets by rule.
+    A dict of fields of the results, and each rule's `Ranks` of the test targets.
   """
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
@@ -170,9 +173,9 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
 
 
 def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
-  """Evaluates the baselines on the test split; returns fields of the results.
+  """Evaluates the baselines on the test split; returns a dict of fields of the results.
 
-  With a synthetic log, the best possible system is one of them.
+  On a synthetic log the baselines include the best possible system.
   """
   config, split, tastes = context.config, context.split, context.dataset.tastes
   names = [name for name in config.baselines if name != config.system]
@@ -202,7 +205,7 @@ def _check_requests(split: splits.Split, config) -> None:
 
 
 def _claim_split(context: RunContext) -> None:
-  """Writes split.json; raises a UserError if the workdir has one of another split."""
+  """Writes split.json, or raises a UserError if it exists and is of another split."""
   path = context.workdir / "split.json"
   if not path.exists():
     summary = split_summary.summary(context.split, context.dataset.log)
@@ -214,7 +217,7 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """Returns the earlier results; None if there are none or more steps are wanted."""
+  """Returns a finished run's results; None if it is new or `train.steps` was raised."""
   earlier, config = workdir_lib.read_results(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
     if earlier["steps"] < config.train.steps:
@@ -223,7 +226,7 @@ def _finished(context: RunContext) -> Results | None:
 
 
 def _write_ids(context: RunContext) -> CodeBook:
-  """Returns the ids, built or from the cache, and writes a copy to the workdir."""
+  """Builds the ids or reads them from the cache; writes them to the workdir."""
   began = time.monotonic()
   config, folder = context.config, context.workdir / "codes"
   assert isinstance(config, WritesIds)
@@ -243,7 +246,7 @@ def _write_ids(context: RunContext) -> CodeBook:
 
 
 def _write_texts(context: RunContext) -> texts_lib.Tokens:
-  """Returns the texts as tokens; writes the tokenizer if the workdir has none."""
+  """Returns the items' texts as tokens; writes the tokenizer if there is none yet."""
   dataset, folder = context.dataset, context.workdir / "texts"
   earlier = texts_lib.load(folder)
   assert isinstance(context.config, ReadsTexts)

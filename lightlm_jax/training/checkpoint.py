@@ -1,8 +1,8 @@
 """Saves and restores checkpoints with Orbax: the latest two and the best.
 
-Each process writes a manifest with the SHA-256 of the files that it wrote. Before a
-checkpoint is restored it is verified once, each process reading a share of the files;
-damaged checkpoints are skipped.
+Each process writes a manifest with the SHA-256 of the files that it wrote. A checkpoint
+is verified once before it is restored, by all processes, each of which reads a share of
+the files. Damaged checkpoints are skipped for older ones.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and the best step that each of them records."""
+  """Keeps the latest two checkpoints, and those of the `best_step` that they record."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -40,12 +40,12 @@ class _LatestAndBest:
 
 
 class Checkpoints:
-  """The checkpoints of one workdir.
+  """The checkpoints of one workdir; unless `read_only`, damaged ones are renamed.
 
   Attributes:
-    latest_step: the newest undamaged checkpoint when the workdir was opened, or the
-      last one saved since; None = there is none.
-    damaged: lines on the newer checkpoints, which are damaged and were skipped.
+    latest_step: the step of the newest undamaged checkpoint when the workdir was
+      opened, or of the last one saved since; None = there is none.
+    damaged: a line of text on each newer checkpoint that was skipped as damaged.
 
   Raises:
     UserError: the folder cannot be read, or all of its checkpoints are damaged.
@@ -72,7 +72,7 @@ class Checkpoints:
       self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
-    """Returns the progress saved with the latest state, or updated since."""
+    """Returns the progress that the latest `save` or `update_progress` was given."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
@@ -82,9 +82,9 @@ class Checkpoints:
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
-    """Writes the state in the background; on return it is copied and may be donated.
+    """Writes the state in the background; on return, its buffers may be donated.
 
-    `progress` is JSON for `self.progress()`; the checkpoint of its `best_step` is kept.
+    `progress` is a dict that JSON can hold; the checkpoint of its `best_step` is kept.
 
     Raises:
       UserError: the write cannot begin, or the previous one failed.
@@ -131,7 +131,7 @@ class Checkpoints:
         self._checkpointer.close()
 
   def _newest_whole(self) -> int | None:
-    """Returns the newest undamaged step, None = no checkpoint; notes damaged ones."""
+    """Returns the newest undamaged step, None = no checkpoint; records damaged ones."""
     steps = iter(sorted((c.step for c in self._checkpointer.checkpoints), reverse=True))
     while (step := processes.broadcast_from_first(next(steps, None))) is not None:
       why = self._damage(step)
@@ -156,9 +156,10 @@ class Checkpoints:
     self._checkpointer.reload()
 
   def _damage(self, step: int) -> str | None:
-    """Returns a checkpoint's first damage, the same in all processes; None = undamaged.
+    """Returns the first damage of a step's checkpoint in words; None = undamaged.
 
-    A checkpoint without manifests, after a kill, counts as undamaged.
+    All processes return the same text. A checkpoint without manifests, such as a kill
+    can leave, counts as undamaged.
     """
     if step in self._verified:
       return None
@@ -186,7 +187,7 @@ def _write_manifest(folder: epath.Path, process: int) -> None:
 
 
 def _writer_of(path: epath.Path) -> int:
-  """Returns the process that wrote a file: named in Orbax's path, else the first."""
+  """Returns the index of the process that wrote a file, from Orbax's path; else 0."""
   named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
   return int(named[1]) if named else 0
 
@@ -202,7 +203,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Returns the first damage in this process's share of the files; None = undamaged."""
+  """Returns the first damage in words among the files process, process + count, …."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:
@@ -222,8 +223,8 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 def _one_line(verb: str, directory: epath.Path, together: str | None = None):
   """Turns Orbax's errors, such as a full or read-only disk, into one-line UserErrors.
 
-  `together` names what all processes do, see `processes.fail_together`; None = they
-  need not fail together.
+  `verb` is the attempt, such as "read". With `together`, the attempt in words, all
+  processes fail if one does (`processes.fail_together`); None = each fails by itself.
   """
   logger = logging.getLogger("absl")
   level = logger.level

@@ -73,7 +73,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Returns {kind, count of executions, total bytes} for each kind, sorted."""
+  """Returns a dict for each kind, sorted by kind: its executions and total bytes."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})
@@ -83,7 +83,7 @@ def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines of each computation, and the entry computation's name."""
+  """Returns the lines of HLO by computation, and the name of the entry computation."""
   computations, entry, lines = {}, "", []
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):
@@ -106,7 +106,7 @@ def _collective(kind: str, shape: str) -> Collective:
 
 
 def _turns(line: str, computations: dict[str, list[str]]) -> int:
-  """Returns the number of iterations of a `while`; 1 if it is unknown."""
+  """Returns the trip count of the `while` in a line of HLO; 1 if it is not static."""
   if trips := _TRIPS.search(line):
     return int(trips[1])
   # XLA for TPUs gives no trip count, but a scan's condition is `counter < constant`.

@@ -136,7 +136,7 @@ def train(
 def restore_best(
   system: Trainable, config: LearnedConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[Any, Progress]:
-  """Restores what `train` returned, or would if an unfinished run ended now."""
+  """Restores what `train` returned, or would have, had it ended at the latest save."""
   progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
@@ -156,7 +156,7 @@ def abstract_state(
 def make_feed(
   built: Built, log: Interactions, config: LearnedConfig
 ) -> tuple[feed_lib.Positions | feed_lib.Packs, feed_lib.Plan]:
-  """Builds the system's training examples and the plan of their batches."""
+  """Builds the system's training examples from `log`, and the plan of their batches."""
   order = {"seed": config.seed, "batch_size": config.train.batch_size}
   system, widest = built.system, built.system.max_history
   assert widest is not None, "only fitted systems read histories of any length"
@@ -169,7 +169,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Draws `size` requests by the seed, 0 = all; returns None if there are none."""
+  """Draws `size` of the requests at random by `seed`, 0 = all; None for no requests."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):
@@ -194,7 +194,7 @@ def _log_validation(
 
 
 def _update_best(progress: Progress, score: float, step: int) -> None:
-  """Records a validation; among equal scores the earliest step stays the best."""
+  """Records a validation's score; among equal scores the earliest step stays best."""
   if progress.best_score is None or score > progress.best_score:
     progress.best_score, progress.best_step = score, step
     progress.best_examples = progress.examples
@@ -204,7 +204,7 @@ def _update_best(progress: Progress, score: float, step: int) -> None:
 
 
 class _Dispatches:
-  """The dispatches in flight, and the measurements of the steps that are done."""
+  """The dispatches sent to the device, and the metrics and times of finished steps."""
 
   def __init__(self, progress: Progress):
     self.clock = speed.Clock()  # restarted after each pause
@@ -220,13 +220,13 @@ class _Dispatches:
     self.clock.restart()
 
   def add(self, first: int, end: int, report: step_lib.Report) -> None:
-    """Adds a dispatch of the steps first, …, end - 1; may wait for the oldest."""
+    """Adds a dispatch of steps first, …, end - 1; may wait until the oldest is done."""
     self._in_flight.append((first, end, report))
     if len(self._in_flight) == DISPATCHES_IN_FLIGHT:
       self._read_oldest()
 
   def read_all(self) -> None:
-    """Waits for every dispatch; raises a UserError if one diverged."""
+    """Waits for every dispatch; UserError if a loss or gradient is not finite."""
     while self._in_flight:
       self._read_oldest()
 
@@ -291,7 +291,10 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
 
 
 def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
-  """Returns a function: number of steps → the argument `feed` of the next dispatch."""
+  """Returns a function from the next dispatch's number of steps to its `feed`.
+
+  The first dispatch begins at the step `start`.
+  """
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
     return lambda number: resident
@@ -328,7 +331,7 @@ def _save(checkpoints, step, state, progress: Progress) -> None:
 
 @contextlib.contextmanager
 def _saved_if_stopped(io: RunIO, step: int, state, progress: Progress):
-  """Lets a signal raise Stopped at once inside the context, after saving the state."""
+  """Within the context, a signal saves the state at once and then raises Stopped."""
   try:
     with io.signals.immediate():
       yield
@@ -343,6 +346,6 @@ def _is_pause(step: int, t: Train) -> bool:
 
 
 def _next_stop(step: int, t: Train) -> int:
-  """Returns the end of the dispatch from `step`: at the next log or pause at most."""
+  """Returns the end of the dispatch from `step`, at most the next log line or pause."""
   pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
   return min(step + t.steps_per_dispatch, t.steps, *pauses)

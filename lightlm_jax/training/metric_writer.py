@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class MetricWriter:
   """Writes records to metrics.jsonl and to TensorBoard, in the first process only.
 
-  A resumed run first drops the lines of later steps than `resume_step`.
+  A resumed run first removes the lines of steps after `resume_step`, which it repeats.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):
@@ -122,7 +122,7 @@ class _Events:
 
 
 class ProgressBar:
-  """A live progress bar on a terminal; elsewhere log lines."""
+  """A live progress bar if the output is a terminal, otherwise log lines."""
 
   def __init__(self, *, start: int, total: int):
     self._total = total
@@ -160,7 +160,7 @@ class ProgressBar:
 
 
 def _step(line: str) -> float:
-  """Returns the step of a JSON line; infinity if a kill truncated the line."""
+  """Returns the "step" in a line of JSON; infinity if a kill truncated the line."""
   try:
     return json_text.loads(line)["step"]
   except (ValueError, KeyError, TypeError):

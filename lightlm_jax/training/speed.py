@@ -53,7 +53,7 @@ def peak_of_device() -> float | None:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-  """Returns the FLOPs of a jaxpr's matrix products; a scan counts each iteration."""
+  """Returns the FLOPs of a jaxpr's matrix products, with every iteration of a scan."""
   total = 0
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
     if equation.primitive.name == "dot_general":
@@ -70,7 +70,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
-  """Returns the matmul FLOPs of loss and gradient per step, mean over an epoch."""
+  """Returns the matmul FLOPs of a step's loss and gradient, averaged over an epoch."""
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
   return round(total / plan.steps_per_epoch)
@@ -79,7 +79,7 @@ def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) ->
 def flops_of_buckets(
   built: Built, params: Any, feed: Any, plan: feed_lib.Plan
 ) -> list[int]:
-  """Returns the matmul FLOPs of loss and gradient for one batch of each bucket."""
+  """Returns, for a batch of each bucket, the matmul FLOPs of loss and gradient."""
   assert isinstance(built.system, Trainable)
   flops = []
   for bucket in range(len(plan.widths)):
@@ -123,7 +123,7 @@ def count_compilations() -> Iterator[Compilations]:
 
 
 class Times(NamedTuple):
-  """Seconds of a logging window, and the median and 90 % quantile per step."""
+  """Seconds that the steps since the last log line took, in all and per step."""
 
   seconds: float
   median: float
@@ -131,7 +131,7 @@ class Times(NamedTuple):
 
 
 class Clock:
-  """Measures the seconds of steps, excluding pauses before `restart`."""
+  """Measures the seconds of steps; time between a `lap` and a `restart` is left out."""
 
   def __init__(self):
     self.restart()
@@ -141,13 +141,13 @@ class Clock:
     self._last = time.monotonic()
 
   def lap(self, steps: int) -> float:
-    """Records that `steps` further steps are done; returns their total seconds."""
+    """Records that `steps` more steps are done; returns the seconds since the last."""
     last, self._last = self._last, time.monotonic()
     self._laps.append((steps, self._last - last))
     return self._last - last
 
   def window(self) -> Times:
-    """Returns the times of the steps since the last call; requires at least one lap."""
+    """Returns the times of the steps since the last call; needs a `lap` since then."""
     steps, seconds = np.array(self._laps).T
     self._laps = []
     step_seconds = np.repeat(seconds / steps, steps.astype(int))

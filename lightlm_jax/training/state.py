@@ -27,9 +27,9 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   """Builds AdamW with gradient clipping, warm-up and decay, from `config.train`.
 
   Norm scales and relative biases have no weight decay. Embeddings start about sqrt(D)
-  times larger than other weights and would change relatively less at the same rate:
-  theirs is `embedding_rate` times as large (T5's Adafactor scales each update by the
-  parameter's norm).
+  times larger than other weights, where D is the model's width, and would change
+  relatively less at the same learning rate: theirs is `embedding_rate` times as large
+  (T5's Adafactor scales each update by the parameter's norm).
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
@@ -52,7 +52,7 @@ def _optimiser(
   embedding_rate: float,
   accumulate: int,
 ) -> optax.GradientTransformation:
-  """Builds `optimiser` with `warmup` updates of warm-up, `after` updates of decay."""
+  """Builds `optimiser`; its rate rises for `warmup` updates, then falls for `after`."""
   if schedule == "cosine":
     decay = optax.cosine_decay_schedule(rate, after)
   else:
@@ -78,8 +78,8 @@ def abstract(
 ) -> TrainState:
   """Returns the state as shapes, dtypes and shardings, to restore checkpoints onto.
 
-  `init` maps rng to parameters. `shard_optimiser`: whether to shard the optimiser's
-  state over the mesh's `data` axis too.
+  `init` maps a random key to parameters. `shard_optimiser`: whether the optimiser's
+  state is sharded over the mesh's axis "data" too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
   shardings: Any = TrainState(

@@ -24,7 +24,7 @@ from lightlm_jax.training.state import TrainState
 
 
 class Dispatch(NamedTuple):
-  """The steps to run, and the batch of each."""
+  """The steps that one call of the device runs, and the batch of each of them."""
 
   first: np.int32  # the step of the state, or the dispatch is skipped
   end: np.int32  # one past the last step; at most `first` + K
@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """float32 metrics of one step, or [K] of all steps run, also of a non-finite last."""
+  """float32 metrics of a step, or [K] of a dispatch's steps, with a non-finite last."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -43,7 +43,7 @@ class StepMetrics(NamedTuple):
 
 
 class Report(NamedTuple):
-  """The results of a dispatch, besides the state."""
+  """The results of a dispatch apart from the new training state."""
 
   metrics: StepMetrics  # [K] of its steps
   taken: jax.Array  # int32, number of steps that changed the state
@@ -52,13 +52,13 @@ class Report(NamedTuple):
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
-  """Builds the dispatch of the steps first, …, end - 1, at most K of them."""
+  """Builds the dispatch of the steps first, …, end - 1, which are at most K."""
   order = plan.at(np.arange(first, first + K))
   return Dispatch(np.int32(first), np.int32(end), *order)
 
 
 def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
-  """Returns [D] bool on the D devices: whether this process asks the others to stop."""
+  """Returns [D] bool, one on each device: whether its process asks all to stop."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   return mesh_lib.put(np.full(mesh.size, requested), every_device)
 
@@ -78,8 +78,8 @@ def make_steps(
   `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
-  dispatch. A dispatch whose `first` is not the state's step does nothing: the host sent
-  it before it read of such a failure.
+  dispatch. A dispatch whose `first` is not the state's step does nothing, because the
+  host sent it before it learned of such a failure.
   """
   # Fixed shardings, as others would make the next dispatch compile again.
   leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))
@@ -96,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Builds `make_steps`' function from the flattened shardings, as a cache key."""
+  """Builds `make_steps`' function; the shardings are flattened to be a cache's key."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 
@@ -152,7 +152,7 @@ def _make_steps(
 
 
 def wait_for(first: int, end: int, report: Report) -> Report:
-  """Waits for the dispatch of the steps first, …, end - 1; returns its report on host.
+  """Waits for the dispatch of steps first, …, end - 1; returns its report on the host.
 
   Raises:
     UserError: a loss or gradient is not finite.

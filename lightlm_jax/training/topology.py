@@ -76,7 +76,7 @@ def with_batches(
 ) -> RunConfig:
   """Returns `config` with batch sizes rounded up to divide over `data` devices.
 
-  The fields in `chosen`, set by hand, stay as they are.
+  Fields in `chosen`, which the user set, are not changed.
   """
   changed = {}
   for name in BATCHES:
@@ -94,8 +94,8 @@ def describe(
   The programs are a dispatch of training steps with every width of history, and the
   search of the widest batch with seen items excluded. `flops_per_batch` counts matrix
   products like `speed.flops_per_step`, of all devices together; XLA's count, `xla_…`,
-  counts each loop body once. `collectives` are those of one step of the widest batch
-  plus the rest of a dispatch; see collectives.py.
+  counts each loop body once. `collectives` are those of a dispatch of a single step,
+  with the widest batch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
@@ -139,7 +139,7 @@ def _steps(built: Built, split: Split, config, mesh: Mesh, abstract) -> dict:
 
 
 def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | None:
-  """Returns the report on the search; None if the split has no requests."""
+  """Returns the report on the program that recommends; None if nothing is held out."""
   requests = split.validation if split.test is None else split.test
   if requests is None or not len(requests):
     return None
@@ -163,7 +163,7 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
 
 
 def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
-  """Returns a batch and exclusions of the largest widths that occur."""
+  """Returns a batch of requests and its excluded items, as wide as any that occur."""
   longest = requests.take(np.array([np.argmax(requests.length_N)]))
   (first,) = batched_inference.host_batches(built, longest, batch_size)
   _, batch, excluded_BE = first
@@ -198,7 +198,7 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
-  """Returns a tree of arrays as shapes and dtypes with the sharding."""
+  """Returns the arrays of a tree as shapes and dtypes, all with this sharding."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
   )
