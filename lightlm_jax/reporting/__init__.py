@@ -1,1 +1,1 @@
-"""The report of one or several runs as a single self-contained HTML file."""
+"""Writes the report of one or several runs as one self-contained HTML file."""

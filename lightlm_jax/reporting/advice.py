@@ -1,4 +1,4 @@
-"""Builds lines on what a run lacks, with the command that produces it."""
+"""Builds the report's lines on results that a run lacks, and the commands for them."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -11,12 +11,12 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def note(text: str, command: str | None = None) -> dict[str, str | None]:
-  """Returns a line for a section: a text, and a command or None."""
+  """Returns a line of a section: a text and, if given, a command to copy."""
   return {"text": text, "command": command}
 
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
-  """Returns a line on the result `what` that a finished run lacks."""
+  """Returns a line that a finished run lacks `what`, and the command that writes it."""
   older = config_lib.lacking(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
@@ -33,13 +33,13 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
 def without(
   runs: Sequence[Run], what: str, has: Callable[[Run], Any]
 ) -> list[dict[str, str | None]]:
-  """Returns a line for each run with metrics that lacks `what`: `has` is false."""
+  """Returns a line for each run that has metrics but lacks `what`, by `has(run)`."""
   measured = [run for run in runs if at(run.results, "metrics")]
   return [missing(run, what) for run in measured if not has(run)]
 
 
 def evaluate(run: Run, results: dict[str, Any]) -> str:
-  """Returns the command that repeats the evaluation of `results`."""
+  """Returns the command that repeats the evaluation of a run that gave `results`."""
   flags = [f"--workdir={quoted(run)}", f"--decoding={results['decoding']}"]
   if results["split"] == "validation":
     flags.append("--split=validation")
@@ -51,7 +51,7 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
 
 
 def train(run: Run, *, anew: bool = False) -> str:
-  """Returns the command that trains a run; with `anew`, in another workdir."""
+  """Returns the command that starts or resumes a run; `anew`: in another workdir."""
   workdir = shlex.quote(f"{run.workdir}-anew") if anew else quoted(run)
   flags = map(shlex.quote, config_flags(run))
   return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])

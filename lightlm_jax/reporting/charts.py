@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Bar(NamedTuple):
-  """A bar; its value is None if it is unknown."""
+  """A bar of a chart; an unknown value is None. `series` is that of `Line`."""
 
   name: str
   value: float | None
@@ -49,7 +49,7 @@ class Bars(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean with its interval; None = no interval."""
+  """A mean with its interval (low, high), or None. `series` is that of `Line`."""
 
   name: str
   mean: float
@@ -86,8 +86,8 @@ def inline(svg: bytes, name: str, label: str) -> Markup:
   """Converts a figure's SVG to an element of the page.
 
   Args:
-    svg: drawn with the settings of `style`; clip paths are dropped.
-    name: unique on the page; prefix of the ids inside.
+    svg: a figure drawn with the settings of `style`; its clip paths are dropped.
+    name: a name that is unique on the page, put before each id in the SVG.
     label: the figure in words, for screen readers.
   """
   text = svg.decode()
@@ -133,7 +133,7 @@ def lines(
     x: label of the x axis.
     y: label of the y axis.
     label: the chart in words, for screen readers.
-    shares: whether both axes are shares from 0 to 1, shown as percentages.
+    shares: whether both axes are shares from 0 to 1, which are shown as percentages.
     y_range: limits of the y axis; None = those of the points.
     marks: whether each point has a dot.
   """
@@ -159,7 +159,7 @@ def lines(
 
 
 def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
-  """Returns a chart of horizontal bars with values, in groups under their titles."""
+  """Returns a chart of groups of horizontal bars; for `x` and `label` see `lines`."""
   height = sum(25 + 14 * len(group.bars) for group in groups)
   values = [bar.value for group in groups for bar in group.bars]
   high = max([value for value in values if value], default=1.0)
@@ -185,7 +185,7 @@ def bars(groups: Sequence[Bars], *, x: str, label: str) -> Markup:
 
 
 def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
-  """Returns a forest plot: a row for each mean and its interval, on one axis."""
+  """Returns a forest plot of means with intervals; for `x` and `label` see `lines`."""
   with drawing.style(style()):
     figure, panel = _rows(36 * len(rows))
     panel.grid(visible=False, axis="y")
@@ -207,7 +207,7 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
 
 
 def _rows(height: float):
-  """Returns a figure and its panel for rows of text and marks; y runs downwards."""
+  """Returns a figure and its axes, `height` points high, with y running downwards."""
   whole = height + 36
   figure = drawing.new(WIDTH / 72, whole / 72)
   figure.set_layout_engine("none")
@@ -220,7 +220,7 @@ def _rows(height: float):
 
 
 def _finished(figure, panel, x: str, label: str) -> Markup:
-  """Adds the labels that all charts share, and returns the figure as SVG."""
+  """Labels the x axis with `x`; returns the figure as SVG, which `label` describes."""
   panel.spines["left"].set_visible(False)
   panel.set_xlabel(x, loc="right", color=page.colours()["muted"])
   svg = drawing.content(figure, "svg")
@@ -235,7 +235,7 @@ def _line_style(series: int) -> dict[str, Any]:
 
 
 def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
-  """Returns at most MOST_POINTS of the finite points, including first and last."""
+  """Returns x and y of at most MOST_POINTS finite points, with the first and last."""
   x_P, y_P = np.asarray(x, np.float64), np.asarray(y, np.float64)
   kept = np.flatnonzero(np.isfinite(x_P) & np.isfinite(y_P))
   if len(kept) > MOST_POINTS:
@@ -244,5 +244,5 @@ def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clip(text: str, letters: int) -> str:
-  """Cuts a text to at most this many letters, ending in an ellipsis if cut."""
+  """Cuts a text to at most `letters` characters, the last an ellipsis if it is cut."""
   return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"

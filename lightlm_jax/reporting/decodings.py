@@ -1,4 +1,4 @@
-"""Compares decodings of one run: beam widths with exact search, and L2D.
+"""Compares decodings of a run: beams of each width with exact search, and L2D.
 
 Each public function returns the data of one section for the template.
 """
@@ -22,9 +22,9 @@ SAME = ("split", "num_users", "split_sha256", "best_step")
 
 
 def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns tables of the NDCG@10 that beams of each width lose to exact search.
+  """Returns tables of NDCG@10 by beam search, for each width, and by exact search.
 
-  There is a table for each run and set of users decoded both ways; None = no table.
+  There is a table for each run and set of users evaluated by both; None = no table.
   """
   tables, lines = [], []
   for run in runs:
@@ -52,7 +52,7 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
   """Returns tables of L2D and the run's own decoding, by popularity of the target.
 
   L2D (arXiv 2509.11524) claims gains on items that are rare in training. There is a
-  table for each run that was decoded with L2D; None = there is none.
+  table for each run that was evaluated with L2D; None = there is no such run.
   """
   tables = []
   for run in runs:
@@ -70,7 +70,7 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _by_width(run: Run, exact: Search) -> dict[int, Search]:
-  """Returns the beam searches comparable with an exact search, by beam width."""
+  """Returns, by width, the beam searches with the users and parameters of `exact`."""
   return {
     search.results["beam_size"]: search
     for search in run.searches
@@ -98,7 +98,7 @@ def _beam_row(run: Run, answer: Search, exact: Search, rule: str) -> dict[str, A
 
 
 def _ndcg(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns the NDCG@10 of each user under a rule, [N]."""
+  """Returns the NDCG@10 of each user of a table under a rule, [N] float64."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return users_lib.values(rank_N, ties_N)[DECIDING]
 
@@ -109,7 +109,7 @@ def _decoding(results: dict[str, Any]) -> str:
 
 
 def _same_evaluations(run: Run) -> dict[str, dict[str, Any]]:
-  """Returns the results of the run's own decoding and of L2D on it, by name."""
+  """Returns, by name, a run's own results and L2D's on equal users and parameters."""
   if not run.results.get("slices"):
     return {}
   found = {_decoding(run.results): run.results}

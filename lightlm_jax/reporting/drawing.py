@@ -11,7 +11,7 @@ from lightlm_jax.storage import atomic
 
 
 def new(width: float, height: float):
-  """Creates an empty `matplotlib.figure.Figure`, its size in inches, without pyplot.
+  """Creates an empty `matplotlib.figure.Figure` of a size in inches, without pyplot.
 
   Raises:
     UserError: matplotlib is not installed.

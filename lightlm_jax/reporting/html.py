@@ -12,7 +12,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-  """Renders a template of this folder to HTML, with data escaped."""
+  """Renders a template of this folder to HTML; the values in `content` are escaped."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=True,
@@ -26,7 +26,7 @@ def render(template: str, content: dict[str, Any]) -> str:
 
 @functools.cache
 def colours() -> dict[str, str]:
-  """Returns the colours of the light style sheet, by name of the CSS variable."""
+  """Returns the colours of light mode, "#rrggbb", by name of their CSS variable."""
   light = (_FOLDER / "report.css").read_text().split("}")[0]
   return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
 

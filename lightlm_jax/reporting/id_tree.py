@@ -1,4 +1,4 @@
-"""Shows ids as a tree: rectangles of the first levels, a table of all levels."""
+"""Draws ids as a tree of rectangles, one row per level, and tabulates their levels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ SMALLEST = 1 / 600  # clusters with a smaller share of the items share a rectang
 
 
 class Cell(NamedTuple):
-  """A rectangle of a level; `start` and `width` are shares of the drawing's width."""
+  """A rectangle of one level; `start` and `width` are shares of the drawing's width."""
 
   start: float
   width: float
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
 
 
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns for each distinct code book its rectangles and its table of levels."""
+  """Returns the rectangles and table of levels for each distinct code book of runs."""
   books: dict[str, dict[str, Any]] = {}
   lines, without = [], []
   for run in runs:
@@ -48,9 +48,10 @@ def partition(
 ) -> list[list[Cell]]:
   """Returns the rectangles of the first levels; each cluster lies below its parent.
 
-  The children of a cluster are drawn from the largest to the smallest. Those with a
-  smaller share of the items than `smallest` share one rectangle, so a level has at most
-  1 / smallest rectangles more than the level above. Codes that end leave a gap below.
+  items_IL are the items' codes, padded with -1. A cluster's children are drawn from the
+  largest to the smallest. Those with a smaller share of the items than `smallest` share
+  one rectangle, so a level has at most 1 / smallest rectangles more than the level
+  above. Below a code's last level its item's place is empty.
   """
   # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)

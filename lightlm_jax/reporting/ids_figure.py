@@ -1,4 +1,4 @@
-"""Draws the sizes of the ids' clusters, and how well users agree with items."""
+"""Draws the sizes of the ids' clusters, and how often a user's and an item's agree."""
 
 from typing import Any
 

@@ -30,7 +30,10 @@ HISTORY = 6  # number of last history items that are shown
 def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns Lorenz curves of exposure (not if `log` is None), and exposure metrics."""
+  """Returns metrics of exposure and, if `log` is not None, its Lorenz curves.
+
+  `no_log` is the reason, in words, for which there is no log.
+  """
   lines = without(runs, "table of users", lambda run: run.users is not None)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
   figures = []
@@ -73,7 +76,7 @@ def popularity(
 def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns some users with history, recommendations and target."""
+  """Returns some users with history (if there is a log), target and each run's list."""
   lines = without(runs, "table of users", lambda run: run.users is not None)
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
@@ -108,7 +111,7 @@ def examples(
 def concentration(
   count_I: np.ndarray, bought_I: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the Lorenz curve of counts over items, from the most popular item on.
+  """Returns the Lorenz curve of counts over items, which begins at the most popular.
 
   Equally popular items form one straight piece, so their order does not matter.
 
@@ -129,22 +132,22 @@ def concentration(
 
 
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
-  """Counts how often each item is in the lists of a table of users, [I] int64."""
+  """Counts how often each of `item_ids` is in the lists under a rule, [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
   index = pc.index_in(raw, value_set=pyarrow.array(item_ids))  # pyright: ignore
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns whether targets are in the first SHOWN in any order of ties, [N] bool."""
+  """Returns whether each target is in the first SHOWN however ties fall, [N] bool."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Returns the rows to show, ascending: half hits, half misses, the first of each.
+  """Returns the sorted indices of the first size / 2 hits and the first misses.
 
-  If there are too few of one kind, there are more of the other.
+  If there are too few of one kind, more of the other make up `size`.
   """
   hit, miss = np.flatnonzero(hit_N), np.flatnonzero(~hit_N)
   from_hits = min(len(hit), max(size // 2, size - len(miss)))
@@ -153,7 +156,7 @@ def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
 
 
 def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns a table of exposure: rows are metrics, columns are (run, rule)."""
+  """Returns metrics of exposure, in columns by rule and run; None = no run has any."""
   found = [run for run in runs if at(run.results, "exposure")]
   rows = []
   for name, (meaning, is_share) in EXPOSURE.items():
@@ -177,7 +180,7 @@ def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[st
 
 
 class _Texts:
-  """Texts of items and histories; without them if the log is None."""
+  """Looks up the texts of items, and histories; without a log it knows only raw ids."""
 
   def __init__(self, log: Log | None):
     self._log, self._title, self._request = log, {}, {}
@@ -187,12 +190,12 @@ class _Texts:
       self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
 
   def text(self, item: str) -> dict[str, str]:
-    """Returns an item's text, and its raw id if that differs."""
+    """Returns an item's text, else raw id, as "text"; "id" is "" if it is the same."""
     title = charts.clip(self._title.get(item) or item, LETTERS)
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
   def history(self, user: str) -> list[dict[str, str]]:
-    """Returns the texts of a user's last items; empty if unknown."""
+    """Returns `text` of each item in a user's history; [] if the user is unknown."""
     n = self._request.get(user)
     if n is None or self._log is None:
       return []

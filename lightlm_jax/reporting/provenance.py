@@ -23,7 +23,7 @@ def cost(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns all fields of every run's configuration, and those that differ."""
+  """Returns "all", every field of each run, and "different", the fields that differ."""
   flat = {
     run.name: {
       name: json.dumps(value)
@@ -38,7 +38,7 @@ def configs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def audits(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """Returns for each run whether its ids were audited, with what result."""
+  """Returns for each run whether its ids were audited, and with which result."""
   return [{"run": run.name, "lines": [], "command": None} | _audit(run) for run in runs]
 
 
@@ -67,7 +67,7 @@ def _audit(run: Run) -> dict[str, Any]:
 
 
 def _other_audit(run: Run) -> str | None:
-  """Returns why the audit does not apply to the run's ids; None = it applies."""
+  """Returns in words why `run.audit` is not of the run's ids; None = it is of them."""
   audited = at(run.audit, "ids", "manifest_sha256")
   if audited is None:
     return "the audit does not name its ids"
@@ -89,7 +89,7 @@ def _audit_command(run: Run) -> str:
 
 
 def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns (check, result) of an audit; older audits have fewer checks."""
+  """Returns (check, result) of an audit's checks; older audits have fewer of them."""
   figures = [
     (f"ids unchanged by exchange: {name.replace('_', ' ')}", _plain(value))
     for name, value in (audit.get("exchange") or {}).items()

@@ -62,7 +62,7 @@ class Log(NamedTuple):
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
-  """Reads a run's folder; for "validation", only the results of `evaluate` on it.
+  """Reads a run's folder; for "validation", only the results that `evaluate` wrote.
 
   Raises:
     UserError: there is no run, a file is damaged, or validation results are wanted and
@@ -132,17 +132,19 @@ def read_log(run: Run, data_dir: str | None = None) -> Log:
 
 
 def at(tree: Any, *path: str) -> Any:
-  """Returns the value at a path of nested dicts; None = there is none."""
+  """Returns the value at a path of names in nested dicts; None = there is none."""
   for name in path:
     tree = tree.get(name) if isinstance(tree, dict) else None
   return tree
 
 
 def _of_validation(workdir: epath.Path, config, asked_again, finished):
-  """Returns validation results with the run's own decoding, and with others.
+  """Returns validation results of the run's own decoding, and {file: those of others}.
+
+  `asked_again` holds all files that `evaluate` wrote, `finished` is results.json.
 
   Raises:
-    UserError: there are none, or they are of another checkpoint than the final one.
+    UserError: the first are missing, or of another checkpoint or split than `finished`.
   """
   decoding = None
   if schema.writes_ids(config.get("system")):
@@ -170,7 +172,7 @@ def _of_validation(workdir: epath.Path, config, asked_again, finished):
 
 
 def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
-  """Returns the evaluations by beam and exact search; [] if none is exact."""
+  """Returns a run's evaluations by beam and by exact search; [] if none is exact."""
   answers = {results_lib.file_name("users", results): results} if results else {}
   for name, again in asked_again.items():
     answers[name.removesuffix(".json").replace("results", "users", 1)] = again
@@ -185,7 +187,7 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 
 
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
-  """Reads a table of users; returns None if it is missing or of another split."""
+  """Reads a table of users; None if it is missing or its split is not of `results`."""
   path = workdir / f"{name}.parquet"
   if not path.exists():
     return None
@@ -194,9 +196,9 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Returns results with missing fields taken from results of `evaluate`, `others`.
+  """Returns `results`; fields of `_ADDED` that they lack are taken from `others`.
 
-  They are taken only from an equal evaluation with equal metrics.
+  These are results of `evaluate`, used if decoding, users and metrics are the same.
   """
   same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
   same += ["beam_size"] if "beam_size" in results else []
@@ -212,7 +214,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """Reads JSON Lines, without a partial line of a running or killed run."""
+  """Reads JSON Lines; skips lines that are cut off, and those without a "step"."""
   lines = []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:

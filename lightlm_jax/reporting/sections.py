@@ -27,7 +27,7 @@ DIMENSIONS = {
 
 
 def headline(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns the table of metrics, with rows for baselines, runs and best possible."""
+  """Returns a table of metrics: baselines, runs and the best possible system."""
   lines = [
     note(
       f"{run.name} has no results.json because it is not finished; this resumes it",
@@ -59,7 +59,7 @@ def _row(name: str | None, kind: str, metrics: Any, intervals: Any = None):
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns means with intervals and tests of differences; None for a single run.
+  """Returns the NDCG@10 of runs with intervals, and tests of pairs; None for one run.
 
   Raises:
     UserError: the runs were not evaluated on the same users.
@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns charts of NDCG@10 by slice: one per rule, or of both for a single run."""
+  """Returns charts of NDCG@10 by slice: one per rule, or one for both with one run."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():
@@ -151,7 +151,10 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _bars(sizes: dict[str, int], columns, dimension: str, label: str):
-  """Returns a chart: for each slice, a bar per column (name, run, rule, series)."""
+  """Returns a chart: for each slice, a bar per column (name, run, rule, series).
+
+  `sizes` is the number of users by slice; `label` describes the chart with `dimension`.
+  """
   groups = []
   for part, users in sizes.items():
     path = (dimension, part, "mean", DECIDING)
