@@ -109,7 +109,7 @@ def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """Keeps only the rows True in `keep_E`; drops users who then have no row."""
+  """Returns users with only the rows True in `keep_E`; drops users without any."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(
@@ -122,6 +122,6 @@ def cut(users: Users, keep_E: np.ndarray) -> Users:
 
 
 def _encoded(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, pyarrow.Array]:
-  """Returns the index of each value among the distinct values, and the latter."""
+  """Returns each value's index in an array of distinct values, and that array."""
   encoded = column.combine_chunks().dictionary_encode()
   return np.asarray(encoded.indices), encoded.dictionary

@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """Returns the first line of an error's message; its class name if that is empty."""
+  """Returns the first line of an error's message (of an OSError, without the path)."""
   text = str(getattr(error, "strerror", None) or error).strip()
   return text.partition("\n")[0].rstrip() or type(error).__name__
 

@@ -128,7 +128,7 @@ def locked(
   refuse: str | None = None,
   before_waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-  """Locks a folder for a block: others wait until the block, or this process, ends.
+  """Locks a folder: other processes wait until the block, or this process, ends.
 
   The lock is the folder's file `.lock`. Where locks do not exist (a bucket such as
   gs://…, some shared disks) other processes do not wait. `before_waiting` is called

@@ -73,7 +73,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits a law in the columns `of`; if only size or data, to runs equal in the other."""
+  """Fits a law in columns `of`; in size only, to runs of equal data, and vice versa."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )

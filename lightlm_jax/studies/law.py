@@ -200,7 +200,7 @@ def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
 
 
 def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
-  """Returns the Huber loss of parameters `theta`, over DELTA², and its gradient."""
+  """Returns the Huber loss of `theta` divided by DELTA², and its gradient [2 T + 1]."""
   T = len(x_TR)
   expected_R, share_TR = _expected(theta, x_TR)
   error_R = (expected_R - y_R) / DELTA
@@ -215,7 +215,7 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the predicted log L, [R], and the shares of terms and c in L, [T + 1, R]."""
+  """Returns the predicted log L, [R], and the share of terms and c in L, [T + 1, R]."""
   T = len(x_TR)
   floor_R = np.full(x_TR.shape[1], theta[-1])
   log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
@@ -246,7 +246,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields resamples, [R] times that each run is drawn; skips those too small to fit."""
+  """Yields resamples as counts of each run, [R]; skips those too small for a law."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   left = 100 * resamples

@@ -188,7 +188,7 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the ended trials' summary rows, in the grid's order or that of drawing."""
+    """Returns the summary rows of ended trials, in the order of the grid or drawing."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]

@@ -34,7 +34,7 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
 
 
 def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
-  """Formats a mean or difference ± `half`, such as -0.0012 ± 0.0008; None = unknown."""
+  """Formats `number` ± `half` (left out if None), such as -0.0012 ± 0.0008."""
   text = value(measure, number, sign)
   return text if half is None else f"{text} ± {value(measure, half)}"
 

@@ -183,7 +183,7 @@ def _json(line: bytes) -> dict[str, Any]:
 def _split(
   line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
-  """Splits a line into fields; returns them by name. `names` is such as "user item"."""
+  """Splits a line; returns {name: field}. `names` are separated by blanks, in order."""
   fields, wanted = _text(line, encoding).split(separator), names.split()
   if len(fields) != len(wanted):
     raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
