@@ -62,8 +62,8 @@ def search(
   there are at least as many beams as nodes at any level of the trie.
 
   Args:
-    step: (token_BK, parent_BK, cache) → (logits_BKV, cache with one more position):
-      beam k continues beam `parent[k]` of the previous call. K = 1 in the first call.
+    step: maps (token_BK, parent_BK, cache) to (logits_BKV, cache with one position
+      more); beam k continues beam `parent[k]` of the previous call. In the first K = 1.
     cache: input of the first call.
     trie: all item codes, over the vocabulary of the logits.
     allowed: which items each row may get; None = all items of the trie.

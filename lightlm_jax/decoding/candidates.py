@@ -63,7 +63,7 @@ class Listed(NamedTuple):
     return Best(key_BK, place_BK // C, token_BK, place_BK % C)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the children, states of the next level, of the states `state_BK`."""
+    """Returns the child of each state that `best` chose, a state of the next level."""
     return trie.child(state_BK, best.column_BK, level)
 
 
@@ -108,7 +108,7 @@ class Masked(NamedTuple):
     return Best(key_BK, parent_BK, token_BK, token_BK)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the children, states of the next level, of the states `state_BK`."""
+    """Returns the child of each state that `best` chose, a state of the next level."""
     return trie.child_by_token(state_BK, best.token_BK, level)
 
   def _open(self, V: int) -> jax.Array:

@@ -72,7 +72,7 @@ def scores(
   """Returns each item's score, as a beam would have it, [B, R] float32 in code order.
 
   Args:
-    force: decoder_input_QL → logits_BQLV, the float32 next-token logits at every
+    force: maps decoder_input_QL to logits_BQLV, the float32 next-token logits at every
       position of Q targets.
     cut: the result of `chunks`.
     num_ranks: R; scores beyond the last item are meaningless.

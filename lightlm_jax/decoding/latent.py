@@ -45,7 +45,7 @@ def build(
 ) -> StateIndex:
   """Builds the index of float16 or bfloat16 states and int32 items, -1 = no example.
 
-  `prior` is the weight of log n, see above; 0 = the distance alone, as in the paper.
+  `prior` is the weight of log n for an item with n states; 0 = the distance alone.
   """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)

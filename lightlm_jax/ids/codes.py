@@ -79,9 +79,9 @@ def split_last(code_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def with_last_token(
   path_NL: np.ndarray, first_token: int, rng: np.random.Generator, *, apart: bool
 ) -> np.ndarray:
-  """Returns each member's path as its code, with a last token where a path is shared.
+  """Returns each node's path as its code, with a last token where a path is shared.
 
-  Members with one path are a leaf. Last tokens number them from `first_token`, in
+  Nodes with the same path are a leaf. Last tokens number them from `first_token`, in
   random order since an order by index would leak information. With `apart` the
   numbering continues from leaf to leaf, so that all last tokens are distinct.
   """

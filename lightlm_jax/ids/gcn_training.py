@@ -145,7 +145,7 @@ _propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:
-  """Returns `wanted` edges a step, but so that MIN_STEPS to MAX_STEPS are an epoch."""
+  """Returns edges per step: `wanted`, but with MIN_STEPS to MAX_STEPS an epoch."""
   fewest_B = -(-edges // MAX_STEPS)
   # Divisible by any usual number of devices, so that the batches do not depend on it.
   fewest_B = -(-fewest_B // 1024) * 1024
@@ -153,7 +153,7 @@ def _batch_size(edges: int, wanted: int) -> int:
 
 
 def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
-  """Puts an array on the device, or on a mesh: a copy each, or its rows `divided`."""
+  """Puts an array on the device, or on a mesh: `divided` by rows, or a copy each."""
   if mesh is None:
     return jnp.asarray(array)
   spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()

@@ -147,7 +147,7 @@ def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
 def by_attributes(
   attributes: Sequence[np.ndarray], new_N: np.ndarray, known_M: np.ndarray, k: int
 ) -> list[np.ndarray]:
-  """Returns the known items nearest to each new item, by cosine over attributes.
+  """Returns the items of `known_M` nearest to each of `new_N`, by cosine of attributes.
 
   An attribute of m of the M known items has the weight log((1 + M) / (1 + m)), which is
   0 if all items have it. Items with cosine 0 are not neighbours. `attributes` holds,

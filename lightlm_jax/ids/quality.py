@@ -21,11 +21,11 @@ MOST_NEIGHBOURS = 50_000
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report on a code book that the command `index` writes.
 
-  Its fields: num_items, num_users, vocab_size, length {tokens of a code: number of
-  items}, collisions, largest_leaf, tokens_per_level, entropy_per_level (bits),
-  cluster_sizes (`QUANTILES` per level). The last two are shares, per level, of pairs
-  that agree: agreement {training, held_out (None if nothing is), random} of users with
-  items, neighbours {nearest, random} of items with items.
+  Its fields: num_items, num_users, vocab_size, length (number of items by number of
+  tokens), collisions, largest_leaf, tokens_per_level, entropy_per_level (bits),
+  cluster_sizes (`QUANTILES` per level). Two more fields hold the share of pairs
+  that agree, per level: agreement of users with items (keys training, held_out, which
+  may be None, and random), and neighbours, of items with items (nearest, random).
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)

@@ -144,7 +144,7 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Runs K-Means; returns labels [N] int64 below K, and their means, [≤ K, D]."""
+  """Runs K-Means; returns labels [N] int64 below K, and each label's mean, [≤ K, D]."""
   # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import

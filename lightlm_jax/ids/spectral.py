@@ -75,7 +75,7 @@ class Walks(NamedTuple):
     return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
 
   def components(self) -> np.ndarray:
-    """Returns each node's connected component as a number from 0, [N] int."""
+    """Returns each node's connected component, numbered from 0, [N] int."""
     joined = self.step_NN
     if graph_lib.shape(self.out_NA)[1]:
       joined = scipy.sparse.block_array([[joined, self.out_NA], [self.out_NA.T, None]])

@@ -142,7 +142,7 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings of the `lost` ids ignored, and of new users without own lists."""
+  """Returns warnings that `lost` ids are ignored, and that new users share one list."""
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
@@ -156,7 +156,7 @@ def notes(queries: Queries, lost: int, system: System) -> list[str]:
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Returns warnings of users whose row of items_NK is -1 throughout: no item."""
+  """Returns warnings of users who get no item: their rows of `items_NK` are all -1."""
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 

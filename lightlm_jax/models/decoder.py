@@ -37,9 +37,9 @@ class Config:
 class Transformer(nn.Module):
   """The transformer; returns RMS-normalised states [B, L, D], float32.
 
-  `segment_BL` is int32, 0 = padding. A position attends to its own segment only, if
-  causal up to itself. Results depend on distances between positions, neither on a
-  segment's place in its row nor on the row's width.
+  `segment_BL` is int32, 0 = padding. A position attends to its own segment only,
+  and if `causal` to no later position. Results depend on distances between
+  positions, neither on a segment's place in its row nor on the row's width.
   """
 
   config: Config

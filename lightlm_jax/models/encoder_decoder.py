@@ -319,12 +319,12 @@ def _query_key_value(c: Config, x: jax.Array):
 
 
 def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
-  """Projects the heads' results: […, H, A] → […, D]."""
+  """Projects the heads' results from […, H, A] to […, D]."""
   flat = mixed.reshape(*mixed.shape[:-2], c.H * c.A)
   init = nn.initializers.normal((c.H * c.A) ** -0.5)
   return nn.Dense(c.D, use_bias=False, dtype=c.dtype, kernel_init=init, name=name)(flat)
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns a softmax over the last axis where `mask`; uniform if all is masked."""
+  """Returns a softmax over the last axis where `mask` is true; uniform if nowhere."""
   return jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)

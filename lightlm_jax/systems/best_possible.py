@@ -65,9 +65,9 @@ def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
   """Returns the exact distribution of the next purchase if it is the user's last one.
 
   Only a last purchase can be a late item. The user's hidden community is marginalised
-  by Bayes' rule, with the generator's own probabilities. Whether
-  earlier purchases could have been late items does not matter: it scales the
-  likelihoods of all communities by the same factor.
+  by Bayes' rule, with the generator's own probabilities. Whether earlier purchases
+  could have been late items does not matter: it scales the likelihoods of all
+  communities by the same factor.
 
   Args:
     tables: the tastes as float32 arrays.

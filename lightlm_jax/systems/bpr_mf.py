@@ -62,7 +62,7 @@ class BprMf(ItemScorer):
     return value, {"tokens": tokens, "capacity_tokens": len(batch.weight_B)}
 
   def scores(self, params: Params, tables: Any, batch: Batch) -> jax.Array:
-    """Returns ⟨user, item⟩ + bias, [B, I] float32; for an unknown user the bias."""
+    """Returns ⟨user, item⟩ + bias, [B, I] float32; unknown users get the bias only."""
     user_BD = user_vectors(params, batch.user_B)
     # With reduced precision scores would tie on an accelerator, but not on a CPU.
     product_BI = jnp.einsum("bd,id->bi", user_BD, params["item"], precision="highest")

@@ -173,7 +173,7 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Sets users to -1 at the rate `input.user_dropout`, except without a history."""
+    """Sets users who have a history to -1 at random, at rate `input.user_dropout`."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)

@@ -156,7 +156,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
 
 
 def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
-  """Builds the system for the catalogue of `train`; row i of `texts` is item i's."""
+  """Builds the system for the items of `train`; row i of `texts` is item i's text."""
   num_items = train.num_items
   if config.model.source == "flat":
     shape = next_item.decoder_shape(config.model)

@@ -181,8 +181,8 @@ def positions(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns hidden_ND, label_N int32 (the next item) and weight_N float32 of a batch.
 
-  The N positions are all of them, and `batch.target_B` is [B, H]; if `last`, they are
-  the last one of each row, and it is [B]. Padding has the weight 0.
+  There are N = B · H positions, and `batch.target_B` is [B, H]; if `last`, there is
+  only the last position of each row, and `batch.target_B` is [B]. Padding has weight 0.
   """
   weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
   if last:
