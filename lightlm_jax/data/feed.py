@@ -111,7 +111,8 @@ def positions(
     batch_size: examples per step, a multiple of `rows.most`.
     widths: ascending history columns; longer histories are cut to their last items
       and go into the last bucket. Empty buckets are dropped.
-    drawn: see `Plan`; only for inputs that do not depend on the position.
+    drawn: draw targets from the user's items, anew in every epoch; only for inputs that
+      do not depend on the position.
     rows: the layout of rows shared by several examples; None = one example per row, in
       buckets by history length.
   """

@@ -91,7 +91,7 @@ class Split:
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
-  """Returns the split of a run: `make`, then `learn_from` with the config's share."""
+  """Returns the split of a run; `config.data.share` of the users are in training."""
   return learn_from(make(config.split, log), config.data.share)
 
 

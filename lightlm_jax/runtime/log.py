@@ -35,9 +35,10 @@ class _Handler(logging.Handler):
 
 
 def set_up(*, stderr: bool = False) -> None:
-  """Starts printing the package's log, unless its logger already has a handler.
+  """Starts printing the package's log on stdout, or on stderr if `stderr`.
 
-  A level that was set before is kept. A second call only changes the stream.
+  If the logger already has a handler, only the stream changes. A level that was set
+  before is kept.
   """
   logger = logging.getLogger(NAME)
   console().stderr = stderr

@@ -27,7 +27,8 @@ def launch(
   Args:
     workdir: the study's folder; None raises a UserError.
     config: a study's config, see `plan.of_study`; None = vary the run `base`.
-    base, overrides, vary: see `plan.of_run`; with `config` only `vary` is used.
+    base, overrides: config of a run, and its changed fields; unused with `config`.
+    vary: axes as `axis=value,value`; with `config` they replace its axes.
     report_path: JSON file to write with what `study.sweep` returns; None = no file.
     **options: arguments of `study.sweep`.
   """
