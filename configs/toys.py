@@ -15,9 +15,9 @@ starts from scratch (the reference: from pretrained T5-small), with ids built fr
 training interactions only; docs/reference.md has the rest. Two of its ten epochs take
 an hour on 2 CPU cores and teach it little (results/toys-paper).
 
-`small` on one of 2 CPU cores (AMD EPYC, jax 0.10.2), 17 minutes; test, HR@10, NDCG@10,
-three seeds: .0908 .0549 seen excluded, .0820 .0455 allowed (EASE .0703 .0409, .0552
-.0293). See results/toys-small.
+`small` takes 17 minutes on one of 2 CPU cores (AMD EPYC, jax 0.10.2). Over three seeds
+it has these HR@10 and NDCG@10 on test: with seen items excluded .0908 .0549 (EASE .0703
+.0409), with seen items allowed .0820 .0455 (EASE .0552 .0293). See results/toys-small.
 """
 
 from lightlm_jax import config as config_lib

@@ -65,10 +65,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines a command's flags: shared ones, and string flags with their help texts.
-
-  `names` are those of shared flags; `texts` maps the other flags to their help.
-  """
+  """Defines the shared flags `names`, and a string flag for each name and help text."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():

@@ -132,10 +132,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises a UserError if a tuple has elements of other types than its `default` has.
-
-  Integers may replace floats, and an empty default allows all types.
-  """
+  """Raises a UserError if a tuple's elements are not of the types in its default."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

@@ -103,10 +103,7 @@ def baselines(
 def samples(
   requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
 ) -> Iterator[str]:
-  """Yields, for each of three requests, a line on its history and one on its list.
-
-  `log` supplies the raw ids of users, and of items that have no title.
-  """
+  """Yields lines on the first three requests: the history, then the recommendations."""
   assert ranks.items_NK is not None
 
   def names(items: np.ndarray) -> str:

@@ -55,10 +55,7 @@ def table(
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns {metric: [N] float64} for the metrics that are reported with intervals.
-
-  For the arguments see evaluator.Ranks.
-  """
+  """Returns HR and NDCG at 5 and at 10 of N requests, as {"hr@5": [N] float64, …}."""
   return {
     f"{name}@{k}": metric(rank_N, ties_N, k=k)
     for k in (5, 10)

@@ -70,10 +70,8 @@ def describe_elsewhere(
 ) -> dict[str, Any]:
   """Returns `describe` for a TPU slice that this machine does not have.
 
-  `dry_run` and `platform` are the values of the flags of these names.
-
   Raises:
-    UserError: `dry_run` is false, or `platform` is neither None nor "cpu".
+    UserError: the flag --dry_run is not set, or --platform is neither None nor "cpu".
   """
   if not dry_run:
     raise UserError(

@@ -68,10 +68,7 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Evaluates `requests`; returns fields of results.json and each rule's `Ranks`.
-
-  k is the length of the lists; see `all_metrics`.
-  """
+  """Evaluates lists of k items; returns fields of results.json and `Ranks` by rule."""
   return all_metrics(
     run.built,
     run.params,
@@ -87,10 +84,7 @@ def measure(
 def write_users(
   run: Run, results: Results, requests: Requests, ranks: dict[str, Ranks], **way: Any
 ) -> None:
-  """Writes the table of users that `compare` reads to the run's folder.
-
-  `way`: the keyword arguments `users` and `variant` of `results.file_name`.
-  """
+  """Writes the table of users for `compare`; `way` is passed to `results.file_name`."""
   table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
   name = results_lib.file_name("users", results, **way)
   users_lib.write(run.workdir / f"{name}.parquet", table)
@@ -112,9 +106,9 @@ def _evaluate(
   k: int = evaluator.K,
   **way: Any,
 ) -> Results:
-  """Evaluates `requests`; adds the metrics to `results`, writes and returns these.
+  """Evaluates `requests`; writes and returns `results` with the metrics added.
 
-  For `way` see `write_users`.
+  `way` is passed to `results.file_name`.
   """
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)

@@ -90,10 +90,7 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
-  """Writes the raw `id` and the `tokens` of items to `path`, as Parquet.
-
-  The users' are written to a file beside it, NAME.users.parquet.
-  """
+  """Writes items' raw `id` and `tokens` to Parquet, users' to NAME.users.parquet."""
   path = epath.Path(path)
   of_users = path.with_name(path.stem + ".users" + path.suffix)
   for target, raw_N, code_NL in (

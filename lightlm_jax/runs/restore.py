@@ -202,10 +202,7 @@ def titles(dataset: datasets.Dataset, config: RunConfig) -> np.ndarray:
 
 
 def identity(run: Run) -> dict[str, Any]:
-  """Returns a JSON dict that is equal for runs with the same recommendations.
-
-  It holds the system, data, decoding and step, and SHA-256 of split, ids and config.
-  """
+  """Returns all that determines a run's recommendations, as a dict fit for JSON."""
   config = config_lib.to_tree(run.config)
   # The data's folder and the batch size do not influence the recommendations.
   del config["data"]["dir"], config["train"]["eval_batch_size"]
