@@ -70,7 +70,7 @@ class Requests:
     )
 
   def without_items(self, out_I: np.ndarray) -> "Requests":
-    """Returns the requests; histories lose the items that are True in `out_I`."""
+    """Returns the requests without the items True in `out_I` in their histories."""
     keep_E = ~out_I[self.item_E]
     offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
     return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])

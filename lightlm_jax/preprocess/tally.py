@@ -72,7 +72,7 @@ class Tally:
     return self.rows_in - self.rejected.total() - self.filtered.total()
 
   def check(self, rows: int, where: str) -> None:
-    """Raises a RuntimeError that names `where` unless `rows` equals `left`."""
+    """Raises a RuntimeError that names the step `where` unless `rows` equals `left`."""
     if rows != self.left:
       raise RuntimeError(
         f"{where}: {self.rows_in} rows came in, {self.rejected.total()} were rejected, "

@@ -74,7 +74,7 @@ def ended(trial: FrozenTrial) -> bool:
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues a grid's points without a trial, lost ones and, if wanted, failed ones."""
+  """Enqueues grid points without trial, lost points; if `retry_failed`, failed ones."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:

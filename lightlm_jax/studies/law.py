@@ -42,7 +42,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law with its bootstrap."""
+  """A fitted law, with the laws and the intervals of its bootstrap."""
 
   law: Law  # the fit to all runs
   intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law

@@ -55,7 +55,7 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Plans a grid of the axes `vary`, `axis=value,value` each, over a run's config."""
+  """Plans a grid over the run `base` with `overrides`; `vary`: `axis=value,value`."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 

@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws all points; joins those differing only in axes `running`, none if None."""
+    """Draws all points; joins those that differ only in axes `running`, if given."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())

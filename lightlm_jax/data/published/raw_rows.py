@@ -183,7 +183,7 @@ def _json(line: bytes) -> dict[str, Any]:
 def _split(
   line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
-  """Splits a line; returns {name: field}. `names` are separated by blanks, in order."""
+  """Returns {name: field} of a line; `names` has the fields' names, blanks between."""
   fields, wanted = _text(line, encoding).split(separator), names.split()
   if len(fields) != len(wanted):
     raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
@@ -202,7 +202,7 @@ def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating
 
 
 def _identifier(found: Mapping[str, Any], name: str) -> str:
-  """Returns the raw id in field `name`; Malformed if not printable or with blanks."""
+  """Returns the raw id in field `name`; raises Malformed if it has blanks."""
   value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
@@ -222,7 +222,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _ticks(value: Any, name: str, per_second: int) -> int:
-  """Converts a time since 1970, an int or digits, to an int; else raises Malformed."""
+  """Converts a time, in ticks (1 / `per_second` s) since 1970, to an int of ticks."""
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
   if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
