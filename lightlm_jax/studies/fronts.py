@@ -60,7 +60,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """Forms the fewest groups of indices with values that differ by `ratio` at most."""
+  """Returns the fewest groups of indices, each with values within factor `ratio`."""
   found: list[list[int]] = []
   for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
