@@ -65,7 +65,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines the shared flags `names`, and a string flag for each name and help text."""
+  """Defines the shared flags `names`, and string flags by the names in `texts`."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -120,7 +120,7 @@ def write_report(found: Any) -> None:
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """Returns the name in --config, the fields set, and the study's card or None."""
+  """Returns --config, the fields that --config.a.b set, and a study's card or None."""
   flag: Any = FLAGS["config"]
   card = flag.value if config_lib.is_study(flag.value) else None
   return flag.parser.argument, config_overrides(), card

@@ -28,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")  # of config files that define none
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
-  """Returns an unlocked card with a system's defaults; `preset` is only recorded."""
+  """Returns an unlocked card with a system's defaults, which also records `preset`."""
   own = leaves(schema.of_system(system))
   flat = {name: leaf.default for name, leaf in own.items()}
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
@@ -104,7 +104,7 @@ def presets(name: str) -> tuple[str, ...]:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns the path of a config file given by path or bare name; checks it exists."""
+  """Returns the file at a path or of a bare name; UserError if there is none."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
   path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
   if path.is_file():

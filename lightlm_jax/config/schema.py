@@ -1,4 +1,4 @@
-"""Defines a frozen dataclass for the configuration of each system, by its own fields.
+"""Defines each system's configuration: a frozen dataclass with its own fields only.
 
     RunConfig
       BaselineConfig          pop, recent_pop, item_knn, ease

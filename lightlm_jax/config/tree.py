@@ -128,7 +128,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """Returns the error that `value` is not of the type `kind`, as `default` is."""
+  """Returns the error that `value` is not of type `kind`; `default` is an example."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"
@@ -186,7 +186,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lacking(tree: Any) -> list[str]:
-  """Returns the fields that a config.json lacks for this version to read it, sorted."""
+  """Returns the required fields that a config.json lacks, sorted; [] = it is whole."""
   return migrate.lacking(flatten(tree))
 
 

@@ -39,7 +39,7 @@ def summarise(
 
 
 def gini(count_I: np.ndarray) -> float:
-  """Returns the Gini coefficient of counts: 0 if equal, (I - 1) / I if one has all."""
+  """Returns the Gini coefficient of I counts, from 0 (equal) to (I - 1) / I."""
   ascending_I = np.sort(count_I).astype(np.float64)
   I, total = len(ascending_I), ascending_I.sum()
   if not total:

@@ -142,7 +142,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts the (user, item) pairs that `ids` were built from but that are held out."""
+  """Counts the (user, item) pairs that `ids` read though they occur only held out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):

@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Bar(NamedTuple):
-  """A bar of a chart; an unknown value is None. `series` is that of `Line`."""
+  """A bar of a chart; an unknown value is None. `series` is as in `Line`."""
 
   name: str
   value: float | None
@@ -49,7 +49,7 @@ class Bars(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean with its interval (low, high), or None. `series` is that of `Line`."""
+  """A mean with its interval (low, high), or None. `series` is as in `Line`."""
 
   name: str
   mean: float

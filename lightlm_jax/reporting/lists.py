@@ -145,7 +145,7 @@ def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Returns the sorted indices of the first size / 2 hits and the first misses.
+  """Returns the sorted indices of the first size / 2 hits and of as many first misses.
 
   If there are too few of one kind, more of the other make up `size`.
   """
@@ -190,7 +190,7 @@ class _Texts:
       self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
 
   def text(self, item: str) -> dict[str, str]:
-    """Returns an item's text, else raw id, as "text"; "id" is "" if it is the same."""
+    """Returns "text", an item's title or raw id; "id" is its raw id, "" if equal."""
     title = charts.clip(self._title.get(item) or item, LETTERS)
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 

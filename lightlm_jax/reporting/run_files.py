@@ -187,7 +187,7 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 
 
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
-  """Reads a table of users; None if it is missing or its split is not of `results`."""
+  """Reads a table of users; None if it is missing or not of the split of `results`."""
   path = workdir / f"{name}.parquet"
   if not path.exists():
     return None

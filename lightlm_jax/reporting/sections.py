@@ -153,7 +153,7 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
 def _bars(sizes: dict[str, int], columns, dimension: str, label: str):
   """Returns a chart: for each slice, a bar per column (name, run, rule, series).
 
-  `sizes` is the number of users by slice; `label` describes the chart with `dimension`.
+  `sizes` is the number of users by slice, `label` the rule in the chart's description.
   """
   groups = []
   for part, users in sizes.items():

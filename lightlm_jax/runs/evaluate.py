@@ -68,7 +68,7 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Evaluates lists of k items; returns fields of results.json and `Ranks` by rule."""
+  """Evaluates lists of k items; returns fields of `Results` and `Ranks` by rule."""
   return all_metrics(
     run.built,
     run.params,
@@ -108,7 +108,7 @@ def _evaluate(
 ) -> Results:
   """Evaluates `requests`; writes and returns `results` with the metrics added.
 
-  `way` is passed to `results.file_name`.
+  `way` holds the optional arguments of `results.file_name`.
   """
   logger.info(f"{split_name}, {len(requests):,} users, both rules …")
   found, ranks = measure(run, requests, k)
@@ -134,8 +134,8 @@ def compare(
   Args:
     workdirs: the folders of at least two finished runs.
     split_name: "test" or "validation".
-    overrides: may hold "decoding.kind", which tables of runs that generate ids are
-      read; without it, those of each run's own decoding.
+    overrides: may hold "decoding.kind", the decoding whose tables are read if a run
+      generates ids; without it, each run's own.
     users: the number of users to which `evaluate` was restricted; 0 = all.
 
   Raises:

@@ -135,7 +135,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users in `found`, one item per line; None = no-op."""
+  """Prints the lists of the first users, one item per line; None prints nothing."""
   if found is None:
     return
   users = found["user"].unique()

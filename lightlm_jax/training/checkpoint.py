@@ -203,7 +203,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Returns the first damage in words among the files process, process + count, …."""
+  """Returns the first damage in share `process` of `count` shares of files, or None."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:

@@ -136,7 +136,7 @@ def train(
 def restore_best(
   system: Trainable, config: LearnedConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[Any, Progress]:
-  """Restores what `train` returned, or would have, had it ended at the latest save."""
+  """Restores what `train` returned, or would if it ended at the latest checkpoint."""
   progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
@@ -346,6 +346,6 @@ def _is_pause(step: int, t: Train) -> bool:
 
 
 def _next_stop(step: int, t: Train) -> int:
-  """Returns the end of the dispatch from `step`, at most the next log line or pause."""
+  """Returns the end of the dispatch from `step`, at most the next log or validation."""
   pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
   return min(step + t.steps_per_dispatch, t.steps, *pauses)

@@ -141,7 +141,7 @@ class Clock:
     self._last = time.monotonic()
 
   def lap(self, steps: int) -> float:
-    """Records that `steps` more steps are done; returns the seconds since the last."""
+    """Records that `steps` more steps are done; returns seconds since the last lap."""
     last, self._last = self._last, time.monotonic()
     self._laps.append((steps, self._last - last))
     return self._last - last

@@ -52,7 +52,7 @@ def _optimiser(
   embedding_rate: float,
   accumulate: int,
 ) -> optax.GradientTransformation:
-  """Builds `optimiser`; its rate rises for `warmup` updates, then falls for `after`."""
+  """Builds `optimiser`: the rate rises for `warmup` updates and falls for `after`."""
   if schedule == "cosine":
     decay = optax.cosine_decay_schedule(rate, after)
   else:

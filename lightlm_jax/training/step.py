@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """float32 metrics of a step, or [K] of a dispatch's steps, with a non-finite last."""
+  """float32 metrics of a step, or [K] of a dispatch with any non-finite last step."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -96,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Builds `make_steps`' function; the shardings are flattened to be a cache's key."""
+  """Builds the function of `make_steps`; flat shardings can be the key of a cache."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 
