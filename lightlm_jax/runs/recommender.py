@@ -162,7 +162,7 @@ class Recommender:
       k: K, the most items that a user gets.
       exclude_seen: whether to exclude the items of a user's history.
       allow: raw ids of the only items that may be recommended; None = all.
-      deny: raw ids of items that may not be recommended.
+      deny: raw ids of items that may not be recommended; None = none.
       text: whether to add a column `text` with the items' titles.
 
     Returns:
@@ -170,7 +170,7 @@ class Recommender:
       (float32, comparable within a user; a log-probability for systems that write ids).
 
     Raises:
-      UserError: not fitted; no user can be served; `allow` and `deny` leave no item.
+      UserError: it is not fitted, no user can be served, or no item is allowed.
     """
     from lightlm_jax.inference import queries as queries_lib  # noqa: PLC0415, slow
     from lightlm_jax.inference import serve  # noqa: PLC0415, slow

@@ -1,4 +1,4 @@
-"""The results of a run: a typed dictionary for programs, a table for people."""
+"""Defines the results of a run as a typed dictionary, and shows them as a table."""
 
 from collections.abc import Mapping
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The training loop of every system that learns by gradient descent."""
+"""Runs the training loop of every system that learns by gradient descent."""
 
 import collections
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The files, the progress bar and the signals that the training loop uses."""
+"""Opens the files, progress bar and signal handlers that the training loop uses."""
 
 from collections.abc import Iterator
 import contextlib

@@ -1,7 +1,7 @@
 """Compiles training steps: one dispatch runs several in a loop on the device.
 
-The host sends only the indices of batches. The number of steps is data, so that a
-change of it compiles nothing.
+The host sends only the indices of batches. The number of steps is an input of the
+program, so that another number needs no compilation.
 """
 
 from collections.abc import Callable

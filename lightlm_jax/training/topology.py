@@ -89,7 +89,7 @@ def with_batches(
 def describe(
   built: Built, split: Split, config: LearnedConfig, mesh: Mesh, name: str
 ) -> dict[str, Any]:
-  """Returns a report of the programs that XLA compiled for the slice.
+  """Compiles the programs of a run for the slice `name`, and returns a report of them.
 
   The programs are a dispatch of training steps with every width of history, and the
   search of the widest batch with seen items excluded. `flops_per_batch` counts matrix
