@@ -2,7 +2,7 @@
 
 python -m lightlm_jax.index --config=configs/toys.py --figure=ids.png
 
-Nothing is trained.
+Nothing is trained, except the GCN of GCI ids.
 """
 
 import sys

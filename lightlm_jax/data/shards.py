@@ -35,7 +35,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """Random access to the rows in a folder; a UserError if missing or incomplete."""
+  """Random access to the rows in a folder; UserError if it is missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
     folder = epath.Path(folder)

@@ -238,9 +238,10 @@ def _level(
   byte_budget: int,
   dense_share: float,
 ) -> Level:
-  """Builds a level with at least one padding node, `nowhere`.
+  """Builds a level; each below the root has a padding node for `Trie.nowhere`.
 
-  It has a mask if a node has enough children and the mask fits into the budget.
+  It gets a mask if the children of one node reach `dense_share` of the vocabulary and
+  the mask fits into `byte_budget`.
   """
   count_N = np.diff(first_N1)
   width = min(capacity(int(count_N.max())), vocab_size)

@@ -120,7 +120,7 @@ def program(
   allowed_I: np.ndarray | None = None,
   everywhere: NamedSharding | None = None,
 ) -> tuple[Callable, Any]:
-  """Returns a jitted program that ranks the targets of a batch, and its `catalogue`.
+  """Returns a jitted program to rank a batch's targets, and its argument `catalogue`.
 
   The program takes (params, tables, batch, catalogue, excluded_BE). `catalogue` holds
   host arrays on the items that can be recommended. `everywhere` is the sharding of the

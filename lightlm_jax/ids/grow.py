@@ -97,7 +97,7 @@ def place_cold(
   *,
   seed: int,
 ) -> CodeBook:
-  """Returns the book with cold items moved to trained items with similar attributes.
+  """Returns the book with cold items moved next to trained ones of similar attributes.
 
   Cold items (`cold_I`, bool) get the codes that `add_items` gives them, with the
   nearest trained items by attributes as neighbours. All other codes and the vocabulary
