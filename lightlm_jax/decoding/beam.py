@@ -63,7 +63,8 @@ def search(
 
   Args:
     step: maps (token_BK, parent_BK, cache) to (logits_BKV, cache with one position
-      more); beam k continues beam `parent[k]` of the previous call. In the first K = 1.
+      more); beam k continues beam parent_BK[b, k] of the previous call. The first call
+      has K = 1.
     cache: input of the first call.
     trie: all item codes, over the vocabulary of the logits.
     allowed: which items each row may get; None = all items of the trie.
@@ -159,7 +160,7 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """Returns which beams are no item, [B, K] bool; empty slots do not count."""
+  """Returns which beams are no item, [B, K] bool; false for empty slots."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 

@@ -77,7 +77,7 @@ class Masked(NamedTuple):
     return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
-    """Returns each row's k best open tokens; searches the k words of best maximum."""
+    """Returns each row's k best open tokens; searches its k best mask words alone."""
     B, K, V = logits_BKV.shape
     W, X = self.word_BKW.shape[2], min(WORD, V)
     if K * W <= k:  # no more than k words exist
@@ -146,7 +146,7 @@ def children(
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:
-  """Returns a mask that opens all V tokens, but for finished beams token 0 alone."""
+  """Returns a mask that opens all V tokens, or token 0 alone in finished beams."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
   itself_W = np.arange(len(all_W), dtype=np.uint32) == 0

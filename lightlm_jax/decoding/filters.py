@@ -1,9 +1,10 @@
 """Filters per request: which branches of the trie hold an item that it may get.
 
 The items below a node are a range of ranks. A branch is open if its range holds an item
-that the request's shared mask allows and that the request does not exclude. Their
-number is a difference of cumulative counts, less the exclusions in the range, counted
-by binary search. The trie stays unchanged, and no step is linear in the catalogue.
+that the request's shared mask allows and that the request does not exclude. The number
+of such items is a difference of the mask's cumulative counts, less the exclusions in
+the range, counted by binary search. The trie stays unchanged, and no step is linear in
+the catalogue.
 """
 
 from typing import NamedTuple
@@ -63,8 +64,8 @@ def open_in_mask(
 ) -> jax.Array:
   """Returns which children of each state hold an item that the shared mask allows.
 
-  The result is [B, K, width] bool in the order of `Trie.listed`. Columns after a node's
-  last child are meaningless; that method closes them.
+  The result is [B, K, C] bool in the order of `Trie.listed`, C the level's `width`.
+  Columns after a node's last child are meaningless; `Trie.listed` closes them.
   """
   here = trie.levels[level]
   column_C1 = jnp.arange(here.width + 1)[None, None]

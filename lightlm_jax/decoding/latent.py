@@ -45,7 +45,8 @@ def build(
 ) -> StateIndex:
   """Builds the index of float16 or bfloat16 states and int32 items, -1 = no example.
 
-  `prior` is the weight of log n for an item with n states; 0 = the distance alone.
+  `prior` is the weight of log n in the score of an item with n states; with 0 the score
+  depends on the distance alone.
   """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)
@@ -144,7 +145,7 @@ def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns, for each row, the mean [M, D] float32 of all rows with the same item.
 
-  Rows of one item must be consecutive. The second result is their number, [M].
+  Rows of one item must be consecutive. The second result, [M], is how many there are.
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

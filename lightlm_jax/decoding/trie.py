@@ -78,9 +78,10 @@ class Trie:
     """Returns the children of each state of a level below L.
 
     Returns:
-      token_BKC int32, next_BKC int32 (states of the next level, `nowhere` where closed)
-      and open_BKC bool. If the level has a mask, C is V, and column v is token v;
-      otherwise C is `width`. An ended state has one open child, in column 0: itself.
+      token_BKC int32, next_BKC int32 (states of the next level, `nowhere(level + 1)`
+      where closed) and open_BKC bool. If the level has a mask, C is V, and column v is
+      token v; otherwise C is the level's `width`. An ended state has one open child, in
+      column 0: the same code.
     """
     here = self.levels[level]
     if here.mask_NW is None:
@@ -95,7 +96,7 @@ class Trie:
     return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
 
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """Returns token_BKC and open_BKC of `children` by the list: C is always `width`."""
+    """Returns token_BKC and open_BKC of `children`; C is always the level's `width`."""
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
     number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1
@@ -109,7 +110,7 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns the child with an open token, a state of the next level, by the mask."""
+    """Returns the child with this token, which must be open; for levels with a mask."""
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
@@ -126,7 +127,7 @@ class Trie:
     return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
-    """Returns the child with this token; `nowhere` if there is none.
+    """Returns the child with this token; `nowhere(level + 1)` if there is none.
 
     The child of an ended state is its only one, whatever the token.
     """
@@ -142,9 +143,9 @@ class Trie:
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns node n's first rank: its items are `rank(n)` to `rank(n + 1) - 1`.
+    """Returns each node's first rank: n has items `rank(n)` to `rank(n + 1) - 1`.
 
-    States are nodes of `level`, 0 to L, or one past the last.
+    `state` holds nodes n of `level` (0 to L), or the number after the last node.
     """
     if level == self.depth:
       return state

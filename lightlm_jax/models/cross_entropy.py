@@ -51,7 +51,7 @@ def sampled_cross_entropy(
   """Returns an estimate of `linear_cross_entropy` from M sampled items, `negative_M`.
 
   The softmax's sum over all other items is estimated from the samples (Bengio & Senécal
-  2008), int32 and uniform in [0, I). A sample that equals the label is ignored.
+  2008). They are int32, uniform in [0, I); one that equals the label is ignored.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)

@@ -297,9 +297,10 @@ class EncoderDecoder(nn.Module):
 
 
 def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
-  """Stacks `num_layers` of a layer by `nn.scan`, with `unroll` of them per iteration.
+  """Stacks `num_layers` copies of a layer by `nn.scan`, `unroll` of them per iteration.
 
-  `in_axes` has, for each argument after the carry, 0 (a slice per layer) or broadcast.
+  `in_axes` has, for each argument after the carry, 0 (a slice per layer) or
+  `nn.broadcast` (the same for all layers).
   """
   return nn.scan(
     layer,

@@ -51,7 +51,7 @@ class BprMf(ItemScorer):
     }
 
   def loss(self, params: Params, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean of -ln σ(x_ui - x_uj) over negatives j, then over the batch."""
+    """Returns the mean -ln σ(target's score - negative's), by example, then of all."""
     negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
     user_BD = user_vectors(params, batch.user_B)
     positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])

@@ -71,9 +71,10 @@ class Ease(ItemItem):
   def fit(self, train: Interactions) -> jax.Array:
     """Returns B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary: [I, I] float32.
 
-    X [U, I] is 1 where the user has the item. B has a zero diagonal; its row i is added
-    to the scores if item i is in the history. The matrix is inverted in place, and in
-    float32, which suffices because λ keeps its condition number small.
+    Here I is the identity and λ is `regularisation`; X [users, items] is 1 where the
+    user has the item. B has a zero diagonal; its row i is added to the scores if item i
+    is in the history. XᵀX + λI is inverted in place, and in float32, which suffices
+    because λ keeps its condition number small.
     """
     weights_II = _co_occurrence(train)
     weights_II[np.diag_indices_from(weights_II)] += self.regularisation
@@ -89,7 +90,7 @@ def item_knn(num_items: int) -> Built:
 
 
 def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
-  """Builds `ease`; raises a UserError if weights exceed MAX_BYTES or λ is not > 0."""
+  """Builds `ease`; UserError if weights exceed MAX_BYTES or `regularisation` is ≤ 0."""
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "

@@ -43,7 +43,7 @@ EXACT_BYTES = 2**28
 class Tables(NamedTuple):
   """Codes in the model's vocabulary (-1 = padding) and the trie of the targets.
 
-  Tables of codes end in empty rows up to `trie.capacity`, for items and users to come.
+  Tables of codes end in empty rows, for items and users to come (see `_with_room`).
   """
 
   target_IL: jax.Array
@@ -136,10 +136,11 @@ class LightLM(IdWriter):
     return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns a hidden state per request, [B, D] float32, see `decoding.state`.
+    """Returns a hidden state per request, [B, D] float32.
 
-    "encoder": the mean of the encoded source's states. Otherwise the decoder's state
-    that predicts the first token in which the items' ids differ.
+    If the config's `decoding.state` is "encoder", it is the mean of the encoded
+    source's states; otherwise the decoder's state that predicts the first token in
+    which the items' ids differ.
     """
     if self.decoding.state == "encoder":
       source = self._source(tables, batch)
@@ -287,6 +288,6 @@ def _source_lengths(
 
 
 def _with_room(code_NL: np.ndarray) -> Any:
-  """Returns `code_NL` with rows of -1 appended, up to `trie.capacity`."""
+  """Returns `code_NL` with rows of -1 appended, up to `trie.capacity(N + 1)` rows."""
   room = trie.capacity(len(code_NL) + 1) - len(code_NL)
   return np.pad(code_NL, ((0, room), (0, 0)), constant_values=-1)

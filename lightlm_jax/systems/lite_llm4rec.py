@@ -203,7 +203,7 @@ def batch_loss(
   weight_N: jax.Array,
   often_U: jax.Array,
 ) -> jax.Array:
-  """Returns the mean cross-entropy over a batch's items: an in-batch softmax loss.
+  """Returns the mean over positions of an in-batch softmax loss (cross-entropy).
 
   A popular item is in nearly every batch, a rare one in few: each logit is reduced by
   the log-probability that a batch holds the item (Yi et al. 2019, "Sampling-bias-
@@ -214,7 +214,7 @@ def batch_loss(
     vector_UD: float32, the vectors of the batch's U unique items.
     label_N: int32 in [0, U), the row of the next item in `vector_UD`.
     weight_N: float32, the position's weight in the mean; 0 = ignored.
-    often_U: float32, the probability that a batch holds an item; 0 = padding.
+    often_U: float32, the probability that a batch holds each item; 0 = padding.
   """
   bias_U = jnp.where(often_U > 0, -jnp.log(jnp.maximum(often_U, 1e-30)), FAR)
   # The bias is one more column, because linear_cross_entropy never has all logits.
@@ -225,7 +225,7 @@ def batch_loss(
 
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
-  """Returns [U], the probability that a batch drawn by popularity holds each item."""
+  """Returns [U], each item's chance to be in a batch of as many draws by popularity."""
   assert tables.share_I is not None
   share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
   # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.

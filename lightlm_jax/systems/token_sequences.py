@@ -80,9 +80,9 @@ def write_history(
   """Returns the codes of the user (word 0) and of the history's items, newest last.
 
   The k-th item from the end has the word number k. Unless `in_order`, items are sorted
-  by catalogue index, which says nothing about time. `width` is S and must be enough
-  for every row; None = room for any history. The examples of a packed row stand one
-  after another.
+  by catalogue index, which says nothing about time. `width` is S, no less
+  than the number of tokens in any row; None = room for any history. The examples of a
+  packed row stand one after another.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]
