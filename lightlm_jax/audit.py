@@ -3,10 +3,10 @@
 python -m lightlm_jax.audit --config=configs/toys.py
 python -m lightlm_jax.audit --workdir=runs/toys
 
-Builds the ids six times without the cache, and trains nothing. It also tells whether
-the log is sequential. Exit code 1 if a leak was found. With --workdir it writes
-audit.json for `report`, and refuses a run whose ids differ from those that its
-configuration builds today.
+Builds the ids six times without the cache, and trains nothing but the GCN of GCI ids.
+It also tells whether the log is sequential. Exit code 1 if a leak was found. With
+--workdir it writes audit.json for `report`, and refuses a run whose ids differ from
+those that its configuration builds today.
 """
 
 import sys

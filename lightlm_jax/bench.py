@@ -9,7 +9,7 @@ size, build time and memory of the trie; (c) users per second end to end; (d) th
 weights in transformers' T5; (e) L2D; (large) a model and a catalogue for an
 accelerator. Parts of `train`: (a) examples per second by shape and batch; (b) steps per
 dispatch; (c) bfloat16; (d) the embedding gradient; (e) packing of short histories; (f)
-the same training in T5; (g) growth with model, batch and log.
+the same training in T5; (g) time per example as model, batch and log grow.
 
 --peer=MODULE:FUNCTION adds an implementation to (a) of `decode`; its interface is
 described in benchmarks/transition.py. `all` runs both within --minutes.

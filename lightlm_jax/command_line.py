@@ -65,7 +65,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines the shared flags `names`, and string flags by the names in `texts`."""
+  """Defines the shared flags `names`, and string flags by `texts`: name=help text."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -120,7 +120,10 @@ def write_report(found: Any) -> None:
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """Returns --config, the fields that --config.a.b set, and a study's card or None."""
+  """Returns --config as given, the fields that --config.a.b set, and the card.
+
+  The card is None unless --config names a study.
+  """
   flag: Any = FLAGS["config"]
   card = flag.value if config_lib.is_study(flag.value) else None
   return flag.parser.argument, config_overrides(), card

@@ -227,7 +227,7 @@ def _one_width(config: LightLMConfig | SASRecConfig) -> bool:
 
 
 def writes_ids(system: Any) -> bool:
-  """Returns whether `system` names a system that generates ids; False if no system."""
+  """Returns whether `system` is the name of a system that generates ids."""
   return system in SYSTEMS and issubclass(CONFIGS[system], WritesIds)
 
 

@@ -78,8 +78,9 @@ def of_system(
 ) -> dict[str, Any]:
   """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the system lacks are dropped; its further ones get their defaults. Only
-  with `anyway` those include `Leaf.signature` fields, which the caller should then set.
+  Fields that the system lacks are dropped; its further ones get their defaults, or the
+  value of the field that `Leaf.like` names. Only with `anyway` the further ones include
+  `Leaf.signature` fields, which the caller should then set.
 
   Raises:
     UserError: there is no such system, or it has a `Leaf.signature` field that `flat`
@@ -176,7 +177,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the values of a config.json by dotted name, for its system's fields only.
 
   A field that was added after the run has the value that describes how the run behaved.
-  If config.json cannot be read as a configuration, it keeps its other fields too.
+  If `tree` cannot be read as a configuration, fields beyond its system's are kept.
   """
   try:
     return to_flat(from_tree(tree))

@@ -175,7 +175,7 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 def _counter(
   system: ScoresItems, rules: tuple[str, ...], shown: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns a jitted program that counts the items above each target and equal to it.
+  """Returns a jitted program to count items that score above each target, or equal.
 
   It does so for each rule and also returns the `shown` best items, if that is not 0.
   `out` is the sharding of the results, None = one device.

@@ -9,7 +9,7 @@ K = 10
 def summarise(
   items_NK: np.ndarray, bought_I: np.ndarray, code_IL: np.ndarray | None = None
 ) -> dict[str, float]:
-  """Returns all exposure metrics of the first `K` recommendations per request.
+  """Returns all exposure metrics of each request's first 10 recommendations.
 
   Args:
     items_NK: indices of the items recommended for N requests, -1 = no item.
@@ -49,7 +49,7 @@ def gini(count_I: np.ndarray) -> float:
 
 
 def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
-  """Returns the share of recommendations that go to the most popular `HEAD` of items.
+  """Returns the share of recommendations that go to the most popular 20 % of items.
 
   Items with the popularity of the last item in the head count fractionally, so that the
   order of items does not matter. Arguments as in `novelty`.
@@ -78,7 +78,7 @@ def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
   """Returns the mean distance between items of a list by their codes, from 0 to 1.
 
   The distance of two items is 1 - (length of their codes' common prefix) / (length of
-  the longer code). It is averaged over all pairs of a list's first `K` items (Ziegler
+  the longer code). It is averaged over all pairs of a list's first 10 items (Ziegler
   et al. 2005, with another distance), then over all lists of at least two items; 0 if
   there is no such list. Codes and lists are padded with -1.
   """

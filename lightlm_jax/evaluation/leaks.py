@@ -142,7 +142,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts the (user, item) pairs that `ids` read though they occur only held out."""
+  """Counts the (user, item) pairs read for `ids` that occur in `log` only held out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -179,9 +179,9 @@ def mates_ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets' rank_N and ties_N in a ranking without a model.
 
-  label_U is each user's cluster. A request's items are ranked by their number of
-  interactions in `train` with users of the same cluster, and if equal, with all users;
-  items of its history are excluded, and a target among them has rank 0.
+  label_U is each user's cluster. For a request, items are ranked by their number of
+  interactions in `train` with users of its user's cluster, and if equal, with all
+  users; items of its history are excluded, and a target among them has rank 0.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)
@@ -239,7 +239,8 @@ def _renumbered_figures(
 ):
   """Returns {measure: {as_is, renumbered, other_seeds}} for ids as is and renumbered.
 
-  Measures: shares of user-item pairs with equal first tokens, NDCG@10 by `mates_ranks`.
+  Measures: shares of training pairs and of held-out pairs (user, item) with equal first
+  tokens, and NDCG@10 by `mates_ranks`.
   """
   held = split.validation
   assert held is not None

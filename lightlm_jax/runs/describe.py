@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 def describe(
   config: RunConfig, topology: str | None = None, chosen: Collection[str] = ()
 ) -> dict[str, Any]:
-  """Returns the parameters, bytes and FLOPs per step of a run; trains nothing.
+  """Returns the parameters, bytes and FLOPs per step of a run, without training it.
 
-  Bytes are those of one copy, without sharding. `flops_per_step` counts the matrix
-  products of loss and gradient (a multiply-add is two FLOPs), averaged over the batches
-  of an epoch; dropout and the optimiser are left out. Fitted systems have no steps.
+  `bytes` are those of one copy of parameters, optimiser state, training data and trie,
+  without sharding. `flops_per_step` counts the matrix products of loss and gradient (a
+  multiply-add is two FLOPs), averaged over the batches of an epoch; dropout and the
+  optimiser are left out. Fitted systems have no steps.
 
   Args:
     config: the run's configuration.
@@ -71,7 +72,7 @@ def describe_elsewhere(
   """Returns `describe` for a TPU slice that this machine does not have.
 
   Raises:
-    UserError: the flag --dry_run is not set, or --platform is neither None nor "cpu".
+    UserError: `dry_run` is false, or `platform` is neither None nor "cpu".
   """
   if not dry_run:
     raise UserError(

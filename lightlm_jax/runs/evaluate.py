@@ -68,7 +68,7 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Evaluates lists of k items; returns fields of `Results` and `Ranks` by rule."""
+  """Evaluates lists of k items; returns `Results` fields, and each rule's `Ranks`."""
   return all_metrics(
     run.built,
     run.params,

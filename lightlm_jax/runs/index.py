@@ -90,7 +90,10 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
-  """Writes items' raw `id` and `tokens` to Parquet, users' to NAME.users.parquet."""
+  """Writes Parquet files with the columns `id` (raw) and `tokens`.
+
+  Items go to `path`, users to a file beside it: x.users.parquet for x.parquet.
+  """
   path = epath.Path(path)
   of_users = path.with_name(path.stem + ".users" + path.suffix)
   for target, raw_N, code_NL in (

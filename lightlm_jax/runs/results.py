@@ -214,7 +214,7 @@ def file_name(
 
 
 def _flops_per_example(progress: Progress) -> float | None:
-  """Returns FLOPs per training example; None = unknown. Batches need not be full."""
+  """Returns FLOPs per training example, padding of batches included; None = unknown."""
   if progress.step_flops is None or not progress.examples:
     return None
   return progress.step_flops * progress.trained_step / progress.examples

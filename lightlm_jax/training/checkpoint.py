@@ -30,7 +30,7 @@ _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and those of the `best_step` that they record."""
+  """Keeps the latest two checkpoints, and the best one as of each of them."""
 
   def should_preserve(self, checkpoints, *, context):
     del context

@@ -291,9 +291,9 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
 
 
 def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
-  """Returns a function from the next dispatch's number of steps to its `feed`.
+  """Returns a function that gives the next dispatch its `feed`; see `step.make_steps`.
 
-  The first dispatch begins at the step `start`.
+  Its argument is the dispatch's number of steps; the first begins at step `start`.
   """
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))

@@ -28,8 +28,8 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
 
   Norm scales and relative biases have no weight decay. Embeddings start about sqrt(D)
   times larger than other weights, where D is the model's width, and would change
-  relatively less at the same learning rate: theirs is `embedding_rate` times as large
-  (T5's Adafactor scales each update by the parameter's norm).
+  relatively less at the same learning rate: theirs is `config.train.embedding_rate`
+  times as large (T5's Adafactor scales each update by the parameter's norm).
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)

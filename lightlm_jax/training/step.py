@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """float32 metrics of a step, or [K] of a dispatch with any non-finite last step."""
+  """float32 metrics of one step, or [K] of the steps of a dispatch, finite or not."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -96,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Builds the function of `make_steps`; flat shardings can be the key of a cache."""
+  """Builds what `make_steps` returns; `tree`, `leaves`: the state's flat shardings."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 

@@ -91,11 +91,11 @@ def describe(
 ) -> dict[str, Any]:
   """Compiles the programs of a run for the slice `name`, and returns a report of them.
 
-  The programs are a dispatch of training steps with every width of history, and the
-  search of the widest batch with seen items excluded. `flops_per_batch` counts matrix
-  products like `speed.flops_per_step`, of all devices together; XLA's count, `xla_…`,
-  counts each loop body once. `collectives` are those of a dispatch of a single step,
-  with the widest batch; see collectives.py.
+  The programs are a dispatch of training steps with every width of history, and that
+  which recommends to the widest batch of requests, seen items excluded.
+  `flops_per_batch` counts matrix products like `speed.flops_per_step`, of all devices
+  together; XLA's count, `xla_…`, counts each loop body once. `collectives` are those of
+  a dispatch of a single step, with the widest batch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
