@@ -44,7 +44,7 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
-  """Removes users with fewer than `data.min_len` items; a UserError if none is left."""
+  """Removes users below `config.data.min_len` items; a UserError if none is left."""
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(

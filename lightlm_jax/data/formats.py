@@ -93,8 +93,8 @@ def read_items(
   """Reads the titles and texts of `item_ids` from a tab-separated file with a header.
 
   A title is the column `title`; a text joins the columns of TEXTS in the file's order.
-  Without such columns, the last column serves as both. Items that the file lacks get
-  "". Returns (None, None) if there is no file.
+  If the file has no such column (for titles or for texts), its last column serves.
+  Items that the file lacks get "". Returns (None, None) if there is no file.
   """
   if not path.exists():
     return None, None

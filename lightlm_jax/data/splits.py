@@ -362,7 +362,7 @@ def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
 
 
 def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
-  """Returns the fields `parameters` and `sha256` with one more parameter included."""
+  """Returns the split's `parameters` and `sha256`, with one more parameter included."""
   named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
   return {
     "parameters": split.parameters | parameter,

@@ -64,7 +64,8 @@ def book_of_run(
 ) -> codes.CodeBook:
   """Returns the book of `code_book`, with cold items placed as `config.cold` says.
 
-  Raises a UserError if attributes are missing, or not all cold items fit.
+  Raises a UserError if `attributes` are needed but None, no code is free for a cold
+  item, or `config` asks to place those of kind "iid".
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(
@@ -130,7 +131,7 @@ def _build(config: Ids, train: Interactions, seed, attributes):
 
 
 def _mesh(devices: int) -> Mesh | None:
-  """Returns a mesh of this process's first `devices`, -1 = all; 1 = None, one CPU."""
+  """Returns a mesh of this process's first `devices`, -1 = all; for 1 None: one CPU."""
   if devices == 1:
     return None
   available = jax.local_devices()

@@ -51,7 +51,8 @@ def bipartite(
 
   Edges are distinct int32 pairs. Those not in `kept_E` (bool, None = all) have weight 0
   and do not count in degrees; they remain as arcs, so that graphs with and without them
-  share one compiled program. The result's `edges` are float32 [A, 1], by receiver.
+  share one compiled program. The result's field `edges` is float32 [A, 1]; its arcs are
+  sorted by receiver.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -76,7 +77,7 @@ def bipartite(
 
 
 def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
-  """Returns float32 parameters: "start" [N, D], if weighted "matrix" [layers, D, D]."""
+  """Returns float32 "start" [N, D]; if `options.weighted`, "matrix" [layers, D, D]."""
   shape = (num_nodes, options.dim)
   params = {"start": INIT_SCALE * jax.random.normal(rng, shape)}
   if options.weighted:
@@ -176,8 +177,8 @@ def bpr_loss(
 ) -> jax.Array:
   """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
-  Users, items and negatives are node indices: item i is U + i. A negative is any item,
-  as in `systems.bpr_mf`.
+  Users, items and negatives are node indices: item i is node U + i, after U users. A
+  negative is any item, as in `systems.bpr_mf`.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

@@ -38,13 +38,13 @@ def embeddings(
 
   A share of the *training* edges is held back from the graph and the loss, for early
   stopping. The start vectors of the best epoch are then propagated over the graph of
-  all edges. A node without edges keeps its start vector, scaled by 1 / (layers + 1).
+  all edges. A node without edges keeps its start vector / (`options.layers` + 1).
 
   On one kind of processor and one version of JAX, equal seeds give bitwise equal
-  vectors, with any number of threads unless `weighted` (XLA splits matrix products by
-  thread). Therefore it runs on the CPU if JAX has one: an accelerator sums messages in
-  arbitrary order. On a `mesh`, whose devices share the work, vectors are equal up to
-  float32 rounding. Raises a UserError if training diverges.
+  vectors, with any number of threads unless `options.weighted` (XLA splits matrix
+  products by thread). Therefore training runs on the CPU if JAX has one: an accelerator
+  sums messages in arbitrary order. On a `mesh`, whose devices share the work, vectors
+  are equal up to float32 rounding. Raises a UserError if training diverges.
   """
   # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
@@ -69,9 +69,9 @@ def ndcg(
 ) -> float:
   """Returns the mean NDCG@k of H held-back edges (user, item), one target each.
 
-  It is 1 / log2(1 + rank), 0 for ranks beyond k. The rank is among all items except
-  the user's nonzero items in `known`, [U, I]. Items with equal or NaN scores count as
-  ranked higher.
+  An edge's NDCG is 1 / log2(1 + rank of its item), 0 for ranks beyond k. The rank is
+  among all items except the user's nonzero items in `known`, [U, I]. Other items with
+  the same score, or with NaN, count as ranked higher.
   """
   num_users, _ = graph_lib.shape(known)
   user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
@@ -171,8 +171,8 @@ def _epoch(
   """Trains on every edge once in random order; returns the new state and all losses.
 
   `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
-  the K training edges, `first_item` is U. The last batch is filled up with the epoch's
-  first edges. Devices of a mesh share the arcs and the batch; None = one device.
+  the K training edges, `first_item` is U, the number of users. The last batch is filled
+  up with the epoch's first edges. Devices of a mesh share arcs and batch; None = one.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)

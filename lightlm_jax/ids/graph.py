@@ -48,9 +48,9 @@ def by_attributes(
   """Returns the symmetric adjacency of users, items and A attributes, in this order.
 
   Items are connected through shared attributes alone, never through interactions. An
-  attribute of i items has the weight log((1 + I) / (1 + i)), so that one that all items
-  have connects nothing. A user has the attributes of their items, once per interaction.
-  `attributes` holds, for each item, an array of distinct attributes, ints from 0.
+  attribute of i of the I items has the weight log((1 + I) / (1 + i)), so that one that
+  all items have connects nothing. A user has the attributes of their items, once per
+  interaction. `attributes` has an array of distinct attributes, ints from 0, per item.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

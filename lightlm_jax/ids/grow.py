@@ -29,7 +29,7 @@ def add_items(
   """Returns the book with new items appended; a model trained on it stays valid.
 
   The vocabulary and the inner nodes of the trie stay the same. (A leaf: all items whose
-  codes differ only in the last token.) A new item joins the leaf with most of its
+  codes differ only in the last token.) A new item joins the leaf that holds most of its
   neighbours; ties go to the leaf with fewest items, then to the first. Its code is the
   leaf's prefix and a token that is free there, drawn at random from those that end
   codes of this length. If the leaf is full, the other leaves of neighbours are tried,
@@ -41,7 +41,8 @@ def add_items(
   number of items that the trie's tables have room for.
 
   Raises:
-    UserError: not all items fit, or a neighbour is outside the catalogue.
+    UserError: `capacity` is exceeded, no code is free for an item, or a neighbour is
+      outside the catalogue.
   """
   num_items = len(book.items_IL)
   if num_items + len(neighbours) > capacity:
@@ -97,14 +98,14 @@ def place_cold(
   *,
   seed: int,
 ) -> CodeBook:
-  """Returns the book with cold items moved next to trained ones of similar attributes.
+  """Returns the book with new codes of cold items, near those of similar trained ones.
 
   Cold items (`cold_I`, bool) get the codes that `add_items` gives them, with the
   nearest trained items by attributes as neighbours. All other codes and the vocabulary
   stay the same. An item that shares no attribute with a trained one keeps its code.
 
   Raises:
-    UserError: there are no attributes, or not all items fit.
+    UserError: `attributes` is None, or no code is free for an item.
   """
   if attributes is None:
     raise UserError(

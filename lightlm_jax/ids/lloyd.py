@@ -21,8 +21,9 @@ def assign(
   """Returns each point's nearest centre after convergence, [N] int64.
 
   It starts from the centres `start_KD` and stops when no point changes its centre, or
-  after `iterations`. A centre without points does not move; ties go to the first one.
-  Sums are float32: results on different numbers of devices agree up to rounding.
+  after `iterations`. A centre without points does not move; of equally near centres a
+  point gets the first. Sums are float32: results on different numbers of devices agree
+  up to rounding.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK

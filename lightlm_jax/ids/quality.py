@@ -23,9 +23,9 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
 
   Its fields: num_items, num_users, vocab_size, length (number of items by number of
   tokens), collisions, largest_leaf, tokens_per_level, entropy_per_level (bits),
-  cluster_sizes (`QUANTILES` per level). Two more fields hold the share of pairs
-  that agree, per level: agreement of users with items (keys training, held_out, which
-  may be None, and random), and neighbours, of items with items (nearest, random).
+  cluster_sizes (`QUANTILES` per level). Two more fields hold, per level, the share of
+  pairs of codes that agree: "agreement", of users with items (keys training, held_out,
+  which may be None, random), and "neighbours", of items with items (nearest, random).
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)
@@ -51,8 +51,8 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
 def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
   """Returns, per level, the share of P pairs whose codes agree down to that level.
 
-  Row p of both arrays is pair p; None if there is none. A code agrees with nothing
-  beyond its end. The arrays are padded with -1 at the end and may differ in width.
+  Row p of both arrays is pair p; without pairs the result is None. A code agrees with
+  nothing beyond its end. Arrays are padded with -1 at the end and may differ in width.
   """
   if not len(code_PL):
     return None
@@ -78,9 +78,9 @@ def largest_leaf(items_IL: np.ndarray) -> int:
 
 
 def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
-  """Returns each item's nearest neighbour by cosine over users, [A] int64; -1 = none.
+  """Returns the nearest other item to each in `item_A`, [A] int64; -1 = none.
 
-  Ties go to the lower index.
+  Nearest by the cosine over users, in the whole catalogue; ties go to the lower index.
   """
   bought_UI = graph.distinct_purchases(train)
   together_AI = (bought_UI.T.tocsr()[item_A] @ bought_UI).tocoo()

@@ -39,8 +39,8 @@ def gci_ids(
   so that codes differ.
 
   Raises:
-    UserError: the vectors are too narrow for so many levels, or the log is too large
-      for one CPU.
+    UserError: `config.gcn.dim` is below L with the quantiser "product", or the log is
+      too large for one CPU.
   """
   if mesh is None and max(train.num_users, train.num_items) > MOST_ON_ONE_CPU:
     raise UserError(
@@ -84,9 +84,10 @@ def product(
 ) -> np.ndarray:
   """Returns labels by product quantisation: K-Means on L pieces of z-scored vectors.
 
-  Labels are [N, L] int64 below K and do not depend on the number of threads. A piece
-  with fewer distinct values than K gets one label for each. Raises a UserError if L
-  exceeds D. Devices of the mesh share K-Means; None = scikit-learn on the CPU.
+  L is `levels`, K `centres`. Labels are [N, L] int64 below K and do not depend on the
+  number of threads. A piece with fewer distinct values than K gets one label for each.
+  Devices of the mesh share K-Means; None = scikit-learn on the CPU. Raises a UserError
+  if L exceeds D, the width of the vectors.
   """
   if levels > z_ND.shape[1]:
     raise UserError(
@@ -103,7 +104,7 @@ def residual(
 ) -> np.ndarray:
   """Returns labels by residual quantisation: K-Means on vectors, then on residuals.
 
-  Arguments and result as in `product`, with any L; the first label is the coarsest.
+  Arguments and result as in `product`, with any `levels`; the first label is coarsest.
   """
   rest_ND, labels = standardised(z_ND), []
   for _ in range(levels):
@@ -121,10 +122,10 @@ def codes(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes and user codes from labels, int32, padded with -1.
 
-  The first level has the tokens 0 to K, where K is the cold branch; each further level
-  has the next K. Users and items share them. Items with equal labels get a last token,
-  numbered in seeded random order; users likewise, with tokens of their own. All other
-  codes have exactly L tokens, so that no code is a prefix of another.
+  K is `centres`. The first level has the tokens 0 to K, where K is the cold branch;
+  each further level has the next K. Users and items share them. Items with equal labels
+  get a last token, numbered in seeded random order; users likewise, with tokens of
+  their own. All other codes have exactly L tokens: no code is a prefix of another.
   """
   rng = np.random.default_rng(seed)
   levels = label_NL.shape[1]
@@ -144,7 +145,7 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Runs K-Means; returns labels [N] int64 below K, and each label's mean, [≤ K, D]."""
+  """Runs K-Means; returns labels [N] int64 and their K ≤ `centres` means, [K, D]."""
   # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import

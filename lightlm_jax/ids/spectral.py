@@ -49,7 +49,7 @@ _MOST_PAIRS = 20_000_000
 class Walks(NamedTuple):
   """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  A is the number of intermediate nodes of two steps, 0 if `step_NN` has all weights.
+  A nodes are the middle of walks of two steps; A = 0 if `step_NN` has all weights.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -101,12 +101,12 @@ def spectral_ids(
   If it is "node", every cluster and every item's last token has its own token.
 
   Nodes without a training edge and small components of the graph come last on the first
-  level. They form up to `branching` (the paper's N) additional clusters, of at most
-  `leaf_size` (its M) if these suffice. A cluster of the last of `levels` is a leaf,
-  however large.
+  level. They form up to `config.branching` (the paper's N) additional clusters, of at
+  most `config.leaf_size` (its M) nodes if these suffice. A cluster of the last of
+  `config.levels` is a leaf, however large.
 
   Raises:
-    UserError: more than a million users or items, or no attributes for their graph.
+    UserError: more than a million users or items, or `attributes` is None but needed.
   """
   graph = config.graph
   if max(train.num_users, train.num_items) > MOST_NODES:

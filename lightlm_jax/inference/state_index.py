@@ -63,7 +63,7 @@ class StateIndexSystem(ItemScorer):
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
   """Builds the system that ranks items by the states of `model`'s training examples.
 
-  Raises a UserError if the index has fewer examples than `decoding.nearest`.
+  Raises a UserError if `index` has fewer examples than `config.decoding.nearest`.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):
@@ -92,7 +92,7 @@ def index_states(
   batch_size: int,
   mesh: Mesh,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Computes the states of training examples.
+  """Computes the hidden states that a model has after training examples' histories.
 
   Every interaction of `train` is an example, with the items before it as history; a
   `share` of them, drawn by `seed`, is kept. `batch_size` is a multiple of the mesh's
@@ -128,7 +128,7 @@ def index_states(
 def _states(
   system: HasState, plan: feed_lib.Plan, everywhere: NamedSharding
 ) -> Callable[..., jax.Array]:
-  """Compiles a function for the states, [B, D], of the examples `row_B` of a feed."""
+  """Compiles (params, tables, feed, row_B) → [B, D], the states of rows of the feed."""
 
   @functools.partial(jax.jit, out_shardings=everywhere)
   def states(params, tables, feed, row_B):
@@ -146,9 +146,10 @@ def cached(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads a state index from its folder, or builds it by `make()` and writes it there.
 
-  `about` is JSON on the index's origin, including `ids_sha256`; an index of another
-  origin is replaced. Returns state_ND and item_N, see `index_states`. Raises a
-  UserError if the folder holds an index of other ids or cannot be written.
+  `about` is JSON on the index's origin, with the key "ids_sha256"; an index of another
+  origin is replaced if its ids are the same. Returns state_ND and item_N, see
+  `index_states`. Raises a UserError if the folder holds an index of other ids or cannot
+  be written.
   """
   try:
     with folder_lib.opened(folder) as (_, found):

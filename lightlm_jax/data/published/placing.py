@@ -17,7 +17,7 @@ LOG = "u.data"
 
 
 def prepare(source: Source, root: epath.Path) -> None:
-  """Writes the folder `root/NAME` of a log; downloads the raw files that it lacks.
+  """Writes the folder `root / source.name`; downloads raw files that are missing.
 
   The file of the log is written last: if it exists, the folder is complete. If another
   process is writing the folder, this one waits for it.

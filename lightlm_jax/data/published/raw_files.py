@@ -51,7 +51,7 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Raises a UserError if a download's SHA-256 is wrong; names in `others` pass."""
+  """Raises a UserError if a download's SHA-256 is wrong; names in `raw.others` pass."""
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)

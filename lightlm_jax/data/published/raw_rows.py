@@ -202,7 +202,7 @@ def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating
 
 
 def _identifier(found: Mapping[str, Any], name: str) -> str:
-  """Returns the raw id in field `name`; raises Malformed if it has blanks."""
+  """Returns the raw id in field `name`; raises Malformed if missing or with blanks."""
   value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
