@@ -89,7 +89,10 @@ def named(path: epath.Path, form: str, options: Options) -> Source:
 
 
 def first_known(names: Sequence[str], known: str) -> str | None:
-  """Returns the first name in `known` that is a column in `names`; None if none is."""
+  """Returns the column in `names` that `known` lists first; None if it lists none.
+
+  `known` is a text of names, in lower-case letters and digits, between spaces.
+  """
   plain = [_plain(name) for name in names]
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
 

@@ -120,10 +120,10 @@ def _joined(text_L: list[str | None], p: _Patterns, last: bool):
 
 
 def _closing(text_L: list[str | None], number: int, p: _Patterns) -> int | None:
-  """Finds the end of a row with an open quote that begins at line index `number`.
+  """Finds the end of a row whose first line, at index `number`, leaves a quote open.
 
-  Returns one past the index of its last line; 0 if its quotes are malformed; None if
-  the row may end in the next block.
+  Returns one past the index of the row's last line; 0 if its quotes are malformed;
+  None if the row may end in the next block.
   """
   if not p.opening.match(text_L[number]):
     return 0

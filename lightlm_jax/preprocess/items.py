@@ -46,10 +46,11 @@ def read(
 
   Returns:
     The columns of items.parquet: those of TEXTS ("" = no text) and, if any item has
-    attributes, `attributes`, sorted; counts of the file's rows, None = no file.
+    attributes, `attributes`, sorted in each item; counts of the file's rows, None =
+    no file.
 
   Raises:
-    UserError: a file cannot be read, or has none of these items.
+    UserError: a file cannot be read, or has none of the items `item_ids`.
   """
   attributes = log.parent / "item_attributes.json"
   names = formats.read_attribute_names(attributes, item_ids)

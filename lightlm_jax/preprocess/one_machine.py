@@ -106,7 +106,7 @@ class _Spool:
 
 
 def _ahead(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
-  """Yields `function(x)` for `arguments`, in order; threads are a few results ahead."""
+  """Yields `function(x)` for each x of `arguments`, in order; threads work ahead."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     waiting = collections.deque()
     try:

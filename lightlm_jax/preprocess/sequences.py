@@ -102,7 +102,7 @@ def shard_bounds(users: Users, shards: int) -> np.ndarray:
 
 
 def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
-  """Returns [E] bool: allowed rows of users who have at least `min_len` such rows."""
+  """Returns [E] bool: rows of allowed items whose user has >= `min_len` such rows."""
   keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))

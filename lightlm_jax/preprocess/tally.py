@@ -72,7 +72,7 @@ class Tally:
     return self.rows_in - self.rejected.total() - self.filtered.total()
 
   def check(self, rows: int, where: str) -> None:
-    """Raises a RuntimeError that names the step `where` unless `rows` equals `left`."""
+    """Raises a RuntimeError naming the step `where` unless `rows` == `self.left`."""
     if rows != self.left:
       raise RuntimeError(
         f"{where}: {self.rows_in} rows came in, {self.rejected.total()} were rejected, "
@@ -80,13 +80,13 @@ class Tally:
       )
 
   def check_any_left(self, paths: Mapping[int, str]) -> None:
-    """Raises a UserError with the first rejected row if no row is left."""
+    """Raises a UserError if no row is left; it may quote one, `self.first(paths)`."""
     if not self.left:
       shown = f" (the first: {self.first(paths)})" if self.examples else ""
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
   def first(self, paths: Mapping[int, str]) -> str:
-    """Returns the first rejected row as text, "FILE, line N: reason: content"."""
+    """Returns the first rejected row, "FILE, line N: …"; `paths` is {number: FILE}."""
     file, line, reason, text = min(
       (file, line, reason, text)
       for reason, examples in self.examples.items()

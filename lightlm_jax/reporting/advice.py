@@ -39,7 +39,7 @@ def without(
 
 
 def evaluate(run: Run, results: dict[str, Any]) -> str:
-  """Returns the command that repeats the evaluation of a run that gave `results`."""
+  """Returns the command for the evaluation of `run` that `results` came from."""
   flags = [f"--workdir={quoted(run)}", f"--decoding={results['decoding']}"]
   if results["split"] == "validation":
     flags.append("--split=validation")

@@ -49,7 +49,7 @@ class Bars(NamedTuple):
 
 
 class Mean(NamedTuple):
-  """A mean with its interval (low, high), or None. `series` is as in `Line`."""
+  """A mean and its interval (low, high), None if unknown. `series` is as in `Line`."""
 
   name: str
   mean: float

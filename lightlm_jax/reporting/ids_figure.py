@@ -1,4 +1,4 @@
-"""Draws the sizes of the ids' clusters, and how often a user's and an item's agree."""
+"""Draws cluster sizes of ids, and how often ids of a user and an item agree."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightlm_jax.reporting import drawing
 
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.PathLike) -> None:
-  """Draws the figure to a .png or .svg file; `report` is from `runs.index`."""
+  """Draws both, side by side, to a .png or .svg file; `report` is from `runs.index`."""
   figure = drawing.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):

@@ -30,7 +30,7 @@ HISTORY = 6  # number of last history items that are shown
 def popularity(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns metrics of exposure and, if `log` is not None, its Lorenz curves.
+  """Returns metrics of exposure and, if `log` is not None, Lorenz curves of the lists.
 
   `no_log` is the reason, in words, for which there is no log.
   """
@@ -139,7 +139,7 @@ def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns whether each target is in the first SHOWN however ties fall, [N] bool."""
+  """Returns whether each target is in its list's first SHOWN in any tie order, [N]."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
@@ -190,12 +190,12 @@ class _Texts:
       self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
 
   def text(self, item: str) -> dict[str, str]:
-    """Returns "text", an item's title or raw id; "id" is its raw id, "" if equal."""
+    """Returns {"text": an item's title or raw id, "id": its raw id, "" if the same}."""
     title = charts.clip(self._title.get(item) or item, LETTERS)
     return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
   def history(self, user: str) -> list[dict[str, str]]:
-    """Returns `text` of each item in a user's history; [] if the user is unknown."""
+    """Returns `self.text` of each item of a user's history; [] for an unknown user."""
     n = self._request.get(user)
     if n is None or self._log is None:
       return []

@@ -53,7 +53,7 @@ def set_up(*, stderr: bool = False) -> None:
 
 @functools.cache
 def console() -> rich.console.Console:
-  """Returns the log's console; progress bars must use it too, to stay below lines."""
+  """Returns the log's console; progress bars use it too, to stay below its lines."""
   return rich.console.Console()
 
 

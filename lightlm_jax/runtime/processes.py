@@ -121,7 +121,7 @@ def broadcast_from_first(number: int | None) -> int | None:
 
 
 def line_of_any(line: str | None) -> str | None:
-  """Returns in every process the first `line` of any that is not None, else None."""
+  """Returns in every process the `line` of the first that has one; None if none has."""
   if not several():
     return line
   own = (line or "").encode()[:_LINE_BYTES]

@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """If `on`, the first signal in the block only sets `received`, to be polled."""
+    """If `on`, the first signal in the block only sets `self.received`, for polling."""
     before, self._deferred = self._deferred, on
     try:
       yield

@@ -56,7 +56,7 @@ class Claim(NamedTuple):
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
-  """Returns {name of point: the trial that counts}, by each point's first trial."""
+  """Returns {name of point: the trial that counts}, in order of first trials."""
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
@@ -74,7 +74,7 @@ def ended(trial: FrozenTrial) -> bool:
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues grid points without trial, lost points; if `retry_failed`, failed ones."""
+  """Enqueues untried grid points, lost points and, if `retry_failed`, failed ones."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:

@@ -73,7 +73,10 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits a law in columns `of`; in size only, to runs of equal data, and vice versa."""
+  """Fits a law of the columns `of`: size, data or both.
+
+  With size alone it uses only runs with the most data; with data alone, of one size.
+  """
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )

@@ -210,7 +210,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns [P] encoder layers (decoder layers if no point has any), and their axes."""
+  """Returns [P] encoder layers (a point without: decoder layers), and their axes."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()

@@ -205,8 +205,8 @@ def compare(family: Family, measure: Measure, one: int, other: int) -> Differenc
   """Tests the mean of point `one` minus that of `other` by a pooled t-test.
 
   The standard deviation between seeds is pooled over all points of the family, because
-  one point has few seeds; this assumes equal variances. If no point has two seeds, `p`
-  is None.
+  one point has few seeds; this assumes equal variances. If no point has two seeds, the
+  result has neither interval nor p.
   """
   mean_P = family.points[measure.column]
   value = mean_P[one] - mean_P[other]

@@ -57,7 +57,7 @@ class View:
   def refresh(
     self, running: Sequence[Line], counts: Mapping[str, int], best: Mapping | None
   ) -> None:
-    """Redraws the live table, if there is one; arguments as in `summary`."""
+    """Redraws the live table, if there is one; `counts`, `best` as in `summary`."""
     if not self.live:
       return
     table = rich.table.Table()
@@ -77,7 +77,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns a line of text: counts of trials by state, and the best (a summary row)."""
+  """Returns a line of text: `counts` of trials by state, and the summary row `best`."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -117,7 +117,7 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns sentences: how often the first of a pair wins and, if few, on each pair."""
+  """Returns sentences: how often the first of a pair wins; on each if pairs are few."""
   if not compared:
     return []
   names, counts = found.family.names(), []
