@@ -76,9 +76,9 @@ def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
 def _gains(
   gain_K: np.ndarray, rank_N: np.ndarray, ties_N: Ties
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns gain_NT, the gain at each target's rank, and each request's target count.
+  """Returns each target's gain, [N, T], and each request's number of targets, [N].
 
-  gain_K is the gain at ranks 1 … K; it is averaged over ties, 0 beyond K or for a miss.
+  gain_K is for ranks 1 … K. A gain is averaged over ties, and 0 beyond K or for a miss.
   """
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:

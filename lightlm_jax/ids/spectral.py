@@ -49,7 +49,7 @@ _MOST_PAIRS = 20_000_000
 class Walks(NamedTuple):
   """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  A nodes are the middle of walks of two steps; A = 0 if `step_NN` has all weights.
+  Walks of two steps pass through one of A nodes; A = 0 if `step_NN` has all weights.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -64,7 +64,7 @@ class Walks(NamedTuple):
     return (self.step_NN + self.onward_NA @ self.out_NA.T).tocsr()
 
   def of(self, members: np.ndarray) -> "Walks":
-    """Returns the subgraph of these nodes; two steps may pass through any node."""
+    """Returns the subgraph of `members`; a walk's middle may be any of the A nodes."""
     step_NN = self.step_NN[members][:, members]
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 
