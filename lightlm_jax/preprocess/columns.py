@@ -17,7 +17,7 @@ from lightlm_jax.runtime.errors import UserError
 logger = logging.getLogger(__name__)
 
 ROLES = ("user", "item", "time", "rating")
-# Known column names, as lower-case letters and digits; the first in the file counts.
+# Known column names, as lower-case letters and digits; earlier names take precedence.
 KNOWN = {
   "user": "user userid uid reviewerid customerid visitorid memberid accountid clientid "
   "personid profileid customer member username session sessionid",
