@@ -9,10 +9,10 @@ EXCLUSIONS = 20  # excluded items of each request that has any
 
 
 def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
-  """Returns distinct codes [I, L] int32 in random order, with uniform tokens.
+  """Returns distinct random codes, [I, L] int32, with I = `number` and L = `depth`.
 
   Raises:
-    UserError: there are fewer than twice as many possible codes.
+    UserError: `number` is more than half the number of possible codes.
   """
   if 2 * number > vocab_size**depth:
     raise UserError(
@@ -36,7 +36,7 @@ def random_codes(number: int, vocab_size: int, depth: int) -> np.ndarray:
 
 
 def random_exclusions(number: int, B: int) -> np.ndarray:
-  """Draws EXCLUSIONS of `number` items for each of B rows, as `Allowed.excluded_BE`."""
+  """Draws EXCLUSIONS of `number` items per row, for B rows of `Allowed.excluded_BE`."""
   rng = np.random.default_rng(B)
   rank_BE = [rng.choice(number, EXCLUSIONS, replace=False) for _ in range(B)]
   return allowed.exclusions(

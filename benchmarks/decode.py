@@ -21,7 +21,7 @@ class Options(NamedTuple):
     sizes: numbers of items of the random catalogues.
     beams: beam sizes.
     depths: numbers of tokens per code.
-    batch: rows per call in (a); None = so many that there are `slots` beams.
+    batch: rows per call in (a); None = `slots` divided by the beam size.
     slots: total number of beams in a call of (a), if `batch` is None.
     repeats: minimum number of timed calls.
     seconds: minimum total time of a step's calls in (a).
@@ -74,7 +74,7 @@ SHORT = Options(  # for an accelerator that is available for a few minutes only
 
 
 def parts_here(quick: bool) -> list[str]:
-  """Returns the parts to run by default on this backend."""
+  """Returns the default parts: all, or all but "large" if `quick` or on a CPU."""
   slow = quick or jax.default_backend() == "cpu"
   return [part for part in PARTS if not (part == "large" and slow)]
 

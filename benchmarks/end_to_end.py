@@ -45,7 +45,7 @@ class Workload:
 
 @functools.cache  # the comparison with T5 uses it too
 def paper() -> Workload:
-  """Builds the paper's shape: 12,000 random items, ids of 5 tokens, vocabulary 500."""
+  """Builds LightLM of its paper's size, for 12,000 random ids of 5 tokens (V = 500)."""
   config = encoder_decoder.Config(V=500, W=20)
   # No code has the last token, because T5 of transformers uses it as end token.
   code_IL = catalogue.random_codes(12_000, config.V - text.NUM_SPECIALS - 1, 5)
@@ -53,10 +53,10 @@ def paper() -> Workload:
 
 
 def toys() -> Workload:
-  """Builds the paper's shape with the ids of Toys and the paper's prompt.
+  """Builds LightLM of its paper's size, with the paper's prompt, for Toys and its ids.
 
   Raises:
-    UserError: the log is missing.
+    UserError: the log of Toys is missing.
   """
   config = shapes.config("paper")
   split, book = shapes.toys(config)
@@ -83,7 +83,7 @@ def toys() -> Workload:
 
 
 def large() -> Workload:
-  """Builds 8 + 8 layers of width 1,024, a million items, 200 beams, bfloat16."""
+  """Builds 8 + 8 layers of width 1,024 in bfloat16, for a million items, 200 beams."""
   config = encoder_decoder.Config(
     V=2048 + text.NUM_SPECIALS,
     W=65,
@@ -105,7 +105,7 @@ def run(
   batches: Sequence[int],
   repeats: int,
 ) -> list[dict[str, Any]]:
-  """Times a workload at every batch size, prints a table and returns its rows.
+  """Times the workload by `make` at all batch sizes, prints a table, returns its rows.
 
   Raises:
     UserError: the data of the workload are missing.
@@ -183,7 +183,10 @@ def recommender(work: Workload) -> Callable:
 
 
 def random_workload(name, config, code_IL, *, source_length, **options) -> Workload:
-  """Builds a workload with random weights and inputs; tokens of `code_IL` from 0."""
+  """Builds a workload with random weights and random inputs of `source_length` tokens.
+
+  Tokens in code_IL count from 0; `options` are further fields of `Workload`.
+  """
   net = EncoderDecoder(config)
   ones = functools.partial(jnp.ones, dtype=jnp.int32)
   init = jax.jit(net.init)(
@@ -229,7 +232,7 @@ def _encoder(work: Workload) -> Callable:
 
 
 def _chooser(work: Workload) -> Callable:
-  """Returns the compiled beam search on precomputed logits, [B, K, V] per level."""
+  """Returns a compiled beam search of (trie, logits [B, K, V] by level, allowed)."""
 
   @jax.jit
   def choose(trie, logits, allowed) -> Recommendations:

@@ -22,7 +22,7 @@ _BASE = {
 def model(
   widths: Sequence[int], depths: Sequence[int], batches: Sequence[int], dtype: str
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-  """Yields (quantity that grows, its size, all config fields) for each case.
+  """Yields (quantity that grows, its size, fields for `shapes.config`) for each case.
 
   Heads are always 64 wide, the feed-forward 16; encoder and decoder are equally deep.
   """
@@ -77,10 +77,9 @@ def run(
 
 
 def exponents(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-  """Fits the exponent of the cost per example in each quantity, on log-log scales.
+  """Fits {quantity: exponent of the cost per example in it} on log-log scales.
 
-  Args:
-    rows: rows from `run`; a quantity with a single size gets no exponent.
+  `rows` come from `run`; a quantity with a single size gets no exponent.
   """
   found = {}
   for grows in dict.fromkeys(row["grows"] for row in rows):

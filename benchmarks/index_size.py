@@ -28,7 +28,7 @@ DEPTH = 4
 
 
 def run(sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-  """Builds the trie of each size `repeats` times; prints and returns a row for each."""
+  """Builds a random trie of each size `repeats` times; prints and returns results."""
   logger.info(f"index, depth {DEPTH}, vocabulary {transition.VOCAB_SIZE:,}")
   heads = ("items", "MB", "MB a million", "lists, MB", "build, s", "peak, MB more")
   logger.info("".join(f"{head:>15}" for head in heads))
@@ -50,11 +50,11 @@ def run(sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
 
 
 def build(code_IL: np.ndarray, vocab_size: int, repeats: int) -> dict[str, Any]:
-  """Builds the trie `repeats` times in this process, and measures it.
+  """Builds the trie of `code_IL` `repeats` times in this process, and measures it.
 
   Returns:
     bytes and bytes_a_million (per million items), list_bytes (without the masks),
-    seconds of the fastest build, and peak_bytes, the growth of this process's peak.
+    seconds of the fastest build, and peak_bytes, the growth of its peak memory.
   """
   before = _peak_rss()
   seconds = []

@@ -1,4 +1,4 @@
-"""Times L2D decoding, which uses a state index, against beam search.
+"""Times L2D decoding (arXiv 2509.11524), by a state index, against beam search.
 
 Weights are not trained and states are random, which does not change the cost.
 """
@@ -40,7 +40,8 @@ def run(
     t5_searcher: `t5.searcher`; None = without T5.
 
   Returns:
-    Rows by batch size, with ms_a_user and `seconds` by name (beam, global, local, t5).
+    A row per batch size, with ms_a_user, speedup_over_beam and `seconds` of beam search
+    (beam), L2D with global and with local scores (global, local) and T5 (t5).
   """
   logger.info(
     f"{work.name}: ms per user; {examples:,} states in the index, {NEAREST} nearest"
@@ -82,7 +83,7 @@ def run(
 
 
 def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
-  """Builds an index of random states with uniformly drawn items."""
+  """Builds a state index of random states, each with a uniformly drawn item."""
   rng = np.random.default_rng(0)
   shape = examples, work.net.config.D
   state_ND = rng.standard_normal(shape, np.float32).astype(np.float16)
@@ -93,7 +94,10 @@ def made(work: end_to_end.Workload, examples: int) -> latent.StateIndex:
 
 
 def asker(work: end_to_end.Workload) -> Callable:
-  """Returns a compiled function (params, index, source, nearest) → (scores, items)."""
+  """Returns a compiled function (params, index, source, nearest) → (scores, items).
+
+  `nearest` is the number of states for L2D's local scores; None = global scores.
+  """
 
   @functools.partial(jax.jit, static_argnames="nearest")
   def ask(params, index, source: text.Source, nearest):

@@ -1,4 +1,4 @@
-"""Isolates one level of the package's own beam search, in each of its forms.
+"""Isolates one level of the package's own beam search, for several forms of the trie.
 
 `beam.search` compiles all levels and the model into one program. Here each level is a
 program of its own and can be timed alone; a test compares both.
@@ -66,7 +66,7 @@ class Ours:
     return open_BI
 
   def step(self, level: int, state: State, log_prob_BKV, width: int):
-    """Returns the best `width` continuations, see `transition`."""
+    """Returns the best `width` continuations, as transition.py describes."""
     allowed, paths = self._allowed(state), state.paths
     if self.exclude and level == 0:
       paths = filters.paths(self.trie, allowed)
@@ -108,7 +108,7 @@ def hybrid_excluding(code_IL: np.ndarray, vocab_size: int) -> Ours:
 
 
 def shared_mask(code_IL: np.ndarray, vocab_size: int) -> Ours:
-  """Builds a trie of lists, with a shared mask that allows half of the catalogue."""
+  """Builds a trie of child lists, with a shared mask that allows half the catalogue."""
   open_MR = np.random.default_rng(0).random((1, len(code_IL))) < 0.5
   prefix_MI1 = allowed_lib.shared_masks(open_MR, np.arange(len(code_IL)))
   return _make(code_IL, vocab_size, byte_budget=0, prefix_MI1=prefix_MI1)

@@ -24,12 +24,12 @@ class DictTrie:
     self._roots = roots
 
   def start(self, B: int):
-    """Returns the state (nodes, scores): a list of dicts per row, [B, 1] float32."""
+    """Returns the state: nodes, a list of dicts per row, and scores, [B, 1] float32."""
     roots = self._roots * B if len(self._roots) == 1 else self._roots
     return [[root] for root in roots], np.zeros((B, 1), np.float32)
 
   def step(self, level: int, state, log_prob_BKV, width: int):
-    """Returns the best `width` continuations, see `transition`."""
+    """Returns the best `width` continuations, as transition.py describes."""
     del level
     score_BKV = self._candidates(state, log_prob_BKV)
     B, K, V = score_BKV.shape
@@ -90,18 +90,18 @@ class SortedCodes:
   """Sorted codes, in which a binary search finds every token of the vocabulary.
 
   Attributes:
-    token_R: for each level, the tokens of all codes in sorted order.
+    token_R: for each level, the tokens on it of the R sorted codes.
   """
 
   token_R: tuple[jax.Array, ...]
 
   def start(self, B: int) -> _Range:
-    """Returns the state for B rows: the range of all ranks."""
+    """Returns the state for B rows: the range of all codes, with score 0."""
     zero_B1 = jnp.zeros((B, 1), jnp.int32)
     return _Range(zero_B1, zero_B1 + len(self.token_R[0]), zero_B1.astype(jnp.float32))
 
   def step(self, level: int, state: _Range, log_prob_BKV, width: int):
-    """Returns the best `width` continuations, see `transition`."""
+    """Returns the best `width` continuations, as transition.py describes."""
     score_BKV, bound_BKV1 = self._candidates(level, state, log_prob_BKV)
     score_BK, parent_BK, token_BK = _best(score_BKV, width)
     low_BK = _pick(bound_BKV1, parent_BK, token_BK)
@@ -109,7 +109,7 @@ class SortedCodes:
     return score_BK, parent_BK, token_BK, _Range(low_BK, high_BK, score_BK)
 
   def _candidates(self, level: int, state: _Range, log_prob_BKV):
-    """Returns scores, and each beam's first rank with a token >= v, for v = 0 … V."""
+    """Returns [B, K, V] scores, and [B, K, V + 1] first ranks with a token >= 0 … V."""
     token_R = self.token_R[level]
     wanted_V1 = jnp.arange(log_prob_BKV.shape[2] + 1, dtype=jnp.int32)[None, None]
 
@@ -145,7 +145,7 @@ class _Nodes(NamedTuple):
 
 @flax.struct.dataclass
 class Scattered:
-  """Child lists, padded to a level's longest and scattered into rows of length V."""
+  """Child lists, padded to a level's longest and scattered over the vocabulary."""
 
   trie: trie_lib.Trie
 
@@ -155,7 +155,7 @@ class Scattered:
     return _Nodes(zero_B1, zero_B1.astype(jnp.float32))
 
   def step(self, level: int, state: _Nodes, log_prob_BKV, width: int):
-    """Returns the best `width` continuations, see `transition`."""
+    """Returns the best `width` continuations, as transition.py describes."""
     score_BKV, next_BKV = self._candidates(level, state, log_prob_BKV)
     score_BK, parent_BK, token_BK = _best(score_BKV, width)
     node_BK = _pick(next_BKV, parent_BK, token_BK)

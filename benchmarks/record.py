@@ -75,14 +75,14 @@ class Record:
     self.save()
 
   def in_time(self, what: str) -> bool:
-    """Returns True if there is time left for a part; adds a note if not."""
+    """Returns True if there is time left for the part `what`; adds a note if not."""
     if self._end is None or time.monotonic() < self._end:
       return True
     self.note(f"{what}: skipped, the time is up; give more --minutes")
     return False
 
   def of_parity(self, module: str, what: str) -> ModuleType | None:
-    """Imports a module of this folder; adds a note if its extra `parity` is missing."""
+    """Imports `module` of this folder; None and a note without the extra `parity`."""
     # Otherwise waiting torch threads spin, ten times slower if a core is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
@@ -112,7 +112,7 @@ class Record:
       self.save()
 
   def only(self, name: str, what: str, find: Callable[[], dict[str, Any]]) -> None:
-    """Sets part `name` of the report to `find()`; adds a note on a UserError."""
+    """Sets part `name` of the report to `find()`; None and a note on a UserError."""
     self.report[name] = self._or_note(what, find)
     self.save()
 

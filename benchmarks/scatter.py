@@ -1,4 +1,4 @@
-"""Times the embedding gradient, a sum of float32 rows by token.
+"""Times the gradient of embeddings, the sum of float32 rows for each token.
 
 Some versions of jaxlib make it hundreds of times too slow on NVIDIA GPUs. Tokens by
 Zipf's law, compared with uniform ones, show the cost of frequent tokens.
@@ -20,13 +20,13 @@ SLOW = 10  # warn if the scatter-add takes this many times as long as an alterna
 
 
 def scatter_add(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """Computes the gradient of `table[token]` by autodiff, as training does."""
+  """Computes the embedding gradient, [V, D], by autodiff, as training does."""
   table_VD = jnp.zeros((V, grad_ND.shape[1]), grad_ND.dtype)
   return jax.vjp(lambda table_VD: table_VD[token_N], table_VD)[1](grad_ND)[0]
 
 
 def sorted_sum(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """Computes the same sum over rows sorted by token."""
+  """Computes the embedding gradient, [V, D], as a sum over rows sorted by token."""
   order_N = jnp.argsort(token_N)
   return jax.ops.segment_sum(
     grad_ND[order_N], token_N[order_N], num_segments=V, indices_are_sorted=True
@@ -34,7 +34,7 @@ def sorted_sum(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
 
 
 def one_hot(token_N: jax.Array, grad_ND: jax.Array, V: int) -> jax.Array:
-  """Computes the same sum as a matrix product with one-hot tokens."""
+  """Computes the embedding gradient, [V, D], as a product with one-hot tokens."""
   hot_NV = jax.nn.one_hot(token_N, V, dtype=grad_ND.dtype)
   return jnp.einsum("nv,nd->vd", hot_NV, grad_ND, precision=jax.lax.Precision.HIGHEST)
 
@@ -47,7 +47,7 @@ def run(
   repeats: int,
   warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-  """Times all FORMS on both kinds of tokens, prints a table, and warns of a slow one.
+  """Times FORMS on Zipf and uniform tokens; prints a table; warns of a slow scatter.
 
   Args:
     sizes: (tokens N, vocabulary V, width D) of each case.

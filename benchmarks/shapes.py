@@ -83,7 +83,7 @@ def toys(config: LightLMConfig) -> tuple[splits.Split, CodeBook]:
   """Returns the split of Toys, and ids as the configuration defines them.
 
   Raises:
-    UserError: the log is missing.
+    UserError: the log of Toys is missing.
   """
   split = splits.of_run(config, datasets.load(config, fetch=False).log)
   folder = cache.cache_root() / "codes"
@@ -91,17 +91,17 @@ def toys(config: LightLMConfig) -> tuple[splits.Split, CodeBook]:
 
 
 def toys_source(config: LightLMConfig) -> Source:
-  """Returns the training interactions of Toys.
+  """Returns the training interactions of Toys, with ids as `config` defines them.
 
   Raises:
-    UserError: the log is missing.
+    UserError: the log of Toys is missing.
   """
   split, book = toys(config)
   return Source("Toys", split.train, book)
 
 
 def zipf(rng: np.random.Generator, values: int, size: int) -> np.ndarray:
-  """Draws [size] int32 from 0 … values - 1 by Zipf's law, in shuffled order of rank."""
+  """Draws [size] int32 from 0 … values - 1 by Zipf's law, ranked in random order."""
   share_V = 1 / np.arange(1, values + 1)
   drawn = rng.choice(values, size, p=share_V / share_V.sum())
   return rng.permutation(values).astype(np.int32)[drawn]

@@ -116,7 +116,7 @@ class T5:
     assert self.model.config.scale_decoder_outputs
 
   def names(self, path: str) -> list[str]:
-    """Returns T5's names of a parameter of LightLM, one for each layer."""
+    """Returns T5's names of the parameter of LightLM at `path`, one for each layer."""
     name = T5_NAMES[path]
     if not is_layered(path):
       return [name]
@@ -141,7 +141,7 @@ class T5:
     """Searches with `generate`; returns the best codes, best first.
 
     Args:
-      source: numpy arrays.
+      source: the encoder's input, as numpy arrays.
       may_follow: a function from `under_dict`; codes have `length` tokens, and none has
         the vocabulary's last token.
       length: L, tokens per code.
@@ -174,7 +174,7 @@ class T5:
 
 
 def is_layered(path: str) -> bool:
-  """Returns True if a parameter of LightLM is stacked over layers."""
+  """Returns True if the parameter of LightLM at `path` is stacked over layers."""
   return "{}" in T5_NAMES[path]
 
 
@@ -208,7 +208,7 @@ def searcher(work: end_to_end.Workload, B: int) -> Callable[[], tuple]:
 
 
 def compare(work: end_to_end.Workload, B: int, repeats: int) -> dict[str, Any]:
-  """Times recommendation by T5 and by this package, with the same weights and users.
+  """Times T5 on the CPU and this package in recommendation, with the same weights.
 
   Args:
     work: see `searcher`.
@@ -263,7 +263,7 @@ def identical(
   score_BK: np.ndarray,
   code_IL: np.ndarray,
 ) -> float:
-  """Returns the share of rows with equal items, ignoring near ties at the last rank."""
+  """Returns the share of users with equal items, except near ties at the last rank."""
   item_of = {tuple(code): item for item, code in enumerate(code_IL.tolist())}
   same = 0
   for items, scores, codes, expected in zip(

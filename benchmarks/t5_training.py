@@ -97,7 +97,7 @@ def compare(
   source: Source,
   repeats: int,
 ) -> dict[str, Any]:
-  """Times both in turn for the same number of steps, and prints the result.
+  """Times as many training steps of T5 as of this package, in turn; prints the result.
 
   Our time is that of the whole training step: it includes gathering the batch, clipping
   and the check for finite values, which T5's does not.

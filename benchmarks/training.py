@@ -28,7 +28,7 @@ class Options(NamedTuple):
   """Options of the parts.
 
   The parts are (a) shapes, (b) steps per dispatch, (c) dtypes, (d) embedding gradient,
-  (e) rows, (f) T5, (g) growth.
+  (e) padded or packed rows, (f) T5, (g) growth.
 
   Attributes:
     parts: parts to run, from PARTS.
@@ -120,7 +120,7 @@ QUICK = ON_A_CPU._replace(
 
 
 def options_here(*, quick: bool, short: bool = False) -> Options:
-  """Returns options for this backend; `short` leaves time for another benchmark."""
+  """Returns options for this backend; `short` leaves time for `bench decode`."""
   if quick:
     return QUICK
   if jax.default_backend() == "cpu":
@@ -129,7 +129,7 @@ def options_here(*, quick: bool, short: bool = False) -> Options:
 
 
 def with_batch(options: Options, B: int) -> Options:
-  """Returns the options with batch size B in every part, (g) included."""
+  """Returns options with batch size B, in (g) only for the case of a growing batch."""
   return options._replace(
     batches=dict.fromkeys(options.batches, (B,)),
     dispatch_batch=B,
@@ -255,9 +255,9 @@ def by_dtype(o: Options) -> Iterator[dict[str, Any]]:
 
 
 def by_rows(o: Options) -> Iterator[dict[str, Any]]:
-  """Yields the rows of (e): ROWS on Toys, histories of 20, `speedup` over the first.
+  """Yields the rows of (e): each way in ROWS to fill a batch with histories of Toys.
 
-  Ways that do not divide the batch size are left out.
+  `speedup` is over the first way. Ways that do not divide the batch size are left out.
 
   Raises:
     UserError: Toys is missing.
@@ -304,7 +304,7 @@ def _beside(
   line: Callable[..., None],
   *more: Callable[[dict[str, Any]], str],
 ) -> Iterator[dict[str, Any]]:
-  """Yields `rows` with `speedup` over row `first`; prints them with cells by `more`."""
+  """Yields `rows` with `speedup` over row `first`; prints them, with `more` cells."""
   for name, row in rows.items():
     speedup = row["examples_per_second"] / rows[first]["examples_per_second"]
     cells = *training_step.cells(row), *(cell(row) for cell in more)

@@ -97,7 +97,7 @@ class Trainee:
 
 
 def mix(plan: feed_lib.Plan, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns bucket, key and batch, as `Plan.at`, of K steps spread over an epoch."""
+  """Returns what `Plan.at` returns, each [K], for K steps spread over an epoch."""
   ends = np.cumsum(plan.batches)
   place_K = ((np.arange(K) + 0.5) / K * ends[-1]).astype(np.int64)
   bucket_K = np.searchsorted(ends, place_K, side="right")
@@ -119,7 +119,7 @@ def compare(
     configs: configurations by name.
     source: the log on which all of them are trained.
     repeats: see `timing.interleaved`.
-    steps: steps in a turn, a multiple of every dispatch; None = one dispatch.
+    steps: steps in a turn, a multiple of each steps_per_dispatch; None = one dispatch.
 
   Returns:
     The result of `row` for each name.

@@ -55,7 +55,7 @@ def run(
   repeats: int,
   seconds: float,
 ) -> dict[str, Any]:
-  """Times every implementation that agrees with the dict trie; prints a table.
+  """Times implementations that agree with the dict trie; prints and returns results.
 
   Args:
     implementations: functions `make` by name.
@@ -101,7 +101,7 @@ def run(
 
 
 def _agreeing(makers: dict[str, Callable], depth: int, notes: list[str]):
-  """Returns the makers of correct implementations; adds a note on each other one."""
+  """Returns the makers of correct implementations; adds a note on each wrong one."""
   found = {}
   for name, make in makers.items():
     complaint = disagreement(make, depth)
@@ -210,7 +210,7 @@ def measure(
 
 
 def compiled(subject: Any, method: str) -> Callable:
-  """Returns `subject.method`, compiled unless it is host code."""
+  """Returns the method of `subject` named `method`, compiled unless it is host code."""
   if not getattr(subject, "jit", True):
     return getattr(subject, method)
   if jax.tree.leaves(subject) == [subject]:
@@ -272,7 +272,7 @@ def _bytes(subject: Any) -> int | None:
 
 
 def _padded(value_BK, width: int) -> np.ndarray:
-  """Pads [B, K] to [B, width] with -inf, or with the smallest integer."""
+  """Pads [B, K] to [B, width] with -inf, or integers with their dtype's minimum."""
   value_BK = np.asarray(value_BK)
   integers = np.issubdtype(value_BK.dtype, np.integer)
   fill = np.iinfo(value_BK.dtype).min if integers else -np.inf

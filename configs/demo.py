@@ -15,7 +15,7 @@ PRESETS = ("small", "tiny")  # the demo itself is small
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """Returns the experiment; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = config_lib.base("lightlm", preset)
   config.baselines = ("pop", "item_knn")
   config.data.name = "demo"

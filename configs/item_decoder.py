@@ -20,7 +20,7 @@ PRESETS = ("ml-1m", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """Returns the experiment; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = config_lib.card("sasrec", preset if preset == "tiny" else None)
   config = config_lib.of_system(config, "item_decoder", anyway=True)
   config.preset = preset or "default"

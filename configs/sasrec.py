@@ -18,7 +18,7 @@ PRESETS = ("tiny",)
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """Returns the experiment; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = config_lib.card("toys", preset)
   config = config_lib.of_system(config, "sasrec", anyway=True)
   config.input.history = 50

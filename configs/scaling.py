@@ -15,7 +15,7 @@ PRESETS = ("quick", "data", "tiny")
 
 
 def get_config(preset: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the study; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = ml_collections.ConfigDict()
   config.base = "toys:small"  # a run's config, with its preset
   config.run = ml_collections.ConfigDict()  # overrides of that config in every trial

@@ -5,15 +5,15 @@
 
 The log is `DATA/toys/sequences.txt` (a line `user item item …` for each user, in time
 order). Where there is none, it is fetched into `DATA/toys/`, or made of
-`reviews_Toys_and_Games_5.json.gz` and `meta_Toys_and_Games.json.gz` put there by hand:
-19,412 users, 11,924 items, 167,597 interactions, or an error. It is sequential: of 348
+`reviews_Toys_and_Games_5.json.gz` and `meta_Toys_and_Games.json.gz` put there by hand;
+it must have 19,412 users, 11,924 items, 167,597 interactions. It is sequential: of 348
 rules "b follows a", 92 % vanish when the histories are shuffled (data/sequential.py).
 
-Presets: none (accelerator size, not measured yet), `small`, `tiny` (tests), `paper`:
-task and recipe of the LightLM paper, the published prompt with the user alone. Training
-starts from scratch (the reference: from pretrained T5-small), with ids built from
-training interactions only; docs/reference.md has the rest. Two of its ten epochs take
-an hour on 2 CPU cores and teach it little (results/toys-paper).
+Presets: none (for accelerators, not measured yet), `small`, `tiny` (tests) and `paper`:
+task and recipe of the LightLM paper, whose prompt has the user but no history. `paper`
+is trained from scratch (the reference from pretrained T5-small), with ids built from
+training interactions only; docs/reference.md has more. Two of its ten epochs take an
+hour on 2 CPU cores and teach it little (results/toys-paper).
 
 `small` takes 17 minutes on one of 2 CPU cores (AMD EPYC, jax 0.10.2). Over three seeds
 it has these HR@10 and NDCG@10 on test: with seen items excluded .0908 .0549 (EASE .0703
@@ -26,7 +26,7 @@ PRESETS = ("paper", "small", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """Returns the experiment; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = config_lib.base("lightlm", preset)
   config.data.name = "toys"
   if preset == "paper":

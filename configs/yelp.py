@@ -28,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")
 
 
 def get_config(preset: str | None = None) -> config_lib.Card:
-  """Returns the experiment; every field can be set by --config.field=value."""
+  """Returns the preset, None = the default; --config.field=value sets any field."""
   config = config_lib.card("toys", preset)
   config.data.name = "yelp"
   if preset == "paper":

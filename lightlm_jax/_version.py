@@ -1,3 +1,3 @@
-"""The version, in one place: setup.cfg reads it here, without an import."""
+"""The package's version; setup.cfg reads it from this file, without importing it."""
 
 __version__ = "0.2.0"

@@ -4,15 +4,16 @@ python -m lightlm_jax.bench decode --quick
 python -m lightlm_jax.bench train --quick
 python -m lightlm_jax.bench all --folder=bench
 
-Parts of `decode`: (a) a step of constrained beam search by items, beams and depth; (b)
-size, build time and memory of the trie; (c) users per second end to end; (d) the same
-weights in transformers' T5; (e) L2D; (large) a model and a catalogue for an
-accelerator. Parts of `train`: (a) examples per second by shape and batch; (b) steps per
-dispatch; (c) bfloat16; (d) the embedding gradient; (e) packing of short histories; (f)
-the same training in T5; (g) time per example as model, batch and log grow.
+Parts of `decode`: (a) a step of constrained beam search by number of items, beams and
+levels; (b) size, build time and memory of the trie; (c) users per second end to end;
+(d) the same weights in transformers' T5; (e) L2D (arXiv 2509.11524); (large) a model
+and a catalogue for an accelerator. Parts of `train`: (a) examples per second by shape
+and batch; (b) steps per dispatch; (c) bfloat16; (d) the embedding gradient; (e) packing
+of short histories; (f) the same training in T5; (g) time per example as model, batch
+and log grow.
 
 --peer=MODULE:FUNCTION adds an implementation to (a) of `decode`; its interface is
-described in benchmarks/transition.py. `all` runs both within --minutes.
+described in benchmarks/transition.py. `all` runs `decode` and `train` within --minutes.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Defines the flags that commands share, and runs a command with one-line errors.
 
 A command defines its flags at import, reads them from absl's FLAGS, and ends with
-`sys.exit(command_line.main(main))`. No other module uses flags.
+`sys.exit(command_line.main(main))`. Modules that are not commands use no flags.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ def define(*names: str, **texts: str) -> None:
 def define_config(*, studies: bool = False) -> Any:
   """Defines --config=FILE[:preset], --config.a.b=value and --help-config.
 
-  `studies`: whether the config of a scaling study is accepted too. Returns --config.
+  Returns absl's flag --config. `studies`: whether a scaling study's config is accepted.
   """
   if "config" not in FLAGS:
     config_flags.DEFINE_config_file(
@@ -96,7 +96,7 @@ def config() -> RunConfig:
 
 
 def config_overrides() -> dict[str, Any]:
-  """Returns the fields set by --config.a.b, by dotted name."""
+  """Returns {dotted name: value} of the fields that --config.a.b=value set."""
   return config_flags.get_override_values(FLAGS["config"])
 
 
@@ -120,7 +120,7 @@ def write_report(found: Any) -> None:
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """Returns --config as given, the fields that --config.a.b set, and the card.
+  """Returns the text of --config, the `config_overrides`, and the study's card.
 
   The card is None unless --config names a study.
   """
@@ -141,8 +141,8 @@ def main(
     entry: the command's main function; None counts as exit code 0.
     commands: the subcommands; exactly one must be given, and `entry` then gets
       [program, command]. () = the command has none.
-    after: a flag whose value may be followed by further words, passed to `entry` too.
-    instead: a flag that names a run and so replaces --config; one of both is required.
+    after: the name of a flag; words after its value are passed to `entry` too.
+    instead: the name of a flag that can replace --config; exactly one must be given.
   """
 
   def run(argv: Sequence[str]) -> int | None:
@@ -202,7 +202,7 @@ def _system(argv: Sequence[str]) -> str | None:
 def _parse(
   argv: Sequence[str], commands: Sequence[str], after: str | None, instead: str | None
 ) -> list[str] | None:
-  """Sets FLAGS; returns program and non-flag words, or None if help was printed."""
+  """Sets FLAGS as `main` says; returns program and other words, None after --help."""
   logging.use_absl_handler()
   app.define_help_flags()
   if commands or after:
@@ -241,7 +241,7 @@ def _no_config(instead: str | None) -> UserError:
 
 
 def _check_config(instead: str | None) -> None:
-  """Raises a UserError unless one of --config and `instead` is given, and is valid."""
+  """Raises UserError unless either a valid --config or the flag `instead` is given."""
   flag: Any = FLAGS["config"]
   has_other = instead is not None and FLAGS[instead].value is not None
   if flag.value is None:

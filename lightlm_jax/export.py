@@ -4,7 +4,7 @@ python -m lightlm_jax.export --workdir=runs/toys --output=toys-artefact --k=20
 
 The folder holds the program (StableHLO, for the platforms given), the weights
 (safetensors), the ids, a manifest with SHA-256, and a README with the program's inputs
-and outputs and a loader to copy. Needs the extra `export`.
+and outputs and a loader to copy. Needs the package's extra `export`.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 python -m lightlm_jax.prepare --input=log.csv --output=DATA/shop
 
-Rows that are not kept are counted by reason. --duplicates=exact keeps one row per user,
+Rows that are left out are counted by reason. --duplicates=exact keeps one row per user,
 item and time; `first` and `last` keep one per user and item.
 """
 

@@ -5,7 +5,7 @@ python -m lightlm_jax.recommend --workdir=runs/toys --history=B00X,B00Y
 python -m lightlm_jax.recommend --workdir=runs/toys --all --output=recs.parquet
 
 A known user's history is everything in the log, including the held-out items. The
-output has the columns user, rank, item, score. After a kill the same command resumes.
+output has the columns user, rank, item, score. Repeat a killed command to resume it.
 """
 
 import sys

@@ -3,7 +3,7 @@
 python -m lightlm_jax.sweep --config=configs/scaling.py --workdir=runs/scaling
 
 The axes are in the config; --vary=FIELD=VALUE,VALUE adds an axis or replaces its
-values. It also varies a run's own config:
+values. With --vary, --config may also be the config of a run:
 
 python -m lightlm_jax.sweep --config=configs/toys.py:small --vary=model.d_ff=8,64,512 \
   --workdir=runs/d_ff

@@ -1,9 +1,9 @@
 """Loads config files, by path or bare name, and converts the cards that they return.
 
 A config file defines `get_config(preset)`, which returns a card, and lists its presets
-in `PRESETS`. The card starts as `base(system)` or as another file's `card`, and changes
-fields. It is an ml_collections.ConfigDict, so that the command line can set fields in
-it; `typed` converts it to the configuration that the library works with.
+in `PRESETS`. It starts from `base(system)` or another file's `card` and sets fields. A
+card is an ml_collections.ConfigDict, so that the command line can set fields in it;
+`typed` converts it to the configuration that the library works with.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def typed(config: str | Card | RunConfig) -> RunConfig:
 
 
 def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:
-  """Returns an unlocked copy of a card, converted to a system by `tree.of_system`."""
+  """Returns an unlocked copy of a card for another system; see `tree.of_system`."""
   flat = flatten(config.to_dict())
   return ConfigDict(nest(tree_lib.of_system(flat, system, anyway=anyway)))
 
@@ -104,7 +104,7 @@ def presets(name: str) -> tuple[str, ...]:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns the file at a path or of a bare name; UserError if there is none."""
+  """Returns a config file, by path or bare name; raises UserError if it is missing."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
   path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
   if path.is_file():
@@ -117,7 +117,7 @@ def resolve(name: str) -> pathlib.Path:
 
 
 def settable(config: Card, field: str) -> Any:
-  """Returns a field's value; UserError if it does not exist or no flag can set it."""
+  """Returns the value of `field`; raises UserError if no flag can set it."""
   flat = flatten(config.to_dict())
   if field not in flat:
     raise tree_lib.unknown_field(field, flat)
@@ -132,7 +132,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises a UserError if a tuple's elements are not of the types in its default."""
+  """Raises UserError about `field` if the tuple `value` has types not in `default`."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

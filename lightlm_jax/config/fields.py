@@ -137,7 +137,7 @@ def check(config: Any) -> None:
   """Checks each value against its field, then runs the `check` of each group's class.
 
   Raises:
-    UserError: a value is invalid; names the field, its value and the possible ones.
+    UserError: a value is invalid; the message names the field and the possible values.
   """
   for name, leaf in leaves(type(config)).items():
     _check_value(leaf, value_of(config, name))
@@ -175,7 +175,7 @@ def _check_groups(config: Any) -> None:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Returns the values of a nested mapping by dotted name.
+  """Returns the values of a nested mapping by dotted name; `prefix` opens each name.
 
   An empty group counts as a value, {}. Anything but a mapping gives {}.
   """

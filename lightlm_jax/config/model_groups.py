@@ -140,7 +140,7 @@ class LiteModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteBeamModel(TextModel):
-  """Lite-LLM4Rec with a decoder that writes ids in place of the head."""
+  """Lite-LLM4Rec whose head is replaced by a decoder that generates ids."""
 
   num_decoder_layers: int = field(6, "decoder layers", POSITIVE, like="num_layers")
   remat: bool = field(False, "whether gradients compute layers again, to save memory")
@@ -247,7 +247,7 @@ class BeamDecoding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(BeamDecoding):
-  """Settings of LightLM's decoding: by beam search, exact search or L2D."""
+  """Settings of LightLM's decoding: beams, exact scores or L2D (arXiv 2509.11524)."""
 
   kind: str = field(
     "beam",

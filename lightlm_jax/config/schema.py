@@ -14,8 +14,8 @@
             ItemDecoderConfig item_decoder
             LiteConfig        lite_llm4rec, also ReadsTexts
 
-All are hashable, so that a configuration can be a static argument. Their groups are in
-data_groups.py and model_groups.py, the checks of fields in fields.py.
+All are hashable, so that a configuration can be a static argument of jax.jit. Their
+groups are in data_groups.py and model_groups.py, the checks of fields in fields.py.
 """
 
 from collections.abc import Sequence
@@ -201,7 +201,7 @@ class LiteConfig(ItemLossConfig, ReadsTexts):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiteBeamConfig(ReadsTexts, WritesIds):
-  """Lite-LLM4Rec that generates ids by beam search in place of its head."""
+  """Lite-LLM4Rec with beam search over ids in place of the head that scores items."""
 
   card: ClassVar[str] = "lite_llm4rec"
 
@@ -250,7 +250,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
     trained: whether the run is trained already; L2D decodes only trained runs.
 
   Raises:
-    UserError: a value is invalid; names the field, its value and the possible ones.
+    UserError: a value is invalid; the message names the field and the possible values.
   """
   fields.check(config)
   if isinstance(config, LightLMConfig) and not trained:

@@ -78,9 +78,9 @@ def of_system(
 ) -> dict[str, Any]:
   """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the system lacks are dropped; its further ones get their defaults, or the
-  value of the field that `Leaf.like` names. Only with `anyway` the further ones include
-  `Leaf.signature` fields, which the caller should then set.
+  Fields that the new system lacks are dropped. Its fields that `flat` lacks get their
+  defaults, or the value of the field that `Leaf.like` names; if they are
+  `Leaf.signature` fields this needs `anyway`, and the caller should set them.
 
   Raises:
     UserError: there is no such system, or it has a `Leaf.signature` field that `flat`
@@ -100,7 +100,7 @@ def of_system(
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
-  """Returns the field of a dotted name; UserError if there is none or it is a group."""
+  """Returns a class's field by dotted name; raises UserError if there is none."""
   own = leaves(cls)
   if name in own:
     return own[name]
@@ -177,7 +177,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the values of a config.json by dotted name, for its system's fields only.
 
   A field that was added after the run has the value that describes how the run behaved.
-  If `tree` cannot be read as a configuration, fields beyond its system's are kept.
+  If `tree` is not a valid configuration, fields that its system lacks are kept.
   """
   try:
     return to_flat(from_tree(tree))

@@ -44,7 +44,11 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
-  """Removes users below `config.data.min_len` items; a UserError if none is left."""
+  """Removes users with fewer than `config.data.min_len` interactions.
+
+  Raises:
+    UserError: no user is left.
+  """
   kept_U = dataset.log.length_U >= config.data.min_len
   if not kept_U.any():
     raise UserError(

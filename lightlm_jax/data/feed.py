@@ -4,8 +4,8 @@ Every position of a user's row is an example: its item is the target (or, with `
 any item of the user), and the items before it are the history. Either all histories of
 a batch have similar lengths (a bucket), or several examples share a row, which mixes
 short and long histories with little padding. Models that learn at every position of a
-history get rows packed with whole histories (`packs`). Batches are a pure function of
-(seed, step): the same on one device or eight, with or without a restart.
+history get other rows: several histories, one after the other (`packs`). Batches are a
+pure function of (seed, step): equal on any number of devices, and after a restart.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def positions(
   drawn: bool = False,
   rows: Rows | None = None,
 ) -> tuple[Positions, Plan]:
-  """Makes every position an example; returns the feed and the plan of its batches.
+  """Makes every position of the log an example; returns the feed and its `Plan`.
 
   Args:
     train: the training log, with at least one interaction.
@@ -237,7 +237,7 @@ def rows_at(
 
 
 def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """Returns each row's examples by ascending column, [R, most] int32; -1 = none."""
+  """Returns each row's examples, sorted by column: [rows, most] int32; -1 = none."""
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)

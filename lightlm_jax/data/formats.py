@@ -14,7 +14,7 @@ import numpy as np
 from lightlm_jax.data import interactions
 from lightlm_jax.runtime.errors import UserError, first_line
 
-# Columns of items.tsv that are read as item texts, in this order.
+# Columns of items' metadata that are read as texts.
 TEXTS = ("title", "brand", "genres", "category", "categories", "description")
 MOST_DIGITS = 11  # of a time in seconds since 1970; longer ones are in another unit
 
@@ -93,7 +93,7 @@ def read_items(
   """Reads the titles and texts of `item_ids` from a tab-separated file with a header.
 
   A title is the column `title`; a text joins the columns of TEXTS in the file's order.
-  If the file has no such column (for titles or for texts), its last column serves.
+  If the file has no such column (for titles or for texts), its last column is used.
   Items that the file lacks get "". Returns (None, None) if there is no file.
   """
   if not path.exists():
@@ -129,7 +129,7 @@ def read_film_titles(path: epath.Path, item_ids: np.ndarray) -> list[str] | None
 def read_item_attributes(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[np.ndarray] | None:
-  """Reads attributes, see `read_attribute_names`, and numbers them from 0.
+  """Reads attributes as `read_attribute_names` does, and numbers them from 0.
 
   Returns an ascending int64 array for each of `item_ids`; None if there is no file.
   """
@@ -140,7 +140,7 @@ def read_item_attributes(
 def read_attribute_names(
   path: epath.Path, item_ids: np.ndarray
 ) -> list[set[str]] | None:
-  """Reads attributes (brand, category) of `item_ids` from JSON; None if no file exists.
+  """Returns each item's attributes, such as brand, from JSON; None if there is no file.
 
   The JSON object maps raw item ids to lists of attributes, which are integers or
   strings (3 and "3" are the same). Items that it lacks have no attributes; keys that

@@ -105,7 +105,7 @@ def concatenate_rows(
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
-  """Returns the log of the users True in `keep_U`; the catalogue stays whole."""
+  """Returns the log of users with True in `keep_U`; the catalogue stays whole."""
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
 
@@ -130,12 +130,12 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns offsets, [R + 1] int64, of rows cut to the elements True in `keep_E`."""
+  """Returns the offsets of R rows, [R + 1] int64, among elements True in `keep_E`."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
-  """Returns the log with other slices as rows, see `concatenate_rows`; ids stay."""
+  """Returns the log with the rows that `concatenate_rows` selects; the ids stay."""
   time_E = log.time_E
   return dataclasses.replace(
     log,
@@ -146,7 +146,7 @@ def _rows(log: Interactions, start_R, length_R) -> Interactions:
 
 
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:
-  """Hashes raw ids with key `seed`; returns [N, 2] uint64, the high half first."""
+  """Hashes N raw ids with key `seed`; returns [N, 2] uint64, the high half first."""
   key = seed.to_bytes(8, "little", signed=True)
   digests = bytearray()  # takes a fifth of the memory of a list of digests
   for raw in raw_ids:

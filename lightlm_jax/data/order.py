@@ -1,8 +1,8 @@
 """The order of training examples as a pure function: no shuffle state to save.
 
 The swap-or-not shuffle (Hoang, Morris & Rogaway, CRYPTO 2012) is a keyed permutation of
-0 … n - 1: every round pairs x with K - x modulo n and swaps the two or not. All
-arithmetic is on 32-bit integers, so numpy and jax give the same bits.
+0 … n - 1: every round has a number K, pairs x with K - x modulo n and swaps the two or
+not. All arithmetic is on 32-bit integers, so numpy and jax give the same bits.
 """
 
 from types import ModuleType
@@ -33,7 +33,7 @@ def permute(index, n: int, key, xp: ModuleType = np):
 
 
 def fold(key, data, xp: ModuleType = np):
-  """Derives a uint32 key from `key` and a number, `data`: MurmurHash3's finaliser."""
+  """Derives a uint32 key from `key` and `data` by a variant of MurmurHash3's mixer."""
   data = xp.asarray(data, dtype=xp.uint32)
   with np.errstate(over="ignore"):
     h = xp.asarray(key, dtype=xp.uint32) ^ (data * xp.uint32(0x9E3779B9))

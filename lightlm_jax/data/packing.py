@@ -41,9 +41,9 @@ def pack(
   """Packs sequences into rows.
 
   A row is filled with the longest sequence that fits, again and again (first-fit
-  decreasing). With `most`, sequences after a row's first are no longer than an equal
-  share of the space left, if possible: otherwise the last rows would hold only short
-  sequences.
+  decreasing). With `most`, each sequence after a row's first is, if possible, no longer
+  than an equal share of the space left. Without that rule the last rows would hold only
+  short sequences.
 
   Args:
     length_N: int, the length of each sequence, from 1 to `width`.

@@ -1,8 +1,8 @@
-"""Logs in Parquet files: the output of a preparation, and a run's copy of its log.
+"""Logs in Parquet files: the output of `prepare`, and a run's copy of its log.
 
-preprocess/shards_out.py documents a preparation's output. The copy makes a run
+preprocess/shards_out.py documents the output of `prepare`. The copy makes a run
 self-contained: `interactions.parquet` has the columns user, item and optionally
-timestamp (seconds), `items.parquet` has item and its metadata, both in log order.
+timestamp (seconds), `items.parquet` has item and its metadata, in the log's order.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others: s
 
 
 def read_prepared(folder: epath.Path) -> Dataset:
-  """Reads the output of a preparation and verifies its checksums.
+  """Reads the output of `prepare` and verifies its checksums.
 
   Users and items are numbered as by `interactions.from_sequences`; an item's text joins
   all columns of formats.TEXTS.
@@ -112,7 +112,7 @@ def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
 
 
 def read_snapshot(folder: epath.Path) -> Dataset | None:
-  """Reads a run's copy of its log; None if it is missing, a UserError if damaged."""
+  """Reads a run's copy of its log; None if missing; raises UserError if damaged."""
   if not (folder / folder_lib.MANIFEST).exists():
     return None
   try:

@@ -39,11 +39,11 @@ class ShuffleTest(NamedTuple):
 
 
 def shuffle_test(log: Interactions, seed: int = 0) -> ShuffleTest:
-  """Counts sequential rules of the whole log before and after shuffling its rows.
+  """Counts the log's sequential rules, before and after shuffling each user's items.
 
-  Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv 2408.12008), section
-  3.1, with rules of two items. If the result's `lost` is near 0, co-occurrence explains
-  the rules; if it is near 1, the order of items does.
+  The test is that of Klenitskiy et al., "Does It Look Sequential?" (RecSys 2024, arXiv
+  2408.12008), section 3.1, for rules of two items. If the result's `lost` is near 0,
+  co-occurrence explains the rules; if it is near 1, the order of items does.
   """
   rng = np.random.default_rng(seed)
   user_E = log.user_E

@@ -35,7 +35,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """Random access to the rows in a folder; UserError if it is missing or incomplete."""
+  """Reads the rows in `folder`; raises UserError if that is missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
     folder = epath.Path(folder)
@@ -107,8 +107,8 @@ def reader(
   """Returns a function that reads the batches of successive steps from `start` on.
 
   The function takes a number n of steps, at most `most` = K, and returns the next n
-  batches in arrays [K, B, …] on the devices, sharded over the mesh's axis `data`; the
-  last K - n batches are padding. A process reads only the rows of its own devices.
+  batches of B rows in arrays [K, B, …] on the devices, sharded over the mesh's axis
+  `data`; the last K - n batches are padding. A process reads only its devices' rows.
   """
   B = plan.batch_size
   over_rows = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -192,7 +192,7 @@ def write(
 def _records(feed: feed_lib.Feed, plan: feed_lib.Plan) -> Iterator[bytes]:
   """Yields the bytes of each row, int32: history, segments, users, targets.
 
-  The padding before a history is left out, and for packed histories the users are too.
+  Rows of `Positions` have no padding before the histories, rows of `Packs` no users.
   """
   assert len(plan.widths) == 1
   assert not plan.drawn

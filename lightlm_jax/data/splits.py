@@ -70,7 +70,7 @@ class Requests:
     )
 
   def without_items(self, out_I: np.ndarray) -> "Requests":
-    """Returns the requests without the items True in `out_I` in their histories."""
+    """Returns the requests with histories that lack the items True in `out_I`."""
     keep_E = ~out_I[self.item_E]
     offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
     return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])
@@ -96,7 +96,7 @@ def of_run(config: RunConfig, log: Interactions) -> Split:
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split that `config` defines; a UserError if the log allows none."""
+  """Returns the split of `config`; raises UserError if the log does not allow it."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)
@@ -362,7 +362,7 @@ def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
 
 
 def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
-  """Returns the split's `parameters` and `sha256`, with one more parameter included."""
+  """Returns `parameters` with `parameter` added, and a `sha256` of it and `seed`."""
   named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
   return {
     "parameters": split.parameters | parameter,

@@ -115,7 +115,7 @@ def _check(config: Shop) -> None:
 
 
 def _plant(config: Shop, rng: np.random.Generator) -> Tastes:
-  """Draws the true probabilities; item number i is in category i mod G."""
+  """Draws the true probabilities; item i is in category i % config.num_categories."""
   I, C, G = config.num_items, config.num_communities, config.num_categories
   F, S = config.num_favourites, config.num_shelves
   category_I, shelf_I = np.arange(I) % G, np.arange(I) % S
@@ -172,7 +172,7 @@ def _rows_to_one(weight: np.ndarray) -> np.ndarray:
 
 
 def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
-  """Draws each user's purchases, oldest first, as item numbers (columns of tastes)."""
+  """Draws each user's purchases, oldest first, as columns of `tastes.taste_CI`."""
   U, low = config.num_users, config.min_length
   length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
   length_U = np.minimum(length_U, config.max_length)

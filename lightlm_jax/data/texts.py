@@ -67,8 +67,9 @@ def write(
 ) -> Tokens:
   """Tokenizes the texts of the catalogue, with at most `most` tokens per item.
 
-  An item without text and attributes gets the token EMPTY. Attributes (int arrays,
-  numbered from 0; None = none) are tokens after the text, which is cut to make room.
+  `tokenizer` is JSON from `learn`. An item without text and attributes gets the token
+  EMPTY. Attributes (int arrays, numbered from 0; None = none) are tokens after the
+  text, which is cut to make room.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()
@@ -122,9 +123,9 @@ def of_run(
   attributes: Sequence[np.ndarray] | None,
   tokenizer: str | None = None,
 ) -> tuple[str, Tokens]:
-  """Returns the tokenizer as JSON, and the catalogue's tokens by it.
+  """Returns a tokenizer, as JSON, and the tokens that it makes of all items.
 
-  `tokenizer` None = train one on `texts`. Raises a UserError, see `check`.
+  `tokenizer` None = train one on `texts`. Raises a UserError as `check` does.
   """
   check(config, texts, attributes)
   assert texts is not None, "checked above"
@@ -135,7 +136,7 @@ def of_run(
 
 
 def save(tokenizer: str, tokens: Tokens, folder: epath.Path) -> None:
-  """Writes `tokenizer.json`, then a manifest with both arguments' SHA-256."""
+  """Writes tokenizer.json, then a manifest with the tokenizer's and tokens' SHA-256."""
   files = {_TOKENIZER: tokenizer.encode()}
   manifest = {
     "sha256": tokens.sha256,
@@ -169,7 +170,7 @@ def _clean(text: str) -> str:
 
 
 def _library():
-  """Returns Hugging Face's tokenizers; a UserError if they are not installed."""
+  """Returns the module `tokenizers`; raises UserError if it is not installed."""
   try:
     import tokenizers  # noqa: PLC0415, of the extra `text`
   except ImportError:

@@ -1,4 +1,4 @@
-"""Arrays of the items that requests may get, and of their recommendations."""
+"""Arrays of the items that each request may get, and of the recommended items."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ FEWEST_EXCLUSIONS = 8
 
 
 class Allowed(NamedTuple):
-  """The items that each request may get, as arrays: changing them compiles nothing.
+  """The items that each request may get, as arrays: new values need no compilation.
 
-  Items are given by rank, the place in *code order*, the order of the sorted codes, in
-  which every subtree of the trie is a range. Without codes it is catalogue order.
+  Items are given by rank, their place in *code order*: the order of the sorted codes,
+  where the items below a trie node are consecutive; without codes, catalogue order.
   """
 
   # int32 [M, I + 1] or longer, M shared masks as cumulative counts of allowed items:
@@ -37,7 +37,7 @@ class Recommendations(NamedTuple):
 
 
 def exclusion_width(most: int) -> int:
-  """Returns the smallest of 8, 32, 128, 512, … that is at least `most`."""
+  """Returns the smallest of 8, 32, 128, 512, … that holds `most` exclusions."""
   width = FEWEST_EXCLUSIONS
   while width < most:
     width *= 4
@@ -45,7 +45,7 @@ def exclusion_width(most: int) -> int:
 
 
 def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the items of whole histories of the requests `index`, as pairs.
+  """Returns all (request, item) pairs of the histories of the requests at `index`.
 
   The pairs are two arrays: int64 places in `index` and int32 catalogue indices.
   """
@@ -59,7 +59,7 @@ def seen_items(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.nd
 def exclusions(
   row_P: np.ndarray, item_P: np.ndarray, *, rank_I: np.ndarray, batch_size: int
 ) -> np.ndarray:
-  """Converts pairs of a row and an item to `Allowed.excluded_BE`.
+  """Converts pairs of a batch row and an item to `Allowed.excluded_BE`.
 
   E is the `exclusion_width` of the row with the most items.
 
@@ -94,5 +94,5 @@ def shared_masks(allowed_MI: np.ndarray, rank_I: np.ndarray) -> np.ndarray:
 
 
 def no_shared_mask() -> np.ndarray:
-  """Returns an `Allowed.prefix_MI1` without masks: every item is allowed."""
+  """Returns an `Allowed.prefix_MI1` without masks (M = 0): every item is allowed."""
   return np.zeros((0, 1), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Beam search over a trie's items in one compiled program, with filters per request."""
+"""Beam search over the items of a trie, with filters per request, as one program."""
 
 from collections.abc import Callable
 import dataclasses
@@ -26,7 +26,7 @@ class Beams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """Options of a search."""
+  """Options of a beam search."""
 
   beam_size: int  # most hypotheses kept per row
   start_token: int  # the first step's input
@@ -54,12 +54,12 @@ def search(
   *,
   B: int,
 ) -> Beams:
-  """Finds the best codes of each of B rows.
+  """Finds the best codes of each of B rows; returns them as beams.
 
-  Every step expands all open children of all beams and keeps the best by the final
-  score: summed log-probability divided by `length_norm`. Finished beams compete with
-  unchanged scores. The first step has one beam per row, not K. The search is exact if
-  there are at least as many beams as nodes at any level of the trie.
+  Every step extends all beams by all their open children and keeps the best by the
+  final score: summed log-probability divided by `length_norm`. Finished beams compete
+  with unchanged scores. The first step has one beam per row, not K. The search is exact
+  if no level of the trie has more nodes than there are beams.
 
   Args:
     step: maps (token_BK, parent_BK, cache) to (logits_BKV, cache with one position
@@ -97,7 +97,7 @@ def _extended(
   path: filters.Path | None,
   options: Options,
 ) -> Beams:
-  """Returns the best beams after one more token; finished ones compete unchanged."""
+  """Extends beams by one token and returns the best; finished ones do not change."""
   state_BK = beams.state_BK
   ended_BK = finished_BK = trie.ended(state_BK, level)
   if options.end_token is not None and not options.constrained:
@@ -160,14 +160,14 @@ def recommendations(
 
 
 def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
-  """Returns which beams are no item, [B, K] bool; false for empty slots."""
+  """Returns which beams are not an item's code, [B, K] bool; false for empty slots."""
   return (trie.item_R[beams.state_BK] < 0) & (beams.log_prob_BK > -jnp.inf)
 
 
 def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
-  """Drops beams that are items which a row may not get, after an unconstrained search.
+  """Removes beams whose item their row may not get, after an unconstrained search.
 
-  The other beams, also those that are no item, keep their order and move up.
+  The other beams, also those that are no item, keep their order; empty slots follow.
   """
   excluded_BK = trie.item_R[beams.state_BK] >= 0
   excluded_BK &= ~filters.is_allowed(allowed, beams.state_BK)
@@ -181,7 +181,7 @@ def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.A
   """Returns the divisor of the log-probability of n = `length` tokens, float32.
 
   It is ((offset + n) / (offset + 1))**penalty. With the offset 0 this is n**penalty, as
-  in Hugging Face's library; T5's own search has 5 (Wu et al. 2016, equation 14).
+  in Hugging Face's library; T5's own offset is 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

@@ -1,8 +1,8 @@
-"""The continuations of all beams that are open at one level, and the best of them.
+"""Open continuations of all beams at one level of the trie, and the best of them.
 
-A level has a list of each node's children, or a mask of the vocabulary for each node
-(see `Trie`). Both give the same beams, up to rounding: all continuations of all beams
-are compared.
+A level has a list of each node's children, and it may have a mask of the vocabulary for
+each node (see `Trie`). Both give the same beams, up to rounding: all continuations of
+all beams are compared.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """The terms, one per beam, of the keys by which continuations are ranked."""
+  """Terms of the keys by which continuations are ranked; one of each per beam."""
 
   log_prob_BK: jax.Array  # float32, the beam's log-probability
   total_BK: jax.Array  # float32, the logarithm of the softmax's denominator
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
   finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """Returns keys [B, K, C] float32, never lower for a beam's higher logit."""
+    """Returns each logit's key, [B, K, C] float32, monotonic in a beam's logits."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1
@@ -63,7 +63,7 @@ class Listed(NamedTuple):
     return Best(key_BK, place_BK // C, token_BK, place_BK % C)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the child of each state that `best` chose, a state of the next level."""
+    """Returns the states of the continuations `best`, from those of their parents."""
     return trie.child(state_BK, best.column_BK, level)
 
 
@@ -77,7 +77,7 @@ class Masked(NamedTuple):
     return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
-    """Returns each row's k best open tokens; searches its k best mask words alone."""
+    """Returns each row's k best open tokens; searches only its k best mask words."""
     B, K, V = logits_BKV.shape
     W, X = self.word_BKW.shape[2], min(WORD, V)
     if K * W <= k:  # no more than k words exist
@@ -108,7 +108,7 @@ class Masked(NamedTuple):
     return Best(key_BK, parent_BK, token_BK, token_BK)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the child of each state that `best` chose, a state of the next level."""
+    """Returns the states of the continuations `best`, from those of their parents."""
     return trie.child_by_token(state_BK, best.token_BK, level)
 
   def _open(self, V: int) -> jax.Array:
@@ -126,7 +126,7 @@ def children(
   """Returns the open children of each state, as the level's mask or list.
 
   A child is closed if the request's shared mask in `allowed` allows none of its items,
-  or if `path`, the `filters.paths` of this level, says so; None closes nothing.
+  or if this level's `path`, from `filters.paths`, says so. None closes nothing.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:
@@ -146,7 +146,7 @@ def children(
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:
-  """Returns a mask that opens all V tokens, or token 0 alone in finished beams."""
+  """Returns a mask that opens all V tokens, but only token 0 for finished beams."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
   itself_W = np.arange(len(all_W), dtype=np.uint32) == 0
@@ -159,7 +159,7 @@ def every_token(finished_BK: jax.Array, V: int) -> Masked:
 # XLA's CPU backend stores masked floats before it reduces them by their maximum; with
 # integers it does both in one pass over the logits.
 def _as_integers(value: jax.Array) -> jax.Array:
-  """Returns int32 in the same order as the float32 values."""
+  """Maps float32 values to int32 values with the same order."""
   pattern = jax.lax.bitcast_convert_type(value, jnp.int32)
   return jnp.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern)
 

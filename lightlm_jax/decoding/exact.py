@@ -1,7 +1,7 @@
 """Scores every item of the catalogue by teacher forcing: no beam and no trie.
 
-Beam search approximates these scores; tests compare it with them. Items that differ
-only in their last token share one forced prefix, so that short ids cost little.
+Beam search approximates these scores; tests compare it with them. Items whose codes
+differ only in the last token share one forced prefix, so that short codes are cheap.
 """
 
 from collections.abc import Callable
@@ -69,13 +69,13 @@ def scores(
   length_penalty: float,
   length_offset: float = 0.0,
 ) -> jax.Array:
-  """Returns each item's score, as a beam would have it, [B, R] float32 in code order.
+  """Returns each item's score as in `beam.search`, [B, R] float32 in code order.
 
   Args:
     force: maps decoder_input_QL to logits_BQLV, the float32 next-token logits at every
       position of Q targets.
     cut: the result of `chunks`.
-    num_ranks: R; scores beyond the last item are meaningless.
+    num_ranks: R, at least the number of items; scores beyond these are meaningless.
     start_token, length_penalty, length_offset: as in `beam.Options`.
   """
 

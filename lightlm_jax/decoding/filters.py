@@ -1,4 +1,4 @@
-"""Filters per request: which branches of the trie hold an item that it may get.
+"""Filters per request: which branches of the trie hold an allowed item.
 
 The items below a node are a range of ranks. A branch is open if its range holds an item
 that the request's shared mask allows and that the request does not exclude. The number
@@ -78,7 +78,7 @@ def open_in_mask(
 def without(
   open_BKC: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """Returns `open_BKC` of the states' listed children, false where `path` closes it."""
+  """Returns `open_BKC`, but false for the listed children that `path` closes."""
   B, K, C = open_BKC.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   column_BE = path.child_BE - trie.levels[level].first_N1[path.parent_BE]
@@ -90,7 +90,7 @@ def without(
 def without_bits(
   word_BKW: jax.Array, trie: Trie, path: Path, state_BK: jax.Array, level: int
 ) -> jax.Array:
-  """Returns the states' masks `word_BKW`, with bits 0 where `path` closes them."""
+  """Returns the masks `word_BKW`, with bits cleared for children that `path` closes."""
   B, K, W = word_BKW.shape
   slot_BE, hit_BE = _beam_of(path, state_BK)
   # A child's bit is subtracted once, even if several of its items are excluded.
@@ -103,7 +103,7 @@ def without_bits(
 
 
 def _beam_of(path: Path, state_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the beam at each edge's parent, and whether to close its child, [B, E]."""
+  """Returns the beam at each edge's parent, and whether the edge is closed, [B, E]."""
   is_it_BEK = path.parent_BE[:, :, None] == state_BK[:, None, :]
   return jnp.argmax(is_it_BEK, axis=2), path.closed_BE & is_it_BEK.any(axis=2)
 

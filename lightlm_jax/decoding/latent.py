@@ -9,9 +9,9 @@ recommendations.
 
 Distances ignore popularity; a prior adds it. If each item's states were normally
 distributed about its mean, with one variance s² of all coordinates, Bayes' rule would
-rank items by -d² / 2 s² + log n, where n is the item's number of examples (linear
-discriminant analysis). Coordinates are not independent, so log n gets a weight, the
-prior.
+rank items by -d² / (2 s²) + log n, where d is the distance and n the item's number of
+examples (linear discriminant analysis). Coordinates are not independent, so log n gets
+a weight, the prior.
 
 Letters: B requests, N examples in the index, I items, D width, M nearest.
 """
@@ -29,7 +29,7 @@ _NEAREST = 1e-12
 
 
 class StateIndex(NamedTuple):
-  """The states of training examples; rows of item -1 are padding."""
+  """The hidden states of training examples; rows whose item is -1 are padding."""
 
   state_ND: jax.Array  # float16 or bfloat16
   item_N: jax.Array  # int32
@@ -46,7 +46,7 @@ def build(
   """Builds the index of float16 or bfloat16 states and int32 items, -1 = no example.
 
   `prior` is the weight of log n in the score of an item with n states; with 0 the score
-  depends on the distance alone.
+  depends on the distance alone. `num_items` is I.
   """
   # -1 would be the last item.
   place_N = jnp.where(item_N >= 0, item_N, num_items)
@@ -78,8 +78,8 @@ def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Ar
   """Returns scores as `global_scores` does, from each request's M nearest states only.
 
   `nearest` is M, static, capped at the size of the index. Items without any of these
-  states rank after all others, in the order of `global_scores`: their score is minus
-  the distance to their mean.
+  states rank after all others, in the order of `global_scores`: their score is -1 / s
+  if s is their global score, and -inf if they have no state at all.
   """
   M = min(nearest, len(index.item_N))
   near_BM, item_BM = _nearest(state_BD, index, M)
@@ -145,7 +145,7 @@ def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns, for each row, the mean [M, D] float32 of all rows with the same item.
 
-  Rows of one item must be consecutive. The second result, [M], is how many there are.
+  Rows of one item must be consecutive. The second result, [M], is their number.
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

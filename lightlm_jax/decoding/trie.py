@@ -63,7 +63,7 @@ class Trie:
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """Returns a padding node (level > 0): the state of tokens that begin no code."""
+    """Returns a padding node (level > 0): the state after a token without a child."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
@@ -79,9 +79,9 @@ class Trie:
 
     Returns:
       token_BKC int32, next_BKC int32 (states of the next level, `nowhere(level + 1)`
-      where closed) and open_BKC bool. If the level has a mask, C is V, and column v is
-      token v; otherwise C is the level's `width`. An ended state has one open child, in
-      column 0: the same code.
+      where closed) and open_BKC bool. If the level has a mask, C is `vocab_size`, and
+      column v is token v; otherwise C is the level's `width`. An ended state has one
+      open child, in column 0: the same code.
     """
     here = self.levels[level]
     if here.mask_NW is None:
@@ -110,7 +110,7 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns the child with this token, which must be open; for levels with a mask."""
+    """Returns each state's open child with this token; the level must have a mask."""
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
@@ -122,12 +122,12 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """Returns the token that leads from `level` to a child; 0 if the code has ended."""
+    """Returns the token that leads from `level` to `child`; 0 if the code has ended."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
-    """Returns the child with this token; `nowhere(level + 1)` if there is none.
+    """Returns each state's child with its token; `nowhere(level + 1)` if there is none.
 
     The child of an ended state is its only one, whatever the token.
     """
@@ -167,15 +167,15 @@ def build(
     vocab_size: V, at least one more than the largest token.
     byte_budget: most bytes of all masks together; levels nearer to the root, which
       every search passes, have priority.
-    dense_share: a level has a mask if its largest number of children, rounded up by
-      `capacity`, is at least this share of the vocabulary.
+    dense_share: a level gets a mask, within the budget, if its largest number of
+      children, rounded up by `capacity`, is at least this share of the vocabulary.
 
   Returns:
     The trie (numpy arrays) and rank_I int32.
 
   Raises:
     UserError: a code is empty, two codes are equal, or one is a prefix of another.
-    ValueError: there is no item, a token outside the vocabulary or a gap in a code.
+    ValueError: there is no item, a token is not in the vocabulary, or a code has a gap.
   """
   num_items, depth = code_IL.shape
   if not num_items or code_IL.max() >= vocab_size:
@@ -220,7 +220,7 @@ def capacity(size: int) -> int:
 
 
 def describe(trie: Trie) -> str:
-  """Returns one line with the number of items and the form and width of each level."""
+  """Returns one line: number of items, form and width of each level, size in bytes."""
   form = ", ".join(
     f"{'mask' if level.mask_NW is not None else 'list'} of {level.width:,}"
     for level in trie.levels
@@ -292,7 +292,7 @@ def _slices(value_M: jax.Array, first_BK1: jax.Array, width: int) -> jax.Array:
 
 
 def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
-  """Returns the items' indices sorted by code; several tokens are one integer key."""
+  """Returns items' indices sorted by code; packs several tokens into an integer key."""
   width = int(vocab_size).bit_length()
   per_key = 63 // width
   keys = []
@@ -305,7 +305,7 @@ def _code_order(code_IL: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _refuse_ambiguous(code_RL: np.ndarray, order_R: np.ndarray) -> None:
-  """Raises a UserError if a sorted code is empty, or equals or begins the next one."""
+  """Raises a UserError if a code is empty, equals the next one or is its prefix."""
   if (code_RL[:, 0] < 0).any():
     raise UserError(f"item {order_R[np.argmax(code_RL[:, 0] < 0)]} has an empty code")
   agree_R = np.ones(len(code_RL) - 1, dtype=bool)

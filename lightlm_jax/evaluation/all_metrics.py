@@ -1,4 +1,4 @@
-"""Computes the metrics of results.json, of a run's system and of its baselines."""
+"""Computes the metrics in results.json, for a run's system and for its baselines."""
 
 from collections.abc import Iterable, Iterator
 import time
@@ -30,8 +30,8 @@ def all_metrics(
   Args:
     built, params, requests, batch_size, mesh: see `evaluator.evaluate`.
     split: its training interactions define the popularity of items.
-    code_IL: the items' hierarchical ids, for the diversity of lists; None = none.
-    k: length of the lists; metrics at a larger cut-off are those of the list of k.
+    code_IL: the items' hierarchical ids, for diversity; None = no such metric.
+    k: length of the lists; if ranks come from lists, targets after place k are misses.
 
   Returns:
     A dict of fields of results.json, and the `Ranks` of each rule, "seen_excluded" and
@@ -103,7 +103,7 @@ def baselines(
 def samples(
   requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
 ) -> Iterator[str]:
-  """Yields lines on the first three requests: the history, then the recommendations."""
+  """Yields lines on the first three requests: last items, recommendations, target."""
   assert ranks.items_NK is not None
 
   def names(items: np.ndarray) -> str:

@@ -41,10 +41,10 @@ def check_same_split(abouts: dict[str, dict[str, Any]]) -> None:
 
 
 def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str, Any]:
-  """Returns means with 95 % intervals, and the NDCG@10 difference of every pair.
+  """Returns the runs' means with 95 % intervals, and every pair's NDCG@10 difference.
 
   Args:
-    tables: the name of each run → its table of users and metadata, from `users.read`.
+    tables: the name of each run → (table of users, metadata), from `users.read`.
 
   Returns:
     A dict with "runs", {rule: {name: {metric: {mean, interval}}}}, and "pairs", {rule:
@@ -78,7 +78,7 @@ def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-  """Yields `report`, the result of `compare`, as lines of at most 88 columns."""
+  """Yields `report`, the result of `compare`, as lines of text."""
   for rule, runs in report["runs"].items():
     widest = max(len(name) for name in runs)
     yield f"{rule.replace('_', ' ')}: mean and 95 % interval"

@@ -52,9 +52,9 @@ def evaluate(
 ) -> dict[str, Ranks]:
   """Ranks every request's target among all items, or among a candidate set.
 
-  If the system scores every item, counts the items that score above the target or equal
-  to it. Otherwise takes the target's position in the list of `recommend`, and counts a
-  target that has no valid position in it as a miss.
+  For a system that scores every item, the items that score above the target or equal
+  to it are counted. For others the rank is the target's position in the list of
+  `recommend`; a target that has no valid position in it is a miss.
 
   Args:
     built: the system; work that all batches share is done once.
@@ -64,14 +64,14 @@ def evaluate(
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
     k: length of the lists; ranks from scores cover the whole catalogue anyway.
     mesh: devices that share each batch along the axis "data"; None = one device.
-    rules: those of `RULES` to evaluate.
-    lists: whether to return lists also if ranks come from scores, which need none.
-    allowed_I: bool, the only items that can be recommended; any other target is a miss.
-      None = all.
+    rules: those of `RULES` to evaluate, the keys of the result.
+    lists: whether to return lists even if ranks come from scores, which need none.
+    allowed_I: bool, true for the items that can be recommended; any other target is a
+      miss. None = all.
     user_ids: raw ids, for error messages; None = users are named by index.
 
   Raises:
-    UserError: no requests, a batch size that the mesh cannot divide, or a NaN score.
+    UserError: no requests, a batch size that the mesh does not divide, or a NaN score.
   """
   _check(built, requests, num_items, batch_size, mesh)
   rules = tuple(rules)
@@ -122,9 +122,10 @@ def program(
 ) -> tuple[Callable, Any]:
   """Returns a jitted program to rank a batch's targets, and its argument `catalogue`.
 
-  The program takes (params, tables, batch, catalogue, excluded_BE). `catalogue` holds
-  host arrays on the items that can be recommended. `everywhere` is the sharding of the
-  results, None = one device; the other arguments are those of `evaluate`.
+  The program maps (params, tables, batch, catalogue, excluded_BE) to ranks and ties,
+  int32 [rules, 2, B], whether a row has NaN, bool [B], and any lists, [rules, B, K].
+  `catalogue`, on the host, says which items can be recommended. `everywhere` is the
+  sharding of the results, None = one device; other arguments are those of `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -142,13 +143,13 @@ def program(
 def mean(
   built: Built, params: Any, requests: Requests, of: str, *, batch_size: int, mesh: Mesh
 ) -> float:
-  """Returns the mean, in float64, of what a method of the system yields for requests.
+  """Returns the float64 mean of the values that a system's method gives for requests.
 
   Args:
     built, params, requests, batch_size, mesh: see `evaluate`.
     of: the method's name. "nll" yields -log p(target | source) in nats; seen items stay
-      in the softmax, as in training, and systems can be compared. "invalid_beams" tells
-      of each beam of an unconstrained search whether it is no item's id.
+      in the softmax, as in training, and systems can be compared. "invalid_beams" is
+      true for each beam of an unconstrained search that is not the id of an item.
   """
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)
@@ -175,7 +176,7 @@ def summarise_rules(ranks: dict[str, Ranks]) -> dict[str, dict[str, float]]:
 def _counter(
   system: ScoresItems, rules: tuple[str, ...], shown: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns a jitted program to count items that score above each target, or equal.
+  """Returns a jitted program that counts items with a target's score or a higher one.
 
   It does so for each rule and also returns the `shown` best items, if that is not 0.
   `out` is the sharding of the results, None = one device.
@@ -230,7 +231,7 @@ def _counter(
 def _finder(
   system: System, rules: tuple[str, ...], k: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns a jitted program that finds targets among `k` recommendations, by rule."""
+  """Returns a jitted program that finds targets in lists of `k`; see `_counter`."""
 
   def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}

@@ -9,10 +9,10 @@ K = 10
 def summarise(
   items_NK: np.ndarray, bought_I: np.ndarray, code_IL: np.ndarray | None = None
 ) -> dict[str, float]:
-  """Returns all exposure metrics of each request's first 10 recommendations.
+  """Returns all exposure metrics of lists, cut to their first 10 recommendations.
 
   Args:
-    items_NK: indices of the items recommended for N requests, -1 = no item.
+    items_NK: indices of the items recommended for N requests; -1 = no item.
     bought_I: number of training interactions of each item.
     code_IL: hierarchical codes of the items, padded with -1; None = no diversity.
 

@@ -27,7 +27,7 @@ CHUNK = 512  # requests ranked at once
 
 
 class Ids(NamedTuple):
-  """The ids that a construction built, and the interactions that it read."""
+  """The ids that a method built, and the interactions that it read for them."""
 
   items_IL: np.ndarray  # int32 codes, padded with -1
   users_UL: np.ndarray
@@ -43,15 +43,15 @@ SplitOf = Callable[[Interactions], Split]
 def audit(
   build: Build, log: Interactions, split_of: SplitOf, *, seed: int
 ) -> dict[str, Any]:
-  """Tests on a log whether a construction of ids leaks.
+  """Tests on a log whether ids leak held-out interactions or the items' numbering.
 
   Args:
-    build: maps a whole log and a seed to ids; it splits the log itself.
+    build: builds ids from a whole log and a seed; it splits the log itself.
     log: all interactions, validation and test included. Raw item ids that are numbers
       are taken as the numbering of the items in the original file.
     split_of: splits a log, so that each user's training items are the first ones of the
       user's row. The rest of the row counts as held out, even without a request.
-    seed: seeds the ids and the exchange.
+    seed: seeds the ids, the exchange and the renumbering.
 
   Returns:
     A dict: exchange {items_changed, users_changed, popularity_changed (each a share),
@@ -142,7 +142,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts the (user, item) pairs read for `ids` that occur in `log` only held out."""
+  """Counts the (user, item) pairs read for `ids` that occur only as held-out ones."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -180,8 +180,9 @@ def mates_ranks(
   """Returns the targets' rank_N and ties_N in a ranking without a model.
 
   label_U is each user's cluster. For a request, items are ranked by their number of
-  interactions in `train` with users of its user's cluster, and if equal, with all
-  users; items of its history are excluded, and a target among them has rank 0.
+  interactions in `train` with users of its user's cluster; ties are broken by the
+  number with all users. Items of its history are excluded; a target among them has
+  rank 0.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)
@@ -206,7 +207,7 @@ def mates_ranks(
 
 
 def _held_out(log: Interactions, train: Interactions) -> np.ndarray:
-  """Returns whether each interaction of `log` is held out of `train`, [E] bool."""
+  """Returns which interactions of `log` are held out, [E] bool; the rest is `train`."""
   place_E = np.arange(len(log.item_E)) - np.repeat(log.offset_U1[:-1], log.length_U)
   held_E = place_E >= np.repeat(train.length_U, log.length_U)
   if not np.array_equal(log.item_E[~held_E], train.item_E):

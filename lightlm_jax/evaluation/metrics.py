@@ -18,10 +18,10 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   """Returns HR@k of each request, [N] float64: 1 if a target is among the first k.
 
   Args:
-    rank_N: integers, [N] or [N, T]: 1 + the number of items strictly above the target;
-      0 = miss, -1 = the request has no further target.
-    ties_N: integers, the number of other items with the score of the one target; the
-      result is its expected value over a random order of these. None = no ties.
+    rank_N: integers, [N], or [N, T] for T targets a request: 1 + the number of items
+      strictly above the target; 0 = miss, -1 = the request has no further target.
+    ties_N: integers, [N], the number of other items with the target's score; the result
+      is then the expected value over random orders of the tied items. None = no ties.
     k: length of the list.
 
   Raises:
@@ -34,18 +34,19 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 def recall(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   """Returns Recall@k of each request: the share of its targets among the first k.
 
-  The share is of all targets, even of more than k. Arguments as in `hit_rate`.
+  It is a share of all targets, even if these exceed k. Arguments as in `hit_rate`.
   """
   gain_NT, targets_N = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.sum(axis=1) / targets_N
 
 
 def ndcg(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
-  """Returns NDCG@k of each request: the sum of 1 / log2(rank + 1) over its targets.
+  """Returns NDCG@k of each request: the DCG of its targets over the ideal DCG.
 
-  It is divided by the ideal DCG of min(k, number of targets) targets, 1 for one target.
-  Järvelin & Kekäläinen 2002; ties are averaged as in McSherry & Najork 2008 and
-  `sklearn.metrics.ndcg_score`. Arguments as in `hit_rate`.
+  DCG is the sum of 1 / log2(rank + 1) over the targets of rank ≤ k; ideally these have
+  the ranks 1, 2, …, so that the ideal DCG is 1 for one target (Järvelin & Kekäläinen
+  2002). Ties are averaged as by McSherry & Najork 2008 and scikit-learn's `ndcg_score`.
+  Arguments as in `hit_rate`.
   """
   gain_K = 1 / np.log2(np.arange(2, k + 2))
   gain_NT, targets_N = _gains(gain_K, rank_N, ties_N)
@@ -62,8 +63,8 @@ def reciprocal_rank(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.nd
 def summarise(rank_N: np.ndarray, ties_N: Ties = None) -> dict[str, float]:
   """Returns the mean of each metric over N > 0 requests; a miss counts as 0.
 
-  Keys: hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; for rank_NT also recall@5,
-  recall@10, recall@20. Arguments as in `hit_rate`.
+  Keys: hr@5, hr@10, hr@20, ndcg@5, ndcg@10, ndcg@20, mrr@10; for ranks [N, T] also
+  recall@5, recall@10, recall@20. Arguments as in `hit_rate`.
   """
   summary = {f"hr@{k}": hit_rate(rank_N, ties_N, k=k) for k in (5, 10, 20)}
   summary |= {f"ndcg@{k}": ndcg(rank_N, ties_N, k=k) for k in (5, 10, 20)}
@@ -78,7 +79,8 @@ def _gains(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns each target's gain, [N, T], and each request's number of targets, [N].
 
-  gain_K is for ranks 1 … K. A gain is averaged over ties, and 0 beyond K or for a miss.
+  gain_K holds the gains of ranks 1 … K; gains beyond K and of misses are 0. The gain of
+  a target with ties is averaged over their ranks.
   """
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:

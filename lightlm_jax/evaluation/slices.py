@@ -51,7 +51,7 @@ def summarise(
   The means of an empty slice are None.
 
   Args:
-    values: metric → [N], its value for each request, numbers or bool.
+    values: metric → [N], the value of each request, numbers or bool.
     labels: dimension → its `Labels` for the same requests.
   """
   found = {}

@@ -17,13 +17,13 @@ def interval(
 ) -> tuple[float, float]:
   """Returns the percentile bootstrap interval of the mean over users.
 
-  Efron 1979; Efron & Tibshirani 1993, chapter 13. It covers the choice of the users,
-  not the training seed (see `over_seeds`). For the difference of two systems, pass
+  Efron 1979; Efron & Tibshirani 1993, chapter 13. It accounts for the choice of users,
+  not for the training seed (see `over_seeds`). For the difference of two systems, pass
   a_N - b_N. With only a few dozen users the interval is too narrow.
 
   Args:
     value_N: [N] the metric of each user; N > 0.
-    seed: seeds the R `resamples`, each of N users with replacement.
+    seed, resamples: seed and number of the samples of N users drawn with replacement.
     level: nominal coverage of the interval.
 
   Raises:
@@ -56,7 +56,7 @@ def paired_p(
 
   Args:
     a_N, b_N: [N] the metric of each user under the two systems.
-    seed: seeds the R `resamples` of random signs.
+    seed, resamples: seed and number of the resamples, each with random signs.
 
   Raises:
     ValueError: the shapes differ or are not [N], or a value is not finite.
@@ -121,7 +121,7 @@ def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float |
 
 
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
-  """Returns `values` as [N] float64; ValueError if they are not [N] or not finite."""
+  """Returns `values` as float64; raises a ValueError if they are not [N] and finite."""
   values = np.asarray(values, dtype=np.float64)
   if values.ndim != 1:
     raise ValueError(f"{name} has shape {values.shape}, not one value each")
@@ -131,6 +131,6 @@ def _finite(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _chunks(resamples: int, width: int) -> list[int]:
-  """Splits a number of resamples of `width` values into parts that memory can hold."""
+  """Returns the row counts of chunks of [resamples, width] that fit into memory."""
   rows = max(1, CHUNK // max(width, 1))
   return [min(rows, resamples - done) for done in range(0, resamples, rows)]

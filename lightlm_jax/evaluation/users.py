@@ -1,6 +1,6 @@
-"""Writes and reads a table of each user's ranks and recommendations, to compare runs.
+"""Writes and reads tables of each user's ranks and recommendations, to compare runs.
 
-It has a row per request, sorted by raw user id; all metrics follow from the ranks.
+A table has a row per request, sorted by raw user id; all metrics follow from the ranks.
 
 Columns: user, target (raw ids); history_length; target_bought (training interactions of
 the target, 0 = cold); target_seen (whether it is in the history); and for each RULE,
@@ -34,7 +34,8 @@ def table(
 ) -> pyarrow.Table:
   """Returns the table of one system on one set of requests.
 
-  `ranks` is {rule: Ranks with lists}; `about` identifies run and split in the metadata.
+  `ranks` is {rule: Ranks with lists}; `about`, which identifies run and split as JSON,
+  becomes the metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)
@@ -64,7 +65,7 @@ def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write(path: epath.Path, users: pyarrow.Table) -> None:
-  """Writes the table atomically."""
+  """Writes a table of users to `path` atomically."""
   atomic.write(path, parquet.to_bytes(users))
 
 
@@ -89,7 +90,7 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:
-  """Converts [N, K] indices to lists of raw ids, without padding (-1)."""
+  """Converts [N, K] indices to lists of at most SHOWN raw ids, without padding (-1)."""
   items_NK = items_NK[:, :SHOWN]
   real_NK = items_NK >= 0
   offset_N1 = np.append(0, np.cumsum(real_NK.sum(axis=1))).astype(np.int32)

@@ -65,7 +65,7 @@ def book_of_run(
   """Returns the book of `code_book`, with cold items placed as `config.cold` says.
 
   Raises a UserError if `attributes` are needed but None, no code is free for a cold
-  item, or `config` asks to place those of kind "iid".
+  item, or `config` asks to place cold items although its kind is "iid".
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(
@@ -95,7 +95,7 @@ def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
 
 
 def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
-  """Returns, as JSON, all that the codes depend on; a UserError if there is no item."""
+  """Returns, as JSON, all that codes depend on; raises a UserError without items."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),
@@ -131,7 +131,7 @@ def _build(config: Ids, train: Interactions, seed, attributes):
 
 
 def _mesh(devices: int) -> Mesh | None:
-  """Returns a mesh of this process's first `devices`, -1 = all; for 1 None: one CPU."""
+  """Returns a mesh of `devices` devices of this process, -1 = all; None if 1."""
   if devices == 1:
     return None
   available = jax.local_devices()

@@ -16,7 +16,8 @@ from lightlm_jax.storage import folder as folder_lib
 class CodeBook:
   """Item and user codes over one vocabulary: tokens 0 to `vocab_size - 1`.
 
-  I items, U users, L the longest code; codes are padded with -1 at the end.
+  I items, U users; L and L' are the lengths of the longest item code and user code.
+  Shorter codes are padded with -1 at the end.
   """
 
   items_IL: np.ndarray  # [I, L] int32
@@ -37,7 +38,7 @@ class CodeBook:
 def code_book(
   items_IL: np.ndarray, users_UL: np.ndarray, manifest: dict[str, Any]
 ) -> CodeBook:
-  """Returns the code book of item codes and user codes, int, padded with -1.
+  """Returns item codes and user codes, int, padded with -1, as a code book.
 
   Raises a UserError if a code is empty or has a gap, or two items have equal codes.
   """
@@ -81,9 +82,9 @@ def with_last_token(
 ) -> np.ndarray:
   """Returns each node's path as its code, with a last token where a path is shared.
 
-  Nodes with the same path are a leaf. Last tokens number them from `first_token`, in
-  random order since an order by index would leak information. With `apart` the
-  numbering continues from leaf to leaf, so that all last tokens are distinct.
+  Nodes with the same path form a leaf. Last tokens number a leaf's nodes from
+  `first_token`, in random order since an order by index would leak information. With
+  `apart` numbering continues from leaf to leaf, so that all last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True

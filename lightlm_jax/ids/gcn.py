@@ -35,7 +35,7 @@ STACK = 2**17
 
 
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns distinct (user_E, item_E) of a log, int32, sorted by user, then item."""
+  """Returns a log's distinct edges (user_E, item_E), int32, by user, then by item."""
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
 
@@ -47,12 +47,12 @@ def bipartite(
   num_items: int,
   kept_E: np.ndarray | None = None,
 ) -> jraph.GraphsTuple:
-  """Returns the graph without vectors: arcs of weight 1 / sqrt(degree_u degree_i).
+  """Returns the graph as arcs of weight 1 / sqrt(degree of user · degree of item).
 
   Edges are distinct int32 pairs. Those not in `kept_E` (bool, None = all) have weight 0
   and do not count in degrees; they remain as arcs, so that graphs with and without them
-  share one compiled program. The result's field `edges` is float32 [A, 1]; its arcs are
-  sorted by receiver.
+  share one compiled program. The result has no vectors; its field `edges` is float32
+  [A, 1] for A = 2 E arcs, which are sorted by receiver.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -77,7 +77,7 @@ def bipartite(
 
 
 def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
-  """Returns float32 "start" [N, D]; if `options.weighted`, "matrix" [layers, D, D]."""
+  """Returns parameters, float32: start [N, D]; if weighted, matrix [layers, D, D]."""
   shape = (num_nodes, options.dim)
   params = {"start": INIT_SCALE * jax.random.normal(rng, shape)}
   if options.weighted:
@@ -87,7 +87,7 @@ def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """Returns the graph with arcs in stacks [S, T]; S is a multiple of `devices`.
+  """Returns the graph with its arcs in S stacks of T; `devices` divides S.
 
   Stacks are filled up with arcs of weight 0.
   """
@@ -178,7 +178,7 @@ def bpr_loss(
   """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
   Users, items and negatives are node indices: item i is node U + i, after U users. A
-  negative is any item, as in `systems.bpr_mf`.
+  negative may be any item, even one of the user's, as in `systems.bpr_mf`.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

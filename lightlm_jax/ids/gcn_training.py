@@ -38,13 +38,13 @@ def embeddings(
 
   A share of the *training* edges is held back from the graph and the loss, for early
   stopping. The start vectors of the best epoch are then propagated over the graph of
-  all edges. A node without edges keeps its start vector / (`options.layers` + 1).
+  all edges. A node without edges gets its start vector / (`options.layers` + 1).
 
   On one kind of processor and one version of JAX, equal seeds give bitwise equal
   vectors, with any number of threads unless `options.weighted` (XLA splits matrix
   products by thread). Therefore training runs on the CPU if JAX has one: an accelerator
-  sums messages in arbitrary order. On a `mesh`, whose devices share the work, vectors
-  are equal up to float32 rounding. Raises a UserError if training diverges.
+  sums messages in arbitrary order. If the devices of a `mesh` share the work, vectors
+  are equal only up to float32 rounding. Raises a UserError if training diverges.
   """
   # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
@@ -71,7 +71,7 @@ def ndcg(
 
   An edge's NDCG is 1 / log2(1 + rank of its item), 0 for ranks beyond k. The rank is
   among all items except the user's nonzero items in `known`, [U, I]. Other items with
-  the same score, or with NaN, count as ranked higher.
+  the same score, or with NaN, count as ranked higher. `node_ND`: users, then items.
   """
   num_users, _ = graph_lib.shape(known)
   user_UD, item_ID = node_ND[:num_users], node_ND[num_users:]
@@ -145,7 +145,7 @@ _propagate = jax.jit(gcn.propagate, static_argnames=("layers", "mesh"))
 
 
 def _batch_size(edges: int, wanted: int) -> int:
-  """Returns edges per step: `wanted`, but with MIN_STEPS to MAX_STEPS an epoch."""
+  """Returns the edges per step: `wanted`, within MIN_STEPS to MAX_STEPS per epoch."""
   fewest_B = -(-edges // MAX_STEPS)
   # Divisible by any usual number of devices, so that the batches do not depend on it.
   fewest_B = -(-fewest_B // 1024) * 1024
@@ -153,7 +153,7 @@ def _batch_size(edges: int, wanted: int) -> int:
 
 
 def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
-  """Puts an array on the device, or on a mesh: `divided` by rows, or a copy each."""
+  """Puts an array on one device or on a mesh; if `divided`, shards its rows there."""
   if mesh is None:
     return jnp.asarray(array)
   spec = PartitionSpec(mesh.axis_names) if divided else PartitionSpec()
@@ -168,11 +168,11 @@ def _put(array, mesh: Mesh | None, *, divided: bool = False) -> jax.Array:
 def _epoch(
   state, key, learning_rate, graph, edges, *, first_item, batch_size, options, mesh
 ):
-  """Trains on every edge once in random order; returns the new state and all losses.
+  """Trains on every edge once in random order; returns the new state and losses.
 
   `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
   the K training edges, `first_item` is U, the number of users. The last batch is filled
-  up with the epoch's first edges. Devices of a mesh share arcs and batch; None = one.
+  up with the epoch's first edges. Devices of a mesh share arcs and batch.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)

@@ -35,7 +35,7 @@ def users_together(train: Interactions) -> scipy.sparse.csr_array:
 def all_together(train: Interactions) -> scipy.sparse.csr_array:
   """Returns the sum of `bipartite`, `users_together`, `items_together`, [U + I, U + I].
 
-  This is the co-indexing of SCI ids in their paper. Pairs of users and pairs of items
+  This is the co-indexing of the paper on SCI ids. Pairs of users and pairs of items
   far outnumber interactions, so that users and items end up in separate clusters.
   """
   blocks = [[users_together(train), None], [None, items_together(train)]]
@@ -50,7 +50,7 @@ def by_attributes(
   Items are connected through shared attributes alone, never through interactions. An
   attribute of i of the I items has the weight log((1 + I) / (1 + i)), so that one that
   all items have connects nothing. A user has the attributes of their items, once per
-  interaction. `attributes` has an array of distinct attributes, ints from 0, per item.
+  interaction. `attributes[i]` holds the distinct attributes of item i, ints from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

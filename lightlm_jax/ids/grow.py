@@ -28,12 +28,13 @@ def add_items(
 ) -> CodeBook:
   """Returns the book with new items appended; a model trained on it stays valid.
 
-  The vocabulary and the inner nodes of the trie stay the same. (A leaf: all items whose
-  codes differ only in the last token.) A new item joins the leaf that holds most of its
-  neighbours; ties go to the leaf with fewest items, then to the first. Its code is the
-  leaf's prefix and a token that is free there, drawn at random from those that end
-  codes of this length. If the leaf is full, the other leaves of neighbours are tried,
-  then those of cold items, then the leaf with most free tokens.
+  The vocabulary and the inner nodes of the trie stay the same. (A leaf is all items
+  whose codes differ only in the last token.) A new item joins the leaf that holds
+  most of its neighbours; ties go to the leaf with fewest items, then to the first. Its
+  code is the leaf's prefix and a token that is free there, drawn at random from the
+  tokens that end codes of this length. If the leaf is full, the other leaves of
+  neighbours are tried, then the leaves of cold items, then the leaf with most free
+  tokens.
 
   `neighbours` are, for each new item, the catalogue indices of similar old items
   (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
@@ -134,7 +135,7 @@ def place_cold(
 
 
 def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
-  """Returns the last tokens of codes by position, and the next tokens by prefix."""
+  """Returns {position: last tokens there} and {prefix: tokens after it} of codes."""
   ends, following = collections.defaultdict(set), collections.defaultdict(set)
   for code_L in items_IL:
     code = code_L[code_L >= 0].tolist()
@@ -173,7 +174,7 @@ def by_attributes(
 
 
 def _rows(attributes, items: np.ndarray, size: int) -> scipy.sparse.csr_array:
-  """Returns a row per item and `size` columns: 1 where the item has the attribute."""
+  """Returns a row per item, of `size` columns: 1 where the item has the attribute."""
   rows = [attributes[item] for item in items]
   offset_N1 = np.cumsum([0] + [len(row) for row in rows])
   index_E = np.concatenate([np.empty(0, np.int64), *rows])
@@ -183,7 +184,7 @@ def _rows(attributes, items: np.ndarray, size: int) -> scipy.sparse.csr_array:
 
 
 def _unit(table_NA: scipy.sparse.csr_array, weight_A: np.ndarray):
-  """Returns rows with columns weighted, normalised to length 1; zero rows stay zero."""
+  """Weights the columns, then scales rows to length 1, except those that are zero."""
   weighted_NA = scipy.sparse.csr_array(table_NA @ scipy.sparse.diags_array(weight_A))
   norm_N = np.sqrt(weighted_NA.power(2).sum(axis=1))
   scale_N = np.divide(1, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)

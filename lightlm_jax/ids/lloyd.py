@@ -20,10 +20,10 @@ def assign(
 ) -> np.ndarray:
   """Returns each point's nearest centre after convergence, [N] int64.
 
-  It starts from the centres `start_KD` and stops when no point changes its centre, or
-  after `iterations`. A centre without points does not move; of equally near centres a
-  point gets the first. Sums are float32: results on different numbers of devices agree
-  up to rounding.
+  K-Means starts from the centres `start_KD` and stops when no point changes its centre,
+  or after `iterations`. A centre without points does not move; of equally near centres
+  a point gets the first. Sums are float32: results on different numbers of devices
+  agree up to rounding.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK

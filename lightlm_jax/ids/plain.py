@@ -25,22 +25,22 @@ def numbers_in_base(number_N: np.ndarray, base: int) -> np.ndarray:
 def random_ids(
   train: Interactions, base: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns RID codes of items and of users: distinct random numbers, in `base`."""
+  """Returns RID codes of items and users: distinct random numbers, in base `base`."""
   rng = np.random.default_rng(seed)
   items_IL = random_numbers(train.num_items, base, rng)
   return apart(items_IL, random_numbers(train.num_users, base, rng))
 
 
 def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns 0 to `number` - 1 in random order, as digits in `base`, [N, L] int32."""
+  """Returns 0 to `number` - 1 in random order, as tokens of `numbers_in_base`."""
   return numbers_in_base(rng.permutation(number), base)
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns SID codes of items and of users: sequential numbers, written in `base`.
+  """Returns SID codes of items and of users: sequential numbers, in base `base`.
 
   Items are numbered by first appearance in the training log, those that never appear
-  last; users by index. Consecutive numbers reveal the next item.
+  last; users by index. Consecutive numbers hint at the next item.
   """
   seen, first = np.unique(train.item_E, return_index=True)
   number_I = np.full(train.num_items, -1)

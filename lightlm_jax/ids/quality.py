@@ -22,10 +22,11 @@ def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report on a code book that the command `index` writes.
 
   Its fields: num_items, num_users, vocab_size, length (number of items by number of
-  tokens), collisions, largest_leaf, tokens_per_level, entropy_per_level (bits),
-  cluster_sizes (`QUANTILES` per level). Two more fields hold, per level, the share of
-  pairs of codes that agree: "agreement", of users with items (keys training, held_out,
-  which may be None, random), and "neighbours", of items with items (nearest, random).
+  tokens), collisions (items less distinct codes), largest_leaf, tokens_per_level,
+  entropy_per_level (bits), cluster_sizes (`QUANTILES` per level). Two more fields hold,
+  per level, the share of pairs of codes that agree: "agreement" for pairs of a user and
+  an item (keys training, held_out, random; held_out may be None) and "neighbours" for
+  pairs of items (keys nearest, random).
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)
@@ -80,7 +81,8 @@ def largest_leaf(items_IL: np.ndarray) -> int:
 def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
   """Returns the nearest other item to each in `item_A`, [A] int64; -1 = none.
 
-  Nearest by the cosine over users, in the whole catalogue; ties go to the lower index.
+  Nearest by the cosine of the items' vectors of buyers (1 or 0 for each user), in
+  the whole catalogue; ties go to the lower index.
   """
   bought_UI = graph.distinct_purchases(train)
   together_AI = (bought_UI.T.tocsr()[item_A] @ bought_UI).tocoo()

@@ -64,7 +64,7 @@ def gci_ids(
 def with_cold(
   label_WL: np.ndarray, warm_M: np.ndarray, centres: int, seed: int
 ) -> np.ndarray:
-  """Returns the labels of M nodes, [M, L] int64; `label_WL` are those of warm ones.
+  """Returns the labels of M nodes, [M, L] int64, from `label_WL` of the warm ones.
 
   `warm_M` is bool, true for nodes with a training edge; K is `centres`. A cold node
   gets K as its first label, then the base-K digits of a random number: two cold nodes

@@ -49,7 +49,7 @@ _MOST_PAIRS = 20_000_000
 class Walks(NamedTuple):
   """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  Walks of two steps pass through one of A nodes; A = 0 if `step_NN` has all weights.
+  Walks of two steps pass through one of A nodes; A = 0 if `step_NN` holds all weights.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -69,7 +69,7 @@ class Walks(NamedTuple):
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 
   def scaled(self, scale_N: np.ndarray) -> "Walks":
-    """Returns rows and columns multiplied by `scale_N`, in single precision."""
+    """Returns the graph with rows and columns multiplied by `scale_N`, in float32."""
     scale = scipy.sparse.diags_array(scale_N)
     parts = (scale @ self.step_NN @ scale, scale @ self.onward_NA, scale @ self.out_NA)
     return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
@@ -98,7 +98,7 @@ def spectral_ids(
   share cluster tokens. Each level has its own range of tokens, and so have the last
   tokens of items and of users. If `config.tokens` is "level", numbering restarts below
   every cluster: a small vocabulary whose tokens have a meaning only after their prefix.
-  If it is "node", every cluster and every item's last token has its own token.
+  If it is "node", every cluster has its own token, and all last tokens of items differ.
 
   Nodes without a training edge and small components of the graph come last on the first
   level. They form up to `config.branching` (the paper's N) additional clusters, of at
@@ -206,8 +206,9 @@ def _within(
 ) -> Walks:
   """Returns the graph of one cluster's nodes, with walks of one and of two steps.
 
-  Deep in the tree most edges leave the cluster; walks of two steps, whose middle may be
-  any user or item, keep it connected.
+  `out_NA` has the rows of the adjacency for `nodes_N`; `degree_A` are all degrees. Deep
+  in the tree most edges leave the cluster; walks of two steps, whose middle may be any
+  user or item, keep it connected.
   """
   onward_NA = out_NA.copy()
   onward_NA.data /= degree_A[out_NA.indices]
@@ -312,7 +313,7 @@ def _number_levels(path_NL: np.ndarray) -> np.ndarray:
 
 
 def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
-  """Turns paths of cluster numbers into tokens, one for each cluster of any level."""
+  """Turns paths of cluster numbers into tokens, one per cluster across all levels."""
   named_NL = np.full_like(path_NL, -1)
   first = 0
   for level in range(path_NL.shape[1]):

@@ -1,11 +1,12 @@
-"""Exports a system as a folder that serves without this package.
+"""Exports a system as a folder from which it is served without this package.
 
 The program is StableHLO (jax.export) and covers everything from a history of catalogue
-indices to recommendations: encoder, beam search under the trie, exclusions, open items.
-Weights and trie are named arguments, so that it is small and holds no data. The batch
-size is symbolic: any size works, and jax compiles once for each.
+indices to recommendations: encoder, beam search over the trie, exclusions, open items
+(those that may be recommended). Weights and trie are named arguments, so that the
+program is small and holds no data. The batch size is symbolic: any size works, and jax
+compiles once for each.
 
-All files are bytes, JSON or safetensors: reading them executes no code.
+All files are StableHLO, JSON, safetensors or text: reading them executes no code.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,10 +59,10 @@ def check_installed() -> None:
 def program(
   served: Served, *, k: int, history: int, exclusions: int, platforms: Sequence[str]
 ) -> Program:
-  """Exports `System.recommend` with exclusions and a mask of open items.
+  """Exports `System.recommend` with exclusions and a mask of recommendable items.
 
   Each request gets at most `k` items; its history holds up to `history` items, its
-  exclusions up to `exclusions`. `platforms` are those of PLATFORMS to lower for.
+  exclusions up to `exclusions`. The program is lowered for `platforms`, of PLATFORMS.
   """
   system = served.built.system
   rank_I = np.asarray(served.built.rank_I, np.int32)
@@ -128,7 +129,7 @@ def program(
 def _contract(
   exported: jax.export.Exported, *, k: int, history: int, exclusions: int, items: int
 ) -> dict[str, Any]:
-  """Returns the program's arguments and results with shapes and meaning, as JSON."""
+  """Returns the shapes of the arguments and results, and the platforms, as JSON."""
   return {
     "arguments": {
       "weights": WEIGHTS,
@@ -163,7 +164,7 @@ def write(
   user_ids: np.ndarray,
   about: dict[str, Any],
 ) -> dict[str, Any]:
-  """Writes the folder, completely or not at all, and returns its manifest.
+  """Writes `exported` as a folder, completely or not at all; returns the manifest.
 
   `about` is JSON on the program's origin. User ids are written if the program reads
   them. Raises a UserError if the folder exists or cannot be written.

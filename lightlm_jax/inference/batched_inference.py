@@ -25,12 +25,12 @@ BATCHES_IN_FLIGHT = 2  # more dispatches with collectives deadlock CPU devices
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:
-  """Returns the sharding that copies an array to all of the mesh; None without one."""
+  """Returns the sharding that replicates arrays on `mesh`; None without a mesh."""
   return None if mesh is None else mesh_lib.replicated(mesh)
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Puts `params` and `built` on the mesh; runs `SharesWork.prepare` unless done."""
+  """Returns `params` and `built` on the mesh; runs `SharesWork.prepare` unless done."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:
@@ -42,7 +42,7 @@ def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
 def compiled(
   system: System, method: str, out_sharding: NamedSharding | None, **static: Any
 ) -> Callable[..., Any]:
-  """Compiles a method of a system; equal systems share one program.
+  """Returns a method of a system, jitted; equal systems share one program.
 
   `out_sharding` is the sharding of the results, None = one device; `static` are keyword
   arguments of the method, compiled into the program.
@@ -59,12 +59,12 @@ def answers(
   batch_size: int,
   mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Runs all requests in batches, dispatching a few before the first is read.
+  """Runs all requests in batches; reads each result after dispatching a few more.
 
   Args:
     ask: maps (batch, excluded_BE), on the devices, to arrays with a row per request;
       the exclusions are the requests' whole histories, see `Allowed.excluded_BE`.
-    built: the system that `ask` calls; decides the shapes of the batches.
+    built: the system that `ask` calls; the shapes of the batches follow from it.
     requests: N requests in any order.
     batch_size: B, a multiple of the mesh's "data" axis.
     mesh: devices that share each batch; None = one device.
@@ -112,14 +112,14 @@ def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding | None) -> Any:
-  """Puts host arrays on the devices with a sharding; None = on one device."""
+  """Puts the host arrays of `tree` on devices by `sharding`; None = on one device."""
   return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)
 
 
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Raises a UserError if a row of a batch has NaN scores (`nan_B`); names its user.
+  """Raises a UserError that names the first user with NaN scores, if any (`nan_B`).
 
   `user_B` are user indices; `user_ids` [U] raw ids, None = the index is the name.
   """

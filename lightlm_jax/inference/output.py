@@ -1,8 +1,9 @@
-"""Writes recommendations to files atomically; after a kill only the rest is computed.
+"""Writes recommendations to files atomically; a killed run can be resumed.
 
 Users are split into parts of a fixed size, written one by one into the folder
-FILE.parts. Processes take parts by turns and skip those that exist; then each joins its
-own to FILE, or FILE-00000-of-00004 and so on. The manifest is written last.
+FILE.parts. Processes take parts in turn and skip those that exist; then each joins its
+own parts into FILE, or with several processes NAME-00000-of-00004.SUFFIX and so on. The
+manifest is written last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,7 @@ def write(
 
   Args:
     path: the output; all processes share its folder.
-    question: JSON, all that the output depends on; only an equal one resumes it.
+    question: JSON, all that the output depends on; a resumed run must give the same.
     users: N, the number of users.
     make: maps user indices to rows of recommendations, best first, `rank` from 1.
     process: (index of this process, number of processes).
@@ -61,7 +62,7 @@ def write(
     other than the first get {}.
 
   Raises:
-    UserError: the file exists for another question, or cannot be written.
+    UserError: the output exists for another question, or cannot be written.
   """
   question = json.loads(json.dumps(question))
   parts = _beside(path, ".parts")

@@ -142,7 +142,7 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings that `lost` ids are ignored, and that new users share one list."""
+  """Returns warnings about `lost` unknown ids, and about new users who share a list."""
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
@@ -156,7 +156,7 @@ def notes(queries: Queries, lost: int, system: System) -> list[str]:
 
 
 def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
-  """Returns warnings of users who get no item: their rows of `items_NK` are all -1."""
+  """Returns warnings about users without items: their rows of `items_NK` are all -1."""
   alone = names[(items_NK < 0).all(axis=1)].tolist()
   return _named(alone, "left without any item that may be recommended")
 
@@ -189,9 +189,9 @@ def allowed_items(
 
 
 def read_ids(flag: str, given: str) -> list[str]:
-  """Returns raw ids from a flag's value: `A,B`, or the path of a file, one id per line.
+  """Returns raw ids from a flag's value `given`: "A,B", or a file with an id per line.
 
-  Raises a UserError if there is no id.
+  Raises a UserError, which names `flag`, if there is no id or no such file.
   """
   path = epath.Path(given)
   if _is_file(path):
@@ -245,7 +245,7 @@ def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None
 
 
 def _named(names: Sequence[str], what: str) -> list[str]:
-  """Returns a line that counts and names users who are `what`; [] if there are none."""
+  """Returns one line that counts and names users and says `what` they are, or none."""
   if not names:
     return []
   shown = ", ".join(map(repr, names[:SHOWN]))

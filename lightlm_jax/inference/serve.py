@@ -53,7 +53,7 @@ def recommend(
   """Returns the best K items of each request; raises a UserError if a score is NaN.
 
   One program is compiled per bucket of batch size, history length and number of
-  exclusions, with and without `allowed_I`; its values change no program.
+  exclusions, with and without `allowed_I`; new values in it need no compilation.
 
   Args:
     served: from `ready`.
@@ -102,7 +102,7 @@ def table(
   """Returns a table with a row per item: user, rank (from 1), item, score[, text].
 
   `names` [N] of users, raw `item_ids` [I] and `texts` [I] of items are str; without
-  `texts` there is no such column. Padding, -1, makes no row.
+  `texts` there is no such column. Padding, -1, gets no row.
   """
   real_NK = items_NK >= 0
   item_R = items_NK[real_NK]
@@ -129,7 +129,7 @@ def _program(system: System, k: int, out_sharding: NamedSharding | None):
 
 
 def _batch_size(number: int, most: int, devices: int) -> int:
-  """Returns the least of `devices` × 1, 4, 16, … ≥ `number`; `most` if that is less."""
+  """Returns the least of `devices` × 1, 4, 16, … ≥ `number`, but at most `most`."""
   size = devices
   while size < min(number, most):
     size *= 4

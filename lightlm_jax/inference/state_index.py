@@ -63,7 +63,7 @@ class StateIndexSystem(ItemScorer):
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
   """Builds the system that ranks items by the states of `model`'s training examples.
 
-  Raises a UserError if `index` has fewer examples than `config.decoding.nearest`.
+  Raises a UserError if "latent_local" needs more nearest examples than `index` has.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):

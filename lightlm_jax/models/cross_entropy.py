@@ -32,7 +32,7 @@ def linear_cross_entropy(
   Args:
     hidden_ND: float32, a hidden state of width D for each position.
     table_ID: float32, the output table, a row for each item.
-    label_N: int32 in [0, I); arbitrary where the weight is 0.
+    label_N: int32 in [0, I), or -1 where the weight is 0.
     weight_N: float32, 0 = the position is ignored.
     chunk: positions per chunk.
     items: items per chunk, each with all positions (`chunk` is then unused); None =
@@ -63,7 +63,7 @@ def sampled_cross_entropy(
 
 
 def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
-  """Returns the loss and its gradients (hidden_ND, table_ID), by chunks of positions.
+  """Returns the loss and its gradients by hidden_ND and table_ID, in position chunks.
 
   Positions of weight 0 are sorted last; chunks of them alone are skipped.
   """
@@ -105,7 +105,7 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
 
 
 def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
-  """Returns what `_by_positions` does, by chunks of `items` rows of the table."""
+  """Returns what `_by_positions` does, in chunks of `items` rows of the table."""
   N, (I, D) = len(hidden_ND), table_ID.shape
   items = min(items, I)
   # The last chunk begins early if it would not be full; rows already seen are masked.

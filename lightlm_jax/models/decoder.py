@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 def rotated(x: jax.Array) -> jax.Array:
-  """Applies rotary position encoding to queries or keys, [B, L, …, A].
+  """Applies rotary position encoding to queries or keys of width A, [B, L, …, A].
 
   Pairs of coordinates are rotated by angles proportional to the position, so that the
   dot product of a query and a key depends on the distance of their positions alone.
@@ -119,7 +119,7 @@ def rotated(x: jax.Array) -> jax.Array:
 class ItemDecoder(nn.Module):
   """The item decoder; returns the hidden states [B, L, D], float32.
 
-  `item_BL` and `segment_BL` are int32; padding is -1 and 0 in them. The state at a
+  `item_BL` (-1 = padding) and `segment_BL` (0 = padding) are int32. The state at a
   position depends on the items of its segment up to that position. Items are scored
   by the output table: `embedding` [I, D] itself if `tied`, otherwise `output` [I, D].
   """

@@ -26,7 +26,7 @@ WIDTH = 8  # a chunk's texts are padded to a multiple of so many tokens
 
 
 class Hierarchical(nn.Module):
-  """The item encoder (`encode`), the history encoder (`read`) and the head's table."""
+  """Item encoder (`encode`), history encoder (`read`) and the table of the head."""
 
   V: int  # vocabulary size of texts
   I: int | None  # items of the head's table `output` [I, D]; None = no head
@@ -45,7 +45,7 @@ class Hierarchical(nn.Module):
     self.history_dropout = Dropout(self.history.dropout_rate)
 
   def __call__(self, token_IT: jax.Array, place_BL, segment_BL) -> jax.Array:
-    """Returns `read` of histories whose items, `place_BL`, are rows of `token_IT`."""
+    """Returns the states of histories whose items are rows `place_BL` of `token_IT`."""
     return self.read(self.encode(token_IT)[place_BL], segment_BL)
 
   def encode(self, token_IT: jax.Array) -> jax.Array:
@@ -78,7 +78,7 @@ def item_vectors(
   """Returns the vectors of U items by their texts, float32 [U, D], chunk by chunk.
 
   A chunk holds texts of similar length, because it is as wide as its longest text. The
-  backward pass recomputes activations: those of one chunk are in memory at a time.
+  backward pass recomputes activations: memory holds those of one chunk at a time.
 
   Args:
     net: the module with the method `encode`.

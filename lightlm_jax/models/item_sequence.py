@@ -29,8 +29,8 @@ class Config:
   I: int  # items
   P: int  # most history columns
   block: str = "sasrec"  # or "bsarec"
-  D: int = 64
-  N: int = 2
+  D: int = 64  # width
+  N: int = 2  # blocks
   num_heads: int = 1
   F: int = 64  # feed-forward width
   dropout_rate: float = 0.5
@@ -43,7 +43,7 @@ class ItemSequence(nn.Module):
 
   `item_BH` (-1 = padding) and `segment_BH` (0 = padding) are int32. Segments separate
   the histories of one row. The state at a position depends on the items of its history
-  up to that position. For `bsarec` a row is one history, right-aligned, and a state
+  up to that position. With "bsarec" a row is one history, right-aligned, and a state
   depends on later items too: only the last position may be used. The table `embedding`
   [I, D] is the output table too. Dropout is active if there is a "dropout" rng.
   """

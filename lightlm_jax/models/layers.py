@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """The feed-forward relu(x W_in) W_out of inner width F, in LightLM far below D."""
+  """A feed-forward network, relu(x W_in) W_out; its inner width is F."""
 
   F: int
   dropout_rate: float
@@ -78,7 +78,7 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, query_position_L: jax.Array, key_position_M: jax.Array):
-    """Returns what is added to attention logits, [H, L, M] float32."""
+    """Returns the bias to add to the attention logits, [H, L, M] float32."""
     table = self.param(
       "table", nn.initializers.normal(self.init_std), (self.num_buckets, self.H)
     )

@@ -70,7 +70,7 @@ class Beam:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1, in order of n."""
+    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1; shows `title`."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       return (

@@ -91,7 +91,7 @@ def named(path: epath.Path, form: str, options: Options) -> Source:
 def first_known(names: Sequence[str], known: str) -> str | None:
   """Returns the column in `names` that `known` lists first; None if it lists none.
 
-  `known` is a text of names, in lower-case letters and digits, between spaces.
+  `known` is a string of names, in lower-case letters and digits, separated by spaces.
   """
   plain = [_plain(name) for name in names]
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
@@ -177,7 +177,7 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
 
 
 def _keys(path: epath.Path) -> list[str]:
-  """Returns the keys of all JSON objects in the first lines; a UserError if none."""
+  """Returns JSON keys of the first lines; raises UserError for text without objects."""
   keys, head = {}, files.head(path)
   for line in head.split(b"\n")[:100]:
     try:

@@ -142,7 +142,8 @@ def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
 def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
   """Yields a text file in blocks of whole lines.
 
-  Lines end with line feeds; a byte order mark is removed; long lines are cut.
+  Lines end with line feeds; a byte order mark is removed. `size` is how many bytes are
+  read at once; a line longer than that may be cut to 100 bytes, marked `too_long`.
 
   Raises:
     UserError: the file cannot be read to its end.

@@ -46,8 +46,8 @@ def read(
 
   Returns:
     The columns of items.parquet: those of TEXTS ("" = no text) and, if any item has
-    attributes, `attributes`, sorted in each item; counts of the file's rows, None =
-    no file.
+    attributes, `attributes`, a sorted list per item; counts of the file's rows, {rows,
+    matched, repeated, rejected}, None = no file.
 
   Raises:
     UserError: a file cannot be read, or has none of the items `item_ids`.
@@ -185,7 +185,7 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """Splits a field: a list into elements, a `token_seq` into words, others at |."""
+  """Splits a field: a list by element, RecBole's token_seq by word, others at |."""
   if isinstance(value, list | tuple):
     return [part for element in value for part in _values(element, column)]
   text = _words(value)

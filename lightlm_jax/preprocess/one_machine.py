@@ -65,7 +65,7 @@ class OneMachine:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1, in order of n."""
+    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1; shows `title`."""
     found = _ahead(lambda n: step(layout, n, **options), range(number))
     return list(self._progress.track(found, total=number, description=title))
 

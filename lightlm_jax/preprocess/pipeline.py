@@ -33,10 +33,10 @@ _PACKED = 6  # approximate compression ratio of gzip and Parquet
 
 
 def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
-  """Runs `prepare` with the command's flags `given`, which are fields of `Options`.
+  """Runs `prepare` with the flags `given`, fields of `Options`; returns its manifest.
 
   Raises:
-    UserError: the flags or the log are wrong; one line that says what to change.
+    UserError: the flags or the log are wrong; the message says what to change.
     Stopped: on SIGTERM; temporary files are removed, as after Ctrl-C.
   """
   if not input or not output:
@@ -203,7 +203,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """Context with a temporary folder in `work`; None = beside `target`, the output."""
+  """Makes a folder in `work`, removed on exit; None = beside `target` if local."""
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent

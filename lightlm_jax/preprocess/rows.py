@@ -81,7 +81,7 @@ def read(
 
 
 def _rejected(raw: pl.DataFrame, file: int) -> Tally:
-  """Counts the rejected rows; column `why` has the reason, null for other rows."""
+  """Counts the rejected rows of file number `file`: those with a reason in `why`."""
   tally = Tally()
   # Times become numbers: an invalid one may be out of range for Python.
   bad = raw.filter(pl.col("why").is_not_null()).with_columns(

@@ -109,7 +109,7 @@ def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """Returns users with only the rows True in `keep_E`; drops users without any."""
+  """Returns users with only the rows that `keep_E` marks; drops users without any."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(

@@ -82,7 +82,7 @@ def publish(
 
 
 def _write_records(path: epath.Path, users: Users) -> dict[str, Any]:
-  """Writes users as ArrayRecord, on local disk first, then copied to `path`."""
+  """Writes users as ArrayRecord; returns the file's name, size in bytes and SHA-256."""
   with tempfile.TemporaryDirectory() as local:
     file = os.path.join(local, "records")
     writer = array_record_module.ArrayRecordWriter(file, _WRITING)

@@ -1,8 +1,8 @@
-"""The steps of a preparation; each works on one part of the log in the work folder.
+"""The steps of a preparation; most work on one part of the log in the work folder.
 
-A step gets the number of a part and writes files with that number. An engine may run
-the parts in any order, on any machine with access to the folder, and repeat them after
-a failure. Memory holds one part (or shard) and the catalogue (id, hash, number of
+Such a step gets the number of a part and writes files with that number. An engine may
+run the parts in any order, on any machine with access to the folder, and repeat them
+after a failure. Memory holds one part (or shard) and the catalogue (id, hash, number of
 rows), but no rows or users of other parts.
 """
 
@@ -52,8 +52,8 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> 
 def catalogue(layout: Layout) -> pl.DataFrame:
   """Returns the log's items: columns `item` and `rows`, a count, in hash order.
 
-  An item's number is its row. The parts are summed whenever those read have more rows
-  than the sum, so that an item of many parts is not kept once for each of them.
+  An item's number is its row. Parts are added up as soon as those not yet added have
+  more rows than the sum, so that memory does not hold an item once for each part.
   """
   schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
@@ -83,8 +83,8 @@ def number(layout: Layout, part: int) -> None:
 def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
   """Writes a part's number of rows per item, for one round of `core`.
 
-  Items not allowed in the file `allowed_name` do not count, nor do users with fewer
-  than `min_len` rows of allowed items.
+  Rows of items that the file `allowed_name` does not allow are left out, and so are all
+  rows of users with fewer than `min_len` rows of allowed items.
   """
   allowed_I = np.asarray(read(layout.path(allowed_name))["allowed"])
   users = sequences.users_of(read(layout.path("numbered", part)))
@@ -99,7 +99,7 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
   Returns the number of rows of each item, [I] int64, 0 = dropped.
 
   Users with fewer than `min_len` rows and items with fewer than `min_rows` are dropped
-  until there are no more. In every round the engine passes over all parts once; one
+  until none is left to drop. In every round the engine passes over all parts once; one
   flag per item is kept between rounds.
   """
   allowed_I, before, rounds = np.ones(items, bool), -1, 0

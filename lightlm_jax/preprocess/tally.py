@@ -80,7 +80,7 @@ class Tally:
       )
 
   def check_any_left(self, paths: Mapping[int, str]) -> None:
-    """Raises a UserError if no row is left; it may quote one, `self.first(paths)`."""
+    """Raises a UserError if no row is left, with `self.first(paths)` as an example."""
     if not self.left:
       shown = f" (the first: {self.first(paths)})" if self.examples else ""
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")

@@ -49,7 +49,7 @@ def micros(values: pl.Series, unit: str) -> pl.Series:
   """Converts strings, numbers, dates or times to Int64 microseconds since 1970.
 
   Invalid values and years outside 1970 to 9999 become null. `unit`, a key of UNITS, is
-  that of numbers.
+  that of strings and numbers; dates and times have their own.
   """
   if values.dtype == pl.Date:
     found = _from_numbers(values.to_physical().cast(pl.Int64) * 86_400, per_second=1)

@@ -1,4 +1,4 @@
-"""Builds the report's lines on results that a run lacks, and the commands for them."""
+"""Builds the report's lines on results that a run lacks and commands to write them."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -16,7 +16,7 @@ def note(text: str, command: str | None = None) -> dict[str, str | None]:
 
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
-  """Returns a line that a finished run lacks `what`, and the command that writes it."""
+  """Returns a line that a finished run has no `what`, with the command to write it."""
   older = config_lib.lacking(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
@@ -33,13 +33,13 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
 def without(
   runs: Sequence[Run], what: str, has: Callable[[Run], Any]
 ) -> list[dict[str, str | None]]:
-  """Returns a line for each run with metrics but not `what`: `has(run)` is false."""
+  """Returns the line by `missing` of each run with metrics for which `has` is false."""
   measured = [run for run in runs if at(run.results, "metrics")]
   return [missing(run, what) for run in measured if not has(run)]
 
 
 def evaluate(run: Run, results: dict[str, Any]) -> str:
-  """Returns the command for the evaluation of `run` that `results` came from."""
+  """Returns the command for the evaluation of `run` that gave `results`."""
   flags = [f"--workdir={quoted(run)}", f"--decoding={results['decoding']}"]
   if results["split"] == "validation":
     flags.append("--split=validation")
@@ -51,7 +51,7 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
 
 
 def train(run: Run, *, anew: bool = False) -> str:
-  """Returns the command that starts or resumes a run; `anew`: in another workdir."""
+  """Returns the command to start or resume a run; if `anew`, in another workdir."""
   workdir = shlex.quote(f"{run.workdir}-anew") if anew else quoted(run)
   flags = map(shlex.quote, config_flags(run))
   return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])
@@ -64,7 +64,7 @@ def quoted(run: Run) -> str:
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
-  With `groups` only fields of these groups are overridden; () = all fields.
+  `groups` are the config groups whose fields may be overridden; () = all groups.
   """
   fields = config_lib.own_fields(run.config)
   system = fields.get("system")

@@ -70,7 +70,7 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _by_width(run: Run, exact: Search) -> dict[int, Search]:
-  """Returns, by width, the beam searches with the users and parameters of `exact`."""
+  """Returns {beam size: search} with the same users and parameters as `exact`."""
   return {
     search.results["beam_size"]: search
     for search in run.searches
@@ -98,7 +98,7 @@ def _beam_row(run: Run, answer: Search, exact: Search, rule: str) -> dict[str, A
 
 
 def _ndcg(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns the NDCG@10 of each user of a table under a rule, [N] float64."""
+  """Returns the NDCG@10 of each of a table's N users under a rule, [N] float64."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return users_lib.values(rank_N, ties_N)[DECIDING]
 
@@ -109,7 +109,7 @@ def _decoding(results: dict[str, Any]) -> str:
 
 
 def _same_evaluations(run: Run) -> dict[str, dict[str, Any]]:
-  """Returns, by name, a run's own results and L2D's on equal users and parameters."""
+  """Returns {decoding: results}, the run's own and L2D's on equal users and weights."""
   if not run.results.get("slices"):
     return {}
   found = {_decoding(run.results): run.results}

@@ -20,7 +20,7 @@ def new(width: float, height: float):
 
 
 def style(settings: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-  """Applies matplotlib settings to figures drawn and written inside the context.
+  """Returns a context in which matplotlib draws and writes figures with `settings`.
 
   Raises:
     UserError: matplotlib is not installed.

@@ -48,10 +48,10 @@ def partition(
 ) -> list[list[Cell]]:
   """Returns the rectangles of the first levels; each cluster lies below its parent.
 
-  items_IL are the items' codes, padded with -1. A cluster's children are drawn from the
+  items_IL holds I codes of L tokens, padded with -1. A cluster's children go from the
   largest to the smallest. Those with a smaller share of the items than `smallest` share
   one rectangle, so a level has at most 1 / smallest rectangles more than the level
-  above. Below a code's last level its item's place is empty.
+  above. Below the last level of an item's code, the item's place is empty.
   """
   # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)

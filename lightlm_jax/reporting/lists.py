@@ -32,7 +32,7 @@ def popularity(
 ) -> dict[str, Any]:
   """Returns metrics of exposure and, if `log` is not None, Lorenz curves of the lists.
 
-  `no_log` is the reason, in words, for which there is no log.
+  If `log` is None, `no_log` says why.
   """
   lines = without(runs, "table of users", lambda run: run.users is not None)
   listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
@@ -76,7 +76,7 @@ def popularity(
 def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns some users with history (if there is a log), target and each run's list."""
+  """Returns some users with target, each run's list and, if `log` is given, history."""
   lines = without(runs, "table of users", lambda run: run.users is not None)
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
@@ -139,13 +139,13 @@ def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns whether each target is in its list's first SHOWN in any tie order, [N]."""
+  """Returns [N] bool: the target's rank is at most SHOWN in every order of its ties."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Returns the sorted indices of the first size / 2 hits and of as many first misses.
+  """Returns sorted indices: of the first size / 2 hits and the first size / 2 misses.
 
   If there are too few of one kind, more of the other make up `size`.
   """

@@ -23,7 +23,7 @@ def cost(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def configs(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns "all", every field of each run, and "different", the fields that differ."""
+  """Returns {"all": each run's fields, "different": those with different values}."""
   flat = {
     run.name: {
       name: json.dumps(value)
@@ -67,7 +67,7 @@ def _audit(run: Run) -> dict[str, Any]:
 
 
 def _other_audit(run: Run) -> str | None:
-  """Returns in words why `run.audit` is not of the run's ids; None = it is of them."""
+  """Returns in words why `run.audit` is not of the run's ids or split, else None."""
   audited = at(run.audit, "ids", "manifest_sha256")
   if audited is None:
     return "the audit does not name its ids"
@@ -89,7 +89,7 @@ def _audit_command(run: Run) -> str:
 
 
 def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
-  """Returns (check, result) of an audit's checks; older audits have fewer of them."""
+  """Returns (name, result) of each check in an audit; older audits have fewer."""
   figures = [
     (f"ids unchanged by exchange: {name.replace('_', ' ')}", _plain(value))
     for name, value in (audit.get("exchange") or {}).items()

@@ -24,7 +24,7 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> epath.Path:
-  """Writes the report of one or several runs and prints its path.
+  """Writes the report of one or several runs and logs its path.
 
   Args:
     workdir: the folder of a run, finished or not.
@@ -37,8 +37,8 @@ def report(
     The path of the report.
 
   Raises:
-    UserError: the runs cannot be read, differ in their split or share a name, or the
-      file cannot be written.
+    UserError: the runs cannot be read, differ in their split or users, or share a name,
+      or the file cannot be written.
   """
   found = [runs.read(folder, split_name) for folder in (workdir, *others)]
   names = [run.name for run in found]

@@ -62,11 +62,11 @@ class Log(NamedTuple):
 
 
 def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
-  """Reads a run's folder; for "validation", only the results that `evaluate` wrote.
+  """Reads a run's folder; validation results are those that `evaluate` wrote.
 
   Raises:
-    UserError: there is no run, a file is damaged, or validation results are wanted and
-      there are none.
+    UserError: there is no run, a file is damaged, or `split_name` is "validation" and
+      there are no results for it.
   """
   workdir = workdir_lib.absolute(workdir)
   if not (workdir / "config.json").exists():
@@ -106,10 +106,11 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
 
 
 def read_log(run: Run, data_dir: str | None = None) -> Log:
-  """Loads the log of a finished run and splits it as the run did.
+  """Loads a finished run's log, from `data_dir` if given, and splits it as the run did.
 
   Raises:
-    UserError: the data are missing, or differ from those of the run.
+    UserError: the data are missing or not the run's, or its config is of another
+      version.
   """
   try:
     config = config_lib.from_tree(run.config)
@@ -139,12 +140,12 @@ def at(tree: Any, *path: str) -> Any:
 
 
 def _of_validation(workdir: epath.Path, config, asked_again, finished):
-  """Returns validation results of the run's own decoding, and {file: those of others}.
+  """Returns validation results of a run's own decoding, and {file: results} of others.
 
   `asked_again` holds all files that `evaluate` wrote, `finished` is results.json.
 
   Raises:
-    UserError: the first are missing, or of another checkpoint or split than `finished`.
+    UserError: its own are missing, or of another checkpoint or split than `finished`.
   """
   decoding = None
   if schema.writes_ids(config.get("system")):
@@ -187,7 +188,7 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 
 
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
-  """Reads a table of users; None if it is missing or not of the split of `results`."""
+  """Reads table `name` of users; None if missing or of another split than `results`."""
   path = workdir / f"{name}.parquet"
   if not path.exists():
     return None
@@ -196,7 +197,7 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Returns `results`; fields of `_ADDED` that they lack are taken from `others`.
+  """Returns `results`; takes fields in `_ADDED` that they lack from `others`.
 
   These are results of `evaluate`, used if decoding, users and metrics are the same.
   """

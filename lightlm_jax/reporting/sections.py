@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns charts of NDCG@10 by slice: one per rule; for one run, both in one."""
+  """Returns charts of NDCG@10 by slice: one per rule, or for a single run just one."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():

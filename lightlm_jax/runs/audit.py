@@ -117,7 +117,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """Returns the attributes of each item of `log`, which may number the items anew."""
+  """Returns the attributes of each item, in the order of `log`; None = none known."""
   if dataset.attributes is None:
     return None
   of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))

@@ -35,7 +35,7 @@ def describe(
 
   Args:
     config: the run's configuration.
-    topology: a TPU slice to compile for, such as "v5e:16x16"; None = none.
+    topology: a TPU slice to compile for, such as "v5e:16x16"; None = no slice.
     chosen: dotted fields that the user set. With a topology, batch sizes that are not
       among them are rounded up to divide over its devices.
   """
@@ -69,7 +69,9 @@ def describe_elsewhere(
   platform: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
-  """Returns `describe` for a TPU slice that this machine does not have.
+  """Returns the report of `describe` for a TPU slice, compiled on the CPU.
+
+  `dry_run` and `platform` are the flags --dry_run and --platform of `train`.
 
   Raises:
     UserError: `dry_run` is false, or `platform` is neither None nor "cpu".

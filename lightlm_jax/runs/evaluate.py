@@ -68,7 +68,7 @@ def evaluate_run(run: Run, split_name: str = "test") -> Results:
 def measure(
   run: Run, requests: Requests, k: int = evaluator.K
 ) -> tuple[dict[str, Any], dict[str, Ranks]]:
-  """Evaluates lists of k items; returns `Results` fields, and each rule's `Ranks`."""
+  """Evaluates lists of `k` items; returns fields of `Results`, and {rule: `Ranks`}."""
   return all_metrics(
     run.built,
     run.params,
@@ -84,7 +84,7 @@ def measure(
 def write_users(
   run: Run, results: Results, requests: Requests, ranks: dict[str, Ranks], **way: Any
 ) -> None:
-  """Writes the table of users for `compare`; `way` is passed to `results.file_name`."""
+  """Writes each user's ranks for `compare`; `way` is passed to `results.file_name`."""
   table = users_lib.table(requests, ranks, run.split.train, results_lib.about(results))
   name = results_lib.file_name("users", results, **way)
   users_lib.write(run.workdir / f"{name}.parquet", table)
@@ -129,7 +129,7 @@ def compare(
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
 ) -> dict[str, Any]:
-  """Compares runs by their tables of users, without evaluating them again.
+  """Compares runs by the tables that `write_users` wrote; logs and returns a report.
 
   Args:
     workdirs: the folders of at least two finished runs.
@@ -139,7 +139,7 @@ def compare(
     users: the number of users to which `evaluate` was restricted; 0 = all.
 
   Raises:
-    UserError: a run lacks the table, or was evaluated on other requests.
+    UserError: a run lacks its table, or runs were evaluated on different requests.
   """
   overrides = overrides or {}
   if "decoding.beam_size" in overrides:
@@ -174,7 +174,7 @@ def parse_users(given: str | None) -> int:
   The flag is a string because in `recommend` it holds ids.
 
   Raises:
-    UserError: it is not a number.
+    UserError: `given` is not a number.
   """
   if given and not (given.isascii() and given.isdecimal()):
     raise UserError(f"--users={given} is no number; give how many users to evaluate")
@@ -186,7 +186,7 @@ def _variant(
 ) -> str:
   """Returns the decoding options that differ from the run's, for file names; "" = none.
 
-  `config` is `own` with `overrides`; `width` is the beam's width, None = no beam.
+  `config` is `own` with `overrides`; `width` is the beam size, None = no beam.
   """
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
     return ""

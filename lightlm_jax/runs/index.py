@@ -23,7 +23,7 @@ def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
   """Builds the ids or reads them from the cache, and logs a report on them.
 
   Returns:
-    The report as JSON, the ids, and the interaction log.
+    The report, as a dict fit for JSON, the ids, and the interaction log.
   """
   config = context.check_writes_ids(config)
   dataset = datasets.load(config)
@@ -90,7 +90,7 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def export(book: CodeBook, log: Interactions, path: epath.PathLike) -> None:
-  """Writes Parquet files with the columns `id` (raw) and `tokens`.
+  """Writes ids to Parquet files with the columns `id`, the raw id, and `tokens`.
 
   Items go to `path`, users to a file beside it: x.users.parquet for x.parquet.
   """

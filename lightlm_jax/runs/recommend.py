@@ -112,8 +112,10 @@ def read_users(
 ) -> tuple[list[str] | None, list[tuple[str, list[str] | None]] | None]:
   """Returns the arguments `users` and `histories` of `recommend`, from values of flags.
 
+  `everyone` is the flag --all, which needs an `output`.
+
   Raises:
-    UserError: not exactly one of the first four is given, or its file is not readable.
+    UserError: not exactly one of the first four is given, or a file cannot be read.
   """
   given: dict[str, Any]
   given = {"--users": users, "--history": history, "--histories": histories}
@@ -135,7 +137,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users, one item per line; None prints nothing."""
+  """Prints the lists of the first users, one item per line; or nothing for None."""
   if found is None:
     return
   users = found["user"].unique()

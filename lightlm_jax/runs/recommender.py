@@ -57,7 +57,7 @@ class Recommender:
     Args:
       config: the run's configuration; `from_config` takes a name and overrides too.
       workdir: the folder where `fit` saves the run and resumes it after a kill; None =
-        a temporary folder, which is removed when this object is.
+        a temporary folder, which is removed together with this object.
     """
     self._config = config_lib.typed(config)
     self._workdir = None if workdir is None else workdir_lib.absolute(workdir)
@@ -77,7 +77,7 @@ class Recommender:
     """Creates a recommender from a config file or a configuration.
 
     Args:
-      config: a file or bare name, maybe with a preset ("toys:small"); or a config.
+      config: a config file or its name ("toys", "toys:small"), or a configuration.
       workdir: see `__init__`.
       **overrides: fields, with two underscores for a dot: train__steps=200,
         system="ease", split__kind="none" (learn from everything, hold nothing out).
@@ -92,9 +92,9 @@ class Recommender:
     return self._fitted().workdir
 
   def fit(self, interactions: Any = None, items: Any = None) -> Self:
-    """Trains as `python -m lightlm_jax.train` does, and prints the same lines.
+    """Trains as `python -m lightlm_jax.train` does; returns this recommender.
 
-    See runtime/log.py to silence them.
+    Prints the same lines; see runtime/log.py to silence them.
 
     Args:
       interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
@@ -102,7 +102,7 @@ class Recommender:
         the path of such a file (.parquet, .csv, .tsv, .jsonl), or of a folder from
         `prepare`; None = the log of the configuration.
       items: a table or file with the column `item`, and title, brand, category or
-        description: for systems that read texts, and for `text=True`.
+        description: for systems that read texts, and for `recommend(text=True)`.
     """
     from lightlm_jax.data import datasets, parquet_logs, tables  # noqa: PLC0415, slow
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
@@ -170,7 +170,7 @@ class Recommender:
       (float32, comparable within a user; a log-probability for systems that write ids).
 
     Raises:
-      UserError: it is not fitted, no user can be served, or no item is allowed.
+      UserError: `fit` was not called, no user can be served, or no item is allowed.
     """
     from lightlm_jax.inference import queries as queries_lib  # noqa: PLC0415, slow
     from lightlm_jax.inference import serve  # noqa: PLC0415, slow

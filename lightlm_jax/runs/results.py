@@ -78,7 +78,7 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
 
   Args:
     run: the trained or fitted run.
-    k: length of the lists in the evaluation; the beams are at least as many.
+    k: length of the lists in the evaluation; there are at least as many beams.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
   required = Results.__required_keys__

@@ -122,7 +122,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
 
 
 def learn(context: RunContext) -> Run:
-  """Builds a system, with its ids or tokens of texts, and trains or fits it.
+  """Builds a system and the ids or text tokens that it needs; trains or fits it.
 
   All that `evaluate` and a resumed run need is written to the workdir.
   """
@@ -150,7 +150,7 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
   """Evaluates a run on validation and test, with seen items excluded and allowed.
 
   Returns:
-    A dict of fields of the results, and each rule's `Ranks` of the test targets.
+    A dict of fields of `Results`, and each rule's `Ranks` of the test targets.
   """
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
@@ -217,7 +217,7 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """Returns a finished run's results; None if it is new or `train.steps` was raised."""
+  """Returns a run's results; None if they are missing or `train.steps` was raised."""
   earlier, config = workdir_lib.read_results(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
     if earlier["steps"] < config.train.steps:
@@ -226,7 +226,7 @@ def _finished(context: RunContext) -> Results | None:
 
 
 def _write_ids(context: RunContext) -> CodeBook:
-  """Builds the ids or reads them from the cache; writes them to the workdir."""
+  """Returns the ids, built or read from the cache; writes them to the workdir."""
   began = time.monotonic()
   config, folder = context.config, context.workdir / "codes"
   assert isinstance(config, WritesIds)

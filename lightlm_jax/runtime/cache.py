@@ -6,6 +6,6 @@ from etils import epath
 
 
 def cache_root() -> epath.Path:
-  """Returns LIGHTLM_CACHE_DIR, by default `~/.cache/lightlm_jax`; creates nothing."""
+  """Returns the path $LIGHTLM_CACHE_DIR, or ~/.cache/lightlm_jax; creates no folder."""
   folder = os.environ.get("LIGHTLM_CACHE_DIR") or "~/.cache/lightlm_jax"
   return epath.Path(folder).expanduser()

@@ -56,8 +56,8 @@ def check(
     nodes: globs of the accelerators' device files, such as /dev/nvidia0.
 
   Raises:
-    UserError: an accelerator is visible but jax runs on the CPU, or the requested
-      platform does not start.
+    UserError: an accelerator is visible but jax runs on the CPU, the requested platform
+      does not start, or this is one of several processes that are not joined.
   """
   accelerators = visible_accelerators(nodes)
   is_tpu = platform == "tpu" or (

@@ -1,11 +1,11 @@
 """The package's log: plain lines on stdout, printed only by the first process.
 
-The commands, `lightlm_jax.train`, `lightlm_jax.evaluate` and `Recommender` call
-`set_up`, which adds a handler that prints, unless the logger "lightlm_jax" has one.
+`set_up` adds a handler that prints, unless the logger "lightlm_jax" has a handler.
+`lightlm_jax.train`, `lightlm_jax.evaluate`, `Recommender` and all commands call it.
 
 To silence it:
           logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
-To pass its lines to the program's own log instead of stdout, before the first call:
+To pass its lines to your program's own log instead of stdout, before the first call:
           logging.getLogger("lightlm_jax").addHandler(logging.NullHandler())
 """
 
@@ -58,7 +58,10 @@ def console() -> rich.console.Console:
 
 
 def shows_bars() -> bool:
-  """Returns True to show progress bars: in the first process's terminal, if it logs."""
+  """Returns True if progress bars are to be shown.
+
+  They are shown by the first process only, on a terminal, if the log shows level INFO.
+  """
   return (
     console().is_terminal
     and processes.is_first()

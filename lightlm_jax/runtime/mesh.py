@@ -86,7 +86,7 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
     mesh: a mesh with the axes "data" and "model".
     over_data: also shard each leaf over `data`, along the longest dimension that `data`
       divides and no rule shards.
-    warn: warn of `LARGE` leaves that match neither RULES nor REPLICATED.
+    warn: warn of leaves of size >= LARGE that match neither RULES nor REPLICATED.
   """
 
   def place(path, leaf) -> NamedSharding:
@@ -119,7 +119,7 @@ def path_name(path) -> str:
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns the mesh axes of a parameter's dimensions by RULES; None without a rule."""
+  """Returns each dimension's mesh axis by RULES for the path `name`; None = no rule."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes
@@ -127,7 +127,7 @@ def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
 
 
 def is_replicated(name: str) -> bool:
-  """Returns True if the parameter's path matches REPLICATED."""
+  """Returns True if a parameter's path, `name`, matches REPLICATED."""
   return any(re.search(pattern, name) for pattern in REPLICATED)
 
 
@@ -146,9 +146,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Puts a pytree of arrays, on the host or one device, on the devices of `sharding`.
+  """Copies a pytree of arrays on the host or one device to the devices of `sharding`.
 
-  All processes must hold the same arrays; each fills only its own devices.
+  All processes must hold the same arrays; each copies to its own devices only.
   """
 
   def place(x) -> jax.Array:

@@ -94,7 +94,7 @@ def fail_together(action: str) -> Iterator[None]:
   """Raises a UserError in every process if the block raises one in any of them.
 
   Otherwise the others would wait for the failed one in their next collective. Their
-  message names that process and what it failed to do, `action`: "write the output".
+  message names that process and the `action` that failed, such as "write the output".
   """
   error = None
   try:
@@ -121,7 +121,7 @@ def broadcast_from_first(number: int | None) -> int | None:
 
 
 def line_of_any(line: str | None) -> str | None:
-  """Returns in every process the `line` of the first that has one; None if none has."""
+  """Returns in every process the `line` of the first process that has one, or None."""
   if not several():
     return line
   own = (line or "").encode()[:_LINE_BYTES]

@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """If `on`, the first signal in the block only sets `self.received`, for polling."""
+    """Defers the first signal in the block if `on`: it only sets `self.received`."""
     before, self._deferred = self._deferred, on
     try:
       yield
@@ -47,9 +47,9 @@ class Signals:
       yield
 
   def handle(self, number: int, frame) -> None:
-    """Handles a signal: raises Stopped, unless it is the first one and deferred.
+    """Handles signal `number`: raises Stopped, unless it is the first and deferred.
 
-    Another one within SAME_SECONDS counts as the same signal.
+    Another signal within SAME_SECONDS counts as the same one and is ignored.
     """
     del frame
     now = time.monotonic()
@@ -63,10 +63,12 @@ class Signals:
 
 @contextlib.contextmanager
 def capture_signals() -> Iterator[Signals]:
-  """Handles SIGTERM and SIGINT in a block; does so only on the main thread.
+  """Yields a `Signals` that handles SIGTERM and SIGINT in the block.
+
+  On other threads than the main one, it handles nothing.
 
   Raises:
-    Stopped: at the end of the block, if a signal was deferred and has raised nothing.
+    Stopped: a signal was received; at the latest at the end of the block.
   """
   signals = Signals()
   # Python allows handlers only on the main thread; some notebooks run on another one.

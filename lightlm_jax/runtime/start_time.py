@@ -1,4 +1,4 @@
-"""The time when this process started; import it before jax, to include jax's import."""
+"""The time at which this process starts; import it before jax, whose import is slow."""
 
 import time
 

@@ -58,8 +58,8 @@ def writing(path: epath.Path) -> Iterator[IO[Any]]:
 def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath.Path]:
   """Creates a folder that gets its name `folder` when the block ends without an error.
 
-  If another process has created `folder` in the meantime: with `exists_ok`, that one is
-  kept and this one is removed; otherwise it is an error.
+  Yields the folder's temporary path. If another process has created `folder` in the
+  meantime, that one is kept and this one removed if `exists_ok`; else it is an error.
   """
   with _part(folder) as part:
     part.mkdir(parents=True)

@@ -48,9 +48,9 @@ class Whole(NamedTuple):
   manifest: dict[str, Any]
 
   def read(self, name: str, sha256: str | None = None) -> bytes:
-    """Returns a file's content; a ValueError if its SHA-256 is another than `sha256`.
+    """Returns the content of the file `name`, whose SHA-256 must be `sha256`.
 
-    `sha256` None = the one in the manifest.
+    `sha256` None = the one in the manifest. Raises ValueError if it differs.
     """
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")

@@ -1,4 +1,4 @@
-"""Claims and reads a run's folder, with the run's configuration and results."""
+"""Locks a run's folder for training, and reads its configuration and results."""
 
 from collections.abc import Iterator
 import contextlib
@@ -30,7 +30,7 @@ WRITTEN_ANEW = "remove it, `train` writes it anew"
 
 @contextlib.contextmanager
 def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
-  """Creates and locks a run's folder; one that exists must have the same configuration.
+  """Creates and locks a run's folder; an older config may differ in MAY_DIFFER only.
 
   Raises:
     UserError: the folder belongs to another configuration or process, or cannot be

@@ -39,9 +39,9 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> None:
-  """Writes report.html for a study or, see `reporting.report`, for one or more runs.
+  """Writes the report of a study, and logs its findings, or that of one or more runs.
 
-  For a study it also writes and logs the findings, see `analyse`.
+  Arguments are as in `reporting.report.report`; a study takes only `workdir`.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
@@ -68,12 +68,12 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
     resamples: bootstrap resamples for the intervals of the power laws.
 
   Returns:
-    The content of analysis.json: `axes`; `trials`, the numbers finished and failed;
-    `families`, each with its points, findings and, in `said`, sentences about these;
-    `figures`, the paths of the figures.
+    The content of analysis.json: `axes`, their names; `trials`, how many finished and
+    failed; `families`, each with its points, findings and, in `said`, sentences about
+    the findings; `figures`, the paths of the figures.
 
   Raises:
-    UserError: summary.parquet or matplotlib is missing, or the table cannot be read.
+    UserError: summary.parquet is missing or cannot be read, or matplotlib is missing.
   """
   study = workdir_lib.absolute(study)
   table = points_lib.read(study)
@@ -141,7 +141,7 @@ def draw(found: Findings) -> list[Drawing]:
 
 
 def _tables(found: Findings) -> dict[str, Any]:
-  """Returns the contents of the report's tables of points and of compared pairs."""
+  """Returns the columns of the report's table of points, and its tables of pairs."""
   columns = [(m.title, m.column, m) for m in found.measures]
   # The test metrics come last; they are shown, but no decision uses them.
   columns += [

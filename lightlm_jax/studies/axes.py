@@ -40,7 +40,7 @@ class Range(NamedTuple):
   log: bool  # sample uniformly on a logarithmic scale
 
   def rounded(self, value: int | float) -> int | float:
-    """Rounds a drawn float to four digits, all of which a trial's name can show."""
+    """Rounds a float to four significant digits, within the range; keeps an int."""
     short = float(f"{value:.4g}") if isinstance(value, float) else value
     return min(max(short, self.low), self.high)
 
@@ -52,14 +52,14 @@ Values = tuple[Value, ...] | Range
 
 
 def size(values: Values) -> float:
-  """Returns the number of an axis's values; inf for a range of floats."""
+  """Returns how many values an axis has; inf for a range of floats."""
   if not isinstance(values, Range):
     return len(values)
   return values.high - values.low + 1 if isinstance(values.low, int) else math.inf
 
 
 def parse(text: str) -> tuple[str, list[str]]:
-  """Parses `axis=value,value`, as in --vary; returns the axis and the values' texts."""
+  """Parses `axis=value,value` of --vary; returns the axis and its values as strings."""
   name, equals, values = text.partition("=")
   if not equals or not name.strip():
     raise UserError(
@@ -70,12 +70,12 @@ def parse(text: str) -> tuple[str, list[str]]:
 
 
 def values_of(axis: str, given: Sequence[Any], run: RunConfig) -> Values:
-  """Converts the values of an axis to the type of its field in the configuration.
+  """Converts the values of an axis to the type of its field in the configuration `run`.
 
   `given` has values or strings; for a range, one string such as "log:1e-4..1e-2".
 
   Raises:
-    UserError: there is no such field, or a value has another type.
+    UserError: `run` has no such field, a value has another type, or is given twice.
   """
   kind = _kind(axis, run)
   found = [_value(axis, kind, value) for value in given]
@@ -103,7 +103,7 @@ def check_apart(axes: Iterable[str]) -> None:
 
 
 def value_in(run: RunConfig, axis: str) -> Any:
-  """Returns the value that `run` has on an axis; None if it has no single one."""
+  """Returns the value of an axis in a configuration; None if there is no single one."""
   if axis not in SHAPES:
     config_lib.find(type(run), axis)
     return config_lib.value_of(run, axis)
@@ -120,7 +120,7 @@ def value_in(run: RunConfig, axis: str) -> Any:
 
 
 def fields_of(run: RunConfig, point: Point) -> dict[str, Value]:
-  """Returns {config field: value} set by a point in `run`; a UserError if invalid."""
+  """Returns {field of `run`: value} for a point; raises a UserError for a bad value."""
   fields = {axis: value for axis, value in point.items() if axis not in SHAPES}
 
   def so_far(field) -> Any:

@@ -4,16 +4,16 @@ Optuna keeps the trials in one order and lets each end only once. Every process 
 these rules on its own, without messages to the others:
 
 - A point's trials are numbered by turn, from 0. Only its trial with the highest turn
-  counts; at equal turns, the first. A process that claims any other ends it unrun.
-- A trial that ended without a result or a reason of failure is lost: its point gets
-  a trial with the next turn.
+  counts; at equal turns, the first. A process that claims another ends it at once.
+- A trial that ended without a result or a reason for its failure is lost: its point
+  gets a trial with the next turn.
 - A running trial on this host is alive while the lock in its folder is held (its train
   command inherits the lock). A trial on another host is alive while its heartbeat
   changes.
 
 Optuna 5 has heartbeats and retries stale trials only in databases (RDBStorage), not in
 the journal, which is the default here, and not through the gRPC proxy. Moreover, the
-lock reveals a death on this host at once.
+lock shows at once that a process on this host has died.
 """
 
 from collections.abc import Collection
@@ -56,7 +56,7 @@ class Claim(NamedTuple):
 
 
 def current(study: optuna.Study) -> dict[str, FrozenTrial]:
-  """Returns {name of point: the trial that counts}, in order of first trials."""
+  """Returns {point's name: trial of its latest attempt}, in order of first attempts."""
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
@@ -69,12 +69,12 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
 
 
 def ended(trial: FrozenTrial) -> bool:
-  """Returns True if a trial has ended with a result or a reason of failure."""
+  """Returns True if a trial has ended with a result or a reason for its failure."""
   return trial.state.is_finished() and not _lost(trial)
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues untried grid points, lost points and, if `retry_failed`, failed ones."""
+  """Enqueues new grid points, trials that died, and failed ones if `retry_failed`."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:

@@ -27,10 +27,10 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
   """Returns the Optuna study of a plan; creates it if there is none.
 
   Args:
-    workdir: folder of the journal; its name is part of the study's name.
-    plan: its definition, without the data folder, is part of the study's name.
+    workdir: the study's folder; its name is part of the name of the Optuna study.
+    plan: a hash of its fields that must not change on resuming is the rest of the name.
     storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
-      None = the journal.
+      None = journal.log in `workdir`.
 
   Raises:
     UserError: the storage cannot be opened.
@@ -57,13 +57,13 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
 
 def shown(url: object) -> str:
-  """Returns a URL without its password."""
+  """Returns a URL without its user and password."""
   return re.sub("//.*@", "//…@", str(url))
 
 
 @contextlib.contextmanager
 def user_errors(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns errors of the folder `workdir` or the storage in a block into a UserError."""
+  """Turns I/O and storage errors in a `with` block into a UserError about `workdir`."""
   try:
     yield
   except Exception as error:

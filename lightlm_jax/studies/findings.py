@@ -32,7 +32,7 @@ class Compared(NamedTuple):
 
 
 class Findings(NamedTuple):
-  """All findings about one family; its points have values of `measures`."""
+  """All findings about one family; `measures` are those that its points have."""
 
   family: Family
   measures: tuple[Measure, ...]
@@ -47,7 +47,7 @@ class Findings(NamedTuple):
 
 
 def find(family: Family, *, resamples: int = 300) -> Findings:
-  """Computes all findings for which a family has enough points."""
+  """Computes all findings that the points allow, with `resamples` bootstrap samples."""
   measures = tuple(m for m in points_lib.MEASURES if family.points[m.column].count())
   lines = tuple(fronts_lib.narrowing(family))
   pareto = {}
@@ -73,9 +73,10 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits a law of the columns `of`: size, data or both.
+  """Fits a power law of the loss in the columns `of`: size, data or both.
 
-  With size alone it uses only runs with the most data; with data alone, of one size.
+  For size alone, it uses only the runs with the most data; for data alone, only the
+  runs of one size, the one with the most different amounts of data.
   """
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))

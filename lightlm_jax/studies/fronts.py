@@ -34,7 +34,7 @@ class IsoFlop(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """Points [D, W] by depth and width, equal in all other axes; -1 = an empty cell."""
+  """Indices of points, [D, W], by depth and width, all else equal; -1 = empty cell."""
 
   name: str  # values on the other axes, "" = there are none
   depths: tuple[int, ...]
@@ -45,8 +45,8 @@ class Grid(NamedTuple):
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:
   """Returns the indices of points on the Pareto front, from the cheapest to the best.
 
-  Lower costs are better, and so are lower values if `lower`, else higher ones. Points
-  equal in cost and value are all kept.
+  A lower cost is better. A lower value is better if `lower` is True, otherwise a higher
+  one. Points equal in cost and value are all kept.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -60,7 +60,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """Returns the fewest groups of indices, each with values within factor `ratio`."""
+  """Groups indices of values within a factor `ratio`, in as few groups as possible."""
   found: list[list[int]] = []
   for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
@@ -94,7 +94,7 @@ def iso_flop(family: Family) -> list[IsoFlop]:
 def _parabola(
   size_N: np.ndarray, loss_N: np.ndarray, spread: Spread | None, seeds_N: np.ndarray
 ) -> tuple[tuple[float, ...], float | None, tuple[float, float] | None, str | None]:
-  """Fits a parabola; returns curve, best_size, interval and reason as in `IsoFlop`."""
+  """Fits a parabola to N points; returns fields `curve` to `reason` of `IsoFlop`."""
   x_N = np.log(size_N)
   middle, half = x_N.mean(), np.ptp(x_N) / 2
   at_N = (x_N - middle) / half
@@ -134,8 +134,8 @@ def _parabola(
 def equal_size(family: Family) -> list[tuple[int, int]]:
   """Returns pairs (deeper, wider) of points with equal parameter counts.
 
-  Non-embedding parameters differ at most by EQUAL_SIZE. The deeper point has a smaller
-  d_model or d_ff, and neither is larger; all other axes are equal.
+  Their non-embedding parameters differ by a share of EQUAL_SIZE at most. In the deeper
+  point, d_model or d_ff is smaller and neither is larger; all other axes are equal.
   """
   size_P, (depth_P, axes) = family.column(SIZE), depth(family)
   width_P, ffn_P = family.column("d_model"), family.column("d_ff")
@@ -152,7 +152,7 @@ def equal_size(family: Family) -> list[tuple[int, int]]:
 
 
 def equal_groups(family: Family) -> list[list[int]]:
-  """Joins the pairs of `equal_size` to groups of points, the smallest models first."""
+  """Joins pairs of `equal_size` that share a point into groups, small models first."""
   size_P = family.column(SIZE)
   joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
@@ -163,7 +163,7 @@ def equal_groups(family: Family) -> list[list[int]]:
 
 
 def narrowing(family: Family) -> list[tuple[int, ...]]:
-  """Returns groups of points that differ only in d_ff, in ascending order of d_ff.
+  """Returns groups of points that differ only in d_ff, each group sorted by d_ff.
 
   There is a group for each shape that was trained with several values of d_ff.
   """
@@ -210,7 +210,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns [P] encoder layers (a point without: decoder layers), and their axes."""
+  """Returns [P] encoder (or, if none, decoder) layers, and the axes that set them."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()

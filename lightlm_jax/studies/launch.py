@@ -22,15 +22,15 @@ def launch(
   report_path: str | None = None,
   **options: Any,
 ) -> dict[str, Any]:
-  """Runs the remaining trials of a study, then analyses it; see `study.sweep`.
+  """Runs the remaining trials of a study, then analyses it; returns its report.
 
   Args:
     workdir: the study's folder; None raises a UserError.
     config: a study's config, see `plan.of_study`; None = vary the run `base`.
     base, overrides: config of a run, and its changed fields; unused with `config`.
-    vary: axes as `axis=value,value`; with `config` they replace its axes.
-    report_path: JSON file to write with what `study.sweep` returns; None = no file.
-    **options: arguments of `study.sweep`.
+    vary: axes as `axis=value,value`; each replaces an axis of that name in `config`.
+    report_path: JSON file for the report, see `study.sweep`; None = no file.
+    **options: further arguments of `study.sweep`.
   """
   if workdir is None:
     raise UserError("no folder for the study; give --workdir=STUDY")

@@ -1,4 +1,4 @@
-"""Fits power laws of the loss, L = a·N^-α + b·D^-β + c, with bootstrap intervals.
+"""Fits power laws, L = a·N^-α + b·D^-β + c, of the loss L in size N and data D.
 
 The method is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on
 log L, minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds
@@ -42,7 +42,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law, with the laws and the intervals of its bootstrap."""
+  """A fitted law, the laws fitted to bootstrap resamples, and their intervals."""
 
   law: Law  # the fit to all runs
   intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law
@@ -53,7 +53,7 @@ class Fit(NamedTuple):
   remarks: tuple[str, ...]  # caveats, as clauses without capital and full stop
 
   def band(self, size, data=1.0):
-    """Returns (low, high), the 95 % band of the loss, each with the inputs' shape."""
+    """Returns (low, high), the loss's 95 % bootstrap band at `size` (N), `data` (D)."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
     return tuple(np.quantile(expected, _tails(0.95), axis=0))
 
@@ -172,7 +172,7 @@ def _too_few(
 
 
 def _starts(T: int) -> list[np.ndarray]:
-  """Returns starting parameters [2 T + 1]: slow and steep laws, low and high c."""
+  """Returns starting parameters, each [2 T + 1], of slow and steep laws of T terms."""
   exponents = itertools.product((0.1, 0.4, 1.2), repeat=T)
   return [
     np.array([*[np.log((1 - floor) / T)] * T, *exponent_T, np.log(floor)])
@@ -184,7 +184,7 @@ def _starts(T: int) -> list[np.ndarray]:
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
   """Returns the parameters, [2 T + 1], with the lowest Huber loss over all starts.
 
-  x_TR is log N (and log D), y_R is log L.
+  x_TR is log N (and log D) of R runs, y_R is log L, weight_R is how often each counts.
   """
   T = len(x_TR)
   # Runs of weight 0 would only cost time.
@@ -200,7 +200,7 @@ def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
 
 
 def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
-  """Returns the Huber loss of `theta` divided by DELTA², and its gradient [2 T + 1]."""
+  """Returns Huber loss / DELTA² and its gradient, [2 T + 1], at parameters `theta`."""
   T = len(x_TR)
   expected_R, share_TR = _expected(theta, x_TR)
   error_R = (expected_R - y_R) / DELTA
@@ -215,7 +215,7 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the predicted log L, [R], and the share of terms and c in L, [T + 1, R]."""
+  """Returns the predicted log L, [R], and shares of T terms and c in L, [T + 1, R]."""
   T = len(x_TR)
   floor_R = np.full(x_TR.shape[1], theta[-1])
   log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
@@ -224,7 +224,7 @@ def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _law(theta, unit_T, unit: float) -> Law:
-  """Converts the parameters `theta` to a law in the units of the runs."""
+  """Converts `theta`, fitted to N (and D) / unit_T and L / unit, to a law."""
   T = len(unit_T)
   factor_T = unit * np.exp(theta[:T]) * np.asarray(unit_T) ** theta[T:-1]
   # At its lower bound, c is 3e-7 of the typical loss and counts as 0.
@@ -234,7 +234,7 @@ def _law(theta, unit_T, unit: float) -> Law:
 
 
 def _at_bound(law: Law, columns, names, loss_R) -> str | None:
-  """Returns a reason if a fitted law has no effect or is at a bound, else None."""
+  """Returns a reason if a term has no effect or an exponent at a bound, else None."""
   terms = ((law.a, law.alpha), (law.b, law.beta))
   for name, values_R, (factor, exponent) in zip(names, columns, terms):
     fall = factor * (values_R.min() ** -exponent - values_R.max() ** -exponent)
@@ -246,7 +246,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields resamples as counts of each run, [R]; skips those too small for a law."""
+  """Yields how often a resample of points draws each run, [R]; skips too small ones."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   left = 100 * resamples

@@ -36,7 +36,7 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
   Each `axis=value,value` in `vary` replaces an axis of the config.
 
   Raises:
-    UserError: there is no such field, or the number of points does not fit the search.
+    UserError: the search, an axis, a value or the number of points is invalid.
   """
   if config.search not in SEARCHES:
     raise UserError(
@@ -55,7 +55,7 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Plans a grid over the run `base` with `overrides`; `vary`: `axis=value,value`."""
+  """Plans a grid over `vary`, each `axis=value,value`, for `base` with `overrides`."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
@@ -65,7 +65,7 @@ def overrides(plan: Plan, point: Point) -> dict[str, Any]:
 
 
 def config_of(plan: Plan, point: Point) -> RunConfig:
-  """Returns a trial's configuration; raises a UserError if it cannot be trained."""
+  """Returns a point's configuration; raises a UserError if it cannot be trained."""
   config = config_lib.load(plan.base, overrides=overrides(plan, point))
   config_lib.check(config)
   config_lib.check_batches(config, 1)
@@ -102,7 +102,7 @@ def check(plan: Plan) -> None:
 
 
 def definition(plan: Plan) -> dict[str, Any]:
-  """Returns what defines a study, in a form for JSON: equal definitions, same study."""
+  """Returns what defines a study, such as its axes and seeds, as values for JSON."""
   axes = {
     name: str(values) if isinstance(values, Range) else list(values)
     for name, values in plan.axes.items()
@@ -123,7 +123,7 @@ def definition(plan: Plan) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
   """Returns the plan's differences from the definition `old`, as "field: old → new".
 
-  More trials of the same search do not count, nor other overrides with an equal run.
+  More trials of the same search are ignored, and so are overrides of equal effect.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
@@ -139,9 +139,9 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Builds a plan with a point for each combination of any grid, without duplicates.
+  """Builds a plan of all combinations of values in each grid, without duplicates.
 
-  If a grid lacks an axis of another, its points have the base configuration's value.
+  If a grid lacks an axis, `base` gives its value. Arguments are as in `_grids`.
   """
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
@@ -166,9 +166,10 @@ def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
 
 
 def _grids(base, fixed, groups, seeds, vary):
-  """Returns the base configuration and the typed axes of each grid.
+  """Returns `base` with overrides `fixed`, and {axis: values} of each grid in `groups`.
 
-  An axis of `vary` replaces that of every grid, or removes it if it has no values.
+  `seeds` are the default. An axis of `vary` replaces that of every grid, or removes it
+  if it has no values.
   """
   run = config_lib.load(base, overrides=fixed)
   given = {}

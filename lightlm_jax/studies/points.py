@@ -65,7 +65,7 @@ class Spread(NamedTuple):
 
   @property
   def quantile(self) -> float:
-    """The quantile of Student's t for a two-sided interval of LEVEL."""
+    """The quantile of Student's t for a two-sided interval with coverage LEVEL."""
     return float(scipy.special.stdtrit(self.freedom, (1 + LEVEL) / 2))
 
 
@@ -102,7 +102,7 @@ class Family(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """A difference of means, half the width of its interval, and p; None = unknown."""
+  """A difference of means, half its interval's width, and p-value; None = unknown."""
 
   value: float
   half: float | None
@@ -115,7 +115,7 @@ class Difference(NamedTuple):
 
 
 def read(study: epath.Path) -> pl.DataFrame:
-  """Reads the table of a study; a UserError if it cannot be read."""
+  """Reads the table of trials in the folder `study`; raises a UserError on failure."""
   path = study / table_lib.FILE
   if not path.exists():
     raise UserError(
@@ -162,7 +162,7 @@ def families(table: pl.DataFrame) -> list[Family]:
 
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
-  """Returns two tables: runs, with `point`, the number of their point; and points."""
+  """Returns `runs` with a column `point`, and points: runs equal on axes `numbers`."""
   order: dict[tuple[Any, ...], int] = {}
   place_R = [order.setdefault(row, len(order)) for row in rows(runs, numbers)]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
@@ -182,7 +182,7 @@ def rows(table: pl.DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def name_of(row: dict[str, Any], names: Sequence[str]) -> str:
-  """Returns the name of a point, such as "depth 8 × width 64 × ffn 0.5"."""
+  """Names a point by its axes `names`, as in "depth 8 × width 64 × ffn 0.5"."""
   return " × ".join(f"{n} {number(row[n])}" for n in names) or "the only point"
 
 

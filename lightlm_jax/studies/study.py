@@ -188,7 +188,7 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the summary rows of ended trials, in the order of the grid or drawing."""
+    """Returns the summary rows of ended trials, in grid order or as they were drawn."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]
@@ -273,7 +273,7 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _stop(running: Collection[Running]) -> None:
-  """Sends SIGTERM to running trials, and waits until they have saved their state."""
+  """Sends SIGTERM to running trials, and waits a minute at most for them to end."""
   for one in running:
     one.process.send_signal(signal.SIGTERM)
   end = time.monotonic() + _STOP_SECONDS

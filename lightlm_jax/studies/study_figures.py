@@ -48,13 +48,13 @@ class Series(NamedTuple):
 
 
 def styled(number: int, label: str, places: Sequence[int]) -> Series:
-  """Builds a series; `number`, from 0, selects its colour and marker."""
+  """Builds a series of the points `places` in colour and marker `number`, from 0."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 
 
 def series_of(value_P: Sequence[float], name: str) -> list[Series]:
-  """Builds a series for each value of the axis `name`, in ascending order."""
+  """Builds a series per value in value_P, the points' values on the axis `name`."""
   found = []
   for number, value in enumerate(sorted(set(value_P))):
     places = [p for p, other in enumerate(value_P) if other == value]
@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws all points; joins those that differ only in axes `running`, if given."""
+    """Draws points against x_P; joins those that differ only in `running`, if given."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
@@ -125,7 +125,7 @@ class Panels:
 
 
 def log_axis(panel, x_N: np.ndarray) -> None:
-  """Makes the x axis logarithmic, with a few ticks such as 300 k or 1.2 M."""
+  """Makes the x axis of values x_N logarithmic, with a few ticks, such as 1.2 M."""
   low, high = float(x_N.min()), float(x_N.max())
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)

@@ -86,7 +86,7 @@ def row(
 
 
 def write(path: pathlib.Path, rows: list[dict[str, Any]], plan: Plan) -> None:
-  """Writes the rows of ended trials as the study's table, atomically."""
+  """Writes the rows of ended trials as a table with the axes of `plan`, atomically."""
   types = dict.fromkeys(_TEXTS, pyarrow.string()) | {"seed": pyarrow.int64()}
   types |= {axis: pyarrow.scalar(values[0]).type for axis, values in plan.axes.items()}
   types |= dict.fromkeys(NUMBERS, pyarrow.float64())

@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Slot(NamedTuple):
-  """Resources of one trial at a time: cores, and environment variables for the GPU."""
+  """Resources for one trial at a time: cores, and environment variables for a GPU."""
 
   cores: tuple[int, ...]
   environment: Mapping[str, str]
@@ -36,10 +36,10 @@ class Progress(NamedTuple):
 
 
 def slots(jobs: int | None, platform: str | None) -> list[Slot]:
-  """Divides cores and GPUs among `jobs` parallel trials; jax does not start here.
+  """Divides cores and GPUs among `jobs` parallel trials, without starting jax.
 
   Several trials on one GPU share its memory; only one trial at a time can use a TPU.
-  `jobs` None = one per GPU or TPU host, or on a CPU one per core if memory allows.
+  `jobs` None = one per GPU, one on a TPU, or on a CPU one per core if memory allows.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.
@@ -90,7 +90,8 @@ def start(
 ) -> subprocess.Popen:
   """Starts a trial's process; its output is appended to LOG in the trial's folder.
 
-  The process inherits the claim's lock, and is terminated when this process dies.
+  `base` and `overrides` make the configuration; `train`, `platform` as in `sweep`.
+  The process inherits the claim's lock and, on Linux, is terminated if this one dies.
   """
   command = [
     *train,
@@ -123,7 +124,7 @@ def start(
 
 
 def progress(folder: pathlib.Path, steps: int) -> Progress:
-  """Reads the progress of the trial in workdir `folder`, with `steps` steps in all."""
+  """Reads the progress of a trial of `steps` steps from `folder`, its workdir."""
   found = Progress()
   for line in _tail(folder / "metrics.jsonl"):
     try:
@@ -156,7 +157,7 @@ def was_stopped(code: int) -> bool:
 
 
 def _tail(path: pathlib.Path) -> list[str]:
-  """Returns the last lines of a file; [] if it does not exist."""
+  """Returns the lines in a file's last 4 KiB; [] if it does not exist."""
   try:
     with open(path, "rb") as file:
       end = file.seek(0, os.SEEK_END)

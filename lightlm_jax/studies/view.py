@@ -77,7 +77,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns a line of text: `counts` of trials by state, and the summary row `best`."""
+  """Returns a line: `counts` of trials by state, and the trial with the row `best`."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -1,4 +1,4 @@
-"""Puts a family's findings into sentences; names no winner without significance."""
+"""Puts a family's findings into sentences; a winner must be significantly better."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
 
 
 def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
-  """Formats `number` ± `half` (left out if None), such as -0.0012 ± 0.0008."""
+  """Formats `number`, ± `half` unless None; `sign` "+" marks positive numbers too."""
   text = value(measure, number, sign)
   return text if half is None else f"{text} ± {value(measure, half)}"
 
@@ -117,7 +117,10 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns sentences: how often the first of a pair wins; on each if pairs are few."""
+  """Returns a sentence on how often the first point of a pair wins.
+
+  If there are few pairs, it also returns one on each. `which` names the first points.
+  """
   if not compared:
     return []
   names, counts = found.family.names(), []

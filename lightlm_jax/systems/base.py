@@ -1,11 +1,11 @@
 """The interface of a system, as used by training, evaluation and serving.
 
-A system is a frozen dataclass of shapes and settings, without arrays, and a static
+A system is a frozen dataclass of shapes and settings. It has no arrays and is a static
 argument of compiled programs. Systems built from the same configuration for catalogues
-of the same capacity are equal, so that they share these programs. Abilities beyond
-`recommend` are the protocols below, tested by `isinstance(system, ScoresItems)`. All
-methods but `fit` are pure functions of arrays and can be compiled. `tables` are a
-pytree of device arrays that a system needs beside its parameters (codes, trie, …).
+of the same capacity are equal, so that they share these programs. Each ability beyond
+`recommend` is a protocol below, to be tested as `isinstance(system, ScoresItems)`. All
+methods but `fit` are pure functions of arrays and can be compiled. `tables` is a pytree
+of the device arrays that a system needs beside its parameters (codes, trie, …).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Loss = tuple[jax.Array, Metrics]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-  """A recommender: its shapes and settings, without parameters."""
+  """A recommender: shapes and settings only; its arrays are passed to its methods."""
 
   name: str  # as in `config.system`
   # "target": each interaction is the target of one example; "drawn": as many examples,
@@ -59,7 +59,7 @@ def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
 
 
 def in_catalogue_order(system: System, tables: Any, num_items: int) -> Built:
-  """Returns a system without codes as `Built`: its code order is catalogue order."""
+  """Returns `Built` for a system without item codes: `rank_I` is 0, …, I - 1."""
   return Built(system, tables, np.arange(num_items, dtype=np.int32))
 
 
@@ -70,8 +70,9 @@ class Trainable(Protocol):
   def init(self, rng: jax.Array) -> Any: ...
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the scalar loss and two counts: "tokens", the batch's real tokens (items,
-    where an item is one token), and "capacity_tokens", the same with padding.
+    """Returns the scalar loss and the counts {"tokens", "capacity_tokens"}.
+
+    Both count tokens (`lightlm`) or items (other systems), the second with padding.
     """
     ...
 
@@ -85,7 +86,7 @@ class Fitted(Protocol):
 
 @runtime_checkable
 class ScoresItems(Protocol):
-  """A system that scores every item, [B, I] float32, so that all ranks are known."""
+  """A system whose `scores` gives every item a score, [B, I] float32."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
@@ -103,16 +104,16 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class HasState(Protocol):
-  """A system with a hidden state per request, [B, D] float32 (for decoding/latent)."""
+  """A system whose `state` returns a hidden state per request, [B, D] float32."""
 
   def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 
 
 @runtime_checkable
 class WritesFreely(Protocol):
-  """A system that can search without the trie.
+  """A system whose beam search can do without the trie of the items' ids.
 
-  `invalid_beams` returns which beams of such a search spell no item's id, [B, K] bool.
+  `invalid_beams` returns which beams of such a search are no item's id, [B, K] bool.
   """
 
   def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...

@@ -33,7 +33,7 @@ class BestPossible(ItemScorer):
 
 
 def best_possible(tastes: Tastes, num_items: int) -> Built:
-  """Builds the system; raises a ValueError if tastes are not for `num_items` items."""
+  """Builds the system; raises a ValueError unless `tastes` covers `num_items` items."""
   if tastes.taste_CI.shape[1] != num_items:
     raise ValueError(
       f"the tastes cover {tastes.taste_CI.shape[1]} items, the catalogue {num_items}"
@@ -45,8 +45,7 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
   """Returns the expected NDCG@k of the best ranking, seen items excluded.
 
   The mean is over the requests' histories. The expectation is over all items that the
-  generator could draw as the user's last purchase, late items included. The targets of
-  the requests are not used.
+  generator could draw as the user's last purchase; the requests' targets are not used.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])
@@ -64,18 +63,18 @@ def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> fl
 def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
   """Returns the exact distribution of the next purchase if it is the user's last one.
 
-  Only a last purchase can be a late item. The user's hidden community is marginalised
-  by Bayes' rule, with the generator's own probabilities. Whether earlier purchases
-  could have been late items does not matter: it scales the likelihoods of all
-  communities by the same factor.
+  Late items (see data/synthetic.py) can only be a last purchase. The user's hidden
+  community is marginalised by Bayes' rule, with the generator's own probabilities.
+  Whether earlier purchases could have been late items does not matter: it scales the
+  likelihoods of all communities by the same factor.
 
   Args:
     tables: the tastes as float32 arrays.
     history_BH: int32 catalogue indices, right-aligned, distinct, -1 = padding.
 
   Returns:
-    [B, I] float32: 0 for items of the history; rows sum to 1, or to 1 - `late_rate`
-    where no late item is left.
+    [B, I] float32: 0 for items of the history; rows sum to 1, or to
+    1 - `tables.late_rate` if the history has all late items that the user could buy.
   """
   B, H = history_BH.shape
   taste_IC, late_IC = tables.taste_CI.T, tables.late_CI.T

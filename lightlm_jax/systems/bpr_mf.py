@@ -51,7 +51,7 @@ class BprMf(ItemScorer):
     }
 
   def loss(self, params: Params, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean -ln σ(target's score - negative's), by example, then of all."""
+    """Returns the mean of -ln σ(target's score - negative's score) over all pairs."""
     negative_BM = draw_negatives(rng, len(batch.target_B), len(params["item"]))
     user_BD = user_vectors(params, batch.user_B)
     positive_B1 = pair_scores(params, user_BD, batch.target_B[:, None])
@@ -87,6 +87,6 @@ def user_vectors(params: Params, user_B: jax.Array) -> jax.Array:
 
 
 def pair_scores(params: Params, user_BD: jax.Array, item_BM: jax.Array) -> jax.Array:
-  """Returns the scores x of each user for its M items, [B, M] float32."""
+  """Returns the score of each user for each of its own M items, [B, M] float32."""
   product_BM = jnp.einsum("bd,bmd->bm", user_BD, params["item"][item_BM])
   return product_BM + params["item_bias"][item_BM]

@@ -2,7 +2,7 @@
 
 `lightlm` and `lite_llm4rec_beam` encode different sources. Both have a decoder that
 reads the encoded source by cross-attention. It writes the id by beam search, with or
-without the trie's constraint, or is teacher-forced with the codes of all items (exact).
+without the trie's constraint; for exact scores, all items' codes are teacher-forced.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from lightlm_jax.systems.token_sequences import PAD, START
 
 
 class Decoder(NamedTuple):
-  """A decoder with its parameters and encoded sources bound, for K targets a row."""
+  """A decoder bound to parameters and to encoded sources, with K targets per source."""
 
   apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
@@ -32,8 +32,9 @@ class Decoder(NamedTuple):
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
     """Runs the decoder by teacher forcing on the given tokens.
 
-    Returns float32 logits [B, K, L, V] if `method` is "decode", or the last layer's
-    hidden states [B, K, L, D] if it is "states".
+    Returns logits [B, K, L, V], float32, if `method` is "decode", or the last layer's
+    hidden states [B, K, L, D], in the model's dtype, if it is "states". L is the number
+    of tokens of a target, V that of the vocabulary, D the model's width.
     """
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
     return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
@@ -63,7 +64,7 @@ class IdWriter(System):
   def recommend(
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """Returns the K best items found by beam search."""
+    """Returns the K best allowed items that beam search finds."""
     beam_size = max(k, self.decoding.beam_size)
     options = self._options(beam_size, self.decoding.kind != "unconstrained")
     decoder = self.decoder(params, tables, batch)
@@ -107,7 +108,7 @@ class IdWriter(System):
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-  """Returns decoder inputs […, L]: the start token, all target tokens but the last."""
+  """Returns decoder inputs […, L]: a start token, then all of `target` but the last."""
   start = jnp.full_like(target[..., :1], START)
   return jnp.concatenate([start, jnp.maximum(target[..., :-1], PAD)], axis=-1)
 

@@ -69,12 +69,12 @@ class Ease(ItemItem):
   regularisation: float = 200.0  # the paper's λ > 0
 
   def fit(self, train: Interactions) -> jax.Array:
-    """Returns B = I - P diag(P)^-1 with P = (XᵀX + λI)^-1, X binary: [I, I] float32.
+    """Returns the weights B = E - P diag(P)^-1 with P = (XᵀX + λE)^-1, [I, I] float32.
 
-    Here I is the identity and λ is `regularisation`; X [users, items] is 1 where the
-    user has the item. B has a zero diagonal; its row i is added to the scores if item i
-    is in the history. XᵀX + λI is inverted in place, and in float32, which suffices
-    because λ keeps its condition number small.
+    E is the identity and λ is `regularisation`; X [users, items] is 1 where the user
+    has the item, else 0. B has a zero diagonal; its row i is added to the scores if
+    item i is in the history. XᵀX + λE is inverted in place and in float32, which
+    suffices because λ keeps the condition number of this matrix small.
     """
     weights_II = _co_occurrence(train)
     weights_II[np.diag_indices_from(weights_II)] += self.regularisation
@@ -90,7 +90,11 @@ def item_knn(num_items: int) -> Built:
 
 
 def ease(num_items: int, *, regularisation: float = 200.0) -> Built:
-  """Builds `ease`; UserError if weights exceed MAX_BYTES or `regularisation` is ≤ 0."""
+  """Builds the baseline `ease`.
+
+  Raises:
+    UserError: the weights exceed MAX_BYTES, or `regularisation` is not above 0.
+  """
   if not regularisation > 0:
     raise UserError(
       f"ease cannot invert its counts with regularisation {regularisation}; "

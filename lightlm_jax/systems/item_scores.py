@@ -15,7 +15,7 @@ from lightlm_jax.systems.base import System
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemScorer(System):
-  """A system without codes, which recommends the items with the highest `scores`."""
+  """A system without item codes; it recommends the items with the highest `scores`."""
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     raise NotImplementedError
@@ -39,7 +39,7 @@ class Softmax:
 
 
 def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
-  """Returns which items each request may get, [B, I] bool in code order."""
+  """Returns which items each request may get, [B, I] bool, by rank (see `Allowed`)."""
   allowed_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
   if allowed.prefix_MI1.shape[0]:
     allowed_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]
@@ -54,7 +54,7 @@ def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommenda
   """Returns the K best allowed items of each request; ties go to the lower index.
 
   `scores_BI` is float32, `allowed_BI` bool; K may exceed I. Where fewer than K items
-  are allowed, the remaining places have item -1, score -inf and are not valid.
+  are allowed, the remaining places have item -1, score -inf and `valid_BK` false.
   """
   num_items = scores_BI.shape[1]
   # An allowed item with the score -inf still ranks before all that are not allowed.

@@ -2,8 +2,8 @@
 
 token_sequences.py writes its sources and targets. A source is the user and the last
 items, or with `input.history = 0` the user alone, which is the paper's task. In that
-case the target of an example is drawn from all items that the user bought, because such
-a source does not tell one time from another.
+case the target of an example is drawn from all items that the user bought, because a
+user's source is the same at all times.
 """
 
 import dataclasses
@@ -41,9 +41,10 @@ EXACT_BYTES = 2**28
 
 
 class Tables(NamedTuple):
-  """Codes in the model's vocabulary (-1 = padding) and the trie of the targets.
+  """Codes as the model's tokens, int32 with -1 = padding, and the trie of the targets.
 
-  Tables of codes end in empty rows, for items and users to come (see `_with_room`).
+  The decoder writes rows of `target_IL`; the encoder reads rows of the other two. All
+  three end in empty rows, for future items and users (see `_with_room`).
   """
 
   target_IL: jax.Array
@@ -105,7 +106,7 @@ class LightLM(IdWriter):
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """Returns the K best items by beam search, or by scores of all items ("exact")."""
+    """Returns the K best items by beam search, or exact scores with `tables.chunks`."""
     if tables.chunks is None:
       return super().recommend(params, tables, batch, allowed, k=k)
     decoder = self.decoder(params, tables, batch)
@@ -130,7 +131,7 @@ class LightLM(IdWriter):
     return best._replace(items_BK=items_BK)
 
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns which beams of an unconstrained search are no item, [B, K] bool."""
+    """Returns which beams of an unconstrained search are no item's id, [B, K] bool."""
     options = self._options(self.decoding.beam_size, constrained=False)
     decoder = self.decoder(params, tables, batch)
     return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
@@ -159,7 +160,7 @@ class LightLM(IdWriter):
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None
   ) -> token_sequences.Source:
-    """Returns the encoder's input: the paper's prompt, or ids of the user and items."""
+    """Returns the encoder's input: the paper's prompt, or rows of `width` id tokens."""
     if self.input.prompt:
       return token_sequences.write_prompt(tables.user_code_UL, batch)
     return token_sequences.write_history(
@@ -174,7 +175,11 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Sets users who have a history to -1 at random, at rate `input.user_dropout`."""
+    """Returns the batch with users set to -1 at random, at rate `input.user_dropout`.
+
+    Users without a history are kept. `segment_BK` numbers the K examples of a row, as
+    `batch.segment_BH` does.
+    """
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)
@@ -187,8 +192,8 @@ def build(
 ) -> Built:
   """Builds the system for a code book.
 
-  If examples share rows (`train.pack`), the width of a row is computed from the
-  training log `train`; None = each example has a row of its own.
+  If examples share rows (`config.train.pack`), the width of a row is computed from the
+  training log `train`. If `train` is None, each example has a row of its own.
   """
   tables, rank_I = _tables(config, codes)
   rows = None

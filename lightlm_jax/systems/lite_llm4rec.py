@@ -95,7 +95,7 @@ class TextReader:
     return hidden_BHD, item_U, vector_UD, places
 
   def vectors(self, params: Any, tables: Tables) -> jax.Array:
-    """Returns every item's vector, float32 [I, D], from the tables if they have it."""
+    """Returns all items' vectors, float32 [I, D]: those of `tables`, or new ones."""
     if tables.vector_ID is not None:
       return tables.vector_ID
     return hierarchical.item_vectors(self.net, params, tables.token_IT)
@@ -148,7 +148,7 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
     return value, next_item.counts(batch)
 
   def scores(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
-    """Returns [B, I] float32; without a history all items have the same score."""
+    """Returns the items' scores, [B, I] float32, all equal if there is no history."""
     vector_ID = self.reader.vectors(params, tables)
     tables = tables._replace(vector_ID=vector_ID)
     hidden_BHD = self.reader.read(params, tables, batch)
@@ -183,7 +183,7 @@ def host_tables(texts: Tokens) -> Tables:
 def network(
   m: TextModel, vocab_size: int, num_items: int | None
 ) -> hierarchical.Hierarchical:
-  """Returns the module for `m`, a `config.model`; no head if `num_items` is None."""
+  """Returns the module for the group `config.model`; `num_items` None = no head."""
   history = next_item.decoder_shape(m)
   item = dataclasses.replace(
     history, N=m.num_item_layers, dropout_rate=m.item_dropout_rate, causal=False
@@ -192,7 +192,7 @@ def network(
 
 
 def head(vector_ID: jax.Array) -> jax.Array:
-  """Returns items' vectors over √D, [I, D] float32, for logits that start near 1."""
+  """Returns `vector_ID` / √D, [I, D] float32, for logits of about 1 before training."""
   return vector_ID * vector_ID.shape[1] ** -0.5
 
 
@@ -203,7 +203,7 @@ def batch_loss(
   weight_N: jax.Array,
   often_U: jax.Array,
 ) -> jax.Array:
-  """Returns the mean over positions of an in-batch softmax loss (cross-entropy).
+  """Returns the in-batch softmax loss (cross-entropy), averaged over positions.
 
   A popular item is in nearly every batch, a rare one in few: each logit is reduced by
   the log-probability that a batch holds the item (Yi et al. 2019, "Sampling-bias-
@@ -225,7 +225,7 @@ def batch_loss(
 
 
 def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
-  """Returns [U], each item's chance to be in a batch of as many draws by popularity."""
+  """Returns each item's probability of being in a batch of this size, [U] float32."""
   assert tables.share_I is not None
   share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
   # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.

@@ -88,7 +88,7 @@ class LiteLlm4RecBeam(IdWriter):
   def _read(
     self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
-    """Returns histories' hidden states, float32 [B, H, D]; without `rng` no dropout."""
+    """Returns histories' hidden states, float32 [B, H, D]; `rng` None = no dropout."""
     return self.reader.read(_readers(params), tables.items, batch, rng)
 
 
@@ -136,7 +136,7 @@ def _states_by_position(
   segment_BH: jax.Array,
   decoder_input_BHL: jax.Array,
 ) -> jax.Array:
-  """Returns the decoder's hidden states [B, H, L, D] for one target per position.
+  """Returns the decoder's hidden states [B, H, L, D] for a target at each position.
 
   The target at position h attends to the hidden states of its segment up to h.
   """

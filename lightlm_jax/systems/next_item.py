@@ -1,7 +1,7 @@
 """Next-item prediction: every item is scored by a history's last hidden state.
 
 The score of an item is the dot product of its row in the output table with that state.
-The systems differ in the network alone. `sasrec` has a loss at every position of a
+The systems differ in their networks. `sasrec` has a loss at every position of a
 user's history; `bsarec` makes an example of each prefix of the history, because its
 filter is not causal (both in models/item_sequence.py). `item_decoder` is "Dropping the
 Text" (arXiv 2506.15833), an LLM's decoder with one token per item; the paper gives no
@@ -28,7 +28,7 @@ class Reader(Protocol):
   """The interface of a network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns parameters; the output table is "output" or, without it, "embedding"."""
+    """Returns a dict of parameters; "output" or else "embedding" has a row per item."""
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
@@ -76,7 +76,7 @@ class NextItem(ItemScorer):
     return value, counts(batch)
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """Returns [B, I] float32; without a history all items have the same score."""
+    """Returns the items' scores, [B, I] float32, all equal if there is no history."""
     hidden_BHD = self.reader.read(params, tables, batch)
     return last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
 
@@ -192,7 +192,7 @@ def positions(
 
 
 def counts(batch: Batch) -> Metrics:
-  """Returns the "tokens" (items) and "capacity_tokens" (also padding) of a batch."""
+  """Counts a batch's items, as "tokens", and its positions, as "capacity_tokens"."""
   real_BH = (batch.segment_BH > 0) & (batch.weight_B > 0)[:, None]
   return {"tokens": real_BH.sum(), "capacity_tokens": real_BH.size}
 

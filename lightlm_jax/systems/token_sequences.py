@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 def first_code_token(prompt: bool) -> int:
-  """Returns the first token of codes; the prompt's words, if `prompt`, precede it."""
+  """Returns the smallest token of ids; with `prompt`, tokens of words are smaller."""
   return NUM_SPECIALS + (len(_VOCABULARY) if prompt else 0)
 
 
@@ -80,9 +80,9 @@ def write_history(
   """Returns the codes of the user (word 0) and of the history's items, newest last.
 
   The k-th item from the end has the word number k. Unless `in_order`, items are sorted
-  by catalogue index, which says nothing about time. `width` is S, no less
-  than the number of tokens in any row; None = room for any history. The examples of a
-  packed row stand one after another.
+  by catalogue index, which says nothing about time. `width` is S, the number of
+  columns, no less than the tokens of any row; None = room for any history. The examples
+  of a packed row follow one another.
   """
   B, H = batch.history_BH.shape
   item_L = item_code_IL.shape[1]

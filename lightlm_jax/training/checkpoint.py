@@ -30,7 +30,7 @@ _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and the best one as of each of them."""
+  """Keeps the latest two checkpoints and, for each of them, the best one up to it."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -45,7 +45,7 @@ class Checkpoints:
   Attributes:
     latest_step: the step of the newest undamaged checkpoint when the workdir was
       opened, or of the last one saved since; None = there is none.
-    damaged: a line of text on each newer checkpoint that was skipped as damaged.
+    damaged: a line of text on each newer checkpoint that was found damaged then.
 
   Raises:
     UserError: the folder cannot be read, or all of its checkpoints are damaged.
@@ -131,7 +131,7 @@ class Checkpoints:
         self._checkpointer.close()
 
   def _newest_whole(self) -> int | None:
-    """Returns the newest undamaged step, None = no checkpoint; records damaged ones."""
+    """Returns the newest undamaged step, None = no checkpoint; fills `self.damaged`."""
     steps = iter(sorted((c.step for c in self._checkpointer.checkpoints), reverse=True))
     while (step := processes.broadcast_from_first(next(steps, None))) is not None:
       why = self._damage(step)
@@ -187,7 +187,7 @@ def _write_manifest(folder: epath.Path, process: int) -> None:
 
 
 def _writer_of(path: epath.Path) -> int:
-  """Returns the index of the process that wrote a file, from Orbax's path; else 0."""
+  """Returns the process that a file's path names as its writer; 0 if it names none."""
   named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
   return int(named[1]) if named else 0
 
@@ -203,7 +203,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Returns the first damage in share `process` of `count` shares of files, or None."""
+  """Checks share `process` of `count` of all files; returns a damage, None = none."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:
@@ -223,7 +223,7 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 def _one_line(verb: str, directory: epath.Path, together: str | None = None):
   """Turns Orbax's errors, such as a full or read-only disk, into one-line UserErrors.
 
-  `verb` is the attempt, such as "read". With `together`, the attempt in words, all
+  `verb` is what Orbax does, such as "read". If `together` describes it in words, all
   processes fail if one does (`processes.fail_together`); None = each fails by itself.
   """
   logger = logging.getLogger("absl")

@@ -33,8 +33,8 @@ def executed(text: str) -> list[Collective]:
   """Returns the collectives that one run of a program executes.
 
   `text` is from `jax.stages.Compiled.as_text()`. A collective in a loop counts once per
-  iteration if the trip count is static (the layers of a scan), and once if it is data
-  (the steps of a dispatch). A conditional counts as its branch with the most bytes.
+  iteration if the trip count is static (as in a scan of layers), and only once if it is
+  not (steps of a dispatch). A conditional counts as its branch with the most bytes.
   """
   computations, entry = _computations(text)
   known = {}
@@ -73,7 +73,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Returns a dict for each kind, sorted by kind: its executions and total bytes."""
+  """Returns a dict {kind, count, bytes} per kind: all executions and their bytes."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})

@@ -136,7 +136,7 @@ def train(
 def restore_best(
   system: Trainable, config: LearnedConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[Any, Progress]:
-  """Restores what `train` returned, or would if it ended at the latest checkpoint."""
+  """Restores what `train` would return if it ended at the latest checkpoint."""
   progress = _read_progress(checkpoints)
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
@@ -169,7 +169,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Draws `size` of the requests at random by `seed`, 0 = all; None for no requests."""
+  """Draws `size` requests at random by `seed`, 0 = all; None if there are none."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):
@@ -226,7 +226,7 @@ class _Dispatches:
       self._read_oldest()
 
   def read_all(self) -> None:
-    """Waits for every dispatch; UserError if a loss or gradient is not finite."""
+    """Waits for all dispatches; raises UserError for a non-finite loss or gradient."""
     while self._in_flight:
       self._read_oldest()
 
@@ -293,7 +293,7 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
 def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
   """Returns a function that gives the next dispatch its `feed`; see `step.make_steps`.
 
-  Its argument is the dispatch's number of steps; the first begins at step `start`.
+  Its argument is the dispatch's number of steps. The first dispatch begins at `start`.
   """
   if config.train.feed == "device":
     resident = mesh_lib.put(feed, mesh_lib.replicated(mesh))
@@ -346,6 +346,6 @@ def _is_pause(step: int, t: Train) -> bool:
 
 
 def _next_stop(step: int, t: Train) -> int:
-  """Returns the end of the dispatch from `step`, at most the next log or validation."""
+  """Returns the end of a dispatch from `step` that skips no log line or validation."""
   pauses = (step // every * every + every for every in (t.log_every, t.eval_every))
   return min(step + t.steps_per_dispatch, t.steps, *pauses)

@@ -1,4 +1,4 @@
-"""Measures speed, share of the devices' peak FLOP/s, memory and compilations."""
+"""Measures step times, memory, compilations, FLOPs and the devices' peak FLOP/s."""
 
 from collections.abc import Iterator
 import contextlib
@@ -30,7 +30,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(kind: str) -> float | None:
-  """Returns the peak FLOP/s of a device kind; None if it is not listed."""
+  """Returns the peak FLOP/s of a device kind, in bfloat16; None if it is not listed."""
   known = [name for name in PEAK_FLOPS if kind.startswith(name)]
   return PEAK_FLOPS[max(known, key=len)] if known else None
 
@@ -45,7 +45,7 @@ def peak_of_run() -> float | None:
 
 
 def peak_of_device() -> float | None:
-  """Returns the peak FLOP/s of one device; measured on CPUs (float32, all cores)."""
+  """Returns one device's peak FLOP/s, None if unknown; measures a CPU's in float32."""
   device = jax.devices()[0]
   if device.platform == "cpu":
     return _measured_flops()
@@ -70,7 +70,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) -> int:
-  """Returns the matmul FLOPs of a step's loss and gradient, averaged over an epoch."""
+  """Returns the matmul FLOPs of loss and gradient, averaged over an epoch's steps."""
   flops = flops_of_buckets(built, params, feed, plan)
   total = sum(n * each for n, each in zip(plan.batches, flops))
   return round(total / plan.steps_per_epoch)
@@ -141,7 +141,7 @@ class Clock:
     self._last = time.monotonic()
 
   def lap(self, steps: int) -> float:
-    """Records that `steps` more steps are done; returns seconds since the last lap."""
+    """Records that `steps` more steps are done; returns the seconds they took."""
     last, self._last = self._last, time.monotonic()
     self._laps.append((steps, self._last - last))
     return self._last - last

@@ -24,12 +24,12 @@ class TrainState(NamedTuple):
 
 
 def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
-  """Builds AdamW with gradient clipping, warm-up and decay, from `config.train`.
+  """Builds AdamW, with gradient clipping and a learning rate that warms up and decays.
 
-  Norm scales and relative biases have no weight decay. Embeddings start about sqrt(D)
-  times larger than other weights, where D is the model's width, and would change
-  relatively less at the same learning rate: theirs is `config.train.embedding_rate`
-  times as large (T5's Adafactor scales each update by the parameter's norm).
+  Norm scales and relative position biases have no weight decay. Embeddings start about
+  sqrt(D) times larger than other weights, where D is the model's width, and would
+  change relatively less at the same learning rate: theirs is multiplied by
+  `config.train.embedding_rate` (T5's Adafactor scales updates by parameters' norms).
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
@@ -52,7 +52,7 @@ def _optimiser(
   embedding_rate: float,
   accumulate: int,
 ) -> optax.GradientTransformation:
-  """Builds `optimiser`: the rate rises for `warmup` updates and falls for `after`."""
+  """Builds AdamW whose rate rises for `warmup` updates and falls for `after`."""
   if schedule == "cosine":
     decay = optax.cosine_decay_schedule(rate, after)
   else:
@@ -108,7 +108,7 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 
 def count_parameters(params) -> dict[str, int]:
-  """Counts all parameters, and the non-embedding ones (without `EMBEDDINGS`)."""
+  """Counts all parameters, "total", and those outside EMBEDDINGS, "non_embedding"."""
   total = non_embedding = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = mesh_lib.path_name(path)

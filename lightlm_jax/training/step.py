@@ -1,7 +1,7 @@
 """Compiles training steps: one dispatch runs several in a loop on the device.
 
 The host sends only the indices of batches. The number of steps is an input of the
-program, so that another number needs no compilation.
+program, so that a change of this number needs no compilation.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """float32 metrics of one step, or [K] of the steps of a dispatch, finite or not."""
+  """Metrics of one step, float32, or of the K steps of a dispatch, [K] float32 each."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -52,13 +52,13 @@ class Report(NamedTuple):
 
 
 def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
-  """Builds the dispatch of the steps first, …, end - 1, which are at most K."""
+  """Builds the dispatch of the steps first, …, end - 1, at most K steps."""
   order = plan.at(np.arange(first, first + K))
   return Dispatch(np.int32(first), np.int32(end), *order)
 
 
 def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
-  """Returns [D] bool, one on each device: whether its process asks all to stop."""
+  """Returns [D] bool, on each of D devices whether its process asks all to stop."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   return mesh_lib.put(np.full(mesh.size, requested), every_device)
 
@@ -96,7 +96,7 @@ def _make_steps(
   tree: Any,
   leaves: tuple[NamedSharding, ...],
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Builds what `make_steps` returns; `tree`, `leaves`: the state's flat shardings."""
+  """Builds what `make_steps` returns; `leaves` and `tree` are the state's shardings."""
   rows = mesh_lib.by_rows(mesh)
   shardings = jax.tree.unflatten(tree, leaves)
 

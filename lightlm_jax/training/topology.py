@@ -91,11 +91,11 @@ def describe(
 ) -> dict[str, Any]:
   """Compiles the programs of a run for the slice `name`, and returns a report of them.
 
-  The programs are a dispatch of training steps with every width of history, and that
-  which recommends to the widest batch of requests, seen items excluded.
-  `flops_per_batch` counts matrix products like `speed.flops_per_step`, of all devices
-  together; XLA's count, `xla_…`, counts each loop body once. `collectives` are those of
-  a dispatch of a single step, with the widest batch; see collectives.py.
+  One program, "steps", is a dispatch of training steps with every width of history. The
+  other, "search", recommends to the widest batch of requests, seen items excluded; its
+  `flops_per_batch` counts matrix products as in `speed.flops_per_step`, on all devices
+  together. XLA's own counts, `xla_…`, count each loop body once. The `collectives` of
+  "steps" are those of a single step with the widest batch; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.

@@ -30,7 +30,7 @@ class RawFile(NamedTuple):
 
   @property
   def download(self) -> str:
-    """The name of the downloaded file: the last part of the URL, else `name`."""
+    """The name of the downloaded file: the URL's last part, or `name` without a URL."""
     return self.url.rpartition("/")[2] if self.url else self.name
 
   @property
@@ -51,7 +51,7 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Raises a UserError if a download's SHA-256 is wrong; names in `raw.others` pass."""
+  """Raises a UserError if a file named `raw.download` does not match `raw.sha256`."""
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)
@@ -95,7 +95,7 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
 
 
 def _unpacked(raw: RawFile, file: Any) -> Any:
-  """Returns a stream of the content; its first bytes tell whether it is compressed."""
+  """Returns the file as a stream, unpacked if its first bytes say gzip or zip."""
   magic = file.read(4)
   file.seek(0)
   if magic[:2] == b"\x1f\x8b":

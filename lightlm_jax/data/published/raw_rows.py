@@ -183,7 +183,7 @@ def _json(line: bytes) -> dict[str, Any]:
 def _split(
   line: bytes, separator: str, names: str, encoding: str = "utf-8"
 ) -> dict[str, str]:
-  """Returns {name: field} of a line; `names` has the fields' names, blanks between."""
+  """Returns {name: field} of a line; `names` are separated by blanks."""
   fields, wanted = _text(line, encoding).split(separator), names.split()
   if len(fields) != len(wanted):
     raise Malformed(f"not {'three' if len(wanted) == 3 else 'four'} fields")
@@ -191,7 +191,10 @@ def _split(
 
 
 def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating:
-  """Builds a rating; `names` has the keys of user, item, rating, time in `found`."""
+  """Builds a rating from `found`, whose times are in units of 1 / `per_second` seconds.
+
+  `names` are the keys of user, item, rating and time, separated by blanks.
+  """
   user, item, rating, time = names.split()
   return Rating(
     _identifier(found, user),
@@ -202,7 +205,7 @@ def _rating(found: Mapping[str, Any], names: str, per_second: int = 1) -> Rating
 
 
 def _identifier(found: Mapping[str, Any], name: str) -> str:
-  """Returns the raw id in field `name`; raises Malformed if missing or with blanks."""
+  """Returns the raw id in field `name`; raises Malformed if missing or invalid."""
   value = found.get(name)
   if not isinstance(value, str) or value.split() != [value] or not value.isprintable():
     raise Malformed(f"no {name}")
@@ -210,7 +213,7 @@ def _identifier(found: Mapping[str, Any], name: str) -> str:
 
 
 def _number(value: Any, name: str) -> float:
-  """Converts a number or a string to a finite float; else raises Malformed."""
+  """Converts a number or string to a finite float; raises Malformed if that fails."""
   if isinstance(value, (str, int, float)) and not isinstance(value, bool):
     try:
       found = float(value)
@@ -222,7 +225,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _ticks(value: Any, name: str, per_second: int) -> int:
-  """Converts a time, in ticks (1 / `per_second` s) since 1970, to an int of ticks."""
+  """Converts a time since 1970, in units of 1 / `per_second` seconds, to an int."""
   if isinstance(value, str) and value.isascii() and value.isdecimal():
     value = int(value) if len(value) < 20 else -1
   if type(value) is not int or not 0 <= value < MOST_SECONDS * per_second:
@@ -231,7 +234,7 @@ def _ticks(value: Any, name: str, per_second: int) -> int:
 
 
 def _words(value: Any, name: str) -> str:
-  """Joins a string's words with single blanks; "" for None; else raises Malformed."""
+  """Joins a string's words with single blanks; "" for None. Else raises Malformed."""
   if value is None:
     return ""
   if not isinstance(value, str):

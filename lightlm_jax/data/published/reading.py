@@ -95,7 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads {raw id: metadata} of `wanted`, and a tally; a UserError if none is found."""
+  """Reads `wanted` items by raw id, and a tally; raises UserError if none is found."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:
