@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import logging
 import os
@@ -32,6 +33,10 @@ if jax.__version_info__ < (0, 11):  # later ones have no choice of emitters
 given = os.environ.get("XLA_FLAGS", "")  # a worker of pytest-xdist has them already
 if not os.environ.get("LIGHTLM_TESTS_OPTIMISED") and QUICK_TO_COMPILE not in given:
   os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}"
+
+# A worker keeps millions of objects that jax traced. Looking through them for garbage
+# as often as Python does by default takes a fifteenth of the tests' time.
+gc.set_threshold(50_000, 20, 50)
 
 # The first example may compile, and a busy machine is no failure.
 hypothesis.settings.register_profile("lightlm_jax", deadline=None)

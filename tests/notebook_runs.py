@@ -10,15 +10,18 @@ import pytest
 NOTEBOOKS = pathlib.Path(__file__).parent.parent / "notebooks"
 
 
-def run(path, folder):
-  """What it prints; nothing on stderr. Notebooks share their compiled programs."""
+def run(path, folder, *, optimised=False):
+  """What it prints; nothing on stderr. Notebooks share their compiled programs.
+
+  A notebook that computes for longer than it compiles is `optimised`.
+  """
   notebook = nbformat.read(path, 4)
   for cell in notebook.cells:
     cell.source = cell.source.replace('SIZE = ""', 'SIZE = ":tiny"')
   with pytest.MonkeyPatch.context() as patch:
     patch.delenv("LIGHTLM_DATA_DIR", raising=False)
-    # What is compiled here runs for less time than that takes.
-    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if optimised:
+      patch.delenv("XLA_FLAGS", raising=False)
     cache = pathlib.Path(os.environ["LIGHTLM_CACHE_DIR"]) / "xla"
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -30,7 +30,7 @@ def test_it_shows_what_it_printed_and_no_error(path):
 
 @pytest.mark.integration
 def test_the_ids_notebook_shows_the_leak(tmp_path):
-  out = run(NOTEBOOKS / "02_ids.ipynb", tmp_path)
+  out = run(NOTEBOOKS / "02_ids.ipynb", tmp_path, optimised=True)
   found = {
     line.split(" HR@10 ")[0].strip(): float(line.split(" HR@10 ")[1])
     for line in out.splitlines()

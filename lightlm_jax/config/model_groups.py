@@ -190,7 +190,7 @@ class LightLMTrain(Train):
   label_smoothing: float = field(0.0, "label smoothing", BELOW_1)
   pack: int = field(4, "examples that share a row; 1 = history_buckets", POSITIVE)
   history_buckets: tuple[int, ...] = field(
-    (2, 5, 10), "widths of batches by history length, below input.history", ASCENDING
+    (2, 5, 10), "history lengths to pad a batch to, beside input.history", ASCENDING
   )
 
 
@@ -220,7 +220,7 @@ class SASRecTrain(ItemLossTrain):
 
   history_buckets: tuple[int, ...] = field(
     (2, 5, 10),
-    "bsarec: widths of batches by history length, below input.history",
+    "bsarec: history lengths to pad a batch to, beside input.history",
     ASCENDING,
   )
 

@@ -64,7 +64,7 @@ def quoted(run: Run) -> str:
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
-  `groups` are the config groups whose fields may be overridden; () = all groups.
+  With `groups` only overrides of fields in these config groups; others are left out.
   """
   fields = config_lib.own_fields(run.config)
   system = fields.get("system")

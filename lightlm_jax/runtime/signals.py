@@ -34,9 +34,10 @@ class Signals:
 
   @contextlib.contextmanager
   def immediate(self) -> Iterator[None]:
-    """Makes a signal in the block raise Stopped at once, even inside `deferred`.
+    """Makes a signal raise Stopped at once, even inside `deferred`.
 
-    With several processes it has no effect: if one of them left, the others would wait.
+    A signal received earlier raises it when the block begins. With several processes
+    this has no effect: if one of them left, the others would wait.
     """
     if processes.several():
       yield

@@ -36,7 +36,10 @@ class Source(NamedTuple):
 
 
 def first_code_token(prompt: bool) -> int:
-  """Returns the smallest token of ids; with `prompt`, tokens of words are smaller."""
+  """Returns the first token number of ids, after the special tokens.
+
+  With `prompt` the words of the paper's prompt have numbers of their own before it.
+  """
   return NUM_SPECIALS + (len(_VOCABULARY) if prompt else 0)
 
 
