@@ -96,7 +96,10 @@ class Trie:
     return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
 
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """Returns token_BKC and open_BKC of `children`; C is always the level's `width`."""
+    """Returns `children`'s token_BKC and open_BKC, from the list of children.
+
+    C is the level's `width`, even if the level has a mask.
+    """
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
     number_BK1 = here.first_N1[state_BK + 1][..., None] - first_BK1

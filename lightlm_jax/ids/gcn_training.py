@@ -40,11 +40,11 @@ def embeddings(
   stopping. The start vectors of the best epoch are then propagated over the graph of
   all edges. A node without edges gets its start vector / (`options.layers` + 1).
 
-  On one kind of processor and one version of JAX, equal seeds give bitwise equal
-  vectors, with any number of threads unless `options.weighted` (XLA splits matrix
-  products by thread). Therefore training runs on the CPU if JAX has one: an accelerator
-  sums messages in arbitrary order. If the devices of a `mesh` share the work, vectors
-  are equal only up to float32 rounding. Raises a UserError if training diverges.
+  Without a `mesh`, training runs on the CPU if JAX has one, because an accelerator sums
+  messages in arbitrary order. There, on one kind of processor and one version of JAX,
+  equal seeds give bitwise equal vectors; with `options.weighted` only for one number of
+  threads, by which XLA splits matrix products. On a `mesh`, vectors are equal only up
+  to float32 rounding. Raises a UserError if training diverges.
   """
   # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
