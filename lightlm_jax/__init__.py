@@ -7,8 +7,8 @@
     lightlm_jax.evaluate("runs/toys", split_name="validation")
     run = lightlm_jax.load("runs/toys")
 
-Each of these names is imported when it is first used; this defines no absl flags. To
-silence what is printed, see runtime/log.py.
+Each of these names is imported when it is first used. The import of the package defines
+no absl flags. To silence what is printed, see runtime/log.py.
 """
 
 import importlib

@@ -3,10 +3,11 @@
 python -m lightlm_jax.audit --config=configs/toys.py
 python -m lightlm_jax.audit --workdir=runs/toys
 
-Builds the ids six times without the cache, and trains nothing but the GCN of GCI ids.
-It also tells whether the log is sequential. Exit code 1 if a leak was found. With
---workdir it writes audit.json for `report`, and refuses a run whose ids differ from
-those that its configuration builds today.
+Builds the ids six times without the cache: as they are, with held-out items exchanged,
+with users and items renumbered, and by three other seeds. Only the GCN of GCI ids is
+trained. It also tells whether the log is sequential. Exit code 1 if a leak was found.
+With --workdir it writes audit.json for `lightlm report`, and refuses a run whose ids
+differ from those that its configuration builds today.
 """
 
 import sys

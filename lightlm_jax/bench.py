@@ -13,7 +13,7 @@ of short histories; (f) the same training in T5; (g) time per example as model, 
 and log grow.
 
 --peer=MODULE:FUNCTION adds an implementation to (a) of `decode`; its interface is
-described in benchmarks/transition.py. `all` runs `decode` and `train` within --minutes.
+described in benchmarks/transition.py. `all` runs both; no part starts after --minutes.
 """
 
 import sys

@@ -65,7 +65,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines the shared flags `names`, and string flags by `texts`: name=help text."""
+  """Defines the shared flags `names`, and a string flag for each name=help text."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -108,7 +108,7 @@ def workdir() -> str:
 
 
 def overrides() -> dict[str, Any]:
-  """Returns {"decoding.beam_size": 50, …}: the run's fields that flags override."""
+  """Returns the run's fields that flags change, such as {"decoding.beam_size": 50}."""
   given = {field: FLAGS[name] for name, field in _FIELDS.items() if name in FLAGS}
   return {field: f.value for field, f in given.items() if f.value != f.default}
 
@@ -120,7 +120,7 @@ def write_report(found: Any) -> None:
 
 
 def study() -> tuple[str, dict[str, Any], Card | None]:
-  """Returns the text of --config, the `config_overrides`, and the study's card.
+  """Returns --config as it was written, the `config_overrides`, and the study's card.
 
   The card is None unless --config names a study.
   """
@@ -141,8 +141,9 @@ def main(
     entry: the command's main function; None counts as exit code 0.
     commands: the subcommands; exactly one must be given, and `entry` then gets
       [program, command]. () = the command has none.
-    after: the name of a flag; words after its value are passed to `entry` too.
-    instead: the name of a flag that can replace --config; exactly one must be given.
+    after: the name of a flag that further words may follow, as in `--compare RUN RUN`;
+      they are passed to `entry` too.
+    instead: a flag that can replace --config; exactly one of the two must be given.
   """
 
   def run(argv: Sequence[str]) -> int | None:

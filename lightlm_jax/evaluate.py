@@ -7,7 +7,7 @@ python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec ru
 Writes results-SPLIT-DECODING.json and users-SPLIT-DECODING.parquet into the workdir.
 Choose between models by the results of --split=validation, not of the test split. With
 --beam_size below 20 the metrics at 20 are those of the shorter list. --compare reads
-the metrics per user that the runs wrote, and tests the differences for significance.
+each run's users-*.parquet, and tests the differences for significance.
 """
 
 import sys

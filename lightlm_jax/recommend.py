@@ -4,8 +4,8 @@ python -m lightlm_jax.recommend --workdir=runs/toys --users=A1,A2
 python -m lightlm_jax.recommend --workdir=runs/toys --history=B00X,B00Y
 python -m lightlm_jax.recommend --workdir=runs/toys --all --output=recs.parquet
 
-A known user's history is everything in the log, including the held-out items. The
-output has the columns user, rank, item, score. Repeat a killed command to resume it.
+The history of a user of the log includes the held-out items. The output has the columns
+user, rank, item, score. Repeat a killed command with --output to resume it.
 """
 
 import sys

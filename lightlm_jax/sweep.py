@@ -2,8 +2,9 @@
 
 python -m lightlm_jax.sweep --config=configs/scaling.py --workdir=runs/scaling
 
-The axes are in the config; --vary=FIELD=VALUE,VALUE adds an axis or replaces its
-values. With --vary, --config may also be the config of a run:
+An axis is a field with the values that it takes. The config lists a study's axes;
+--vary=FIELD=VALUE,VALUE adds one, or replaces the values of FIELD's axis. With --vary,
+--config may also be the config of a run:
 
 python -m lightlm_jax.sweep --config=configs/toys.py:small --vary=model.d_ff=8,64,512 \
   --workdir=runs/d_ff

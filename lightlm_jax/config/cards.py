@@ -28,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")  # of config files that define none
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
-  """Returns an unlocked card with a system's defaults, which also records `preset`."""
+  """Returns a system's defaults, and the name `preset`, as an unlocked ConfigDict."""
   own = leaves(schema.of_system(system))
   flat = {name: leaf.default for name, leaf in own.items()}
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
@@ -132,7 +132,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises UserError about `field` if the tuple `value` has types not in `default`."""
+  """Raises UserError if a tuple `value` has types that a non-empty `default` lacks."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

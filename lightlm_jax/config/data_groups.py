@@ -1,8 +1,8 @@
 """Defines groups of a run's configuration: the log, its split, the input, the ids.
 
 The defaults are those of LightLM on Toys (configs/toys.py without a preset). A field
-that LightLM lacks has the default of its system's published recipe. Where a group has
-several classes, a system's configuration (schema.py) uses the one with its own fields.
+that LightLM lacks has the default of its system's published recipe. The input has a
+class for each kind of system; schema.py says which system uses which.
 """
 
 import dataclasses

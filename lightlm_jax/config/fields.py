@@ -134,7 +134,7 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def check(config: Any) -> None:
-  """Checks each value against its field, then runs the `check` of each group's class.
+  """Checks each value by its field, then calls `check` of all groups and of `config`.
 
   Raises:
     UserError: a value is invalid; the message names the field and the possible values.
@@ -177,7 +177,7 @@ def _check_groups(config: Any) -> None:
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   """Returns the values of a nested mapping by dotted name; `prefix` opens each name.
 
-  An empty group counts as a value, {}. Anything but a mapping gives {}.
+  An empty group counts as a value, {}. If `tree` is not a mapping, the result is {}.
   """
   flat = {}
   for name, value in tree.items() if isinstance(tree, Mapping) else ():

@@ -163,7 +163,7 @@ class ReadsTexts(SequenceConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecConfig(ItemLossConfig):
-  """SASRec, and BSARec, which is trained on every prefix of a history."""
+  """SASRec, and BSARec, for which every prefix of a history is a row of its own."""
 
   system: str = _system("sasrec", "bsarec")
   model: model_groups.SASRecModel = model_groups.SASRecModel()
@@ -247,7 +247,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
 
   Args:
     config: a run's configuration.
-    trained: whether the run is trained already; L2D decodes only trained runs.
+    trained: whether the run is trained already; only then may it decode by L2D.
 
   Raises:
     UserError: a value is invalid; the message names the field and the possible values.
@@ -269,7 +269,8 @@ def check_batches(
 ) -> None:
   """Raises a UserError if a batch does not divide evenly over `devices` devices.
 
-  `names` are the fields that hold batch sizes; a row of packed examples is not divided.
+  `names` are the fields that hold batch sizes. All examples of a packed row go to one
+  device, so it is the rows of a training batch that must divide.
   """
   for name in names:
     if name not in fields.leaves(type(config)):

@@ -37,7 +37,7 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:
-  """Returns the configuration as a nested dict, groups in their usual order."""
+  """Returns the configuration as a nested dict: top-level values, then the groups."""
   return nest(to_flat(config))
 
 
@@ -57,7 +57,7 @@ def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
   If `overrides` change `system`, the configuration is first converted by `of_system`.
 
   Raises:
-    UserError: there is no such field, or the value is of another type.
+    UserError: there is no such field, a value is of another type, or `of_system` fails.
   """
   system = overrides.get("system", config.system)
   flat = to_flat(config)
@@ -78,13 +78,13 @@ def of_system(
 ) -> dict[str, Any]:
   """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the new system lacks are dropped. Its fields that `flat` lacks get their
-  defaults, or the value of the field that `Leaf.like` names; if they are
-  `Leaf.signature` fields this needs `anyway`, and the caller should set them.
+  Fields that the new system lacks are dropped. A field that `flat` lacks gets the value
+  of the field that its `Leaf.like` names, or else its default. For a field marked as
+  `Leaf.signature` this is an error without `anyway`; with it the caller should then set
+  the field.
 
   Raises:
-    UserError: there is no such system, or it has a `Leaf.signature` field that `flat`
-      lacks and `anyway` is false.
+    UserError: no such system, or `flat` lacks a signature field and `anyway` is false.
   """
   cls = schema.of_system(system)
   own = leaves(cls)
@@ -129,7 +129,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """Returns the error that `value` is not of type `kind`; `default` is an example."""
+  """Returns the error that field `name` needs a `kind` like `default`, not `value`."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"
@@ -174,10 +174,10 @@ def differences(
 
 
 def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the values of a config.json by dotted name, for its system's fields only.
+  """Returns the values of a config.json by dotted name.
 
   A field that was added after the run has the value that describes how the run behaved.
-  If `tree` is not a valid configuration, fields that its system lacks are kept.
+  Fields that the system lacks are dropped, unless `tree` is not a valid configuration.
   """
   try:
     return to_flat(from_tree(tree))
@@ -187,7 +187,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lacking(tree: Any) -> list[str]:
-  """Returns the required fields that a config.json lacks, sorted; [] = it is whole."""
+  """Returns the fields that a config.json lacks and `migrate` cannot fill, sorted."""
   return migrate.lacking(flatten(tree))
 
 

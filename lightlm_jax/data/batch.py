@@ -1,4 +1,4 @@
-"""Batches of requests or examples: static shapes, padded with weight 0."""
+"""Batches of requests or examples, of static shapes; padding rows have weight 0."""
 
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ Array = Any  # a jax.Array on the devices, or a numpy array on the host
 
 
 class Batch(NamedTuple):
-  """A batch of B rows: requests, or training examples with their targets.
+  """A batch of B rows of H columns: requests, or training examples with their targets.
 
-  If each row holds K > 1 examples, user_B, target_B and weight_B have shape [B, K].
+  If a row may hold K > 1 examples, user_B, target_B and weight_B have shape [B, K]. If
+  every position of a history has a target, target_B has shape [B, H].
   """
 
   user_B: Array  # int32 user indices, -1 = unknown

@@ -1,11 +1,11 @@
 """Training batches: the log on the device, and the examples of each step.
 
-Every position of a user's row is an example: its item is the target (or, with `drawn`,
-any item of the user), and the items before it are the history. Either all histories of
-a batch have similar lengths (a bucket), or several examples share a row, which mixes
-short and long histories with little padding. Models that learn at every position of a
-history get other rows: several histories, one after the other (`packs`). Batches are a
-pure function of (seed, step): equal on any number of devices, and after a restart.
+Every position of a user's row in the log is an example: its item is the target, and
+the items before it are the history (see `positions`). Either all histories of a batch
+have similar lengths (a bucket), or several examples share a row, which mixes short and
+long histories with little padding. Models that learn at every position of a history get
+other rows: several histories, one after the other (`packs`). Batches are a pure
+function of (seed, step): equal on any number of devices, and after a restart.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Positions(NamedTuple):
 
 
 class Packs(NamedTuple):
-  """The training log on the device, and the positions in each packed row."""
+  """The training log on the device, and the positions in R packed rows of width H."""
 
   item_E: Array  # int32
   user_E: Array  # int32
@@ -48,9 +48,10 @@ Feed = Positions | Packs
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Defines the batch of every step; packed rows form a single bucket.
+  """Says which rows are the batch of each step; all of them are from one bucket.
 
-  An epoch has every batch of every bucket once, in an order that changes each epoch.
+  A bucket holds the rows of one width; packed rows form a single bucket. An epoch has
+  every batch of every bucket once, in an order that changes each epoch.
   """
 
   seed: int
@@ -72,7 +73,7 @@ class Plan:
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns bucket (int32), key and batch (uint32) of each step.
 
-    The key permutes the bucket's rows; the batch is a number within the bucket.
+    The key permutes the bucket's rows; the batches of a bucket are numbered from 0.
     """
     epoch, place = np.divmod(step, self.steps_per_epoch)
     key = fold(fold(np.uint32(self.seed & 0xFFFFFFFF), epoch), 0)
@@ -84,10 +85,10 @@ class Plan:
     return bucket.astype(np.int32), fold(key, bucket + 1), number
 
   def places(self, key, batch, bucket: int, xp: ModuleType = np):
-    """Returns the bucket's rows in a batch, [B] uint32; and [B] bool, True = real row.
+    """Returns the numbers of a batch's rows, [B] uint32, and which are real, [B] bool.
 
-    The last batch of a bucket is padded with rows that are not real. `key`, `batch` and
-    `bucket` come from `at`; `xp` is numpy or jax.numpy.
+    Rows are numbered within the bucket; the last batch is padded with rows that are not
+    real. `key`, `batch` and `bucket` come from `at`; `xp` is numpy or jax.numpy.
     """
     B, size = self.batch_size, self.sizes[bucket]
     place_B = batch * xp.uint32(B) + xp.arange(B, dtype=xp.uint32)
@@ -107,12 +108,12 @@ def positions(
 
   Args:
     train: the training log, with at least one interaction.
-    seed: seeds the packing and the order of examples.
-    batch_size: examples per step, a multiple of `rows.most`.
-    widths: ascending history columns; longer histories are cut to their last items
-      and go into the last bucket. Empty buckets are dropped.
-    drawn: draw targets from the user's items, anew in every epoch; only for inputs that
-      do not depend on the position.
+    seed: seeds the packing, the order of examples and the drawn targets.
+    batch_size: examples per step; a multiple of `rows.most` if there are `rows`.
+    widths: the history columns of each bucket, ascending; empty buckets are dropped.
+      Histories are cut to their last `widths[-1]` items. `rows` replace the buckets.
+    drawn: whether an example's target is drawn from all items of the user, anew in
+      every epoch; only for systems that read the user without a history.
     rows: the layout of rows shared by several examples; None = one example per row, in
       buckets by history length.
   """
@@ -199,8 +200,8 @@ def rows_at(
 ) -> Batch:
   """Returns the rows of a bucket with the numbers `row_B` (uint32) as a batch.
 
-  Rows that are False in `real_B` are empty, with weight 0. `key` seeds the targets if
-  `plan.drawn`.
+  Rows that are False in `real_B` are empty, with weight 0. If `plan.drawn`, the targets
+  are drawn by `key`.
   """
   if isinstance(feed, Packs):
     return _sequences(feed, row_B, real_B)

@@ -185,10 +185,10 @@ def _is_number(field: str) -> bool:
 
 
 def read_lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
-  """Returns a UTF-8 file's lines without line ends; `or_latin_1` as in `_text`.
+  """Returns a file's lines without line ends, read as UTF-8.
 
-  Only line feeds and carriage returns end a line: `str.splitlines` would also split at
-  a form feed, and the rest of the row would be read as another user.
+  With `or_latin_1`, a file that is not UTF-8 is read as Latin-1. Only line feeds and
+  carriage returns end a line. `str.splitlines` would also end one at a form feed.
   """
   text = _text(path, or_latin_1=or_latin_1)
   return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

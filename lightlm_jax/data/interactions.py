@@ -46,7 +46,7 @@ class Interactions:
 
 
 class Dataset(NamedTuple):
-  """A log with its items' metadata; a field is None if the data lack such metadata."""
+  """A log, its items' metadata and the synthetic shop's tastes; None = not known."""
 
   log: Interactions
   titles: list[str] | None
@@ -63,10 +63,9 @@ def from_sequences(
 ) -> Interactions:
   """Builds a log from pairs (raw user id, raw item ids in time order).
 
-  Users and items are numbered in the order of a seeded hash of the raw id. An
-  item's number then tells nothing that semantic ids or the order of equal scores could
-  exploit (numbers by first appearance would reveal the next item). Runs are comparable
-  only under the same seed.
+  Users and items are numbered in the order of a seeded hash of the raw id. Numbers by
+  first appearance would reveal the next item to semantic ids, and to rankings in which
+  equal scores stand in order of number. Runs are comparable only under the same seed.
 
   Args:
     rows: one pair per user.
@@ -130,7 +129,7 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns the offsets of R rows, [R + 1] int64, among elements True in `keep_E`."""
+  """Returns R rows' offsets, [R + 1] int64, if only elements True in `keep_E` stay."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 

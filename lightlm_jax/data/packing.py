@@ -14,17 +14,17 @@ _MULTIPLE = 8  # the width is a multiple of this
 
 
 class Rows(NamedTuple):
-  """The layout of rows that several examples share."""
+  """The layout of rows, of `width` tokens, that up to `most` of E examples share."""
 
   most: int  # most examples in a row
-  width: int  # most history columns of a row
-  length_E: np.ndarray  # int from 1, the history length at every position of the log
+  width: int  # most source tokens of a row
+  length_E: np.ndarray  # int from 1, the source tokens at every position of the log
 
 
 def rows(length_E: np.ndarray, most: int) -> Rows:
   """Returns the narrowest layout in which nearly all rows hold `most` examples.
 
-  `length_E` has the history length of every example.
+  `length_E` has the number of source tokens of every example, at least 1.
   """
   number_L = np.bincount(length_E)
   fewest = -(-len(length_E) // most)
@@ -41,9 +41,9 @@ def pack(
   """Packs sequences into rows.
 
   A row is filled with the longest sequence that fits, again and again (first-fit
-  decreasing). With `most`, each sequence after a row's first is, if possible, no longer
-  than an equal share of the space left. Without that rule the last rows would hold only
-  short sequences.
+  decreasing). With `most`, each sequence after a row's first is at most as long as the
+  space left, divided by the number of sequences that the row may still hold. If all are
+  longer, the shortest is taken. So the last rows do not hold short sequences only.
 
   Args:
     length_N: int, the length of each sequence, from 1 to `width`.

@@ -1,8 +1,8 @@
 """Logs in Parquet files: the output of `prepare`, and a run's copy of its log.
 
 preprocess/shards_out.py documents the output of `prepare`. The copy makes a run
-self-contained: `interactions.parquet` has the columns user, item and optionally
-timestamp (seconds), `items.parquet` has item and its metadata, in the log's order.
+self-contained: `interactions.parquet` has the columns user, item and, if known,
+timestamp (seconds); `items.parquet` has item and its metadata, in catalogue order.
 """
 
 from collections.abc import Mapping

@@ -14,8 +14,8 @@ FEWEST = 10  # with fewer rules no share is reported
 class ShuffleTest(NamedTuple):
   """The number of rules "b follows a" in a log, and in shuffled copies of it.
 
-  A pair (a, b) of items is a rule if b directly follows a at least SUPPORT times, and
-  at least CONFIDENCE (a share) of the items that directly follow a are b.
+  A pair (a, b) of items is a rule if b directly follows a in histories at least SUPPORT
+  times, and in at least the share CONFIDENCE of all cases where some item follows a.
   """
 
   rules: int

@@ -1,10 +1,10 @@
 """Training rows on disk, for logs that exceed device memory.
 
 A row has all that `feed.rows_at` returns for it, so batches are read without the log.
-ArrayRecord files hold a fixed number of rows each, in the order of the feed, with
-random access; batches from disk equal those on the device, row by row. Grain prefetches
-them while the device computes. The rows of a step are a function of (seed, step), so a
-run that resumes at step s reads from step s on, without a saved iterator.
+ArrayRecord files, which have random access, hold a fixed number of rows each, in the
+order of the feed. A batch read from disk equals the one that the feed makes on the
+device. Grain prefetches batches while the device computes. The rows of a step are a
+function of (seed, step), so a run can resume at any step without a saved iterator.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -158,8 +158,8 @@ def write(
 ) -> dict[str, Any]:
   """Writes the rows of several feeds, completely or not at all; returns the manifest.
 
-  Each feed has the rows of some users, a single bucket and no drawn targets. A file has
-  `rows_a_file` rows, the last one perhaps fewer.
+  Each feed has the rows of some of the users. Its plan has a single bucket and no drawn
+  targets (see `feed.Plan`). A file has `rows_a_file` rows, the last perhaps fewer.
   """
   files, writer = [], None
   rows = width = window = targets = 0

@@ -13,11 +13,12 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
   """Returns the size of every part of a split of `log`, ready for JSON.
 
   Returns:
-    A dict: kind, parameters, sha256; users, items, interactions of the log; cut_times
-    and log_times (first and last) in ISO 8601, UTC, None if unknown or unused; train,
-    with users, items and interactions; validation and test (None if not held out), with
-    requests, repeated_targets (in the request's own history), cold_targets (not in
-    training), untrained_users (not in training); withheld_items if items are withheld.
+    A dict: kind, parameters and sha256 of the split; users, items and interactions of
+    the log; log_times {first, last}, None if the log has no times; cut_times, None
+    unless the split is by time (times in ISO 8601, UTC); train {users, items,
+    interactions}; validation and test, None if not held out, {requests,
+    repeated_targets (in the request's own history), cold_targets and untrained_users
+    (neither has training interactions)}; withheld_items, only if items are withheld.
   """
   bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
   length_U = split.train.length_U

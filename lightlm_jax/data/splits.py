@@ -70,7 +70,7 @@ class Requests:
     )
 
   def without_items(self, out_I: np.ndarray) -> "Requests":
-    """Returns the requests with histories that lack the items True in `out_I`."""
+    """Returns the same requests, histories without the items True in `out_I`."""
     keep_E = ~out_I[self.item_E]
     offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
     return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])
@@ -91,12 +91,12 @@ class Split:
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
-  """Returns the split of a run; `config.data.share` of the users are in training."""
+  """Returns the split of a run, trained on the share `config.data.share` of users."""
   return learn_from(make(config.split, log), config.data.share)
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split of `config`; raises UserError if the log does not allow it."""
+  """Returns the split of `config`; raises UserError if the log lacks what it needs."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)
@@ -161,10 +161,10 @@ def temporal(
 ) -> Split:
   """Trains on everything before a cut time, and predicts in two windows after it.
 
-  The windows open at quantiles of the log's times. The test window holds `test_share`
-  of all interactions, the validation window `validation_share` of them (slightly more
-  if several have exactly the time of the cut). The last `gap` seconds before a window
-  belong to neither training nor validation. With the names of `Split.cut_times`:
+  The windows open at quantiles of the log's times. The last `test_share` of all
+  interactions lie in the test window, and the `validation_share` before them between
+  the starts of the two (roughly, if times are equal). The last `gap` seconds before a
+  window belong to neither training nor validation. With names of `Split.cut_times`:
 
     train          time < train_end = validation_start - gap
     validation     validation_start <= time < validation_end = test_start - gap
@@ -178,7 +178,7 @@ def temporal(
   keep the order of the log.
 
   Raises:
-    UserError: the log has no times, or training or a window would be empty.
+    UserError: the log has no times, nothing to train on, or no request in a window.
   """
   _check_shares(validation_share, test_share)
   if log.time_E is None:
@@ -274,11 +274,11 @@ def withhold(split: Split, share: float) -> Split:
 
 
 def learn_from(split: Split, share: float) -> Split:
-  """Returns the split with a share of the users in training; the requests stay.
+  """Returns the split with about a share of the users in training, and all requests.
 
-  Only a keyed hash of the raw id decides whether a user is in training: the users of a
-  share are a subset of those of any larger share, in every log. The other users get an
-  empty training row, and keep their requests with the full history.
+  Only a keyed hash of the raw id decides whether a user is in training, whatever the
+  log, and the users of a share are among those of any larger share. The other users get
+  an empty training row. Raises UserError if nobody is left to train on.
   """
   if share == 1:
     return split

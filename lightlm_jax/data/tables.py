@@ -32,7 +32,7 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
       column of formats.TEXTS; None = the items have no texts.
 
   Raises:
-    UserError: a column is missing or has the wrong type, or an id is missing.
+    UserError: no rows, a column that is missing or of the wrong type, or a missing id.
   """
   given = _frame(table, "interactions")
   times = "timestamp" in given.columns

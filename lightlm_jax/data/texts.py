@@ -67,9 +67,9 @@ def write(
 ) -> Tokens:
   """Tokenizes the texts of the catalogue, with at most `most` tokens per item.
 
-  `tokenizer` is JSON from `learn`. An item without text and attributes gets the token
-  EMPTY. Attributes (int arrays, numbered from 0; None = none) are tokens after the
-  text, which is cut to make room.
+  `tokenizer` is JSON from `learn`. `attributes` has an int array of attribute numbers,
+  from 0, for each item; None = none. They become tokens after those of the text, which
+  is cut to make room for them. An item with neither gets the token EMPTY.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()

@@ -13,10 +13,11 @@ FEWEST_EXCLUSIONS = 8
 
 
 class Allowed(NamedTuple):
-  """The items that each request may get, as arrays: new values need no compilation.
+  """The items that each request may get: its shared mask less its own exclusions.
 
-  Items are given by rank, their place in *code order*: the order of the sorted codes,
-  where the items below a trie node are consecutive; without codes, catalogue order.
+  As these are arrays, new values need no compilation. Items are given by rank, their
+  place in *code order*: the order of the sorted codes, in which the items below a trie
+  node are consecutive. For a system without codes it is the order of the catalogue.
   """
 
   # int32 [M, I + 1] or longer, M shared masks as cumulative counts of allowed items:
@@ -61,12 +62,12 @@ def exclusions(
 ) -> np.ndarray:
   """Converts pairs of a batch row and an item to `Allowed.excluded_BE`.
 
-  E is the `exclusion_width` of the row with the most items.
+  E is the `exclusion_width` of the most items that a row excludes.
 
   Args:
     row_P: integers in [0, batch_size), the request that excludes the item.
-    item_P: catalogue indices, all of them allowed by the request's shared mask; pairs
-      may repeat.
+    item_P: catalogue indices, all of them allowed by the shared mask of the request
+      (see `Allowed`); pairs may repeat.
     rank_I: each catalogue item's place in code order.
     batch_size: B.
   """

@@ -58,8 +58,8 @@ def search(
 
   Every step extends all beams by all their open children and keeps the best by the
   final score: summed log-probability divided by `length_norm`. Finished beams compete
-  with unchanged scores. The first step has one beam per row, not K. The search is exact
-  if no level of the trie has more nodes than there are beams.
+  with unchanged scores. The first step has one beam per row, not K. A constrained
+  search is exact if no level of the trie but the last has more than `beam_size` nodes.
 
   Args:
     step: maps (token_BK, parent_BK, cache) to (logits_BKV, cache with one position
@@ -181,7 +181,7 @@ def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.A
   """Returns the divisor of the log-probability of n = `length` tokens, float32.
 
   It is ((offset + n) / (offset + 1))**penalty. With the offset 0 this is n**penalty, as
-  in Hugging Face's library; T5's own offset is 5 (Wu et al. 2016, equation 14).
+  in Hugging Face's library. T5's own library uses 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

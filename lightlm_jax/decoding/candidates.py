@@ -1,8 +1,8 @@
 """Open continuations of all beams at one level of the trie, and the best of them.
 
 A level has a list of each node's children, and it may have a mask of the vocabulary for
-each node (see `Trie`). Both give the same beams, up to rounding: all continuations of
-all beams are compared.
+each node (see `Trie`). `Listed` reads the one, `Masked` the other. As either compares
+all continuations of all beams, they find the same beams, up to rounding.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """Terms of the keys by which continuations are ranked; one of each per beam."""
+  """For each beam, what turns logits into keys, by which continuations are ranked."""
 
   log_prob_BK: jax.Array  # float32, the beam's log-probability
   total_BK: jax.Array  # float32, the logarithm of the softmax's denominator
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
   finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """Returns each logit's key, [B, K, C] float32, monotonic in a beam's logits."""
+    """Returns the logits' keys, [B, K, C] float32; a beam's order of logits is kept."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1
@@ -63,7 +63,7 @@ class Listed(NamedTuple):
     return Best(key_BK, place_BK // C, token_BK, place_BK % C)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the states of the continuations `best`, from those of their parents."""
+    """Returns the states that the continuations in `best` reach from `state_BK`."""
     return trie.child(state_BK, best.column_BK, level)
 
 
@@ -77,7 +77,7 @@ class Masked(NamedTuple):
     return jnp.where(self._open(logits_BKV.shape[-1]), logits_BKV, -jnp.inf)
 
   def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
-    """Returns each row's k best open tokens; searches only its k best mask words."""
+    """Returns the k best open tokens of each row, over all its beams."""
     B, K, V = logits_BKV.shape
     W, X = self.word_BKW.shape[2], min(WORD, V)
     if K * W <= k:  # no more than k words exist
@@ -85,6 +85,7 @@ class Masked(NamedTuple):
       key_BK, place_BK = top_k(key_BKV.reshape(B, K * V), min(k, K * V))
       return Best(key_BK, place_BK // V, place_BK % V, place_BK % V)
 
+    # They are within the k words whose best open tokens have the highest keys.
     rest = ((0, 0), (0, 0), (0, W * WORD - V))
     ordered_BKWX = _as_integers(jnp.pad(logits_BKV, rest).reshape(B, K, W, WORD))
     lowest = jnp.iinfo(jnp.int32).min
@@ -108,7 +109,7 @@ class Masked(NamedTuple):
     return Best(key_BK, parent_BK, token_BK, token_BK)
 
   def child(self, trie: Trie, level: int, state_BK: jax.Array, best: Best) -> jax.Array:
-    """Returns the states of the continuations `best`, from those of their parents."""
+    """Returns the states that the continuations in `best` reach from `state_BK`."""
     return trie.child_by_token(state_BK, best.token_BK, level)
 
   def _open(self, V: int) -> jax.Array:
@@ -123,10 +124,11 @@ def children(
   allowed: Allowed | None,
   path: filters.Path | None,
 ) -> Listed | Masked:
-  """Returns the open children of each state, as the level's mask or list.
+  """Returns the open children of each state: as a mask if the level has one, or a list.
 
-  A child is closed if the request's shared mask in `allowed` allows none of its items,
-  or if this level's `path`, from `filters.paths`, says so. None closes nothing.
+  With shared masks in `allowed` it is always a list. A child is closed if the request's
+  shared mask allows none of its items, or if `path`, this level's result of
+  `filters.paths`, closes it. `allowed` None or `path` None closes nothing.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:

@@ -1,7 +1,7 @@
 """Scores every item of the catalogue by teacher forcing: no beam and no trie.
 
-Beam search approximates these scores; tests compare it with them. Items whose codes
-differ only in the last token share one forced prefix, so that short codes are cheap.
+Tests compare beam search, which may miss the best items, with these scores. Items whose
+codes differ only in the last token share one pass of the decoder over their prefix.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from lightlm_jax.decoding.trie import capacity
 class Chunks(NamedTuple):
   """Codes in code order, cut into X chunks of G items with at most Q prefixes.
 
-  Sizes are rounded up so that the catalogue can grow a little, see `trie.capacity`.
+  A prefix is a code without its last token. Sizes are rounded up by `trie.capacity`.
   """
 
   prefix_XQL: jax.Array  # int32 [X, Q, L - 1], codes without last token, padded with -1
@@ -72,10 +72,10 @@ def scores(
   """Returns each item's score as in `beam.search`, [B, R] float32 in code order.
 
   Args:
-    force: maps decoder_input_QL to logits_BQLV, the float32 next-token logits at every
-      position of Q targets.
+    force: maps decoder_input_QL to logits_BQLV: for each of B requests, the float32
+      next-token logits at every position of Q inputs.
     cut: the result of `chunks`.
-    num_ranks: R, at least the number of items; scores beyond these are meaningless.
+    num_ranks: R, at least the number of items; scores of further ranks mean nothing.
     start_token, length_penalty, length_offset: as in `beam.Options`.
   """
 

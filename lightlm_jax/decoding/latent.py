@@ -65,8 +65,8 @@ def build(
 def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
   """Returns 1 / distance to each item's mean state, [B, I] float32.
 
-  Items without states get -inf. With a prior, the penalty of rare items is added to the
-  squared distance.
+  Items without states get -inf. If the index has a prior, squared distances are first
+  increased by a penalty for rare items (see `StateIndex.rarity`).
   """
   square_BI = squared_distances(state_BD, index.mean_ID)
   square_BI += _rarity_penalty(index, index.count_I)[None]

@@ -15,8 +15,8 @@ _WORTH_IT = 128
 def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """Returns the result of `jax.lax.top_k`, ties included, but faster on long rows.
 
-  The k largest numbers of a row are within the k blocks with the largest maxima, so
-  that only those blocks are searched. `value_BN` is float32, -inf allowed, k at most N.
+  A long row is cut into blocks. Its k largest numbers are within the k blocks with the
+  largest maxima; only those are searched. `value_BN` is float32, -inf allowed, k ≤ N.
   The result is the values [B, K], largest first, and their int32 places in the row.
   """
   B, N = value_BN.shape

@@ -63,7 +63,7 @@ class Trie:
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """Returns a padding node (level > 0): the state after a token without a child."""
+    """Returns a level's padding node (level > 0): where a token without child leads."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
@@ -113,7 +113,7 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns each state's open child with this token; the level must have a mask."""
+    """Returns each state's child with its token, from the mask; both must exist."""
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]
@@ -125,14 +125,14 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """Returns the token that leads from `level` to `child`; 0 if the code has ended."""
+    """Returns the token on the edge from `level` to `child`; 0 if the code ended."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 
   def follow(self, state_BK: jax.Array, token_BK: jax.Array, level: int) -> jax.Array:
     """Returns each state's child with its token; `nowhere(level + 1)` if there is none.
 
-    The child of an ended state is its only one, whatever the token.
+    An ended state has only one child, which is returned whatever the token.
     """
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
     token_BKC, open_BKC = self.listed(state_BK, level)
@@ -146,9 +146,9 @@ class Trie:
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns each node's first rank: n has items `rank(n)` to `rank(n + 1) - 1`.
+    """Returns the lowest rank of the items below each node n of `level` (0 to L).
 
-    `state` holds nodes n of `level` (0 to L), or the number after the last node.
+    The highest is `rank(n + 1) - 1`, so n may also be the number after the last node.
     """
     if level == self.depth:
       return state
@@ -178,7 +178,7 @@ def build(
 
   Raises:
     UserError: a code is empty, two codes are equal, or one is a prefix of another.
-    ValueError: there is no item, a token is not in the vocabulary, or a code has a gap.
+    ValueError: no items, a token that is not in the vocabulary, or one after padding.
   """
   num_items, depth = code_IL.shape
   if not num_items or code_IL.max() >= vocab_size:
@@ -214,9 +214,10 @@ def build(
 
 
 def capacity(size: int) -> int:
-  """Rounds `size` up to four significant bits (at most 1/8 more), or a multiple of 8.
+  """Rounds `size` up to a multiple of 8 and, from 128 on, to four significant bits.
 
-  Programs need no new compilation while a catalogue grows up to this size.
+  From 64 on that adds less than 1/8. Programs need no new compilation while a catalogue
+  grows up to this size.
   """
   step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step

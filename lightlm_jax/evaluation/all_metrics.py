@@ -103,7 +103,7 @@ def baselines(
 def samples(
   requests: Requests, ranks: Ranks, log: Interactions, titles: list[str] | None
 ) -> Iterator[str]:
-  """Yields lines on the first three requests: last items, recommendations, target."""
+  """Yields text on the first three requests: last items, recommendations, target."""
   assert ranks.items_NK is not None
 
   def names(items: np.ndarray) -> str:

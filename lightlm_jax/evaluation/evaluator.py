@@ -27,7 +27,7 @@ K = 20  # length of the lists: the largest cut-off of the metrics
 
 
 class Ranks(NamedTuple):
-  """The rank of each request's target, in the order of the requests, all int32."""
+  """The rank of each request's target; int32 arrays in the order of the requests."""
 
   rank_N: np.ndarray  # 1 + the number of items strictly above the target; 0 = miss
   ties_N: np.ndarray  # the number of other items with exactly the target's score
@@ -57,15 +57,15 @@ def evaluate(
   `recommend`; a target that has no valid position in it is a miss.
 
   Args:
-    built: the system; work that all batches share is done once.
+    built: the system; its method `prepare`, if any, runs once for all batches.
     params: its parameters, on the device.
     requests: N > 0 requests, each with a target.
     num_items: I, the size of the catalogue.
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
-    k: length of the lists; ranks from scores cover the whole catalogue anyway.
+    k: length of the lists; it does not limit ranks that are counted from scores.
     mesh: devices that share each batch along the axis "data"; None = one device.
     rules: those of `RULES` to evaluate, the keys of the result.
-    lists: whether to return lists even if ranks come from scores, which need none.
+    lists: whether to return lists; if ranks come from lists, they are always returned.
     allowed_I: bool, true for the items that can be recommended; any other target is a
       miss. None = all.
     user_ids: raw ids, for error messages; None = users are named by index.
@@ -123,9 +123,10 @@ def program(
   """Returns a jitted program to rank a batch's targets, and its argument `catalogue`.
 
   The program maps (params, tables, batch, catalogue, excluded_BE) to ranks and ties,
-  int32 [rules, 2, B], whether a row has NaN, bool [B], and any lists, [rules, B, K].
-  `catalogue`, on the host, says which items can be recommended. `everywhere` is the
-  sharding of the results, None = one device; other arguments are those of `evaluate`.
+  int32 [rules, 2, B], whether a row has NaN, bool [B], and, if lists are asked for or
+  needed, their items, [rules, B, K]. `tables` are those of `built`. `catalogue`, on the
+  host, says which items can be recommended. `everywhere` is the sharding of the
+  results, None = one device; other arguments are those of `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -147,9 +148,9 @@ def mean(
 
   Args:
     built, params, requests, batch_size, mesh: see `evaluate`.
-    of: the method's name. "nll" yields -log p(target | source) in nats; seen items stay
-      in the softmax, as in training, and systems can be compared. "invalid_beams" is
-      true for each beam of an unconstrained search that is not the id of an item.
+    of: the method's name. "nll" gives -log p(target | source) in nats. The softmax
+      includes seen items, as in training, and the means of systems can be compared.
+      "invalid_beams" is true for beams of an unconstrained search that are no item id.
   """
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)

@@ -51,8 +51,8 @@ def gini(count_I: np.ndarray) -> float:
 def head_share(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   """Returns the share of recommendations that go to the most popular 20 % of items.
 
-  Items with the popularity of the last item in the head count fractionally, so that the
-  order of items does not matter. Arguments as in `novelty`.
+  If several items tie at the border of these 20 %, each counts by the same fraction, so
+  that the order of items does not matter. Arguments as in `novelty`.
   """
   size = max(1, round(HEAD * len(bought_I)))
   border = np.sort(bought_I)[::-1][size - 1]
@@ -66,8 +66,8 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
   """Returns the mean self-information of the recommended items, in bits.
 
   shown_I counts each item's recommendations, bought_I its training interactions. An
-  item's self-information is -log2 of its share of the training interactions, of which
-  it is taken to have at least one (Zhou et al. 2010; Vargas & Castells 2011). Without
+  item's self-information is -log2 of its share of all training interactions (Zhou et
+  al. 2010; Vargas & Castells 2011); an item without any counts as having one. Without
   recommendations novelty is 0.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)

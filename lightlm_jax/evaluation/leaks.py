@@ -47,8 +47,8 @@ def audit(
 
   Args:
     build: builds ids from a whole log and a seed; it splits the log itself.
-    log: all interactions, validation and test included. Raw item ids that are numbers
-      are taken as the numbering of the items in the original file.
+    log: all interactions, validation and test included. An item's number is its
+      raw id or, unless all raw ids are integers, the id's place in alphabetical order.
     split_of: splits a log, so that each user's training items are the first ones of the
       user's row. The rest of the row counts as held out, even without a request.
     seed: seeds the ids, the exchange and the renumbering.
@@ -56,7 +56,8 @@ def audit(
   Returns:
     A dict: exchange {items_changed, users_changed, popularity_changed (each a share),
     vocabulary_changed (bool)}, renumber {measure: {as_is, renumbered, other_seeds}},
-    spearman_last_token, held_out_edges, failures (lines of text) and passed (bool).
+    spearman_last_token (see `last_token_order`), held_out_edges (a number), failures
+    (lines of text) and passed (bool).
   """
   ids = build(log, seed)
   exchanged = _compare(ids, build(exchange_held_out(log, seed, split_of), seed))
@@ -142,7 +143,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts the (user, item) pairs read for `ids` that occur only as held-out ones."""
+  """Counts (user, item) pairs read for `ids` that are in `log`, but only held out."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -156,8 +157,9 @@ def held_out_edges(
 def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, int]:
   """Returns Spearman's correlation of last token and raw item id, and its sample size.
 
-  A leaf is a set of items whose ids differ only in the last token. Ranks are taken in
-  each leaf of at least two items, and standardised. Without such a leaf: (0, 0).
+  A leaf is a set of items whose ids differ only in the last token. The sample is
+  all items of leaves with at least two. Ranks are taken in each leaf, and standardised.
+  Without such a leaf the result is (0, 0).
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)

@@ -1,7 +1,7 @@
 """Computes confidence intervals over users or seeds, and tests pairs of systems.
 
-Shape letters: N users, D users that differ, V distinct values, R resamples, M tests,
-S seeds. Everything is float64 on the host and reproducible by its seed.
+Shape letters: N users, D users with unequal values of two systems, V distinct values,
+R resamples, M tests, S seeds. Results are float64, on the host, and fixed by the seed.
 """
 
 import statistics

@@ -33,12 +33,12 @@ def code_book(
   cache: epath.Path,
   attributes: Sequence[np.ndarray] | None = None,
 ) -> codes.CodeBook:
-  """Returns the codes that `config` describes, from training interactions only.
+  """Returns the codes that `config` describes, built from the interactions `train`.
 
   `cache` is a folder of books, one per hash of all inputs; a book that it holds is read
-  instead of built. `attributes` has an int array of attributes for each item, needed if
-  `config.graph` is "attributes"; None = the log has none. All random numbers depend on
-  `seed` alone.
+  instead of built. `attributes` has an int array of attributes per item, None = the log
+  has none; they are used only if `config.graph` is "attributes". All random numbers
+  depend on `seed` alone.
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
@@ -64,8 +64,9 @@ def book_of_run(
 ) -> codes.CodeBook:
   """Returns the book of `code_book`, with cold items placed as `config.cold` says.
 
-  Raises a UserError if `attributes` are needed but None, no code is free for a cold
-  item, or `config` asks to place cold items although its kind is "iid".
+  "apart" leaves the codes of cold items (those without a training interaction) as they
+  are, "attributes" calls `grow.place_cold`. Raises a UserError if `attributes` are None
+  but needed, no code is free for a cold item, or ids of kind "iid" are not "apart".
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(

@@ -82,9 +82,10 @@ def with_last_token(
 ) -> np.ndarray:
   """Returns each node's path as its code, with a last token where a path is shared.
 
-  Nodes with the same path form a leaf. Last tokens number a leaf's nodes from
-  `first_token`, in random order since an order by index would leak information. With
-  `apart` numbering continues from leaf to leaf, so that all last tokens are distinct.
+  A node is a user or an item; its path is a row of tokens, padded with -1. Nodes with
+  the same path form a leaf, whose last tokens number them from `first_token`. The order
+  is random, because the order of indices can carry information. With `apart` numbering
+  continues from leaf to leaf, so that all last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True

@@ -1,15 +1,15 @@
 """The graph convolutional network behind GCI ids: users and items in one graph.
 
 LightGCN (He et al. 2020, arXiv 2002.02126): vectors are propagated over the bipartite
-graph, x' = D^-1/2 A D^-1/2 x, several times; the result is the mean over the start
-vectors and all layers (equations 3-8). The loss is BPR (Rendle et al. 2009, arXiv
-1205.2618) without the paper's L2 term, because training stops early on held-back
-edges instead (gcn_training.py). `weighted` gives every layer a matrix and a
-non-linearity, as in NGCF (Wang et al. 2019, arXiv 1905.08108) and GCN (Kipf & Welling
-2017, arXiv 1609.02907). On a mesh the messages of all devices' arcs are summed once a
-layer.
+graph several times, x' = D^-1/2 A D^-1/2 x with the adjacency A and the degrees D. The
+result is the mean over the start vectors and all layers (equations 3-8). The loss is
+BPR (Rendle et al. 2009, arXiv 1205.2618) without LightGCN's L2 term, because training
+stops early on held-back edges instead (gcn_training.py). The option `weighted` gives
+every layer a matrix and a non-linearity, as in NGCF (Wang et al. 2019, arXiv
+1905.08108) and GCN (Kipf & Welling 2017, arXiv 1609.02907). On a mesh each device sums
+the messages of its arcs; then one sum over the devices completes the layer.
 
-Letters: U users, I items, N = U + I nodes, users first; E edges, each between a user
+In shapes: U users, I items, N = U + I nodes, users first; E edges, each between a user
 and an item; A = 2 E arcs, both directions of every edge, in S stacks of T; D width, B
 batch, M negatives of an example.
 """
@@ -35,7 +35,7 @@ STACK = 2**17
 
 
 def distinct_edges(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a log's distinct edges (user_E, item_E), int32, by user, then by item."""
+  """Returns a log's distinct edges (user_E, item_E), int32, sorted by user and item."""
   user_E, item_E = graph_lib.distinct_purchases(train).tocoo().coords
   return user_E.astype(np.int32), item_E.astype(np.int32)
 
@@ -51,8 +51,8 @@ def bipartite(
 
   Edges are distinct int32 pairs. Those not in `kept_E` (bool, None = all) have weight 0
   and do not count in degrees; they remain as arcs, so that graphs with and without them
-  share one compiled program. The result has no vectors; its field `edges` is float32
-  [A, 1] for A = 2 E arcs, which are sorted by receiver.
+  share one compiled program. The nodes have no vectors yet; the field `edges` has the
+  weights, float32 [A, 1], of A = 2 E arcs, sorted by receiver.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -87,7 +87,7 @@ def init(rng: jax.Array, num_nodes: int, options: Gcn) -> dict[str, jax.Array]:
 
 
 def stacked(graph: jraph.GraphsTuple, devices: int = 1) -> jraph.GraphsTuple:
-  """Returns the graph with its arcs in S stacks of T; `devices` divides S.
+  """Returns the graph with its arcs in S stacks of T; S is a multiple of `devices`.
 
   Stacks are filled up with arcs of weight 0.
   """

@@ -41,10 +41,10 @@ def embeddings(
   all edges. A node without edges gets its start vector / (`options.layers` + 1).
 
   Without a `mesh`, training runs on the CPU if JAX has one, because an accelerator sums
-  messages in arbitrary order. There, on one kind of processor and one version of JAX,
-  equal seeds give bitwise equal vectors; with `options.weighted` only for one number of
-  threads, by which XLA splits matrix products. On a `mesh`, vectors are equal only up
-  to float32 rounding. Raises a UserError if training diverges.
+  messages in arbitrary order. On one kind of CPU and one version of JAX, equal seeds
+  then give bitwise equal vectors. With `options.weighted` the number of threads must be
+  equal too, because XLA splits matrix products by it. With a `mesh`, equal seeds give
+  vectors equal up to float32 rounding. Raises a UserError if training diverges.
   """
   # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it

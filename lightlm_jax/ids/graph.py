@@ -33,9 +33,9 @@ def users_together(train: Interactions) -> scipy.sparse.csr_array:
 
 
 def all_together(train: Interactions) -> scipy.sparse.csr_array:
-  """Returns the sum of `bipartite`, `users_together`, `items_together`, [U + I, U + I].
+  """Returns `bipartite` plus `users_together` and `items_together`, [U + I, U + I].
 
-  This is the co-indexing of the paper on SCI ids. Pairs of users and pairs of items
+  This is the co-indexing of Hua et al. (see spectral.py). Pairs of users or of items
   far outnumber interactions, so that users and items end up in separate clusters.
   """
   blocks = [[users_together(train), None], [None, items_together(train)]]
@@ -47,10 +47,10 @@ def by_attributes(
 ) -> scipy.sparse.csr_array:
   """Returns the symmetric adjacency of users, items and A attributes, in this order.
 
-  Items are connected through shared attributes alone, never through interactions. An
-  attribute of i of the I items has the weight log((1 + I) / (1 + i)), so that one that
-  all items have connects nothing. A user has the attributes of their items, once per
-  interaction. `attributes[i]` holds the distinct attributes of item i, ints from 0.
+  Each edge joins an attribute to an item or a user. If m of the I items have it, its
+  edges to them weigh log((1 + I) / (1 + m)): 0 if all have it. Its edge to a user has
+  the sum of this over the user's interactions with these items. `attributes[i]` holds
+  the distinct attributes of item i, ints from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

@@ -26,15 +26,15 @@ def add_items(
   capacity: int,
   seed: int,
 ) -> CodeBook:
-  """Returns the book with new items appended; a model trained on it stays valid.
+  """Returns the book with new items appended; models trained on `book` stay valid.
 
-  The vocabulary and the inner nodes of the trie stay the same. (A leaf is all items
-  whose codes differ only in the last token.) A new item joins the leaf that holds
-  most of its neighbours; ties go to the leaf with fewest items, then to the first. Its
-  code is the leaf's prefix and a token that is free there, drawn at random from the
-  tokens that end codes of this length. If the leaf is full, the other leaves of
-  neighbours are tried, then the leaves of cold items, then the leaf with most free
-  tokens.
+  The vocabulary and the inner nodes of the trie stay the same. A leaf is all items
+  whose codes differ only in the last token. A new item joins the leaf that holds most
+  of its neighbours; ties go to the leaf with fewest items, then to the first by prefix.
+  Its code is the leaf's prefix and a token that is free there, drawn at random from the
+  tokens that end codes of this length. If the item has no neighbours, or their leaf no
+  free token, it joins the first leaf that has one: among its neighbours' other leaves,
+  then among the leaves of cold items, or else the leaf with most free tokens.
 
   `neighbours` are, for each new item, the catalogue indices of similar old items
   (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
@@ -151,9 +151,9 @@ def by_attributes(
 ) -> list[np.ndarray]:
   """Returns the items of `known_M` nearest to each of `new_N`, by cosine of attributes.
 
-  An attribute of m of the M known items has the weight log((1 + M) / (1 + m)), which is
-  0 if all items have it. Items with cosine 0 are not neighbours. `attributes` holds,
-  for each catalogue item, an array of distinct attributes, ints from 0.
+  An attribute that m of the M known items have weighs log((1 + M) / (1 + m)), which is
+  0 if all have it. Items with cosine 0 are not neighbours. `attributes` holds, for each
+  catalogue item, an array of distinct attributes, ints from 0.
 
   Returns:
     N int arrays of at most k catalogue indices, nearest first, ties by index.

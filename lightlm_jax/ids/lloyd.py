@@ -18,12 +18,12 @@ STACK = 8_192
 def assign(
   value_ND: np.ndarray, start_KD: np.ndarray, mesh: Mesh, *, iterations: int
 ) -> np.ndarray:
-  """Returns each point's nearest centre after convergence, [N] int64.
+  """Returns each point's nearest centre, as found by K-Means, [N] int64.
 
   K-Means starts from the centres `start_KD` and stops when no point changes its centre,
   or after `iterations`. A centre without points does not move; of equally near centres
-  a point gets the first. Sums are float32: results on different numbers of devices
-  agree up to rounding.
+  a point gets the first. Sums are float32 and their rounding depends on the number of
+  devices, so that points between two centres may get the other one.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK

@@ -39,8 +39,9 @@ def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarr
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns SID codes of items and of users: sequential numbers, in base `base`.
 
-  Items are numbered by first appearance in the training log, those that never appear
-  last; users by index. Consecutive numbers hint at the next item.
+  Items are numbered by first appearance in the training log, user by user; those that
+  never appear come last. Users are numbered by index. Items that a user bought one
+  after the other often get consecutive numbers, which hint at the next item.
   """
   seen, first = np.unique(train.item_E, return_index=True)
   number_I = np.full(train.num_items, -1)

@@ -21,12 +21,12 @@ MOST_NEIGHBOURS = 50_000
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report on a code book that the command `index` writes.
 
-  Its fields: num_items, num_users, vocab_size, length (number of items by number of
-  tokens), collisions (items less distinct codes), largest_leaf, tokens_per_level,
+  Its fields: num_items, num_users, vocab_size, length ({tokens of a code: items}),
+  collisions (items less distinct codes), largest_leaf, tokens_per_level,
   entropy_per_level (bits), cluster_sizes (`QUANTILES` per level). Two more fields hold,
-  per level, the share of pairs of codes that agree: "agreement" for pairs of a user and
-  an item (keys training, held_out, random; held_out may be None) and "neighbours" for
-  pairs of items (keys nearest, random).
+  per level, the share of pairs whose codes agree down to it: "agreement" of users with
+  items (keys training, held_out, random; held_out is None if the split holds nothing
+  out) and "neighbours" of items with other items (keys nearest, random).
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)
@@ -81,8 +81,8 @@ def largest_leaf(items_IL: np.ndarray) -> int:
 def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
   """Returns the nearest other item to each in `item_A`, [A] int64; -1 = none.
 
-  Nearest by the cosine of the items' vectors of buyers (1 or 0 for each user), in
-  the whole catalogue; ties go to the lower index.
+  An item's vector is 1 for its buyers and 0 for other users. The nearest item of the
+  catalogue has the greatest cosine above 0; ties go to the lower index.
   """
   bought_UI = graph.distinct_purchases(train)
   together_AI = (bought_UI.T.tocsr()[item_A] @ bought_UI).tocoo()

@@ -33,10 +33,10 @@ def gci_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  L is `config.gci_levels`, K `config.centres`; there are only L columns if no code
-  needs a last token. See `codes` and `with_cold`. Devices of a mesh (None = one CPU)
-  share the GCN's training and K-Means, which starts from other centres than on one CPU,
-  so that codes differ.
+  L is `config.gci_levels`. `codes` describes the tokens, `with_cold` the codes of nodes
+  without a training edge. A table in which no code needs a last token has L columns.
+  Devices of a mesh (None = one CPU) share the work. K-Means starts from other centres
+  on a mesh than on one CPU, so that codes differ.
 
   Raises:
     UserError: `config.gcn.dim` is below L with the quantiser "product", or the log is
@@ -85,7 +85,7 @@ def product(
   """Returns labels by product quantisation: K-Means on L pieces of z-scored vectors.
 
   L is `levels`, K `centres`. Labels are [N, L] int64 below K and do not depend on the
-  number of threads. A piece with fewer distinct values than K gets one label for each.
+  number of threads. If a piece has at most K distinct values, each is a label.
   Devices of the mesh share K-Means; None = scikit-learn on the CPU. Raises a UserError
   if L exceeds D, the width of the vectors.
   """

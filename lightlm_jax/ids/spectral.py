@@ -3,10 +3,10 @@
 Hua et al., "How to Index Item IDs for Recommendation Foundation Models" (SIGIR-AP
 2023), section 4.4, as LightLM (arXiv 2310.17488) uses it, with users and items
 clustered together. Clusters come from spectral clustering (Ng, Jordan & Weiss 2001;
-von Luxburg 2007): eigenvectors of D^-1/2 A D^-1/2, rows normalised to length one, in
-the coordinates of a diffusion map (Coifman & Lafon 2006): an eigenvector is weighted by
+von Luxburg 2007) by eigenvectors of D^-1/2 A D^-1/2, with the adjacency A and the
+degrees D. As in a diffusion map (Coifman & Lafon 2006), each eigenvector is weighted by
 its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of
-`WALK` steps from them have similar distributions.
+`WALK` steps from them have similar distributions. Rows are then scaled to length one.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ _MOST_PAIRS = 20_000_000
 class Walks(NamedTuple):
   """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  Walks of two steps pass through one of A nodes; A = 0 if `step_NN` holds all weights.
+  The product adds walks of two steps through one of A nodes; A = 0 if it adds none.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -94,16 +94,17 @@ def spectral_ids(
   """Returns item codes [I, L] and user codes [U, L'], int32, padded with -1.
 
   A code is the path of cluster tokens and, if a leaf holds more than one item (or
-  user), a last token numbered in seeded random order. Users and items of one graph
-  share cluster tokens. Each level has its own range of tokens, and so have the last
-  tokens of items and of users. If `config.tokens` is "level", numbering restarts below
-  every cluster: a small vocabulary whose tokens have a meaning only after their prefix.
-  If it is "node", every cluster has its own token, and all last tokens of items differ.
+  user), a last token numbered in seeded random order. Users and items share cluster
+  tokens if they are clustered together, see `GRAPHS`. Each level has its own range of
+  tokens, and so have the last tokens of items and of users. If `config.tokens` is
+  "level", numbering restarts below every cluster: a small vocabulary whose tokens have
+  a meaning only after their prefix. If it is "node", every cluster has its own token,
+  and all last tokens of items differ.
 
-  Nodes without a training edge and small components of the graph come last on the first
-  level. They form up to `config.branching` (the paper's N) additional clusters, of at
-  most `config.leaf_size` (its M) nodes if these suffice. A cluster of the last of
-  `config.levels` is a leaf, however large.
+  Components of at most `config.leaf_size` (the paper's M) nodes, such as a node without
+  edges, come last on the first level. They are packed into additional clusters: one for
+  every M nodes, but at most `config.branching` (the paper's N). All clusters on level
+  `config.levels`, the last, are leaves, however large.
 
   Raises:
     UserError: more than a million users or items, or `attributes` is None but needed.

@@ -30,7 +30,7 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
-  """Returns `params` and `built` on the mesh; runs `SharesWork.prepare` unless done."""
+  """Puts `params` and `built` on the mesh; runs a system's `prepare`, if any, once."""
   copied = everywhere(mesh)
   params, tables = on_mesh((params, built.tables), copied)
   if isinstance(built.system, SharesWork) and not built.prepared:
@@ -59,7 +59,7 @@ def answers(
   batch_size: int,
   mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Runs all requests in batches; reads each result after dispatching a few more.
+  """Runs all requests in batches, a few of which are on the devices at once.
 
   Args:
     ask: maps (batch, excluded_BE), on the devices, to arrays with a row per request;
@@ -87,7 +87,7 @@ def answers(
 def host_batches(
   built: Built, requests: Requests, batch_size: int
 ) -> Iterator[tuple[np.ndarray, Batch, np.ndarray]]:
-  """Yields (indices of requests, their batch, excluded_BE), short histories first."""
+  """Yields (request indices, batch, `Allowed.excluded_BE`), short histories first."""
   order_N = np.argsort(requests.length_N, kind="stable")
   for start in range(0, len(order_N), batch_size):
     index = order_N[start : start + batch_size]
@@ -119,9 +119,9 @@ def put(tree: Any, sharding: NamedSharding | None) -> Any:
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Raises a UserError that names the first user with NaN scores, if any (`nan_B`).
+  """Raises a UserError if `nan_B` marks users with NaN scores; it names the first.
 
-  `user_B` are user indices; `user_ids` [U] raw ids, None = the index is the name.
+  `user_B` are user indices; without `user_ids` ([U] raw ids), request indices will do.
   """
   if nan_B.any():
     first = user_B[nan_B][0]

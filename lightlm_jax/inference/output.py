@@ -1,9 +1,9 @@
 """Writes recommendations to files atomically; a killed run can be resumed.
 
 Users are split into parts of a fixed size, written one by one into the folder
-FILE.parts. Processes take parts in turn and skip those that exist; then each joins its
-own parts into FILE, or with several processes NAME-00000-of-00004.SUFFIX and so on. The
-manifest is written last.
+FILE.parts. Processes take parts in turn and skip those that exist. Then each
+process joins its own parts into one file: FILE if there is one process, otherwise
+NAME-00000-of-00004.SUFFIX and so on. The manifest is written last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,8 +58,8 @@ def write(
 
   Returns:
     The manifest: question, users, rows, files; `answered`, the number of users with any
-    item; `finished_before`, whether it was complete before. After new work, processes
-    other than the first get {}.
+    item; `finished_before`, whether the output was complete before this call. If it was
+    not, processes other than the first get {}.
 
   Raises:
     UserError: the output exists for another question, or cannot be written.

@@ -1,7 +1,7 @@
 """Converts queries by raw ids to requests by index, and warns of what is left out.
 
-The history of a user of the log is everything in the log, including the held-out items:
-recommendations are about the future. A history in the query replaces it.
+A user's history is everything that the log has of them, held-out items included,
+because recommendations are about the future. A history in the query replaces it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +66,7 @@ def everyone(log: Interactions) -> Queries:
 
 
 def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
-  """Builds queries for users of the log, each once, in the order of `names`."""
+  """Builds queries for `names`, in order, once; `unknown` are those not in the log."""
   names = list(dict.fromkeys(names))
   unknown = tuple(name for name in names if name not in index.users)
   user_N = [index.users[name] for name in names if name in index.users]
@@ -142,7 +142,10 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings about `lost` unknown ids, and about new users who share a list."""
+  """Returns warnings of `lost` ids that `allowed_items` ignored, and of new users.
+
+  New users are a warning only if `system` reads no histories: all get the same list.
+  """
   lines = []
   if lost:
     lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")

@@ -31,8 +31,8 @@ class Served(NamedTuple):
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
   """Prepares a system for serving on this process's own devices.
 
-  `built` has its tables on `mesh`, which spans all processes; each device gets a copy
-  of them and of `params`. `batch_size` is a multiple of a process's number of devices.
+  `built` has its tables on `mesh`, which spans all processes; they and `params` are
+  copied to this process's devices. `batch_size` is a multiple of their number.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
@@ -53,7 +53,7 @@ def recommend(
   """Returns the best K items of each request; raises a UserError if a score is NaN.
 
   One program is compiled per bucket of batch size, history length and number of
-  exclusions, with and without `allowed_I`; new values in it need no compilation.
+  exclusions, with and without `allowed_I`, whose values may change without compilation.
 
   Args:
     served: from `ready`.

@@ -1,7 +1,7 @@
 """L2D (arXiv 2509.11524): ranks items by a trained model's states, without a search.
 
-The state index holds the hidden state of every training example's source, with the item
-that followed. The arithmetic is in decoding/latent.py.
+The state index holds the model's hidden states after the histories of all training
+examples, or of a share, with the items that followed. Arithmetic: decoding/latent.py.
 """
 
 import collections
@@ -63,7 +63,7 @@ class StateIndexSystem(ItemScorer):
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:
   """Builds the system that ranks items by the states of `model`'s training examples.
 
-  Raises a UserError if "latent_local" needs more nearest examples than `index` has.
+  Raises a UserError if `config.decoding` averages more examples than `index` has.
   """
   kind, nearest = config.decoding.kind, config.decoding.nearest
   if kind == "latent_local" and nearest > len(index.item_N):

@@ -2,9 +2,9 @@
 
 With N positions and I items the logits are by far the largest array of a next-item
 model, so logits and gradients are computed chunk by chunk. A chunk is some positions
-with all items: logits, loss and gradients in one pass. Or, where the catalogue is
-large, all positions with some items, in two passes: the second computes the logits
-again, but each row of the table's gradient is written once, not once per chunk.
+with all items; one pass gives loss and gradients. If the catalogue is large, a chunk is
+all positions with some items. This takes two passes, the second of which computes the
+logits again; but each row of the output table's gradient is written only once.
 """
 
 import functools
@@ -50,8 +50,8 @@ def sampled_cross_entropy(
 ) -> jax.Array:
   """Returns an estimate of `linear_cross_entropy` from M sampled items, `negative_M`.
 
-  The softmax's sum over all other items is estimated from the samples (Bengio & Senécal
-  2008). They are int32, uniform in [0, I); one that equals the label is ignored.
+  The samples are int32, uniform in [0, I); they estimate the softmax's sum over all
+  items but the label (Bengio & Senécal 2008), so that one equal to it is ignored.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)

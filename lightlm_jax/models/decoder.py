@@ -39,7 +39,7 @@ class Transformer(nn.Module):
 
   `segment_BL` is int32, 0 = padding. A position attends to its own segment only,
   and if `causal` to no later position. Results depend on distances between
-  positions, neither on a segment's place in its row nor on the row's width.
+  positions, but not on a segment's place in its row or on the row's width.
   """
 
   config: Config

@@ -31,7 +31,7 @@ class Config:
   """LightLM's shape; its one-letter fields are also the letters of array shapes.
 
   Further letters: B batch, S source length, L target length, M earlier target
-  positions, K beams (or targets that share one source), P slots of all past positions.
+  positions, K beams (or targets that share one source), P the sum of K over positions.
   """
 
   V: int  # tokens of the vocabulary
@@ -51,7 +51,7 @@ class Config:
 
 
 class CrossKV(NamedTuple):
-  """Cross-attention keys and values of N decoder layers, shared by a row's beams."""
+  """Cross-attention keys and values, shared by a row's beams; N = decoder layers."""
 
   key_NBHAS: jax.Array
   value_NBHSA: jax.Array
@@ -199,9 +199,9 @@ class EncoderDecoder(nn.Module):
   def encode(self, token_BS, word_BS, segment_BS) -> jax.Array:
     """Encodes the source; returns encoded_BSD in `config.dtype`.
 
-    Arguments are int32: tokens, their word numbers (0 to W - 1) and segments (0 =
-    padding). Tokens attend to their own segment, which must be contiguous, because
-    distances are computed from positions in the row.
+    Arguments are int32: tokens, the numbers of their words (0 to W - 1, ignored if W is
+    0) and segments (0 = padding). Tokens attend to their own segment, which must be
+    contiguous, because distances are computed from positions in the row.
     """
     S = token_BS.shape[1]
     x_BSD = self.embedding.astype(self.config.dtype)[token_BS]

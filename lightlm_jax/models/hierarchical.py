@@ -2,10 +2,10 @@
 
 Lite-LLM4Rec (arXiv 2402.09543): an item model makes a vector of each item's text, a
 recommendation model reads the vectors of a history in order, and a projection scores
-all items in one step. We do not know the paper's sizes and pooling: here both are
-Llama-style transformers (see decoder.py), and an item's vector is the mean of its
-tokens' states. `FlatText` is the alternative: one sequence of all words, as language
-models read a user's texts.
+all items in one step. We do not know the paper's sizes and pooling. Here both models
+are Llama-style transformers (see decoder.py), and an item's vector is the normalised
+mean of its tokens' states. `FlatText` is the alternative: one sequence of all words, as
+language models read a user's texts.
 
 Letters, in addition to decoder.py's: T tokens of a text, U unique items of a batch,
 H items of a row, S = H · T, V vocabulary of the texts.
@@ -26,7 +26,7 @@ WIDTH = 8  # a chunk's texts are padded to a multiple of so many tokens
 
 
 class Hierarchical(nn.Module):
-  """Item encoder (`encode`), history encoder (`read`) and the table of the head."""
+  """Item and history encoders (`encode`, `read`), with an output table if I is set."""
 
   V: int  # vocabulary size of texts
   I: int | None  # items of the head's table `output` [I, D]; None = no head

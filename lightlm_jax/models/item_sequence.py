@@ -2,8 +2,8 @@
 
 SASRec (Kang & McAuley 2018, arXiv 1808.09781, section III; its norms are placed as in
 the authors' code). BSARec (Shin et al. 2024, arXiv 2312.10325, section 4.2). Positions
-are counted from the end of a history, so that results depend neither on padding nor on
-other histories in the row.
+are counted from the end of a history, so that results do not depend on padding or, in
+SASRec, on other histories in the row.
 
 Letters: B batch, H history columns.
 """
@@ -42,9 +42,9 @@ class ItemSequence(nn.Module):
   """The network; returns the hidden states [B, H, D], float32.
 
   `item_BH` (-1 = padding) and `segment_BH` (0 = padding) are int32. Segments separate
-  the histories of one row. The state at a position depends on the items of its history
-  up to that position. With "bsarec" a row is one history, right-aligned, and a state
-  depends on later items too: only the last position may be used. The table `embedding`
+  the histories of one row. With "sasrec" a state depends on the items of its history
+  up to its own position. With "bsarec" a row is one history, right-aligned, and states
+  depend on later items too: only the last may be used. The table `embedding`
   [I, D] is the output table too. Dropout is active if there is a "dropout" rng.
   """
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class Dropout(nn.Module):
-  """Dropout with one random byte per element, an eighth of the usual cost.
+  """Dropout by one random byte per element, cheaper than Flax's float per element.
 
   The rate is rounded to a multiple of 1/256; kept elements are scaled accordingly.
   """

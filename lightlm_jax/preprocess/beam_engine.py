@@ -39,7 +39,7 @@ class Beam:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and groups each part's rows by user; returns the log's tally."""
+    """Groups all files' rows by user, in `layout.parts` parts; returns their tally."""
 
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (

@@ -3,8 +3,8 @@
 A CSV parser that meets an unclosed quote swallows the following lines. So quotes are
 checked first: a field is `"…"` with inner quotes doubled, or text that does not begin
 with a quote. A quoted field may contain line ends if it closes within MOST_JOINED lines
-and the row then has the right number of columns; otherwise only its first line is
-rejected, and screening continues with the next one.
+and the row then has the right number of columns; otherwise only the row's first line
+is rejected, and screening continues with the next one.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Reads item metadata, texts and attributes, from a file beside the log."""
+"""Reads item metadata, texts and attributes, for the items of a log."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -39,15 +39,15 @@ def read(
   """Reads the metadata of the catalogue from --items, or from files beside the log.
 
   Args:
-    log: first file of the log; items.tsv (for NAME.inter: NAME.item) and
-      item_attributes.json are read from its folder.
+    log: first file of the log. item_attributes.json in its folder is read in any case,
+      items.tsv (for NAME.inter: NAME.item) if `options.items` is None.
     item_ids: [I] strings.
     options: `options.items` is a file with one item per line, in any format of a log.
 
   Returns:
-    The columns of items.parquet: those of TEXTS ("" = no text) and, if any item has
-    attributes, `attributes`, a sorted list per item; counts of the file's rows, {rows,
-    matched, repeated, rejected}, None = no file.
+    The columns of items.parquet: those of TEXTS that were found ("" = no text) and, if
+    there are attributes, `attributes`, a sorted list per item. And the counts of
+    the file's rows, {rows, matched, repeated, rejected}; None = no file.
 
   Raises:
     UserError: a file cannot be read, or has none of the items `item_ids`.

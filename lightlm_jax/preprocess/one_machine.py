@@ -1,7 +1,8 @@
-"""The engine for one machine: two threads read; the rows of each part go to a file.
+"""The engine for one machine, whose memory does not grow with the log.
 
-Memory does not grow with the log: first it holds a few pieces of a file and `_WAITING`
-rows that are not spooled yet, later one part (about `part_bytes` of input) per thread.
+Two threads read the files and spool rows to a file for each part, a share of the users.
+Memory holds a few pieces of a file and up to about `_WAITING` rows. Later it holds one
+part (about `part_bytes` of input) per thread.
 """
 
 import collections
@@ -33,7 +34,7 @@ class OneMachine:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads all files and groups each part's rows by user; returns the log's tally."""
+    """Reads a log; groups the rows of each of its parts by user; returns its tally."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]
@@ -65,7 +66,7 @@ class OneMachine:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1; shows `title`."""
+    """Returns [step(layout, n, **options) for n < `number`]; progress shows `title`."""
     found = _ahead(lambda n: step(layout, n, **options), range(number))
     return list(self._progress.track(found, total=number, description=title))
 

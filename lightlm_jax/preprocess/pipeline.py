@@ -58,10 +58,10 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
 
 
 def prepare(options: Options) -> dict[str, Any]:
-  """Writes the folder `options.output`, completely or not at all.
+  """Writes the folder `options.output`: all at once, or in a bucket the manifest last.
 
   Returns:
-    The manifest, with `seconds` of each step added.
+    The manifest and, not in its file, `seconds`: {step: how long it took}.
 
   Raises:
     UserError: the log or the options are wrong; the message says how to fix it.

@@ -22,7 +22,7 @@ _DAMAGED = (pyarrow.ArrowException, ValueError, KeyError, TypeError, MemoryError
 
 
 class Piece(NamedTuple):
-  """A part of a file, not yet parsed."""
+  """Consecutive lines of a file, or rows of a Parquet file, not yet parsed."""
 
   content: Any  # lines as bytes, or a pyarrow.RecordBatch of a Parquet file
   line_R: np.ndarray  # number of each row's first line (in Parquet, of the row) from 1
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
 
 
 def pieces(source: Source, size: int) -> Iterator[Piece]:
-  """Yields the pieces of a file in order, each of about `size` bytes if it is text.
+  """Yields the pieces of a file in order; for a text file each has about `size` bytes.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -42,9 +42,9 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
 def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
   """Returns the rows of a piece, and the tally of its rows, rejected ones included.
 
-  The table has a column for each role, the number of the line (`line`, int64) and, if
-  lines hold several rows, the place in it (`place`, int32). Missing and unusable values
-  are null.
+  The table has a column for each role ("user", "item", …), the number of a row's line
+  (`line`, int64) and, if lines hold several rows, its place there (`place`, int32).
+  Missing and unusable values are null, but an empty field of delimited text is "".
 
   Call it once per piece, because it adds to the piece's tally.
   """
@@ -79,9 +79,9 @@ def parquet_rows(
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
   """Yields (columns, rows, bytes) for each batch of rows of a Parquet file.
 
-  `names` maps roles to names of columns. The columns are a dict {role: column after
-  `convert`}; `rows` is the batch's number of rows; `bytes` is roughly how much of the
-  file has been read.
+  `names` maps roles ("user", …) to names of columns. The columns are a dict {role:
+  column after `convert`}; `rows` is the batch's number of rows; `bytes` is roughly how
+  much of the file has been read so far.
 
   Raises:
     UserError: the file is damaged.

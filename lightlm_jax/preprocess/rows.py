@@ -1,4 +1,4 @@
-"""Validates rows: keeps, rejects or filters each; both engines use this file."""
+"""Rejects unreadable rows and filters low ratings; both engines use this file."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ SCHEMA = pyarrow.schema(
 def read(
   source: Source, piece: readers.Piece, options: Options, parts: int
 ) -> tuple[dict[int, pyarrow.Table], Tally]:
-  """Returns {part: its rows in file order} of a piece's valid rows, and the tally.
+  """Reads a piece; returns {part: the rows kept, in file order} and the piece's tally.
 
-  `parts` is the number of parts of the log; a hash of the user chooses the part.
+  `parts` is the number of parts of the log; a hash of the user chooses a row's part.
 
   Raises:
     UserError: a row cannot be read, and --strict is given.

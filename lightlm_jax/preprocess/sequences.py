@@ -1,8 +1,8 @@
-"""Groups the rows of a log by user; both engines use these functions of tables.
+"""Groups the rows of a log by user, with functions of tables that both engines use.
 
 A hash of the user divides a log into parts, so that all rows of a user are in one part.
-Within a part users are in the order of the keyed hash of their ids, which also numbers
-them in `data/interactions.py`; shards are ranges of that hash.
+Users in a part are sorted by another hash of their ids, `hash_keys`, as in
+data/interactions.py; each shard of the output is a range of this second hash.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ DUPLICATES = {
 
 
 class Users(NamedTuple):
-  """Users in the order of their hash, with their rows in time order."""
+  """U users sorted by the hash of their ids, with their E rows in time order."""
 
   key_U2: np.ndarray  # uint64, hash of the id, the high half first
   user_U: pyarrow.Array  # raw ids
@@ -35,7 +35,7 @@ class Users(NamedTuple):
   time_E: np.ndarray | None  # int64 microseconds since 1970; None = unknown
 
   def table(self) -> pyarrow.Table:
-    """Returns a table with columns high, low (of the hash), user, items and times."""
+    """Returns a table: high and low half of the hash, user, items, times if known."""
     columns = {"high": self.key_U2[:, 0], "low": self.key_U2[:, 1], "user": self.user_U}
     for name, value_E in (("items", self.item_E), ("times", self.time_E)):
       if value_E is not None:
@@ -58,9 +58,10 @@ def users_of(table: pyarrow.Table) -> Users:
 
 
 def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
-  """Groups the rows of one part of the log by user, and sorts them.
+  """Groups the rows of one part of the log by user, and sorts them by time.
 
   Rows may come in any order; at equal times they are sorted by (file, line, place).
+  Duplicates and rows before a user's last `max_len` are dropped, as `options` say.
 
   Returns:
     The users, with items numbered within the part; a table of the items with columns
@@ -96,13 +97,16 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
-  """Returns the index of each shard's first user, then the end: [shards + 1] int64."""
+  """Returns the indices where shards begin and the last ends: [shards + 1] int64."""
   shard_U = ((users.key_U2[:, 0] >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)
   return np.searchsorted(shard_U, np.arange(shards + 1, dtype=np.uint64))
 
 
 def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
-  """Returns [E] bool: rows of allowed items whose user has >= `min_len` such rows."""
+  """Marks the rows of allowed items whose user has at least `min_len` such rows.
+
+  Returns [E] bool for the E rows of `users`; `allowed_I` is [I] bool, by item.
+  """
   keep_E = allowed_I[users.item_E]
   length_U = np.diff(offsets_of_kept(users.offset_U1, keep_E))
   return keep_E & np.repeat(length_U >= min_len, np.diff(users.offset_U1))

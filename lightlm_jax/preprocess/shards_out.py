@@ -67,7 +67,7 @@ def publish(
 ) -> None:
   """Moves the files `names` from `work` to the new folder `target`, with a manifest.
 
-  All appear at once; in a bucket, the manifest is written last.
+  Locally all appear at once; in a bucket they are copied, and the manifest comes last.
   """
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)

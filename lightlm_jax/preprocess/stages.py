@@ -50,10 +50,10 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> 
 
 
 def catalogue(layout: Layout) -> pl.DataFrame:
-  """Returns the log's items: columns `item` and `rows`, a count, in hash order.
+  """Returns a table of the log's items in hash order: `item`, and its count `rows`.
 
-  An item's number is its row. Parts are added up as soon as those not yet added have
-  more rows than the sum, so that memory does not hold an item once for each part.
+  An item's number is its index in this table. Tables of parts are summed as soon as
+  they outgrow the sum so far, so that memory does not hold an item once for each part.
   """
   schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
@@ -67,7 +67,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Rewrites a part with the catalogue's item numbers, as one Arrow batch per shard."""
+  """Writes a part again with the catalogue's item numbers, an Arrow batch per shard."""
   items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
   catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)
@@ -96,7 +96,7 @@ def count(layout: Layout, part: int, allowed_name: str, min_len: int) -> None:
 def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.ndarray:
   """Computes the k-core of a log with I = `items` items.
 
-  Returns the number of rows of each item, [I] int64, 0 = dropped.
+  Returns the number of rows left of each item, [I] int64, 0 = dropped.
 
   Users with fewer than `min_len` rows and items with fewer than `min_rows` are dropped
   until none is left to drop. In every round the engine passes over all parts once; one
@@ -124,7 +124,7 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
 
 
 def shard(layout: Layout, number: int, min_len: int) -> dict:
-  """Writes shard `number`, collected from all parts; returns its manifest entry."""
+  """Writes the rows that `core` kept of shard `number`; returns its manifest entry."""
   allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
   batches = []
   for part in range(layout.parts):

@@ -59,7 +59,7 @@ class Tally:
     )
 
   def reject(self, reason: str, file: int, line: int, text: str) -> None:
-    """Counts an unreadable row; a file's rows must come in the order of its lines."""
+    """Counts an unreadable row; call it in line order, as the first become examples."""
     self.rows_in += 1
     self.rejected[reason] += 1
     examples = self.examples.setdefault(reason, [])
@@ -80,13 +80,13 @@ class Tally:
       )
 
   def check_any_left(self, paths: Mapping[int, str]) -> None:
-    """Raises a UserError if no row is left, with `self.first(paths)` as an example."""
+    """Raises a UserError if no row is left; it quotes the rejected row of `first`."""
     if not self.left:
       shown = f" (the first: {self.first(paths)})" if self.examples else ""
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
   def first(self, paths: Mapping[int, str]) -> str:
-    """Returns the first rejected row, "FILE, line N: …"; `paths` is {number: FILE}."""
+    """Returns the first rejected row: "FILE, line N: …"; `paths`: {its index: FILE}."""
     file, line, reason, text = min(
       (file, line, reason, text)
       for reason, examples in self.examples.items()

@@ -23,9 +23,11 @@ _NUMBER = r"^\d+(?:\.\d*)?(?:[eE]\+?\d+)?$"
 
 
 def guess(values: pl.Series) -> str | None:
-  """Guesses the unit of times, a key of UNITS; None if most values are not times.
+  """Guesses the unit of times, a key of UNITS; None if unclear.
 
-  A median of up to 11 digits means seconds, of up to 14 milliseconds, and so on.
+  It is "iso" for dates, and for strings of which most are ISO 8601; otherwise strings
+  that are no numbers are ignored. In a numeric column most must be finite and >= 0. A
+  median of up to 11 digits means seconds, of up to 14 milliseconds, and so on.
   """
   if values.dtype.is_temporal():
     return "iso"

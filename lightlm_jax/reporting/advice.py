@@ -1,4 +1,4 @@
-"""Builds the report's lines on results that a run lacks and commands to write them."""
+"""Builds lines of the report: what a run lacks, and the command that writes it."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -16,7 +16,7 @@ def note(text: str, command: str | None = None) -> dict[str, str | None]:
 
 
 def missing(run: Run, what: str) -> dict[str, str | None]:
-  """Returns a line that a finished run has no `what`, with the command to write it."""
+  """Returns a line that says that a run lacks `what`, and the command to write it."""
   older = config_lib.lacking(run.config)
   if not older:
     command = f"python -m lightlm_jax.evaluate --workdir={quoted(run)}"
@@ -33,7 +33,7 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
 def without(
   runs: Sequence[Run], what: str, has: Callable[[Run], Any]
 ) -> list[dict[str, str | None]]:
-  """Returns the line by `missing` of each run with metrics for which `has` is false."""
+  """Returns a line by `missing` for each evaluated run for which `has` is false."""
   measured = [run for run in runs if at(run.results, "metrics")]
   return [missing(run, what) for run in measured if not has(run)]
 
@@ -51,7 +51,7 @@ def evaluate(run: Run, results: dict[str, Any]) -> str:
 
 
 def train(run: Run, *, anew: bool = False) -> str:
-  """Returns the command to start or resume a run; if `anew`, in another workdir."""
+  """Returns the command to resume a run or, if `anew`, to train it in a new workdir."""
   workdir = shlex.quote(f"{run.workdir}-anew") if anew else quoted(run)
   flags = map(shlex.quote, config_flags(run))
   return " ".join(["python -m lightlm_jax.train", *flags, f"--workdir={workdir}"])
@@ -64,7 +64,7 @@ def quoted(run: Run) -> str:
 def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   """Returns --config=NAME:PRESET and the overrides that give a run's configuration.
 
-  With `groups` only overrides of fields in these config groups; others are left out.
+  If `groups` are given, overrides of fields in other config groups are left out.
   """
   fields = config_lib.own_fields(run.config)
   system = fields.get("system")

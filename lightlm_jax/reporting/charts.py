@@ -126,16 +126,16 @@ def lines(
   y_range: tuple[float, float] | None = None,
   marks: bool = False,
 ) -> Markup:
-  """Returns a line chart; points that are not finite are left out.
+  """Returns a line chart of at most MOST_POINTS finite points of each line.
 
   Args:
-    series: lines with at least one point between them.
+    series: the lines; at least one must have a finite point.
     x: label of the x axis.
     y: label of the y axis.
     label: the chart in words, for screen readers.
     shares: whether both axes are shares from 0 to 1, which are shown as percentages.
-    y_range: limits of the y axis; None = those of the points.
-    marks: whether each point has a dot.
+    y_range: limits of the y axis, ignored with `shares`; None = those of the points.
+    marks: whether points have dots; a line's only point always has one.
   """
   with drawing.style(style()):
     figure = drawing.new(WIDTH / 72, 206 / 72)

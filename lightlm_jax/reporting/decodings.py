@@ -1,4 +1,4 @@
-"""Compares decodings of a run: beams of each width with exact search, and L2D.
+"""Compares decodings of a run: beam with exact search, and L2D with the run's own.
 
 Each public function returns the data of one section for the template.
 """
@@ -24,7 +24,7 @@ SAME = ("split", "num_users", "split_sha256", "best_step")
 def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
   """Returns tables of NDCG@10 by beam search, for each width, and by exact search.
 
-  There is a table for each run and set of users evaluated by both; None = no table.
+  There is a table for each run and set of users evaluated both ways; None = no table.
   """
   tables, lines = [], []
   for run in runs:
@@ -49,7 +49,7 @@ def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns tables of L2D and the run's own decoding, by popularity of the target.
+  """Returns tables that compare L2D with a run's own decoding, by target popularity.
 
   L2D (arXiv 2509.11524) claims gains on items that are rare in training. There is a
   table for each run that was evaluated with L2D; None = there is no such run.

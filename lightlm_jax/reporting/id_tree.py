@@ -46,12 +46,12 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
 def partition(
   items_IL: np.ndarray, levels: int = LEVELS, smallest: float = SMALLEST
 ) -> list[list[Cell]]:
-  """Returns the rectangles of the first levels; each cluster lies below its parent.
+  """Returns the rectangles of the first `levels` levels, each below its parent's.
 
-  items_IL holds I codes of L tokens, padded with -1. A cluster's children go from the
-  largest to the smallest. Those with a smaller share of the items than `smallest` share
-  one rectangle, so a level has at most 1 / smallest rectangles more than the level
-  above. Below the last level of an item's code, the item's place is empty.
+  items_IL holds I codes of L tokens, padded with -1. A cluster is the items with a
+  common prefix; its children go from the largest to the smallest. Those with a smaller
+  share of all items than `smallest` are joined in one rectangle, so a level has at most
+  1 / smallest rectangles more than the level above. Below a code's end is nothing.
   """
   # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)

@@ -1,4 +1,4 @@
-"""Draws cluster sizes of ids, and how often a user's id and an item's agree."""
+"""Draws cluster sizes of ids, and how often user and item ids agree, see quality.py."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightlm_jax.reporting import drawing
 
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.PathLike) -> None:
-  """Draws cluster sizes of `book`, and agreement by its `report`, to a .png or .svg."""
+  """Draws the figure of `book`, with its `quality.report`, to a .png or .svg file."""
   figure = drawing.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):

@@ -111,17 +111,17 @@ def examples(
 def concentration(
   count_I: np.ndarray, bought_I: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the Lorenz curve of counts over items, which begins at the most popular.
+  """Returns the Lorenz curve of counts over items, the most bought items first.
 
-  Equally popular items form one straight piece, so their order does not matter.
+  Items bought equally often form one straight piece: their order does not matter.
 
   Args:
     count_I: [I] how often each item is recommended, or is a target.
     bought_I: [I] training interactions of each item.
 
   Returns:
-    x_P, y_P: [P] float64 cumulative shares of the catalogue and of the counts, from 0
-    to 1; y is 0 throughout if nothing is counted.
+    x_P, y_P: P points, [P] float64 cumulative shares of the catalogue and of the
+    counts, from 0 to 1; y is 0 throughout if nothing is counted.
   """
   _, group_I = np.unique(-bought_I, return_inverse=True)
   items_G = np.bincount(group_I)
@@ -132,20 +132,20 @@ def concentration(
 
 
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
-  """Counts how often each of `item_ids` is in the lists under a rule, [I] int64."""
+  """Counts each of I `item_ids` in the lists by `rule` (seen_allowed, …): [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
   index = pc.index_in(raw, value_set=pyarrow.array(item_ids))  # pyright: ignore
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns [N] bool: the target's rank is at most SHOWN in every order of its ties."""
+  """Returns [N] bool by user: the target is in the top SHOWN however ties break."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 
 
 def choose(hit_N: np.ndarray, size: int = USERS) -> list[int]:
-  """Returns sorted indices: of the first size / 2 hits and the first size / 2 misses.
+  """Returns the sorted indices of the first size / 2 hits and first size / 2 misses.
 
   If there are too few of one kind, more of the other make up `size`.
   """

@@ -106,7 +106,9 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
 
 
 def read_log(run: Run, data_dir: str | None = None) -> Log:
-  """Loads a finished run's log, from `data_dir` if given, and splits it as the run did.
+  """Loads a finished run's log, and splits it as the run did.
+
+  Reads the copy in the run's folder or, without one, `data_dir` or else data.dir.
 
   Raises:
     UserError: the data are missing or not the run's, or its config is of another

@@ -1,7 +1,7 @@
 """Builds the report's sections of results: metrics, comparison, curves, slices.
 
-Each public function returns the data of one section for the template, with a line in
-`missing` for everything that a run lacks and the command that produces it.
+Each public function returns the data of one section for the template. The lines under
+"missing" say what a run lacks, and give the command that produces it.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns charts of NDCG@10 by slice: one per rule, or for a single run just one."""
+  """Returns charts of NDCG@10 by slice of users, one per rule; a single run has one."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():

@@ -50,8 +50,8 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
     workdir: the folder of a run that must have the same ids; None = no run.
 
   Returns:
-    A dict with the findings of `leaks.audit`, order {rules, shuffled, lost} (see
-    data/sequential.py), ids {kind, manifest_sha256} and split_sha256.
+    The findings of `leaks.audit` and the fields `order` {rules, shuffled, lost} (see
+    data/sequential.py), `ids` {kind, manifest_sha256} and `split_sha256`.
   """
   config = context.check_writes_ids(config)
   _check_split(config)

@@ -46,7 +46,7 @@ class Run(RunContext):
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:
-  """Checks that the ids of `config` can be built, and returns it; sets up logging.
+  """Returns `config` after checking that its ids can be built; sets up logging.
 
   Raises:
     UserError: its system writes no ids, or a value is invalid.

@@ -31,13 +31,13 @@ def describe(
   `bytes` are those of one copy of parameters, optimiser state, training data and trie,
   without sharding. `flops_per_step` counts the matrix products of loss and gradient (a
   multiply-add is two FLOPs), averaged over the batches of an epoch; dropout and the
-  optimiser are left out. Fitted systems have no steps.
+  optimiser are left out. All are None for fitted systems, which take no steps.
 
   Args:
     config: the run's configuration.
     topology: a TPU slice to compile for, such as "v5e:16x16"; None = no slice.
     chosen: dotted fields that the user set. With a topology, batch sizes that are not
-      among them are rounded up to divide over its devices.
+      among them are rounded up so that they divide evenly over its devices.
   """
   log.set_up(stderr=True)  # stdout is left to the report
   config_lib.check(config)
@@ -69,7 +69,7 @@ def describe_elsewhere(
   platform: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
-  """Returns the report of `describe` for a TPU slice, compiled on the CPU.
+  """Compiles a run for a TPU slice on the CPU; returns the report of `describe`.
 
   `dry_run` and `platform` are the flags --dry_run and --platform of `train`.
 

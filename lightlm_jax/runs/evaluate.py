@@ -42,7 +42,7 @@ def evaluate(
     overrides: values by dotted field that replace the run's own; None = none. With a
       decoding.beam_size below 20, lists have that length, and metrics at a larger k
       are those of the shorter list.
-    users: number of requests, drawn by the run's seed; 0 = all.
+    users: number of requests, drawn at random by the run's seed; 0 = all.
   """
   overrides = overrides or {}
   workdir, config, own = restore.read_configs(workdir, overrides)
@@ -134,12 +134,12 @@ def compare(
   Args:
     workdirs: the folders of at least two finished runs.
     split_name: "test" or "validation".
-    overrides: may hold "decoding.kind", the decoding whose tables are read if a run
-      generates ids; without it, each run's own.
+    overrides: for runs that generate ids, "decoding.kind" says which decoding's tables
+      are read; without it, each run's own. "decoding.beam_size" is refused.
     users: the number of users to which `evaluate` was restricted; 0 = all.
 
   Raises:
-    UserError: a run lacks its table, or runs were evaluated on different requests.
+    UserError: a run lacks its table, runs' requests differ, or a beam size is given.
   """
   overrides = overrides or {}
   if "decoding.beam_size" in overrides:

@@ -31,9 +31,9 @@ def export(
   Args:
     workdir: the folder of a run, finished or not.
     output: the folder to write, which must not exist.
-    k: the most items per request; at most the whole catalogue.
+    k: the most items per answer; lowered to the catalogue's size if it is smaller.
     exclusions: the most excluded items per request.
-    longest: the most history items per request, if the system itself has no limit.
+    longest: the most history items per request, if the system has no limit of its own.
     platforms: those of artefact.PLATFORMS to export for.
     overrides: values by dotted field that replace the run's own; None = none.
   """

@@ -137,7 +137,7 @@ def read_users(
 
 
 def show(found: pyarrow.Table | None, write: Callable[[str], None] = print) -> None:
-  """Prints the lists of the first users, one item per line; or nothing for None."""
+  """Prints the lists of the first PRINTED users, an item per line; nothing for None."""
   if found is None:
     return
   users = found["user"].unique()

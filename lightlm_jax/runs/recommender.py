@@ -78,7 +78,7 @@ class Recommender:
 
     Args:
       config: a config file or its name ("toys", "toys:small"), or a configuration.
-      workdir: see `__init__`.
+      workdir: the folder of the run; None = a temporary one, see `__init__`.
       **overrides: fields, with two underscores for a dot: train__steps=200,
         system="ease", split__kind="none" (learn from everything, hold nothing out).
     """
@@ -210,7 +210,7 @@ class Recommender:
     """Evaluates on the held-out items, as `python -m lightlm_jax.evaluate` does.
 
     Args:
-      split: "test" or "validation"; choose a model by validation.
+      split: "test", or "validation" to choose between models.
 
     Returns:
       The results, which are also written to the workdir: see runs/results.py. `metrics`

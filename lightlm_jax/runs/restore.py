@@ -136,7 +136,7 @@ def find_context(
 
 
 def restore(context: RunContext) -> Run:
-  """Restores a run's best parameters, and the state index that L2D decoding needs."""
+  """Restores a run's best parameters, or fits it anew; for L2D also the state index."""
   config, split, mesh = context.config, context.split, context.mesh
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None

@@ -78,7 +78,7 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
 
   Args:
     run: the trained or fitted run.
-    k: length of the lists in the evaluation; there are at least as many beams.
+    k: length of the lists in the evaluation; a smaller beam size is raised to it.
   """
   config, split, book, progress = run.config, run.split, run.book, run.progress
   required = Results.__required_keys__
@@ -186,13 +186,13 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
 
 
 def show(results: Mapping[str, Any]) -> None:
-  """Logs the table and the sentences, line by line."""
+  """Logs the lines of `table`, if there are metrics, and those of `sentences`."""
   for line in [*(table(results) if results["metrics"] else []), *sentences(results)]:
     logger.info(line)
 
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields of results that a table of users has as metadata."""
+  """Returns the fields that a table of users (evaluation/users.py) has as metadata."""
   names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
   return {name: results[name] for name in names.split()}
 

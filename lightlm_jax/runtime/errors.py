@@ -29,7 +29,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-  """Raised if a signal asks this process to stop; exit code 128 + the signal's number.
+  """Raised if a signal asks this process to stop; `exit_code` is 128 + its number.
 
   It is not an Exception, so that `except Exception` does not catch it.
   """

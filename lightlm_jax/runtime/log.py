@@ -1,11 +1,11 @@
 """The package's log: plain lines on stdout, printed only by the first process.
 
-`set_up` adds a handler that prints, unless the logger "lightlm_jax" has a handler.
-`lightlm_jax.train`, `lightlm_jax.evaluate`, `Recommender` and all commands call it.
+`lightlm_jax.train`, `lightlm_jax.evaluate`, `Recommender` and all commands call
+`set_up`, which adds a handler that prints, unless the logger "lightlm_jax" has one.
 
-To silence it:
+To silence the log:
           logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
-To pass its lines to your program's own log instead of stdout, before the first call:
+To pass its lines to your program's own log instead, do this before calling them:
           logging.getLogger("lightlm_jax").addHandler(logging.NullHandler())
 """
 
@@ -37,8 +37,8 @@ class _Handler(logging.Handler):
 def set_up(*, stderr: bool = False) -> None:
   """Starts printing the package's log on stdout, or on stderr if `stderr`.
 
-  If the logger already has a handler, only the stream changes. A level that was set
-  before is kept.
+  If the logger already has a handler, only the stream of `console` changes. Otherwise
+  the logger gets a handler, and the level INFO unless a level was set before.
   """
   logger = logging.getLogger(NAME)
   console().stderr = stderr

@@ -84,9 +84,9 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
   Args:
     tree: parameters or the optimiser's state.
     mesh: a mesh with the axes "data" and "model".
-    over_data: also shard each leaf over `data`, along the longest dimension that `data`
-      divides and no rule shards.
-    warn: warn of leaves of size >= LARGE that match neither RULES nor REPLICATED.
+    over_data: also shard each leaf over `data`, along the longest of the dimensions
+      that `data` divides and that are not sharded over `model`.
+    warn: warn of leaves of >= LARGE elements that match neither RULES nor REPLICATED.
   """
 
   def place(path, leaf) -> NamedSharding:
@@ -119,7 +119,7 @@ def path_name(path) -> str:
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns each dimension's mesh axis by RULES for the path `name`; None = no rule."""
+  """Returns the mesh axis of each of `ndim` dimensions; None if no rule fits `name`."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes
@@ -127,7 +127,7 @@ def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
 
 
 def is_replicated(name: str) -> bool:
-  """Returns True if a parameter's path, `name`, matches REPLICATED."""
+  """Returns True if the parameter with the path `name` is replicated on purpose."""
   return any(re.search(pattern, name) for pattern in REPLICATED)
 
 

@@ -93,8 +93,8 @@ def process_index_and_count() -> tuple[int, int]:
 def fail_together(action: str) -> Iterator[None]:
   """Raises a UserError in every process if the block raises one in any of them.
 
-  Otherwise the others would wait for the failed one in their next collective. Their
-  message names that process and the `action` that failed, such as "write the output".
+  If only one raised it, the others would wait for that one in their next collective.
+  Their error names the failed process and its `action`, such as "write the output".
   """
   error = None
   try:

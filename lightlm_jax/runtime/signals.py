@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """Defers the first signal in the block if `on`: it only sets `self.received`."""
+    """Lets the first signal in the block only set `self.received`, if `on` is True."""
     before, self._deferred = self._deferred, on
     try:
       yield
@@ -50,7 +50,7 @@ class Signals:
   def handle(self, number: int, frame) -> None:
     """Handles signal `number`: raises Stopped, unless it is the first and deferred.
 
-    Another signal within SAME_SECONDS counts as the same one and is ignored.
+    A signal within SAME_SECONDS of the last one counts as the same and is ignored.
     """
     del frame
     now = time.monotonic()
@@ -69,7 +69,7 @@ def capture_signals() -> Iterator[Signals]:
   On other threads than the main one, it handles nothing.
 
   Raises:
-    Stopped: a signal was received; at the latest at the end of the block.
+    Stopped: a signal was received; it is raised at the end of the block or earlier.
   """
   signals = Signals()
   # Python allows handlers only on the main thread; some notebooks run on another one.

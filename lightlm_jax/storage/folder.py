@@ -75,7 +75,7 @@ def write(
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-  """Returns the SHA-256, in hexadecimal, of each file's content by the file's name."""
+  """Returns {name: SHA-256 in hexadecimal} of `files`, {name: content}."""
   return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 

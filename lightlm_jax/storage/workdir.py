@@ -30,7 +30,9 @@ WRITTEN_ANEW = "remove it, `train` writes it anew"
 
 @contextlib.contextmanager
 def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
-  """Creates and locks a run's folder; an older config may differ in MAY_DIFFER only.
+  """Creates and locks a run's folder, and writes the config into it.
+
+  If the folder has an older config, the two may only differ in the fields MAY_DIFFER.
 
   Raises:
     UserError: the folder belongs to another configuration or process, or cannot be

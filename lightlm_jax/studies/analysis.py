@@ -39,9 +39,10 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> None:
-  """Writes the report of a study, and logs its findings, or that of one or more runs.
+  """Writes the report of one or more runs or of a study, whose findings it also logs.
 
-  Arguments are as in `reporting.report.report`; a study takes only `workdir`.
+  Arguments are as in `reporting.report.report`. For a study give only `workdir`, its
+  folder: `data_dir` is ignored, and the others raise a UserError.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):
@@ -122,7 +123,7 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
 
 def draw(found: Findings) -> list[Drawing]:
-  """Draws all figures for which a family has enough points."""
+  """Draws the figures of one family; leaves out those that need more points."""
   family = found.family
   drawn: list[Drawing | None] = []
   accuracy = [measure for measure in ACCURACY if measure in found.measures]

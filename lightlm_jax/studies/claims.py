@@ -3,8 +3,9 @@
 Optuna keeps the trials in one order and lets each end only once. Every process applies
 these rules on its own, without messages to the others:
 
-- A point's trials are numbered by turn, from 0. Only its trial with the highest turn
-  counts; at equal turns, the first. A process that claims another ends it at once.
+- Each trial has a turn: 0 for a point's first attempt, 1 for its next. Only the trial
+  with a point's highest turn counts, or the first of several such. A process that
+  claims a trial that does not count ends it without running it.
 - A trial that ended without a result or a reason for its failure is lost: its point
   gets a trial with the next turn.
 - A running trial on this host is alive while the lock in its folder is held (its train

@@ -27,8 +27,8 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
   """Returns the Optuna study of a plan; creates it if there is none.
 
   Args:
-    workdir: the study's folder; its name is part of the name of the Optuna study.
-    plan: a hash of its fields that must not change on resuming is the rest of the name.
+    workdir: the study's folder; the Optuna study's name begins with the folder's name.
+    plan: that name ends with a hash of the plan, without what may change on resuming.
     storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
       None = journal.log in `workdir`.
 

@@ -16,7 +16,7 @@ LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
 
 class Best(NamedTuple):
-  """The best point by validation, and points not significantly different from it."""
+  """The point with the best validation NDCG@10, and those not significantly worse."""
 
   place: int
   level: tuple[int, ...]  # in ascending order of size
@@ -32,7 +32,7 @@ class Compared(NamedTuple):
 
 
 class Findings(NamedTuple):
-  """All findings about one family; `measures` are those that its points have."""
+  """All findings about one family; `measures` are those known for any of its points."""
 
   family: Family
   measures: tuple[Measure, ...]

@@ -1,6 +1,6 @@
 """Compares shapes by cost: Pareto fronts, iso-FLOP curves, equal parameter counts.
 
-All functions take the points of one family, with their means over seeds. Letters: P
+Points are those of one family, and their values are means over seeds. Letters: P
 points, D depths, W widths.
 """
 
@@ -22,7 +22,7 @@ FFN = ("ffn", "model.d_ff")
 
 
 class IsoFlop(NamedTuple):
-  """Points of about equal FLOPs, and the fitted parabola of loss in log N (size)."""
+  """Points of about equal FLOPs, and a parabola of their loss in ln N, N = size."""
 
   low: float  # FLOPs
   high: float
@@ -46,7 +46,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
   """Returns the indices of points on the Pareto front, from the cheapest to the best.
 
   A lower cost is better. A lower value is better if `lower` is True, otherwise a higher
-  one. Points equal in cost and value are all kept.
+  one. Points on the front that are equal in cost and value are all returned.
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
@@ -73,7 +73,7 @@ def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
 def iso_flop(family: Family) -> list[IsoFlop]:
   """Fits a parabola of the loss to each group of points of about equal FLOPs.
 
-  A group needs four or more sizes: a parabola passes exactly through any three.
+  Groups of fewer than four sizes are left out: a parabola fits any three exactly.
   """
   flops_P, size_P, loss_P = map(family.column, ("train_flops", SIZE, LOSS.column))
   # Comparisons with NaN are false, so points without FLOPs or size are left out.
@@ -178,10 +178,10 @@ def narrowing(family: Family) -> list[tuple[int, ...]]:
 
 
 def grids(family: Family) -> list[Grid]:
-  """Returns a grid of depth and width for each combination of the other axes.
+  """Returns a grid of depth and width for each combination of values on other axes.
 
-  A grid has at least two depths and two widths. The grid with the most points comes
-  first; at a tie, the one with the most data.
+  Grids of only one depth or width are left out. The grid with the most points comes
+  first; at a tie, the one with the most training interactions.
   """
   (depth_P, axes), width_P = depth(family), family.column("d_model")
   shape = (*axes, *WIDTH)
@@ -210,7 +210,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns [P] encoder (or, if none, decoder) layers, and the axes that set them."""
+  """Returns [P] layers, the encoder's if there is one, and the axes that set them."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()

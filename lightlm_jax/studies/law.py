@@ -1,8 +1,8 @@
 """Fits power laws, L = a·N^-α + b·D^-β + c, of the loss L in size N and data D.
 
 The method is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on
-log L, minimised by L-BFGS from several starts. Their threshold of 0.1 % suits hundreds
-of large runs; it is 1 % here, about the deviation between seeds of a small model.
+log L, minimised by L-BFGS from several starts. The Huber threshold is 1 % here, about
+the deviation between seeds of a small model; their 0.1 % suits hundreds of large runs.
 
 Letters: R runs, P points (a point's runs differ only in their seed), T power-law terms
 (N, and D if given), S bootstrap resamples. The parameters are (log a, log b, α, β,
@@ -42,7 +42,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law, the laws fitted to bootstrap resamples, and their intervals."""
+  """A fitted law, those of bootstrap resamples, and the intervals of its numbers."""
 
   law: Law  # the fit to all runs
   intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law
@@ -84,7 +84,7 @@ def fit(
     size_R: [R] N, positive: parameters, or another quantity that reduces the loss.
     data_R: [R] D, positive; None = fit the law of N alone.
     point_R: [R] number of the point of each run; None = one point for equal N and D.
-    names: words for N and D in reasons and remarks.
+    names: words for N and D in the `reason` or `remarks` of the result.
     resamples: S, the number of bootstrap resamples.
     level: coverage of the intervals.
 

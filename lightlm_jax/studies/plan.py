@@ -18,7 +18,7 @@ _NOTHING = "nothing is varied; give --vary=FIELD=VALUE,VALUE, such as --vary=dep
 
 
 class Plan(NamedTuple):
-  """The plan of a study, which defines its trials."""
+  """What defines the trials of a study; `points` is None if they will be drawn."""
 
   base: str  # config file or bare name of a run, with its preset
   fixed: dict[str, Any]  # overrides for all trials, by dotted field
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
   """Builds the plan of a study's config; configs/scaling.py is an example.
 
-  Each `axis=value,value` in `vary` replaces an axis of the config.
+  Each `axis=value,value` in `vary` replaces or adds an axis; `axis=` removes it.
 
   Raises:
     UserError: the search, an axis, a value or the number of points is invalid.
@@ -55,7 +55,7 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Plans a grid over `vary`, each `axis=value,value`, for `base` with `overrides`."""
+  """Plans a grid of the axes in `vary` around the config `base` with `overrides`."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
@@ -80,8 +80,8 @@ def config_of(plan: Plan, point: Point) -> RunConfig:
 def check(plan: Plan) -> None:
   """Raises a UserError if any point cannot be trained.
 
-  For a search, which draws points, it checks the first 10,000 combinations of values,
-  with only the two ends of each range.
+  If points are to be drawn, it checks the first 10,000 combinations of the axes'
+  values, where a range has only its two ends.
   """
   points = plan.points
   if points is None:
@@ -123,7 +123,8 @@ def definition(plan: Plan) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
   """Returns the plan's differences from the definition `old`, as "field: old → new".
 
-  More trials of the same search are ignored, and so are overrides of equal effect.
+  More trials of a random search or TPE are no difference; nor are another `base` and
+  other overrides if they make the same configuration.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)

@@ -140,12 +140,12 @@ def read(study: epath.Path) -> pl.DataFrame:
 
 
 def axes(table: pl.DataFrame) -> tuple[str, ...]:
-  """Returns the axes of a study: its table's columns that are not in COLUMNS."""
+  """Returns the axes of a study, except the seed, from the columns of its table."""
   return tuple(name for name in table.columns if name not in table_lib.COLUMNS)
 
 
 def families(table: pl.DataFrame) -> list[Family]:
-  """Groups the finished runs into families; both keep the order of the table's rows."""
+  """Groups the finished runs into families, in the order of the rows of the table."""
   finished = table.filter(pl.col("state") == "finished")
   words = [name for name in axes(table) if not table.schema[name].is_numeric()]
   numbers = [name for name in axes(table) if name not in words]
@@ -235,8 +235,8 @@ def significant(
 ) -> list[bool]:
   """Returns a bool per pair of points: True if they differ significantly.
 
-  Their intervals must not overlap, and p must be at most 0.05 after Holm's correction
-  for the number of pairs.
+  The intervals of their means must not overlap, and p must be at most 0.05 after Holm's
+  correction for the number of pairs.
   """
   if family.spread(measure) is None:
     return [False] * len(pairs)

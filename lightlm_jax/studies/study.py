@@ -58,7 +58,7 @@ def sweep(
 ) -> dict[str, Any]:
   """Runs the remaining trials of a study; returns the content of the --report file.
 
-  Several processes may run one study at once: one of them runs each trial, and all
+  Several processes may run one study at once. Each trial is run by one of them, and all
   return when every trial has ended.
 
   Args:
@@ -72,7 +72,7 @@ def sweep(
 
   Raises:
     UserError: the plan, the folder or the storage cannot be used.
-    Stopped: on SIGTERM or Ctrl-C; running trials have saved their state.
+    Stopped: on SIGTERM or Ctrl-C; running trials get a minute to save their state.
   """
   began = time.monotonic()
   if "://" in str(workdir):
@@ -188,7 +188,7 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the summary rows of ended trials, in grid order or as they were drawn."""
+    """Returns the summary rows of ended trials, in grid order or the order drawn."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]

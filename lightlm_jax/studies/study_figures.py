@@ -1,7 +1,7 @@
 """Draws the figures of a study; functions return None if the points do not suffice.
 
-A panel is 320 points wide, so that its text is as large as in the report's other
-charts. A colour with a marker denotes one value of an axis.
+A panel is 320 pt (320/72 inches) wide, so that its text is as large as in the report's
+other charts. A colour with a marker denotes one value of an axis.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Series(NamedTuple):
 
 
 def styled(number: int, label: str, places: Sequence[int]) -> Series:
-  """Builds a series of the points `places` in colour and marker `number`, from 0."""
+  """Builds a series of points `places`; `number` (from 0) sets colour and marker."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 
@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws points against x_P; joins those that differ only in `running`, if given."""
+    """Draws points against x_P; lines join those that differ on axes `running` only."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
@@ -125,7 +125,7 @@ class Panels:
 
 
 def log_axis(panel, x_N: np.ndarray) -> None:
-  """Makes the x axis of values x_N logarithmic, with a few ticks, such as 1.2 M."""
+  """Makes the x axis, for N values x_N, logarithmic with few ticks, such as 1.2 M."""
   low, high = float(x_N.min()), float(x_N.max())
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -195,10 +195,10 @@ def draw_cells(
 def against(
   family: Family, cost: str, measures: Sequence[Measure], law: Fit | None = None
 ) -> Drawing | None:
-  """Draws measures against a cost or the data; None if that is equal for all points.
+  """Draws measures against `cost`, a key of AGAINST; None if all points have one cost.
 
-  `cost` is a key of AGAINST. `law`, for a single measure, is drawn as a curve; without
-  it the Pareto front is drawn, except against data.
+  `law`, for a single measure, is drawn as a curve. Without a law the Pareto front is
+  drawn, unless `cost` is "data".
   """
   name = AGAINST[cost]
   if name == SIZE and LOSS not in measures:

@@ -49,7 +49,8 @@ def row(
 ) -> dict[str, Any]:
   """Builds the row of an ended trial; columns that do not apply are None.
 
-  `reason` says why it failed; None = it has results in `folder`, its workdir.
+  `reason` says why it failed; None = read its results from `folder`, its workdir. If
+  they cannot be read, the trial counts as failed.
   """
   results, split = {}, {}
   if reason is None:

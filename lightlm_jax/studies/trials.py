@@ -39,7 +39,8 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   """Divides cores and GPUs among `jobs` parallel trials, without starting jax.
 
   Several trials on one GPU share its memory; only one trial at a time can use a TPU.
-  `jobs` None = one per GPU, one on a TPU, or on a CPU one per core if memory allows.
+  `jobs` None = one on a TPU; one per GPU; without either one per core. It is then at
+  most the number of cores, and one per 2 GiB of memory.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.

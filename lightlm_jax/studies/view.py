@@ -77,7 +77,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns a line: `counts` of trials by state, and the trial with the row `best`."""
+  """Returns a line of `counts`, {state: trials}, and the best trial, of row `best`."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -1,4 +1,4 @@
-"""Puts a family's findings into sentences; a winner must be significantly better."""
+"""Puts findings into sentences; a point is "better" only if significantly so."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,10 @@ def value(measure: Measure, number: float, sign: str = "") -> str:
 
 
 def mean(measure: Measure, number: float, half: float | None, sign: str = "") -> str:
-  """Formats `number`, ± `half` unless None; `sign` "+" marks positive numbers too."""
+  """Formats a mean; adds "± `half`", half its interval's width, unless that is None.
+
+  If `sign` is "+", a positive mean is written with its sign.
+  """
   text = value(measure, number, sign)
   return text if half is None else f"{text} ± {value(measure, half)}"
 

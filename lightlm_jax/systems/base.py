@@ -1,11 +1,12 @@
 """The interface of a system, as used by training, evaluation and serving.
 
 A system is a frozen dataclass of shapes and settings. It has no arrays and is a static
-argument of compiled programs. Systems built from the same configuration for catalogues
-of the same capacity are equal, so that they share these programs. Each ability beyond
-`recommend` is a protocol below, to be tested as `isinstance(system, ScoresItems)`. All
-methods but `fit` are pure functions of arrays and can be compiled. `tables` is a pytree
-of the device arrays that a system needs beside its parameters (codes, trie, …).
+argument of compiled programs, which equal systems share. A system that writes ids does
+not hold the number of items: it stays equal while a catalogue grows within its capacity
+(see decoding/trie.py) with the same vocabulary. Each ability beyond `recommend` is a
+protocol below, to be tested as `isinstance(system, ScoresItems)`. All methods but `fit`
+are pure functions of arrays and can be compiled. `tables` is a pytree of the device
+arrays that a system needs beside its parameters (codes, trie, …).
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ class Trainable(Protocol):
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the scalar loss and the counts {"tokens", "capacity_tokens"}.
 
-    Both count tokens (`lightlm`) or items (other systems), the second with padding.
+    "tokens" counts tokens (`lightlm`) or items (others), "capacity_tokens" padding too.
     """
     ...
 
@@ -95,8 +96,8 @@ class ScoresItems(Protocol):
 class HasLikelihood(Protocol):
   """A system whose `nll` returns -log p(target | request) in nats, [B] float32.
 
-  p is a distribution over all items, or over all token sequences, whether or not a
-  sequence is the id of an item.
+  p is a distribution over all items or, if the system writes ids, over all token
+  sequences, including those that are no item's id.
   """
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
@@ -121,9 +122,9 @@ class WritesFreely(Protocol):
 
 @runtime_checkable
 class SharesWork(Protocol):
-  """A system with work that is done once for all requests, such as items' vectors.
+  """A system with values that serve all requests, such as the items' vectors.
 
-  `prepare` returns `tables` with its results added, which make other methods faster.
+  `prepare` returns `tables` with them, so that other methods need not compute them.
   """
 
   def prepare(self, params: Any, tables: Any) -> Any: ...

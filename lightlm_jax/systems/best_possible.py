@@ -65,8 +65,8 @@ def next_probability(tables: Tastes, history_BH: jax.Array) -> jax.Array:
 
   Late items (see data/synthetic.py) can only be a last purchase. The user's hidden
   community is marginalised by Bayes' rule, with the generator's own probabilities.
-  Whether earlier purchases could have been late items does not matter: it scales the
-  likelihoods of all communities by the same factor.
+  Earlier purchases are treated as if they could have been late. The result is still
+  exact, as this scales the likelihoods of all communities by the same factor.
 
   Args:
     tables: the tastes as float32 arrays.

@@ -4,9 +4,9 @@ The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i. The
 -ln σ(x_ui - x_uj) raises the score of a bought item i above that of a random item j,
 the negative. The user's history is never read.
 
-The paper draws j among the items that the user has not bought. Here j is any item:
-in about one pair in a thousand it was bought too; if it is the target itself, the pair
-has no gradient.
+The paper draws j among the items that the user has not bought. Here j is any item; on
+Toys it was bought too in about one pair in a thousand. If j is the target itself, the
+pair has no gradient.
 
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """

@@ -39,7 +39,7 @@ class Softmax:
 
 
 def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
-  """Returns which items each request may get, [B, I] bool, by rank (see `Allowed`)."""
+  """Returns which item ranks each request may get, [B, I] bool (see `Allowed`)."""
   allowed_BI = jnp.ones((allowed.mask_B.shape[0], num_items), bool)
   if allowed.prefix_MI1.shape[0]:
     allowed_MI = (jnp.diff(allowed.prefix_MI1, axis=1) > 0)[:, :num_items]

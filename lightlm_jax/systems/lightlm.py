@@ -106,7 +106,7 @@ class LightLM(IdWriter):
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """Returns the K best items by beam search, or exact scores with `tables.chunks`."""
+    """Returns K items by beam search or, if `tables.chunks` is set, by exact scores."""
     if tables.chunks is None:
       return super().recommend(params, tables, batch, allowed, k=k)
     decoder = self.decoder(params, tables, batch)

@@ -34,7 +34,7 @@ FAR = -1e9  # added to the logit of a row that holds no item
 
 
 class Tables(NamedTuple):
-  """The items' texts, and what is computed from them or from the training log."""
+  """The items' texts, shares of the training log and, once computed, vectors."""
 
   token_IT: jax.Array  # int32, the items' texts, -1 = padding
   # float32, each item's share of training interactions; None = no loss needs it.
@@ -95,7 +95,7 @@ class TextReader:
     return hidden_BHD, item_U, vector_UD, places
 
   def vectors(self, params: Any, tables: Tables) -> jax.Array:
-    """Returns all items' vectors, float32 [I, D]: those of `tables`, or new ones."""
+    """Returns all items' vectors, float32 [I, D]; computes them unless in `tables`."""
     if tables.vector_ID is not None:
       return tables.vector_ID
     return hierarchical.item_vectors(self.net, params, tables.token_IT)

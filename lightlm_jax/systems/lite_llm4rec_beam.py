@@ -1,9 +1,9 @@
 """Lite-LLM4Rec's encoders with LightLM's decoder: a beam search in place of the head.
 
 Lite-LLM4Rec (arXiv 2402.09543) claims that beam search brings no gain. This system
-tests it: texts, encoders and rows are those of `lite_llm4rec` (`model.source`
-"hierarchical" or "flat"), but LightLM's decoder, which reads the hidden states at the
-history's items, writes the item as an id, token by token under the trie.
+tests the claim. It has the texts, the encoders (`model.source` "hierarchical" or
+"flat") and the packed histories of `lite_llm4rec`. But LightLM's decoder reads the
+hidden states at the history's items, and writes an id token by token under the trie.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class LiteLlm4RecBeam(IdWriter):
     return params | {"writer": written["params"]}
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean cross-entropy over an id's tokens, then over all positions."""
+    """Returns the mean cross-entropy over an id's tokens, then history positions."""
     read_rng, write_rng = jax.random.split(rng)
     hidden_BHD = self._read(params, tables, batch, read_rng)
     known_BH1 = batch.target_B[..., None] >= 0

@@ -28,7 +28,7 @@ class Reader(Protocol):
   """The interface of a network that reads histories."""
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns a dict of parameters; "output" or else "embedding" has a row per item."""
+    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None

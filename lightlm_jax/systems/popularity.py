@@ -41,9 +41,9 @@ class Popularity(ItemScorer):
 class RecentPopularity(Popularity):
   """The baseline `recent_pop`, which counts recent interactions only.
 
-  If the log has times, these are the latest `RECENT_SHARE` of all training
-  interactions, including ties with the earliest of them. Otherwise the order between
-  users is unknown, and they are the last `RECENT_PLACES` of each user.
+  If the log has times, the latest `RECENT_SHARE` of all training interactions are
+  recent, and so are ties with the earliest of them. If it has none, the order between
+  users is unknown, and the last `RECENT_PLACES` interactions of each user are recent.
   """
 
   name: str = "recent_pop"

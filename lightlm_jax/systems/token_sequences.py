@@ -36,15 +36,15 @@ class Source(NamedTuple):
 
 
 def first_code_token(prompt: bool) -> int:
-  """Returns the first token number of ids, after the special tokens.
+  """Returns the lowest token number of ids.
 
-  With `prompt` the words of the paper's prompt have numbers of their own before it.
+  Lower numbers are special tokens and, with `prompt`, words of the paper's prompt.
   """
   return NUM_SPECIALS + (len(_VOCABULARY) if prompt else 0)
 
 
 def shift(code: np.ndarray, prompt: bool) -> np.ndarray:
-  """Returns codes whose tokens start at `first_code_token`, int32; padding stays -1."""
+  """Adds `first_code_token` to all tokens but the padding, -1; returns int32."""
   return np.where(code >= 0, code + first_code_token(prompt), -1).astype(np.int32)
 
 
@@ -58,7 +58,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
 
 
 def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
-  """Returns the prompt for each user; an unknown user's has no id tokens."""
+  """Returns each user's prompt, without id tokens if the user is unknown."""
   user_BL = _user_codes(user_code_UL, batch.user_B)
   B, L = user_BL.shape
   parts, words = [], []

@@ -40,15 +40,16 @@ class _LatestAndBest:
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; unless `read_only`, damaged ones are renamed.
+  """The checkpoints of one workdir, opened at the newest one that is not damaged.
 
   Attributes:
-    latest_step: the step of the newest undamaged checkpoint when the workdir was
-      opened, or of the last one saved since; None = there is none.
-    damaged: a line of text on each newer checkpoint that was found damaged then.
+    latest_step: the step of that checkpoint, or of the last one saved since; None =
+      there is no checkpoint.
+    damaged: a line of text on each newer checkpoint. These are damaged and, unless
+      `read_only`, were renamed on opening.
 
   Raises:
-    UserError: the folder cannot be read, or all of its checkpoints are damaged.
+    UserError: `workdir` cannot be read or written, or all checkpoints are damaged.
   """
 
   def __init__(self, workdir: epath.Path, *, read_only: bool = False):

@@ -73,7 +73,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Returns a dict {kind, count, bytes} per kind: all executions and their bytes."""
+  """Returns {kind, count, bytes} per kind: the number of executions and their bytes."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})

@@ -56,15 +56,15 @@ def train(
 ) -> tuple[Any, Progress]:
   """Trains from the latest checkpoint, or from scratch, to `config.train.steps`.
 
-  Batches, their order and dropout are functions of (seed, step), so that a run that is
-  killed and resumed ends with bit-identical parameters.
+  Batches, their order and dropout are functions of (seed, step), so that a run that was
+  killed and resumed ends with the parameters of an uninterrupted one, bit for bit.
 
   Returns:
     The parameters of the best validation, or of the last step if there is no
     validation, and the progress.
 
   Raises:
-    Stopped: a signal was received; the state is saved.
+    Stopped: a signal was received; the state is saved unless a second one followed.
     UserError: the loss or a gradient is not finite, or a file cannot be written.
   """
   t, system = config.train, built.system
@@ -169,7 +169,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Draws `size` requests at random by `seed`, 0 = all; None if there are none."""
+  """Returns `size` random requests (0 = all) in their order; None if there are none."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):

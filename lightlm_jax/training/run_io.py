@@ -34,7 +34,7 @@ def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
 
   Raises:
     UserError: the workdir cannot be read or written, or all checkpoints are damaged.
-    Stopped: on exit, if a signal was received that has not raised it before.
+    Stopped: a signal was received; raised on exit at the latest.
   """
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(count_compilations())

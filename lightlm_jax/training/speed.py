@@ -45,7 +45,7 @@ def peak_of_run() -> float | None:
 
 
 def peak_of_device() -> float | None:
-  """Returns one device's peak FLOP/s, None if unknown; measures a CPU's in float32."""
+  """Returns one device's peak FLOP/s, measured in float32 on a CPU; None if unknown."""
   device = jax.devices()[0]
   if device.platform == "cpu":
     return _measured_flops()
@@ -79,7 +79,7 @@ def flops_per_step(built: Built, params: Any, feed: Any, plan: feed_lib.Plan) ->
 def flops_of_buckets(
   built: Built, params: Any, feed: Any, plan: feed_lib.Plan
 ) -> list[int]:
-  """Returns, for a batch of each bucket, the matmul FLOPs of loss and gradient."""
+  """Returns matmul FLOPs of loss and gradient for a batch of each bucket of `plan`."""
   assert isinstance(built.system, Trainable)
   flops = []
   for bucket in range(len(plan.widths)):

@@ -16,7 +16,7 @@ EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
 
 
 class TrainState(NamedTuple):
-  """The training state; `step` counts batches and seeds every random draw."""
+  """The training state; `step` counts batches and, with the seed, fixes every draw."""
 
   step: jax.Array  # int32
   params: Any
@@ -28,8 +28,8 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
 
   Norm scales and relative position biases have no weight decay. Embeddings start about
   sqrt(D) times larger than other weights, where D is the model's width, and would
-  change relatively less at the same learning rate: theirs is multiplied by
-  `config.train.embedding_rate` (T5's Adafactor scales updates by parameters' norms).
+  change relatively less at the same learning rate. So `config.train.embedding_rate`
+  multiplies theirs; T5's Adafactor scales each update by its parameter's norm instead.
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
@@ -78,8 +78,8 @@ def abstract(
 ) -> TrainState:
   """Returns the state as shapes, dtypes and shardings, to restore checkpoints onto.
 
-  `init` maps a random key to parameters. `shard_optimiser`: whether the optimiser's
-  state is sharded over the mesh's axis "data" too.
+  `init` maps a random key to parameters, which are sharded over the mesh's axis
+  "model"; so is the optimiser's state, and over "data" too if `shard_optimiser`.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
   shardings: Any = TrainState(

@@ -58,7 +58,7 @@ def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
 
 
 def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
-  """Returns [D] bool, on each of D devices whether its process asks all to stop."""
+  """Returns, on each of D devices, whether its process asks all to stop, [D] bool."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   return mesh_lib.put(np.full(mesh.size, requested), every_device)
 

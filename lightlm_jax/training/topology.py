@@ -1,6 +1,6 @@
 """Compiles a run's programs for a TPU slice that this machine does not have.
 
-libtpu compiles for a topology without TPUs; nothing is executed. The report has the
+libtpu compiles for a topology without TPUs; nothing is executed. `describe` reports the
 collectives and the memory per chip of the compiled programs.
 """
 
@@ -74,9 +74,9 @@ def devices(name: str) -> list[Any]:
 def with_batches(
   config: RunConfig, data: int, chosen: Collection[str] = ()
 ) -> RunConfig:
-  """Returns `config` with batch sizes rounded up to divide over `data` devices.
+  """Rounds batch sizes up, so that each of `data` shards of a batch has whole rows.
 
-  Fields in `chosen`, which the user set, are not changed.
+  Fields in `chosen`, such as "train.batch_size", were set by the user and stay.
   """
   changed = {}
   for name in BATCHES:
@@ -91,11 +91,12 @@ def describe(
 ) -> dict[str, Any]:
   """Compiles the programs of a run for the slice `name`, and returns a report of them.
 
-  One program, "steps", is a dispatch of training steps with every width of history. The
-  other, "search", recommends to the widest batch of requests, seen items excluded; its
-  `flops_per_batch` counts matrix products as in `speed.flops_per_step`, on all devices
-  together. XLA's own counts, `xla_…`, count each loop body once. The `collectives` of
-  "steps" are those of a single step with the widest batch; see collectives.py.
+  One program, "steps", is a dispatch of training steps on batches of any width. The
+  other, "search", recommends to the widest batch of held-out requests, seen items
+  excluded; it is None if nothing is held out. Its `flops_per_batch` counts matrix
+  products as in `speed.flops_per_step`, on all devices together. XLA's own counts,
+  `xla_…`, count each loop body once. The `collectives` of "steps" are those of a single
+  step with the width whose collectives have the most bytes; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.

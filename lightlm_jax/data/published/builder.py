@@ -26,9 +26,9 @@ FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 
 
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
-  """A published log's interactions, or its items, depending on the config.
+  """A published log's interactions (config LOG-ratings) or its items (LOG-items).
 
-  `download_and_prepare` sets `made` to the log, or to the list of its items.
+  `download_and_prepare`, of the base class, sets `made` to the one or the other.
   """
 
   made: polars.DataFrame | list[Item]
@@ -105,10 +105,11 @@ def build(
   Files that the user has put into `folder` are not downloaded.
 
   Returns:
-    The log (see `reading.read_log`), its items, and a dict of metadata about each.
+    The log (see `reading.read_log`), its items, and a dict of metadata about each. If
+    the file of items is unavailable, items have ids only, and the metadata say why.
 
   Raises:
-    UserError: a file cannot be fetched, or is not the published one.
+    UserError: the log cannot be fetched, or a file is not the published one.
   """
   made, about = [], []
   for part in ("ratings", "items"):

@@ -23,8 +23,8 @@ def prepare(source: Source, root: epath.Path) -> None:
   process is writing the folder, this one waits for it.
 
   Raises:
-    UserError: there is no network, or a file differs from the published one; the
-      message says which file to put where.
+    UserError: `root` is not on a disk, the log cannot be fetched, or a file differs
+      from the published one; the message says what to do.
   """
   folder = root / source.name
   start = f"no data for {source.name!r}: {folder} has neither sequences.txt nor {LOG}"

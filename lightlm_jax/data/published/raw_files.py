@@ -35,7 +35,7 @@ class RawFile(NamedTuple):
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Other accepted names: the unpacked file, its `.gz` form, and those in `also`."""
+    """Names accepted besides `download`: unpacked, with `.gz`, and those in `also`."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
@@ -51,7 +51,10 @@ class RawFile(NamedTuple):
 
 
 def check(raw: RawFile, path: epath.Path) -> None:
-  """Raises a UserError if a file named `raw.download` does not match `raw.sha256`."""
+  """Raises a UserError if the download at `path` does not match `raw.sha256`.
+
+  Files under `raw.others`, and downloads without a known SHA-256, are not checked.
+  """
   if raw.sha256 is None or path.name in raw.others:
     return
   found = folder_lib.sha256(path)

@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 class Malformed(Exception):
-  """Raised for a line that cannot be read; rejected lines are counted by message."""
+  """A line that cannot be read; the message is the reason, as in `Tally.rejected`."""
 
 
 def amazon_2014_rating(line: bytes) -> Rating:
@@ -89,7 +89,7 @@ def amazon_2023_rating(line: bytes) -> Rating | None:
 def amazon_2023_item(line: bytes) -> Item:
   """Parses a line of `meta_CATEGORY.jsonl.gz`: JSON.
 
-  The brand is "Brand" in the details or, if missing, the store.
+  The item's brand is the line's `details["Brand"]` or, if that is missing, `store`.
   """
   found = _json(line)
   details = found.get("details")

@@ -48,10 +48,10 @@ def read_log(source: Source, path: epath.Path) -> tuple[polars.DataFrame, Tally,
   Returns:
     The log: raw ids `user` and `item`, `rating` (float32) and `seconds` (int64, since
     1970), sorted by user and time, with equal times in file order; the tally of the
-    lines; the number of interactions at the same time as another of the same user.
+    lines; and how many interactions share user and time with another interaction.
 
   Raises:
-    UserError: the file is damaged, or is not the published one.
+    UserError: the file is damaged or not the published one, or no rating is left.
   """
   tally, user_of, item_of = Tally(), {}, {}
   user, item, rating, time = array("i"), array("i"), array("f"), array("q")
@@ -95,7 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Reads `wanted` items by raw id, and a tally; raises UserError if none is found."""
+  """Returns {raw id: item} of `wanted` ids, and a tally; UserError if none is found."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:

@@ -1,7 +1,7 @@
 """The published logs: their files, filters, and published sizes.
 
-The sizes are from papers that use these logs; for Amazon 2023 they agree with its
-authors' rounded figures. Where a size or checksum is missing, none was found.
+The sizes are from papers that use these logs. Those of Amazon Reviews 2023 agree with
+the rounded figures of its publishers. A log has no size or checksum if none was found.
 """
 
 from collections.abc import Callable
