@@ -113,7 +113,10 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns each state's child with its token, from the mask; both must exist."""
+    """Returns the child of each state under its token in `token_BK`, by the mask.
+
+    The level must have a mask, and each state such a child.
+    """
     here = self.levels[level]
     assert here.mask_NW is not None
     word_W = jnp.arange(here.mask_NW.shape[1])[None, None]

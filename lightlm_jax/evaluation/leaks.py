@@ -179,12 +179,12 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
 def mates_ranks(
   label_U: np.ndarray, train: Interactions, requests: Requests
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the targets' rank_N and ties_N in a ranking without a model.
+  """Returns the targets' rank_N and ties_N, as in `Ranks`, in a ranking by counts.
 
   label_U is each user's cluster. For a request, items are ranked by their number of
   interactions in `train` with users of its user's cluster; ties are broken by the
-  number with all users. Items of its history are excluded; a target among them has
-  rank 0.
+  number with all users. Items of its history are excluded; a target among them is a
+  miss, with rank 0.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)

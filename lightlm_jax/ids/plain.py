@@ -37,7 +37,7 @@ def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarr
 
 
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns SID codes of items and of users: sequential numbers, in base `base`.
+  """Returns sequential (SID) codes of items and of users: their numbers in `base`.
 
   Items are numbered by first appearance in the training log, user by user; those that
   never appear come last. Users are numbered by index. Items that a user bought one
