@@ -177,7 +177,7 @@ def own_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the values of a config.json by dotted name.
 
   A field that was added after the run has the value that describes how the run behaved.
-  Fields that the system lacks are dropped, unless `tree` is not a valid configuration.
+  If `tree` is a valid configuration, fields that its system lacks are dropped.
   """
   try:
     return to_flat(from_tree(tree))

@@ -62,7 +62,7 @@ def exclusions(
 ) -> np.ndarray:
   """Converts pairs of a batch row and an item to `Allowed.excluded_BE`.
 
-  E is the `exclusion_width` of the most items that a row excludes.
+  E is `exclusion_width(n)`, where n is the largest number of items of any row.
 
   Args:
     row_P: integers in [0, batch_size), the request that excludes the item.

@@ -76,8 +76,8 @@ def fit(
 ) -> Fit | Unidentified:
   """Fits L = a·N^-α + b·D^-β + c, or L = a·N^-α + c without `data_R`.
 
-  Intervals are percentiles of a cluster bootstrap: runs of one point are drawn
-  together, because they share all effects of their shape that the law leaves out.
+  Intervals are percentiles of a cluster bootstrap. Runs of equal `point_R` are drawn
+  together: they have one shape, and so share what the law does not explain of its loss.
 
   Args:
     loss_R: [R] losses, positive.
