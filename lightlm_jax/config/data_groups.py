@@ -78,6 +78,9 @@ class LightLMInput:
   )
   prompt: bool = field(False, "whether the ids stand in the paper's prompt")
   user_dropout: float = field(0.9, "probability that the user is hidden", PROBABILITY)
+  every_position: bool = field(
+    False, "whether each item of a row of histories is a target, one position an item"
+  )
 
   def check(self) -> None:
     if not self.history and not self.user:
@@ -89,6 +92,12 @@ class LightLMInput:
       raise UserError(
         "config.input.prompt writes the paper's sentence about a user; it needs "
         "config.input.history=0 and config.input.user=True"
+      )
+    if self.every_position and (not self.history or self.user or self.order != "time"):
+      raise UserError(
+        "config.input.every_position learns from items in time order alone; it needs "
+        "config.input.history above 0, config.input.user=False and "
+        "config.input.order=time"
       )
 
 

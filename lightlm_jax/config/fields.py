@@ -73,6 +73,10 @@ class Leaf(NamedTuple):
       return type(value) is self.kind
     return type(value) is tuple and all(type(each) is self.element for each in value)
 
+  def accepts(self, value: Any) -> bool:
+    """Returns whether the field has no `choices`, or a value is among them."""
+    return not self.choices or value in self.choices or isinstance(value, tuple | list)
+
   def converted(self, value: Any) -> Any:
     """Converts int to float and list to tuple if the field's type asks for it."""
     if self.kind is float and type(value) is int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightlm_jax.config import schema
 from lightlm_jax.config.data_groups import Shop
-from lightlm_jax.config.fields import leaves, value_of
+from lightlm_jax.config.fields import Leaf, leaves, value_of
 
 # Field added later → the behaviour of runs from before.
 EARLIER: dict[str, Any] = {
@@ -23,6 +23,8 @@ EARLIER: dict[str, Any] = {
   "split.gap": 0,
   "split.withheld": 0.0,
   "input.order": "time",
+  "input.every_position": False,
+  "model.residual": False,
   "ids.cold": "apart",
   "model.remat": False,
   "train.steps_per_dispatch": 1,
@@ -55,16 +57,29 @@ def current(flat: Mapping[str, Any]) -> dict[str, Any]:
     flat: values by dotted name, perhaps of an older run. If its system is missing or
       unknown, the fields are those of LightLM.
   """
-  filled = EARLIER | dict(flat)
-  return {name: filled[name] for name in _own(flat) if name in filled}
+  own = _own(flat)
+  filled = _earlier(own) | {n: v for n, v in flat.items() if not _of_others(own, n, v)}
+  return {name: filled[name] for name in own if name in filled}
 
 
 def lacking(flat: Mapping[str, Any]) -> list[str]:
   """Returns the fields that a configuration lacks and `EARLIER` cannot fill, sorted."""
-  return sorted(_own(flat).keys() - EARLIER.keys() - flat.keys())
+  own = _own(flat)
+  return sorted(own.keys() - _earlier(own).keys() - flat.keys())
 
 
-def _own(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+def _earlier(own: Mapping[str, Leaf]) -> dict[str, Any]:
+  """Returns the values of `EARLIER` of a system's fields; LightLM had one loss."""
+  values = EARLIER | {"train.loss": "vocabulary"}
+  return {n: v for n, v in values.items() if n in own and own[n].accepts(v)}
+
+
+def _of_others(own: Mapping[str, Leaf], name: str, value: Any) -> bool:
+  """Returns whether a value is one of other systems, whose fields older files held."""
+  return name == "train.loss" and name in own and not own[name].accepts(value)
+
+
+def _own(flat: Mapping[str, Any]) -> Mapping[str, Leaf]:
   system = flat.get("system")
   cls = schema.CONFIGS.get(system) if isinstance(system, str) else None
   return leaves(cls or schema.LightLMConfig)

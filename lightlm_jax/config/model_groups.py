@@ -51,6 +51,9 @@ class LightLMModel(Transformer):
   num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
   d_kv: int = field(64, "width of an attention head", POSITIVE)
   whole_word: bool = field(True, "whether tokens get their item's position")
+  residual: bool = field(
+    False, "whether the newest item's encoded state is added to the decoder's"
+  )
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )
@@ -184,21 +187,26 @@ class Train(Evaluating):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LightLMTrain(Train):
+class RowTrain(Train):
+  """Settings of training on rows of histories, with a loss at every position."""
+
+  whole_histories: bool = field(False, "whether longer histories go on in further rows")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightLMTrain(RowTrain):
   """Settings of LightLM's training."""
 
+  loss: str = field(
+    "vocabulary",
+    "tokens that compete: all, or the children of the target's parent in the trie",
+    choices=("vocabulary", "children", "both"),
+  )
   label_smoothing: float = field(0.0, "label smoothing", BELOW_1)
   pack: int = field(4, "examples that share a row; 1 = history_buckets", POSITIVE)
   history_buckets: tuple[int, ...] = field(
     (2, 5, 10), "history lengths to pad a batch to, beside input.history", ASCENDING
   )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RowTrain(Train):
-  """Settings of training on rows of histories, with a loss at every position."""
-
-  whole_histories: bool = field(False, "whether longer histories go on in further rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -118,10 +118,28 @@ class LightLMConfig(WritesIds):
   @property
   def examples_a_row(self) -> int:
     # Without histories sources are nearly equal in length: packing saves nothing.
-    return self.train.pack if self.input.history else 1
+    alone = not self.input.history or self.input.every_position
+    return 1 if alone else self.train.pack
+
+  def check(self) -> None:
+    super().check()
+    if self.train.loss == "children" and self.decoding.kind == "unconstrained":
+      raise UserError(
+        "config.train.loss is 'children', whose logits compare children of one "
+        "node alone; config.decoding.kind=unconstrained needs train.loss=vocabulary"
+      )
+    smoothed = self.train.label_smoothing and self.train.loss == "vocabulary"
+    if self.input.every_position and (self.model.whole_word or smoothed):
+      raise UserError(
+        "config.input.every_position reads an item as one position and smooths labels "
+        "over siblings; set config.model.whole_word=False, and config.train.loss="
+        "children or config.train.label_smoothing=0"
+      )
 
   @property
   def can_stream(self) -> bool:
+    if self.input.every_position:
+      return True
     return self.input.history > 0 and (self.examples_a_row > 1 or _one_width(self))
 
 

@@ -78,16 +78,18 @@ def of_system(
 ) -> dict[str, Any]:
   """Converts the values of a configuration, by dotted name, to another system.
 
-  Fields that the new system lacks are dropped. A field that `flat` lacks gets the value
-  of the field that its `Leaf.like` names, or else its default. For a field marked as
-  `Leaf.signature` this is an error without `anyway`; with it the caller should then set
-  the field.
+  Fields and choices that the new system lacks are dropped. A field that `flat` lacks
+  gets the value of the field that its `Leaf.like` names, or else its default. For a
+  field marked as `Leaf.signature` this is an error without `anyway`; with it the caller
+  should then set the field.
 
   Raises:
     UserError: no such system, or `flat` lacks a signature field and `anyway` is false.
   """
   cls = schema.of_system(system)
   own = leaves(cls)
+  # Fields of one name, such as train.loss, have other choices in other systems.
+  flat = {n: v for n, v in flat.items() if n not in own or own[n].accepts(v)}
   lacks = [n for n, leaf in own.items() if leaf.signature and n not in flat]
   if lacks and not anyway:
     raise UserError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lightlm_jax.decoding.beam import length_norm
-from lightlm_jax.decoding.trie import capacity
+from lightlm_jax.decoding.trie import Trie, capacity
 
 
 class Chunks(NamedTuple):
@@ -68,6 +68,7 @@ def scores(
   start_token: int,
   length_penalty: float,
   length_offset: float = 0.0,
+  siblings_of: Trie | None = None,
 ) -> jax.Array:
   """Returns each item's score as in `beam.search`, [B, R] float32 in code order.
 
@@ -77,13 +78,19 @@ def scores(
     cut: the result of `chunks`.
     num_ranks: R, at least the number of items; scores of further ranks mean nothing.
     start_token, length_penalty, length_offset: as in `beam.Options`.
+    siblings_of: the trie over whose open children each token's softmax is; None = over
+      the whole vocabulary.
   """
 
   def of_chunk(chunk: Chunks) -> jax.Array:
     prefix_QL, row_G, token_G = chunk
     start_Q1 = jnp.full((len(prefix_QL), 1), start_token, jnp.int32)
     decoder_input_QL = jnp.concatenate([start_Q1, jnp.maximum(prefix_QL, 0)], axis=1)
-    log_prob_BQLV = jax.nn.log_softmax(force(decoder_input_QL))
+    logits_BQLV = force(decoder_input_QL)
+    if siblings_of is None:
+      log_prob_BQLV = jax.nn.log_softmax(logits_BQLV)
+    else:
+      log_prob_BQLV = _among_siblings(logits_BQLV, siblings_of, prefix_QL)
     is_forced_QL = prefix_QL >= 0
     length_Q = is_forced_QL.sum(axis=1)
     token_1QL1 = jnp.maximum(prefix_QL, 0)[None, :, :, None]
@@ -96,3 +103,23 @@ def scores(
   score_XBG = jax.lax.map(of_chunk, cut)
   score_BXG = score_XBG.swapaxes(0, 1)
   return score_BXG.reshape(score_BXG.shape[0], -1)[:, :num_ranks]
+
+
+def _among_siblings(logits_BQLV, trie: Trie, prefix_QL) -> jax.Array:
+  """Returns log-probabilities among the children of each prefix, [B, Q, L, V].
+
+  Those of tokens that are no children mean nothing.
+  """
+  node_1Q = jnp.zeros((1, len(prefix_QL)), jnp.int32)
+  found = []
+  for level in range(trie.depth):
+    token_1QC, open_1QC = trie.listed(node_1Q, level)
+    token_1QC = jnp.minimum(token_1QC, trie.vocab_size - 1)
+    logits_BQV = logits_BQLV[:, :, level]
+    child_BQC = jnp.take_along_axis(logits_BQV, token_1QC, axis=2)
+    child_BQC = jnp.where(open_1QC, child_BQC, -jnp.inf)
+    total_BQ1 = jax.nn.logsumexp(child_BQC, axis=2, keepdims=True)
+    found.append(logits_BQV - total_BQ1)
+    if level < trie.depth - 1:
+      node_1Q = trie.follow(node_1Q, prefix_QL[None, :, level], level)
+  return jnp.stack(found, axis=2)

@@ -43,6 +43,10 @@ class Config:
   A: int = 64  # width of a head
   F: int = 16  # feed-forward width, far below D
   dropout_rate: float = 0.1
+  causal: bool = False  # whether the encoder attends to earlier positions only
+  # Whether the encoded state of the newest position that a target reads is added to the
+  # decoder's states: a direct path from the last item to the next one.
+  residual: bool = False
   num_buckets: int = 32
   max_distance: int = 128
   embedding_init: Callable = _NORMAL
@@ -56,6 +60,7 @@ class CrossKV(NamedTuple):
   key_NBHAS: jax.Array
   value_NBHSA: jax.Array
   segment_BS: jax.Array
+  encoded_BSD: jax.Array | None = None  # None unless `config.residual`
 
 
 class Cache(NamedTuple):
@@ -200,14 +205,22 @@ class EncoderDecoder(nn.Module):
     """Encodes the source; returns encoded_BSD in `config.dtype`.
 
     Arguments are int32: tokens, the numbers of their words (0 to W - 1, ignored if W is
-    0) and segments (0 = padding). Tokens attend to their own segment, which must be
-    contiguous, because distances are computed from positions in the row.
+    0) and segments (0 = padding). With tokens [B, S, L] a position reads a whole item:
+    the sum of the embeddings of its tokens (0 = none) by the root of their number.
+    Tokens attend to their own segment, which must be contiguous, because distances are
+    computed from positions in the row.
     """
     S = token_BS.shape[1]
     x_BSD = self.embedding.astype(self.config.dtype)[token_BS]
+    if token_BS.ndim == 3:
+      real_BSL = (token_BS > 0).astype(x_BSD.dtype)
+      number_BS1 = jnp.maximum(real_BSL.sum(axis=2, keepdims=True), 1)
+      x_BSD = jnp.einsum("bsld,bsl->bsd", x_BSD, real_BSL) * number_BS1**-0.5
     if self.config.W:
       x_BSD += self.word_embedding.astype(self.config.dtype)[word_BS]
     mask_BSS = segment_BS[:, :, None] == segment_BS[:, None, :]
+    if self.config.causal:
+      mask_BSS &= jnp.tri(S, dtype=bool)[None]
     bias_HSS = self.encoder_bias(jnp.arange(S), jnp.arange(S))
     x_BSD, _ = self.encoder(self.dropout(x_BSD), bias_HSS, mask_BSS)
     return self.dropout(self.encoder_norm(x_BSD))
@@ -215,7 +228,8 @@ class EncoderDecoder(nn.Module):
   def precompute_cross_kv(self, encoded_BSD, segment_BS) -> CrossKV:
     """Returns the cross-attention keys and values of all layers, computed once."""
     _, (key, value) = self.memory((), encoded_BSD)
-    return CrossKV(key, value, segment_BS)
+    kept_BSD = encoded_BSD if self.config.residual else None
+    return CrossKV(key, value, segment_BS, kept_BSD)
 
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
     """Returns next-token logits_BKLV, float32, of K targets a row by teacher forcing.
@@ -234,9 +248,18 @@ class EncoderDecoder(nn.Module):
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
     bias_HLL = self.decoder_bias(position_L, position_L)
-    return self._decoder(token_BKL, None, kv, bias_HLL, mask_LL, segment_BK, until_BK)[
-      0
-    ]
+    options = bias_HLL, mask_LL, segment_BK, until_BK
+    return self._decoder(token_BKL, None, kv, *options)[0]
+
+  def states_by_position(self, encoded_BSD, segment_BS, token_BSL) -> jax.Array:
+    """Returns `states` [B, S, L, D] for a target at each position of the source.
+
+    `token_BSL` int32 are decoder inputs; the target at position s attends to the
+    encoded states of its segment up to s.
+    """
+    kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
+    place_BS = jnp.broadcast_to(jnp.arange(segment_BS.shape[1])[None], segment_BS.shape)
+    return self.states(token_BSL, kv, segment_BS, place_BS)
 
   def extend(
     self, token_BK, parent_BK, kv: CrossKV, segment_BK, cache: Cache
@@ -278,7 +301,10 @@ class EncoderDecoder(nn.Module):
     x_BKLD = self.dropout(self.embedding.astype(c.dtype)[token_BKL])
     source = (kv.key_NBHAS, kv.value_NBHSA)
     x_BKLD, piece = self.decoder(x_BKLD, past, source, bias, mask, mask_BKS)
-    return self.dropout(self.decoder_norm(x_BKLD)), piece
+    x_BKLD = self.dropout(self.decoder_norm(x_BKLD))
+    if kv.encoded_BSD is not None:
+      x_BKLD += _newest(kv.encoded_BSD, mask_BKS)[:, :, None]
+    return x_BKLD, piece
 
   def _logits(self, x_BKLD) -> jax.Array:
     # Accumulated and returned in float32: rounded logits would make items tie.
@@ -291,9 +317,14 @@ class EncoderDecoder(nn.Module):
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Encodes the source; returns logits_BKLV of K targets a row, as `decode` does."""
+    source = token_BS, word_BS, segment_BS
+    return self._logits(self.forced_states(*source, token_BKL, segment_BK))
+
+  def forced_states(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
+    """Encodes the source; returns `states` of K targets a row, [B, K, L, D]."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
     kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
-    return self.decode(token_BKL, kv, segment_BK)
+    return self.states(token_BKL, kv, segment_BK)
 
 
 def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
@@ -310,6 +341,13 @@ def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
     length=num_layers,
     unroll=min(unroll, num_layers),
   )
+
+
+def _newest(encoded_BSD: jax.Array, mask_BKS: jax.Array) -> jax.Array:
+  """Returns the state of the last position that each target reads; 0 if it has none."""
+  last_BK = mask_BKS.shape[2] - 1 - jnp.argmax(mask_BKS[..., ::-1], axis=2)
+  newest_BKD = jnp.take_along_axis(encoded_BSD, last_BK[..., None], axis=1)
+  return jnp.where(mask_BKS.any(axis=2)[..., None], newest_BKD, 0)
 
 
 def _query_key_value(c: Config, x: jax.Array):

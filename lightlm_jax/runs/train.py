@@ -164,7 +164,8 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
     found["validation_loss"] = evaluator.mean(
       built, params, split.validation, "nll", **options
     )
-  if isinstance(built.system, WritesFreely) and isinstance(config, LearnedConfig):
+  free = isinstance(built.system, WritesFreely) and built.system.writes_freely
+  if free and isinstance(config, LearnedConfig):
     some = loop.sample(split.test, config.train.eval_users, config.seed)
     found["hallucination_rate"] = evaluator.mean(
       built, params, some or split.test, "invalid_beams", **options

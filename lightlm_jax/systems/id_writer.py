@@ -18,7 +18,9 @@ from lightlm_jax.config.model_groups import BeamDecoding
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import beam
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
+from lightlm_jax.decoding.child_cross_entropy import child_cross_entropy
 from lightlm_jax.models import encoder_decoder
+from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems.base import System, apply
 from lightlm_jax.systems.token_sequences import PAD, START
 
@@ -28,6 +30,7 @@ class Decoder(NamedTuple):
 
   apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
+  embedding_VD: jax.Array  # the embeddings of tokens
 
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
     """Runs the decoder by teacher forcing on the given tokens.
@@ -52,6 +55,10 @@ class IdWriter(System):
   shape: encoder_decoder.Config  # shape of the transformer that contains the decoder
   decoding: BeamDecoding  # the group `config.decoding`
   end_token: int | None = None  # see `beam.Options`
+  # The tokens that compete for a place of an id: "vocabulary" (all), "children" (those
+  # that the trie allows there), or "both", the sum of both losses.
+  loss_kind: str = "vocabulary"
+  label_smoothing: float = 0.0
 
   @property
   def net(self) -> encoder_decoder.EncoderDecoder:
@@ -73,10 +80,56 @@ class IdWriter(System):
       beams = beam.without_excluded(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, options, k=k)
 
+  def _loss_by_position(self, params, tables, encoded_BHD, batch, rng) -> jax.Array:
+    """Returns the mean cross-entropy of the next item's id at each history position.
+
+    The mean is over an id's tokens, then over all positions. `params` are those of
+    `net`, and `encoded_BHD` are the states of the history that it reads.
+    """
+    code_BHL = target_codes(tables, batch.target_B)
+    arrays = encoded_BHD, batch.segment_BH, shift_right(code_BHL)
+    options = {"rngs": {"dropout": rng}, "method": "states_by_position"}
+    state_BHLD = apply(self.net, params, *arrays, **options)
+    real_BHL = code_BHL >= 0
+    weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
+    number_BH1 = jnp.maximum(real_BHL.sum(axis=2, keepdims=True), 1)
+    weight_BHL = real_BHL * weight_BH[..., None] / number_BH1
+    total = self._token_loss(params, tables, state_BHLD, code_BHL, weight_BHL)
+    return total / jnp.maximum(weight_BH.sum(), 1)
+
+  def _token_loss(self, params, tables, state, code, weight) -> jax.Array:
+    """Returns the sum over tokens of weight · cross-entropy, by `loss_kind`.
+
+    `state` […, L, D] predicts the tokens `code` […, L]; -1 = none, of weight 0.
+    """
+    L, D = state.shape[-2:]
+    state_NLD = state.reshape(-1, L, D).astype(jnp.float32) * D**-0.5
+    code_NL, weight_NL = code.reshape(-1, L), weight.reshape(-1, L)
+    total: Any = 0.0
+    if self.loss_kind in ("vocabulary", "both"):
+      label_X = jnp.maximum(code_NL, 0).reshape(-1)
+      state_XD, weight_X = state_NLD.reshape(-1, D), weight_NL.reshape(-1)
+      total += linear_cross_entropy(state_XD, params["embedding"], label_X, weight_X)
+    if self.loss_kind in ("children", "both"):
+      loss_NL = child_cross_entropy(
+        state_NLD, params["embedding"], tables.trie, code_NL, self.label_smoothing
+      )
+      total += (loss_NL * weight_NL).sum()
+    return total
+
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
-    """Returns -log p(the target's code), [B] float32, without the trie's constraint."""
+    """Returns -log p(the target's code), [B] float32.
+
+    With the loss "vocabulary" p is a distribution over all token sequences, otherwise
+    over the items of the trie.
+    """
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
+    if self.loss_kind != "vocabulary":
+      state_B1LD = decoder.forced(shift_right(target_B1L), method="states")
+      state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
+      table_VD, target_BL = decoder.embedding_VD, target_B1L[:, 0]
+      return child_cross_entropy(state_BLD, table_VD, tables.trie, target_BL).sum(-1)
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
     cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
@@ -86,7 +139,8 @@ class IdWriter(System):
   ) -> Decoder:
     """Returns a decoder that reads these encoded sources (segment 0 = padding)."""
     net = functools.partial(apply, self.net, params)
-    return Decoder(net, net(encoded_BSD, segment_BS, method="precompute_cross_kv"))
+    kv = net(encoded_BSD, segment_BS, method="precompute_cross_kv")
+    return Decoder(net, kv, params["embedding"])
 
   def _search(
     self, decoder: Decoder, tables: Any, allowed: Allowed | None, options: beam.Options
@@ -102,9 +156,16 @@ class IdWriter(System):
       end_token=self.end_token,
       length_penalty=self.decoding.length_penalty,
       length_offset=self.decoding.length_offset,
-      renormalise=self.decoding.kind == "beam_renormalised",
+      renormalise=self.decoding.kind == "beam_renormalised"
+      or self.loss_kind != "vocabulary",
       constrained=constrained,
     )
+
+
+def target_codes(tables: Any, target: jax.Array) -> jax.Array:
+  """Returns the codes of target items, […, L] int32; -1 = padding, or no item (-1)."""
+  code = jnp.asarray(tables.target_IL)[jnp.maximum(target, 0)]
+  return jnp.where(target[..., None] >= 0, code, -1)
 
 
 def shift_right(target: jax.Array) -> jax.Array:

@@ -26,12 +26,13 @@ from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.beam import invalid_beams
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder
-from lightlm_jax.systems import token_sequences
+from lightlm_jax.systems import next_item, token_sequences
 from lightlm_jax.systems.base import Built, Loss, apply
 from lightlm_jax.systems.id_writer import (
   Decoder,
   IdWriter,
   shift_right,
+  target_codes,
   token_cross_entropy,
 )
 from lightlm_jax.systems.item_scores import allowed_items, top_items
@@ -61,7 +62,6 @@ class LightLM(IdWriter):
   name: str = "lightlm"
   decoding: Decoding
   input: LightLMInput  # the group `config.input`
-  label_smoothing: float
   common_prefix: int  # how many tokens all targets begin with
   row_width: int | None  # tokens of a training row's source; None = room for any source
 
@@ -72,6 +72,13 @@ class LightLM(IdWriter):
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""
+    if self.example == "sequence":
+      source = self._source(tables, batch)
+      encode_rng, decode_rng = jax.random.split(rng)
+      rngs = {"dropout": encode_rng}
+      encoded_BHD = apply(self.net, params, *source, rngs=rngs, method="encode")
+      value = self._loss_by_position(params, tables, encoded_BHD, batch, decode_rng)
+      return value, next_item.counts(batch)
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
     weight_BK = batch.weight_B.reshape(len(batch.weight_B), -1)
@@ -79,20 +86,22 @@ class LightLM(IdWriter):
     segment_BK = jnp.broadcast_to(number_K[None], target_BK.shape)
     batch = self._without_some_users(user_rng, batch, segment_BK)
     source = self._source(tables, batch, self.row_width)
-    target_BKL = jnp.where(
-      target_BK[..., None] >= 0, tables.target_IL[jnp.maximum(target_BK, 0)], -1
-    )
-    decoder_input_BKL, rngs = shift_right(target_BKL), {"dropout": dropout_rng}
-    logits_BKLV = apply(
-      self.net, params, *source, decoder_input_BKL, segment_BK, rngs=rngs
-    )
+    target_BKL = target_codes(tables, target_BK)
     real_BKL = target_BKL >= 0
-    cross_entropy_BKL = token_cross_entropy(
-      logits_BKLV, target_BKL, self.label_smoothing
-    )
     number_BK = jnp.maximum(real_BKL.sum(axis=-1), 1)
-    per_target_BK = (cross_entropy_BKL * real_BKL).sum(axis=-1) / number_BK
-    value = (per_target_BK * weight_BK).sum() / weight_BK.sum()
+    inputs = *source, shift_right(target_BKL), segment_BK
+    run = functools.partial(apply, self.net, params, rngs={"dropout": dropout_rng})
+    if self.loss_kind == "vocabulary":
+      cross_entropy_BKL = token_cross_entropy(
+        run(*inputs), target_BKL, self.label_smoothing
+      )
+      per_target_BK = (cross_entropy_BKL * real_BKL).sum(axis=-1) / number_BK
+      value = (per_target_BK * weight_BK).sum() / weight_BK.sum()
+    else:
+      state_BKLD = run(*inputs, method="forced_states")
+      weight_BKL = real_BKL * (weight_BK / number_BK)[..., None]
+      total = self._token_loss(params, tables, state_BKLD, target_BKL, weight_BKL)
+      value = total / weight_BK.sum()
     read_BK = (source.segment_BS[:, None] == segment_BK[..., None]).sum(axis=-1)
     tokens = ((read_BK + real_BKL.sum(axis=-1)) * (weight_BK > 0)).sum()
     capacity = source.token_BS.size + target_BKL.size
@@ -124,11 +133,16 @@ class LightLM(IdWriter):
       start_token=token_sequences.START,
       length_penalty=self.decoding.length_penalty,
       length_offset=self.decoding.length_offset,
+      siblings_of=None if self.loss_kind == "vocabulary" else tables.trie,
     )
     allowed_BR = allowed_items(allowed, score_BR.shape[1]) & (item_R[:-1] >= 0)[None]
     best = top_items(score_BR, allowed_BR, k)
     items_BK = jnp.where(best.valid_BK, item_R[best.items_BK], -1)
     return best._replace(items_BK=items_BK)
+
+  @property
+  def writes_freely(self) -> bool:
+    return self.loss_kind != "children"
 
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """Returns which beams of an unconstrained search are no item's id, [B, K] bool."""
@@ -161,6 +175,8 @@ class LightLM(IdWriter):
     self, tables: Tables, batch: Batch, width: int | None = None
   ) -> token_sequences.Source:
     """Returns the encoder's input: the paper's prompt, or rows of `width` id tokens."""
+    if self.example == "sequence":
+      return token_sequences.write_items(tables.item_code_IL, batch)
     if self.input.prompt:
       return token_sequences.write_prompt(tables.user_code_UL, batch)
     return token_sequences.write_history(
@@ -201,13 +217,17 @@ def build(
     lengths_E = _source_lengths(config.input, codes, train)
     rows = packing.rows(lengths_E, config.examples_a_row)
   target_IL = tables.target_IL[: len(codes.items_IL)]
+  example = "target" if config.input.history else "drawn"
+  if config.input.every_position:
+    example = "sequence"
   system = LightLM(
-    example="target" if config.input.history else "drawn",
+    example=example,
     max_history=config.input.history,
     shape=model_config(config, tables.trie.vocab_size),
     decoding=config.decoding,
     end_token=token_sequences.END if config.input.prompt else None,
     input=config.input,
+    loss_kind=config.train.loss,
     label_smoothing=config.train.label_smoothing,
     common_prefix=int((target_IL == target_IL[:1]).all(axis=0).argmin()),
     row_width=None if rows is None else rows.width,
@@ -252,6 +272,8 @@ def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Conf
     A=m.d_kv,
     F=m.d_ff,
     dropout_rate=m.dropout_rate,
+    causal=config.input.every_position,
+    residual=m.residual,
     embedding_init=EmbeddingInit(first_code, m.id_range),
     dtype=jnp.dtype(m.dtype),
     remat=m.remat,

@@ -19,10 +19,9 @@ from lightlm_jax.data.texts import Tokens
 from lightlm_jax.decoding import trie
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, hierarchical
-from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems import lite_llm4rec, next_item, token_sequences
-from lightlm_jax.systems.base import Built, Loss, apply
-from lightlm_jax.systems.id_writer import Decoder, IdWriter, shift_right
+from lightlm_jax.systems.base import Built, Loss
+from lightlm_jax.systems.id_writer import Decoder, IdWriter
 
 
 class Tables(NamedTuple):
@@ -48,7 +47,7 @@ class LiteLlm4RecBeam(IdWriter):
     hidden_11D = jnp.zeros((1, 1, self.shape.D))
     params = self.reader.init(read_rng)
     written = self.net.init(
-      write_rng, hidden_11D, one_11, one_11[..., None], method=_states_by_position
+      write_rng, hidden_11D, one_11, one_11[..., None], method="states_by_position"
     )
     return params | {"writer": written["params"]}
 
@@ -56,30 +55,9 @@ class LiteLlm4RecBeam(IdWriter):
     """Returns the mean cross-entropy over an id's tokens, then history positions."""
     read_rng, write_rng = jax.random.split(rng)
     hidden_BHD = self._read(params, tables, batch, read_rng)
-    known_BH1 = batch.target_B[..., None] >= 0
-    target_BHL = jnp.where(
-      known_BH1, jnp.asarray(tables.target_IL)[jnp.maximum(batch.target_B, 0)], -1
-    )
-    state_BHLD = apply(
-      self.net,
-      params["writer"],
-      hidden_BHD,
-      batch.segment_BH,
-      shift_right(target_BHL),
-      rngs={"dropout": write_rng},
-      method=_states_by_position,
-    )
-    real_BHL = target_BHL >= 0
-    weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
-    number_BH1 = jnp.maximum(real_BHL.sum(axis=2, keepdims=True), 1)
-    weight_BHL = real_BHL * weight_BH[..., None] / number_BH1
-    D = state_BHLD.shape[-1]
-    state_ND = state_BHLD.reshape(-1, D).astype(jnp.float32) * D**-0.5
-    label_N = jnp.maximum(target_BHL, 0).reshape(-1)
-    total: Any = linear_cross_entropy(
-      state_ND, params["writer"]["embedding"], label_N, weight_BHL.reshape(-1)
-    )
-    return total / jnp.maximum(weight_BH.sum(), 1), next_item.counts(batch)
+    writer = params["writer"]
+    value = self._loss_by_position(writer, tables, hidden_BHD, batch, write_rng)
+    return value, next_item.counts(batch)
 
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
     hidden_BHD = self._read(params, tables, batch)
@@ -128,21 +106,6 @@ def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
 def _readers(params: Any) -> Any:
   """Returns the parameters of the encoders: all but "writer", the decoder's."""
   return {name: part for name, part in params.items() if name != "writer"}
-
-
-def _states_by_position(
-  net: encoder_decoder.EncoderDecoder,
-  hidden_BHD: jax.Array,
-  segment_BH: jax.Array,
-  decoder_input_BHL: jax.Array,
-) -> jax.Array:
-  """Returns the decoder's hidden states [B, H, L, D] for a target at each position.
-
-  The target at position h attends to the hidden states of its segment up to h.
-  """
-  kv = net.precompute_cross_kv(hidden_BHD, segment_BH)
-  place_BH = jnp.broadcast_to(jnp.arange(segment_BH.shape[1])[None], segment_BH.shape)
-  return net.states(decoder_input_BHL, kv, segment_BH, place_BH)
 
 
 def _decoder_shape(m: LiteBeamModel, vocab_size: int) -> encoder_decoder.Config:

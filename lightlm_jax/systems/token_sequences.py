@@ -117,6 +117,17 @@ def write_history(
   return Source(*(value_BS[:, -width:] for value_BS in source))
 
 
+def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
+  """Returns the history's items as positions of L tokens, `token_BS` [B, H, L].
+
+  Word numbers are 0: relative positions alone tell the order.
+  """
+  known_BH1 = batch.history_BH[..., None] >= 0
+  code_BHL = jnp.where(known_BH1, item_code_IL[jnp.maximum(batch.history_BH, 0)], -1)
+  token_BHL = jnp.maximum(code_BHL, PAD)
+  return Source(token_BHL, jnp.zeros_like(batch.segment_BH), batch.segment_BH)
+
+
 def _token(word: str) -> int:
   return NUM_SPECIALS + _VOCABULARY.index(word)
 

@@ -1,0 +1,160 @@
+"""A row of histories teaches what its prefixes would teach one by one."""
+
+import jax
+import numpy as np
+import pytest
+from small_lightlm import ITEM_CODES, build, make_batch
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
+from lightlm_jax.runtime.errors import UserError
+
+BY_POSITION = {
+  "input__every_position": True,
+  "input__user": False,
+  "model__whole_word": False,
+}
+HISTORIES = [[3, 1, 2], [7, 9]], [[6, 6, 0, 5]]  # of the two rows
+TARGETS = [[1, 2, 5], [9, 11]], [[6, 0, 5, 4]]
+
+
+@pytest.fixture(autouse=True)
+def exact():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+def rows() -> Batch:
+  """Two rows of histories, each item with the next one as its target."""
+  arrays = np.full((3, 2, 5), -1, np.int32)
+  for row, (histories, targets) in enumerate(zip(HISTORIES, TARGETS)):
+    numbered = enumerate(zip(histories, targets), start=1)
+    filled = [(i, s, t) for s, (h, t_H) in numbered for i, t in zip(h, t_H)]
+    arrays[:, row, : len(filled)] = np.transpose(filled)
+  history_BH, segment_BH, target_BH = arrays
+  return Batch(
+    user_B=np.full(2, -1, np.int32),
+    history_BH=history_BH,
+    segment_BH=np.maximum(segment_BH, 0),
+    target_B=target_BH,
+    weight_B=np.ones(2, np.float32),
+  )
+
+
+def prefixes() -> Batch:
+  """The same examples, one a row."""
+  found = []
+  for histories, targets in zip(HISTORIES, TARGETS):
+    for history, target_H in zip(histories, targets):
+      for end, target in enumerate(target_H, start=1):
+        found.append((-1, history[:end], target, 1.0))
+  return make_batch(found)
+
+
+def mean_of_means(nll_B, batch):
+  length_B = [len(ITEM_CODES[item]) for item in batch.target_B]
+  return (np.asarray(nll_B) / length_B).mean()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("loss", ["vocabulary", "children"])
+def test_a_row_is_its_prefixes_one_by_one(loss, residual):
+  """Also a proof that the search reads a history as training does."""
+  more = {"train__loss": loss, "model__residual": residual}
+  system, tables, _ = build(**BY_POSITION, **more)
+  params = system.init(jax.random.key(0))
+  value, counts = system.loss(params, tables, rows(), jax.random.key(1))
+  batch = prefixes()
+  nll_B = system.nll(params, tables, batch)
+  assert np.ptp(nll_B) > 0.1
+  np.testing.assert_allclose(value, mean_of_means(nll_B, batch), rtol=1e-5)
+  assert (counts["tokens"], counts["capacity_tokens"]) == (9, 10)
+
+
+def test_both_losses_are_summed():
+  found = {}
+  for loss in ("vocabulary", "children", "both"):
+    system, tables, _ = build(**BY_POSITION, train__loss=loss)
+    params = system.init(jax.random.key(0))
+    found[loss], _ = system.loss(params, tables, rows(), jax.random.key(1))
+  assert found["both"] == pytest.approx(found["vocabulary"] + found["children"])
+
+
+def test_the_order_of_a_history_matters():
+  system, tables, _ = build(**BY_POSITION)
+  params = system.init(jax.random.key(0))
+  batch = make_batch([(-1, [3, 1, 2], 5, 1.0), (-1, [1, 3, 2], 5, 1.0)])
+  first, second = system.nll(params, tables, batch)
+  assert abs(first - second) > 1e-4
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_an_example_a_row_may_have_the_loss_of_siblings(residual):
+  more = {"train__loss": "children", "model__residual": residual}
+  system, tables, _ = build(**more)
+  params = system.init(jax.random.key(0))
+  batch = prefixes()
+  value, _ = system.loss(params, tables, batch, jax.random.key(1))
+  nll_B = system.nll(params, tables, batch)
+  np.testing.assert_allclose(value, mean_of_means(nll_B, batch), rtol=1e-5)
+
+
+@pytest.mark.parametrize("every_position", [False, True])
+@pytest.mark.parametrize("kind", ["beam", "exact"])
+def test_lists_are_ranked_by_the_loss_of_siblings(kind, every_position):
+  """By beam search and by scores of all items; the chances of all items sum to 1."""
+  more = BY_POSITION if every_position else {}
+  more = {**more, "model__residual": True, "decoding__kind": kind}
+  system, tables, _ = build(train__loss="children", **more)
+  params = system.init(jax.random.key(0))
+  num_items = len(ITEM_CODES)
+  batch = make_batch([(-1, [5, 9, 1], item, 1.0) for item in range(num_items)])
+  nobody = np.zeros(num_items, np.int32)
+  allowed = Allowed(no_shared_mask(), nobody, np.zeros((num_items, 0), np.int32))
+  best = system.recommend(params, tables, batch, allowed, k=num_items)
+  found_I = np.empty(num_items)
+  found_I[best.items_BK[0]] = -best.scores_BK[0]
+  nll_I = system.nll(params, tables, batch)
+  np.testing.assert_allclose(nll_I, found_I, rtol=1e-4)
+  assert np.exp(-nll_I).sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"input.user": True}, "learns from items in time order alone"),
+    ({"input.order": "none"}, "learns from items in time order alone"),
+    ({"model.whole_word": True}, "set config.model.whole_word=False"),
+    ({"train.label_smoothing": 0.1}, "smooths labels over siblings"),
+  ],
+)
+def test_what_does_not_go_together_is_refused(fields, message):
+  start = {name.replace("__", "."): value for name, value in BY_POSITION.items()}
+  config = config_lib.load("toys", "tiny", start | fields)
+  with pytest.raises(UserError, match=message):
+    config_lib.check(config)
+
+
+def test_logits_of_siblings_write_nothing_freely():
+  fields = {"train.loss": "children", "decoding.kind": "unconstrained"}
+  config = config_lib.load("toys", "tiny", fields)
+  with pytest.raises(UserError, match=r"needs train\.loss=vocabulary"):
+    config_lib.check(config)
+  system, *_ = build(train__loss="children")
+  assert not system.system.writes_freely
+
+
+@pytest.mark.parametrize(("system", "old"), [("lightlm", "full"), ("sasrec", "binary")])
+def test_runs_from_before_keep_their_loss(system, old):
+  """Their files held every system's fields: LightLM's that of others."""
+  flat = config_lib.to_flat(config_lib.load("toys", "tiny", {"system": "lightlm"}))
+  if system == "sasrec":
+    flat = config_lib.to_flat(config_lib.load("sasrec", "tiny"))
+  flat["train.loss"] = old
+  lacking = {"input.every_position", "model.residual"}
+  flat = {name: value for name, value in flat.items() if name not in lacking}
+  found = config_lib.own_fields(flat)
+  assert found["train.loss"] == ("vocabulary" if system == "lightlm" else old)
+  if system == "lightlm":
+    assert found["input.every_position"] is found["model.residual"] is False
