@@ -26,6 +26,7 @@ EARLIER: dict[str, Any] = {
   "input.every_position": False,
   "model.residual": False,
   "ids.cold": "apart",
+  "ids.balanced": False,
   "model.remat": False,
   "train.steps_per_dispatch": 1,
   "train.pack": 1,

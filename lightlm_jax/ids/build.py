@@ -109,7 +109,8 @@ def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
   values = dataclasses.asdict(config)
   return {
     "kind": config.kind,
-    "options": {name: values[name] for name in options[config.kind]},
+    "options": {name: values[name] for name in options[config.kind]}
+    | ({"balanced": True} if config.kind == "sci" and config.balanced else {}),
     "seed": seed,
     "num_users": train.num_users,
     "num_items": train.num_items,

@@ -18,6 +18,7 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
+import scipy.spatial
 
 from lightlm_jax.config.data_groups import Ids
 from lightlm_jax.data.interactions import Interactions
@@ -44,6 +45,8 @@ _DENSE_NODES = 400
 # Beyond this, pairs of nodes two steps apart are not stored explicitly: an item that
 # all users have would connect every pair of users.
 _MOST_PAIRS = 20_000_000
+# Balanced clusters: how often centres are moved to their members and these assigned.
+_BALANCE_ROUNDS = 8
 
 
 class Walks(NamedTuple):
@@ -125,18 +128,22 @@ def spectral_ids(
   import sklearn.cluster  # noqa: F401, PLC0415, slow to import
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  def paths(adjacency: scipy.sparse.csr_array) -> np.ndarray:
+  def paths(adjacency: scipy.sparse.csr_array, items: slice) -> np.ndarray:
+    is_item_N = np.zeros(graph_lib.shape(adjacency)[0], bool)
+    is_item_N[items] = True
     path_N = cluster_paths(
       adjacency,
       branching=config.branching,
       leaf_size=config.leaf_size,
       levels=config.levels,
       seed=seed,
+      balanced_N=is_item_N if config.balanced else None,
     )
     path_NL = stack_codes([np.array(path) for path in path_N])
     return _name_clusters(path_NL) if apart else _number_levels(path_NL)
 
   rng, apart = np.random.default_rng(seed), config.tokens == "node"
+  nobody = slice(0)
   with threadpoolctl.threadpool_limits(1):
     if graph in (*CO_INDEXED, "attributes"):
       if graph == "attributes":
@@ -144,18 +151,18 @@ def spectral_ids(
       else:
         adjacency = CO_INDEXED[graph](train)
       ends = train.num_users, train.num_users + train.num_items
-      path_UL, path_IL, *_ = np.split(paths(adjacency), ends)
+      path_UL, path_IL, *_ = np.split(paths(adjacency, slice(*ends)), ends)
     elif graph == "users":
-      path_UL = paths(graph_lib.users_together(train))
+      path_UL = paths(graph_lib.users_together(train), nobody)
       users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
       return plain.apart(plain.random_numbers(train.num_items, config.base, rng), users)
     else:
-      path_IL = paths(graph_lib.items_together(train))
+      path_IL = paths(graph_lib.items_together(train), slice(None))
       if graph == "items":
         items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=apart)
         users = plain.random_numbers(train.num_users, config.base, rng)
         return plain.apart(items, users)
-      path_UL = paths(graph_lib.users_together(train))
+      path_UL = paths(graph_lib.users_together(train), nobody)
       path_IL, path_UL = plain.apart(path_IL, path_UL)
   first_token = 1 + max(path_UL.max(), path_IL.max())
   return with_last_tokens(path_UL, path_IL, first_token, rng, apart=apart)
@@ -168,11 +175,13 @@ def cluster_paths(
   leaf_size: int,
   levels: int,
   seed: int,
+  balanced_N: np.ndarray | None = None,
 ) -> list[tuple[int, ...]]:
   """Returns each node's path of cluster numbers, from nested spectral clustering.
 
   `adjacency` is symmetric and may be disconnected. A cluster is a leaf if it has at
-  most `leaf_size` nodes, is on the last of `levels`, or cannot be split.
+  most `leaf_size` nodes, is on the last of `levels`, or cannot be split. Clusters of
+  one clustering have equally many of the nodes that are true in `balanced_N`.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
   N, _ = graph_lib.shape(adjacency)
@@ -183,7 +192,8 @@ def cluster_paths(
     inside = _one_step(adjacency)
     if len(nodes) < len(paths):
       inside = _within(adjacency[nodes], nodes, degree_A)
-    label_N = _split(inside, branching, leaf_size, seed)
+    balanced = None if balanced_N is None else balanced_N[nodes]
+    label_N = _split(inside, branching, leaf_size, seed, balanced)
     level = len(paths[nodes[0]]) + 1
     if label_N.max() == 0 and level > 1:
       continue
@@ -218,7 +228,9 @@ def _within(
   return walks if pairs > _MOST_PAIRS else _one_step(walks.multiplied())
 
 
-def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarray:
+def _split(
+  graph: Walks, branching: int, leaf_size: int, seed: int, balanced_N=None
+) -> np.ndarray:
   """Returns each node's cluster number, [N] int64, from 0 without gaps.
 
   Components that fit into a leaf are packed together; the others share the `branching`
@@ -233,7 +245,8 @@ def _split(graph: Walks, branching: int, leaf_size: int, seed: int) -> np.ndarra
   for component in large_C:
     share = round(branching * size_C[component] / size_C[large_C].sum())
     members = np.flatnonzero(component_N == component)
-    part_N = _spectral_clusters(graph.of(members), max(1, share), seed)
+    equal_N = None if balanced_N is None else balanced_N[members]
+    part_N = _spectral_clusters(graph.of(members), max(1, share), seed, equal_N)
     label_N[members] = clusters + part_N
     clusters += part_N.max() + 1
 
@@ -264,8 +277,11 @@ def largest_eigenvectors(
     return value_N[-K:], vector_NN[:, -K:]
 
 
-def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
-  """Returns cluster numbers [N] of a connected graph, by spectral clustering."""
+def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
+  """Returns cluster numbers [N] of a connected graph, by spectral clustering.
+
+  Clusters have equally many of the nodes `balanced_N`, unless that is None.
+  """
   import sklearn.cluster  # noqa: PLC0415, slow to import
 
   N, _ = graph_lib.shape(graph.step_NN)
@@ -304,7 +320,38 @@ def _spectral_clusters(graph: Walks, clusters: int, seed: int) -> np.ndarray:
       random_state=seed,
     )
     label_N = np.asarray(means.fit(row_NK).labels_)
+  if balanced_N is not None and balanced_N.any():
+    centre_CK = means.cluster_centers_
+    label_N[balanced_N] = equal_clusters(row_NK[balanced_N], centre_CK)
   return np.unique(label_N, return_inverse=True)[1]
+
+
+def equal_clusters(value_NK: np.ndarray, centre_CK: np.ndarray) -> np.ndarray:
+  """Returns the cluster of each point, [N] int; none has more than ⌈N / C⌉ points.
+
+  Starts from the centres `centre_CK`. A round assigns points by deferred acceptance
+  (Gale & Shapley 1962): each asks the nearest centre that has not refused it, and a
+  centre keeps the nearest. Then centres become the means of their points.
+  """
+  (N, _), C = value_NK.shape, len(centre_CK)
+  point_N, label_N = np.arange(N), np.zeros(N, np.int64)
+  for _ in range(_BALANCE_ROUNDS):
+    far_NC = scipy.spatial.distance.cdist(value_NK, centre_CK)
+    choice_NC, refused_N = np.argsort(far_NC, axis=1, kind="stable"), np.zeros(N, int)
+    while True:
+      label_N = choice_NC[point_N, refused_N]
+      order_N = np.lexsort((far_NC[point_N, label_N], label_N))
+      first_C = np.searchsorted(label_N[order_N], np.arange(C))
+      beyond_N = point_N - first_C[label_N[order_N]] >= -(-N // C)
+      if not beyond_N.any():
+        break
+      refused_N[order_N[beyond_N]] += 1
+    held_C = np.bincount(label_N, minlength=C)
+    total_CK = np.zeros_like(centre_CK)
+    np.add.at(total_CK, label_N, value_NK)
+    mean_CK = total_CK / np.maximum(held_C, 1)[:, None]
+    centre_CK = np.where(held_C[:, None] > 0, mean_CK, centre_CK)
+  return label_N
 
 
 def _number_levels(path_NL: np.ndarray) -> np.ndarray:
