@@ -73,3 +73,25 @@ def test_rate_warms_up_and_ends_at_zero(schedule):
   assert moves[:5] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01], rel=1e-3)
   assert moves[4:] == sorted(moves[4:], reverse=True)
   assert moves[10] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_average_of_the_weights_is_evaluated():
+  """Over all updates, in early ones mostly the newest weights."""
+  overrides = {"train.average": 0.5, "train.accumulate": 2, "train.warmup_steps": 0}
+  tx = state_lib.optimiser(config_lib.load("demo", "tiny", overrides))
+  params = {"w": jnp.ones(3)}
+  state = state_lib.TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+  wanted_3 = np.ones(3)
+  for number in range(8):
+    grads = {"w": jnp.array([1.0, -2.0, number])}
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    new = jax.tree.map(jnp.add, state.params, updates)
+    state = state_lib.TrainState(state.step + 1, new, opt_state)
+    if number % 2:  # two half batches are one update
+      keep = min(0.5, (1 + number // 2) / (10 + number // 2))
+      wanted_3 = keep * wanted_3 + (1 - keep) * np.asarray(new["w"])
+    np.testing.assert_allclose(state_lib.evaluated(state)["w"], wanted_3, rtol=1e-5)
+  assert np.abs(wanted_3 - np.asarray(state.params["w"])).max() > 1e-4
+  plain = state_lib.optimiser(config_lib.load("demo", "tiny"))
+  state = state._replace(opt_state=plain.init(params))
+  assert state_lib.evaluated(state) is state.params

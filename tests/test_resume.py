@@ -291,12 +291,14 @@ def test_told_to_end_a_run_saves_and_says_so(unbroken, tmp_path):
   assert_same_end(unbroken, workdir)
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
 def test_told_to_end_while_validating_a_run_validates_again(
-  small_config, tmp_path, monkeypatch
+  small_config, tmp_path, monkeypatch, average
 ):
   """Or the best checkpoint would be another one than without the signal."""
   # A system that compiles in no time.
-  config = small_config(system="bpr_mf", split__kind="leave_one_out")
+  fields = {"split__kind": "leave_one_out", "train__average": average}
+  config = small_config(system="bpr_mf", **fields)
   wanted = train.train(config, tmp_path / "whole")
   validate, calls = loop._validate, []
 
@@ -314,6 +316,10 @@ def test_told_to_end_while_validating_a_run_validates_again(
   found = train.train(config, tmp_path / "run")
   for field in ("best_step", "validation", "metrics"):
     assert found[field] == wanted[field], field
+  (_, leaves), (_, other) = (latest(tmp_path / name) for name in ("whole", "run"))
+  assert any("averaged_params" in name for name in leaves) == bool(average)
+  for name, leaf in leaves.items():
+    assert leaf.tobytes() == other[name].tobytes(), name
   validated = [
     line["step"] for line in losses(tmp_path / "run") if "validation" in line
   ]

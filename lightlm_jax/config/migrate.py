@@ -30,6 +30,7 @@ EARLIER: dict[str, Any] = {
   "model.remat": False,
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
+  "train.average": 0.0,
   "train.feed": "device",
   "train.whole_histories": False,
   "train.negatives": 8_192,

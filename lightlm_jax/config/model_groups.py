@@ -172,6 +172,9 @@ class Train(Evaluating):
   weight_decay: float = field(
     0.01, "AdamW's decay, times the learning rate a step", NOT_NEGATIVE
   )
+  average: float = field(
+    0.0, "decay of the moving average of weights that is evaluated; 0 = none", BELOW_1
+  )
   clip_norm: float = field(1.0, "largest norm of the gradient", ABOVE_0)
   feed: str = field(
     "device",

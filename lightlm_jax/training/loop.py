@@ -130,7 +130,7 @@ def train(
   io.checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
     return restore_best(system, config, mesh, io.checkpoints)
-  return state.params, progress
+  return state_lib.evaluated(state), progress
 
 
 def restore_best(
@@ -142,7 +142,7 @@ def restore_best(
   step = progress.best_step if has_best else checkpoints.latest_step
   assert step is not None, "no checkpoint"
   abstract = abstract_state(system, config, mesh)
-  return checkpoints.restore(step, abstract).params, progress
+  return state_lib.evaluated(checkpoints.restore(step, abstract)), progress
 
 
 def abstract_state(
@@ -309,7 +309,7 @@ def _validate(built, state, requests, split, config, mesh) -> dict[str, float]:
   """Evaluates the state on `requests`; returns metrics with seen items excluded."""
   ranks = evaluator.evaluate(
     built,
-    state.params,
+    state_lib.evaluated(state),
     requests,
     num_items=split.train.num_items,
     batch_size=config.train.eval_batch_size,

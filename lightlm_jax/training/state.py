@@ -15,6 +15,13 @@ from lightlm_jax.runtime import mesh as mesh_lib
 EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
 
 
+class Average(NamedTuple):
+  """The moving average of the parameters, a part of the optimiser's state."""
+
+  updates: jax.Array  # int32, how many it has seen
+  averaged_params: Any
+
+
 class TrainState(NamedTuple):
   """The training state; `step` counts batches and, with the seed, fixes every draw."""
 
@@ -33,7 +40,8 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   """
   t = config.train
   warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
-  names = ("schedule", "clip_norm", "weight_decay", "embedding_rate", "accumulate")
+  names = ("schedule", "clip_norm", "weight_decay", "embedding_rate", "average")
+  names += ("accumulate",)
   same = {name: getattr(t, name) for name in names}
   after = max(total - warmup, 1)
   return _optimiser(rate=t.learning_rate, warmup=warmup, after=after, **same)
@@ -50,6 +58,7 @@ def _optimiser(
   clip_norm: float,
   weight_decay: float,
   embedding_rate: float,
+  average: float,
   accumulate: int,
 ) -> optax.GradientTransformation:
   """Builds AdamW whose rate rises for `warmup` updates and falls for `after`."""
@@ -67,6 +76,7 @@ def _optimiser(
       mask=_decayed,
     ),
     optax.masked(optax.scale(embedding_rate), _is_embedding),
+    *([_moving_average(average)] if average else []),
   )
   if accumulate > 1:
     return optax.MultiSteps(chain, accumulate).gradient_transformation()
@@ -102,6 +112,12 @@ def create(
   return make(jax.random.key(seed))
 
 
+def evaluated(state: TrainState) -> Any:
+  """Returns the parameters to evaluate: their moving average, if there is one."""
+  averaged = optax.tree_utils.tree_get(state.opt_state, "averaged_params")
+  return state.params if averaged is None else averaged
+
+
 def shardings_of(abstract: TrainState) -> TrainState:
   """Returns the sharding of each leaf of an abstract state."""
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -123,6 +139,22 @@ def _maker(init, tx):
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
   return make
+
+
+def _moving_average(decay: float) -> optax.GradientTransformation:
+  """Returns a transformation that only keeps `Average`; the decay rises to `decay`."""
+
+  def init(params):
+    return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+
+  def update(updates, state, params):
+    number = state.updates.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1 + number) / (10 + number))
+    new = optax.apply_updates(params, updates)
+    mixed = optax.incremental_update(new, state.averaged_params, 1 - keep)
+    return updates, Average(state.updates + 1, mixed)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _decayed(params):
