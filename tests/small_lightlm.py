@@ -32,7 +32,7 @@ USER_CODES = [(6, 7), (7,), (8, 6), (8, 8)]
 VOCAB = 9 + text.NUM_SPECIALS
 
 
-def build(log=None, **overrides):
+def build(log=None, codes=ITEM_CODES, **overrides):
   overrides = {
     "input.history": H,
     "input.user_dropout": 0.0,
@@ -43,7 +43,7 @@ def build(log=None, **overrides):
     "decoding.beam_size": 12,
   } | {name.replace("__", "."): value for name, value in overrides.items()}
   config = config_lib.load("demo", "tiny", overrides)
-  items_IL, users_UL = map(codes_lib.stack_codes, (ITEM_CODES, USER_CODES))
+  items_IL, users_UL = map(codes_lib.stack_codes, (codes, USER_CODES))
   book = codes_lib.code_book(items_IL, users_UL, {})
   system = Compiled(lightlm.build(config, book, log))
   tables = jax.device_put(system.tables)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightlm_jax.decoding import trie
-from lightlm_jax.decoding.child_cross_entropy import child_cross_entropy
+from lightlm_jax.decoding.child_cross_entropy import TokenBias, child_cross_entropy
 
 N, D = 75, 6
 
@@ -52,10 +52,9 @@ def naive(state_NLD, table_VD, code_IL, target_N, label_smoothing):
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("kind", ["one token", "even", "full", "ragged"])
-@pytest.mark.parametrize("byte_budget", [0, 2**20])
-def test_it_is_the_softmax_over_what_may_follow(kind, label_smoothing, byte_budget):
+def test_it_is_the_softmax_over_what_may_follow(kind, label_smoothing):
   code_IL, V = codes(kind)
-  tree = jax.tree.map(jnp.asarray, trie.build(code_IL, V, byte_budget)[0])
+  tree = jax.tree.map(jnp.asarray, trie.build(code_IL, V, 0)[0])
   rng = np.random.default_rng(1)
   L = code_IL.shape[1]
   state_NLD = jnp.asarray(rng.normal(size=(N, L, D)), jnp.float32)
@@ -97,5 +96,29 @@ def test_the_probabilities_of_all_items_sum_to_one():
   table_VD = jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
   state_LD = jnp.asarray(rng.normal(size=(code_IL.shape[1], D)), jnp.float32)
   state_ILD = jnp.broadcast_to(state_LD[None], (len(code_IL), *state_LD.shape))
-  loss_IL = child_cross_entropy(state_ILD, table_VD, tree, jnp.asarray(code_IL))
+  loss_IL = jax.jit(child_cross_entropy)(state_ILD, table_VD, tree, code_IL)
   assert np.exp(-loss_IL.sum(axis=1)).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_bias_is_added_to_its_tokens_alone():
+  """Each token has one place in this trie, on any level."""
+  code_IL = np.array([[0, 3], [0, 4], [0, 5], [1, -1], [2, 6], [2, 7]], np.int32)
+  tree = jax.tree.map(jnp.asarray, trie.build(code_IL, 9, 0)[0])
+  rng = np.random.default_rng(3)
+  state_NLD = jnp.asarray(rng.normal(size=(6, 2, D)), jnp.float32)
+  table_VD = jnp.asarray(rng.normal(size=(9, D)), jnp.float32)
+  token_NE = rng.permuted(np.tile(np.arange(10), (6, 1)), axis=1)[:, :4]  # 9 = none
+  token_NE[:, 3] = token_NE[:, 2]  # twice
+  bias = TokenBias(jnp.asarray(token_NE), jnp.asarray(rng.normal(size=(6, 4))))
+  # The same by a state of one dimension more for each row.
+  added_NV = np.zeros((6, 10))
+  np.add.at(added_NV, (np.arange(6)[:, None], token_NE), np.asarray(bias.value_NE))
+  wide_NLD = np.concatenate(
+    [state_NLD, np.broadcast_to(np.eye(6)[:, None], (6, 2, 6))], 2
+  )
+  wide_VD = np.concatenate([table_VD, added_NV[:, :9].T], axis=1)
+  loss = jax.jit(child_cross_entropy)
+  found = loss(state_NLD, table_VD, tree, code_IL, bias=bias)
+  wide_NLD, wide_VD = (x.astype(np.float32) for x in (wide_NLD, wide_VD))
+  wanted = loss(wide_NLD, wide_VD, tree, code_IL)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)

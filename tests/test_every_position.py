@@ -15,6 +15,8 @@ BY_POSITION = {
   "input__user": False,
   "model__whole_word": False,
 }
+# Last tokens that name one item each, at two depths.
+UNIQUE = [(item % 3, item + 3) for item in range(10)] + [(13, 0, 14), (13, 0, 15)]
 HISTORIES = [[3, 1, 2], [7, 9]], [[6, 6, 0, 5]]  # of the two rows
 TARGETS = [[1, 2, 5], [9, 11]], [[6, 0, 5, 4]]
 
@@ -52,23 +54,42 @@ def prefixes() -> Batch:
   return make_batch(found)
 
 
-def mean_of_means(nll_B, batch):
-  length_B = [len(ITEM_CODES[item]) for item in batch.target_B]
+def mean_of_means(nll_B, batch, codes=ITEM_CODES):
+  length_B = [len(codes[item]) for item in batch.target_B]
   return (np.asarray(nll_B) / length_B).mean()
 
 
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("loss", ["vocabulary", "children"])
-def test_a_row_is_its_prefixes_one_by_one(loss, residual):
-  """Also a proof that the search reads a history as training does."""
-  more = {"train__loss": loss, "model__residual": residual}
-  system, tables, _ = build(**BY_POSITION, **more)
+CHILDREN = {"train__loss": "children", "model__residual": True}
+REPEATS = BY_POSITION | CHILDREN | {"model__repeats": True, "codes": UNIQUE}
+
+
+def weights(system):
+  """Untrained, but with a bias of repeated items."""
   params = system.init(jax.random.key(0))
+  if "repeat_bias" in params:
+    size = params["repeat_bias"].shape
+    params = params | {"repeat_bias": jax.random.normal(jax.random.key(2), size) * 3}
+  return params
+
+
+@pytest.mark.parametrize(
+  "more",
+  [
+    {"train__loss": "vocabulary", "model__residual": True},
+    {"train__loss": "children"},
+    REPEATS,
+  ],
+)
+def test_a_row_is_its_prefixes_one_by_one(more):
+  """Also a proof that the search reads a history as training does."""
+  system, tables, _ = build(**BY_POSITION | more)
+  params = weights(system)
   value, counts = system.loss(params, tables, rows(), jax.random.key(1))
   batch = prefixes()
   nll_B = system.nll(params, tables, batch)
   assert np.ptp(nll_B) > 0.1
-  np.testing.assert_allclose(value, mean_of_means(nll_B, batch), rtol=1e-5)
+  codes = more.get("codes", ITEM_CODES)
+  np.testing.assert_allclose(value, mean_of_means(nll_B, batch, codes), rtol=1e-5)
   assert (counts["tokens"], counts["capacity_tokens"]) == (9, 10)
 
 
@@ -89,10 +110,8 @@ def test_the_order_of_a_history_matters():
   assert abs(first - second) > 1e-4
 
 
-@pytest.mark.parametrize("residual", [False, True])
-def test_an_example_a_row_may_have_the_loss_of_siblings(residual):
-  more = {"train__loss": "children", "model__residual": residual}
-  system, tables, _ = build(**more)
+def test_an_example_a_row_may_have_the_loss_of_siblings():
+  system, tables, _ = build(**CHILDREN)
   params = system.init(jax.random.key(0))
   batch = prefixes()
   value, _ = system.loss(params, tables, batch, jax.random.key(1))
@@ -100,16 +119,15 @@ def test_an_example_a_row_may_have_the_loss_of_siblings(residual):
   np.testing.assert_allclose(value, mean_of_means(nll_B, batch), rtol=1e-5)
 
 
-@pytest.mark.parametrize("every_position", [False, True])
-@pytest.mark.parametrize("kind", ["beam", "exact"])
-def test_lists_are_ranked_by_the_loss_of_siblings(kind, every_position):
+@pytest.mark.parametrize(
+  ("kind", "more"), [("beam", {}), ("beam", REPEATS), ("exact", REPEATS)]
+)
+def test_lists_are_ranked_by_the_loss_of_siblings(kind, more):
   """By beam search and by scores of all items; the chances of all items sum to 1."""
-  more = BY_POSITION if every_position else {}
-  more = {**more, "model__residual": True, "decoding__kind": kind}
-  system, tables, _ = build(train__loss="children", **more)
-  params = system.init(jax.random.key(0))
+  system, tables, _ = build(decoding__kind=kind, **CHILDREN | more)
+  params = weights(system)
   num_items = len(ITEM_CODES)
-  batch = make_batch([(-1, [5, 9, 1], item, 1.0) for item in range(num_items)])
+  batch = make_batch([(-1, [5, 9, 11, 1], item, 1.0) for item in range(num_items)])
   nobody = np.zeros(num_items, np.int32)
   allowed = Allowed(no_shared_mask(), nobody, np.zeros((num_items, 0), np.int32))
   best = system.recommend(params, tables, batch, allowed, k=num_items)
@@ -120,12 +138,39 @@ def test_lists_are_ranked_by_the_loss_of_siblings(kind, every_position):
   assert np.exp(-nll_I).sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_repeat_is_as_likely_as_its_recency_says():
+  """A bias of ln 2 doubles an item's odds among its siblings."""
+  system, tables, _ = build(**REPEATS)
+  params = system.init(jax.random.key(0))
+  num_items = len(UNIQUE)
+  batch = make_batch([(-1, [6, 11, 3], item, 1.0) for item in range(num_items)])
+  before_I = np.exp(-np.asarray(system.nll(params, tables, batch)))
+  # 0 = the newest item, 3; item 6 of the same parent is two places before it.
+  bias = params["repeat_bias"].at[0].set(np.log(2.0)).at[2].set(-np.inf)
+  after_I = np.exp(
+    -np.asarray(system.nll(params | {"repeat_bias": bias}, tables, batch))
+  )
+  siblings = [0, 9]
+  np.testing.assert_allclose(
+    after_I[3] / after_I[siblings], 2 * before_I[3] / before_I[siblings], rtol=1e-4
+  )
+  assert after_I[6] == 0
+  others = [1, 2, 4, 5, 7, 8, 10, 11]
+  np.testing.assert_allclose(after_I[others], before_I[others], rtol=1e-4)
+
+
+def test_tokens_that_several_items_end_with_are_refused():
+  with pytest.raises(UserError, match="last tokens name one item each"):
+    build(**REPEATS | {"codes": ITEM_CODES})
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
     ({"input.user": True}, "learns from items in time order alone"),
     ({"input.order": "none"}, "learns from items in time order alone"),
     ({"model.whole_word": True}, "set config.model.whole_word=False"),
+    ({"model.repeats": True}, "repeats needs .*every_position=True and .*=children"),
     ({"train.label_smoothing": 0.1}, "smooths labels over siblings"),
   ],
 )
@@ -152,7 +197,7 @@ def test_runs_from_before_keep_their_loss(system, old):
   if system == "sasrec":
     flat = config_lib.to_flat(config_lib.load("sasrec", "tiny"))
   flat["train.loss"] = old
-  lacking = {"input.every_position", "model.residual"}
+  lacking = {"input.every_position", "model.residual", "model.repeats"}
   flat = {name: value for name, value in flat.items() if name not in lacking}
   found = config_lib.own_fields(flat)
   assert found["train.loss"] == ("vocabulary" if system == "lightlm" else old)

@@ -25,6 +25,7 @@ EARLIER: dict[str, Any] = {
   "input.order": "time",
   "input.every_position": False,
   "model.residual": False,
+  "model.repeats": False,
   "ids.cold": "apart",
   "ids.balanced": False,
   "model.remat": False,

@@ -54,6 +54,9 @@ class LightLMModel(Transformer):
   residual: bool = field(
     False, "whether the newest item's encoded state is added to the decoder's"
   )
+  repeats: bool = field(
+    False, "whether items of the history get a learned bias, by how recent they are"
+  )
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )

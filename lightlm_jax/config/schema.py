@@ -128,6 +128,12 @@ class LightLMConfig(WritesIds):
         "config.train.loss is 'children', whose logits compare children of one "
         "node alone; config.decoding.kind=unconstrained needs train.loss=vocabulary"
       )
+    alone = self.input.every_position and self.train.loss == "children"
+    if self.model.repeats and not alone:
+      raise UserError(
+        "config.model.repeats needs config.input.every_position=True and "
+        "config.train.loss=children"
+      )
     smoothed = self.train.label_smoothing and self.train.loss == "vocabulary"
     if self.input.every_position and (self.model.whole_word or smoothed):
       raise UserError(

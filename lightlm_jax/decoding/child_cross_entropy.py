@@ -5,6 +5,8 @@ probability of an item is the product, over its tokens, of softmaxes over the ch
 of the prefix's node. It costs as many logits per token as a node has children, not V.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -15,12 +17,20 @@ from lightlm_jax.decoding.trie import Level, Trie
 CHUNK = 16
 
 
+class TokenBias(NamedTuple):
+  """What is added to the logits of E tokens, for each of N targets or requests."""
+
+  token_NE: jax.Array  # int32, V = none
+  value_NE: jax.Array  # float32
+
+
 def child_cross_entropy(
   state_NLD: jax.Array,
   table_VD: jax.Array,
   trie: Trie,
   code_NL: jax.Array,
   label_smoothing: float = 0.0,
+  bias: TokenBias | None = None,
 ) -> jax.Array:
   """Returns each token's cross-entropy over its siblings, [N, L] float32.
 
@@ -33,6 +43,7 @@ def child_cross_entropy(
       0. A row of padding alone is no target.
     label_smoothing: the share of the label's probability that is spread evenly over
       the children of the prefix's node.
+    bias: is added to logits; its tokens have one place in the trie each.
   """
   node_N = jnp.zeros(len(code_NL), jnp.int32)
   losses = []
@@ -41,19 +52,35 @@ def child_cross_entropy(
     next_N = trie.follow(node_N[:, None], token_N[:, None], level)[:, 0]
     column_N = jnp.where(token_N >= 0, next_N - here.first_N1[node_N], 0)
     state_ND = state_NLD[:, level]
+    bias_NC = None if bias is None else _by_child(bias, here, node_N, len(table_VD))
     if level == 0:  # one node, the root: one matrix product
       row_CD, open_C = _children(table_VD, here, jnp.zeros((), jnp.int32))
       logits_NC = jnp.einsum("nd,cd->nc", state_ND, row_CD)
+      logits_NC += 0 if bias_NC is None else bias_NC
       loss_N = _cross_entropy(logits_NC, open_C[None], column_N, label_smoothing)
     else:
-      node_N = jnp.where(token_N >= 0, node_N, -1)
-      loss_N = _by_node(state_ND, table_VD, here, node_N, column_N, label_smoothing)
+      places = here, jnp.where(token_N >= 0, node_N, -1), column_N
+      loss_N = _by_node(state_ND, table_VD, *places, bias_NC, label_smoothing)
     losses.append(jnp.where(token_N >= 0, loss_N, 0))
     node_N = next_N
   return jnp.stack(losses, axis=1)
 
 
-def _by_node(state_ND, table_VD, here: Level, node_N, column_N, label_smoothing):
+def _by_child(bias: TokenBias, here: Level, node_N: jax.Array, V: int) -> jax.Array:
+  """Returns the bias of each child of the targets' nodes, [N, C]."""
+  number_M = jnp.arange(here.token_M.shape[0])
+  child_V = jnp.full(V + 1, -1).at[here.token_M.astype(jnp.int32)].set(number_M)
+  child_V = child_V.at[V].set(-1)  # not a token, but the end of a code
+  child_NE = child_V[bias.token_NE]
+  is_own_NE = child_NE < here.first_N1[node_N + 1][:, None]
+  is_own_NE &= child_NE >= here.first_N1[node_N][:, None]
+  column_NE = jnp.where(is_own_NE, child_NE - here.first_N1[node_N][:, None], -1)
+  bias_NC = jnp.zeros((len(node_N), here.width + 1))
+  row_N1 = jnp.arange(len(node_N))[:, None]
+  return bias_NC.at[row_N1, column_NE].add(bias.value_NE)[:, :-1]
+
+
+def _by_node(state_ND, table_VD, here: Level, node_N, column_N, bias_NC, smoothing):
   """Returns the loss of any level: targets are sorted by node, in chunks of one node.
 
   `node_N` is -1 where there is no target.
@@ -80,8 +107,10 @@ def _by_node(state_ND, table_VD, here: Level, node_N, column_N, label_smoothing)
   state_YD = jnp.where(held_Y[:, None], state_ND[target_Y], 0)
   state_XYD = state_YD.reshape(chunks, CHUNK, -1)
   logits_XYC = jnp.einsum("xyd,xcd->xyc", state_XYD, row_XCD)
+  if bias_NC is not None:
+    logits_XYC += bias_NC[target_Y].reshape(logits_XYC.shape)
   column_XY = jnp.where(held_Y, column_N[target_Y], 0).reshape(chunks, CHUNK)
-  loss_XY = _cross_entropy(logits_XYC, open_XC[:, None], column_XY, label_smoothing)
+  loss_XY = _cross_entropy(logits_XYC, open_XC[:, None], column_XY, smoothing)
   at_N = jnp.zeros(N, jnp.int32).at[order_N].set(place_N)
   return jnp.take(loss_XY.reshape(-1), at_N, mode="fill", fill_value=0)
 

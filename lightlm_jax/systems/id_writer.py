@@ -18,7 +18,7 @@ from lightlm_jax.config.model_groups import BeamDecoding
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import beam
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
-from lightlm_jax.decoding.child_cross_entropy import child_cross_entropy
+from lightlm_jax.decoding.child_cross_entropy import TokenBias, child_cross_entropy
 from lightlm_jax.models import encoder_decoder
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems.base import System, apply
@@ -31,6 +31,7 @@ class Decoder(NamedTuple):
   apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
   embedding_VD: jax.Array  # the embeddings of tokens
+  bias: TokenBias | None = None  # is added to every logit of its tokens
 
   def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
     """Runs the decoder by teacher forcing on the given tokens.
@@ -40,12 +41,24 @@ class Decoder(NamedTuple):
     of tokens of a target, V that of the vocabulary, D the model's width.
     """
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
-    return self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
+    found = self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
+    return self._biased(found) if method == "decode" else found
 
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
     """Extends each beam by one token; see the argument `step` of `beam.search`."""
-    segment_BK = jnp.ones_like(token_BK)
-    return self.apply(token_BK, parent_BK, self.kv, segment_BK, cache, method="extend")
+    arguments = token_BK, parent_BK, self.kv, jnp.ones_like(token_BK), cache
+    logits_BKV, cache = self.apply(*arguments, method="extend")
+    return self._biased(logits_BKV), cache
+
+  def _biased(self, logits: jax.Array) -> jax.Array:
+    """Returns logits [B, …, V] with the bias of each row added."""
+    if self.bias is None:
+      return logits
+    token_BE, value_BE = self.bias
+    row_B1 = jnp.arange(len(token_BE))[:, None]
+    bias_BV = jnp.zeros((len(token_BE), logits.shape[-1]))
+    bias_BV = bias_BV.at[row_B1, token_BE].add(value_BE, mode="drop")
+    return logits + jnp.expand_dims(bias_BV, range(1, logits.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +93,9 @@ class IdWriter(System):
       beams = beam.without_excluded(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, options, k=k)
 
-  def _loss_by_position(self, params, tables, encoded_BHD, batch, rng) -> jax.Array:
+  def _loss_by_position(
+    self, params, tables, encoded_BHD, batch, rng, bias: TokenBias | None = None
+  ) -> jax.Array:
     """Returns the mean cross-entropy of the next item's id at each history position.
 
     The mean is over an id's tokens, then over all positions. `params` are those of
@@ -94,10 +109,11 @@ class IdWriter(System):
     weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
     number_BH1 = jnp.maximum(real_BHL.sum(axis=2, keepdims=True), 1)
     weight_BHL = real_BHL * weight_BH[..., None] / number_BH1
-    total = self._token_loss(params, tables, state_BHLD, code_BHL, weight_BHL)
+    arrays = state_BHLD, code_BHL, weight_BHL
+    total = self._token_loss(params, tables, *arrays, bias)
     return total / jnp.maximum(weight_BH.sum(), 1)
 
-  def _token_loss(self, params, tables, state, code, weight) -> jax.Array:
+  def _token_loss(self, params, tables, state, code, weight, bias=None) -> jax.Array:
     """Returns the sum over tokens of weight · cross-entropy, by `loss_kind`.
 
     `state` […, L, D] predicts the tokens `code` […, L]; -1 = none, of weight 0.
@@ -111,9 +127,8 @@ class IdWriter(System):
       state_XD, weight_X = state_NLD.reshape(-1, D), weight_NL.reshape(-1)
       total += linear_cross_entropy(state_XD, params["embedding"], label_X, weight_X)
     if self.loss_kind in ("children", "both"):
-      loss_NL = child_cross_entropy(
-        state_NLD, params["embedding"], tables.trie, code_NL, self.label_smoothing
-      )
+      arguments = state_NLD, params["embedding"], tables.trie, code_NL
+      loss_NL = child_cross_entropy(*arguments, self.label_smoothing, bias)
       total += (loss_NL * weight_NL).sum()
     return total
 
@@ -129,7 +144,8 @@ class IdWriter(System):
       state_B1LD = decoder.forced(shift_right(target_B1L), method="states")
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
       table_VD, target_BL = decoder.embedding_VD, target_B1L[:, 0]
-      return child_cross_entropy(state_BLD, table_VD, tables.trie, target_BL).sum(-1)
+      arguments = state_BLD, table_VD, tables.trie, target_BL
+      return child_cross_entropy(*arguments, bias=decoder.bias).sum(axis=1)
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
     cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))

@@ -24,8 +24,10 @@ from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.beam import invalid_beams
-from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.models import encoder_decoder
+from lightlm_jax.decoding.child_cross_entropy import TokenBias
+from lightlm_jax.ids.codes import CodeBook, split_last
+from lightlm_jax.models import encoder_decoder, layers
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item, token_sequences
 from lightlm_jax.systems.base import Built, Loss, apply
 from lightlm_jax.systems.id_writer import (
@@ -39,6 +41,7 @@ from lightlm_jax.systems.item_scores import allowed_items, top_items
 
 # Most bytes of logits in memory at once when all items are scored ("exact").
 EXACT_BYTES = 2**28
+REPEAT_BUCKETS = 16  # of an item's distance from the end of the history
 
 
 class Tables(NamedTuple):
@@ -62,13 +65,16 @@ class LightLM(IdWriter):
   name: str = "lightlm"
   decoding: Decoding
   input: LightLMInput  # the group `config.input`
+  repeats: bool  # whether items of the history get a learned bias
   common_prefix: int  # how many tokens all targets begin with
   row_width: int | None  # tokens of a training row's source; None = room for any source
 
   def init(self, rng: jax.Array) -> Any:
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
-    return self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
+    params = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
+    more = {"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {}
+    return params | more
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""
@@ -77,7 +83,9 @@ class LightLM(IdWriter):
       encode_rng, decode_rng = jax.random.split(rng)
       rngs = {"dropout": encode_rng}
       encoded_BHD = apply(self.net, params, *source, rngs=rngs, method="encode")
-      value = self._loss_by_position(params, tables, encoded_BHD, batch, decode_rng)
+      bias = self._repeats(params, tables, batch, by_position=True)
+      arguments = params, tables, encoded_BHD, batch, decode_rng
+      value = self._loss_by_position(*arguments, bias)
       return value, next_item.counts(batch)
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
@@ -110,7 +118,8 @@ class LightLM(IdWriter):
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
     source = self._source(tables, batch)
     encoded_BSD = apply(self.net, params, *source, method="encode")
-    return self._opened(params, encoded_BSD, source.segment_BS)
+    opened = self._opened(params, encoded_BSD, source.segment_BS)
+    return opened._replace(bias=self._repeats(params, tables, batch))
 
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
@@ -171,6 +180,33 @@ class LightLM(IdWriter):
     state_B1LD = decoder.forced(decoder_input_B1L, method="states")
     return state_B1LD[:, 0, -1].astype(jnp.float32)
 
+  def _repeats(
+    self, params: Any, tables: Tables, batch: Batch, *, by_position: bool = False
+  ) -> TokenBias | None:
+    """Returns the bias of the last tokens of the history's items, by their recency.
+
+    `by_position`: for each of N = B · H positions by the items up to it, otherwise for
+    each of N = B requests. None without `repeats`.
+    """
+    if not self.repeats:
+      return None
+    item_BH, segment_BH = batch.history_BH, batch.segment_BH
+    code_BHL = tables.item_code_IL[jnp.maximum(item_BH, 0)]
+    end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
+    token_BH = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[..., 0]
+    at_Q = jnp.arange(item_BH.shape[1])[slice(None) if by_position else slice(-1, None)]
+    back_QH = at_Q[:, None] - jnp.arange(item_BH.shape[1])[None]
+    alike_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
+    known_BQH = alike_BQH & (segment_BH > 0)[:, None] & (back_QH >= 0)[None]
+    bucket_QH = layers.relative_position_bucket(
+      -back_QH, bidirectional=False, num_buckets=REPEAT_BUCKETS, max_distance=128
+    )
+    value_QH = params["repeat_bias"][bucket_QH]
+    token_BQH = jnp.where(known_BQH, token_BH[:, None], self.shape.V)
+    value_BQH = jnp.where(known_BQH, value_QH[None], 0.0)
+    H = item_BH.shape[1]
+    return TokenBias(token_BQH.reshape(-1, H), value_BQH.reshape(-1, H))
+
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None
   ) -> token_sequences.Source:
@@ -217,6 +253,13 @@ def build(
     lengths_E = _source_lengths(config.input, codes, train)
     rows = packing.rows(lengths_E, config.examples_a_row)
   target_IL = tables.target_IL[: len(codes.items_IL)]
+  stem_IL, last_I = split_last(codes.items_IL)
+  own = np.unique(last_I)
+  if config.model.repeats and (len(own) < len(last_I) or np.isin(own, stem_IL).any()):
+    raise UserError(
+      "config.model.repeats needs ids whose last tokens name one item each; set "
+      "config.ids.kind=sci and config.ids.tokens=node"
+    )
   example = "target" if config.input.history else "drawn"
   if config.input.every_position:
     example = "sequence"
@@ -227,6 +270,7 @@ def build(
     decoding=config.decoding,
     end_token=token_sequences.END if config.input.prompt else None,
     input=config.input,
+    repeats=config.model.repeats,
     loss_kind=config.train.loss,
     label_smoothing=config.train.label_smoothing,
     common_prefix=int((target_IL == target_IL[:1]).all(axis=0).argmin()),

@@ -11,8 +11,9 @@ import optax
 from lightlm_jax.config import LearnedConfig
 from lightlm_jax.runtime import mesh as mesh_lib
 
-# Paths of the embedding tables: of tokens, items and whole words.
+# Paths of the embedding tables: of tokens, items, whole words and repeated items.
 EMBEDDINGS = ("embedding", "output", "word_embedding", "writer/embedding")
+EMBEDDINGS += ("repeat_bias",)
 
 
 class Average(NamedTuple):
