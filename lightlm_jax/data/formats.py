@@ -195,10 +195,7 @@ def read_lines(path: epath.Path, *, or_latin_1: bool = False) -> list[str]:
 
 
 def _text(path: epath.Path, *, or_latin_1: bool = False) -> str:
-  """Returns the text of a UTF-8 file, with or without a byte order mark.
-
-  With `or_latin_1`, a file that is not UTF-8 is read as Latin-1.
-  """
+  """Returns a file's text, without a byte order mark; see `read_lines`."""
   try:
     content = path.read_bytes()
     return content.decode("utf-8-sig")

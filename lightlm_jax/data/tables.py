@@ -86,9 +86,8 @@ def _ids(rows: polars.DataFrame, name: str, what: str) -> polars.Series:
       "rename one of them"
     )
   column = rows[name]
-  if isinstance(column.dtype, polars.Categorical | polars.Enum):
-    column = column.cast(polars.String)
-  elif not column.dtype.is_integer() and column.dtype != polars.String:
+  texts = (polars.String, polars.Categorical, polars.Enum)
+  if not column.dtype.is_integer() and column.dtype not in texts:
     raise UserError(
       f"column {name!r} of the {what} is of type {column.dtype}; ids are texts or "
       "whole numbers"

@@ -93,7 +93,7 @@ def first_known(names: Sequence[str], known: str) -> str | None:
 
   `known` is a string of names, in lower-case letters and digits, separated by spaces.
   """
-  plain = [_plain(name) for name in names]
+  plain = [re.sub("[^a-z0-9]", "", name.partition(":")[0].lower()) for name in names]
   return next((names[plain.index(n)] for n in known.split() if n in plain), None)
 
 
@@ -128,10 +128,6 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
       f"{path} has no column of ratings, give --rating=NAME; has {listed}"
     )
   return None
-
-
-def _plain(name: str) -> str:
-  return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
 
 
 def _first_line(path: epath.Path, form: str, options: Options):

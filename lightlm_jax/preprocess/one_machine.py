@@ -118,5 +118,4 @@ def _ahead(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator
       while waiting:
         yield waiting.popleft().result()
     finally:
-      for future in waiting:
-        future.cancel()
+      pool.shutdown(cancel_futures=True)

@@ -1,7 +1,6 @@
 """Rejects unreadable rows and filters low ratings; both engines use this file."""
 
 from collections import Counter
-from collections.abc import Mapping
 
 import polars as pl
 import pyarrow
@@ -88,16 +87,13 @@ def _rejected(raw: pl.DataFrame, file: int) -> Tally:
     pl.selectors.temporal().to_physical()
   )
   for (reason,), rows in bad.group_by("why", maintain_order=True):
-    examples = rows.drop("why", "place", strict=False).head(SHOWN).to_dicts()
-    tally += Tally(
-      rejected=Counter({reason: len(rows)}),
-      examples={reason: [(file, row.pop("line"), _words(row)) for row in examples]},
-    )
+    examples = []
+    for row in rows.drop("why", "place", strict=False).head(SHOWN).to_dicts():
+      line = row.pop("line")
+      words = ", ".join(f"{name} {value!r}" for name, value in row.items())
+      examples.append((file, line, words[:80]))
+    tally += Tally(rejected=Counter({reason: len(rows)}), examples={reason: examples})
   return tally
-
-
-def _words(row: Mapping[str, object]) -> str:
-  return ", ".join(f"{name} {value!r}" for name, value in row.items())[:80]
 
 
 def _ids(values: pl.Series) -> pl.Series:

@@ -143,11 +143,8 @@ def write(path: epath.Path, *tables: pyarrow.Table) -> None:
   sink = io.BytesIO()
   with pyarrow.ipc.new_file(sink, tables[0].schema, options=_COMPRESSED) as writer:
     for table in tables:
-      # Tables without rows have no batches.
-      batches = table.combine_chunks().to_batches()
-      writer.write(
-        batches[0] if batches else pyarrow.RecordBatch.from_pylist([], table.schema)
-      )
+      columns = [column.combine_chunks() for column in table.columns]
+      writer.write(pyarrow.RecordBatch.from_arrays(columns, schema=table.schema))
   atomic.write_own(path, sink.getbuffer())
 
 

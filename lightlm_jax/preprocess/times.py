@@ -105,9 +105,8 @@ def _from_iso(values: pl.Series) -> pl.Series:
   ) * pl.when(zone.str.starts_with("-")).then(-60).otherwise(60)
   seconds = hour * 3_600 + minute * 60 + second
   seconds -= pl.when(is_zone).then(away).otherwise(0)
-  rest = (
-    (fraction.fill_null("") + "000000").str.slice(0, 6).cast(pl.Int64, strict=False)
-  )
+  six_digits = (fraction.fill_null("") + "000000").str.slice(0, 6)
+  rest = six_digits.cast(pl.Int64, strict=False)
   days = day.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64)
   is_right = (hour < 24) & (minute < 60) & (second <= 60)
   return parts.select(
