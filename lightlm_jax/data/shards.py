@@ -81,15 +81,13 @@ class Shards:
       weight_B=(weight_BT[:, 0] if K == 1 else weight_BT).astype(np.float32),
     )
 
-  def _read(self, row_N: np.ndarray) -> list[bytes]:
+  def _read(self, row_N: np.ndarray) -> np.ndarray:
     file_N, place_N = np.divmod(row_N, self.about["rows_a_file"])
-    found = [b""] * len(row_N)
+    record_N = np.empty(len(row_N), object)  # bytes
     for file in np.unique(file_N):
-      here = np.flatnonzero(file_N == file)
-      records = self._readers[file].read(place_N[here].tolist())
-      for n, record in zip(here, records):
-        found[n] = record
-    return found
+      is_here_N = file_N == file
+      record_N[is_here_N] = self._readers[file].read(place_N[is_here_N].tolist())
+    return record_N
 
 
 def batch_at(
