@@ -81,7 +81,7 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
       continue  # a config file that the system cannot start from
     overrides = {"system": system} if card.system != system else {}
     overrides |= {
-      field: value
+      field: tuple(value) if isinstance(value, list) else value
       for field, value in fields.items()
       if field != "preset" and json.dumps(theirs.get(field)) != json.dumps(value)
       if field in theirs and (not groups or field.split(".")[0] in groups)
@@ -90,8 +90,5 @@ def config_flags(run: Run, groups: tuple[str, ...] = ()) -> list[str]:
   if not found:
     return ["--config=CONFIG"]
   name, overrides = min(found, key=lambda card: len(card[1]))
-  flags = {
-    field: tuple(value) if isinstance(value, list) else value
-    for field, value in overrides.items()
-  }
-  return [f"--config={name}", *(f"--config.{f}={value}" for f, value in flags.items())]
+  flags = (f"--config.{field}={value}" for field, value in overrides.items())
+  return [f"--config={name}", *flags]

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 def ids(runs: Sequence[Run]) -> dict[str, Any]:
   """Returns the rectangles and table of levels for each distinct code book of runs."""
   books: dict[str, dict[str, Any]] = {}
-  lines, without = [], []
+  lines = []
   for run in runs:
     if run.book is not None:
       digest = run.book.sha256
@@ -36,17 +36,14 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
       lines.append(
         note(f"{run.name} should have ids, but {where}; `train` writes them")
       )
-    if run.results and not run.results.get("ids"):
-      without.append(run.name)
+  without = [r.name for r in runs if r.results and not r.results.get("ids")]
   if without:
     lines.append(note(f"No ids are used by {', '.join(without)}"))
   return {"books": list(books.values()), "missing": lines}
 
 
-def partition(
-  items_IL: np.ndarray, levels: int = LEVELS, smallest: float = SMALLEST
-) -> list[list[Cell]]:
-  """Returns the rectangles of the first `levels` levels, each below its parent's.
+def partition(items_IL: np.ndarray, smallest: float = SMALLEST) -> list[list[Cell]]:
+  """Returns the rectangles of the first LEVELS levels, each below its parent's.
 
   items_IL holds I codes of L tokens, padded with -1. A cluster is the items with a
   common prefix; its children go from the largest to the smallest. Those with a smaller
@@ -57,7 +54,7 @@ def partition(
   I = len(items_IL)
   cell_I, start_C = np.zeros(I, np.int64), np.zeros(1)
   drawn = []
-  for depth in range(min(levels, items_IL.shape[1])):
+  for depth in range(min(LEVELS, items_IL.shape[1])):
     inside_N = np.flatnonzero((items_IL[:, depth] >= 0) & (cell_I >= 0))
     if not len(inside_N):
       break

@@ -35,22 +35,20 @@ def popularity(
   If `log` is None, `no_log` says why.
   """
   lines = without(runs, "table of users", lambda run: run.users is not None)
-  listed = [(n, run) for n, run in enumerate(runs, start=1) if run.users is not None]
+  listed = [
+    (run.name if len(runs) > 1 else "recommended", run.users, series)
+    for series, run in enumerate(runs, start=1)
+    if run.users is not None
+  ]
   figures = []
   if listed and log is None:
     lines.append(note(f"Item popularity needs the log: {no_log}"))
   elif log is not None and listed:
-    bought_I = np.bincount(log.train.item_E, minlength=log.train.num_items)
-    target_I = np.bincount(log.requests.target_N, minlength=log.train.num_items)
+    item_ids = log.train.item_ids
+    bought_I = np.bincount(log.train.item_E, minlength=len(item_ids))
+    target_I = np.bincount(log.requests.target_N, minlength=len(item_ids))
     for rule, title in RULES.items():
-      counts = [
-        (
-          run.name if len(runs) > 1 else "recommended",
-          shown(run.users, rule, log.train.item_ids),
-          series,
-        )
-        for series, run in listed
-      ]
+      counts = [(name, shown(users, rule, item_ids), s) for name, users, s in listed]
       # The last colours, which are free if there are few runs.
       counts += [("targets", target_I, 8), ("training interactions", bought_I, 16)]
       curves = [
@@ -81,24 +79,30 @@ def examples(
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
     return {"users": [], "missing": lines, "how": ""}
+  titles, requests = {}, {}
   if log is None:
     lines.append(note(f"Histories and item texts need the log: {no_log}"))
+  else:
+    titles = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
+    raw_N = log.train.user_ids[log.requests.user_N].tolist()
+    requests = {raw: n for n, raw in enumerate(raw_N)}
   rule = "seen_excluded"
   first, *_ = tables
-  texts = _Texts(log)
   users = []
   for n in choose(hits(tables[first], rule)):
     rows = {name: table.slice(n, 1).to_pylist()[0] for name, table in tables.items()}
     row = rows[first]
-    history = texts.history(row["user"])
+    history = []
+    if log is not None and row["user"] in requests:
+      history = log.train.item_ids[log.requests.row(requests[row["user"]])].tolist()
     users.append(
       {
         "user": row["user"],
-        "history": history[-HISTORY:],
+        "history": [_text(item, titles) for item in history[-HISTORY:]],
         "more": len(history) > HISTORY,
         "length": row["history_length"],
-        "target": texts.text(row["target"]),
-        "lists": [_list(name, row, rule, texts) for name, row in rows.items()],
+        "target": _text(row["target"], titles),
+        "lists": [_list(name, row, rule, titles) for name, row in rows.items()],
       }
     )
   how = (
@@ -167,40 +171,23 @@ def _exposure(runs: Sequence[Run]) -> dict[str, Any] | None:
   return {"runs": [run.name for run in found], "rows": rows} if rows else None
 
 
-def _list(name: str, row: dict[str, Any], rule: str, texts: "_Texts") -> dict[str, Any]:
+def _list(name: str, row: dict[str, Any], rule: str, titles) -> dict[str, Any]:
   return {
     "run": name,
     "rank": row[f"{rule}_rank"],
     "ties": row[f"{rule}_ties"],
     "is_seen": row["target_seen"],
     "items": [
-      texts.text(item) | {"hit": item == row["target"]} for item in row[f"{rule}_items"]
+      _text(item, titles) | {"hit": item == row["target"]}
+      for item in row[f"{rule}_items"]
     ],
   }
 
 
-class _Texts:
-  """Looks up the texts of items, and histories; without a log it knows only raw ids."""
-
-  def __init__(self, log: Log | None):
-    self._log, self._title, self._request = log, {}, {}
-    if log is not None:
-      raw_N = log.train.user_ids[log.requests.user_N].tolist()
-      self._request = {raw: n for n, raw in enumerate(raw_N)}
-      self._title = dict(zip(log.train.item_ids.tolist(), log.titles or ()))
-
-  def text(self, item: str) -> dict[str, str]:
-    """Returns {"text": an item's title or raw id, "id": its raw id, "" if the same}."""
-    title = charts.clip(self._title.get(item) or item, LETTERS)
-    return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
-
-  def history(self, user: str) -> list[dict[str, str]]:
-    """Returns `self.text` of each item of a user's history; [] for an unknown user."""
-    n = self._request.get(user)
-    if n is None or self._log is None:
-      return []
-    items = self._log.train.item_ids[self._log.requests.row(n)]
-    return [self.text(item) for item in items.tolist()]
+def _text(item: str, titles: dict[str, str]) -> dict[str, str]:
+  """Returns {"text": an item's title or raw id, "id": its raw id, "" if the same}."""
+  title = charts.clip(titles.get(item) or item, LETTERS)
+  return {"text": title, "id": "" if _letters(item) == _letters(title) else item}
 
 
 def _letters(text: str) -> str:

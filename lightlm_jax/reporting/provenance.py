@@ -102,10 +102,8 @@ def _audit_figures(audit: dict[str, Any]) -> list[tuple[str, str]]:
     "spearman_last_token": "Spearman correlation of last token and raw number",
     "held_out_edges": "held-out interactions read",
   }
-  found = [
-    (name, _plain(audit[field])) for field, name in names.items() if field in audit
-  ]
-  return figures + found
+  known = [(name, audit[field]) for field, name in names.items() if field in audit]
+  return figures + [(name, _plain(value)) for name, value in known]
 
 
 def _plain(value: Any) -> str:

@@ -145,9 +145,6 @@ def _of_validation(workdir: epath.Path, config, asked_again, finished):
   """Returns validation results of a run's own decoding, and {file: results} of others.
 
   `asked_again` holds all files that `evaluate` wrote, `finished` is results.json.
-
-  Raises:
-    UserError: its own are missing, or of another checkpoint or split than `finished`.
   """
   decoding = None
   if schema.writes_ids(config.get("system")):
@@ -199,10 +196,7 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Returns `results`; takes fields in `_ADDED` that they lack from `others`.
-
-  These are results of `evaluate`, used if decoding, users and metrics are the same.
-  """
+  """Returns `results` with `_ADDED` fields of those of `others` with equal metrics."""
   same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
   same += ["beam_size"] if "beam_size" in results else []
   for other in others:
