@@ -55,7 +55,7 @@ class Fit(NamedTuple):
   def band(self, size, data=1.0):
     """Returns (low, high), the loss's 95 % bootstrap band at `size` (N), `data` (D)."""
     expected = np.stack([law(size, data) for law in self.resampled_S])
-    return tuple(np.quantile(expected, _tails(0.95), axis=0))
+    return tuple(np.quantile(expected, [0.025, 0.975], axis=0))
 
 
 class Unidentified(NamedTuple):
@@ -91,8 +91,11 @@ def fit(
   Raises:
     ValueError: a value is not positive or not finite, or the lengths differ.
   """
-  columns = [size_R] if data_R is None else [size_R, data_R]
-  loss_R, *columns = (_positive(values_R) for values_R in (loss_R, *columns))
+  given = (loss_R, size_R) if data_R is None else (loss_R, size_R, data_R)
+  loss_R, *columns = (np.asarray(values_R, np.float64) for values_R in given)
+  for values_R in (loss_R, *columns):
+    if values_R.ndim != 1 or not ((values_R > 0) & (values_R < np.inf)).all():
+      raise ValueError("a power law needs one positive number for each run")
   if len({len(loss_R), *map(len, columns)}) > 1:
     raise ValueError("loss, size and data have different numbers of runs")
   names = names[: len(columns)]
@@ -110,12 +113,11 @@ def fit(
     return Unidentified(reason)
   resampled_S = tuple(
     _law(_solve(x_TR, y_R, weight_R, [theta]), unit_T, unit)
-    for weight_R in _resample(point_R, columns, resamples)
+    for weight_R in itertools.islice(_resample(point_R, columns, resamples), resamples)
   )
-  ends = np.quantile(np.array(resampled_S), _tails(level), axis=0).T
-  intervals = {
-    name: (low, high) for name, (low, high) in zip(Law._fields, ends.tolist())
-  }
+  tails = [(1 - level) / 2, (1 + level) / 2]
+  ends = np.quantile(np.array(resampled_S), tails, axis=0).T
+  intervals = dict(zip(Law._fields, map(tuple, ends.tolist())))
   P, remarks = int(point_R.max()) + 1, []
   if P < 2 * len(theta):
     remarks.append(f"with only {P} points the intervals are too narrow")
@@ -133,17 +135,6 @@ def fit(
     remarks.append("c is not significantly above 0: no floor is visible yet")
   error = float(np.median(np.abs(y_R - _expected(theta, x_TR)[0])))
   return Fit(law, intervals, resampled_S, error, len(loss_R), P, tuple(remarks))
-
-
-def _tails(level: float) -> list[float]:
-  return [(1 - level) / 2, (1 + level) / 2]
-
-
-def _positive(values) -> np.ndarray:
-  values = np.asarray(values, np.float64)
-  if values.ndim != 1 or not np.isfinite(values).all() or (values <= 0).any():
-    raise ValueError("a power law needs one positive number for each run")
-  return values
 
 
 def _too_few(
@@ -246,14 +237,11 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields how often a resample of points draws each run, [R]; skips too small ones."""
+  """Yields how often each resample of points draws each run, [R]; skips small ones."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
-  left = 100 * resamples
-  while resamples and left:
-    left -= 1
+  for _ in range(100 * resamples):
     drawn_R = np.bincount(rng.integers(0, P, P), minlength=P)[point_R]
     kept = [values_R[drawn_R > 0] for values_R in columns]
     if _too_few(kept, ["" for _ in columns]) is None:
-      resamples -= 1
       yield drawn_R.astype(np.float64)
