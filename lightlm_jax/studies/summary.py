@@ -4,7 +4,6 @@
 training interactions, `examples` the training examples until `best_step`.
 """
 
-from collections.abc import Sequence
 import math
 import pathlib
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.evaluation.evaluator import RULES
+from lightlm_jax.reporting.run_files import at
 from lightlm_jax.storage import atomic, json_text, parquet
 from lightlm_jax.studies.axes import Point
 from lightlm_jax.studies.plan import Plan
@@ -29,12 +29,13 @@ METRICS = {
 }
 MODEL = ("num_layers", "num_decoder_layers", "d_model", "num_heads", "d_ff")
 _TEXTS = ("trial", "state", "reason", "dataset", "system")
+_OF_RESULTS = ("train_seconds", "examples_per_second", "best_step", "validation_loss")
 # Columns that are averaged over seeds.
 NUMBERS = (
   *MODEL,
   *("data_share", "interactions", "params", "params_non_embedding"),
-  *("flops_per_example", "examples", "train_flops", "train_seconds"),
-  *("examples_per_second", "best_step", "validation_loss"),
+  *("flops_per_example", "examples", "train_flops"),
+  *_OF_RESULTS,
   *METRICS,
 )
 COLUMNS = (*_TEXTS, "seed", *NUMBERS)  # in every study; each axis adds a column
@@ -57,7 +58,7 @@ def row(
     try:
       results = json_text.loads((folder / "results.json").read_text())
       split = json_text.loads((folder / "split.json").read_text())
-      if not math.isfinite(_at(results, METRICS[OBJECTIVE])):
+      if not math.isfinite(at(results, *METRICS[OBJECTIVE])):
         raise ValueError("its validation metric is not finite")
     except (OSError, ValueError, TypeError) as error:
       results, reason = {}, f"its results cannot be read: {error}"
@@ -72,17 +73,14 @@ def row(
     **point,
     **{name: fields.get(f"model.{name}") for name in MODEL},
     "data_share": config.data.share,
-    "interactions": _at(split, ("train", "interactions")),
-    "params": _at(results, ("params", "total")),
-    "params_non_embedding": _at(results, ("params", "non_embedding")),
+    "interactions": at(split, "train", "interactions"),
+    "params": at(results, "params", "total"),
+    "params_non_embedding": at(results, "params", "non_embedding"),
     "flops_per_example": flops,
     "examples": examples,
     "train_flops": flops * examples if flops and examples else None,
-    "train_seconds": results.get("train_seconds"),
-    "examples_per_second": results.get("examples_per_second"),
-    "best_step": results.get("best_step"),
-    "validation_loss": results.get("validation_loss"),
-    **{column: _at(results, place) for column, place in METRICS.items()},
+    **{name: results.get(name) for name in _OF_RESULTS},
+    **{column: at(results, *place) for column, place in METRICS.items()},
   }
 
 
@@ -92,12 +90,5 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]], plan: Plan) -> None:
   types |= {axis: pyarrow.scalar(values[0]).type for axis, values in plan.axes.items()}
   types |= dict.fromkeys(NUMBERS, pyarrow.float64())
   types |= dict.fromkeys(_INTEGERS, pyarrow.int64())
-  schema = pyarrow.schema(list(types.items()))
-  table = pyarrow.Table.from_pylist(rows, schema=schema)
+  table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(types))
   atomic.write_own(epath.Path(path), parquet.to_bytes(table))
-
-
-def _at(results: Any, place: Sequence[str]) -> Any:
-  for name in place:
-    results = (results or {}).get(name)
-  return results
