@@ -93,8 +93,15 @@ def sweep(
       f"study {workdir}: {plan.trials} points by {plan.search}; {trials.describe(free)}"
     )
     found.run()
-    report = found.report() | {"seconds": time.monotonic() - began}
-  _log_result(report)
+    report: dict[str, Any] = found.report() | {"seconds": time.monotonic() - began}
+  for row in report["trials"]:
+    if row["state"] == "failed":
+      logger.info(f"failed: {row['trial']}: {row['reason']}")
+  counts = {name: report[name] for name in ("finished", "failed")}
+  logger.info(f"{view.summary(counts, report['best'])}; {report['seconds']:.0f} s")
+  if report["failed"]:
+    logger.info("--retry_failed runs the failed trials again")
+  logger.info(f"written to {workdir / table.FILE}")
   return report
 
 
@@ -287,14 +294,3 @@ def _kill(running: Collection[Running]) -> None:
     if one.process.poll() is None:
       one.process.kill()
       one.process.wait()
-
-
-def _log_result(report: dict[str, Any]) -> None:
-  for row in report["trials"]:
-    if row["state"] == "failed":
-      logger.info(f"failed: {row['trial']}: {row['reason']}")
-  counts = {name: report[name] for name in ("finished", "failed")}
-  logger.info(f"{view.summary(counts, report['best'])}; {report['seconds']:.0f} s")
-  if report["failed"]:
-    logger.info("--retry_failed runs the failed trials again")
-  logger.info(f"written to {pathlib.Path(report['study']) / table.FILE}")

@@ -28,17 +28,14 @@ class Line(NamedTuple):
 
 class View:
   def __init__(self, console: rich.console.Console | None = None):
-    self._console = console or log.console()
-    self.live: rich.live.Live | None = None  # the table; None = lines are logged
+    console = console or log.console()
+    # No refreshing thread: this process starts trials by fork.
+    live = rich.live.Live(console=console, auto_refresh=False)
+    self.live = live if console.is_terminal else None  # None = lines are logged
     self._ended: list[str] = []
 
-  @contextlib.contextmanager
   def shown(self):
-    if self._console.is_terminal:
-      # No refreshing thread: this process starts trials by fork.
-      self.live = rich.live.Live(console=self._console, auto_refresh=False)
-    with self.live or contextlib.nullcontext():
-      yield
+    return self.live or contextlib.nullcontext()
 
   def started(self, name: str, number: int, of: int) -> None:
     if not self.live:
