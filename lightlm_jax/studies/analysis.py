@@ -125,18 +125,18 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 def draw(found: Findings) -> list[Drawing]:
   """Draws the figures of one family; leaves out those that need more points."""
   family = found.family
+  fits = {name: law for name, law in found.laws.items() if isinstance(law, Fit)}
   drawn: list[Drawing | None] = []
   accuracy = [measure for measure in ACCURACY if measure in found.measures]
   for measures in ([LOSS] if LOSS in found.measures else [], accuracy):
     for cost in figures.AGAINST:
-      law = found.laws.get(cost) if measures == [LOSS] else None
-      law = law if isinstance(law, Fit) else None
+      law = fits.get(cost) if measures == [LOSS] else None
       drawn.append(figures.against(family, cost, measures, law))
     drawn.append(figures.narrowing(family, found.lines, measures))
     if found.grids:
       drawn.append(figures.heat_map(family, found.grids[0], measures))
-  if isinstance(found.laws["both"], Fit):
-    drawn.append(figures.law_of_both(family, found.laws["both"]))
+  if "both" in fits:
+    drawn.append(figures.law_of_both(family, fits["both"]))
   drawn.append(figures.iso_flop(family, found.iso_flop))
   return [drawing for drawing in drawn if drawing]
 

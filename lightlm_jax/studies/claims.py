@@ -61,11 +61,10 @@ def current(study: optuna.Study) -> dict[str, FrozenTrial]:
   found = {}
   for trial in study.get_trials(deepcopy=False):
     about = trial.user_attrs
-    if "name" not in about or about.get("void"):
-      continue
-    before = found.get(about["name"])
-    if before is None or about["turn"] > before.user_attrs["turn"]:
-      found[about["name"]] = trial
+    if "name" in about and not about.get("void"):
+      before = found.setdefault(about["name"], trial)
+      if about["turn"] > before.user_attrs["turn"]:
+        found[about["name"]] = trial
   return found
 
 

@@ -73,11 +73,7 @@ def find(family: Family, *, resamples: int = 300) -> Findings:
 def _law(
   family: Family, of: Sequence[str], resamples: int
 ) -> law.Fit | law.Unidentified:
-  """Fits a power law of the loss in the columns `of`: size, data or both.
-
-  For size alone, it uses only the runs with the most data; for data alone, only the
-  runs of one size, the one with the most different amounts of data.
-  """
+  """Fits a power law of the loss in the columns `of`: size, data or both."""
   runs = family.runs.filter(
     pl.all_horizontal(pl.col(name) > 0 for name in (SIZE, DATA, LOSS.column))
   )

@@ -50,12 +50,12 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
   """
   value_P = value_P if lower else -value_P
   known = np.flatnonzero(np.isfinite(cost_P) & np.isfinite(value_P))
-  kept, best, cheapest = [], np.inf, np.inf
+  kept, best = [], (np.inf, np.inf)
   for place in known[np.lexsort((value_P[known], cost_P[known]))]:
-    same = kept and (value_P[place], cost_P[place]) == (best, cheapest)
-    if value_P[place] < best or same:
+    point = value_P[place], cost_P[place]
+    if point[0] < best[0] or point == best:
       kept.append(place)
-      best, cheapest = value_P[place], cost_P[place]
+      best = point
   return np.array(kept, np.int64)
 
 
@@ -200,11 +200,10 @@ def grids(family: Family) -> list[Grid]:
     name = points_lib.name_of(first, names) if names else ""
     depths, widths = (tuple(map(int, values)) for values in (depths, widths))
     found.append(Grid(name, depths, widths, point_DW))
-  data_P = family.column(DATA)
 
   def order(grid: Grid):
     inside = grid.point_DW[grid.point_DW >= 0]
-    return -len(inside), -data_P[inside].max()
+    return -len(inside), -family.column(DATA)[inside].max()
 
   return sorted(found, key=order)
 

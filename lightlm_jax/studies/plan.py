@@ -140,10 +140,7 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Builds a plan of all combinations of values in each grid, without duplicates.
-
-  If a grid lacks an axis, `base` gives its value. Arguments are as in `_grids`.
-  """
+  """Builds a plan of the points of grids; `base` gives a value that a grid lacks."""
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
   points = {}
@@ -194,12 +191,8 @@ def _grids(base, fixed, groups, seeds, vary):
 
 def _in_order(names: Iterable[str]) -> list[str]:
   """Returns the distinct axes, with shapes first and the seed last."""
-  shapes = list(axes_lib.SHAPES)
-
-  def place(name: str) -> int:
-    return shapes.index(name) if name in shapes else len(shapes) + (name == "seed")
-
-  return sorted(dict.fromkeys(names), key=place)
+  place = {name: n for n, name in enumerate(axes_lib.SHAPES)} | {"seed": math.inf}
+  return sorted(dict.fromkeys(names), key=lambda name: place.get(name, len(place)))
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[Point]:

@@ -171,9 +171,8 @@ def draw_cells(
   worth_DW = -value_DW if measure.lower_is_better else value_DW
   low, high = np.nanmin(worth_DW), np.nanmax(worth_DW)
   strength_DW = (worth_DW - low) / (high - low) if high > low else worth_DW * 0
-  for (row, place), value in np.ndenumerate(value_DW):
-    if not np.isfinite(value):
-      continue
+  for row, place in np.argwhere(np.isfinite(value_DW)):
+    value = value_DW[row, place]
     # Bars are vectors; an image would put pixels into the SVG.
     shade = {"color": _COLOUR["s1"], "alpha": 0.06 + 0.5 * strength_DW[row, place]}
     panel.bar(place, 0.96, width=0.96, bottom=row - 0.48, linewidth=0, **shade)

@@ -120,10 +120,7 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns a sentence on how often the first point of a pair wins.
-
-  If there are few pairs, it also returns one on each. `which` names the first points.
-  """
+  """Returns a sentence on how often the points `which` win, and one on each of few."""
   if not compared:
     return []
   names, counts = found.family.names(), []
