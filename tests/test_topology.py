@@ -64,6 +64,7 @@ def all_bytes(program):
   return sum(row["bytes"] for row in program["collectives"])
 
 
+@pytest.mark.integration
 def test_data_parallel_steps_send_gradients_and_searches_nothing_but_answers(
   train_command, environment
 ):
