@@ -1,6 +1,7 @@
 """A row of histories teaches what its prefixes would teach one by one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_lightlm import ITEM_CODES, build, make_batch
@@ -9,6 +10,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import lightlm
 
 BY_POSITION = {
   "input__every_position": True,
@@ -63,13 +65,17 @@ CHILDREN = {"train__loss": "children", "model__residual": True}
 REPEATS = BY_POSITION | CHILDREN | {"model__repeats": True, "codes": UNIQUE}
 
 
+SHARED = {}  # weights of each vocabulary, with and without words
+
+
 def weights(system):
   """Untrained, but with a bias of repeated items."""
-  params = system.init(jax.random.key(0))
-  if "repeat_bias" in params:
-    size = params["repeat_bias"].shape
-    params = params | {"repeat_bias": jax.random.normal(jax.random.key(2), size) * 3}
-  return params
+  shape = system.system.shape
+  key = shape.V, shape.W
+  if key not in SHARED:
+    SHARED[key] = system.init(jax.random.key(0))
+  bias_P = jax.random.normal(jax.random.key(2), (lightlm.REPEAT_BUCKETS,)) * 3
+  return SHARED[key] | ({"repeat_bias": bias_P} if system.system.repeats else {})
 
 
 @pytest.mark.parametrize(
@@ -97,14 +103,14 @@ def test_both_losses_are_summed():
   found = {}
   for loss in ("vocabulary", "children", "both"):
     system, tables, _ = build(**BY_POSITION, train__loss=loss)
-    params = system.init(jax.random.key(0))
+    params = weights(system)
     found[loss], _ = system.loss(params, tables, rows(), jax.random.key(1))
   assert found["both"] == pytest.approx(found["vocabulary"] + found["children"])
 
 
 def test_the_order_of_a_history_matters():
   system, tables, _ = build(**BY_POSITION)
-  params = system.init(jax.random.key(0))
+  params = weights(system)
   batch = make_batch([(-1, [3, 1, 2], 5, 1.0), (-1, [1, 3, 2], 5, 1.0)])
   first, second = system.nll(params, tables, batch)
   assert abs(first - second) > 1e-4
@@ -112,7 +118,7 @@ def test_the_order_of_a_history_matters():
 
 def test_an_example_a_row_may_have_the_loss_of_siblings():
   system, tables, _ = build(**CHILDREN)
-  params = system.init(jax.random.key(0))
+  params = weights(system)
   batch = prefixes()
   value, _ = system.loss(params, tables, batch, jax.random.key(1))
   nll_B = system.nll(params, tables, batch)
@@ -141,7 +147,7 @@ def test_lists_are_ranked_by_the_loss_of_siblings(kind, more):
 def test_a_repeat_is_as_likely_as_its_recency_says():
   """A bias of ln 2 doubles an item's odds among its siblings."""
   system, tables, _ = build(**REPEATS)
-  params = system.init(jax.random.key(0))
+  params = weights(system) | {"repeat_bias": jnp.zeros(lightlm.REPEAT_BUCKETS)}
   num_items = len(UNIQUE)
   batch = make_batch([(-1, [6, 11, 3], item, 1.0) for item in range(num_items)])
   before_I = np.exp(-np.asarray(system.nll(params, tables, batch)))
