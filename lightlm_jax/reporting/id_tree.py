@@ -33,9 +33,8 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
       books[digest]["runs"].append(run.name)
     elif run.results.get("ids"):
       where = f"{run.workdir / 'codes'} holds no complete ones"
-      lines.append(
-        note(f"{run.name} should have ids, but {where}; `train` writes them")
-      )
+      text = f"{run.name} should have ids, but {where}; `train` writes them"
+      lines.append(note(text))
   without = [r.name for r in runs if r.results and not r.results.get("ids")]
   if without:
     lines.append(note(f"No ids are used by {', '.join(without)}"))

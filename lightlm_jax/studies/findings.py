@@ -127,9 +127,6 @@ def as_json(found: Findings) -> dict[str, Any]:
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}
 
-  def named(places: Sequence[int]) -> list[str]:
-    return [names[place] for place in places]
-
   def pairs(compared: Sequence[Compared], first: str, second: str):
     return [
       {
@@ -157,15 +154,16 @@ def as_json(found: Findings) -> dict[str, Any]:
     and {
       "measure": DECIDING.column,
       "point": names[found.best.place],
-      "not_told_apart": named(found.best.level),
+      "not_told_apart": [names[place] for place in found.best.level],
     },
     "laws": {name: _law_as_json(of, found.laws[name]) for name, of in LAWS.items()},
     "fronts": [
-      {"measure": measure, "cost": cost, "points": named(places)}
+      {"measure": measure, "cost": cost, "points": [names[p] for p in places]}
       for (measure, cost), places in found.fronts.items()
     ],
     "iso_flop": [
-      group._asdict() | {"points": named(group.points)} for group in found.iso_flop
+      group._asdict() | {"points": [names[place] for place in group.points]}
+      for group in found.iso_flop
     ],
     "equal_parameters": pairs(found.depth_width, "deep", "wide"),
     "narrow_feed_forward": pairs(found.narrowing, "narrow", "full"),
