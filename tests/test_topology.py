@@ -135,6 +135,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.integration
 def test_slices_have_their_chips_and_others_are_refused_in_a_line(environment):
   """Two processes at once: neither locks the other out."""
   names = ("v5e:1x1", "v5e:2x2", "v6e:16x16", "v5e:3x5", "v99:2x2", "v5e", "", "x:1:1")
@@ -168,6 +169,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.integration
 def test_a_mesh_that_the_chips_network_has_not_is_refused_in_a_line(environment):
   out, _ = in_process(MESHES, environment).communicate(timeout=120)
   size, *told = json.loads(out)
@@ -200,6 +202,7 @@ def test_it_is_a_dry_run_on_the_cpu(train_command, tmp_path, arguments, told):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_a_batch_that_was_chosen_has_to_divide(train_command, environment):
   done = train_command(
     *SMALL,
