@@ -31,9 +31,7 @@ from lightlm_jax.storage import folder as folder_lib
 
 FORMAT = "lightlm_jax artefact 1"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-PROGRAM, WEIGHTS = "program.stablehlo", "weights.safetensors"
-ITEMS, USERS = "items.json", "users.json"
-README = "README.md"
+WEIGHTS = "weights.safetensors"
 _RANK = "catalogue/rank"  # name of a weight: each item's place in code order
 
 
@@ -120,29 +118,21 @@ def program(
     exported = jax.export.export(jax.jit(recommend), platforms=tuple(platforms))(
       *arguments(B, chosen)
     )
-  sizes = {"k": k, "history": history, "exclusions": exclusions, "items": num_items}
-  contract = _contract(exported, **sizes)
-  found = {name: np.asarray(weights[name]) for name in chosen}
-  return Program(bytes(exported.serialize()), found, contract, "user" in kept)
-
-
-def _contract(
-  exported: jax.export.Exported, *, k: int, history: int, exclusions: int, items: int
-) -> dict[str, Any]:
-  """Returns the shapes of the arguments and results, and the platforms, as JSON."""
-  return {
+  contract = {
     "arguments": {
       "weights": WEIGHTS,
       "user": ["b"],
       "history": ["b", history],
       "excluded": ["b", exclusions],
-      "open": [items],
+      "open": [num_items],
     },
     "results": {"items": ["b", k], "scores": ["b", k]},
     "platforms": list(exported.platforms),
     "calling_convention": exported.calling_convention_version,
     "jax": jax.__version__,
   }
+  found = {name: np.asarray(weights[name]) for name in chosen}
+  return Program(bytes(exported.serialize()), found, contract, "user" in kept)
 
 
 @contextlib.contextmanager
@@ -172,20 +162,21 @@ def write(
   from safetensors import numpy as safetensors  # noqa: PLC0415, of the extra `export`
 
   readme = importlib.resources.files("lightlm_jax.inference") / "artefact.md"
+  users = user_ids.tolist() if exported.reads_users else []
   contents = {
-    PROGRAM: exported.serialized,
+    "program.stablehlo": exported.serialized,
     WEIGHTS: safetensors.save(
       {name: np.ascontiguousarray(x) for name, x in exported.weights.items()}
     ),
-    ITEMS: json.dumps(item_ids.tolist()).encode(),
-    USERS: json.dumps(user_ids.tolist() if exported.reads_users else []).encode(),
-    README: readme.read_bytes(),
+    "items.json": json.dumps(item_ids.tolist()).encode(),
+    "users.json": json.dumps(users).encode(),
+    "README.md": readme.read_bytes(),
   }
   manifest = {
     "format": FORMAT,
     **about,
     "items": len(item_ids),
-    "users": len(user_ids) if exported.reads_users else 0,
+    "users": len(users),
     **exported.contract,
     "sha256": folder_lib.digests(contents),
   }

@@ -32,7 +32,14 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
 def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
   """Puts `params` and `built` on the mesh; runs a system's `prepare`, if any, once."""
   copied = everywhere(mesh)
-  params, tables = on_mesh((params, built.tables), copied)
+
+  def on_mesh(x):
+    held_by = x.sharding.num_devices if isinstance(x, jax.Array) else 0
+    if copied is None or held_by == copied.num_devices:
+      return x
+    return mesh_lib.put(x, copied)
+
+  params, tables = jax.tree.map(on_mesh, (params, built.tables))
   if isinstance(built.system, SharesWork) and not built.prepared:
     tables = compiled(built.system, "prepare", copied)(params, tables)
   return params, built._replace(tables=tables, prepared=True)
@@ -40,15 +47,13 @@ def prepared(built: Built, params: Any, mesh: Mesh | None) -> tuple[Any, Built]:
 
 @functools.lru_cache(maxsize=64)
 def compiled(
-  system: System, method: str, out_sharding: NamedSharding | None, **static: Any
+  system: System, method: str, out_sharding: NamedSharding | None
 ) -> Callable[..., Any]:
   """Returns a method of a system, jitted; equal systems share one program.
 
-  `out_sharding` is the sharding of the results, None = one device; `static` are keyword
-  arguments of the method, compiled into the program.
+  `out_sharding` is the sharding of the results, None = one device.
   """
-  function = functools.partial(getattr(system, method), **static)
-  return jax.jit(function, out_shardings=out_sharding)
+  return jax.jit(getattr(system, method), out_shardings=out_sharding)
 
 
 def answers(
@@ -101,16 +106,6 @@ def host_batches(
     yield index, batch, excluded_BE
 
 
-def on_mesh(tree: Any, copied: NamedSharding | None) -> Any:
-  """Replicates arrays that are not yet on all devices of `copied`; None = no change."""
-  if copied is None:
-    return tree
-  size = copied.num_devices
-  return jax.tree.map(
-    lambda x: x if _on_devices(x) == size else mesh_lib.put(x, copied), tree
-  )
-
-
 def put(tree: Any, sharding: NamedSharding | None) -> Any:
   """Puts the host arrays of `tree` on devices by `sharding`; None = on one device."""
   return jax.device_put(tree) if sharding is None else mesh_lib.put(tree, sharding)
@@ -131,7 +126,3 @@ def refuse_nan(
       f"a batch, first for user {name}; the parameters have diverged: go back to an "
       "earlier checkpoint or lower train.learning_rate"
     )
-
-
-def _on_devices(x: Any) -> int:
-  return x.sharding.num_devices if isinstance(x, jax.Array) else 0

@@ -9,7 +9,7 @@ NAME-00000-of-00004.SUFFIX and so on. The manifest is written last.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -140,12 +140,12 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
         for part in parts:
           to.write_table(_rows(part))
     elif path.suffix == ".csv":
-      _frame(nobody).write_csv(file)
+      polars.DataFrame(nobody).write_csv(file)
       for part in parts:
-        _frame(_rows(part)).write_csv(file, include_header=False)
+        polars.DataFrame(_rows(part)).write_csv(file, include_header=False)
     else:
       for part in parts:
-        _frame(_rows(part)).write_ndjson(file)
+        polars.DataFrame(_rows(part)).write_ndjson(file)
 
 
 def _finish(
@@ -172,10 +172,6 @@ def _finish(
 
 def _rows(part: epath.Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
   return parquet.from_bytes(part.read_bytes(), columns)
-
-
-def _frame(rows: pyarrow.Table) -> polars.DataFrame:
-  return cast(polars.DataFrame, polars.from_arrow(rows))
 
 
 def _name(number: int) -> str:

@@ -16,8 +16,6 @@ from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import processes
 from lightlm_jax.systems.base import Built, System
 
-COLUMNS = ("user", "rank", "item", "score")
-
 
 class Served(NamedTuple):
   """A system ready to recommend, on this process's devices."""
@@ -36,7 +34,10 @@ def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
-    params, tables = jax.tree.map(_own_copy, (params, built.tables))
+    params, tables = jax.tree.map(
+      lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x,
+      (params, built.tables),
+    )
     built, mesh = built._replace(tables=tables), Mesh(devices, ("data", "model"))
   params, built = batched_inference.prepared(built, params, mesh)
   return Served(built, params, mesh, batch_size)
@@ -104,14 +105,13 @@ def table(
   `names` [N] of users, raw `item_ids` [I] and `texts` [I] of items are str; without
   `texts` there is no such column. Padding, -1, gets no row.
   """
-  real_NK = items_NK >= 0
-  item_R = items_NK[real_NK]
-  rank_NK = np.broadcast_to(np.arange(1, 1 + real_NK.shape[1]), real_NK.shape)
+  row_R, place_R = np.nonzero(items_NK >= 0)
+  item_R = items_NK[row_R, place_R]
   columns = {
-    "user": pyarrow.array(np.repeat(names, real_NK.sum(axis=1)), pyarrow.string()),
-    "rank": pyarrow.array(rank_NK[real_NK], pyarrow.int32()),
+    "user": pyarrow.array(names[row_R], pyarrow.string()),
+    "rank": pyarrow.array(1 + place_R, pyarrow.int32()),
     "item": pyarrow.array(item_ids[item_R], pyarrow.string()),
-    "score": pyarrow.array(scores_NK[real_NK], pyarrow.float32()),
+    "score": pyarrow.array(scores_NK[row_R, place_R], pyarrow.float32()),
   }
   if texts is not None:
     columns["text"] = pyarrow.array(texts[item_R], pyarrow.string())
@@ -134,7 +134,3 @@ def _batch_size(number: int, most: int, devices: int) -> int:
   while size < min(number, most):
     size *= 4
   return min(size, most)
-
-
-def _own_copy(x: Any) -> Any:
-  return x.addressable_data(0) if isinstance(x, jax.Array) else x

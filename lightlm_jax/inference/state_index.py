@@ -165,7 +165,13 @@ def cached(
   logger.info("building the state index from the training log …")
   arrays = make()
   with processes.fail_together("write the state index"):
-    _write(folder, about, arrays)
+    if processes.is_first():
+      atomic.make_folder(folder)
+      for name, array in zip(_ARRAYS, arrays):
+        with atomic.writing(folder / f"{name}.npy") as file:
+          np.save(file, array, allow_pickle=False)
+      digests = {f"{n}_sha256": _digest(array) for n, array in zip(_ARRAYS, arrays)}
+      folder_lib.write(folder, {}, {**about, **digests})
   megabytes = arrays[0].nbytes / 2**20
   logger.info(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
   return arrays
@@ -182,18 +188,6 @@ def _read(
     if _digest(arrays[-1]) != manifest[f"{name}_sha256"]:
       raise ValueError(f"{name}.npy is not what was written")
   return arrays[0], arrays[1]
-
-
-def _write(folder: epath.Path, about: Mapping[str, Any], arrays) -> None:
-  """Writes the arrays, then the manifest; does nothing except in the first process."""
-  if not processes.is_first():
-    return
-  atomic.make_folder(folder)
-  for name, array in zip(_ARRAYS, arrays):
-    with atomic.writing(folder / f"{name}.npy") as file:
-      np.save(file, array, allow_pickle=False)
-  digests = {f"{name}_sha256": _digest(array) for name, array in zip(_ARRAYS, arrays)}
-  folder_lib.write(folder, {}, {**about, **digests})
 
 
 def _digest(array: np.ndarray) -> str:
