@@ -90,7 +90,10 @@ def _construct(
   config: WritesIds, dataset: datasets.Dataset, log: Interactions, seed: int
 ) -> tuple[Split, CodeBook]:
   """Builds the split and the ids of a log, without reading cached ids."""
-  split, attributes = splits.of_run(config, log), _attributes(dataset, log)
+  split, attributes = splits.of_run(config, log), dataset.attributes
+  if attributes is not None:  # in the order of `log`, whose items are numbered anew
+    of_item = dict(zip(dataset.log.item_ids.tolist(), attributes))
+    attributes = [of_item[item] for item in log.item_ids.tolist()]
   with tempfile.TemporaryDirectory() as empty:
     cache = epath.Path(empty)
     book = ids_build.book_of_run(config.ids, split.train, attributes, seed, cache)
@@ -114,14 +117,6 @@ def _show(found: dict[str, Any]) -> None:
     logger.info(f"FOUND: {line}")
   if found["passed"]:
     logger.info("nothing found")
-
-
-def _attributes(dataset: datasets.Dataset, log: Interactions):
-  """Returns the attributes of each item, in the order of `log`; None = none known."""
-  if dataset.attributes is None:
-    return None
-  of_item = dict(zip(dataset.log.item_ids.tolist(), dataset.attributes))
-  return [of_item[item] for item in log.item_ids.tolist()]
 
 
 def _check_split(config: RunConfig) -> None:

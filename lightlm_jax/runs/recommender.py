@@ -17,7 +17,7 @@ pyarrow), so methods import them when needed.
 from collections.abc import Iterable, Mapping, Sequence
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 import warnings
 
 from etils import epath
@@ -204,7 +204,7 @@ class Recommender:
     for line in queries_lib.left_without(queries.names, found[0]):
       warnings.warn(line, stacklevel=2)
     table = serve.table(queries.names, *found, run.dataset.log.item_ids, titles)
-    return cast(polars.DataFrame, polars.from_arrow(table))
+    return polars.DataFrame(table)
 
   def evaluate(self, split: str = "test") -> "Results":
     """Evaluates on the held-out items, as `python -m lightlm_jax.evaluate` does.

@@ -225,12 +225,11 @@ def _read_checkpoint(context: RunContext, system: Trainable):
   none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
   if not (workdir / "checkpoints").exists():
     raise none_yet
-  checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-  with contextlib.closing(checkpoints):
-    step = checkpoints.latest_step
+  with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as saved:
+    step = saved.latest_step
     if step is None:
       raise none_yet
-    found = loop.restore_best(system, context.config, context.mesh, checkpoints)
+    found = loop.restore_best(system, context.config, context.mesh, saved)
     return *found, step
 
 

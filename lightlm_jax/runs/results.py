@@ -12,7 +12,6 @@ from lightlm_jax.config import LearnedConfig, WritesIds
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runs.context import Run
 from lightlm_jax.training import state as state_lib
-from lightlm_jax.training.loop import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +104,15 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
       found["beam_size"] = max(config.decoding.beam_size, k)
   if progress is not None:
     best = progress.best_step
+    flops = None  # of an example, padding of batches included
+    if progress.step_flops is not None and progress.examples:
+      flops = progress.step_flops * progress.trained_step / progress.examples
     found |= {
       "params": state_lib.count_parameters(run.params),
       "train_seconds": progress.train_seconds,
       "examples_per_second": progress.examples / progress.train_seconds,
       "examples": progress.best_examples if best else progress.examples,
-      "flops_per_example": _flops_per_example(progress),
+      "flops_per_example": flops,
       "best_step": best or found["steps"],
     }
   return cast(Results, empty | found)
@@ -211,10 +213,3 @@ def file_name(
   name = f"{kind}-{results['split']}-{results['decoding'] or 'scores'}"
   name += f"-{variant}" if variant else ""
   return f"{name}-{users}users" if users else name
-
-
-def _flops_per_example(progress: Progress) -> float | None:
-  """Returns FLOPs per training example, padding of batches included; None = unknown."""
-  if progress.step_flops is None or not progress.examples:
-    return None
-  return progress.step_flops * progress.trained_step / progress.examples

@@ -75,7 +75,12 @@ def train_run(
   if dataset is None:
     dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
-  _check_requests(split, config)
+  if split.test is not None and not len(split.test):
+    raise UserError(
+      f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
+      "to validate on; give longer histories, or --config.split.kind=none to train on "
+      "everything"
+    )
   if isinstance(config, ReadsTexts):
     texts_lib.check(config, dataset.texts, dataset.attributes)
   with workdir_lib.claimed(workdir or default_workdir(config), config) as workdir:
@@ -147,11 +152,7 @@ def learn(context: RunContext) -> Run:
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
-  """Evaluates a run on validation and test, with seen items excluded and allowed.
-
-  Returns:
-    A dict of fields of `Results`, and each rule's `Ranks` of the test targets.
-  """
+  """Evaluates validation and test; returns what `evaluate.measure` does, of test."""
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
   assert split.test is not None
@@ -174,10 +175,7 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
 
 
 def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
-  """Evaluates the baselines on the test split; returns a dict of fields of the results.
-
-  On a synthetic log the baselines include the best possible system.
-  """
+  """Evaluates baselines on test, with the best possible system of a synthetic log."""
   config, split, tastes = context.config, context.split, context.dataset.tastes
   names = [name for name in config.baselines if name != config.system]
   if names:
@@ -194,15 +192,6 @@ def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
     systems, split, batch_size=config.train.eval_batch_size, mesh=context.mesh
   )
   return found
-
-
-def _check_requests(split: splits.Split, config) -> None:
-  if split.test is not None and not len(split.test):
-    raise UserError(
-      f"no user of {config.data.name} has 3 interactions or more, so there is nothing "
-      "to validate on; give longer histories, or --config.split.kind=none to train on "
-      "everything"
-    )
 
 
 def _claim_split(context: RunContext) -> None:
@@ -249,16 +238,13 @@ def _write_ids(context: RunContext) -> CodeBook:
 def _write_texts(context: RunContext) -> texts_lib.Tokens:
   """Returns the items' texts as tokens; writes the tokenizer if there is none yet."""
   dataset, folder = context.dataset, context.workdir / "texts"
-  earlier = texts_lib.load(folder)
+  earlier, sha256 = texts_lib.load(folder) or (None, None)
   assert isinstance(context.config, ReadsTexts)
   tokenizer, tokens = texts_lib.of_run(
-    context.config,
-    dataset.texts,
-    dataset.attributes,
-    None if earlier is None else earlier[0],
+    context.config, dataset.texts, dataset.attributes, earlier
   )
   processes.check_agreement({"the texts": tokens.sha256})
-  if earlier is not None and earlier[1] != tokens.sha256:
+  if sha256 not in (None, tokens.sha256):
     raise UserError(workdir_lib.other_texts(context.workdir))
   if earlier is None and processes.is_first():
     texts_lib.save(tokenizer, tokens, folder)
