@@ -146,9 +146,7 @@ class Ids:
   branching: int = field(128, "sci: clusters a level", from_to_a_million(2))
   leaf_size: int = field(20, "sci: larger clusters are clustered again", POSITIVE)
   levels: int = field(1, "sci: clusterings at most", POSITIVE)
-  balanced: bool = field(
-    False, "sci: whether all clusters of a clustering have equally many items"
-  )
+  balanced: bool = field(False, "sci: whether clusters have equally many items")
   tokens: str = field(
     "node",
     "sci: a token of its own for every cluster and item, or one a level and place",

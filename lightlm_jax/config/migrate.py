@@ -61,7 +61,9 @@ def current(flat: Mapping[str, Any]) -> dict[str, Any]:
       unknown, the fields are those of LightLM.
   """
   own = _own(flat)
-  filled = _earlier(own) | {n: v for n, v in flat.items() if not _of_others(own, n, v)}
+  filled = _earlier(own) | dict(flat)
+  if "ids.kind" in own and filled.get("train.loss") in ("full", "sampled", "binary"):
+    filled["train.loss"] = "vocabulary"  # older files held the loss of other systems
   return {name: filled[name] for name in own if name in filled}
 
 
@@ -75,11 +77,6 @@ def _earlier(own: Mapping[str, Leaf]) -> dict[str, Any]:
   """Returns the values of `EARLIER` of a system's fields; LightLM had one loss."""
   values = EARLIER | {"train.loss": "vocabulary"}
   return {n: v for n, v in values.items() if n in own and own[n].accepts(v)}
-
-
-def _of_others(own: Mapping[str, Leaf], name: str, value: Any) -> bool:
-  """Returns whether a value is one of other systems, whose fields older files held."""
-  return name == "train.loss" and name in own and not own[name].accepts(value)
 
 
 def _own(flat: Mapping[str, Any]) -> Mapping[str, Leaf]:

@@ -51,12 +51,8 @@ class LightLMModel(Transformer):
   num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
   d_kv: int = field(64, "width of an attention head", POSITIVE)
   whole_word: bool = field(True, "whether tokens get their item's position")
-  residual: bool = field(
-    False, "whether the newest item's encoded state is added to the decoder's"
-  )
-  repeats: bool = field(
-    False, "whether items of the history get a learned bias, by how recent they are"
-  )
+  residual: bool = field(False, "whether the newest state is added to the decoder's")
+  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )

@@ -125,21 +125,20 @@ class LightLMConfig(WritesIds):
     super().check()
     if self.train.loss == "children" and self.decoding.kind == "unconstrained":
       raise UserError(
-        "config.train.loss is 'children', whose logits compare children of one "
-        "node alone; config.decoding.kind=unconstrained needs train.loss=vocabulary"
+        "config.decoding.kind=unconstrained compares all tokens; it needs "
+        "config.train.loss=vocabulary"
       )
-    alone = self.input.every_position and self.train.loss == "children"
-    if self.model.repeats and not alone:
+    by_position, siblings = self.input.every_position, self.train.loss == "children"
+    smoothed = self.train.label_smoothing and not siblings
+    if self.model.repeats and not (by_position and siblings):
       raise UserError(
         "config.model.repeats needs config.input.every_position=True and "
         "config.train.loss=children"
       )
-    smoothed = self.train.label_smoothing and self.train.loss == "vocabulary"
-    if self.input.every_position and (self.model.whole_word or smoothed):
+    if by_position and (self.model.whole_word or smoothed):
       raise UserError(
-        "config.input.every_position reads an item as one position and smooths labels "
-        "over siblings; set config.model.whole_word=False, and config.train.loss="
-        "children or config.train.label_smoothing=0"
+        "config.input.every_position needs config.model.whole_word=False, and for "
+        "label smoothing config.train.loss=children"
       )
 
   @property

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 
 from lightlm_jax.decoding.trie import Level, Trie
 
-# Targets that share a matrix product with the children of their common node. Larger
-# chunks would hold more padding, as every node fills its last chunk up.
-CHUNK = 16
+CHUNK = 16  # targets of one node that share a product; more would be more padding
 
 
 class TokenBias(NamedTuple):

@@ -169,7 +169,12 @@ def by_attributes(
     cosine_RM = new_NA[start : start + chunk] @ known_AM
     for begin, end in zip(cosine_RM.indptr[:-1], cosine_RM.indptr[1:]):
       cosine_P = np.round(cosine_RM.data[begin:end], DECIMALS)
-      nearest.append(_first(known_M[cosine_RM.indices[begin:end]], cosine_P, k))
+      item_P = known_M[cosine_RM.indices[begin:end]]
+      # Only cosines above 0, and with the k-th all that equal it; ties by index.
+      least = np.partition(cosine_P, -k)[-k] if len(cosine_P) > k else 0
+      keep_P = (cosine_P > 0) & (cosine_P >= least)
+      item_P, cosine_P = item_P[keep_P], cosine_P[keep_P]
+      nearest.append(item_P[np.lexsort((item_P, -cosine_P))[:k]])
   return nearest
 
 
@@ -189,11 +194,3 @@ def _unit(table_NA: scipy.sparse.csr_array, weight_A: np.ndarray):
   norm_N = np.sqrt(weighted_NA.power(2).sum(axis=1))
   scale_N = np.divide(1, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
   return scipy.sparse.csr_array(scipy.sparse.diags_array(scale_N) @ weighted_NA)
-
-
-def _first(item_P: np.ndarray, cosine_P: np.ndarray, k: int) -> np.ndarray:
-  """Returns the k items with the greatest cosines above 0; ties go to lower indices."""
-  least = np.partition(cosine_P, -k)[-k] if len(cosine_P) > k else 0
-  keep_P = (cosine_P > 0) & (cosine_P >= least)  # including all ties with the k-th
-  item_P, cosine_P = item_P[keep_P], cosine_P[keep_P]
-  return item_P[np.lexsort((item_P, -cosine_P))[:k]]

@@ -129,21 +129,22 @@ def spectral_ids(
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
   def paths(adjacency: scipy.sparse.csr_array, items: slice) -> np.ndarray:
-    is_item_N = np.zeros(graph_lib.shape(adjacency)[0], bool)
-    is_item_N[items] = True
+    number_N = np.arange(graph_lib.shape(adjacency)[0])
     path_N = cluster_paths(
       adjacency,
       branching=config.branching,
       leaf_size=config.leaf_size,
       levels=config.levels,
       seed=seed,
-      balanced_N=is_item_N if config.balanced else None,
+      balanced_N=np.isin(number_N, number_N[items]) if config.balanced else None,
     )
     path_NL = stack_codes([np.array(path) for path in path_N])
-    return _name_clusters(path_NL) if apart else _number_levels(path_NL)
+    if apart:
+      return _name_clusters(path_NL)
+    numbers = 1 + path_NL.max()  # a level; each has a range of tokens of its own
+    return np.where(path_NL >= 0, path_NL + np.arange(len(path_NL[0])) * numbers, -1)
 
   rng, apart = np.random.default_rng(seed), config.tokens == "node"
-  nobody = slice(0)
   with threadpoolctl.threadpool_limits(1):
     if graph in (*CO_INDEXED, "attributes"):
       if graph == "attributes":
@@ -153,7 +154,7 @@ def spectral_ids(
       ends = train.num_users, train.num_users + train.num_items
       path_UL, path_IL, *_ = np.split(paths(adjacency, slice(*ends)), ends)
     elif graph == "users":
-      path_UL = paths(graph_lib.users_together(train), nobody)
+      path_UL = paths(graph_lib.users_together(train), slice(0))
       users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
       return plain.apart(plain.random_numbers(train.num_items, config.base, rng), users)
     else:
@@ -162,7 +163,7 @@ def spectral_ids(
         items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=apart)
         users = plain.random_numbers(train.num_users, config.base, rng)
         return plain.apart(items, users)
-      path_UL = paths(graph_lib.users_together(train), nobody)
+      path_UL = paths(graph_lib.users_together(train), slice(0))
       path_IL, path_UL = plain.apart(path_IL, path_UL)
   first_token = 1 + max(path_UL.max(), path_IL.max())
   return with_last_tokens(path_UL, path_IL, first_token, rng, apart=apart)
@@ -352,12 +353,6 @@ def equal_clusters(value_NK: np.ndarray, centre_CK: np.ndarray) -> np.ndarray:
     mean_CK = total_CK / np.maximum(held_C, 1)[:, None]
     centre_CK = np.where(held_C[:, None] > 0, mean_CK, centre_CK)
   return label_N
-
-
-def _number_levels(path_NL: np.ndarray) -> np.ndarray:
-  """Turns paths of cluster numbers into tokens, a range of its own for each level."""
-  depth = path_NL.shape[1]
-  return np.where(path_NL >= 0, path_NL + np.arange(depth) * (1 + path_NL.max()), -1)
 
 
 def _name_clusters(path_NL: np.ndarray) -> np.ndarray:

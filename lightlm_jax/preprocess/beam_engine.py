@@ -39,8 +39,6 @@ class Beam:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Groups all files' rows by user, in `layout.parts` parts; returns their tally."""
-
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       read = (
         pipeline
@@ -70,8 +68,6 @@ class Beam:
   def each(
     self, step: Callable, layout: Layout, *, title: str, number: int, **options
   ) -> list[Any]:
-    """Returns `step(layout, n, **options)` for n = 0 … `number` - 1; shows `title`."""
-
     def build(pipeline: beam.Pipeline) -> beam.PCollection:
       return (
         pipeline

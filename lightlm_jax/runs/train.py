@@ -165,8 +165,10 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
     found["validation_loss"] = evaluator.mean(
       built, params, split.validation, "nll", **options
     )
-  free = isinstance(built.system, WritesFreely) and built.system.writes_freely
-  if free and isinstance(config, LearnedConfig):
+  # Logits that were only compared with siblings' choose nothing among all tokens.
+  siblings = getattr(config.train, "loss", None) == "children"
+  learned = isinstance(config, LearnedConfig) and not siblings
+  if isinstance(built.system, WritesFreely) and learned:
     some = loop.sample(split.test, config.train.eval_users, config.seed)
     found["hallucination_rate"] = evaluator.mean(
       built, params, some or split.test, "invalid_beams", **options

@@ -115,11 +115,7 @@ class WritesFreely(Protocol):
   """A system whose beam search can do without the trie of the items' ids.
 
   `invalid_beams` returns which beams of such a search are no item's id, [B, K] bool.
-  It may be called if `writes_freely`: if the model compared all tokens in training.
   """
-
-  @property
-  def writes_freely(self) -> bool: ...
 
   def invalid_beams(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
 

@@ -73,8 +73,7 @@ class LightLM(IdWriter):
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
     params = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
-    more = {"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {}
-    return params | more
+    return params | ({"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {})
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""
@@ -149,10 +148,6 @@ class LightLM(IdWriter):
     items_BK = jnp.where(best.valid_BK, item_R[best.items_BK], -1)
     return best._replace(items_BK=items_BK)
 
-  @property
-  def writes_freely(self) -> bool:
-    return self.loss_kind != "children"
-
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """Returns which beams of an unconstrained search are no item's id, [B, K] bool."""
     options = self._options(self.decoding.beam_size, constrained=False)
@@ -180,32 +175,28 @@ class LightLM(IdWriter):
     state_B1LD = decoder.forced(decoder_input_B1L, method="states")
     return state_B1LD[:, 0, -1].astype(jnp.float32)
 
-  def _repeats(
-    self, params: Any, tables: Tables, batch: Batch, *, by_position: bool = False
-  ) -> TokenBias | None:
+  def _repeats(self, params, tables, batch, by_position=False) -> TokenBias | None:
     """Returns the bias of the last tokens of the history's items, by their recency.
 
-    `by_position`: for each of N = B · H positions by the items up to it, otherwise for
-    each of N = B requests. None without `repeats`.
+    It is one for each request, or with `by_position` for each of the B · H positions,
+    by the items up to it. None without `repeats`.
     """
     if not self.repeats:
       return None
     item_BH, segment_BH = batch.history_BH, batch.segment_BH
     code_BHL = tables.item_code_IL[jnp.maximum(item_BH, 0)]
     end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
-    token_BH = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[..., 0]
-    at_Q = jnp.arange(item_BH.shape[1])[slice(None) if by_position else slice(-1, None)]
-    back_QH = at_Q[:, None] - jnp.arange(item_BH.shape[1])[None]
-    alike_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
-    known_BQH = alike_BQH & (segment_BH > 0)[:, None] & (back_QH >= 0)[None]
-    bucket_QH = layers.relative_position_bucket(
-      -back_QH, bidirectional=False, num_buckets=REPEAT_BUCKETS, max_distance=128
-    )
-    value_QH = params["repeat_bias"][bucket_QH]
-    token_BQH = jnp.where(known_BQH, token_BH[:, None], self.shape.V)
-    value_BQH = jnp.where(known_BQH, value_QH[None], 0.0)
-    H = item_BH.shape[1]
-    return TokenBias(token_BQH.reshape(-1, H), value_BQH.reshape(-1, H))
+    token_B1H = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[:, None, :, 0]
+    at_H = jnp.arange(item_BH.shape[1])
+    at_Q = at_H if by_position else at_H[-1:]
+    back_1QH = (at_Q[:, None] - at_H[None])[None]
+    known_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
+    known_BQH &= (segment_BH > 0)[:, None] & (back_1QH >= 0)
+    options = {"bidirectional": False, "num_buckets": REPEAT_BUCKETS}
+    bucket_1QH = layers.relative_position_bucket(-back_1QH, max_distance=128, **options)
+    token_BQH = jnp.where(known_BQH, token_B1H, self.shape.V)
+    value_BQH = jnp.where(known_BQH, params["repeat_bias"][bucket_1QH], 0.0)
+    return TokenBias(*(x.reshape(-1, len(at_H)) for x in (token_BQH, value_BQH)))
 
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None

@@ -183,9 +183,7 @@ def _log_steps(io: RunIO, step: int, record: dict[str, Any]) -> None:
   io.bar.log(step, record["loss"], record["examples_per_second"])
 
 
-def _log_validation(
-  io: RunIO, step: int, metrics: dict[str, float], num_users: int
-) -> None:
+def _log_validation(io: RunIO, step: int, metrics, num_users: int) -> None:
   io.metrics.write(step, {"validation": metrics})
   logger.info(
     f"step {step}  validation, {num_users:,} users, seen excluded: "

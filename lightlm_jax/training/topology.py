@@ -19,7 +19,7 @@ import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import LearnedConfig, RunConfig
-from lightlm_jax.data.splits import Requests, Split
+from lightlm_jax.data.splits import Split
 from lightlm_jax.decoding.allowed import exclusion_width
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.inference import batched_inference
@@ -148,7 +148,13 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
   ask, catalogue = evaluator.program(
     built, rules=("seen_excluded",), lists=False, everywhere=everywhere
   )
-  batch, excluded_BE = _widest(built, requests, config.train.eval_batch_size)
+  # A batch of requests and its excluded items, as wide as any that occur.
+  batch_size = config.train.eval_batch_size
+  longest = requests.take(np.array([np.argmax(requests.length_N)]))
+  (first,) = batched_inference.host_batches(built, longest, batch_size)
+  _, batch, excluded_BE = first
+  shape = batch_size, exclusion_width(int(longest.length_N[0]))
+  excluded_BE = np.broadcast_to(excluded_BE[:, :1], shape)
   rows = mesh_lib.by_rows(mesh)
   tables = built.tables
   if isinstance(built.system, SharesWork):
@@ -161,15 +167,6 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
     _placed(excluded_BE, rows),
   )
   return {"flops_per_batch": speed.matmul_flops(traced.jaxpr)} | _compiled(traced)
-
-
-def _widest(built: Built, requests: Requests, batch_size: int) -> tuple[Any, Any]:
-  """Returns a batch of requests and its excluded items, as wide as any that occur."""
-  longest = requests.take(np.array([np.argmax(requests.length_N)]))
-  (first,) = batched_inference.host_batches(built, longest, batch_size)
-  _, batch, excluded_BE = first
-  width = exclusion_width(int(longest.length_N[0]))
-  return batch, np.broadcast_to(excluded_BE[:, :1], (batch_size, width))
 
 
 def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
