@@ -9,7 +9,8 @@ order). Where there is none, it is fetched into `DATA/toys/`, or made of
 it must have 19,412 users, 11,924 items, 167,597 interactions. It is sequential: of 348
 rules "b follows a", 92 % vanish when the histories are shuffled (data/sequential.py).
 
-Presets: none (for accelerators, not measured yet), `small`, `tiny` (tests) and `paper`:
+Presets: none (for accelerators, not measured yet), `best` (every position is a target:
+results/accuracy), `small`, `tiny` (tests) and `paper`:
 task and recipe of the LightLM paper, whose prompt has the user but no history. `paper`
 is trained from scratch (the reference from pretrained T5-small), with ids built from
 training interactions only; docs/reference.md has more. Two of its ten epochs take an
