@@ -167,8 +167,8 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
     )
   # Logits that were only compared with siblings' choose nothing among all tokens.
   siblings = getattr(config.train, "loss", None) == "children"
-  learned = isinstance(config, LearnedConfig) and not siblings
-  if isinstance(built.system, WritesFreely) and learned:
+  if isinstance(built.system, WritesFreely) and not siblings:
+    assert isinstance(config, LearnedConfig)
     some = loop.sample(split.test, config.train.eval_users, config.seed)
     found["hallucination_rate"] = evaluator.mean(
       built, params, some or split.test, "invalid_beams", **options

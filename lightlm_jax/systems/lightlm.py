@@ -72,8 +72,9 @@ class LightLM(IdWriter):
   def init(self, rng: jax.Array) -> Any:
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
-    params = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
-    return params | ({"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {})
+    written: Any = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
+    bias = {"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {}
+    return written | bias
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""

@@ -148,7 +148,7 @@ def _moving_average(decay: float) -> optax.GradientTransformation:
   def init(params):
     return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
 
-  def update(updates, state, params):
+  def update(updates, state, params: Any = None):
     number = state.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + number) / (10 + number))
     new = optax.apply_updates(params, updates)
