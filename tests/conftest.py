@@ -157,9 +157,9 @@ def demo_run(train_command, tmp_path_factory, common):
   return folder, done
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def _compiled_once(_cache_root):
-  """Shares compiled programs among workers, and with the processes that tests start."""
+  """Lets this process share its compiled programs with the tests' subprocesses."""
   from jax.experimental.compilation_cache import compilation_cache  # noqa: PLC0415
 
   from lightlm_jax.runtime import devices  # noqa: PLC0415
@@ -169,7 +169,7 @@ def _compiled_once(_cache_root):
 
 
 @pytest.fixture
-def small_config():
+def small_config(_compiled_once):
   """Makes the config of a run of seconds: the demo's data, all of it trained on."""
   from lightlm_jax import config  # noqa: PLC0415
 
