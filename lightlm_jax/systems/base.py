@@ -73,7 +73,8 @@ class Trainable(Protocol):
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the scalar loss and the counts {"tokens", "capacity_tokens"}.
 
-    "tokens" counts tokens (`lightlm`) or items (others), "capacity_tokens" padding too.
+    "tokens" counts the positions read (and written, where examples are no rows of
+    histories), "capacity_tokens" padding too.
     """
     ...
 
@@ -96,8 +97,8 @@ class ScoresItems(Protocol):
 class HasLikelihood(Protocol):
   """A system whose `nll` returns -log p(target | request) in nats, [B] float32.
 
-  p is a distribution over all items or, if the system writes ids, over all token
-  sequences, including those that are no item's id.
+  p is a distribution over all items or, if the system writes ids and its loss is over
+  the vocabulary, over all token sequences, including those that are no item's id.
   """
 
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array: ...
