@@ -5,11 +5,13 @@ The swap-or-not shuffle (Hoang, Morris & Rogaway, CRYPTO 2012) is a keyed permut
 not. All arithmetic is on 32-bit integers, so numpy and jax give the same bits.
 """
 
+import functools
 from types import ModuleType
 
+import jax
 import numpy as np
 
-_ROUNDS = 48
+_ROUNDS, _UNROLLED = 48, 8
 
 
 def permute(index, n: int, key, xp: ModuleType = np):
@@ -21,15 +23,20 @@ def permute(index, n: int, key, xp: ModuleType = np):
     key: uint32 array or scalar that selects the permutation, see `fold`.
     xp: numpy or jax.numpy.
   """
-  x = xp.asarray(index, dtype=xp.uint32)
   size = xp.uint32(n)
-  for round_number in range(_ROUNDS):
-    pivot = fold(key, 2 * round_number, xp) % size
+
+  def swapped(number, x):
+    pivot = fold(key, 2 * number, xp) % size
     partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
     larger = xp.maximum(x, partner)
-    swap = fold(fold(key, 2 * round_number + 1, xp), larger, xp) >> xp.uint32(31)
-    x = xp.where(swap == 1, partner, x)
-  return x
+    swap = fold(fold(key, 2 * number + 1, xp), larger, xp) >> xp.uint32(31)
+    return xp.where(swap == 1, partner, x)
+
+  x = xp.asarray(index, dtype=xp.uint32)
+  if xp is np:
+    return functools.reduce(lambda x, number: swapped(number, x), range(_ROUNDS), x)
+  # A program of all rounds would take longer to compile than a small model.
+  return jax.lax.fori_loop(0, _ROUNDS, swapped, x, unroll=_UNROLLED)
 
 
 def fold(key, data, xp: ModuleType = np):
