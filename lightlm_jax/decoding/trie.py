@@ -96,7 +96,7 @@ class Trie:
     return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
 
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """Returns `children`'s token_BKC and open_BKC, from the list of children.
+    """Returns token_BKC and open_BKC as the method `children` does, read from lists.
 
     C is the level's `width`, even if the level has a mask.
     """
@@ -149,9 +149,9 @@ class Trie:
     return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
-    """Returns the lowest rank of the items below each node n of `level` (0 to L).
+    """Returns the lowest rank of the items below each node `state` of `level` (0 to L).
 
-    The highest is `rank(n + 1) - 1`, so n may also be the number after the last node.
+    The highest is one below that of the next node. The node after the last is valid.
     """
     if level == self.depth:
       return state

@@ -143,7 +143,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts (user, item) pairs read for `ids` that are in `log`, but only held out."""
+  """Counts (user, item) pairs behind `ids` that `log` has in held-out parts only."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):

@@ -69,7 +69,7 @@ def capture_signals() -> Iterator[Signals]:
   On other threads than the main one, it handles nothing.
 
   Raises:
-    Stopped: a signal was received; it is raised at the end of the block or earlier.
+    Stopped: at the end of the block or earlier, if a signal was received.
   """
   signals = Signals()
   # Python allows handlers only on the main thread; some notebooks run on another one.

@@ -34,7 +34,7 @@ def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
 
   Raises:
     UserError: the workdir cannot be read or written, or all checkpoints are damaged.
-    Stopped: a signal was received; raised on exit at the latest.
+    Stopped: at the end of the block or earlier, if a signal was received.
   """
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(count_compilations())
