@@ -100,7 +100,7 @@ def test_the_probabilities_of_all_items_sum_to_one():
   assert np.exp(-loss_IL.sum(axis=1)).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_bias_is_added_to_its_tokens_alone():
+def test_a_bias_is_added_to_its_tokens_alone_and_learns_alone():
   """Each token has one place in this trie, on any level."""
   code_IL = np.array([[0, 3], [0, 4], [0, 5], [1, -1], [2, 6], [2, 7]], np.int32)
   tree = jax.tree.map(jnp.asarray, trie.build(code_IL, 9, 0)[0])
@@ -109,16 +109,30 @@ def test_a_bias_is_added_to_its_tokens_alone():
   table_VD = jnp.asarray(rng.normal(size=(9, D)), jnp.float32)
   token_NE = rng.permuted(np.tile(np.arange(10), (6, 1)), axis=1)[:, :4]  # 9 = none
   token_NE[:, 3] = token_NE[:, 2]  # twice
-  bias = TokenBias(jnp.asarray(token_NE), jnp.asarray(rng.normal(size=(6, 4))))
-  # The same by a state of one dimension more for each row.
-  added_NV = np.zeros((6, 10))
-  np.add.at(added_NV, (np.arange(6)[:, None], token_NE), np.asarray(bias.value_NE))
-  wide_NLD = np.concatenate(
-    [state_NLD, np.broadcast_to(np.eye(6)[:, None], (6, 2, 6))], 2
-  )
-  wide_VD = np.concatenate([table_VD, added_NV[:, :9].T], axis=1)
-  loss = jax.jit(child_cross_entropy)
-  found = loss(state_NLD, table_VD, tree, code_IL, bias=bias)
-  wide_NLD, wide_VD = (x.astype(np.float32) for x in (wide_NLD, wide_VD))
-  wanted = loss(wide_NLD, wide_VD, tree, code_IL)
-  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  value_NE = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+  one_N2D = jnp.broadcast_to(jnp.eye(6)[:, None], (6, 2, 6))
+
+  def loss(state_NLD, table_VD, value_NE):
+    bias = TokenBias(jnp.asarray(token_NE), value_NE)
+    found_NL = child_cross_entropy(state_NLD, table_VD, tree, code_IL, bias=bias)
+    return found_NL.sum(), found_NL
+
+  def plain(state_NLD, table_VD):
+    return child_cross_entropy(state_NLD, table_VD, tree, code_IL).sum()
+
+  def widened(value_NE):
+    """The same loss by states and tokens of one dimension more for each row."""
+    added_NV = jnp.zeros((6, 10)).at[np.arange(6)[:, None], token_NE].add(value_NE)
+    wide_VD = jnp.concatenate([table_VD, added_NV[:, :9].T], axis=1)
+    wide_NLD = jnp.concatenate([state_NLD, one_N2D], axis=2)
+    found_NL = child_cross_entropy(wide_NLD, wide_VD, tree, code_IL)
+    return found_NL.sum(), found_NL
+
+  gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+  (_, found_NL), found = jax.jit(gradient)(state_NLD, table_VD, value_NE)
+  gradient = jax.value_and_grad(widened, has_aux=True)
+  (_, wanted_NL), of_value = jax.jit(gradient)(value_NE)
+  np.testing.assert_allclose(found_NL, wanted_NL, rtol=1e-5)
+  wanted = *jax.grad(plain, argnums=(0, 1))(state_NLD, table_VD), of_value
+  for found_X, wanted_X in zip(found, wanted):
+    np.testing.assert_allclose(found_X, wanted_X, rtol=1e-4, atol=1e-6)

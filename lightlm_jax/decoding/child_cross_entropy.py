@@ -41,7 +41,9 @@ def child_cross_entropy(
       0. A row of padding alone is no target.
     label_smoothing: the share of the label's probability that is spread evenly over
       the children of the prefix's node.
-    bias: is added to logits; its tokens have one place in the trie each.
+    bias: is added to logits; its tokens have one place in the trie each. It learns
+      from the loss, but states and table from the loss without it: seen items stay
+      competitors that hold the model back from over-fitting (results/accuracy).
   """
   node_N = jnp.zeros(len(code_NL), jnp.int32)
   losses = []
@@ -54,8 +56,8 @@ def child_cross_entropy(
     if level == 0:  # one node, the root: one matrix product
       row_CD, open_C = _children(table_VD, here, jnp.zeros((), jnp.int32))
       logits_NC = jnp.einsum("nd,cd->nc", state_ND, row_CD)
-      logits_NC += 0 if bias_NC is None else bias_NC
-      loss_N = _cross_entropy(logits_NC, open_C[None], column_N, label_smoothing)
+      arguments = logits_NC, open_C[None], column_N, label_smoothing
+      loss_N = _cross_entropy(*arguments, bias_NC)
     else:
       places = here, jnp.where(token_N >= 0, node_N, -1), column_N
       loss_N = _by_node(state_ND, table_VD, *places, bias_NC, label_smoothing)
@@ -105,10 +107,10 @@ def _by_node(state_ND, table_VD, here: Level, node_N, column_N, bias_NC, smoothi
   state_YD = jnp.where(held_Y[:, None], state_ND[target_Y], 0)
   state_XYD = state_YD.reshape(chunks, CHUNK, -1)
   logits_XYC = jnp.einsum("xyd,xcd->xyc", state_XYD, row_XCD)
-  if bias_NC is not None:
-    logits_XYC += bias_NC[target_Y].reshape(logits_XYC.shape)
+  bias_XYC = None if bias_NC is None else bias_NC[target_Y].reshape(logits_XYC.shape)
   column_XY = jnp.where(held_Y, column_N[target_Y], 0).reshape(chunks, CHUNK)
-  loss_XY = _cross_entropy(logits_XYC, open_XC[:, None], column_XY, smoothing)
+  arguments = logits_XYC, open_XC[:, None], column_XY, smoothing
+  loss_XY = _cross_entropy(*arguments, bias_XYC)
   at_N = jnp.zeros(N, jnp.int32).at[order_N].set(place_N)
   return jnp.take(loss_XY.reshape(-1), at_N, mode="fill", fill_value=0)
 
@@ -122,8 +124,13 @@ def _children(table_VD, here: Level, node: jax.Array):
   return row, number < (end - first)[..., None]
 
 
-def _cross_entropy(logits, is_open, column, label_smoothing):
+def _cross_entropy(logits, is_open, column, label_smoothing, bias=None):
   """Returns softmax cross-entropies over the last axis, where `is_open`."""
+  if bias is not None:
+    arguments = is_open, column, label_smoothing
+    free = _cross_entropy(logits, *arguments)
+    biased = _cross_entropy(jax.lax.stop_gradient(logits) + bias, *arguments)
+    return biased + free - jax.lax.stop_gradient(free)
   own = jnp.take_along_axis(logits, column[..., None], axis=-1)[..., 0]
   total = jax.nn.logsumexp(jnp.where(is_open, logits, -1e9), axis=-1)
   if not label_smoothing:
