@@ -51,6 +51,10 @@ def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(chunks, kept):
   for grad, expected_grad in zip(grads, expected_grads):
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(chunked(*loose), plain_loss(*arguments), rtol=1e-5)
+  _, normal_N = cross_entropy.and_normalisers(*loose, chunk, items)
+  wanted_N = jax.nn.logsumexp(arguments[0] @ arguments[1].T, axis=1)
+  real_N = arguments[3] > 0
+  np.testing.assert_allclose(normal_N[real_N], wanted_N[real_N], rtol=1e-5)
 
 
 def test_a_large_catalogue_never_has_all_logits_at_once():

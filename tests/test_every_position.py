@@ -9,8 +9,8 @@ from small_lightlm import ITEM_CODES, build, make_batch
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
+from lightlm_jax.models import repeats
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import lightlm
 
 BY_POSITION = {
   "input__every_position": True,
@@ -74,7 +74,7 @@ def weights(system):
   key = shape.V, shape.W
   if key not in SHARED:
     SHARED[key] = system.init(jax.random.key(0))
-  bias_P = jax.random.normal(jax.random.key(2), (lightlm.REPEAT_BUCKETS,)) * 3
+  bias_P = jax.random.normal(jax.random.key(2), (repeats.BUCKETS,)) * 3
   return SHARED[key] | ({"repeat_bias": bias_P} if system.system.repeats else {})
 
 
@@ -147,7 +147,7 @@ def test_lists_are_ranked_by_the_loss_of_siblings(kind, more):
 def test_a_repeat_is_as_likely_as_its_recency_says():
   """A bias of ln 2 doubles an item's odds among its siblings."""
   system, tables, _ = build(**REPEATS)
-  params = weights(system) | {"repeat_bias": jnp.zeros(lightlm.REPEAT_BUCKETS)}
+  params = weights(system) | {"repeat_bias": jnp.zeros(repeats.BUCKETS)}
   num_items = len(UNIQUE)
   batch = make_batch([(-1, [6, 11, 3], item, 1.0) for item in range(num_items)])
   before_I = np.exp(-np.asarray(system.nll(params, tables, batch)))

@@ -13,7 +13,7 @@ import pytest
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.models import item_sequence
+from lightlm_jax.models import item_sequence, repeats
 from lightlm_jax.runs import describe, train
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import registry
@@ -111,6 +111,74 @@ def test_order_matters(name):
   batch = make_batch([[1, 2, 3], [2, 1, 3]], [0, 0])
   score_BI = np.asarray(system.scores(params, (), batch))
   assert np.abs(score_BI[0] - score_BI[1]).max() > 1e-3
+
+
+@every_net
+def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
+  (compiled, params), (also, _) = build(name), build(name, model__repeats=True)
+  system, biased = compiled.system, also.system
+  targets = [4, 2, 5, 13]  # two of them repeats, the latter of an item bought twice
+  bias_P = jax.random.normal(jax.random.key(1), (repeats.BUCKETS,)) * 3
+  requests = make_batch(HISTORIES, targets)
+  # bsarec learns from the last position only.
+  rows = make_rows(HISTORIES, targets, [(0, 1, 3), (2,)])
+  batch = requests if name == "bsarec" else rows
+
+  def repeated(batch):
+    """Where in [B, H, I] a bias is added, and its number: the items between."""
+    segment_BH = batch.segment_BH
+    ends = np.argwhere(segment_BH > 0).tolist()
+    found = [
+      (b, h, batch.history_BH[b, j], h - j)
+      for b, h in ends
+      for j in range(h + 1)
+      if segment_BH[b, j] == segment_BH[b, h]
+    ]
+    return np.array(found).T
+
+  def logits(bias_P, batch):
+    hidden_BHD = biased.reader.read(params, (), jax.device_put(batch))
+    logits_BHI = jnp.einsum(
+      "bhd,id->bhi", hidden_BHD, params.get("output", params["embedding"])
+    )
+    b_M, h_M, item_M, between_M = repeated(batch)
+    return logits_BHI.at[b_M, h_M, item_M].add(bias_P[between_M])
+
+  def brute(bias_P):
+    logits_BHI, target_BH, real_BH = (
+      logits(bias_P, batch),
+      batch.target_B,
+      batch.segment_BH,
+    )
+    if name == "bsarec":
+      logits_BHI, target_BH, real_BH = logits_BHI[:, -1], target_BH, real_BH[:, -1]
+    label_BH = np.maximum(target_BH, 0)
+    loss_BH = optax.softmax_cross_entropy_with_integer_labels(logits_BHI, label_BH)
+    return (loss_BH * (real_BH > 0)).sum() / (real_BH > 0).sum()
+
+  def loss(params, bias_P, system=biased):
+    params = params | ({"repeat_bias": bias_P} if system.repeats else {})
+    return system.loss(params, (), jax.device_put(batch), jax.random.key(0))[0]
+
+  gradient = jax.value_and_grad(loss, argnums=(0, 1))
+  found, (of_params, of_bias) = jax.jit(gradient)(params, bias_P)
+  wanted, wanted_of_bias = jax.jit(jax.value_and_grad(brute))(bias_P)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+  np.testing.assert_allclose(of_bias, wanted_of_bias, rtol=1e-4, atol=1e-6)
+  assert np.count_nonzero(of_bias) > 3
+  plain = functools.partial(loss, bias_P=bias_P, system=system)
+  alone = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+  jax.tree.map(alone, of_params, jax.jit(jax.grad(plain))(params))
+
+  scores_BI = also.scores(params | {"repeat_bias": bias_P}, (), requests)
+  wanted_BI = logits(bias_P, requests)[:, -1]
+  np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_of_repeats_needs_the_whole_softmax():
+  fields = {"model.repeats": True, "train.loss": "sampled"}
+  with pytest.raises(UserError, match=r"repeats needs config\.train\.loss=full"):
+    config_lib.check(config_lib.load("sasrec", "tiny", fields))
 
 
 def test_sasrec_never_looks_ahead():

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 import subprocess
@@ -71,6 +72,17 @@ def test_co_occurrence_counts_users_with_both_and_items_of_both():
   whole[4:, 4:] += items_II
   np.testing.assert_array_equal(graph_lib.all_together(log).toarray(), whole)
   assert log.item_E.tolist() == [2, 0, 2, 1, 0, 0, 2], "the log itself was changed"
+
+
+def test_neighbours_in_a_history_weigh_one_by_their_distance():
+  rows = [[2, 0, 2, 1, 3], [], [1, 0], [0, 2]]
+  wanted_II = np.zeros((4, 4))
+  for row in rows:
+    for (i, a), (j, b) in itertools.permutations(enumerate(row), 2):
+      if a != b and abs(i - j) <= graph_lib.WINDOW:
+        wanted_II[a, b] += 1 / abs(i - j)
+  found_II = graph_lib.items_in_sequence(make_log(rows, num_items=4)).toarray()
+  np.testing.assert_allclose(found_II, wanted_II)
 
 
 # SCI.
@@ -387,7 +399,7 @@ def test_every_graph_gives_codes_that_follow_its_communities(graph, tokens):
     return len(pairs) == 3
 
   assert follows(items, community_I) == (graph != "users")
-  assert follows(users, community_U) == (graph != "items")
+  assert follows(users, community_U) == (graph not in ("items", "sequence"))
   shared = set(items.ravel()) & set(users.ravel()) - {-1}
   assert len(shared) == (3 if graph in (*spectral.CO_INDEXED, "attributes") else 0)
 

@@ -141,7 +141,10 @@ class Ids:
   graph: str = field(
     "bipartite",
     "sci: the graph that is clustered",
-    choices=("bipartite", "all_together", "separate", "items", "users", "attributes"),
+    choices=(
+      *("bipartite", "all_together", "separate", "items", "sequence", "users"),
+      "attributes",
+    ),
   )
   branching: int = field(128, "sci: clusters a level", from_to_a_million(2))
   leaf_size: int = field(20, "sci: larger clusters are clustered again", POSITIVE)

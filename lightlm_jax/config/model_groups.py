@@ -78,6 +78,7 @@ class SASRecModel(SharedWidthModel):
 
   mix: float = field(0.7, "bsarec: share of the frequency branch", PROBABILITY)
   low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
+  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ class ItemDecoderModel(DecoderModel):
   """A decoder with one token per item."""
 
   tied: bool = field(True, "whether the output table is the input's", signature=True)
+  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -175,6 +175,11 @@ class ItemLossConfig(SequenceConfig):
 
   train: model_groups.ItemLossTrain = model_groups.ItemLossTrain()
 
+  def check(self) -> None:
+    super().check()
+    if getattr(self.model, "repeats", False) and self.train.loss != "full":
+      raise UserError("config.model.repeats needs config.train.loss=full")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadsTexts(SequenceConfig):
@@ -215,6 +220,7 @@ class LiteConfig(ItemLossConfig, ReadsTexts):
   model: model_groups.LiteModel = model_groups.LiteModel()
 
   def check(self) -> None:
+    super().check()
     if self.model.tied and self.train.loss != "full":
       raise UserError(
         f"config.train.loss is {self.train.loss!r}, and with config.model.tied only "

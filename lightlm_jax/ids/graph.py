@@ -7,6 +7,8 @@ import scipy.sparse
 
 from lightlm_jax.data.interactions import Interactions
 
+WINDOW = 3  # places between items that count as neighbours in time
+
 
 def bipartite(train: Interactions) -> scipy.sparse.csr_array:
   """Returns the [U + I, U + I] symmetric adjacency, users first, then items.
@@ -24,6 +26,21 @@ def items_together(train: Interactions) -> scipy.sparse.csr_array:
   """Returns the symmetric graph of items, [I, I]: how many users two items share."""
   bought_UI = distinct_purchases(train)
   return _without_loops(bought_UI.T @ bought_UI)
+
+
+def items_in_sequence(train: Interactions) -> scipy.sparse.csr_array:
+  """Returns the symmetric graph of items that follow one another in histories, [I, I].
+
+  Two items of a user weigh 1 / d if they are d places apart, and nothing beyond WINDOW.
+  """
+  I = train.num_items
+  pairs_II = scipy.sparse.csr_array((I, I))
+  for apart in range(1, WINDOW + 1):
+    same = train.user_E[apart:] == train.user_E[:-apart]
+    pair = train.item_E[:-apart][same], train.item_E[apart:][same]
+    weight = np.full(len(pair[0]), 1 / apart)
+    pairs_II += scipy.sparse.coo_array((weight, pair), (I, I)).tocsr()
+  return _without_loops((pairs_II + pairs_II.T).tocsr())
 
 
 def users_together(train: Interactions) -> scipy.sparse.csr_array:

@@ -32,9 +32,15 @@ TOKENS = ("level", "node")
 # "all_together" also co-occurrences of two users or two items. "attributes": one graph
 # in which shared attributes connect items. "separate": items clustered by shared users,
 # users by shared items, without common tokens. "items", "users": only these are
-# clustered, the others get random numbers.
+# clustered, the others get random numbers. "sequence": as "items", but the graph has
+# the neighbours in users' histories.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
-GRAPHS = (*CO_INDEXED, "attributes", "separate", "items", "users")
+OF_ITEMS = {
+  "separate": graph_lib.items_together,
+  "items": graph_lib.items_together,
+  "sequence": graph_lib.items_in_sequence,
+}
+GRAPHS = (*CO_INDEXED, "attributes", *OF_ITEMS, "users")
 # Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
 # bring users closer to their items, at the price of fewer and larger clusters.
 WALK, VECTORS = 5, 2
@@ -158,8 +164,8 @@ def spectral_ids(
       users = with_last_token(path_UL, 1 + path_UL.max(), rng, apart=False)
       return plain.apart(plain.random_numbers(train.num_items, config.base, rng), users)
     else:
-      path_IL = paths(graph_lib.items_together(train), slice(None))
-      if graph == "items":
+      path_IL = paths(OF_ITEMS[graph](train), slice(None))
+      if graph != "separate":
         items = with_last_token(path_IL, 1 + path_IL.max(), rng, apart=apart)
         users = plain.random_numbers(train.num_users, config.base, rng)
         return plain.apart(items, users)

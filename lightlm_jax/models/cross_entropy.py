@@ -8,6 +8,7 @@ logits again; but each row of the output table's gradient is written only once.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ LARGE = 100_000
 ITEMS = 8_192
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def linear_cross_entropy(
   hidden_ND: jax.Array,
   table_ID: jax.Array,
@@ -37,6 +37,24 @@ def linear_cross_entropy(
     chunk: positions per chunk.
     items: items per chunk, each with all positions (`chunk` is then unused); None =
       ITEMS if the catalogue is larger than LARGE, otherwise chunks of positions.
+  """
+  arguments = hidden_ND, table_ID, label_N, weight_N, chunk, items
+  found: Any = and_normalisers(*arguments)
+  return found[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def and_normalisers(
+  hidden_ND: jax.Array,
+  table_ID: jax.Array,
+  label_N: jax.Array,
+  weight_N: jax.Array,
+  chunk: int = CHUNK,
+  items: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `linear_cross_entropy` and, without gradient, logsumexp(logits) [N].
+
+  The latter may be anything where the weight is 0.
   """
   return _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items)[0]
 
@@ -63,7 +81,7 @@ def sampled_cross_entropy(
 
 
 def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
-  """Returns the loss and its gradients by hidden_ND and table_ID, in position chunks.
+  """Returns loss, normalisers, and gradients by hidden_ND and table_ID, chunk by chunk.
 
   Positions of weight 0 are sorted last; chunks of them alone are skipped.
   """
@@ -78,7 +96,7 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
     return jax.lax.cond((piece[2] != 0).any(), examples, nothing, carry, piece)
 
   def nothing(carry, piece):
-    return carry, jnp.zeros_like(piece[0])
+    return carry, (jnp.zeros_like(piece[0]), jnp.zeros_like(piece[2]))
 
   def examples(carry, piece):
     loss, table_grad_ID = carry
@@ -88,20 +106,23 @@ def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
     exp_CI = jnp.exp(logits_CI - most_C1)
     total_C1 = exp_CI.sum(axis=1, keepdims=True)
     own_C1 = jnp.take_along_axis(logits_CI, label_C[:, None], axis=1)
-    loss += (weight_C * (jnp.log(total_C1) + most_C1 - own_C1)[:, 0]).sum()
+    normal_C1 = jnp.log(total_C1) + most_C1
+    loss += (weight_C * (normal_C1 - own_C1)[:, 0]).sum()
     # The gradient is softmax - one_hot(label); the one-hot is subtracted row by row.
     share_CI = exp_CI * (weight_C[:, None] / total_C1)
     hidden_grad_CD = jnp.einsum("ci,id->cd", share_CI, table_ID)
     hidden_grad_CD -= weight_C[:, None] * table_ID[label_C]
     table_grad_ID += jnp.einsum("ci,cd->id", share_CI, hidden_CD)
     table_grad_ID = table_grad_ID.at[label_C].add(-weight_C[:, None] * hidden_CD)
-    return (loss, table_grad_ID), hidden_grad_CD
+    return (loss, table_grad_ID), (hidden_grad_CD, normal_C1[:, 0])
 
   start = jnp.zeros((), jnp.float32), jnp.zeros_like(table_ID)
   pieces = hidden_XCD, label_XC, weight_XC
-  (loss, table_grad_ID), grad_XCD = jax.lax.scan(of_chunk, start, pieces)
-  grad_ND = grad_XCD.reshape(-1, D)[:N]
-  return loss, (jnp.zeros_like(hidden_ND).at[order_N].set(grad_ND), table_grad_ID)
+  (loss, table_grad_ID), by_chunk = jax.lax.scan(of_chunk, start, pieces)
+  sorted_ND, sorted_N = by_chunk[0].reshape(-1, D)[:N], by_chunk[1].reshape(-1)[:N]
+  normal_N = jnp.zeros_like(sorted_N).at[order_N].set(sorted_N)
+  grad_ND = jnp.zeros_like(sorted_ND).at[order_N].set(sorted_ND)
+  return (loss, normal_N), (grad_ND, table_grad_ID)
 
 
 def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
@@ -148,7 +169,7 @@ def _by_items(hidden_ND, table_ID, label_N, weight_N, items):
   start = -weight_N[:, None] * label_ND, jnp.zeros_like(table_ID)
   start = start[0], start[1].at[label_N].add(-weight_N[:, None] * hidden_ND)
   gradients, _ = jax.lax.scan(share, start, (start_X, due_X))
-  return loss, gradients
+  return (loss, normal_N), gradients
 
 
 def _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items):
@@ -160,9 +181,9 @@ def _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items):
   return _by_items(*arguments, items)
 
 
-def _backward(chunk, items, gradients, cotangent):
-  hidden_grad_ND, table_grad_ID = gradients
+def _backward(chunk, items, gradients, cotangents):
+  (hidden_grad_ND, table_grad_ID), (cotangent, _) = gradients, cotangents
   return cotangent * hidden_grad_ND, cotangent * table_grad_ID, None, None
 
 
-linear_cross_entropy.defvjp(_forward, _backward)
+and_normalisers.defvjp(_forward, _backward)

@@ -26,7 +26,7 @@ from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.beam import invalid_beams
 from lightlm_jax.decoding.child_cross_entropy import TokenBias
 from lightlm_jax.ids.codes import CodeBook, split_last
-from lightlm_jax.models import encoder_decoder, layers
+from lightlm_jax.models import encoder_decoder, repeats
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item, token_sequences
 from lightlm_jax.systems.base import Built, Loss, apply
@@ -41,7 +41,6 @@ from lightlm_jax.systems.item_scores import allowed_items, top_items
 
 # Most bytes of logits in memory at once when all items are scored ("exact").
 EXACT_BYTES = 2**28
-REPEAT_BUCKETS = 16  # of an item's distance from the end of the history
 
 
 class Tables(NamedTuple):
@@ -73,8 +72,7 @@ class LightLM(IdWriter):
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
     written: Any = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
-    bias = {"repeat_bias": jnp.zeros(REPEAT_BUCKETS)} if self.repeats else {}
-    return written | bias
+    return written | (repeats.init() if self.repeats else {})
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""
@@ -184,20 +182,14 @@ class LightLM(IdWriter):
     """
     if not self.repeats:
       return None
-    item_BH, segment_BH = batch.history_BH, batch.segment_BH
-    code_BHL = tables.item_code_IL[jnp.maximum(item_BH, 0)]
+    code_BHL = tables.item_code_IL[jnp.maximum(batch.history_BH, 0)]
     end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
     token_B1H = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[:, None, :, 0]
-    at_H = jnp.arange(item_BH.shape[1])
-    at_Q = at_H if by_position else at_H[-1:]
-    back_1QH = (at_Q[:, None] - at_H[None])[None]
-    known_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
-    known_BQH &= (segment_BH > 0)[:, None] & (back_1QH >= 0)
-    options = {"bidirectional": False, "num_buckets": REPEAT_BUCKETS}
-    bucket_1QH = layers.relative_position_bucket(-back_1QH, max_distance=128, **options)
+    options = {"by_position": by_position}
+    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, **options)
     token_BQH = jnp.where(known_BQH, token_B1H, self.shape.V)
-    value_BQH = jnp.where(known_BQH, params["repeat_bias"][bucket_1QH], 0.0)
-    return TokenBias(*(x.reshape(-1, len(at_H)) for x in (token_BQH, value_BQH)))
+    flat = (x.reshape(-1, x.shape[2]) for x in (token_BQH, bias_BQH))
+    return TokenBias(*flat)
 
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from lightlm_jax.config.model_groups import DecoderModel
 from lightlm_jax.config.schema import ItemDecoderConfig, ItemLossConfig, SASRecConfig
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.models import decoder, item_sequence
-from lightlm_jax.models.cross_entropy import linear_cross_entropy, sampled_cross_entropy
+from lightlm_jax.models import cross_entropy, decoder, item_sequence
+from lightlm_jax.models import repeats as repeats_lib
 from lightlm_jax.systems.base import Built, Loss, Metrics, apply, in_catalogue_order
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
@@ -63,22 +63,34 @@ class NextItem(ItemScorer):
   # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
   negatives: int  # items that a sampled loss draws
+  repeats: bool = False  # whether items of the history get a learned bias
 
   def init(self, rng: jax.Array) -> Any:
-    return self.reader.init(rng)
+    return self.reader.init(rng) | (repeats_lib.init() if self.repeats else {})
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean loss over all positions that have a next item."""
     dropout_rng, negative_rng = jax.random.split(rng)
     hidden_BHD = self.reader.read(params, tables, batch, dropout_rng)
     examples = positions(hidden_BHD, batch, last=self.example == "target")
-    value = self._mean_loss(*examples, _output_table(params), negative_rng)
+    if self.repeats:
+      value = self._loss_with_repeats(params, batch, *examples)
+    else:
+      value = self._mean_loss(*examples, _output_table(params), negative_rng)
     return value, counts(batch)
 
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """Returns the items' scores, [B, I] float32, all equal if there is no history."""
     hidden_BHD = self.reader.read(params, tables, batch)
-    return last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
+    scores_BI = last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
+    if not self.repeats:
+      return scores_BI
+    bias_B1H, known_B1H = repeats_lib.by_recency(
+      params, batch.segment_BH, by_position=False
+    )
+    item_BH = jnp.where(known_B1H[:, 0], batch.history_BH, scores_BI.shape[1])
+    row_B1 = jnp.arange(scores_BI.shape[0])[:, None]
+    return scores_BI.at[row_B1, item_BH].add(bias_B1H[:, 0], mode="drop")
 
   def _mean_loss(
     self,
@@ -91,10 +103,12 @@ class NextItem(ItemScorer):
     """Returns the weighted mean of the loss over N positions, a scalar."""
     num_items = len(table_ID)
     if self.loss_kind == "full":
-      total: Any = linear_cross_entropy(hidden_ND, table_ID, label_N, weight_N)
+      arguments = hidden_ND, table_ID, label_N, weight_N
+      total: Any = cross_entropy.linear_cross_entropy(*arguments)
     elif self.loss_kind == "sampled":
       negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
-      total = sampled_cross_entropy(hidden_ND, table_ID, label_N, weight_N, negative_M)
+      arguments = hidden_ND, table_ID, label_N, weight_N, negative_M
+      total = cross_entropy.sampled_cross_entropy(*arguments)
     else:
       negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
       own_N, other_N = (
@@ -103,6 +117,23 @@ class NextItem(ItemScorer):
       )
       loss_N = jax.nn.softplus(-own_N) + jax.nn.softplus(other_N)
       total = (weight_N * loss_N).sum()
+    return total / jnp.maximum(weight_N.sum(), 1)
+
+  def _loss_with_repeats(self, params, batch, hidden_ND, label_N, weight_N):
+    """Returns `_mean_loss` of the full softmax, with the bias of repeated items."""
+    table_ID = _output_table(params)
+    arguments = hidden_ND, table_ID, label_N, weight_N
+    found: Any = cross_entropy.and_normalisers(*arguments)
+    total, normaliser_N = found
+    options = {"by_position": self.example == "sequence"}
+    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, **options)
+    B, Q, _ = bias_BQH.shape
+    row_BHD = table_ID[jnp.maximum(batch.history_BH, 0)]
+    logits_BQH = jnp.einsum("bqd,bhd->bqh", hidden_ND.reshape(B, Q, -1), row_BHD)
+    share_BQH = jnp.exp(jnp.minimum(logits_BQH - normaliser_N.reshape(B, Q, 1), 0))
+    arguments = batch.history_BH, label_N.reshape(B, Q), share_BQH
+    added_BQ = repeats_lib.added_loss(bias_BQH, known_BQH, *arguments)
+    total += (added_BQ.reshape(-1) * weight_N).sum()
     return total / jnp.maximum(weight_N.sum(), 1)
 
 
@@ -116,6 +147,7 @@ def of_run(
   reader: Reader,
   *,
   example: str = "sequence",
+  repeats: bool = False,
   kind: type[NextItem] = NextItem,
   softmax: type[NextItem] = NextItemSoftmax,
 ) -> NextItem:
@@ -132,6 +164,7 @@ def of_run(
     reader=reader,
     loss_kind=config.train.loss,
     negatives=config.train.negatives,
+    repeats=repeats,
   )
 
 
@@ -153,14 +186,16 @@ def sasrec(config: SASRecConfig, num_items: int) -> Built:
   # BSARec's Fourier transform is over a whole row, which must hold one history.
   example = "target" if config.system == "bsarec" else "sequence"
   reader = ItemReader(item_sequence.ItemSequence(shape))
-  return in_catalogue_order(of_run(config, reader, example=example), (), num_items)
+  system = of_run(config, reader, example=example, repeats=m.repeats)
+  return in_catalogue_order(system, (), num_items)
 
 
 def item_decoder(config: ItemDecoderConfig, num_items: int) -> Built:
   """Builds the system `item_decoder` for I items."""
   m = config.model
   net = decoder.ItemDecoder(decoder_shape(m), num_items, tied=m.tied)
-  return in_catalogue_order(of_run(config, ItemReader(net)), (), num_items)
+  system = of_run(config, ItemReader(net), repeats=m.repeats)
+  return in_catalogue_order(system, (), num_items)
 
 
 def decoder_shape(m: DecoderModel) -> decoder.Config:

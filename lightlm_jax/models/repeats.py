@@ -1,0 +1,62 @@
+"""A learned bias on the logits of items that a history has, by their recency.
+
+Where nobody buys twice it learns to rule seen items out, elsewhere to raise them. It
+learns alone: the model's gradient is that of the loss without the bias, so that seen
+items stay competitors. On Toys a model that learned with it over-fitted sooner
+(results/accuracy).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lightlm_jax.models.layers import relative_position_bucket
+
+BUCKETS = 16  # of an item's distance from the end of the history
+
+
+def init() -> dict[str, jax.Array]:
+  """Returns the parameters, beside the model's own."""
+  return {"repeat_bias": jnp.zeros(BUCKETS)}
+
+
+def by_recency(
+  params: Any, segment_BH: jax.Array, *, by_position: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Returns each history item's bias, [B, Q, H] float32, and whether it counts, bool.
+
+  Q is 1, a request whose history ends with the row, or with `by_position` H: at a
+  position the items of its segment up to it count. Other items have the bias 0.
+  """
+  at_H = jnp.arange(segment_BH.shape[1])
+  at_Q = at_H if by_position else at_H[-1:]
+  back_1QH = (at_Q[:, None] - at_H[None])[None]
+  known_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
+  known_BQH &= (segment_BH > 0)[:, None] & (back_1QH >= 0)
+  options = {"bidirectional": False, "num_buckets": BUCKETS}
+  bucket_1QH = relative_position_bucket(-back_1QH, max_distance=128, **options)
+  return jnp.where(known_BQH, params["repeat_bias"][bucket_1QH], 0.0), known_BQH
+
+
+def added_loss(
+  bias_BQH: jax.Array,
+  known_BQH: jax.Array,
+  item_BH: jax.Array,
+  target_BQ: jax.Array,
+  share_BQH: jax.Array,
+) -> jax.Array:
+  """Returns what the bias adds to the cross-entropy of each target, [B, Q] float32.
+
+  `share_BQH` are the probabilities of the history's items without the bias, through
+  which no gradient flows; the first two are of `by_recency`.
+  """
+  same_BHH = (item_BH[:, :, None] == item_BH[:, None]).astype(jnp.float32)
+  # An item may be there more than once: its biases add up, but it has one share.
+  total_BQH = jnp.einsum("bqk,bhk->bqh", bias_BQH, same_BHH)
+  times_BQH = jnp.einsum("bqk,bhk->bqh", known_BQH.astype(jnp.float32), same_BHH)
+  factor_BQH = jnp.where(known_BQH, jnp.expm1(total_BQH), 0) / jnp.maximum(times_BQH, 1)
+  change_BQ = (factor_BQH * jax.lax.stop_gradient(share_BQH)).sum(axis=2)
+  own_BQ = jnp.where(item_BH[:, None] == target_BQ[..., None], bias_BQH, 0).sum(axis=2)
+  # Rounding may leave nothing of the sum of all probabilities.
+  return jnp.log1p(jnp.maximum(change_BQ, 1e-6 - 1)) - own_BQ
