@@ -11,6 +11,7 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.models import repeats
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.systems import token_sequences
 
 BY_POSITION = {
   "input__every_position": True,
@@ -99,6 +100,40 @@ def test_a_row_is_its_prefixes_one_by_one(more):
   assert (counts["tokens"], counts["capacity_tokens"]) == (9, 10)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_without_some_items_the_next_one_that_is_left_is_the_target(seed):
+  batch = rows()
+  keep_BH = np.random.default_rng(seed).random(batch.history_BH.shape) < 0.6
+  found = token_sequences.without_items(batch, jnp.asarray(keep_BH))
+  for row, (histories, targets) in enumerate(zip(HISTORIES, TARGETS)):
+    column = 0
+    for number, (items, target_H) in enumerate(zip(histories, targets), start=1):
+      own = range(column, column + len(items))
+      left = [place for place in own if keep_BH[row, place]]
+      after = [items[place - column] for place in left[1:]] + [target_H[-1]]
+      dropped = [place for place in own if place not in left]
+      assert found.history_BH[row, left].tolist() == [items[p - column] for p in left]
+      assert found.target_B[row, left].tolist() == after[: len(left)]
+      assert (found.segment_BH[row, left] == number).all()
+      assert not found.segment_BH[row, dropped].any()
+      column += len(items)
+
+
+def test_items_are_dropped_anew_in_every_step_of_training_alone():
+  keys = jax.random.split(jax.random.key(0), 8)
+  for rate, number in ((0.0, 1), (0.5, 5)):
+    system, tables, _ = build(**BY_POSITION, input__item_dropout=rate)
+    params = weights(system)
+    found = [system.loss(params, tables, rows(), key) for key in keys]
+    assert len({float(value) for value, _ in found}) >= number
+    tokens = np.mean([counts["tokens"] for _, counts in found])
+    assert tokens == pytest.approx(9 * (1 - rate), abs=1.5)
+    nll_B = system.nll(params, tables, prefixes())
+    if not rate:
+      without = nll_B
+  np.testing.assert_array_equal(nll_B, without)
+
+
 def test_both_losses_are_summed():
   found = {}
   for loss in ("vocabulary", "children", "both"):
@@ -177,6 +212,7 @@ def test_tokens_that_several_items_end_with_are_refused():
     ({"input.order": "none"}, "learns from items in time order alone"),
     ({"model.whole_word": True}, "needs config.model.whole_word=False"),
     ({"model.repeats": True}, "repeats needs .*every_position=True and .*=children"),
+    ({"input.every_position": False, "input.item_dropout": 0.1}, "needs .*position"),
     ({"train.label_smoothing": 0.1}, "for label smoothing config.train.loss=children"),
   ],
 )

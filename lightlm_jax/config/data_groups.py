@@ -81,6 +81,9 @@ class LightLMInput:
   every_position: bool = field(
     False, "whether each item of a row of histories is a target, one position an item"
   )
+  item_dropout: float = field(
+    0.0, "every_position: share of items that a step leaves out of histories", BELOW_1
+  )
 
   def check(self) -> None:
     if not self.history and not self.user:

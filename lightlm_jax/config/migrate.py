@@ -24,6 +24,7 @@ EARLIER: dict[str, Any] = {
   "split.withheld": 0.0,
   "input.order": "time",
   "input.every_position": False,
+  "input.item_dropout": 0.0,
   "model.residual": False,
   "model.repeats": False,
   "ids.cold": "apart",

@@ -135,6 +135,10 @@ class LightLMConfig(WritesIds):
         "config.model.repeats needs config.input.every_position=True and "
         "config.train.loss=children"
       )
+    if self.input.item_dropout and not by_position:
+      raise UserError(
+        "config.input.item_dropout needs config.input.every_position=True"
+      )
     if by_position and (self.model.whole_word or smoothed):
       raise UserError(
         "config.input.every_position needs config.model.whole_word=False, and for "

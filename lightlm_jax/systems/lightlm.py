@@ -77,6 +77,11 @@ class LightLM(IdWriter):
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over a target's tokens, then over the batch."""
     if self.example == "sequence":
+      if self.input.item_dropout:
+        rng, item_rng = jax.random.split(rng)
+        share = 1 - self.input.item_dropout
+        keep_BH = jax.random.bernoulli(item_rng, share, batch.history_BH.shape)
+        batch = token_sequences.without_items(batch, keep_BH)
       source = self._source(tables, batch)
       encode_rng, decode_rng = jax.random.split(rng)
       rngs = {"dropout": encode_rng}

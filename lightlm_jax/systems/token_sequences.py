@@ -128,6 +128,35 @@ def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
   return Source(token_BHL, jnp.zeros_like(batch.segment_BH), batch.segment_BH)
 
 
+def without_items(batch: Batch, keep_BH: jax.Array) -> Batch:
+  """Returns histories, each item a target, without the items that are not kept.
+
+  A kept item's target is the next kept one, or for the last of a history what followed
+  the whole history. Items stay at their places, so that distances do not change.
+  """
+  segment_BH, H = batch.segment_BH, batch.segment_BH.shape[1]
+  keep_BH = keep_BH & (segment_BH > 0)
+
+  def nearest(is_it_BH):
+    """Returns the first place from each on, or H."""
+    place_BH = jnp.where(is_it_BH, jnp.arange(H)[None], H)
+    return jax.lax.cummin(place_BH, axis=1, reverse=True)
+
+  ahead = ((0, 0), (0, 1))
+  end_BH = nearest(segment_BH != jnp.pad(segment_BH[:, 1:], ahead))
+  next_BH = jnp.pad(nearest(keep_BH)[:, 1:], ahead, constant_values=H)
+  item_BH, last_BH = (
+    jnp.take_along_axis(x_BH, jnp.minimum(place_BH, H - 1), axis=1)
+    for x_BH, place_BH in ((batch.history_BH, next_BH), (batch.target_B, end_BH))
+  )
+  target_BH = jnp.where(next_BH <= end_BH, item_BH, last_BH)
+  return batch._replace(
+    history_BH=jnp.where(keep_BH, batch.history_BH, -1),
+    segment_BH=jnp.where(keep_BH, segment_BH, 0),
+    target_B=jnp.where(keep_BH, target_BH, -1),
+  )
+
+
 def _token(word: str) -> int:
   return NUM_SPECIALS + _VOCABULARY.index(word)
 
