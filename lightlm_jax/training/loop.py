@@ -234,15 +234,15 @@ class _Dispatches:
       np.concatenate(each, dtype=np.float64) for each in zip(*self._window)
     )
     self._window = []
-    times = self.clock.window()
-    flops = (self._progress.step_flops or 0) * len(loss_S) / times.seconds
+    seconds, median, p90 = self.clock.window()
+    flops = (self._progress.step_flops or 0) * len(loss_S) / seconds
     peak, memory = self._peak_flops, speed.memory_peak()
     return {
       "loss": float(loss_S.mean()),
-      "examples_per_second": float(example_S.sum()) / times.seconds,
-      "tokens_per_second": float(token_S.sum()) / times.seconds,
-      "places_per_second": float(capacity_S.sum()) / times.seconds,
-      "step_seconds": {"median": times.median, "p90": times.p90},
+      "examples_per_second": float(example_S.sum()) / seconds,
+      "tokens_per_second": float(token_S.sum()) / seconds,
+      "places_per_second": float(capacity_S.sum()) / seconds,
+      "step_seconds": {"median": median, "p90": p90},
       "flops_per_second": flops,
       **({} if peak is None else {"mfu": flops / peak}),
       "compilations": {"count": compilations.count, "seconds": compilations.seconds},
