@@ -97,8 +97,8 @@ def of_system(
       f"{lacks[0]}; start from --config={cls.card or system}, with --config.data.name "
       "for the log"
     )
-  values = {name: flat.get(name, _default(leaf, flat)) for name, leaf in own.items()}
-  return values | {"system": system}
+  alike = {name: flat.get(leaf.like, leaf.default) for name, leaf in own.items()}
+  return {name: flat.get(name, alike[name]) for name in own} | {"system": system}
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
@@ -214,13 +214,6 @@ def describe(config: RunConfig) -> list[str]:
 
 def _text(value: Any) -> str:
   return repr(value) if isinstance(value, str) else f"{value}"
-
-
-def _default(leaf: Leaf, flat: Mapping[str, Any]) -> Any:
-  if leaf.like is None:
-    return leaf.default
-  group = leaf.name.rpartition(".")[0]
-  return flat.get(f"{group}.{leaf.like}", leaf.default)
 
 
 def _build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
