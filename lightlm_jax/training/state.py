@@ -84,9 +84,7 @@ def abstract(
     mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser, warn=False),
   )
   return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-    shapes,
-    shardings,
+    lambda leaf, place: leaf.update(sharding=place), shapes, shardings
   )
 
 
