@@ -76,8 +76,7 @@ def from_sequences(
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
   raw_items, raw_item_E = np.unique(flat, return_inverse=True)
   order_I = hash_order(raw_items, seed)
-  rank_I = np.empty(len(order_I), np.int32)
-  rank_I[order_I] = np.arange(len(order_I))
+  rank_I = np.argsort(order_I).astype(np.int32)
   raw_users = np.array(users, dtype=np.str_)
   length_U = np.array([len(items) for items in sequences], dtype=np.int64)
   time_E = None
