@@ -5,6 +5,7 @@ import contextlib
 import functools
 import math
 import time
+import timeit
 from typing import Any
 
 import jax
@@ -150,14 +151,11 @@ class Clock:
     return max(float(seconds.sum()), 1e-9), float(median), float(p90)
 
 
-def _measured_flops(n: int = 1024, tries: int = 4) -> float:
-  multiply = jax.jit(jnp.matmul)
+def _measured_flops(n: int = 1024) -> float:
   square = jax.device_put(np.ones((n, n), np.float32), jax.local_devices()[0])
-  seconds = []
-  for _ in range(1 + tries):  # the slow first call compiles
-    began = time.perf_counter()
-    jax.block_until_ready(multiply(square, square))
-    seconds.append(time.perf_counter() - began)
+  multiply = functools.partial(jax.jit(jnp.matmul), square, square)
+  # The slow first call compiles.
+  seconds = timeit.repeat(lambda: multiply().block_until_ready(), number=1, repeat=5)
   return 2 * n**3 / min(seconds)
 
 
