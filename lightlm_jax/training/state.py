@@ -109,12 +109,10 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 def count_parameters(params) -> dict[str, int]:
   """Counts all parameters, "total", and those outside EMBEDDINGS, "non_embedding"."""
-  total = non_embedding = 0
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = mesh_lib.path_name(path)
-    total += leaf.size
-    non_embedding += 0 if name in EMBEDDINGS else leaf.size
-  return {"total": total, "non_embedding": non_embedding}
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  size = {mesh_lib.path_name(path): leaf.size for path, leaf in leaves}
+  embedding = sum(size.get(name, 0) for name in EMBEDDINGS)
+  return {"total": sum(size.values()), "non_embedding": sum(size.values()) - embedding}
 
 
 def _maker(init, tx):
