@@ -47,11 +47,12 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
 # Cached: compiled steps are looked up by the identity of the optimiser.
 @functools.lru_cache(maxsize=16)
 def _optimiser(t: Train) -> optax.GradientTransformation:
-  warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
+  warmup = t.warmup_steps // t.accumulate
+  after = max(t.steps // t.accumulate - warmup, 1)
   if t.schedule == "cosine":
-    decay = optax.cosine_decay_schedule(t.learning_rate, max(total - warmup, 1))
+    decay = optax.cosine_decay_schedule(t.learning_rate, after)
   else:
-    decay = optax.linear_schedule(t.learning_rate, 0.0, max(total - warmup, 1))
+    decay = optax.linear_schedule(t.learning_rate, 0.0, after)
   warm = optax.linear_schedule(0.0, t.learning_rate, max(warmup, 1))
   chain = optax.chain(
     optax.clip_by_global_norm(t.clip_norm),
