@@ -30,7 +30,10 @@ def main() -> int:
   elif name in COMMANDS:
     _run(name, rest)
   else:
-    print(f"lightlm: error: {_unknown(name)}", file=sys.stderr)
+    close = difflib.get_close_matches(name, [*COMMANDS, "config"], 1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    what = f"there is no command {name!r}{guess}" if name else "no command"
+    print(f"lightlm: error: {what}; lightlm --help lists them", file=sys.stderr)
     return EXIT_CODE
   return 0
 
@@ -39,13 +42,6 @@ def _run(name: str, arguments: list[str]) -> None:
   sys.argv[1:] = arguments
   # Not imported: the submodule would shadow the function lightlm_jax.train.
   runpy.run_module(f"lightlm_jax.{name}", run_name="__main__", alter_sys=True)
-
-
-def _unknown(name: str) -> str:
-  close = difflib.get_close_matches(name, [*COMMANDS, "config"], 1)
-  guess = f" (did you mean {close[0]}?)" if close else ""
-  what = f"there is no command {name!r}{guess}" if name else "no command"
-  return f"{what}; lightlm --help lists them"
 
 
 def _usage() -> str:

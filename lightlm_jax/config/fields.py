@@ -61,9 +61,9 @@ class Leaf(NamedTuple):
   rule: Rule | None = None  # its range; None = any value of its type
   choices: tuple[str, ...] = ()  # possible values, or elements of a tuple; () = any
   extra: Extra | None = None
-  # A field of the same group that supplies this one's value when a configuration that
-  # lacks this field is converted to another system; None = `default` does.
-  like: str | None = None
+  # The dotted name of a field that supplies this one's value when a configuration that
+  # lacks this field is converted to another system; "" = `default` does.
+  like: str = ""
   # Whether only a configuration with this field can be converted to its system.
   signature: bool = False
 

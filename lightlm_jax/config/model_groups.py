@@ -89,7 +89,7 @@ class DecoderModel(SharedWidthModel):
     8,
     "key and value heads; fewer than num_heads: shared",
     POSITIVE,
-    like="num_heads",
+    like="model.num_heads",
   )
   dtype: str = field("float32", "dtype of the computation", choices=_DTYPES)
 
@@ -146,7 +146,9 @@ class LiteModel(TextModel):
 class LiteBeamModel(TextModel):
   """Lite-LLM4Rec whose head is replaced by a decoder that generates ids."""
 
-  num_decoder_layers: int = field(6, "decoder layers", POSITIVE, like="num_layers")
+  num_decoder_layers: int = field(
+    6, "decoder layers", POSITIVE, like="model.num_layers"
+  )
   remat: bool = field(False, "whether gradients compute layers again, to save memory")
 
 

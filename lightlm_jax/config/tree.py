@@ -33,7 +33,7 @@ def from_tree(tree: Mapping[str, Any]) -> RunConfig:
     leaf = leaves(cls)[name]
     values[name] = leaf.converted(value)
     leaf.check_type(values[name])
-  return _build(cls, values)
+  return _build(cls, nest(values))
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     if not leaf.fits(value):
       raise wrong_type(name, leaf.kind, flat[name], value)
     flat[name] = value
-  return _build(cls, flat)
+  return _build(cls, nest(flat))
 
 
 def of_system(
@@ -97,8 +97,8 @@ def of_system(
       f"{lacks[0]}; start from --config={cls.card or system}, with --config.data.name "
       "for the log"
     )
-  values = {name: flat.get(name, _default(leaf, flat)) for name, leaf in own.items()}
-  return values | {"system": system}
+  alike = {name: flat.get(leaf.like, leaf.default) for name, leaf in own.items()}
+  return {name: flat.get(name, alike[name]) for name in own} | {"system": system}
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
@@ -216,20 +216,7 @@ def _text(value: Any) -> str:
   return repr(value) if isinstance(value, str) else f"{value}"
 
 
-def _default(leaf: Leaf, flat: Mapping[str, Any]) -> Any:
-  if leaf.like is None:
-    return leaf.default
-  group = leaf.name.rpartition(".")[0]
-  return flat.get(f"{group}.{leaf.like}", leaf.default)
-
-
-def _build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
+def _build(cls: type, tree: dict[str, Any]) -> Any:
   kinds = typing.get_type_hints(cls)
-  values = {}
-  for own in dataclasses.fields(cls):
-    name, kind = prefix + own.name, kinds[own.name]
-    if dataclasses.is_dataclass(kind):
-      values[own.name] = _build(typing.cast(type, kind), flat, f"{name}.")
-    else:
-      values[own.name] = flat[name]
-  return cls(**values)
+  groups = [name for name in tree if dataclasses.is_dataclass(kinds[name])]
+  return cls(**tree | {name: _build(kinds[name], tree[name]) for name in groups})

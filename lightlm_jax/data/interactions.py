@@ -76,10 +76,8 @@ def from_sequences(
   flat = np.array([item for items in sequences for item in items], dtype=np.str_)
   raw_items, raw_item_E = np.unique(flat, return_inverse=True)
   order_I = hash_order(raw_items, seed)
-  rank_I = np.empty(len(order_I), np.int32)
-  rank_I[order_I] = np.arange(len(order_I))
+  rank_I = np.argsort(order_I).astype(np.int32)
   raw_users = np.array(users, dtype=np.str_)
-  order_U = hash_order(raw_users, seed)
   length_U = np.array([len(items) for items in sequences], dtype=np.int64)
   time_E = None
   if times is not None:
@@ -87,12 +85,11 @@ def from_sequences(
   log = Interactions(
     offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
     item_E=rank_I[raw_item_E],
-    user_ids=raw_users[order_U],
+    user_ids=raw_users,
     item_ids=raw_items[order_I],
     time_E=time_E,
   )
-  # Up to here the rows are in the order of the file.
-  return _rows(log, log.offset_U1[:-1][order_U], length_U[order_U])
+  return keep_rows(log, hash_order(raw_users, seed))
 
 
 def concatenate_rows(
@@ -104,7 +101,10 @@ def concatenate_rows(
 
 
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
-  """Returns the log of users with True in `keep_U`; the catalogue stays whole."""
+  """Returns the log of the users that `keep_U` selects; the catalogue stays whole.
+
+  It is bool, or the indices of the users in their new order.
+  """
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
 

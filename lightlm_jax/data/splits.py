@@ -247,8 +247,7 @@ def withhold(split: Split, share: float) -> Split:
   rng = np.random.default_rng(WITHHELD_SEED)
   num_items = split.train.num_items
   drawn = rng.choice(num_items, max(1, round(share * num_items)), replace=False)
-  withheld_I = np.zeros(num_items, dtype=bool)
-  withheld_I[drawn] = True
+  withheld_I = np.isin(np.arange(num_items), drawn)
   train = without_items(split.train, withheld_I)
   validation, test = split.validation, split.test
   if validation is not None:

@@ -74,7 +74,6 @@ def evaluate(
     UserError: no requests, a batch size that the mesh does not divide, or a NaN score.
   """
   _check(built, requests, num_items, batch_size, mesh)
-  rules = tuple(rules)
   copied = batched_inference.everywhere(mesh)
   params, built = batched_inference.prepared(built, params, mesh)
   system = built.system

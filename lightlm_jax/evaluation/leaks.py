@@ -14,7 +14,7 @@ import scipy.sparse
 import scipy.stats
 
 from lightlm_jax.data import splits
-from lightlm_jax.data.interactions import Interactions, concatenate_rows
+from lightlm_jax.data.interactions import Interactions, keep_rows
 from lightlm_jax.data.splits import Requests, Split
 from lightlm_jax.evaluation import metrics
 from lightlm_jax.ids import quality
@@ -128,16 +128,9 @@ def renumber(
   rng = np.random.default_rng(seed)
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
   new_U, new_I = np.argsort(order_U), np.argsort(order_I)
-  start_U, length_U = log.offset_U1[:-1][order_U], log.length_U[order_U]
-  item_E, time_E = new_I[log.item_E].astype(np.int32), log.time_E
-  renumbered = Interactions(
-    offset_U1=np.concatenate([[0], np.cumsum(length_U)]),
-    item_E=concatenate_rows(item_E, start_U, length_U),
-    user_ids=log.user_ids[order_U],
-    item_ids=log.item_ids[order_I],
-    time_E=None if time_E is None else concatenate_rows(time_E, start_U, length_U),
-  )
-  return renumbered, new_U, new_I
+  item_E = new_I[log.item_E].astype(np.int32)
+  renumbered = dataclasses.replace(log, item_E=item_E, item_ids=log.item_ids[order_I])
+  return keep_rows(renumbered, order_U), new_U, new_I
 
 
 def held_out_edges(
@@ -163,16 +156,15 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
-  tokens, numbers = [], []
-  raw_I = _numbers(raw_ids)
   order_I = np.argsort(leaf_I, kind="stable")
-  for members in np.split(order_I, np.flatnonzero(np.diff(leaf_I[order_I])) + 1):
-    if len(members) > 1:
-      tokens.append(_scaled_ranks(last_I[members]))
-      numbers.append(_scaled_ranks(raw_I[members]))
-  if not tokens:
+  leaves = np.split(order_I, np.flatnonzero(np.diff(leaf_I[order_I])) + 1)
+  leaves = [members for members in leaves if len(members) > 1]
+  if not leaves:
     return 0.0, 0
-  tokens, numbers = np.concatenate(tokens), np.concatenate(numbers)
+  tokens, numbers = (
+    np.concatenate([_scaled_ranks(value_I[members]) for members in leaves])
+    for value_I in (last_I, _numbers(raw_ids))
+  )
   return float(np.mean(tokens * numbers) / np.mean(tokens**2)), len(tokens)
 
 

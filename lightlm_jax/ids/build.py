@@ -42,7 +42,8 @@ def code_book(
   """
   manifest = _manifest(config, train, seed)
   if config.kind == "sci" and config.graph == "attributes":
-    manifest["attributes_sha256"] = _digest_attributes(attributes or ())
+    rows = (np.array([len(row), *row], "<i8").tobytes() for row in attributes or ())
+    manifest["attributes_sha256"] = hashlib.sha256(b"".join(rows)).hexdigest()
   name = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
   folder = cache / name[:32]
   book = codes.load(folder)
@@ -85,13 +86,6 @@ def digest(train: Interactions) -> str:
   sha256 = hashlib.sha256()
   for array in (train.offset_U1, train.item_E):
     sha256.update(array.astype("<i8").tobytes())
-  return sha256.hexdigest()
-
-
-def _digest_attributes(attributes: Sequence[np.ndarray]) -> str:
-  sha256 = hashlib.sha256()
-  for row in attributes:
-    sha256.update(np.array([len(row), *row], "<i8").tobytes())
   return sha256.hexdigest()
 
 

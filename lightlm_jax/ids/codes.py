@@ -90,11 +90,9 @@ def with_last_token(
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True
   )
-  order = np.lexsort((rng.random(len(leaf_N)), leaf_N))
-  start_C = np.cumsum(count_C) - count_C
-  number_N = np.empty(len(leaf_N), dtype=np.int64)
-  number_N[order] = np.arange(len(leaf_N))
+  number_N = np.argsort(np.lexsort((rng.random(len(leaf_N)), leaf_N)))
   if not apart:
+    start_C = np.cumsum(count_C) - count_C
     number_N -= start_C[leaf_N]
   code_NL = np.pad(path_NL, ((0, 0), (0, 1)), constant_values=-1)
   shared_N = count_C[leaf_N] > 1

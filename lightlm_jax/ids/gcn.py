@@ -133,8 +133,10 @@ def propagate(
   node_ND = total_ND = params["start"]
   for layer in range(layers):
     if "matrix" in params:
-      node_ND = spread(_times(params["matrix"][layer], node_ND))
-      node_ND = jax.nn.leaky_relu(node_ND, NEGATIVE_SLOPE)
+      matrix_DD = params["matrix"][layer]
+      # By default an accelerator rounds the factors, which would change the codes.
+      node_ND = jnp.einsum("nd,de->ne", node_ND, matrix_DD, precision="highest")
+      node_ND = jax.nn.leaky_relu(spread(node_ND), NEGATIVE_SLOPE)
     else:
       node_ND = spread(node_ND)
     total_ND += node_ND
@@ -165,11 +167,6 @@ def _graph(**fields: Any) -> jraph.GraphsTuple:
   """Returns a GraphsTuple of these fields (NumPy or JAX); the others are None."""
   empty: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
   return jraph.GraphsTuple(**(empty | fields))
-
-
-def _times(matrix_DD: jax.Array, node_ND: jax.Array) -> jax.Array:
-  # By default an accelerator rounds the factors, which would change the codes.
-  return jnp.einsum("nd,de->ne", node_ND, matrix_DD, precision="highest")
 
 
 def bpr_loss(

@@ -7,6 +7,7 @@ vectors and a share of the arcs and of the batch.
 Letters as in gcn.py; H edges held back, K edges kept for training.
 """
 
+import contextlib
 import functools
 
 import jax
@@ -49,7 +50,10 @@ def embeddings(
   # One thread: early stopping must not depend on the machine's number of threads.
   import threadpoolctl  # noqa: PLC0415, only building needs it
 
-  device = _cpu() if mesh is None else None
+  device = None
+  if mesh is None:
+    with contextlib.suppress(RuntimeError):  # raised if JAX has no CPU
+      device = jax.local_devices(backend="cpu")[0]
   with threadpoolctl.threadpool_limits(1), jax.default_device(device):
     node_ND = _train(train, options, seed, mesh)
   if not np.isfinite(node_ND).all():
@@ -202,11 +206,3 @@ def _epoch(
 
   edge_SB = jnp.resize(order_K, (steps, batch_size))
   return jax.lax.scan(step, state, (edge_SB, jax.random.split(negatives_key, steps)))
-
-
-def _cpu():
-  """Returns the CPU device of this process; None if JAX has none."""
-  try:
-    return jax.local_devices(backend="cpu")[0]
-  except RuntimeError:
-    return None

@@ -44,10 +44,9 @@ def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarr
   after the other often get consecutive numbers, which hint at the next item.
   """
   seen, first = np.unique(train.item_E, return_index=True)
-  number_I = np.full(train.num_items, -1)
-  number_I[seen[np.argsort(first)]] = np.arange(len(seen))
-  cold = number_I < 0
-  number_I[cold] = np.arange(len(seen), train.num_items)
+  first_I = np.full(train.num_items, len(train.item_E))
+  first_I[seen] = first
+  number_I = np.argsort(np.argsort(first_I, kind="stable"))
   users_U = np.arange(train.num_users)
   return apart(numbers_in_base(number_I, base), numbers_in_base(users_U, base))
 

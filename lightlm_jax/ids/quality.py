@@ -93,10 +93,9 @@ def nearest_neighbours(train: Interactions, item_A: np.ndarray) -> np.ndarray:
   product_P = buyers_I[item_A[row_P]] * buyers_I[column_P]
   cosine_P = together_AI.data[other_P] / np.sqrt(product_P)
   order_P = np.lexsort((column_P, -cosine_P, row_P))
-  row_P, column_P = row_P[order_P], column_P[order_P]
-  first_P = np.append(True, row_P[1:] != row_P[:-1]) if len(row_P) else row_P > 0
+  row_N, first_N = np.unique(row_P[order_P], return_index=True)
   nearest_A = np.full(len(item_A), -1)
-  nearest_A[row_P[first_P]] = column_P[first_P]
+  nearest_A[row_N] = column_P[order_P[first_N]]
   return nearest_A
 
 

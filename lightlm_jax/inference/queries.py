@@ -178,11 +178,10 @@ def allowed_items(
   allowed_I = np.full(len(index.items), allow is None)
   lost = 0
   for ids, is_allowed in ((allow, True), (deny, False)):
-    for raw in dict.fromkeys(ids or ()):
-      item = index.items.get(raw)
-      lost += item is None
-      if item is not None:
-        allowed_I[item] = is_allowed
+    given = set(ids or ())
+    known = [index.items[raw] for raw in given & index.items.keys()]
+    allowed_I[known] = is_allowed
+    lost += len(given) - len(known)
   if not allowed_I.any():
     raise UserError(
       f"the lists leave none of the {len(allowed_I):,} items to recommend ({lost:,} of "

@@ -58,10 +58,7 @@ def console() -> rich.console.Console:
 
 
 def shows_bars() -> bool:
-  """Returns True if progress bars are to be shown.
-
-  They are shown by the first process only, on a terminal, if the log shows level INFO.
-  """
+  """Returns whether bars are shown: by the first process, on a terminal, at INFO."""
   return (
     console().is_terminal
     and processes.is_first()

@@ -77,9 +77,7 @@ class Checkpoints:
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
-    metrics: dict[int | None, Any] = {
-      c.step: c.metrics for c in self._checkpointer.checkpoints
-    }
+    metrics: Any = {c.step: c.metrics for c in self._checkpointer.checkpoints}
     return metrics[self.latest_step]["progress"]
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:

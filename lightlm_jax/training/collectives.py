@@ -1,6 +1,7 @@
 """Finds the collectives of a compiled program, by parsing its HLO text."""
 
 from collections.abc import Iterable
+import functools
 import re
 from typing import Any, NamedTuple
 
@@ -37,14 +38,10 @@ def executed(text: str) -> list[Collective]:
   not (steps of a dispatch). A conditional counts as its branch with the most bytes.
   """
   computations, entry = _computations(text)
-  known = {}
 
+  @functools.cache
   def of(name: str) -> list[Collective]:
-    if name not in known:
-      known[name] = []
-      for line in computations.get(name, ()):
-        known[name] += of_operation(line)
-    return known[name]
+    return [each for line in computations.get(name, ()) for each in of_operation(line)]
 
   def of_operation(line: str) -> list[Collective]:
     if (operation := _OPERATION.match(line)) is None:

@@ -88,8 +88,7 @@ def train(
       if requests is not None:
         with _saved_if_stopped(io, step, state, progress):
           metrics = _validate(built, state, requests, split, config, mesh)
-        _log_validation(io, step, metrics, len(requests))
-        _update_best(progress, metrics["ndcg@10"], step)
+        _judge(io, step, progress, metrics, len(requests))
       progress.judged_step = step
       _save(io.checkpoints, step, state, progress)
       dispatches.clock.restart()
@@ -125,7 +124,7 @@ def train(
     if step % t.log_every == 0 or _is_pause(step, t):
       dispatches.read_all()
       trace.close()
-      _log_steps(io, step, dispatches.summary(io.compilations))
+      dispatches.log_window(io, step)
 
   io.checkpoints.wait()
   if progress.best_score is not None and progress.best_step != step:
@@ -178,21 +177,14 @@ def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
   return requests.take(np.sort(rng.choice(len(requests), size, replace=False)))
 
 
-def _log_steps(io: RunIO, step: int, record: dict[str, Any]) -> None:
-  io.metrics.write(step, record)
-  io.bar.log(step, record["loss"], record["examples_per_second"])
-
-
-def _log_validation(io: RunIO, step: int, metrics, num_users: int) -> None:
+def _judge(io: RunIO, step: int, progress: Progress, metrics, num_users: int) -> None:
+  """Logs a validation; among equal scores the earliest step stays best."""
   io.metrics.write(step, {"validation": metrics})
   logger.info(
     f"step {step}  validation, {num_users:,} users, seen excluded: "
     f"HR@10 {metrics['hr@10']:.4f}  NDCG@10 {metrics['ndcg@10']:.4f}"
   )
-
-
-def _update_best(progress: Progress, score: float, step: int) -> None:
-  """Records a validation's score; among equal scores the earliest step stays best."""
+  score = metrics["ndcg@10"]
   if progress.best_score is None or score > progress.best_score:
     progress.best_score, progress.best_step = score, step
     progress.best_examples = progress.examples
@@ -210,7 +202,7 @@ class _Dispatches:
     self._progress = progress
     self._peak_flops = None
     self._in_flight = collections.deque()  # (first step, end, report)
-    self._window = []  # StepMetrics of each dispatch since the last `summary`
+    self._window = []  # StepMetrics of each dispatch since the last log line
 
   def start_measuring(self) -> None:
     """Restarts the clock after the first step, so that compilation is not measured."""
@@ -228,26 +220,28 @@ class _Dispatches:
     while self._in_flight:
       self._read_oldest()
 
-  def summary(self, compilations: speed.Compilations) -> dict[str, Any]:
-    """Summarises the steps since the last call as a record for metrics.jsonl."""
+  def log_window(self, io: RunIO, step: int) -> None:
+    """Logs the steps since the last call, the last of which is `step`."""
     loss_S, example_S, token_S, capacity_S = (
       np.concatenate(each, dtype=np.float64) for each in zip(*self._window)
     )
     self._window = []
-    times = self.clock.window()
-    flops = (self._progress.step_flops or 0) * len(loss_S) / times.seconds
-    peak, memory = self._peak_flops, speed.memory_peak()
-    return {
+    seconds, median, p90 = self.clock.window()
+    flops = (self._progress.step_flops or 0) * len(loss_S) / seconds
+    peak, memory, compiled = self._peak_flops, speed.memory_peak(), io.compilations
+    record: dict[str, Any] = {
       "loss": float(loss_S.mean()),
-      "examples_per_second": float(example_S.sum()) / times.seconds,
-      "tokens_per_second": float(token_S.sum()) / times.seconds,
-      "places_per_second": float(capacity_S.sum()) / times.seconds,
-      "step_seconds": {"median": times.median, "p90": times.p90},
+      "examples_per_second": float(example_S.sum()) / seconds,
+      "tokens_per_second": float(token_S.sum()) / seconds,
+      "places_per_second": float(capacity_S.sum()) / seconds,
+      "step_seconds": {"median": median, "p90": p90},
       "flops_per_second": flops,
       **({} if peak is None else {"mfu": flops / peak}),
-      "compilations": {"count": compilations.count, "seconds": compilations.seconds},
+      "compilations": {"count": compiled.count, "seconds": compiled.seconds},
       **({} if memory is None else {"memory_peak_bytes": memory}),
     }
+    io.metrics.write(step, record)
+    io.bar.log(step, record["loss"], record["examples_per_second"])
 
   def _read_oldest(self) -> None:
     first, end, report = self._in_flight.popleft()

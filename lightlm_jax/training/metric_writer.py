@@ -1,6 +1,5 @@
 """Reports metrics during training: metrics.jsonl, TensorBoard, progress bar."""
 
-from collections.abc import Iterable
 import contextlib
 import json
 import logging
@@ -10,6 +9,7 @@ from typing import Any
 from etils import epath
 import rich.progress
 
+from lightlm_jax.config.fields import flatten
 from lightlm_jax.runtime import log, processes
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text
@@ -45,7 +45,7 @@ class MetricWriter:
     with self._os_error_to_user_error():
       self._file.write(json.dumps({"step": step, **record}) + "\n")
       self._file.flush()
-      self._events.write(step, _scalars(record))
+      self._events.write(step, record)
 
   def close(self) -> None:
     if self._inactive:
@@ -107,9 +107,11 @@ class _Events:
     self._add(step=purge_step, file_version="brain.Event:2")
     self._add(step=purge_step, session_log=session)
 
-  def write(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
-    for tag, value in scalars:
-      self._add(step=step, summary=self._scalar(tag, value))
+  def write(self, step: int, record: dict[str, Any]) -> None:
+    for name, value in flatten(record).items():
+      if isinstance(value, int | float):
+        summary = self._scalar(name.replace(".", "/"), value)
+        self._add(step=step, summary=summary)
     if time.monotonic() - self._flushed > _FLUSH_SECONDS:
       self._file.flush()
       self._flushed = time.monotonic()
@@ -165,11 +167,3 @@ def _step(line: str) -> float:
     return json_text.loads(line)["step"]
   except (ValueError, KeyError, TypeError):
     return float("inf")
-
-
-def _scalars(record: dict[str, Any], prefix: str = ""):
-  for name, value in record.items():
-    if isinstance(value, dict):
-      yield from _scalars(value, f"{prefix}{name}/")
-    elif isinstance(value, int | float):
-      yield prefix + name, value

@@ -5,7 +5,8 @@ import contextlib
 import functools
 import math
 import time
-from typing import Any, NamedTuple
+import timeit
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,14 +123,6 @@ def count_compilations() -> Iterator[Compilations]:
     jax.monitoring.unregister_event_duration_listener(found.record)
 
 
-class Times(NamedTuple):
-  """Seconds that the steps since the last log line took, in all and per step."""
-
-  seconds: float
-  median: float
-  p90: float
-
-
 class Clock:
   """Measures the seconds of steps; time between a `lap` and a `restart` is left out."""
 
@@ -146,23 +139,23 @@ class Clock:
     self._laps.append((steps, self._last - last))
     return self._last - last
 
-  def window(self) -> Times:
-    """Returns the times of the steps since the last call; needs a `lap` since then."""
+  def window(self) -> tuple[float, float, float]:
+    """Returns the seconds of the steps since the last call, and of a step: median, p90.
+
+    Needs a `lap` since then.
+    """
     steps, seconds = np.array(self._laps).T
     self._laps = []
     step_seconds = np.repeat(seconds / steps, steps.astype(int))
     median, p90 = np.quantile(step_seconds, (0.5, 0.9))
-    return Times(max(float(seconds.sum()), 1e-9), float(median), float(p90))
+    return max(float(seconds.sum()), 1e-9), float(median), float(p90)
 
 
-def _measured_flops(n: int = 1024, tries: int = 4) -> float:
-  multiply = jax.jit(jnp.matmul)
+def _measured_flops(n: int = 1024) -> float:
   square = jax.device_put(np.ones((n, n), np.float32), jax.local_devices()[0])
-  seconds = []
-  for _ in range(1 + tries):  # the slow first call compiles
-    began = time.perf_counter()
-    jax.block_until_ready(multiply(square, square))
-    seconds.append(time.perf_counter() - began)
+  multiply = functools.partial(jax.jit(jnp.matmul), square, square)
+  # The slow first call compiles.
+  seconds = timeit.repeat(lambda: multiply().block_until_ready(), number=1, repeat=5)
   return 2 * n**3 / min(seconds)
 
 

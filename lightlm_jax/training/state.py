@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from lightlm_jax.config import LearnedConfig
+from lightlm_jax.config.schema import LearnedConfig, Train
 from lightlm_jax.runtime import mesh as mesh_lib
 
 # Paths of the embedding tables: of tokens, items, whole words and repeated items.
@@ -39,48 +39,34 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   change relatively less at the same learning rate. So `config.train.embedding_rate`
   multiplies theirs; T5's Adafactor scales each update by its parameter's norm instead.
   """
-  t = config.train
-  warmup, total = t.warmup_steps // t.accumulate, max(t.steps // t.accumulate, 1)
-  names = ("schedule", "clip_norm", "weight_decay", "embedding_rate", "average")
-  names += ("accumulate",)
-  same = {name: getattr(t, name) for name in names}
-  after = max(total - warmup, 1)
-  return _optimiser(rate=t.learning_rate, warmup=warmup, after=after, **same)
+  names = ("steps", "accumulate", "warmup_steps", "schedule", "learning_rate")
+  names += ("embedding_rate", "weight_decay", "clip_norm", "average")
+  return _optimiser(Train(**{name: getattr(config.train, name) for name in names}))
 
 
 # Cached: compiled steps are looked up by the identity of the optimiser.
 @functools.lru_cache(maxsize=16)
-def _optimiser(
-  *,
-  schedule: str,
-  rate: float,
-  warmup: int,
-  after: int,
-  clip_norm: float,
-  weight_decay: float,
-  embedding_rate: float,
-  average: float,
-  accumulate: int,
-) -> optax.GradientTransformation:
-  """Builds AdamW whose rate rises for `warmup` updates and falls for `after`."""
-  if schedule == "cosine":
-    decay = optax.cosine_decay_schedule(rate, after)
+def _optimiser(t: Train) -> optax.GradientTransformation:
+  warmup = t.warmup_steps // t.accumulate
+  after = max(t.steps // t.accumulate - warmup, 1)
+  if t.schedule == "cosine":
+    decay = optax.cosine_decay_schedule(t.learning_rate, after)
   else:
-    decay = optax.linear_schedule(rate, 0.0, after)
-  warm = optax.linear_schedule(0.0, rate, max(warmup, 1))
+    decay = optax.linear_schedule(t.learning_rate, 0.0, after)
+  warm = optax.linear_schedule(0.0, t.learning_rate, max(warmup, 1))
   chain = optax.chain(
-    optax.clip_by_global_norm(clip_norm),
+    optax.clip_by_global_norm(t.clip_norm),
     optax.adamw(
       optax.join_schedules([warm, decay], [warmup]),
       eps=1e-6,
-      weight_decay=weight_decay,
+      weight_decay=t.weight_decay,
       mask=_decayed,
     ),
-    optax.masked(optax.scale(embedding_rate), _is_embedding),
-    *([_moving_average(average)] if average else []),
+    optax.masked(optax.scale(t.embedding_rate), _is_embedding),
+    *([_moving_average(t.average)] if t.average else []),
   )
-  if accumulate > 1:
-    return optax.MultiSteps(chain, accumulate).gradient_transformation()
+  if t.accumulate > 1:
+    return optax.MultiSteps(chain, t.accumulate).gradient_transformation()
   return chain
 
 
@@ -99,9 +85,7 @@ def abstract(
     mesh_lib.shardings(shapes.opt_state, mesh, over_data=shard_optimiser, warn=False),
   )
   return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-    shapes,
-    shardings,
+    lambda leaf, place: leaf.update(sharding=place), shapes, shardings
   )
 
 
@@ -126,12 +110,10 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 def count_parameters(params) -> dict[str, int]:
   """Counts all parameters, "total", and those outside EMBEDDINGS, "non_embedding"."""
-  total = non_embedding = 0
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = mesh_lib.path_name(path)
-    total += leaf.size
-    non_embedding += 0 if name in EMBEDDINGS else leaf.size
-  return {"total": total, "non_embedding": non_embedding}
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  size = {mesh_lib.path_name(path): leaf.size for path, leaf in leaves}
+  embedding = sum(size.get(name, 0) for name in EMBEDDINGS)
+  return {"total": sum(size.values()), "non_embedding": sum(size.values()) - embedding}
 
 
 def _maker(init, tx):

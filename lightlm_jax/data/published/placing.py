@@ -70,9 +70,8 @@ def _prepare(source: Source, folder: epath.Path, data_dir: epath.Path) -> None:
   }
   if about_items["lines"] is not None:
     lines = ["item_id\ttitle\tbrand\tcategories\tdescription"]
-    for item in items:
-      categories = ", ".join(item.categories)
-      lines.append("\t".join((*item[:3], categories, item.description)))
+    for *texts, categories, description in items:
+      lines.append("\t".join((*texts, ", ".join(categories), description)))
     _write_new(folder / "items.tsv", "\n".join(lines) + "\n")
     # Brand and categories, as in S3-Rec and P5.
     of_item = {i.item: list(filter(None, (i.brand, *i.categories))) for i in items}

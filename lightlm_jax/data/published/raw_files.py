@@ -41,10 +41,8 @@ class RawFile(NamedTuple):
 
   def by_hand(self, folder: epath.Path) -> epath.Path | None:
     """Returns the file's path in `folder`, under any accepted name; None if missing."""
-    for name in (self.download, *self.others):
-      if (folder / name).exists():
-        return folder / name
-    return None
+    paths = (folder / name for name in (self.download, *self.others))
+    return next((path for path in paths if path.exists()), None)
 
   def describe(self) -> str:
     return f"{self.download} ({self.url})" if self.url else self.name

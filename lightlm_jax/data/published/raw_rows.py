@@ -6,6 +6,7 @@ A parser raises Malformed for a line that it cannot read.
 import ast
 import calendar
 from collections.abc import Iterable, Mapping
+import contextlib
 import datetime
 import json
 import math
@@ -214,12 +215,8 @@ def _identifier(found: Mapping[str, Any], name: str) -> str:
 
 def _number(value: Any, name: str) -> float:
   """Converts a number or string to a finite float; raises Malformed if that fails."""
-  if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-    try:
-      found = float(value)
-    except (ValueError, OverflowError):
-      found = math.nan
-    if math.isfinite(found):
+  with contextlib.suppress(TypeError, ValueError, OverflowError):
+    if not isinstance(value, bool) and math.isfinite(found := float(value)):
       return found
   raise Malformed(f"no {name}")
 
