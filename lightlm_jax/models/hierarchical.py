@@ -11,6 +11,7 @@ Letters, in addition to decoder.py's: T tokens of a text, U unique items of a ba
 H items of a row, S = H · T, V vocabulary of the texts.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -100,20 +101,18 @@ def item_vectors(
     number, token_CT = piece
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
 
-    def of_width(width: int):
-      # Otherwise the backward pass would keep the activations of every width.
-      @jax.checkpoint
-      def encode(params, token_CT):
-        if not width:
-          return jnp.zeros((chunk, net.item.D), jnp.float32)
-        token_CW = token_CT[:, :width]
-        return net.apply({"params": params}, token_CW, rngs=rngs, method="encode")
-
-      return encode
+    # Otherwise the backward pass would keep the activations of every width.
+    @functools.partial(jax.checkpoint, static_argnums=0)
+    def encode(width, params, token_CT):
+      if not width:
+        return jnp.zeros((chunk, net.item.D), jnp.float32)
+      token_CW = token_CT[:, :width]
+      return net.apply({"params": params}, token_CW, rngs=rngs, method="encode")
 
     longest = (token_CT >= 0).sum(axis=1).max()
     which = jnp.searchsorted(jnp.array(widths), longest)
-    return jax.lax.switch(which, [*map(of_width, widths)], params, token_CT)
+    encoders = [functools.partial(encode, width) for width in widths]
+    return jax.lax.switch(which, encoders, params, token_CT)
 
   vector_XCD = jax.lax.map(of_chunk, (jnp.arange(len(token_XCT)), token_XCT))
   vector_UD = vector_XCD.reshape(-1, net.item.D)[:U]
