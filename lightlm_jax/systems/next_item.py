@@ -9,7 +9,7 @@ sizes, so they are fields of the config (models/decoder.py).
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,19 +24,6 @@ from lightlm_jax.systems.base import Built, Loss, Metrics, apply, in_catalogue_o
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 
-class Reader(Protocol):
-  """The interface of a network that reads histories."""
-
-  def init(self, rng: jax.Array) -> Any:
-    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
-
-  def read(
-    self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns hidden states, float32 [B, H, D]; without `rng` there is no dropout."""
-    ...
-
-
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
   """Reads histories by a Flax module from (history_BH, segment_BH) to hidden_BHD."""
@@ -44,12 +31,14 @@ class ItemReader:
   net: nn.Module
 
   def init(self, rng: jax.Array) -> Any:
+    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
     one_11 = jnp.ones((1, 1), jnp.int32)
     return self.net.init(rng, one_11, one_11)["params"]
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
+    """Returns hidden states, float32 [B, H, D]; without `rng` there is no dropout."""
     rngs = {} if rng is None else {"dropout": rng}
     return apply(self.net, params, batch.history_BH, batch.segment_BH, rngs=rngs)
 
@@ -58,7 +47,7 @@ class ItemReader:
 class NextItem(ItemScorer):
   """Scores every item by the hidden state at the last position of a history."""
 
-  reader: Reader
+  reader: ItemReader
   # "full": softmax over the catalogue; "sampled": over sampled items, the same for all
   # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
@@ -144,7 +133,7 @@ class NextItemSoftmax(Softmax, NextItem):
 
 def of_run(
   config: ItemLossConfig,
-  reader: Reader,
+  reader: ItemReader,
   *,
   example: str = "sequence",
   repeats: bool = False,
