@@ -142,8 +142,7 @@ class IdWriter(System):
     if self.loss_kind != "vocabulary":
       state_B1LD = decoder.forced(shift_right(target_B1L), method="states")
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
-      table_VD, target_BL = decoder.embedding_VD, target_B1L[:, 0]
-      arguments = state_BLD, table_VD, tables.trie, target_BL
+      arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
       return child_cross_entropy(*arguments, bias=decoder.bias).sum(axis=1)
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
     cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)

@@ -92,8 +92,7 @@ class LightLM(IdWriter):
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
     weight_BK = batch.weight_B.reshape(len(batch.weight_B), -1)
-    number_K = jnp.arange(1, target_BK.shape[1] + 1)
-    segment_BK = jnp.broadcast_to(number_K[None], target_BK.shape)
+    segment_BK = 1 + jax.lax.broadcasted_iota(jnp.int32, target_BK.shape, 1)
     batch = self._without_some_users(user_rng, batch, segment_BK)
     source = self._source(tables, batch, self.row_width)
     target_BKL = token_sequences.codes_of(tables.target_IL, target_BK)
@@ -189,8 +188,7 @@ class LightLM(IdWriter):
     code_BHL = tables.item_code_IL[jnp.maximum(batch.history_BH, 0)]
     end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
     token_B1H = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[:, None, :, 0]
-    options = {"by_position": by_position}
-    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, **options)
+    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, by_position)
     token_BQH = jnp.where(known_BQH, token_B1H, self.shape.V)
     flat = (x.reshape(-1, x.shape[2]) for x in (token_BQH, bias_BQH))
     return TokenBias(*flat)

@@ -74,9 +74,7 @@ class NextItem(ItemScorer):
     scores_BI = last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
     if not self.repeats:
       return scores_BI
-    bias_B1H, known_B1H = repeats_lib.by_recency(
-      params, batch.segment_BH, by_position=False
-    )
+    bias_B1H, known_B1H = repeats_lib.by_recency(params, batch.segment_BH)
     item_BH = jnp.where(known_B1H[:, 0], batch.history_BH, scores_BI.shape[1])
     row_B1 = jnp.arange(scores_BI.shape[0])[:, None]
     return scores_BI.at[row_B1, item_BH].add(bias_B1H[:, 0], mode="drop")
@@ -91,13 +89,12 @@ class NextItem(ItemScorer):
   ) -> jax.Array:
     """Returns the weighted mean of the loss over N positions, a scalar."""
     num_items = len(table_ID)
+    arguments = hidden_ND, table_ID, label_N, weight_N
     if self.loss_kind == "full":
-      arguments = hidden_ND, table_ID, label_N, weight_N
       total: Any = cross_entropy.linear_cross_entropy(*arguments)
     elif self.loss_kind == "sampled":
       negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
-      arguments = hidden_ND, table_ID, label_N, weight_N, negative_M
-      total = cross_entropy.sampled_cross_entropy(*arguments)
+      total = cross_entropy.sampled_cross_entropy(*arguments, negative_M)
     else:
       negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
       own_N, other_N = (
@@ -114,8 +111,8 @@ class NextItem(ItemScorer):
     arguments = hidden_ND, table_ID, label_N, weight_N
     found: Any = cross_entropy.and_normalisers(*arguments)
     total, normaliser_N = found
-    options = {"by_position": self.example == "sequence"}
-    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, **options)
+    by_position = self.example == "sequence"
+    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, by_position)
     B, Q, _ = bias_BQH.shape
     row_BHD = table_ID[jnp.maximum(batch.history_BH, 0)]
     logits_BQH = jnp.einsum("bqd,bhd->bqh", hidden_ND.reshape(B, Q, -1), row_BHD)

@@ -87,17 +87,15 @@ def write_history(
   columns, no less than the tokens of any row; None = room for any history. The examples
   of a packed row follow one another.
   """
-  B, H = batch.history_BH.shape
+  history_BH, segment_BH = batch.history_BH, batch.segment_BH
+  B, H = history_BH.shape
   item_L = item_code_IL.shape[1]
   if not in_order:
-    order_BH = jnp.lexsort((batch.history_BH, batch.segment_BH), axis=1)
+    order_BH = jnp.lexsort((history_BH, segment_BH), axis=1)
     history_BH, segment_BH = (
-      jnp.take_along_axis(x_BH, order_BH, axis=1)
-      for x_BH in (batch.history_BH, batch.segment_BH)
+      jnp.take_along_axis(x_BH, order_BH, axis=1) for x_BH in (history_BH, segment_BH)
     )
-    batch = batch._replace(history_BH=history_BH, segment_BH=segment_BH)
-  token_BS = codes_of(item_code_IL, batch.history_BH).reshape(B, H * item_L)
-  segment_BH = batch.segment_BH
+  token_BS = codes_of(item_code_IL, history_BH).reshape(B, H * item_L)
   alike_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
   word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and newer items
   word_BS, segment_BS = (jnp.repeat(x, item_L, axis=1) for x in (word_BH, segment_BH))
