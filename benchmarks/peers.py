@@ -163,7 +163,9 @@ class Scattered:
 
   def _candidates(self, level: int, state: _Nodes, log_prob_BKV):
     B, K, V = log_prob_BKV.shape
-    token_BKC, child_BKC, open_BKC = self.trie.children(state.node_BK, level)
+    token_BKC, open_BKC = self.trie.listed(state.node_BK, level)
+    column_C = jnp.arange(token_BKC.shape[2])
+    child_BKC = self.trie.child(state.node_BK[..., None], column_C[None, None], level)
     token_BKC = jnp.where(open_BKC, token_BKC, V)  # V is out of range: dropped
     row_BKC = jnp.arange(B)[:, None, None]
     slot_BKC = jnp.arange(K)[None, :, None]

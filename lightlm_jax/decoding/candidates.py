@@ -151,11 +151,8 @@ def every_token(finished_BK: jax.Array, V: int) -> Masked:
   """Returns a mask that opens all V tokens, but only token 0 for finished beams."""
   number_W = np.clip(V - WORD * np.arange(-(-V // WORD)), 0, WORD)
   all_W = np.array([(1 << int(n)) - 1 for n in number_W], np.uint32)
-  itself_W = np.arange(len(all_W), dtype=np.uint32) == 0
-  word_BKW = jnp.where(
-    finished_BK[..., None], itself_W.astype(np.uint32)[None, None], all_W[None, None]
-  )
-  return Masked(word_BKW)
+  itself_1W = np.eye(1, len(all_W), dtype=np.uint32)
+  return Masked(jnp.where(finished_BK[..., None], itself_1W[None], all_W[None, None]))
 
 
 # XLA's CPU backend stores masked floats before it reduces them by their maximum; with

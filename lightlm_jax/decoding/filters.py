@@ -7,6 +7,7 @@ the range, counted by binary search. The trie stays unchanged, and no step is li
 the catalogue.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -38,12 +39,10 @@ def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
   counts_BE &= _open_between(allowed, rank_BE, rank_BE + 1) > 0
   count_BE1 = jnp.pad(jnp.cumsum(counts_BE, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
   method = "compare_all" if rank_BE.shape[1] <= _FEW else "scan"
+  place = jax.vmap(functools.partial(jnp.searchsorted, method=method))
 
   def excluded_below(limit_BE):
-    place_BE = jax.vmap(lambda row_E, x_E: jnp.searchsorted(row_E, x_E, method=method))(
-      rank_BE, limit_BE
-    )
-    return jnp.take_along_axis(count_BE1, place_BE, axis=1)
+    return jnp.take_along_axis(count_BE1, place(rank_BE, limit_BE), axis=1)
 
   found = []
   # Padding becomes nodes that no beam reaches.

@@ -49,13 +49,9 @@ def _top_k_by_rows(value_BN: jax.Array, k: int):
   return tuple(jax.lax.top_k(value_BN, k))
 
 
-def _rows(mesh, shape) -> NamedSharding:
-  spec = shape.sharding.spec
-  return NamedSharding(mesh, PartitionSpec(spec[0] if spec else None))
-
-
 def _partition(k, mesh, arguments, results):
-  rows = _rows(mesh, arguments[0])
+  spec = arguments[0].sharding.spec
+  rows = NamedSharding(mesh, PartitionSpec(spec[0] if spec else None))
   return mesh, lambda value_BN: tuple(jax.lax.top_k(value_BN, k)), (rows, rows), (rows,)
 
 

@@ -74,31 +74,10 @@ class Trie:
     first = here.first_N1[state]
     return (here.token_M[first] == self.vocab_size) & (here.first_N1[state + 1] > first)
 
-  def children(self, state_BK: jax.Array, level: int):
-    """Returns the children of each state of a level below L.
-
-    Returns:
-      token_BKC int32, next_BKC int32 (states of the next level, `nowhere(level + 1)`
-      where closed) and open_BKC bool. If the level has a mask, C is `vocab_size`, and
-      column v is token v; otherwise C is the level's `width`. An ended state has one
-      open child, in column 0: the same code.
-    """
-    here = self.levels[level]
-    if here.mask_NW is None:
-      token_BKC, open_BKC = self.listed(state_BK, level)
-      offset_BKC = jnp.arange(here.width)[None, None]
-    else:
-      open_BKC = bits(here.mask_NW[state_BK]).reshape(*state_BK.shape, -1)
-      open_BKC = open_BKC[..., : self.vocab_size]
-      token_BKC = jax.lax.broadcasted_iota(jnp.int32, open_BKC.shape, 2)
-      offset_BKC = jnp.cumsum(open_BKC, axis=2) - 1
-    next_BKC = self.child(state_BK[..., None], offset_BKC, level)
-    return token_BKC, jnp.where(open_BKC, next_BKC, self.nowhere(level + 1)), open_BKC
-
   def listed(self, state_BK: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-    """Returns token_BKC and open_BKC as the method `children` does, read from lists.
+    """Returns the children's token_BKC int32, and open_BKC bool, which of them exist.
 
-    C is the level's `width`, even if the level has a mask.
+    C is the level's `width`. An ended state has one child, in column 0: the same code.
     """
     here = self.levels[level]
     first_BK1 = here.first_N1[state_BK][..., None]
@@ -209,10 +188,8 @@ def build(
     byte_budget -= 0 if here.mask_NW is None else here.mask_NW.nbytes
     levels.append(here)
     start_N = start_M
-  item_R: Any = np.full(capacity(num_items + 1), -1, dtype=np.int32)
-  item_R[:num_items] = order_R
-  rank_I = np.empty(num_items, dtype=np.int32)
-  rank_I[order_R] = np.arange(num_items, dtype=np.int32)
+  item_R = _padded(order_R, capacity(num_items + 1), -1, np.int32)
+  rank_I = np.argsort(order_R).astype(np.int32)
   return Trie(tuple(levels), item_R, vocab_size), rank_I
 
 
@@ -264,19 +241,19 @@ def _level(
     mask = np.bincount(word_M, value_M, minlength=rows * words)
     mask_NW = mask.astype(np.uint32).reshape(rows, words)
 
-  def padded(value_X, size, fill, dtype) -> Any:
-    value = np.full(size, fill, dtype)
-    value[: len(value_X)] = value_X
-    return value
-
   size, narrow = capacity(len(token_M) + 1) + width, np.min_scalar_type(vocab_size)
   return Level(
-    padded(first_N1, rows + 1, first_N1[-1], np.int32),
-    None if low_N1 is None else padded(low_N1, rows + 1, low_N1[-1], np.int32),
-    padded(token_M, size, vocab_size, narrow),
+    _padded(first_N1, rows + 1, first_N1[-1], np.int32),
+    None if low_N1 is None else _padded(low_N1, rows + 1, low_N1[-1], np.int32),
+    _padded(token_M, size, vocab_size, narrow),
     mask_NW,
     width,
   )
+
+
+def _padded(value_X: np.ndarray, size: int, fill: int, dtype: Any) -> Any:
+  missing = (0, size - len(value_X))
+  return np.pad(value_X, missing, constant_values=fill).astype(dtype)
 
 
 def bits(word: jax.Array) -> jax.Array:

@@ -304,14 +304,10 @@ def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
     # A fixed random start has a component along every eigenvector, and makes the result
     # repeatable.
     start_N = np.random.default_rng(seed).standard_normal(N, np.float32)
-    operator = scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
-      (N, N),
-      matvec=laplacian.__matmul__,  # pyright: ignore[reportCallIssue]
-      dtype=np.float32,  # pyright: ignore[reportCallIssue]
-    )
-    tolerance: Any = 1e-4  # scipy declares no type
-    value_K, vector_NK = scipy.sparse.linalg.eigsh(
-      operator, k=vectors, which="LA", v0=start_N, tol=tolerance
+    linalg: Any = scipy.sparse.linalg  # scipy declares no types
+    operator = linalg.LinearOperator((N, N), laplacian.__matmul__, dtype=np.float32)
+    value_K, vector_NK = linalg.eigsh(
+      operator, vectors, which="LA", v0=start_N, tol=1e-4
     )
   # With few nodes, some eigenvalues may be negative.
   row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** WALK
@@ -321,11 +317,7 @@ def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
   with warnings.catch_warnings():
     # Nodes with the same neighbours coincide: there may be fewer points than clusters.
     warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-    means = sklearn.cluster.KMeans(
-      clusters,
-      n_init=1,  # pyright: ignore[reportArgumentType], a default of "auto"
-      random_state=seed,
-    )
+    means = sklearn.cluster.KMeans(clusters, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]
     label_N = np.asarray(means.fit(row_NK).labels_)
   if balanced_N is not None and balanced_N.any():
     centre_CK = means.cluster_centers_

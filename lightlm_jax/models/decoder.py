@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from lightlm_jax.models.layers import Dropout, RMSNorm
 
 TABLE_STD = 0.02
+TABLE_INIT = nn.initializers.normal(TABLE_STD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +132,9 @@ class ItemDecoder(nn.Module):
   @nn.compact
   def __call__(self, item_BL: jax.Array, segment_BL: jax.Array) -> jax.Array:
     c = self.config
-    init = nn.initializers.normal(TABLE_STD)
-    table_ID = self.param("embedding", init, (self.I, c.D))
+    table_ID = self.param("embedding", TABLE_INIT, (self.I, c.D))
     if not self.tied:
-      self.param("output", init, (self.I, c.D))
+      self.param("output", TABLE_INIT, (self.I, c.D))
     # Tables start small, to keep the first logits small; blocks need inputs near 1.
     x_BLD = RMSNorm(name="embedding_norm")(table_ID[jnp.maximum(item_BL, 0)])
     x_BLD = jnp.where((segment_BL > 0)[..., None], x_BLD, 0)

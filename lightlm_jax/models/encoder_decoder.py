@@ -20,6 +20,7 @@ from lightlm_jax.models.layers import (
   Projection,
   RelativeBias,
   RMSNorm,
+  dense,
 )
 
 _NORMAL = nn.initializers.normal(1.0)
@@ -185,18 +186,29 @@ class EncoderDecoder(nn.Module):
     # of a step at the paper's shape on a CPU, 14 % at `small`, so it is unrolled. In a
     # search, which runs all layers for each token, the loop only saves compile time.
     unroll = _UNROLLED if self.has_rng("dropout") and not c.remat else 1
-    stack = functools.partial(_stack, unroll=unroll)
     encoder_layer, decoder_layer = _EncoderLayer, _DecoderLayer
     if c.remat:
       # In a loop XLA cannot merge the recomputation with the first computation.
       encoder_layer, decoder_layer = (
         nn.remat(layer, prevent_cse=False) for layer in (encoder_layer, decoder_layer)
       )
-    self.encoder = stack(encoder_layer, c.N, (nn.broadcast, nn.broadcast))(c)
+
+    def stack(layer: Any, number: int, in_axes: Any) -> Any:
+      """Stacks layers; an argument's axis is 0, a slice per layer, or `broadcast`."""
+      return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=in_axes,
+        length=number,
+        unroll=min(unroll, number),
+      )(c)
+
+    self.encoder = stack(encoder_layer, c.N, (nn.broadcast, nn.broadcast))
     # Checkpoints store these weights under this name.
-    self.memory = stack(_CrossKVLayer, c.num_decoder_layers, (nn.broadcast,))(c)
+    self.memory = stack(_CrossKVLayer, c.num_decoder_layers, (nn.broadcast,))
     in_axes = (0, 0) + (nn.broadcast,) * 3
-    self.decoder = stack(decoder_layer, c.num_decoder_layers, in_axes)(c)
+    self.decoder = stack(decoder_layer, c.num_decoder_layers, in_axes)
     self.encoder_norm = RMSNorm()
     self.decoder_norm = RMSNorm()
     self.dropout = Dropout(c.dropout_rate)
@@ -327,22 +339,6 @@ class EncoderDecoder(nn.Module):
     return self.states(token_BKL, kv, segment_BK)
 
 
-def _stack(layer: Any, num_layers: int, in_axes: Any, unroll: int) -> Any:
-  """Stacks `num_layers` copies of a layer by `nn.scan`, `unroll` of them per iteration.
-
-  `in_axes` has, for each argument after the carry, 0 (a slice per layer) or
-  `nn.broadcast` (the same for all layers).
-  """
-  return nn.scan(
-    layer,
-    variable_axes={"params": 0},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=in_axes,
-    length=num_layers,
-    unroll=min(unroll, num_layers),
-  )
-
-
 def _newest(encoded_BSD: jax.Array, mask_BKS: jax.Array) -> jax.Array:
   """Returns the state of the last position that each target reads; 0 if it has none."""
   last_BK = mask_BKS.shape[2] - 1 - jnp.argmax(mask_BKS[..., ::-1], axis=2)
@@ -360,8 +356,7 @@ def _query_key_value(c: Config, x: jax.Array):
 def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
   """Projects the heads' results from […, H, A] to […, D]."""
   flat = mixed.reshape(*mixed.shape[:-2], c.H * c.A)
-  init = nn.initializers.normal((c.H * c.A) ** -0.5)
-  return nn.Dense(c.D, use_bias=False, dtype=c.dtype, kernel_init=init, name=name)(flat)
+  return dense(c.D, (c.H * c.A) ** -0.5, c.dtype, name)(flat)
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:

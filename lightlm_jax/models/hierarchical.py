@@ -11,6 +11,7 @@ Letters, in addition to decoder.py's: T tokens of a text, U unique items of a ba
 H items of a row, S = H · T, V vocabulary of the texts.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lightlm_jax.models import decoder
-from lightlm_jax.models.decoder import TABLE_STD
+from lightlm_jax.models.decoder import TABLE_INIT, TABLE_STD
 from lightlm_jax.models.layers import Dropout, RMSNorm
 
 CHUNK = 256  # items whose texts are encoded at once
@@ -34,10 +35,9 @@ class Hierarchical(nn.Module):
   history: decoder.Config  # the history encoder, causal, of the same width D
 
   def setup(self):
-    init = nn.initializers.normal(TABLE_STD)
-    self.embedding = self.param("embedding", init, (self.V, self.item.D))
+    self.embedding = self.param("embedding", TABLE_INIT, (self.V, self.item.D))
     if self.I is not None:
-      self.output = self.param("output", init, (self.I, self.history.D))
+      self.output = self.param("output", TABLE_INIT, (self.I, self.history.D))
     self.item_encoder = decoder.Transformer(self.item)
     self.item_norm = RMSNorm()
     self.item_dropout = Dropout(self.item.dropout_rate)
@@ -100,20 +100,18 @@ def item_vectors(
     number, token_CT = piece
     rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number)}
 
-    def of_width(width: int):
-      # Otherwise the backward pass would keep the activations of every width.
-      @jax.checkpoint
-      def encode(params, token_CT):
-        if not width:
-          return jnp.zeros((chunk, net.item.D), jnp.float32)
-        token_CW = token_CT[:, :width]
-        return net.apply({"params": params}, token_CW, rngs=rngs, method="encode")
-
-      return encode
+    # Otherwise the backward pass would keep the activations of every width.
+    @functools.partial(jax.checkpoint, static_argnums=0)
+    def encode(width: int, params: Any, token_CT: jax.Array):
+      if not width:
+        return jnp.zeros((chunk, net.item.D), jnp.float32)
+      token_CW = token_CT[:, :width]
+      return net.apply({"params": params}, token_CW, rngs=rngs, method="encode")
 
     longest = (token_CT >= 0).sum(axis=1).max()
     which = jnp.searchsorted(jnp.array(widths), longest)
-    return jax.lax.switch(which, [*map(of_width, widths)], params, token_CT)
+    encoders = [functools.partial(encode, width) for width in widths]
+    return jax.lax.switch(which, encoders, params, token_CT)
 
   vector_XCD = jax.lax.map(of_chunk, (jnp.arange(len(token_XCT)), token_XCT))
   vector_UD = vector_XCD.reshape(-1, net.item.D)[:U]
@@ -136,10 +134,9 @@ class FlatText(nn.Module):
   @nn.compact
   def __call__(self, token_BHT: jax.Array, segment_BH: jax.Array) -> jax.Array:
     c = self.config
-    init = nn.initializers.normal(TABLE_STD)
-    table_VD = self.param("embedding", init, (self.V, c.D))
+    table_VD = self.param("embedding", TABLE_INIT, (self.V, c.D))
     if self.I is not None:
-      self.param("output", init, (self.I, c.D))
+      self.param("output", TABLE_INIT, (self.I, c.D))
     real_BHT = (token_BHT >= 0) & (segment_BH > 0)[..., None]
     segment_BHT = jnp.where(real_BHT, segment_BH[..., None], 0)
     # Padding between words is removed: distances must not depend on the width T.

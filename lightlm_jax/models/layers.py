@@ -56,15 +56,9 @@ class FeedForward(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D = x.shape[-1]
-    inner_init = nn.initializers.normal(D**-0.5)
-    inner = nn.Dense(
-      self.F, use_bias=False, dtype=self.dtype, kernel_init=inner_init, name="inner"
-    )(x)
+    inner = dense(self.F, D**-0.5, self.dtype, "inner")(x)
     inner = Dropout(self.dropout_rate)(nn.relu(inner))
-    outer_init = nn.initializers.normal(self.F**-0.5)
-    return nn.Dense(
-      D, use_bias=False, dtype=self.dtype, kernel_init=outer_init, name="outer"
-    )(inner)
+    return dense(D, self.F**-0.5, self.dtype, "outer")(inner)
 
 
 class RelativeBias(nn.Module):
@@ -128,11 +122,11 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    heads = nn.Dense(
-      self.H * self.A,
-      use_bias=False,
-      dtype=self.dtype,
-      kernel_init=nn.initializers.normal(self.init_std),
-      name="kernel",
-    )(x)
+    heads = dense(self.H * self.A, self.init_std, self.dtype, "kernel")(x)
     return heads.reshape(*x.shape[:-1], self.H, self.A)
+
+
+def dense(features: int, init_std: float, dtype: jnp.dtype, name: str) -> nn.Dense:
+  """Returns a linear map without a bias, its initial weights normal."""
+  init = nn.initializers.normal(init_std)
+  return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=init, name=name)

@@ -22,7 +22,7 @@ def init() -> dict[str, jax.Array]:
 
 
 def by_recency(
-  params: Any, segment_BH: jax.Array, *, by_position: bool
+  params: Any, segment_BH: jax.Array, by_position: bool = False
 ) -> tuple[jax.Array, jax.Array]:
   """Returns each history item's bias, [B, Q, H] float32, and whether it counts, bool.
 

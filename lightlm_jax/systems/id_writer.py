@@ -22,7 +22,7 @@ from lightlm_jax.decoding.child_cross_entropy import TokenBias, child_cross_entr
 from lightlm_jax.models import encoder_decoder
 from lightlm_jax.models.cross_entropy import linear_cross_entropy
 from lightlm_jax.systems.base import System, apply
-from lightlm_jax.systems.token_sequences import PAD, START
+from lightlm_jax.systems.token_sequences import PAD, START, codes_of
 
 
 class Decoder(NamedTuple):
@@ -87,8 +87,7 @@ class IdWriter(System):
     """Returns the K best allowed items that beam search finds."""
     beam_size = max(k, self.decoding.beam_size)
     options = self._options(beam_size, self.decoding.kind != "unconstrained")
-    decoder = self.decoder(params, tables, batch)
-    beams = self._search(decoder, tables, allowed, options)
+    beams = self._search(params, tables, batch, allowed, options)
     if not options.constrained:
       beams = beam.without_excluded(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, options, k=k)
@@ -101,7 +100,7 @@ class IdWriter(System):
     The mean is over an id's tokens, then over all positions. `params` are those of
     `net`, and `encoded_BHD` are the states of the history that it reads.
     """
-    code_BHL = target_codes(tables, batch.target_B)
+    code_BHL = codes_of(tables.target_IL, batch.target_B)
     arrays = encoded_BHD, batch.segment_BH, shift_right(code_BHL)
     options = {"rngs": {"dropout": rng}, "method": "states_by_position"}
     state_BHLD = apply(self.net, params, *arrays, **options)
@@ -143,8 +142,7 @@ class IdWriter(System):
     if self.loss_kind != "vocabulary":
       state_B1LD = decoder.forced(shift_right(target_B1L), method="states")
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
-      table_VD, target_BL = decoder.embedding_VD, target_B1L[:, 0]
-      arguments = state_BLD, table_VD, tables.trie, target_BL
+      arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
       return child_cross_entropy(*arguments, bias=decoder.bias).sum(axis=1)
     logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
     cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
@@ -158,9 +156,8 @@ class IdWriter(System):
     kv = net(encoded_BSD, segment_BS, method="precompute_cross_kv")
     return Decoder(net, kv, params["embedding"])
 
-  def _search(
-    self, decoder: Decoder, tables: Any, allowed: Allowed | None, options: beam.Options
-  ) -> beam.Beams:
+  def _search(self, params, tables, batch, allowed, options) -> beam.Beams:
+    decoder = self.decoder(params, tables, batch)
     cache = encoder_decoder.Cache()
     B = decoder.kv.segment_BS.shape[0]  # a symbol in an export, which has no len
     return beam.search(decoder.step, cache, tables.trie, allowed, options, B=B)
@@ -176,12 +173,6 @@ class IdWriter(System):
       or self.loss_kind != "vocabulary",
       constrained=constrained,
     )
-
-
-def target_codes(tables: Any, target: jax.Array) -> jax.Array:
-  """Returns the codes of target items, […, L] int32; -1 = padding, or no item (-1)."""
-  code = jnp.asarray(tables.target_IL)[jnp.maximum(target, 0)]
-  return jnp.where(target[..., None] >= 0, code, -1)
 
 
 def shift_right(target: jax.Array) -> jax.Array:

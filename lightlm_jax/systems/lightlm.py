@@ -34,7 +34,6 @@ from lightlm_jax.systems.id_writer import (
   Decoder,
   IdWriter,
   shift_right,
-  target_codes,
   token_cross_entropy,
 )
 from lightlm_jax.systems.item_scores import allowed_items, top_items
@@ -93,11 +92,10 @@ class LightLM(IdWriter):
     user_rng, dropout_rng = jax.random.split(rng)
     target_BK = batch.target_B.reshape(len(batch.target_B), -1)
     weight_BK = batch.weight_B.reshape(len(batch.weight_B), -1)
-    number_K = jnp.arange(1, target_BK.shape[1] + 1)
-    segment_BK = jnp.broadcast_to(number_K[None], target_BK.shape)
+    segment_BK = 1 + jax.lax.broadcasted_iota(jnp.int32, target_BK.shape, 1)
     batch = self._without_some_users(user_rng, batch, segment_BK)
     source = self._source(tables, batch, self.row_width)
-    target_BKL = target_codes(tables, target_BK)
+    target_BKL = token_sequences.codes_of(tables.target_IL, target_BK)
     real_BKL = target_BKL >= 0
     number_BK = jnp.maximum(real_BKL.sum(axis=-1), 1)
     inputs = *source, shift_right(target_BKL), segment_BK
@@ -155,8 +153,8 @@ class LightLM(IdWriter):
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """Returns which beams of an unconstrained search are no item's id, [B, K] bool."""
     options = self._options(self.decoding.beam_size, constrained=False)
-    decoder = self.decoder(params, tables, batch)
-    return invalid_beams(self._search(decoder, tables, None, options), tables.trie)
+    beams = self._search(params, tables, batch, None, options)
+    return invalid_beams(beams, tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """Returns a hidden state per request, [B, D] float32.
@@ -190,8 +188,7 @@ class LightLM(IdWriter):
     code_BHL = tables.item_code_IL[jnp.maximum(batch.history_BH, 0)]
     end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
     token_B1H = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[:, None, :, 0]
-    options = {"by_position": by_position}
-    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, **options)
+    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, by_position)
     token_BQH = jnp.where(known_BQH, token_B1H, self.shape.V)
     flat = (x.reshape(-1, x.shape[2]) for x in (token_BQH, bias_BQH))
     return TokenBias(*flat)
@@ -216,11 +213,7 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Returns the batch with users set to -1 at random, at rate `input.user_dropout`.
-
-    Users without a history are kept. `segment_BK` numbers the K examples of a row, as
-    `batch.segment_BH` does.
-    """
+    """Returns the batch with some users set to -1; those without a history are kept."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)

@@ -36,14 +36,14 @@ FAR = -1e9  # added to the logit of a row that holds no item
 class Tables(NamedTuple):
   """The items' texts, shares of the training log and, once computed, vectors."""
 
-  token_IT: jax.Array  # int32, the items' texts, -1 = padding
+  token_IT: Any  # int32 array, the items' texts, -1 = padding
   # float32, each item's share of training interactions; None = no loss needs it.
   share_I: jax.Array | None = None
   vector_ID: jax.Array | None = None  # float32; None = not computed yet, see `prepare`
 
 
 @dataclasses.dataclass(frozen=True)
-class TextReader:
+class TextReader(next_item.ItemReader):
   """Reads histories as vectors of their items, computed from texts by an encoder."""
 
   net: hierarchical.Hierarchical
@@ -143,7 +143,12 @@ class LiteLlm4RecTied(LiteLlm4RecSoftmax):
       params, tables, batch, read_rng, (batch.target_B,)
     )
     hidden_ND, _, weight_N = next_item.positions(hidden_BHD, batch)
-    often_U = _often(item_U, batch.segment_BH > 0, tables)
+    assert tables.share_I is not None
+    share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
+    # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.
+    share_U = jnp.clip(share_U, 0, 1 - 1e-6)
+    # The probability that a batch of this size holds the item.
+    often_U = -jnp.expm1((batch.segment_BH > 0).sum() * jnp.log1p(-share_U))
     value = batch_loss(hidden_ND, vector_UD, label_BH.reshape(-1), weight_N, often_U)
     return value, next_item.counts(batch)
 
@@ -162,7 +167,7 @@ def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
     shape = next_item.decoder_shape(config.model)
     flat = WordReader(hierarchical.FlatText(texts.vocab_size, num_items, shape))
     system = next_item.of_run(config, flat)
-    return in_catalogue_order(system, host_tables(texts), num_items)
+    return in_catalogue_order(system, Tables(texts.token_IT), num_items)
   bought_I = np.bincount(train.item_E, minlength=num_items)
   share_I: Any = (bought_I / max(len(train.item_E), 1)).astype(np.float32)
   tied = config.model.tied
@@ -170,14 +175,7 @@ def build(config: LiteConfig, train: Interactions, texts: Tokens) -> Built:
   reader = TextReader(network(config.model, texts.vocab_size, head_items))
   softmax = LiteLlm4RecTied if tied else LiteLlm4RecSoftmax
   system = next_item.of_run(config, reader, kind=LiteLlm4Rec, softmax=softmax)
-  tables = host_tables(texts)._replace(share_I=share_I)
-  return in_catalogue_order(system, tables, num_items)
-
-
-def host_tables(texts: Tokens) -> Tables:
-  """Returns tables that hold the texts alone, as host arrays."""
-  token_IT: Any = texts.token_IT
-  return Tables(token_IT)
+  return in_catalogue_order(system, Tables(texts.token_IT, share_I), num_items)
 
 
 def network(
@@ -222,12 +220,3 @@ def batch_loss(
   hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
   total: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
   return total / jnp.maximum(weight_N.sum(), 1)
-
-
-def _often(item_U: jax.Array, known_BH: jax.Array, tables: Tables) -> jax.Array:
-  """Returns each item's probability of being in a batch of this size, [U] float32."""
-  assert tables.share_I is not None
-  share_U = jnp.take(tables.share_I, item_U, mode="fill", fill_value=0)
-  # Below 1, because log1p(-1) is infinite; such an item is in every batch anyway.
-  share_U = jnp.clip(share_U, 0, 1 - 1e-6)
-  return -jnp.expm1(known_BH.sum() * jnp.log1p(-share_U))

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lightlm_jax.config.model_groups import LiteBeamModel
 from lightlm_jax.config.schema import LiteBeamConfig
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.texts import Tokens
@@ -38,7 +37,7 @@ class LiteLlm4RecBeam(IdWriter):
 
   name: str = "lite_llm4rec_beam"
   example: str | None = "sequence"
-  reader: next_item.Reader  # the encoder of histories, without a head
+  reader: next_item.ItemReader  # the encoder of histories, without a head
 
   def init(self, rng: jax.Array) -> Any:
     """Returns untrained parameters; those of the decoder have the key "writer"."""
@@ -54,20 +53,14 @@ class LiteLlm4RecBeam(IdWriter):
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean cross-entropy over an id's tokens, then history positions."""
     read_rng, write_rng = jax.random.split(rng)
-    hidden_BHD = self._read(params, tables, batch, read_rng)
+    hidden_BHD = self.reader.read(_readers(params), tables.items, batch, read_rng)
     writer = params["writer"]
     value = self._loss_by_position(writer, tables, hidden_BHD, batch, write_rng)
     return value, next_item.counts(batch)
 
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
-    hidden_BHD = self._read(params, tables, batch)
+    hidden_BHD = self.reader.read(_readers(params), tables.items, batch)
     return self._opened(params["writer"], hidden_BHD, batch.segment_BH)
-
-  def _read(
-    self, params: Any, tables: Tables, batch: Batch, rng: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns histories' hidden states, float32 [B, H, D]; `rng` None = no dropout."""
-    return self.reader.read(_readers(params), tables.items, batch, rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,42 +76,39 @@ class LiteLlm4RecBeamByVectors(LiteLlm4RecBeam):
 
 def build(config: LiteBeamConfig, texts: Tokens, book: CodeBook) -> Built:
   """Builds the system for a catalogue, given its texts and its code book."""
+  m = config.model
   vocab_size = token_sequences.first_code_token(False) + book.vocab_size
   target_IL: Any = token_sequences.shift(book.items_IL, False)
   item_trie, rank_I = trie.build(target_IL, vocab_size, config.decoding.trie_bytes)
-  kind: Any = LiteLlm4RecBeamByVectors
-  net: Any = lite_llm4rec.network(config.model, texts.vocab_size, None)
-  reader: Any = lite_llm4rec.TextReader(net)
-  if config.model.source == "flat":
-    kind, shape = LiteLlm4RecBeam, next_item.decoder_shape(config.model)
-    net = hierarchical.FlatText(texts.vocab_size, None, shape)
-    reader = lite_llm4rec.WordReader(net)
+  if m.source == "flat":
+    kind: Any = LiteLlm4RecBeam
+    net = hierarchical.FlatText(texts.vocab_size, None, next_item.decoder_shape(m))
+    reader: Any = lite_llm4rec.WordReader(net)
+  else:
+    kind = LiteLlm4RecBeamByVectors
+    reader = lite_llm4rec.TextReader(lite_llm4rec.network(m, texts.vocab_size, None))
   system = kind(
     max_history=config.input.history,
-    shape=_decoder_shape(config.model, vocab_size),
+    shape=encoder_decoder.Config(
+      V=vocab_size,
+      W=0,
+      D=m.d_model,
+      N=1,  # of an encoder that is not used
+      num_decoder_layers=m.num_decoder_layers,
+      H=m.num_heads,
+      A=m.d_model // m.num_heads,
+      F=m.d_ff,
+      dropout_rate=m.dropout_rate,
+      dtype=jnp.dtype(m.dtype),
+      remat=m.remat,
+    ),
     decoding=config.decoding,
     reader=reader,
   )
-  items = lite_llm4rec.host_tables(texts)
+  items = lite_llm4rec.Tables(texts.token_IT)
   return Built(system, Tables(items, target_IL, item_trie), rank_I)
 
 
 def _readers(params: Any) -> Any:
   """Returns the parameters of the encoders: all but "writer", the decoder's."""
   return {name: part for name, part in params.items() if name != "writer"}
-
-
-def _decoder_shape(m: LiteBeamModel, vocab_size: int) -> encoder_decoder.Config:
-  return encoder_decoder.Config(
-    V=vocab_size,
-    W=0,
-    D=m.d_model,
-    N=1,  # of an encoder that is not used
-    num_decoder_layers=m.num_decoder_layers,
-    H=m.num_heads,
-    A=m.d_model // m.num_heads,
-    F=m.d_ff,
-    dropout_rate=m.dropout_rate,
-    dtype=jnp.dtype(m.dtype),
-    remat=m.remat,
-  )

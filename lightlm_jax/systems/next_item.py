@@ -9,7 +9,7 @@ sizes, so they are fields of the config (models/decoder.py).
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,19 +24,6 @@ from lightlm_jax.systems.base import Built, Loss, Metrics, apply, in_catalogue_o
 from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 
-class Reader(Protocol):
-  """The interface of a network that reads histories."""
-
-  def init(self, rng: jax.Array) -> Any:
-    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
-
-  def read(
-    self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns hidden states, float32 [B, H, D]; without `rng` there is no dropout."""
-    ...
-
-
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
   """Reads histories by a Flax module from (history_BH, segment_BH) to hidden_BHD."""
@@ -44,12 +31,14 @@ class ItemReader:
   net: nn.Module
 
   def init(self, rng: jax.Array) -> Any:
+    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
     one_11 = jnp.ones((1, 1), jnp.int32)
     return self.net.init(rng, one_11, one_11)["params"]
 
   def read(
     self, params: Any, tables: Any, batch: Batch, rng: jax.Array | None = None
   ) -> jax.Array:
+    """Returns hidden states, float32 [B, H, D]; without `rng` there is no dropout."""
     rngs = {} if rng is None else {"dropout": rng}
     return apply(self.net, params, batch.history_BH, batch.segment_BH, rngs=rngs)
 
@@ -58,7 +47,7 @@ class ItemReader:
 class NextItem(ItemScorer):
   """Scores every item by the hidden state at the last position of a history."""
 
-  reader: Reader
+  reader: ItemReader
   # "full": softmax over the catalogue; "sampled": over sampled items, the same for all
   # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
@@ -85,9 +74,7 @@ class NextItem(ItemScorer):
     scores_BI = last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
     if not self.repeats:
       return scores_BI
-    bias_B1H, known_B1H = repeats_lib.by_recency(
-      params, batch.segment_BH, by_position=False
-    )
+    bias_B1H, known_B1H = repeats_lib.by_recency(params, batch.segment_BH)
     item_BH = jnp.where(known_B1H[:, 0], batch.history_BH, scores_BI.shape[1])
     row_B1 = jnp.arange(scores_BI.shape[0])[:, None]
     return scores_BI.at[row_B1, item_BH].add(bias_B1H[:, 0], mode="drop")
@@ -102,13 +89,12 @@ class NextItem(ItemScorer):
   ) -> jax.Array:
     """Returns the weighted mean of the loss over N positions, a scalar."""
     num_items = len(table_ID)
+    arguments = hidden_ND, table_ID, label_N, weight_N
     if self.loss_kind == "full":
-      arguments = hidden_ND, table_ID, label_N, weight_N
       total: Any = cross_entropy.linear_cross_entropy(*arguments)
     elif self.loss_kind == "sampled":
       negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
-      arguments = hidden_ND, table_ID, label_N, weight_N, negative_M
-      total = cross_entropy.sampled_cross_entropy(*arguments)
+      total = cross_entropy.sampled_cross_entropy(*arguments, negative_M)
     else:
       negative_N = jax.random.randint(rng, label_N.shape, 0, num_items)
       own_N, other_N = (
@@ -125,8 +111,8 @@ class NextItem(ItemScorer):
     arguments = hidden_ND, table_ID, label_N, weight_N
     found: Any = cross_entropy.and_normalisers(*arguments)
     total, normaliser_N = found
-    options = {"by_position": self.example == "sequence"}
-    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, **options)
+    by_position = self.example == "sequence"
+    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, by_position)
     B, Q, _ = bias_BQH.shape
     row_BHD = table_ID[jnp.maximum(batch.history_BH, 0)]
     logits_BQH = jnp.einsum("bqd,bhd->bqh", hidden_ND.reshape(B, Q, -1), row_BHD)
@@ -144,7 +130,7 @@ class NextItemSoftmax(Softmax, NextItem):
 
 def of_run(
   config: ItemLossConfig,
-  reader: Reader,
+  reader: ItemReader,
   *,
   example: str = "sequence",
   repeats: bool = False,

@@ -59,7 +59,7 @@ def answer(code_IL: np.ndarray) -> np.ndarray:
 
 def write_prompt(user_code_UL: jax.Array, batch: Batch) -> Source:
   """Returns each user's prompt, without id tokens if the user is unknown."""
-  user_BL = _user_codes(user_code_UL, batch.user_B)
+  user_BL = codes_of(user_code_UL, batch.user_B)
   B, L = user_BL.shape
   parts, words = [], []
   for number, word in enumerate(_SENTENCE, start=1):
@@ -87,25 +87,21 @@ def write_history(
   columns, no less than the tokens of any row; None = room for any history. The examples
   of a packed row follow one another.
   """
-  B, H = batch.history_BH.shape
+  history_BH, segment_BH = batch.history_BH, batch.segment_BH
+  B, H = history_BH.shape
   item_L = item_code_IL.shape[1]
   if not in_order:
-    order_BH = jnp.lexsort((batch.history_BH, batch.segment_BH), axis=1)
+    order_BH = jnp.lexsort((history_BH, segment_BH), axis=1)
     history_BH, segment_BH = (
-      jnp.take_along_axis(x_BH, order_BH, axis=1)
-      for x_BH in (batch.history_BH, batch.segment_BH)
+      jnp.take_along_axis(x_BH, order_BH, axis=1) for x_BH in (history_BH, segment_BH)
     )
-    batch = batch._replace(history_BH=history_BH, segment_BH=segment_BH)
-  known_BH1 = batch.history_BH[..., None] >= 0
-  code_BHL = jnp.where(known_BH1, item_code_IL[jnp.maximum(batch.history_BH, 0)], -1)
-  token_BS = code_BHL.reshape(B, H * item_L)
-  segment_BH = batch.segment_BH
+  token_BS = codes_of(item_code_IL, history_BH).reshape(B, H * item_L)
   alike_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
   word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and newer items
   word_BS, segment_BS = (jnp.repeat(x, item_L, axis=1) for x in (word_BH, segment_BH))
   if with_user:
     user_BK = batch.user_B.reshape(B, -1)
-    user_BKL = _user_codes(user_code_UL, user_BK)
+    user_BKL = codes_of(user_code_UL, user_BK)
     _, K, L = user_BKL.shape
     of_BS = jnp.broadcast_to(jnp.repeat(jnp.arange(1, K + 1), L)[None], (B, K * L))
     token_BS = jnp.concatenate([user_BKL.reshape(B, K * L), token_BS], axis=1)
@@ -122,9 +118,7 @@ def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
 
   Word numbers are 0: relative positions alone tell the order.
   """
-  known_BH1 = batch.history_BH[..., None] >= 0
-  code_BHL = jnp.where(known_BH1, item_code_IL[jnp.maximum(batch.history_BH, 0)], -1)
-  token_BHL = jnp.maximum(code_BHL, PAD)
+  token_BHL = jnp.maximum(codes_of(item_code_IL, batch.history_BH), PAD)
   return Source(token_BHL, jnp.zeros_like(batch.segment_BH), batch.segment_BH)
 
 
@@ -161,9 +155,10 @@ def _token(word: str) -> int:
   return NUM_SPECIALS + _VOCABULARY.index(word)
 
 
-def _user_codes(user_code_UL: jax.Array, user: jax.Array) -> jax.Array:
-  """Returns users' codes, […, L] int32; only padding (-1) for an unknown user (-1)."""
-  return jnp.where(user[..., None] >= 0, user_code_UL[jnp.maximum(user, 0)], -1)
+def codes_of(code_NL: jax.Array, number: jax.Array) -> jax.Array:
+  """Returns codes of items or users, […, L] int32; -1 = padding, or nobody (-1)."""
+  code = jnp.asarray(code_NL)[jnp.maximum(number, 0)]
+  return jnp.where(number[..., None] >= 0, code, -1)
 
 
 def _close_holes(token_BS: jax.Array, word_BS: jax.Array, segment_BS) -> Source:
