@@ -150,9 +150,15 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
   All processes must hold the same arrays; each copies to its own devices only.
   """
-  return jax.tree.map(
-    lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), tree
-  )
+
+  def place(x) -> jax.Array:
+    parts = [
+      jax.device_put(x[index], device)
+      for device, index in sharding.addressable_devices_indices_map(x.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+  return jax.tree.map(place, tree)
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:
