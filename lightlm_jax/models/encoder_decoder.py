@@ -244,7 +244,7 @@ class EncoderDecoder(nn.Module):
     return CrossKV(key, value, segment_BS, kept_BSD)
 
   def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
-    """Returns next-token logits_BKLV, float32, of K targets a row by teacher forcing.
+    """Returns next-token logits_BKLV, float32, of K targets per row by teacher forcing.
 
     `token_BKL` int32 are decoder inputs: a start token, then the target. `segment_BK`
     int32 is the segment of the row's source that each target attends to.
@@ -276,7 +276,7 @@ class EncoderDecoder(nn.Module):
   def extend(
     self, token_BK, parent_BK, kv: CrossKV, segment_BK, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    """Extends K targets a row by one token.
+    """Extends each of K targets per row by one token.
 
     Args:
       token_BK: int32 tokens at position len(cache.key).
@@ -328,12 +328,12 @@ class EncoderDecoder(nn.Module):
     )
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
-    """Encodes the source; returns logits_BKLV of K targets a row, as `decode` does."""
+    """Encodes the source; returns the logits_BKLV of `decode`, of K targets per row."""
     source = token_BS, word_BS, segment_BS
     return self._logits(self.forced_states(*source, token_BKL, segment_BK))
 
   def forced_states(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
-    """Encodes the source; returns `states` of K targets a row, [B, K, L, D]."""
+    """Encodes the source; returns `states` of K targets per row, [B, K, L, D]."""
     encoded_BSD = self.encode(token_BS, word_BS, segment_BS)
     kv = self.precompute_cross_kv(encoded_BSD, segment_BS)
     return self.states(token_BKL, kv, segment_BK)

@@ -86,7 +86,7 @@ class Tally:
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
   def first(self, paths: Mapping[int, str]) -> str:
-    """Returns the first rejected row: "FILE, line N: …"; `paths`: {its index: FILE}."""
+    """Returns the first rejected row, "FILE, line N: …"; `paths` has files by index."""
     file, line, reason, text = min(
       (file, line, reason, text)
       for reason, examples in self.examples.items()

@@ -5,7 +5,7 @@
 
 To silence the log:
           logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
-To pass its lines to your program's own log instead, do this before calling them:
+To have the lines in your program's own log instead, first call:
           logging.getLogger("lightlm_jax").addHandler(logging.NullHandler())
 """
 

@@ -41,8 +41,8 @@ def report(
 ) -> None:
   """Writes the report of one or more runs or of a study, whose findings it also logs.
 
-  Arguments are as in `reporting.report.report`. For a study give only `workdir`, its
-  folder: `data_dir` is ignored, and the others raise a UserError.
+  Arguments are as in `reporting.report.report`. For a study, `workdir` is its folder,
+  `data_dir` is ignored, and any other argument raises a UserError.
   """
   folder = workdir_lib.absolute(workdir)
   if not any((folder / name).exists() for name in (table_lib.FILE, plan_lib.FILE)):

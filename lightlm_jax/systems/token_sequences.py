@@ -132,7 +132,7 @@ def without_items(batch: Batch, keep_BH: jax.Array) -> Batch:
   keep_BH = keep_BH & (segment_BH > 0)
 
   def nearest(is_it_BH):
-    """Returns the first place from each on, or H."""
+    """Returns, for each place, the first one at or after it that is marked; else H."""
     place_BH = jnp.where(is_it_BH, jnp.arange(H)[None], H)
     return jax.lax.cummin(place_BH, axis=1, reverse=True)
 
