@@ -125,7 +125,7 @@ class Gcn:
   layers: int = field(3, "layers", POSITIVE)
   learning_rate: float = field(0.02, "Adam's learning rate", ABOVE_0)
   epochs: int = field(60, "epochs at most", POSITIVE)
-  batch_size: int = field(32_768, "edges a step", POSITIVE)
+  batch_size: int = field(32_768, "edges per step", POSITIVE)
   negatives: int = field(4, "negatives of each edge", POSITIVE)
   patience: int = field(10, "epochs without a better one before it stops", POSITIVE)
   held_back: float = field(0.05, "share of edges for early stopping", BELOW_1)
@@ -149,20 +149,20 @@ class Ids:
       "attributes",
     ),
   )
-  branching: int = field(128, "sci: clusters a level", from_to_a_million(2))
+  branching: int = field(128, "sci: clusters per level", from_to_a_million(2))
   leaf_size: int = field(20, "sci: larger clusters are clustered again", POSITIVE)
   levels: int = field(1, "sci: clusterings at most", POSITIVE)
   balanced: bool = field(False, "sci: whether clusters have equally many items")
   tokens: str = field(
     "node",
-    "sci: a token of its own for every cluster and item, or one a level and place",
+    "sci: a token of its own for every cluster and item, or one per level and place",
     choices=("level", "node"),
   )
   quantiser: str = field(
     "product", "gci: quantiser of the vectors", choices=("product", "residual")
   )
   gci_levels: int = field(3, "gci: tokens of an id before a last one", POSITIVE)
-  centres: int = field(64, "gci: tokens a level", from_to_a_million(1))
+  centres: int = field(64, "gci: tokens per level", from_to_a_million(1))
   gcn: Gcn = Gcn()
   devices: int = field(1, "gci: devices that train; 1 = the CPU", DEVICES)
   cold: str = field("apart", "items without training", choices=("apart", "attributes"))

@@ -165,7 +165,7 @@ class Train(Evaluating):
 
   steps: int = field(20_000, "steps", POSITIVE)
   batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
-  accumulate: int = field(1, "steps an update of the parameters", POSITIVE)
+  accumulate: int = field(1, "steps per update of the parameters", POSITIVE)
   learning_rate: float = field(1e-3, "peak learning rate of AdamW", ABOVE_0)
   embedding_rate: float = field(8.0, "multiple of the rate for embeddings", ABOVE_0)
   warmup_steps: int = field(1_000, "steps of linear warm-up", NOT_NEGATIVE)
@@ -189,7 +189,7 @@ class Train(Evaluating):
   eval_users: int = field(0, "users of a validation; 0 = all", NOT_NEGATIVE)
   patience: int = field(5, "validations without a new best; 0 = no limit", NOT_NEGATIVE)
   log_every: int = field(100, "steps between lines of the log", POSITIVE)
-  steps_per_dispatch: int = field(10, "steps a call of the device", POSITIVE)
+  steps_per_dispatch: int = field(10, "steps per call of the device", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
