@@ -50,7 +50,7 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "beam_size": (_count, 0, "beams of a search; 0 = the run's own"),
   "nearest": (_count, 0, "latent_local: examples to compare; 0 = the run's own"),
   "memory_share": (_float, 0.0, "latent: share of the examples; 0 = the run's own"),
-  "prior": (_weight, None, "latent: weight of log purchases; default: the run's own"),
+  "prior": (_weight, None, "latent: weight of log(purchases); default: the run's own"),
   "state": (_string, None, "latent: decoder or encoder; default: the run's own"),
 }
 _OPTIONS = ("beam_size", "nearest", "memory_share", "prior", "state")

@@ -173,7 +173,7 @@ class Train(Evaluating):
     "cosine", "decay of the learning rate to 0", choices=("cosine", "linear")
   )
   weight_decay: float = field(
-    0.01, "AdamW's decay, times the learning rate a step", NOT_NEGATIVE
+    0.01, "AdamW's decay, multiplied by the learning rate", NOT_NEGATIVE
   )
   average: float = field(
     0.0, "decay of the moving average of weights that is evaluated; 0 = none", BELOW_1
@@ -271,9 +271,9 @@ class Decoding(BeamDecoding):
   state: str = field("encoder", "latent: stored states", choices=("decoder", "encoder"))
   memory_share: float = field(1.0, "latent: share of the training examples", SHARE)
   prior: float = field(
-    16.0, "latent: weight of log purchases; 0 = L2D as published", NOT_NEGATIVE
+    16.0, "latent: weight of log(purchases); 0 = L2D as published", NOT_NEGATIVE
   )
-  nearest: int = field(300, "latent_local: examples of which items are means", POSITIVE)
+  nearest: int = field(300, "latent_local: how many nearest states are used", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class RunConfig:
   card: ClassVar[str] = ""  # config file to start from; "" = named like the system
 
   system: str
-  preset: str = field("default", "preset of the config file that this began as")
+  preset: str = field("default", "preset that this configuration started from")
   seed: int = field(0, "seed of everything that is drawn", fields.SEED)
   baselines: tuple[str, ...] = field(
     ("pop", "item_knn", "ease"), "measured beside the system", choices=BASELINES

@@ -64,8 +64,8 @@ def from_sequences(
   """Builds a log from pairs (raw user id, raw item ids in time order).
 
   Users and items are numbered in the order of a seeded hash of the raw id. Numbers by
-  first appearance would reveal the next item to semantic ids, and to rankings in which
-  equal scores stand in order of number. Runs are comparable only under the same seed.
+  first appearance would reveal the next item: to ids that are made of them, and where
+  they break ties between equal scores. Runs are comparable only under the same seed.
 
   Args:
     rows: one pair per user.

@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
   @property
   def between(self) -> str:
-    """The one-byte delimiter for the CSV parser, which gets another one for `::`."""
+    """The delimiter that the CSV parser sees: one byte, which stands in for `::`."""
     return FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
   @property

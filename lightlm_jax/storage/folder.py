@@ -135,8 +135,8 @@ def locked(
   before this process has to wait.
 
   Raises:
-    UserError: another process holds the lock and `refuse`, the error's message, is
-      given (None = wait); or the folder cannot be written into.
+    UserError: another process holds the lock, and `refuse` is not None but the error's
+      message; or the folder cannot be written into.
   """
   if "://" in str(folder):
     yield
