@@ -167,7 +167,7 @@ class Train(Evaluating):
   batch_size: int = field(256, "examples or rows of a batch", POSITIVE)
   accumulate: int = field(1, "steps per update of the parameters", POSITIVE)
   learning_rate: float = field(1e-3, "peak learning rate of AdamW", ABOVE_0)
-  embedding_rate: float = field(8.0, "multiple of the rate for embeddings", ABOVE_0)
+  embedding_rate: float = field(8.0, "embeddings: this times learning_rate", ABOVE_0)
   warmup_steps: int = field(1_000, "steps of linear warm-up", NOT_NEGATIVE)
   schedule: str = field(
     "cosine", "decay of the learning rate to 0", choices=("cosine", "linear")

@@ -129,7 +129,7 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns R rows' offsets, [R + 1] int64, if only elements True in `keep_E` stay."""
+  """Returns R rows' offsets, [R + 1] int64, without what `keep_E` does not keep."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 

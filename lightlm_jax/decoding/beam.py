@@ -165,7 +165,7 @@ def invalid_beams(beams: Beams, trie: Trie) -> jax.Array:
 
 
 def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
-  """Removes beams whose item their row may not get, after an unconstrained search.
+  """Removes beams with an item that is not allowed, after an unconstrained search.
 
   The other beams, also those that are no item, keep their order; empty slots follow.
   """

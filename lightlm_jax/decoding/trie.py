@@ -107,7 +107,7 @@ class Trie:
     return here.first_N1[state_BK] + ones_BKW.sum(axis=-1).astype(jnp.int32)
 
   def token(self, child: jax.Array, level: int) -> jax.Array:
-    """Returns the token on the edge from `level` to `child`; 0 if the code ended."""
+    """Returns the token that leads from `level` to `child`; 0 if the code has ended."""
     token = self.levels[level].token_M[child].astype(jnp.int32)
     return jnp.where(token == self.vocab_size, 0, token)
 

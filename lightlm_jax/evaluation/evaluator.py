@@ -122,9 +122,9 @@ def program(
   """Returns a jitted program to rank a batch's targets, and its argument `catalogue`.
 
   The program maps (params, tables, batch, catalogue, excluded_BE) to ranks and ties,
-  int32 [rules, 2, B], whether a row has NaN, bool [B], and, if lists are asked for or
-  needed, their items, [rules, B, K]. `tables` are those of `built`. `catalogue`, on the
-  host, says which items can be recommended. `everywhere` is the sharding of the
+  int32 [rules, 2, B]; to bool [B], true for rows with NaN; and, if lists are asked for
+  or needed, to their items, [rules, B, K]. `tables` are those of `built`. `catalogue`,
+  on the host, says which items can be recommended. `everywhere` is the sharding of the
   results, None = one device; other arguments are those of `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
