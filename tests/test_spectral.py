@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import os
 import pathlib
 import subprocess
@@ -26,20 +25,6 @@ from lightlm_jax.runtime.errors import UserError
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-# The graph.
-
-
-def test_bipartite_counts_purchases():
-  rows = [[2, 0, 2], [], [1]]
-  dense = graph_lib.bipartite(make_log(rows, num_items=4)).toarray()
-  wanted = np.zeros((7, 7))
-  for user, row in enumerate(rows):
-    for item in row:
-      wanted[user, 3 + item] += 1
-      wanted[3 + item, user] += 1
-  np.testing.assert_array_equal(dense, wanted)
-
-
 @pytest.mark.parametrize("K", range(1, 8))
 def test_eigenvectors_where_eigenvalues_repeat(K):
   """LAPACK's default solver gives up on this log in single precision, at K = 7."""
@@ -52,37 +37,6 @@ def test_eigenvectors_where_eigenvalues_repeat(K):
   np.testing.assert_allclose(value_K, wanted, atol=1e-5)
   np.testing.assert_allclose(matrix @ vector_NK, vector_NK * value_K, atol=1e-5)
   np.testing.assert_allclose(vector_NK.T @ vector_NK, np.eye(K), atol=1e-5)
-
-
-def test_co_occurrence_counts_users_with_both_and_items_of_both():
-  rows = [[2, 0, 2], [], [1, 0], [0, 2]]
-  log = make_log(rows, num_items=4)
-  items_II = graph_lib.items_together(log).toarray()
-  users_UU = graph_lib.users_together(log).toarray()
-  for a, row_a in enumerate(rows):
-    for b, row_b in enumerate(rows):
-      both = len(set(row_a) & set(row_b)) if a != b else 0
-      assert users_UU[a, b] == both
-  for a in range(4):
-    for b in range(4):
-      both = sum({a, b} <= set(row) for row in rows) if a != b else 0
-      assert items_II[a, b] == both
-  whole = graph_lib.bipartite(log).toarray()
-  whole[:4, :4] += users_UU
-  whole[4:, 4:] += items_II
-  np.testing.assert_array_equal(graph_lib.all_together(log).toarray(), whole)
-  assert log.item_E.tolist() == [2, 0, 2, 1, 0, 0, 2], "the log itself was changed"
-
-
-def test_neighbours_in_a_history_weigh_one_by_their_distance():
-  rows = [[2, 0, 2, 1, 3], [], [1, 0], [0, 2]]
-  wanted_II = np.zeros((4, 4))
-  for row in rows:
-    for (i, a), (j, b) in itertools.permutations(enumerate(row), 2):
-      if a != b and abs(i - j) <= graph_lib.WINDOW:
-        wanted_II[a, b] += 1 / abs(i - j)
-  found_II = graph_lib.items_in_sequence(make_log(rows, num_items=4)).toarray()
-  np.testing.assert_allclose(found_II, wanted_II)
 
 
 # SCI.
