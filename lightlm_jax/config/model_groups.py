@@ -221,7 +221,7 @@ class ItemLossTrain(RowTrain):
 
   loss: str = field(
     "full",
-    "full cross-entropy, over a sample of the items, or binary against one negative",
+    "cross-entropy over all items, over a sample, or binary against one negative",
     choices=("full", "sampled", "binary"),
     signature=True,
   )

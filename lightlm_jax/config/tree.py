@@ -79,9 +79,9 @@ def of_system(
   """Converts the values of a configuration, by dotted name, to another system.
 
   Fields and choices that the new system lacks are dropped. A field that `flat` lacks
-  gets the value of the field that its `Leaf.like` names, or else its default. For a
-  field marked as `Leaf.signature` this is an error without `anyway`; with it the caller
-  should then set the field.
+  gets the value of the field that its `Leaf.like` names, or else its default. A missing
+  field that is marked as `Leaf.signature` is an error, unless `anyway` is true; the
+  caller should then set the field.
 
   Raises:
     UserError: no such system, or `flat` lacks a signature field and `anyway` is false.

@@ -18,7 +18,7 @@ from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 
 class Scale(NamedTuple):
-  """For each beam, what turns logits into keys, by which continuations are ranked."""
+  """Each beam's numbers that turn logits into the scores that rank continuations."""
 
   log_prob_BK: jax.Array  # float32, the beam's log-probability
   total_BK: jax.Array  # float32, the logarithm of the softmax's denominator
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
   finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """Returns the logits' keys, [B, K, C] float32; a beam's order of logits is kept."""
+    """Returns the scores, [B, K, C] float32; a beam's rank as its logits do."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1

@@ -83,9 +83,9 @@ def with_last_token(
   """Returns each node's path as its code, with a last token where a path is shared.
 
   A node is a user or an item; its path is a row of tokens, padded with -1. Nodes with
-  the same path form a leaf, whose last tokens number them from `first_token`. The order
-  is random, because the order of indices can carry information. With `apart` numbering
-  continues from leaf to leaf, so that all last tokens are distinct.
+  the same path form a leaf, and last tokens number its nodes from `first_token`, in
+  random order, because the order of indices can carry information. With `apart`
+  numbering continues from leaf to leaf, so that all last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(
     path_NL, axis=0, return_inverse=True, return_counts=True

@@ -26,8 +26,9 @@ def by_recency(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns each history item's bias, [B, Q, H] float32, and whether it counts, bool.
 
-  Q is 1, a request whose history ends with the row, or with `by_position` H: at a
-  position the items of its segment up to it count. Other items have the bias 0.
+  A request has one prediction, after the last column: Q = 1. With `by_position` each
+  position has one, Q = H; then the items of its segment count that are not after it.
+  Other items have the bias 0.
   """
   at_H = jnp.arange(segment_BH.shape[1])
   at_Q = at_H if by_position else at_H[-1:]

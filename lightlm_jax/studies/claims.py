@@ -3,9 +3,9 @@
 Optuna keeps the trials in one order and lets each end only once. Every process applies
 these rules on its own, without messages to the others:
 
-- Each trial has a turn: 0 for a point's first attempt, 1 for its next. Only the trial
-  with a point's highest turn counts, or the first of several such. A process that
-  claims a trial that does not count ends it without running it.
+- Each trial has a turn: 0 for a point's first attempt, 1 for its next. Of a
+  point's trials only one is valid: the first among those with the highest turn. A
+  process that claims another one ends it without running it.
 - A trial that ended without a result or a reason for its failure is lost: its point
   gets a trial with the next turn.
 - A running trial on this host is alive while the lock in its folder is held (its train

@@ -39,8 +39,8 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   """Divides cores and GPUs among `jobs` parallel trials, without starting jax.
 
   Several trials on one GPU share its memory; only one trial at a time can use a TPU.
-  `jobs` None = one on a TPU; one per GPU; without either one per core. It is then at
-  most the number of cores, and one per 2 GiB of memory.
+  With `jobs` None it is one on a TPU, one per GPU, or, where there is neither, one per
+  core. None also limits it to the number of cores, and to one per 2 GiB of memory.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.
