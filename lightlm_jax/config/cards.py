@@ -132,7 +132,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises UserError if a tuple `value` has types that a non-empty `default` lacks."""
+  """Raises UserError if a tuple has elements of another type than the default's."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

@@ -109,7 +109,7 @@ def positions(
   Args:
     train: the training log, with at least one interaction.
     seed: seeds the packing, the order of examples and the drawn targets.
-    batch_size: examples per step; a multiple of `rows.most` if there are `rows`.
+    batch_size: examples per step; a multiple of `rows.max_per_row` if there are `rows`.
     widths: the history columns of each bucket, ascending; empty buckets are dropped.
       Histories are cut to their last `widths[-1]` items. `rows` replace the buckets.
     drawn: whether an example's target is drawn from all items of the user, anew in
@@ -126,10 +126,10 @@ def positions(
     examples = [np.flatnonzero(bucket_E == b)[:, None] for b in filled]
     widths = tuple(widths[b] for b in filled)
   else:
-    row_E, column_E = pack(rows.length_E, rows.width, seed, rows.most)
+    row_E, column_E = pack(rows.length_E, rows.width, seed, rows.max_per_row)
     widths = (int(np.bincount(row_E, weights=length_E).max()),)
-    examples = [_by_row(row_E, column_E, rows.most)]
-    batch_size //= rows.most
+    examples = [_by_row(row_E, column_E, rows.max_per_row)]
+    batch_size //= rows.max_per_row
   feed = Positions(
     item_E=train.item_E,
     user_E=train.user_E,
@@ -237,12 +237,12 @@ def rows_at(
   return found._replace(**{name: getattr(found, name)[:, 0] for name in one_each})
 
 
-def _by_row(row_E: np.ndarray, column_E: np.ndarray, most: int) -> np.ndarray:
-  """Returns each row's examples, sorted by column: [rows, most] int32; -1 = none."""
+def _by_row(row_E: np.ndarray, column_E: np.ndarray, K: int) -> np.ndarray:
+  """Returns each row's examples, sorted by column: [rows, K] int32; -1 = none."""
   order_E = np.lexsort((column_E, row_E))
   row_E = row_E[order_E]
   slot_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
-  example_RK = np.full((row_E[-1] + 1, most), -1, np.int32)
+  example_RK = np.full((row_E[-1] + 1, K), -1, np.int32)
   example_RK[row_E, slot_E] = order_E
   return example_RK
 

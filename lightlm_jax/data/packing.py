@@ -14,49 +14,49 @@ _MULTIPLE = 8  # the width is a multiple of this
 
 
 class Rows(NamedTuple):
-  """The layout of rows, of `width` tokens, that up to `most` of E examples share."""
+  """The layout of E examples in rows of `width` tokens, at most `max_per_row` each."""
 
-  most: int  # most examples in a row
-  width: int  # most source tokens of a row
+  max_per_row: int  # examples
+  width: int  # source tokens of a row
   length_E: np.ndarray  # int from 1, the source tokens at every position of the log
 
 
-def rows(length_E: np.ndarray, most: int) -> Rows:
-  """Returns the narrowest layout in which nearly all rows hold `most` examples.
+def rows(length_E: np.ndarray, max_per_row: int) -> Rows:
+  """Returns the narrowest layout in which nearly all rows hold `max_per_row` examples.
 
   `length_E` has the number of source tokens of every example, at least 1.
   """
   number_L = np.bincount(length_E)
-  fewest = -(-len(length_E) // most)
+  fewest = -(-len(length_E) // max_per_row)
   narrowest = max(number_L.size - 1, -(-int(length_E.sum()) // fewest))
   width = -(-narrowest // _MULTIPLE) * _MULTIPLE
-  while sum(times for times, _ in _patterns(number_L, width, most)) > _SPARE * fewest:
+  while sum(n for n, _ in _patterns(number_L, width, max_per_row)) > _SPARE * fewest:
     width += _MULTIPLE
-  return Rows(most, width, length_E)
+  return Rows(max_per_row, width, length_E)
 
 
 def pack(
-  length_N: np.ndarray, width: int, seed: int, most: int | None = None
+  length_N: np.ndarray, width: int, seed: int, max_per_row: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Packs sequences into rows.
 
   A row is filled with the longest sequence that fits, again and again (first-fit
-  decreasing). With `most`, each sequence after a row's first is at most as long as the
-  space left, divided by the number of sequences that the row may still hold. If all are
-  longer, the shortest is taken. So the last rows do not hold short sequences only.
+  decreasing). With `max_per_row`, each sequence after a row's first is at most as long
+  as the space left, divided by the number of sequences that the row may still hold. If
+  all are longer, the shortest is taken. So the last rows hold long sequences too.
 
   Args:
     length_N: int, the length of each sequence, from 1 to `width`.
     width: number of columns of a row.
     seed: decides which of equally long sequences share a row.
-    most: maximum number of sequences in a row; None = no limit.
+    max_per_row: number of sequences; None = no limit.
 
   Returns:
     row_N and column_N, int64: the row and column at which each sequence begins.
   """
   # There is one slot per sequence, ordered by row, then by column.
   first, row, column, length = 0, [], [], []
-  for times, lengths in _patterns(np.bincount(length_N), width, most):
+  for times, lengths in _patterns(np.bincount(length_N), width, max_per_row):
     column_S = np.cumsum(lengths) - lengths
     row.append(first + np.repeat(np.arange(times), len(lengths)))
     column.append(np.tile(column_S, times))
@@ -72,22 +72,22 @@ def pack(
 
 
 def _patterns(
-  number_L: np.ndarray, width: int, most: int | None
+  number_L: np.ndarray, width: int, max_per_row: int | None
 ) -> list[tuple[int, np.ndarray]]:
   """Returns pairs (number of equal rows, lengths of the sequences in each of them).
 
   `number_L[l]` sequences have length l, and each gets its place in one of the rows;
-  `width` and `most` are as in `pack`.
+  `width` and `max_per_row` are as in `pack`.
   """
   left_L, found = number_L.copy(), []
   while left_L.any():
     lengths, free = [], width
     free_L = left_L.copy()
-    while most is None or len(lengths) < most:
+    while max_per_row is None or len(lengths) < max_per_row:
       fits = np.flatnonzero(free_L[: free + 1])
       if not len(fits):
         break
-      others = 1 if most is None or not lengths else most - len(lengths)
+      others = 1 if max_per_row is None or not lengths else max_per_row - len(lengths)
       even = fits[fits <= free // others]
       length = even[-1] if len(even) else fits[0]
       lengths.append(length)

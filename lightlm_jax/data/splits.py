@@ -273,11 +273,11 @@ def withhold(split: Split, share: float) -> Split:
 
 
 def learn_from(split: Split, share: float) -> Split:
-  """Returns the split with about a share of the users in training, and all requests.
+  """Returns the split with about `share` of the users in training, and all requests.
 
-  Only a keyed hash of the raw id decides whether a user is in training, whatever the
-  log, and the users of a share are among those of any larger share. The other users get
-  an empty training row. Raises UserError if nobody is left to train on.
+  Whether a user is in training depends on a keyed hash of the raw id alone. It is the
+  same in every log, and a larger share keeps all users of a smaller one. The other
+  users get an empty training row. Raises UserError if nobody is left to train on.
   """
   if share == 1:
     return split

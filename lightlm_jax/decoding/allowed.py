@@ -66,8 +66,8 @@ def exclusions(
 
   Args:
     row_P: integers in [0, batch_size), the request that excludes the item.
-    item_P: catalogue indices, all of them allowed by the shared mask of the request
-      (see `Allowed`); pairs may repeat.
+    item_P: catalogue index of the item to exclude, which the request's shared mask
+      (see `Allowed`) must not exclude already; pairs may repeat.
     rank_I: each catalogue item's place in code order.
     batch_size: B.
   """

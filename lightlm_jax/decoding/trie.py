@@ -4,8 +4,9 @@ A trie of depth L has levels 0 to L; a state is a node's number within its level
 root is state 0 of level 0. The nodes of a level are in code order (the order of the
 sorted codes), so the children of a node are consecutive: the trie stores only each
 node's first child, and the token of each child. A code that is shorter than L continues
-as a chain of single children down to level L, where node r is the item of rank r. So
-the items below any node are a range of ranks.
+as a chain of single children down to level L. There is one node per item there; its
+number is the item's rank, its place in code order. So the items below any node are a
+range of ranks.
 
 If a node of a level has a large share of the vocabulary as children, the level also has
 a transition mask, a bit for each token, which is faster than a list of children.
@@ -47,7 +48,7 @@ class Level:
 
 @flax.struct.dataclass
 class Trie:
-  """The trie as arrays: its levels, and the catalogue index of the item of each rank.
+  """The trie as arrays: its levels, and the catalogue index of each item in code order.
 
   Every size is rounded up by `capacity`, so that compiled programs accept a changed
   catalogue of about the same size.

@@ -106,7 +106,7 @@ def _train(
   stopping_H = held_H[:MAX_EVALUATED]
 
   def placed(graph):
-    """Returns the graph in stacks that are sharded over the mesh."""
+    """Returns the graph with its edges in one block per device of the mesh."""
     graph = gcn.stacked(graph, 1 if mesh is None else mesh.size)
     return jax.tree.map(lambda a: _put(a, mesh, divided=a.ndim > 1), graph)
 

@@ -58,7 +58,7 @@ _BALANCE_ROUNDS = 8
 class Walks(NamedTuple):
   """A symmetric graph of N nodes with the weights `step_NN + onward_NA @ out_NA.T`.
 
-  The product adds walks of two steps through one of A nodes; A = 0 if it adds none.
+  The product adds walks of two steps through A further nodes; A = 0 if it adds none.
   """
 
   step_NN: scipy.sparse.csr_array
@@ -73,7 +73,7 @@ class Walks(NamedTuple):
     return (self.step_NN + self.onward_NA @ self.out_NA.T).tocsr()
 
   def of(self, members: np.ndarray) -> "Walks":
-    """Returns the subgraph of `members`; a walk's middle may be any of the A nodes."""
+    """Returns the subgraph of `members`; walks still use all of the A nodes."""
     step_NN = self.step_NN[members][:, members]
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 

@@ -66,7 +66,7 @@ def everyone(log: Interactions) -> Queries:
 
 
 def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
-  """Builds queries for `names`, in order, once; `unknown` are those not in the log."""
+  """Builds one query per name of the log, in order; lists the `unknown` names."""
   names = list(dict.fromkeys(names))
   unknown = tuple(name for name in names if name not in index.users)
   user_N = [index.users[name] for name in names if name in index.users]

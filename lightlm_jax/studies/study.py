@@ -195,7 +195,7 @@ class _Sweep:
     }
 
   def rows(self) -> list[dict[str, Any]]:
-    """Returns the summary rows of ended trials, in grid order or the order drawn."""
+    """Returns the summary rows of ended trials, in the order of the grid or draws."""
     now, points = claims.current(self.study), self.plan.points
     names = now if points is None else map(axes_lib.name_of, points)
     ended = [now[name] for name in names if name in now and claims.ended(now[name])]

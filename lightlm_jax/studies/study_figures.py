@@ -125,7 +125,7 @@ class Panels:
 
 
 def log_axis(panel, x_N: np.ndarray) -> None:
-  """Makes the x axis, for N values x_N, logarithmic with few ticks, such as 1.2 M."""
+  """Makes the x axis logarithmic, with a few ticks (labels like 1.2 M) around `x_N`."""
   low, high = float(x_N.min()), float(x_N.max())
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)

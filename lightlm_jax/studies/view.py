@@ -74,7 +74,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns a line of `counts`, {state: trials}, and the best trial, of row `best`."""
+  """Returns the line "3 running, 5 done; best so far …"; `best` is a summary row."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -45,8 +45,8 @@ class Checkpoints:
   Attributes:
     latest_step: the step of that checkpoint, or of the last one saved since; None =
       there is no checkpoint.
-    damaged: a line of text on each newer checkpoint. These are damaged and, unless
-      `read_only`, were renamed on opening.
+    damaged: a line of text on each damaged checkpoint that was passed over when the
+      workdir was opened. Unless `read_only`, such checkpoints were renamed.
 
   Raises:
     UserError: `workdir` cannot be read or written, or all checkpoints are damaged.
