@@ -243,3 +243,26 @@ def test_runs_from_before_keep_their_loss(system, old):
   assert found["train.loss"] == ("vocabulary" if system == "lightlm" else old)
   if system == "lightlm":
     assert found["input.every_position"] is found["model.residual"] is False
+
+
+def test_an_exported_search_adds_the_bias_for_any_number_of_requests():
+  system, tables, _ = build(**REPEATS)
+  params = weights(system)
+  rows = [(-1, [5, 9, 11, 1], 0, 1.0), (-1, [6, 6], 0, 1.0), (-1, [2], 0, 1.0)]
+  batch, (B,) = make_batch(rows), jax.export.symbolic_shape("b")
+
+  def search(params, user_B, history_BH):
+    segment_BH = (history_BH >= 0).astype(jnp.int32)
+    asked = Batch(user_B, history_BH, segment_BH, user_B, jnp.ones_like(user_B))
+    nobody_BE = jnp.zeros((user_B.shape[0], 0), jnp.int32)
+    allowed = Allowed(no_shared_mask(), jnp.zeros_like(user_B), nobody_BE)
+    return system.system.recommend(params, tables, asked, allowed, k=5)[:2]
+
+  arrays = jnp.asarray(batch.user_B), jnp.asarray(batch.history_BH)
+  shapes = [jax.ShapeDtypeStruct((B, *x.shape[1:]), x.dtype) for x in arrays]
+  exported = jax.export.export(jax.jit(search))(jax.eval_shape(lambda: params), *shapes)
+  found, wanted = exported.call(params, *arrays), jax.jit(search)(params, *arrays)
+  np.testing.assert_array_equal(found[0], wanted[0])
+  np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+  without = params | {"repeat_bias": jnp.zeros(repeats.BUCKETS)}
+  assert np.abs(exported.call(without, *arrays)[1] - found[1]).max() > 0.1

@@ -55,8 +55,9 @@ class Decoder(NamedTuple):
     if self.bias is None:
       return logits
     token_BE, value_BE = self.bias
-    row_B1 = jnp.arange(len(token_BE))[:, None]
-    bias_BV = jnp.zeros((len(token_BE), logits.shape[-1]))
+    B = token_BE.shape[0]  # a symbol in an export, which has no len
+    row_B1 = jnp.arange(B)[:, None]
+    bias_BV = jnp.zeros((B, logits.shape[-1]))
     bias_BV = bias_BV.at[row_B1, token_BE].add(value_BE, mode="drop")
     return logits + jnp.expand_dims(bias_BV, range(1, logits.ndim - 1))
 
@@ -159,7 +160,7 @@ class IdWriter(System):
   def _search(self, params, tables, batch, allowed, options) -> beam.Beams:
     decoder = self.decoder(params, tables, batch)
     cache = encoder_decoder.Cache()
-    B = decoder.kv.segment_BS.shape[0]  # a symbol in an export, which has no len
+    B = decoder.kv.segment_BS.shape[0]
     return beam.search(decoder.step, cache, tables.trie, allowed, options, B=B)
 
   def _options(self, beam_size: int, constrained: bool) -> beam.Options:
