@@ -213,6 +213,7 @@ def test_tokens_that_several_items_end_with_are_refused():
     ({"model.whole_word": True}, "needs config.model.whole_word=False"),
     ({"model.repeats": True}, "repeats needs .*every_position=True and .*=children"),
     ({"input.every_position": False, "input.item_dropout": 0.1}, "needs .*position"),
+    ({"input.every_position": False, "train.whole_histories": True}, "needs .*posit"),
     ({"train.label_smoothing": 0.1}, "for label smoothing config.train.loss=children"),
   ],
 )

@@ -135,10 +135,11 @@ class LightLMConfig(WritesIds):
         "config.model.repeats needs config.input.every_position=True and "
         "config.train.loss=children"
       )
-    if self.input.item_dropout and not by_position:
-      raise UserError(
-        "config.input.item_dropout needs config.input.every_position=True"
-      )
+    rows = {"input.item_dropout": self.input.item_dropout}
+    rows["train.whole_histories"] = self.train.whole_histories
+    for name, value in rows.items():
+      if value and not by_position:
+        raise UserError(f"config.{name} needs config.input.every_position=True")
     if by_position and (self.model.whole_word or smoothed):
       raise UserError(
         "config.input.every_position needs config.model.whole_word=False, and for "
@@ -147,9 +148,8 @@ class LightLMConfig(WritesIds):
 
   @property
   def can_stream(self) -> bool:
-    if self.input.every_position:
-      return True
-    return self.input.history > 0 and (self.examples_a_row > 1 or _one_width(self))
+    packed = self.input.every_position or self.examples_a_row > 1
+    return self.input.history > 0 and (packed or _one_width(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
