@@ -173,10 +173,10 @@ def mates_ranks(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets' rank_N and ties_N, as in `Ranks`, in a ranking by counts.
 
-  label_U is each user's cluster. For a request, items are ranked by their number of
-  interactions in `train` with users of its user's cluster; ties are broken by the
-  number with all users. Items of its history are excluded; a target among them is a
-  miss, with rank 0.
+  label_U is each user's cluster. Items are ranked by how often the users of the
+  requesting user's cluster bought them in `train`, ties by how often all users did.
+  Items of the request's history are excluded; a target among them is a miss, with
+  rank 0.
   """
   cluster_U = np.unique(label_U, return_inverse=True)[1].reshape(-1)
   shape = (cluster_U.max(initial=0) + 1, train.num_items)

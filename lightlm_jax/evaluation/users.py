@@ -34,8 +34,8 @@ def table(
 ) -> pyarrow.Table:
   """Returns the table of one system on one set of requests.
 
-  `ranks` maps each rule, such as "seen_excluded", to its `Ranks`, recommended items
-  included. `about`, JSON that identifies run and split, becomes the metadata.
+  `ranks` maps each rule, such as "seen_excluded", to its `Ranks`, whose `items_NK` must
+  not be None. `about`, JSON that identifies run and split, becomes the metadata.
   """
   order_N = np.argsort(train.user_ids[requests.user_N], kind="stable")
   requests = requests.take(order_N)

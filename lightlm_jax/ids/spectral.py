@@ -329,8 +329,8 @@ def equal_clusters(value_NK: np.ndarray, centre_CK: np.ndarray) -> np.ndarray:
   """Returns the cluster of each point, [N] int; none has more than ⌈N / C⌉ points.
 
   Starts from the centres `centre_CK`. A round assigns points by deferred acceptance
-  (Gale & Shapley 1962): each asks the nearest centre that has not refused it, and a
-  centre keeps the nearest. Then centres become the means of their points.
+  (Gale & Shapley 1962): each asks the nearest centre that has not refused it; a centre
+  keeps the ⌈N / C⌉ nearest and refuses the others. Centres then become their means.
   """
   (N, _), C = value_NK.shape, len(centre_CK)
   point_N, label_N = np.arange(N), np.zeros(N, np.int64)

@@ -218,7 +218,8 @@ class EncoderDecoder(nn.Module):
 
     Arguments are int32: tokens, the numbers of their words (0 to W - 1, ignored if W is
     0) and segments (0 = padding). With tokens [B, S, L] a position reads a whole item:
-    the sum of the embeddings of its tokens (0 = none) by the root of their number.
+    the sum of the embeddings of its tokens, divided by the square root of their number
+    (token 0 = none, not counted).
     Tokens attend to their own segment, which must be contiguous, because distances are
     computed from positions in the row.
     """

@@ -5,9 +5,9 @@
     items.parquet                             item, rows, texts, attributes
     manifest.json                             counts, SHA-256, rejected rows by reason
 
-`items` are row numbers of items.parquet, int32. Users and items are in the order of a
-hash of their ids, so that their numbers carry no information. An ArrayRecord record is
-the user's times, int64 seconds since 1970 (if the log has any), then the items, int32.
+The column `items` has row numbers of items.parquet, int32. Users and items are in the
+order of a hash of their ids, so that their numbers carry no information. An ArrayRecord
+record is the user's times, if any, int64 seconds since 1970, then the items, int32.
 """
 
 from collections.abc import Sequence

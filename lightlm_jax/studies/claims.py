@@ -5,7 +5,7 @@ these rules on its own, without messages to the others:
 
 - Each trial has a turn: 0 for a point's first attempt, 1 for its next. Of a
   point's trials only one is valid: the first among those with the highest turn. A
-  process that claims another one ends it without running it.
+  process that claims any other trial of the point ends it without running it.
 - A trial that ended without a result or a reason for its failure is lost: its point
   gets a trial with the next turn.
 - A running trial on this host is alive while the lock in its folder is held (its train

@@ -122,7 +122,7 @@ def _compared(
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-  """Returns the findings in a form for JSON, with names in place of points."""
+  """Returns the findings for JSON; points are referred to by name, not by number."""
   family = found.family
   names = family.names()
   spreads = {m.column: family.spread(m) for m in found.measures}

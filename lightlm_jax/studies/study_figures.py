@@ -42,13 +42,13 @@ class Series(NamedTuple):
   """Points with the same value on an axis, drawn in the same colour and marker."""
 
   label: str
-  places: tuple[int, ...]
+  places: tuple[int, ...]  # indices of its points
   colour: str
   marker: str
 
 
 def styled(number: int, label: str, places: Sequence[int]) -> Series:
-  """Builds a series of points `places`; `number` (from 0) sets colour and marker."""
+  """Builds a series; `places` index its points, `number` ≥ 0 sets colour and marker."""
   marker = _MARKERS[number % len(_MARKERS)]
   return Series(label, tuple(map(int, places)), _COLOUR[f"s{number % 8 + 1}"], marker)
 

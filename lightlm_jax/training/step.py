@@ -78,8 +78,8 @@ def make_steps(
   `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
-  dispatch. A dispatch whose `first` is not the state's step does nothing, because the
-  host sent it before it learned of such a failure.
+  dispatch. A dispatch whose `first` is not the state's step does nothing: the host had
+  sent it before it learned that an earlier step had failed.
   """
   # Fixed shardings, as others would make the next dispatch compile again.
   leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))

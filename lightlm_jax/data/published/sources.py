@@ -81,7 +81,7 @@ class Source:
   rating: Callable[[bytes], Rating | None]  # parses a line of `ratings`; None = header
   item: Callable[[bytes], Item]  # parses a line of `items`
   by_hand: str = ""  # an instruction to the user, if files cannot be downloaded
-  ticks: int = 1  # units of its times per second
+  ticks: int = 1  # units of its timestamps in a second
   core: int = 0  # k of the k-core; 0 = none
   once: bool = False  # keep only a user's earliest rating of an item
   first_time: int | None = None  # seconds since 1970
