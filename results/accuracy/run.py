@@ -15,8 +15,12 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.runs import train
 from lightlm_jax.runtime import devices
 
-LOGS = ("toys", "beauty", "yelp")
+LOGS = ("toys", "beauty", "yelp", "ml-1m")
 REPEATS = {"model.repeats": True}
+# Cards without a preset for MovieLens read its long histories as the item decoder does.
+LONG = {"input.history": 200, "model.dropout_rate": 0.2}
+PACKED = LONG | {"train.whole_histories": True, "train.batch_size": 16}
+FOR_LONG = {"sasrec": PACKED, "bsarec": LONG}
 # A row of the tables → the system's card, and what it changes.
 MODELS = {
   "lightlm": (None, {}),
@@ -68,15 +72,22 @@ def main() -> None:
 
 def results(flags: argparse.Namespace, log: str, row: str, seed: int) -> dict | None:
   """Returns the results.json of one run, trained if it has to be; None without it."""
-  card, overrides = MODELS.get(row, (None, CHANGES.get(row)))
   name = row.replace(", ", "-").replace(" ", "-")
   folder = flags.workdir / f"{log}-{name}-{seed}"
   if not flags.finished:
-    own = {"data.name": log, "baselines": (), "seed": seed} | overrides
-    config = config_lib.load(card or log, None if card else "best", own)
-    train.train(config, folder)
+    train.train(config_of(log, row, seed), folder)
   kept = folder / "results.json"
   return json.loads(kept.read_text()) if kept.exists() else None
+
+
+def config_of(log: str, row: str, seed: int) -> config_lib.RunConfig:
+  card, overrides = MODELS.get(row, (None, CHANGES.get(row)))
+  own = {"data.name": log, "baselines": (), "seed": seed} | overrides
+  if card is None:
+    return config_lib.load(log, "best", own)
+  preset = log if log in config_lib.presets(card) else None
+  long = FOR_LONG.get(card, {}) if log == "ml-1m" else {}
+  return config_lib.load(card, preset, long | own)
 
 
 def mean(runs: list[dict]) -> dict:
