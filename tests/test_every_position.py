@@ -100,6 +100,20 @@ def test_a_row_is_its_prefixes_one_by_one(more):
   assert (counts["tokens"], counts["capacity_tokens"]) == (9, 10)
 
 
+def test_places_are_counted_from_the_end_of_a_history():
+  """As in a request: the newest item that is known has the number 1."""
+  source = token_sequences.write_items(np.array([[i] for i in range(12)]), rows())
+  assert source.word_BS[:, :4].tolist() == [[3, 2, 1, 2], [4, 3, 2, 1]]
+  system, tables, _ = build(**BY_POSITION | {"model__whole_word": True})
+  params = weights(system)
+  # The loss of a history's last target is that of a request.
+  alone = jax.tree.map(lambda x: np.asarray(x)[1:], rows())
+  only = alone._replace(target_B=np.where(np.arange(5) == 3, alone.target_B, -1))
+  value, _ = system.loss(params, tables, only, jax.random.key(0))
+  (nll,) = system.nll(params, tables, make_batch([(-1, [6, 6, 0, 5], 4, 1.0)]))
+  np.testing.assert_allclose(value * 4, nll / len(ITEM_CODES[4]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_without_some_items_the_next_one_that_is_left_is_the_target(seed):
   batch = rows()
@@ -210,11 +224,10 @@ def test_tokens_that_several_items_end_with_are_refused():
   [
     ({"input.user": True}, "learns from items in time order alone"),
     ({"input.order": "none"}, "learns from items in time order alone"),
-    ({"model.whole_word": True}, "needs config.model.whole_word=False"),
     ({"model.repeats": True}, "repeats needs .*every_position=True and .*=children"),
     ({"input.every_position": False, "input.item_dropout": 0.1}, "needs .*position"),
     ({"input.every_position": False, "train.whole_histories": True}, "needs .*posit"),
-    ({"train.label_smoothing": 0.1}, "for label smoothing config.train.loss=children"),
+    ({"train.label_smoothing": 0.1}, "label_smoothing .*needs config.train.loss=child"),
   ],
 )
 def test_what_does_not_go_together_is_refused(fields, message):

@@ -129,7 +129,6 @@ class LightLMConfig(WritesIds):
         "config.train.loss=vocabulary"
       )
     by_position, siblings = self.input.every_position, self.train.loss == "children"
-    smoothed = self.train.label_smoothing and not siblings
     if self.model.repeats and not (by_position and siblings):
       raise UserError(
         "config.model.repeats needs config.input.every_position=True and "
@@ -140,10 +139,10 @@ class LightLMConfig(WritesIds):
     for name, value in rows.items():
       if value and not by_position:
         raise UserError(f"config.{name} needs config.input.every_position=True")
-    if by_position and (self.model.whole_word or smoothed):
+    if by_position and self.train.label_smoothing and not siblings:
       raise UserError(
-        "config.input.every_position needs config.model.whole_word=False, and for "
-        "label smoothing config.train.loss=children"
+        "config.train.label_smoothing with config.input.every_position=True needs "
+        "config.train.loss=children"
       )
 
   @property

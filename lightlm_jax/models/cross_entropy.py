@@ -8,7 +8,6 @@ logits again; but each row of the output table's gradient is written only once.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ LARGE = 100_000
 ITEMS = 8_192
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def linear_cross_entropy(
   hidden_ND: jax.Array,
   table_ID: jax.Array,
@@ -26,8 +26,11 @@ def linear_cross_entropy(
   weight_N: jax.Array,
   chunk: int = CHUNK,
   items: int | None = None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   """Returns the sum over N positions of weight · -log softmax(hidden · table)[label].
+
+  The second result, without gradient, is logsumexp(hidden · table), [N]; it may be
+  anything where the weight is 0.
 
   Args:
     hidden_ND: float32, a hidden state of width D for each position.
@@ -37,24 +40,6 @@ def linear_cross_entropy(
     chunk: positions per chunk.
     items: items per chunk, each with all positions (`chunk` is then unused); None =
       ITEMS if the catalogue is larger than LARGE, otherwise chunks of positions.
-  """
-  arguments = hidden_ND, table_ID, label_N, weight_N, chunk, items
-  found: Any = and_normalisers(*arguments)
-  return found[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def and_normalisers(
-  hidden_ND: jax.Array,
-  table_ID: jax.Array,
-  label_N: jax.Array,
-  weight_N: jax.Array,
-  chunk: int = CHUNK,
-  items: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns `linear_cross_entropy` and, without gradient, logsumexp(logits) [N].
-
-  The latter may be anything where the weight is 0.
   """
   return _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items)[0]
 
@@ -186,4 +171,4 @@ def _backward(chunk, items, gradients, cotangents):
   return cotangent * hidden_grad_ND, cotangent * table_grad_ID, None, None
 
 
-and_normalisers.defvjp(_forward, _backward)
+linear_cross_entropy.defvjp(_forward, _backward)

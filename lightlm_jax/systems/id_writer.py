@@ -125,7 +125,9 @@ class IdWriter(System):
     if self.loss_kind in ("vocabulary", "both"):
       label_X = jnp.maximum(code_NL, 0).reshape(-1)
       state_XD, weight_X = state_NLD.reshape(-1, D), weight_NL.reshape(-1)
-      total += linear_cross_entropy(state_XD, params["embedding"], label_X, weight_X)
+      arguments = state_XD, params["embedding"], label_X, weight_X
+      found: Any = linear_cross_entropy(*arguments)
+      total += found[0]
     if self.loss_kind in ("children", "both"):
       arguments = state_NLD, params["embedding"], tables.trie, code_NL
       loss_NL = child_cross_entropy(*arguments, self.label_smoothing, bias)

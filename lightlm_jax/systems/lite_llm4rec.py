@@ -218,5 +218,6 @@ def batch_loss(
   # The bias is one more column, because linear_cross_entropy never has all logits.
   table_UE = jnp.concatenate([head(vector_UD), bias_U[:, None]], axis=1)
   hidden_NE = jnp.pad(hidden_ND, ((0, 0), (0, 1)), constant_values=1)
-  total: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
+  found: Any = linear_cross_entropy(hidden_NE, table_UE, label_N, weight_N)
+  total = found[0]
   return total / jnp.maximum(weight_N.sum(), 1)

@@ -91,7 +91,8 @@ class NextItem(ItemScorer):
     num_items = len(table_ID)
     arguments = hidden_ND, table_ID, label_N, weight_N
     if self.loss_kind == "full":
-      total: Any = cross_entropy.linear_cross_entropy(*arguments)
+      found: Any = cross_entropy.linear_cross_entropy(*arguments)
+      total = found[0]
     elif self.loss_kind == "sampled":
       negative_M = jax.random.randint(rng, (self.negatives,), 0, num_items)
       total = cross_entropy.sampled_cross_entropy(*arguments, negative_M)
@@ -109,7 +110,7 @@ class NextItem(ItemScorer):
     """Returns `_mean_loss` of the full softmax, with the bias of repeated items."""
     table_ID = _output_table(params)
     arguments = hidden_ND, table_ID, label_N, weight_N
-    found: Any = cross_entropy.and_normalisers(*arguments)
+    found: Any = cross_entropy.linear_cross_entropy(*arguments)
     total, normaliser_N = found
     by_position = self.example == "sequence"
     bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, by_position)

@@ -96,8 +96,7 @@ def write_history(
       jnp.take_along_axis(x_BH, order_BH, axis=1) for x_BH in (history_BH, segment_BH)
     )
   token_BS = codes_of(item_code_IL, history_BH).reshape(B, H * item_L)
-  alike_BHH = segment_BH[:, :, None] == segment_BH[:, None, :]
-  word_BH = jnp.triu(alike_BHH).sum(axis=2)  # itself and newer items
+  word_BH = _from_the_end(segment_BH)
   word_BS, segment_BS = (jnp.repeat(x, item_L, axis=1) for x in (word_BH, segment_BH))
   if with_user:
     user_BK = batch.user_B.reshape(B, -1)
@@ -116,10 +115,10 @@ def write_history(
 def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
   """Returns the history's items as positions of L tokens, `token_BS` [B, H, L].
 
-  Word numbers are 0: relative positions alone tell the order.
+  The k-th item from the end of its history has the word number k.
   """
   token_BHL = jnp.maximum(codes_of(item_code_IL, batch.history_BH), PAD)
-  return Source(token_BHL, jnp.zeros_like(batch.segment_BH), batch.segment_BH)
+  return Source(token_BHL, _from_the_end(batch.segment_BH), batch.segment_BH)
 
 
 def without_items(batch: Batch, keep_BH: jax.Array) -> Batch:
@@ -149,6 +148,11 @@ def without_items(batch: Batch, keep_BH: jax.Array) -> Batch:
     segment_BH=jnp.where(keep_BH, segment_BH, 0),
     target_B=jnp.where(keep_BH, target_BH, -1),
   )
+
+
+def _from_the_end(segment_BH: jax.Array) -> jax.Array:
+  """Counts, for each item, itself and the newer items of its segment, [B, H] int32."""
+  return jnp.triu(segment_BH[:, :, None] == segment_BH[:, None, :]).sum(axis=2)
 
 
 def _token(word: str) -> int:
