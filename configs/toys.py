@@ -78,7 +78,6 @@ def _best(config: config_lib.Card) -> None:
   config.model.d_kv = 32
   config.model.d_ff = 128
   config.model.dropout_rate = 0.4
-  config.model.whole_word = False
   config.model.residual = True
   config.model.repeats = True
   config.model.dtype = "float32"

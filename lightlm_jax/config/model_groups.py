@@ -50,7 +50,7 @@ class LightLMModel(Transformer):
 
   num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
   d_kv: int = field(64, "width of an attention head", POSITIVE)
-  whole_word: bool = field(True, "whether tokens get their item's position")
+  whole_word: bool = field(True, "whether tokens get their item's place in a history")
   residual: bool = field(False, "whether the newest state is added to the decoder's")
   repeats: bool = field(False, "whether repeats get a learned bias, by recency")
   id_range: float = field(

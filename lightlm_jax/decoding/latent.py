@@ -58,7 +58,9 @@ def build(
   real_N = item_N >= 0
   square_N = jnp.square(state_ND.astype(jnp.float32)).sum(axis=1)
   within = (real_N * square_N).sum() - (count_I * jnp.square(mean_ID).sum(axis=1)).sum()
-  variance = jnp.maximum(within, 0) / jnp.maximum(real_N.sum() * state_ND.shape[1], 1)
+  # A float: sixteen million states of width 128 have more numbers than an int32 counts.
+  numbers = real_N.sum() * float(state_ND.shape[1])
+  variance = jnp.maximum(within, 0) / jnp.maximum(numbers, 1)
   return StateIndex(state_ND, item_N, mean_ID, count_I, 2 * prior * variance)
 
 

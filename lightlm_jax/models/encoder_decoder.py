@@ -23,7 +23,7 @@ from lightlm_jax.models.layers import (
   dense,
 )
 
-_NORMAL = nn.initializers.normal(1.0)
+_NORMAL, _SMALL = nn.initializers.normal(1.0), nn.initializers.normal(0.02)
 _UNROLLED = 8  # layers
 
 
@@ -176,7 +176,10 @@ class EncoderDecoder(nn.Module):
     c = self.config
     self.embedding = self.param("embedding", c.embedding_init, (c.V, c.D))
     if c.W:
-      self.word_embedding = self.param("word_embedding", _NORMAL, (c.W, c.D))
+      # Places of a causal encoder start small and have no rate of their own, as in
+      # SASRec: as large as T5's, they cost 3 % of NDCG@10 (results/accuracy).
+      own = ("position", _SMALL) if c.causal else ("word_embedding", _NORMAL)
+      self.word_embedding = self.param(*own, (c.W, c.D))
     bias = functools.partial(
       RelativeBias, c.H, c.num_buckets, c.max_distance, init_std=c.D**-0.5
     )
