@@ -78,6 +78,7 @@ def _best(config: config_lib.Card) -> None:
   config.model.d_kv = 32
   config.model.d_ff = 128
   config.model.dropout_rate = 0.4
+  config.model.whole_word = False
   config.model.residual = True
   config.model.repeats = True
   config.model.dtype = "float32"
