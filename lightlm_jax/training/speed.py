@@ -140,9 +140,9 @@ class Clock:
     return self._last - last
 
   def window(self) -> tuple[float, float, float]:
-    """Returns the seconds of the steps since the last call, and of a step: median, p90.
+    """Returns the seconds of all steps since the last call, and those of one step.
 
-    Needs a `lap` since then.
+    The latter are the median and the 90th percentile. Needs a `lap` since then.
     """
     steps, seconds = np.array(self._laps).T
     self._laps = []
