@@ -50,7 +50,7 @@ def audit(
     log: all interactions, validation and test included. An item's number is its
       raw id or, unless all raw ids are integers, the id's place in alphabetical order.
     split_of: splits a log, so that each user's training items are the first ones of the
-      user's row. The row's other items count as held out, whether or not they are evaluated.
+      user's row. The row's other items are held out, also if they are not evaluated.
     seed: seeds the ids, the exchange and the renumbering.
 
   Returns:

@@ -78,7 +78,7 @@ class Walks(NamedTuple):
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 
   def scaled(self, scale_N: np.ndarray) -> "Walks":
-    """Returns the graph with rows and columns of its weights times `scale_N`, float32."""
+    """Returns the graph with rows and columns of weights times `scale_N`, float32."""
     scale = scipy.sparse.diags_array(scale_N)
     parts = (scale @ self.step_NN @ scale, scale @ self.onward_NA, scale @ self.out_NA)
     return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
