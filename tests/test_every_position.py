@@ -66,13 +66,13 @@ CHILDREN = {"train__loss": "children", "model__residual": True}
 REPEATS = BY_POSITION | CHILDREN | {"model__repeats": True, "codes": UNIQUE}
 
 
-SHARED = {}  # weights of each vocabulary, with and without words
+SHARED = {}  # weights of each vocabulary, with and without words or places
 
 
 def weights(system):
   """Untrained, but with a bias of repeated items."""
   shape = system.system.shape
-  key = shape.V, shape.W
+  key = shape.V, shape.W, shape.causal
   if key not in SHARED:
     SHARED[key] = system.init(jax.random.key(0))
   bias_P = jax.random.normal(jax.random.key(2), (repeats.BUCKETS,)) * 3
