@@ -134,9 +134,8 @@ class LightLMConfig(WritesIds):
         "config.model.repeats needs config.input.every_position=True and "
         "config.train.loss=children"
       )
-    rows = {"input.item_dropout": self.input.item_dropout}
-    rows["train.whole_histories"] = self.train.whole_histories
-    for name, value in rows.items():
+    whole = ("train.whole_histories", self.train.whole_histories)
+    for name, value in (("input.item_dropout", self.input.item_dropout), whole):
       if value and not by_position:
         raise UserError(f"config.{name} needs config.input.every_position=True")
     if by_position and self.train.label_smoothing and not siblings:
