@@ -113,7 +113,9 @@ def test_order_matters(name):
   assert np.abs(score_BI[0] - score_BI[1]).max() > 1e-3
 
 
-@every_net
+@pytest.mark.parametrize(
+  "name", ["bsarec", "item_decoder", pytest.param("sasrec", marks=pytest.mark.slow)]
+)
 def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
   (compiled, params), (also, _) = build(name), build(name, model__repeats=True)
   system, biased = compiled.system, also.system
@@ -285,8 +287,13 @@ def test_the_binary_loss_pulls_up_the_item_and_down_another():
 @pytest.mark.parametrize(
   ("name", "loss"),
   # Every loss by one network, and every network by one loss.
-  [*(("sasrec", loss) for loss in ("full", "sampled", "binary"))]
-  + [(name, "full") for name in NAMES if name != "sasrec"],
+  [
+    ("sasrec", "full"),
+    ("sasrec", "binary"),
+    pytest.param("sasrec", "sampled", marks=pytest.mark.slow),
+    ("bsarec", "full"),
+    ("item_decoder", "full"),
+  ],
 )
 def test_a_rule_of_succession_is_learned(name, loss):
   """Item i is followed by i + 1: after a few hundred steps it comes first."""

@@ -1,11 +1,11 @@
-"""The notebooks that train most, in a file of their own for a worker of their own."""
+"""The notebooks that train most: that a notebook runs is shown by quicker ones."""
 
 import re
 
 from notebook_runs import NOTEBOOKS, run
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def test_the_decoding_notebook_fills_lists_that_a_filter_would_shorten(tmp_path):
@@ -15,7 +15,5 @@ def test_the_decoding_notebook_fills_lists_that_a_filter_would_shorten(tmp_path)
   assert float(afterwards) < 8
 
 
-# Four systems are trained; that a notebook runs is shown by quicker ones.
-@pytest.mark.slow
 def test_the_four_systems_run(tmp_path):
   assert run(NOTEBOOKS / "05_four_systems.ipynb", tmp_path)

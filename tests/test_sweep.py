@@ -140,7 +140,10 @@ def test_every_point_of_the_grid_once_and_its_row(tmp_path):
   assert set(ran(tmp_path / "s").values()) == {1}
 
 
-@pytest.mark.parametrize("storage", ["", "sqlite"])
+@pytest.mark.integration
+@pytest.mark.parametrize(
+  "storage", [pytest.param("", marks=pytest.mark.slow), "sqlite"]
+)
 def test_two_processes_share_a_study(tmp_path, storage):
   workdir = tmp_path / "s"
   url = storage and f"sqlite:///{tmp_path}/trials.db"
@@ -183,6 +186,7 @@ def test_tables_are_made_once(tmp_path):
   assert len({kept.study_name for kept in opened}) == 1
 
 
+@pytest.mark.integration
 def test_killed_and_started_again_repeats_nothing_that_finished(tmp_path):
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[3]
@@ -202,6 +206,7 @@ def alive(pid):
   return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.integration
 def test_sigterm_is_passed_on(tmp_path):
   workdir, plan = tmp_path / "s", plan_of()
   slow = names(plan)[0]
@@ -216,6 +221,7 @@ def test_sigterm_is_passed_on(tmp_path):
   assert ran(workdir) == dict.fromkeys(names(plan), 1) | {slow: 2}
 
 
+@pytest.mark.integration
 def test_a_trial_that_is_told_to_end_with_its_sweep_has_not_failed(tmp_path):
   """As Slurm tells every process of a job."""
   workdir, plan = tmp_path / "s", plan_of()
@@ -310,7 +316,9 @@ def test_doubled_trials_of_hosts_without_a_common_lock_run_once(tmp_path):
   assert ran(workdir) == dict.fromkeys(names(plan), 1)
 
 
-@pytest.mark.parametrize("search", ["random", "tpe"])
+@pytest.mark.parametrize(
+  "search", [pytest.param("random", marks=pytest.mark.slow), "tpe"]
+)
 def test_a_search_draws_so_many_points(tmp_path, search):
   vary = ("train.learning_rate=log:1e-4..1e-2", "ffn=")
   plan = plan_of(*vary, search=search, trials=14)

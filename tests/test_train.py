@@ -195,10 +195,9 @@ def test_events_show_what_the_journal_holds(demo_run):
   assert "validation/ndcg_10" in {tag for _, tag, _ in shown}
 
 
-def test_workdir_holds_config_ids_and_two_checkpoints(demo_run):
+def test_workdir_holds_config_ids_and_two_checkpoints(demo_run, demo_config):
   path, _ = demo_run
-  config = config_lib.load("demo:tiny")
-  assert (path / "config.json").read_text() == config_lib.to_json(config)
+  assert (path / "config.json").read_text() == config_lib.to_json(demo_config)
   manifest = json.loads((path / "codes" / "manifest.json").read_text())
   assert manifest["sha256"] == results_of(path)["ids"]["manifest_sha256"]
   steps = {int(folder.name) for folder in (path / "checkpoints").iterdir()}
@@ -219,10 +218,10 @@ def test_pipe_gets_plain_lines(demo_run):
     assert len(row.removeprefix(name).split()) == 8
 
 
-def test_same_again_prints_the_table_and_changes_nothing(demo_run, capsys):
+def test_same_again_prints_the_table_and_changes_nothing(demo_run, demo_config, capsys):
   path, done = demo_run
   before = contents(path)
-  results = train.train(config_lib.load("demo:tiny"), path)
+  results = train.train(demo_config, path)
   assert results == results_of(path)
   assert contents(path) == before
   out = capsys.readouterr().out
@@ -362,7 +361,9 @@ def test_every_preset_is_within_the_limits():
         config_lib.check(config_lib.load(name, preset))
 
 
-def test_other_log_in_a_finished_workdir_is_refused(demo_run, tmp_path, monkeypatch):
+def test_other_log_in_a_finished_workdir_is_refused(
+  demo_run, demo_config, tmp_path, monkeypatch
+):
   shutil.copytree(demo_run[0], tmp_path / "run")
   before = contents(tmp_path / "run")
   load = train.datasets.load
@@ -374,5 +375,5 @@ def test_other_log_in_a_finished_workdir_is_refused(demo_run, tmp_path, monkeypa
 
   monkeypatch.setattr(train.datasets, "load", other_log)
   with pytest.raises(UserError, match="begun on another log"):
-    train.train(config_lib.load("demo:tiny"), tmp_path / "run")
+    train.train(demo_config, tmp_path / "run")
   assert contents(tmp_path / "run") == before
