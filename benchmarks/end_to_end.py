@@ -172,10 +172,10 @@ def recommender(work: Workload) -> Callable:
 
     def step(token_BK, parent_BK, cache):
       segment_BK = jnp.ones_like(token_BK)
-      variables = {"params": params}
-      return work.net.apply(
-        variables, token_BK, parent_BK, kv, segment_BK, cache, method="extend"
-      )
+      apply = functools.partial(work.net.apply, {"params": params})
+      arguments = token_BK, parent_BK, kv, segment_BK, cache
+      state_BKD, cache = apply(*arguments, method="extend")
+      return apply(state_BKD, method="logits"), cache
 
     return _search(work, step, encoder_decoder.Cache(), trie, allowed)
 

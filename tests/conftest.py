@@ -137,6 +137,10 @@ def eight_devices():
   return call
 
 
+# Each width of a batch is a program to compile: here every batch has the same one.
+ONE_WIDTH = {"train.history_buckets": (), "train.eval_batch_size": 300}
+
+
 @pytest.fixture(scope="session")
 def demo_run(train_command, tmp_path_factory, common):
   """The workdir of one finished run of the demo, and the process that left it.
@@ -148,9 +152,10 @@ def demo_run(train_command, tmp_path_factory, common):
     if not said.exists():
       # From anywhere: a bare name and a relative workdir, as people type them.
       env = os.environ | {"PYTHONPATH": str(ROOT)}
-      # Batches of one width, not of four: a step of its own is compiled for each.
-      own = "--config=demo:tiny", "--config.train.history_buckets=()"
-      done = train_command(*own, "--workdir=demo", cwd=common, env=env)
+      own = (f"--config.{field}={value}" for field, value in ONE_WIDTH.items())
+      done = train_command(
+        "--config=demo:tiny", *own, "--workdir=demo", cwd=common, env=env
+      )
       said.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
   done = subprocess.CompletedProcess([], *json.loads(said.read_text()))
   folder = tmp_path_factory.mktemp("runs") / "demo"
@@ -164,7 +169,7 @@ def demo_config():
   """The config of `demo_run`."""
   from lightlm_jax import config  # noqa: PLC0415
 
-  return config.load("demo:tiny", overrides={"train.history_buckets": ()})
+  return config.load("demo:tiny", overrides=ONE_WIDTH)
 
 
 @pytest.fixture(scope="session")

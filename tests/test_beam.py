@@ -383,7 +383,7 @@ def test_edges_are_exact_too(name, form):
     expect(found, row, exhaustive(SlowModel(table), row, codes, rest))
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_codes_of_sixteen_tokens_are_found(masked):
   codes = [(2,) * n + (3,) * (16 - n) for n in range(9)] + [(4, 2)]
   table = random_table(0, 5, scale=0.5)

@@ -49,6 +49,25 @@ if __name__ == "__main__":
 '''
 
 
+# Runs the command for many lists of arguments, and makes its imports once.
+FORKS = """
+import json, os, pathlib, runpy, sys
+from lightlm_jax import command_line, config
+
+answers = []
+for arguments in json.load(sys.stdin):
+  if not (child := os.fork()):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+      os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+    sys.argv = ["entry.py", *arguments]
+    runpy.run_path("entry.py", run_name="__main__")
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  answers.append([code, *(pathlib.Path(n).read_text() for n in ("stdout", "stderr"))])
+print(json.dumps(answers))
+"""
+ROOT = str(pathlib.Path(config.__file__).parent.parent.parent)
+
+
 @pytest.fixture
 def card(tmp_path):
   path = tmp_path / "card.py"
@@ -60,12 +79,11 @@ def card(tmp_path):
 def run(tmp_path, card):
   entry = tmp_path / "entry.py"
   entry.write_text(ENTRY)
-  root = str(pathlib.Path(config.__file__).parent.parent.parent)
 
   def run(*arguments):
     return subprocess.run(
       [sys.executable, str(entry), *arguments],
-      env=os.environ | {"PYTHONPATH": root},
+      env=os.environ | {"PYTHONPATH": ROOT},
       cwd=tmp_path,
       capture_output=True,
       text=True,
@@ -224,32 +242,51 @@ def test_command_line_turns_a_card_into_another_system(run):
   assert "no field 'model.d_model' (it is a field of lightlm" in done.stderr
 
 
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    ([], "no config; give --config="),
-    (["--config.seed=1"], "no config; give --config="),
-    (["--config=nowhere.py"], "no config file 'nowhere.py'"),
-    (["--config=card.py:paper"], "no preset 'paper'"),
-    (["--config=card.py", "--config.train.step=1"], "did you mean train.steps"),
-    (["--config=card.py", "--config.seed=x"], "--config.seed=x: invalid literal"),
-    (
-      ["--config=card.py", "--config.train.history_buckets=x"],
-      "history_buckets is of type tuple",
-    ),
-    (["--config=card.py", "--config.train={'steps':1}"], "train is a group"),
-    (["--config=card.py", "--config=card.py"], "second config"),
-    (["--config=card.py", "--wrokdir=x"], "Did you mean: workdir"),
-    (["--config=card.py", "extra"], "'extra' is not a flag"),
-  ],
-)
-def test_slip_on_the_command_line_is_one_line(run, arguments, message):
-  done = run(*arguments)
-  assert done.returncode == 2
-  assert done.stdout == ""
-  assert done.stderr.count("\n") == 1
-  assert done.stderr.startswith("lightlm_jax: error: ")
-  assert message in done.stderr
+SLIPS = [
+  ([], "no config; give --config="),
+  (["--config.seed=1"], "no config; give --config="),
+  (["--config=nowhere.py"], "no config file 'nowhere.py'"),
+  (["--config=card.py:paper"], "no preset 'paper'"),
+  (["--config=card.py", "--config.train.step=1"], "did you mean train.steps"),
+  (["--config=card.py", "--config.seed=x"], "--config.seed=x: invalid literal"),
+  (
+    ["--config=card.py", "--config.train.history_buckets=x"],
+    "history_buckets is of type tuple",
+  ),
+  (["--config=card.py", "--config.train={'steps':1}"], "train is a group"),
+  (["--config=card.py", "--config=card.py"], "second config"),
+  (["--config=card.py", "--wrokdir=x"], "Did you mean: workdir"),
+  (["--config=card.py", "extra"], "'extra' is not a flag"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+  """What the command answers to each of `SLIPS`: exit code, stdout, stderr."""
+  folder = tmp_path_factory.mktemp("slips")
+  (folder / "card.py").write_text(CARD)
+  (folder / "entry.py").write_text(ENTRY)
+  done = subprocess.run(
+    [sys.executable, "-c", FORKS],
+    env=os.environ | {"PYTHONPATH": ROOT},
+    cwd=folder,
+    input=json.dumps([arguments for arguments, _ in SLIPS]),
+    capture_output=True,
+    text=True,
+    check=True,
+    timeout=60,
+  )
+  return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("slip", range(len(SLIPS)), ids=str)
+def test_slip_on_the_command_line_is_one_line(answers, slip):
+  code, stdout, stderr = answers[slip]
+  assert code == 2
+  assert stdout == ""
+  assert stderr.count("\n") == 1
+  assert stderr.startswith("lightlm_jax: error: ")
+  assert SLIPS[slip][1] in stderr
 
 
 def test_bug_in_a_config_file_keeps_its_traceback(run, tmp_path):

@@ -8,6 +8,7 @@ from small_lightlm import ITEM_CODES, build, make_batch
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
+from lightlm_jax.decoding import candidates
 from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
 from lightlm_jax.models import repeats
 from lightlm_jax.runtime.errors import UserError
@@ -174,11 +175,17 @@ def test_an_example_a_row_may_have_the_loss_of_siblings():
   np.testing.assert_allclose(value, mean_of_means(nll_B, batch), rtol=1e-5)
 
 
+# Children are listed, and their logits computed alone.
+LISTED = {"decoding__trie_bytes": 0}
+
+
 @pytest.mark.parametrize(
-  ("kind", "more"), [("beam", {}), ("beam", REPEATS), ("exact", REPEATS)]
+  ("kind", "more"),
+  [("beam", {}), ("beam", REPEATS), ("beam", REPEATS | LISTED), ("exact", REPEATS)],
 )
-def test_lists_are_ranked_by_the_loss_of_siblings(kind, more):
+def test_lists_are_ranked_by_the_loss_of_siblings(kind, more, monkeypatch):
   """By beam search and by scores of all items; the chances of all items sum to 1."""
+  monkeypatch.setattr(candidates, "FEW", 1.0)
   system, tables, _ = build(decoding__kind=kind, **CHILDREN | more)
   params = weights(system)
   num_items = len(ITEM_CODES)

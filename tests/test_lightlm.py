@@ -147,7 +147,9 @@ def test_more_padding_changes_no_loss(params):
   np.testing.assert_allclose(narrow, wide, rtol=1e-5)
 
 
-@pytest.mark.parametrize("with_user", [True, False])
+@pytest.mark.parametrize(
+  "with_user", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_examples_that_share_a_row_learn_as_alone(params, with_user):
   """The same loss and gradient an epoch, from rows of one and of three examples."""
   rng = np.random.default_rng(0)

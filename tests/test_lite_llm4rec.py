@@ -28,7 +28,9 @@ I, V, T, H = 30, 20, 5, 8
 HISTORIES = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [11, 12]]
 TARGETS = [9, 2, 0, 13]
 BOUGHT = np.concatenate([np.arange(I), *[[3, 5, 5, 9]] * 4])  # the training log's items
-both_heads = pytest.mark.parametrize("tied", [False, True])
+both_heads = pytest.mark.parametrize(
+  "tied", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 
 
 def make_texts(items=I, seed=0, width=T):

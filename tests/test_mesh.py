@@ -105,14 +105,8 @@ def test_every_mesh_trains_the_same_model(eight_devices, meshes):
     assert held["paramsembedding"] == [tokens // model, width]
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "sasrec",
-    pytest.param("lite_llm4rec", marks=pytest.mark.slow),
-    pytest.param("lite_llm4rec_beam", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sasrec", "lite_llm4rec", "lite_llm4rec_beam"])
 def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices, name):
   meshes = ((1, 1, False), (8, 1, True))
   losses, *_ = eight_devices(TRAIN, json.dumps(meshes), name)

@@ -124,7 +124,7 @@ def read(net, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
   """The encoded source beside the logits, in one program."""
   encoded_BSD = net.encode(token_BS, word_BS, segment_BS)
   kv = net.precompute_cross_kv(encoded_BSD, segment_BS)
-  return encoded_BSD, net.decode(token_BKL, kv, segment_BK)
+  return encoded_BSD, net.logits(net.states(token_BKL, kv, segment_BK))
 
 
 def cross_kv(net, token_BS, word_BS, segment_BS):
@@ -149,7 +149,14 @@ class Model:
     self.forward = compiled(None)
     self.read = compiled(read)
     self.cross_kv = compiled(cross_kv)
-    self.extend = compiled("extend")
+    self.logits = compiled("logits")
+    extend = compiled("extend")
+
+    def extended(*arguments):
+      state_BKD, cache = extend(*arguments)
+      return self.logits(state_BKD), cache
+
+    self.extend = extended
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,8 @@ def outputs(net, params, inputs: Inputs) -> dict[str, jax.Array]:
     encoded_BSD, memory = _begin(apply, inputs)
     told_BKL = lightlm.shift_right(target_BL)[:, None]
     segment_BK = jnp.ones((len(target_BL), 1), jnp.int32)
-    logits_BKLV = apply(told_BKL, memory, segment_BK, method="decode")
+    state_BKLD = apply(told_BKL, memory, segment_BK, method="states")
+    logits_BKLV = apply(state_BKLD, method="logits")
     logits_BLV = logits_BKLV[:, 0]
     real_BL = target_BL >= 0
     cross_entropy_BL = lightlm.token_cross_entropy(logits_BLV, target_BL, 0.0)
@@ -82,7 +83,9 @@ def _find(net, params, inputs: Inputs, item_trie):
 
   def step(token_BK, parent_BK, cache):
     segment_BK = jnp.ones_like(token_BK)
-    return apply(token_BK, parent_BK, kv, segment_BK, cache, method="extend")
+    arguments = token_BK, parent_BK, kv, segment_BK, cache
+    state_BKD, cache = apply(*arguments, method="extend")
+    return apply(state_BKD, method="logits"), cache
 
   options = beam.Options(
     beam_size=BEAM_SIZE, start_token=text.START, length_penalty=LENGTH_PENALTY

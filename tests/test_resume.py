@@ -34,6 +34,7 @@ ARGUMENTS = (
   f"--config.train.eval_every={EVERY}",
   "--config.train.log_every=5",
   "--config.train.history_buckets=()",
+  "--config.train.eval_batch_size=300",
   "--config.baselines=()",
 )
 
@@ -291,7 +292,7 @@ def test_told_to_end_a_run_saves_and_says_so(unbroken, tmp_path):
   assert_same_end(unbroken, workdir)
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_told_to_end_while_validating_a_run_validates_again(
   small_config, tmp_path, monkeypatch, average
 ):

@@ -66,13 +66,19 @@ class Run:
     return self.steps(current, tables, self.feed, what, stop_requested_D)
 
 
+@functools.cache
+def plain():
+  """A run as it is; its steps are compiled once."""
+  return Run()
+
+
 def equal(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_a_dispatch_is_its_steps_one_by_one():
   """Bit for bit, over more than an epoch; and no number of steps compiles anything."""
-  run = Run()
+  run = plain()
   alone, losses = run.start(), []
   for s in range(2 * K):
     alone, report = run.go(alone, s, s + 1)
@@ -97,7 +103,7 @@ def test_a_dispatch_is_its_steps_one_by_one():
 
 def test_it_is_plain_gradient_descent():
   """The steps against the optimiser called by hand, batch by batch."""
-  run = Run()
+  run = plain()
   found, _ = run.go(run.start(), 0, 3)
   current = run.start()
   params, opt_state = current.params, current.opt_state

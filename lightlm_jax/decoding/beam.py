@@ -46,7 +46,7 @@ class Options:
 
 
 def search(
-  step: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
+  step: Callable[[jax.Array, jax.Array, Any], tuple[candidates.Logits, Any]],
   cache: Any,
   trie: Trie,
   allowed: Allowed | None,
@@ -62,9 +62,8 @@ def search(
   search is exact if no level of the trie but the last has more than `beam_size` nodes.
 
   Args:
-    step: maps (token_BK, parent_BK, cache) to (logits_BKV, cache with one position
-      more); beam k continues beam parent_BK[b, k] of the previous call. The first call
-      has K = 1.
+    step: maps (token_BK, parent_BK, cache) to (`Logits`, cache with one position more);
+      beam k continues beam parent_BK[b, k] of the previous call. The first has K = 1.
     cache: input of the first call.
     trie: all item codes, over the vocabulary of the logits.
     allowed: which items each row may get; None = all items of the trie.
@@ -83,14 +82,14 @@ def search(
     parent_BK=zero_B1,
   )
   for level in range(trie.depth):
-    logits_BKV, cache = step(beams.token_BK, beams.parent_BK, cache)
-    beams = _extended(beams, logits_BKV, trie, level, allowed, paths[level], options)
+    logits, cache = step(beams.token_BK, beams.parent_BK, cache)
+    beams = _extended(beams, logits, trie, level, allowed, paths[level], options)
   return beams
 
 
 def _extended(
   beams: Beams,
-  logits_BKV: jax.Array,
+  logits: candidates.Logits,
   trie: Trie,
   level: int,
   allowed: Allowed | None,
@@ -105,10 +104,11 @@ def _extended(
   if options.constrained:
     open_children = candidates.children(trie, level, state_BK, allowed, path)
   else:
-    open_children = candidates.every_token(finished_BK, logits_BKV.shape[-1])
-  normalised = logits_BKV
-  if options.renormalise:
-    normalised = open_children.logits(logits_BKV)
+    open_children = candidates.every_token(finished_BK, trie.vocab_size)
+  # The root is the same for all rows: its children are not read for each.
+  if callable(logits) and not (options.renormalise and level and open_children.few):
+    logits = logits()
+  normalised = open_children.logits(logits) if options.renormalise else logits
   length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
   # Without any open child the total is -inf, which would make keys NaN.
   total_BK = jnp.maximum(jax.nn.logsumexp(normalised, axis=2), LOWEST)
@@ -118,7 +118,7 @@ def _extended(
     length_norm(length_BK, options.length_penalty, options.length_offset),
     finished_BK,
   )
-  best = open_children.best(logits_BKV, scale, options.beam_size)
+  best = open_children.best(logits, scale, options.beam_size)
 
   def of_parent(value_BK):
     return jnp.take_along_axis(value_BK, best.parent_BK, axis=1)

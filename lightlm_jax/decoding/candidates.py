@@ -5,6 +5,7 @@ each node (see `Trie`). `Listed` reads the one, `Masked` the other. As either co
 all continuations of all beams, they find the same beams, up to rounding.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,13 @@ from lightlm_jax.decoding import filters
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.decoding.trie import WORD, Trie, bits
+
+# Beams' logits [B, K, V], float32, or a function that returns them, and, given tokens
+# [B, K, C], those of these alone; a token beyond the vocabulary counts as the last one.
+Logits = jax.Array | Callable[..., jax.Array]
+# All logits are one product with the whole table; those of children read rows of it for
+# each beam: as fast on a CPU, at a width of 128, if they are a 64th to a 100th of V.
+FEW = 1 / 128
 
 
 class Scale(NamedTuple):
@@ -46,17 +54,22 @@ class Listed(NamedTuple):
 
   token_BKC: jax.Array
   open_BKC: jax.Array
+  # Whether reading rows of the table is faster than a product with all of it.
+  few: bool = False
 
-  def logits(self, logits_BKV: jax.Array) -> jax.Array:
+  def logits(self, logits: Logits) -> jax.Array:
     """Returns the children's logits, [B, K, C] float32, -inf where not open."""
-    token_BKC = jnp.minimum(self.token_BKC, logits_BKV.shape[-1] - 1)
-    logits_BKC = jnp.take_along_axis(logits_BKV, token_BKC, axis=2)
+    if callable(logits):
+      logits_BKC = logits(self.token_BKC)
+    else:
+      token_BKC = jnp.minimum(self.token_BKC, logits.shape[-1] - 1)
+      logits_BKC = jnp.take_along_axis(logits, token_BKC, axis=2)
     return jnp.where(self.open_BKC, logits_BKC, -jnp.inf)
 
-  def best(self, logits_BKV: jax.Array, scale: Scale, k: int) -> Best:
+  def best(self, logits: Logits, scale: Scale, k: int) -> Best:
     """Returns the k best open children of each row."""
     B, K, C = self.token_BKC.shape
-    key_BKC = jnp.where(self.open_BKC, scale.key(self.logits(logits_BKV)), -jnp.inf)
+    key_BKC = jnp.where(self.open_BKC, scale.key(self.logits(logits)), -jnp.inf)
     key_BK, place_BK = top_k(key_BKC.reshape(B, K * C), min(k, K * C))
     token_BX = self.token_BKC.reshape(B, K * C)
     token_BK = jnp.take_along_axis(token_BX, place_BK, axis=1)
@@ -71,6 +84,7 @@ class Masked(NamedTuple):
   """Open children of each beam as a mask: bit v % 32 of word v // 32 opens token v."""
 
   word_BKW: jax.Array  # uint32
+  few = False
 
   def logits(self, logits_BKV: jax.Array) -> jax.Array:
     """Returns all tokens' logits, [B, K, V] float32, -inf where not open."""
@@ -144,7 +158,8 @@ def children(
     token_BKC, open_BKC = trie.listed(state_BK, level)
   if path is not None:
     open_BKC = filters.without(open_BKC, trie, path, state_BK, level)
-  return Listed(token_BKC, open_BKC)
+  few = token_BKC.shape[2] <= FEW * trie.vocab_size
+  return Listed(token_BKC, open_BKC, few)
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:

@@ -247,19 +247,12 @@ class EncoderDecoder(nn.Module):
     kept_BSD = encoded_BSD if self.config.residual else None
     return CrossKV(key, value, segment_BS, kept_BSD)
 
-  def decode(self, token_BKL, kv: CrossKV, segment_BK) -> jax.Array:
-    """Returns next-token logits_BKLV, float32, of K targets per row by teacher forcing.
+  def states(self, token_BKL, kv: CrossKV, segment_BK, until_BK=None) -> jax.Array:
+    """Returns the last layer's states [B, K, L, D] of K teacher-forced targets a row.
 
     `token_BKL` int32 are decoder inputs: a start token, then the target. `segment_BK`
-    int32 is the segment of the row's source that each target attends to.
-    """
-    return self._logits(self.states(token_BKL, kv, segment_BK))
-
-  def states(self, token_BKL, kv: CrossKV, segment_BK, until_BK=None) -> jax.Array:
-    """Returns the last layer's hidden states, [B, K, L, D] in `config.dtype`.
-
-    Arguments as in `decode`; `until_BK` int32 is the last source position that a target
-    attends to, None = no limit.
+    int32 is the segment of the row's source that each target attends to, `until_BK` the
+    last source position, None = no limit. States are in `config.dtype`.
     """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
@@ -286,11 +279,11 @@ class EncoderDecoder(nn.Module):
       token_BK: int32 tokens at position len(cache.key).
       parent_BK: int32, the slot at the previous position that each target continues;
         ignored at position 0.
-      kv, segment_BK: as in `decode`.
+      kv, segment_BK: as in `states`.
       cache: all previous positions, at first `Cache()`.
 
     Returns:
-      Next-token logits_BKV, float32, and the cache including this position.
+      The last layer's states [B, K, D], and the cache including this position.
     """
     K, M = token_BK.shape[1], len(cache.key)
     ancestor = [jnp.take_along_axis(a, parent_BK, axis=1) for a in cache.ancestor]
@@ -305,7 +298,7 @@ class EncoderDecoder(nn.Module):
       token_BK[..., None], past, kv, bias_H1P, mask_BKP, segment_BK
     )
     cache = Cache((*cache.key, key), (*cache.value, value), tuple(ancestor))
-    return self._logits(x_BK1D)[:, :, 0], cache
+    return x_BK1D[:, :, 0], cache
 
   def _decoder(
     self, token_BKL, past, kv: CrossKV, bias, mask, segment_BK, until_BK=None
@@ -322,19 +315,19 @@ class EncoderDecoder(nn.Module):
       x_BKLD += _newest(kv.encoded_BSD, mask_BKS)[:, :, None]
     return x_BKLD, piece
 
-  def _logits(self, x_BKLD) -> jax.Array:
+  def logits(self, state, token_BKC=None) -> jax.Array:
+    """Returns the next token's logits […, V] of states […, D]; [B, K, C] of some."""
+    table, sizes = self.embedding.astype(self.config.dtype), "...d,vd->...v"
+    if token_BKC is not None:
+      table, sizes = table[token_BKC], "bkd,bkcd->bkc"
     # Accumulated and returned in float32: rounded logits would make items tie.
-    return jnp.einsum(
-      "bkld,vd->bklv",
-      x_BKLD * self.config.D**-0.5,
-      self.embedding.astype(self.config.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    options = {"preferred_element_type": jnp.float32}
+    return jnp.einsum(sizes, state * self.config.D**-0.5, table, **options)
 
   def __call__(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
-    """Encodes the source; returns the logits_BKLV of `decode`, of K targets per row."""
+    """Encodes the source; returns the next tokens' logits_BKLV, of K targets a row."""
     source = token_BS, word_BS, segment_BS
-    return self._logits(self.forced_states(*source, token_BKL, segment_BK))
+    return self.logits(self.forced_states(*source, token_BKL, segment_BK))
 
   def forced_states(self, token_BS, word_BS, segment_BS, token_BKL, segment_BK):
     """Encodes the source; returns `states` of K targets per row, [B, K, L, D]."""

@@ -33,32 +33,28 @@ class Decoder(NamedTuple):
   embedding_VD: jax.Array  # the embeddings of tokens
   bias: TokenBias | None = None  # is added to every logit of its tokens
 
-  def forced(self, decoder_input_BKL: jax.Array, *, method: str) -> jax.Array:
-    """Runs the decoder by teacher forcing on the given tokens.
-
-    Returns logits [B, K, L, V], float32, if `method` is "decode", or the last layer's
-    hidden states [B, K, L, D], in the model's dtype, if it is "states". L is the number
-    of tokens of a target, V that of the vocabulary, D the model's width.
-    """
+  def states(self, decoder_input_BKL: jax.Array) -> jax.Array:
+    """Returns the last layer's states [B, K, L, D] on these tokens, teacher-forced."""
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
-    found = self.apply(decoder_input_BKL, self.kv, segment_BK, method=method)
-    return self._biased(found) if method == "decode" else found
+    return self.apply(decoder_input_BKL, self.kv, segment_BK, method="states")
 
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
     """Extends each beam by one token; see the argument `step` of `beam.search`."""
     arguments = token_BK, parent_BK, self.kv, jnp.ones_like(token_BK), cache
-    logits_BKV, cache = self.apply(*arguments, method="extend")
-    return self._biased(logits_BKV), cache
+    state_BKD, cache = self.apply(*arguments, method="extend")
+    return functools.partial(self.logits, state_BKD), cache
 
-  def _biased(self, logits: jax.Array) -> jax.Array:
-    """Returns logits [B, …, V] with the bias of each row added."""
+  def logits(self, state: jax.Array, token_BKC: jax.Array | None = None) -> jax.Array:
+    """Returns all logits […, V] of states [B, …, D], float32, or [B, K, C] of some."""
+    logits = self.apply(state, token_BKC, method="logits")
     if self.bias is None:
       return logits
     token_BE, value_BE = self.bias
-    B = token_BE.shape[0]  # a symbol in an export, which has no len
-    row_B1 = jnp.arange(B)[:, None]
-    bias_BV = jnp.zeros((B, logits.shape[-1]))
-    bias_BV = bias_BV.at[row_B1, token_BE].add(value_BE, mode="drop")
+    row_B = jnp.arange(token_BE.shape[0])  # a symbol in an export, which has no len
+    bias_BV = jnp.zeros((*token_BE.shape[:1], self.embedding_VD.shape[0]))
+    bias_BV = bias_BV.at[row_B[:, None], token_BE].add(value_BE, mode="drop")
+    if token_BKC is not None:
+      return logits + bias_BV[row_B[:, None, None], token_BKC]
     return logits + jnp.expand_dims(bias_BV, range(1, logits.ndim - 1))
 
 
@@ -142,13 +138,12 @@ class IdWriter(System):
     """
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
+    state_B1LD = decoder.states(shift_right(target_B1L))
     if self.loss_kind != "vocabulary":
-      state_B1LD = decoder.forced(shift_right(target_B1L), method="states")
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
       arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
       return child_cross_entropy(*arguments, bias=decoder.bias).sum(axis=1)
-    logits_B1LV = decoder.forced(shift_right(target_B1L), method="decode")
-    cross_entropy_B1L = token_cross_entropy(logits_B1LV, target_B1L, 0.0)
+    cross_entropy_B1L = token_cross_entropy(decoder.logits(state_B1LD), target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
 
   def _opened(

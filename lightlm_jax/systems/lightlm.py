@@ -134,7 +134,7 @@ class LightLM(IdWriter):
     def force(decoder_input_QL):
       shape = (decoder.kv.segment_BS.shape[0], *decoder_input_QL.shape)
       decoder_input_BQL = jnp.broadcast_to(decoder_input_QL[None], shape)
-      return decoder.forced(decoder_input_BQL, method="decode")
+      return decoder.logits(decoder.states(decoder_input_BQL))
 
     score_BR = exact.scores(
       force,
@@ -174,7 +174,7 @@ class LightLM(IdWriter):
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
     shape = (batch.user_B.shape[0], 1, self.common_prefix + 1)
     decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
-    state_B1LD = decoder.forced(decoder_input_B1L, method="states")
+    state_B1LD = decoder.states(decoder_input_B1L)
     return state_B1LD[:, 0, -1].astype(jnp.float32)
 
   def _repeats(self, params, tables, batch, by_position=False) -> TokenBias | None:
