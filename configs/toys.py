@@ -70,7 +70,7 @@ def _best(config: config_lib.Card) -> None:
   config.input.item_dropout = 0.2
   config.ids.graph = "sequence"
   config.ids.balanced = True
-  config.ids.branching = 110  # about the root of the number of items
+  config.ids.branching = 1_000  # clusters of 12 items
   config.model.d_model = 128
   config.model.num_layers = 2
   config.model.num_decoder_layers = 1
@@ -84,17 +84,18 @@ def _best(config: config_lib.Card) -> None:
   config.model.dtype = "float32"
   config.train.loss = "children"
   config.train.batch_size = 16  # rows of input.history items
-  config.train.steps = 10_720  # 80 epochs
+  config.train.steps = 5_360  # 40 epochs
   config.train.warmup_steps = 100
   config.train.schedule = "linear"
   config.train.embedding_rate = 50.0
   config.train.weight_decay = 0.0
   config.train.clip_norm = 5.0
   config.train.average = 0.995
-  config.train.eval_every = 1_072
+  config.train.eval_every = 536
   config.train.patience = 0
   config.train.eval_users = 6_000
   config.train.eval_batch_size = 128
+  config.decoding.beam_size = 40
   config.decoding.state = "decoder"  # L2D; a causal encoder's mean says less
 
 

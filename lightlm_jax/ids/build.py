@@ -23,7 +23,7 @@ WARNINGS = {
   "compare with it, do not rely on it"
 }
 # Part of every cache key; to be raised when the construction changes.
-_VERSION = 4
+_VERSION = 5
 
 
 def code_book(

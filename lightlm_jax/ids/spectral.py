@@ -32,8 +32,7 @@ TOKENS = ("level", "node")
 # "all_together" also co-occurrences of two users or two items. "attributes": one graph
 # in which shared attributes connect items. "separate": items clustered by shared users,
 # users by shared items, without common tokens. "items", "users": only these are
-# clustered, the others get random numbers. "sequence": as "items", but the graph has
-# the neighbours in users' histories.
+# clustered, the others get random numbers. "sequence": items, by neighbours in time.
 CO_INDEXED = {"bipartite": graph_lib.bipartite, "all_together": graph_lib.all_together}
 OF_ITEMS = {
   "separate": graph_lib.items_together,
@@ -42,8 +41,9 @@ OF_ITEMS = {
 }
 GRAPHS = (*CO_INDEXED, "attributes", *OF_ITEMS, "users")
 # Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
-# bring users closer to their items, at the price of fewer and larger clusters.
-WALK, VECTORS = 5, 2
+# bring users closer to their items, at the price of fewer and larger clusters. Only a
+# short walk tells clusters apart that would need more than MOST_VECTORS.
+WALK, SHORT_WALK, VECTORS, MOST_VECTORS = 5, 2, 2, 256
 # Beyond this, the eigenvectors alone take hours and tens of gigabytes.
 MOST_NODES = 1_000_000
 # Below this many nodes a dense eigensolver is faster than Lanczos.
@@ -295,7 +295,7 @@ def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
   clusters = min(clusters, N - 1)
   if clusters < 2:
     return np.zeros(N, dtype=np.int64)
-  vectors = min(VECTORS * clusters, N - 1)
+  vectors = min(VECTORS * clusters, MOST_VECTORS, N - 1)
   # Single precision is 2.5 times faster, and finer than the solver's tolerance.
   laplacian = graph.scaled(1 / np.sqrt(graph @ np.ones(N)))
   if N <= _DENSE_NODES:
@@ -310,7 +310,8 @@ def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
       operator, vectors, which="LA", v0=start_N, tol=1e-4
     )
   # With few nodes, some eigenvalues may be negative.
-  row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** WALK
+  walk = WALK if VECTORS * clusters <= MOST_VECTORS else SHORT_WALK
+  row_NK = vector_NK * np.maximum(value_K, 0)[None, :] ** walk
   row_NK /= np.maximum(np.linalg.norm(row_NK, axis=1, keepdims=True), 1e-12)
   # The sign of an eigenvector is arbitrary; the clusters must not depend on it.
   row_NK *= np.sign(row_NK[np.abs(row_NK).argmax(axis=0), np.arange(vectors)])
