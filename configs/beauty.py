@@ -24,8 +24,8 @@ def get_config(preset: str | None = None) -> config_lib.Card:
   config = config_lib.card("toys", preset)
   config.data.name = "beauty"
   if preset == "best":
-    config.train.steps = 6_440  # 40 epochs
-    config.train.eval_every = 644
+    config.train.steps = 12_880  # 80 epochs
+    config.train.eval_every = 1_288
   if preset == "paper":
     config.train.steps = 24_030  # 10 epochs
     config.train.warmup_steps = 1_201  # 5 %

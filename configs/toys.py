@@ -84,14 +84,14 @@ def _best(config: config_lib.Card) -> None:
   config.model.dtype = "float32"
   config.train.loss = "children"
   config.train.batch_size = 16  # rows of input.history items
-  config.train.steps = 5_360  # 40 epochs
+  config.train.steps = 10_720  # 80 epochs
   config.train.warmup_steps = 100
   config.train.schedule = "linear"
   config.train.embedding_rate = 50.0
   config.train.weight_decay = 0.0
   config.train.clip_norm = 5.0
   config.train.average = 0.995
-  config.train.eval_every = 536
+  config.train.eval_every = 1_072
   config.train.patience = 0
   config.train.eval_users = 6_000
   config.train.eval_batch_size = 128
