@@ -24,7 +24,7 @@ def get_config(preset: str | None = None) -> config_lib.Card:
   if preset == "best":
     config.input.history = 200
     config.input.item_dropout = 0.0
-    config.ids.branching = 285  # clusters of 12 items
+    config.ids.branching = 310  # clusters of 12 items
     config.model.dropout_rate = 0.2
     config.train.whole_histories = True
     config.train.steps = 9_270  # 30 epochs

@@ -95,6 +95,16 @@ def test_the_first_token_is_the_community(communities, strays, seed):
   assert len(pairs) == communities
 
 
+def test_fewer_eigenvectors_than_communities_tell_them_apart(monkeypatch):
+  monkeypatch.setattr(spectral, "MOST_VECTORS", 12)
+  log, _, community_I = planted(20, strays=1, num_users=20, num_items=8)
+  paths = spectral.cluster_paths(
+    graph_lib.items_together(log), branching=20, leaf_size=8, levels=1, seed=0
+  )
+  pairs = set(zip(community_I, paths))
+  assert len(pairs) == len(set(paths)) == 20
+
+
 def test_two_levels_follow_communities_in_communities():
   """Nine communities in threes: one token tells the three, the next which of them."""
   rng = np.random.default_rng(0)
