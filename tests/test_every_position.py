@@ -266,8 +266,10 @@ def test_runs_from_before_keep_their_loss(system, old):
     assert found["input.every_position"] is found["model.residual"] is False
 
 
-def test_an_exported_search_adds_the_bias_for_any_number_of_requests():
-  system, tables, _ = build(**REPEATS)
+@pytest.mark.parametrize("more", [{}, LISTED], ids=["masks", "lists"])
+def test_an_exported_search_adds_the_bias_for_any_number_of_requests(more, monkeypatch):
+  monkeypatch.setattr(candidates, "FEW", 1.0)
+  system, tables, _ = build(**REPEATS | more)
   params = weights(system)
   rows = [(-1, [5, 9, 11, 1], 0, 1.0), (-1, [6, 6], 0, 1.0), (-1, [2], 0, 1.0)]
   batch, (B,) = make_batch(rows), jax.export.symbolic_shape("b")

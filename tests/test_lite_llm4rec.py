@@ -230,7 +230,7 @@ def test_order_of_words_and_of_items_matters():
   assert np.abs(score_BI[0] - score_BI[1]).max() > 1e-3
 
 
-@both_heads
+@pytest.mark.parametrize("tied", [False, True])
 def test_the_gradient_is_that_of_encoding_every_item(tied):
   """In training a batch's different items are encoded; here, all of the catalogue."""
   system, params = build(tied)

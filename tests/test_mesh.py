@@ -105,8 +105,14 @@ def test_every_mesh_trains_the_same_model(eight_devices, meshes):
     assert held["paramsembedding"] == [tokens // model, width]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sasrec", "lite_llm4rec", "lite_llm4rec_beam"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "sasrec",
+    pytest.param("lite_llm4rec", marks=pytest.mark.slow),
+    pytest.param("lite_llm4rec_beam", marks=pytest.mark.slow),
+  ],
+)
 def test_packed_histories_train_the_same_model_on_a_mesh(eight_devices, name):
   meshes = ((1, 1, False), (8, 1, True))
   losses, *_ = eight_devices(TRAIN, json.dumps(meshes), name)
@@ -133,17 +139,23 @@ import numpy as np
 from lightlm_jax import config as config_lib
 from lightlm_jax.data.batch import Batch
 from lightlm_jax.decoding import allowed as allowed_lib
+from lightlm_jax.decoding import candidates
 from lightlm_jax.ids import codes
 from lightlm_jax.systems import lightlm
 from lightlm_jax.runtime import mesh as mesh_lib
 
+candidates.FEW = 1.0  # the logits of lists are computed alone
 # So many children that lists go through the blocks of top_k, and masks through words.
 B, I, H, C = 16, 2000, 5, 200
 rng = np.random.default_rng(0)
 item = np.arange(I)
-book = codes.code_book(
-  np.stack([item // C, 10 + item % C], axis=1), 10 + C + np.arange(B)[:, None], {}
-)
+# Either numbers anew below each parent, or a last token that names its item.
+books = [
+  codes.code_book(
+    np.stack([item // C, 10 + last], axis=1), 10 + I + np.arange(B)[:, None] - unused, {}
+  )
+  for last, unused in ((item % C, I - C), (item, 0))
+]
 open_I = rng.random(I) < 0.7
 excluded_BE = np.full((B, 8), I, np.int32)
 for row in excluded_BE:
@@ -157,15 +169,19 @@ batch = Batch(
   weight_B=np.ones(B, np.float32),
 )
 found = []
-for trie_bytes, prefix in ((2**20, allowed_lib.no_shared_mask()), (0, prefix_MI1)):
+for trie_bytes, prefix, repeats in (
+  (2**20, allowed_lib.no_shared_mask(), False), (0, prefix_MI1, True)
+):
   config = config_lib.load("demo", "tiny", {
     "input.history": H,
     "model.d_model": 16,
     "model.d_kv": 4,
     "decoding.beam_size": 6,
     "decoding.trie_bytes": trie_bytes,
+    "model.repeats": repeats,
+    "train.loss": "children" if repeats else "vocabulary",
   })
-  system, tables, *_ = lightlm.build(config, book)
+  system, tables, *_ = lightlm.build(config, books[repeats])
   forms = [level.mask_NW is not None for level in tables.trie.levels]
   assert forms == [False, trie_bytes > 0]
   params = jax.jit(system.init)(jax.random.key(0, impl="rbg"))

@@ -95,9 +95,10 @@ def test_the_first_token_is_the_community(communities, strays, seed):
   assert len(pairs) == communities
 
 
-def test_fewer_eigenvectors_than_communities_tell_them_apart(monkeypatch):
+@pytest.mark.parametrize("strays", [1, 2])
+def test_fewer_eigenvectors_than_communities_tell_them_apart(monkeypatch, strays):
   monkeypatch.setattr(spectral, "MOST_VECTORS", 12)
-  log, _, community_I = planted(20, strays=1, num_users=20, num_items=8)
+  log, _, community_I = planted(20, strays=strays, num_users=20, num_items=8)
   paths = spectral.cluster_paths(
     graph_lib.items_together(log), branching=20, leaf_size=8, levels=1, seed=0
   )

@@ -51,7 +51,7 @@ def test_a_loss_without_logits_has_no_likelihood():
 
 
 def use(built, params):
-  """Everything that a run asks of a system after training."""
+  """All that a run asks of a system after training, of the search by one rule."""
   log, mesh = small.log(), small.one_device()
   requests = splits.leave_one_out(log).test
   options = {"batch_size": 8, "mesh": mesh}

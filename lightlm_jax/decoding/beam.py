@@ -105,7 +105,7 @@ def _extended(
     open_children = candidates.children(trie, level, state_BK, allowed, path)
   else:
     open_children = candidates.every_token(finished_BK, trie.vocab_size)
-  # The root is the same for all rows: its children are not read for each.
+  # All rows have the root's children: they are not read for each.
   if callable(logits) and not (options.renormalise and level and open_children.few):
     logits = logits()
   normalised = open_children.logits(logits) if options.renormalise else logits

@@ -54,8 +54,7 @@ class Listed(NamedTuple):
 
   token_BKC: jax.Array
   open_BKC: jax.Array
-  # Whether reading rows of the table is faster than a product with all of it.
-  few: bool = False
+  few: bool = False  # whether to read their rows of the table, not multiply with all
 
   def logits(self, logits: Logits) -> jax.Array:
     """Returns the children's logits, [B, K, C] float32, -inf where not open."""

@@ -6,7 +6,7 @@ clustered together. Clusters come from spectral clustering (Ng, Jordan & Weiss 2
 von Luxburg 2007) by eigenvectors of D^-1/2 A D^-1/2, with the adjacency A and the
 degrees D. As in a diffusion map (Coifman & Lafon 2006), each eigenvector is weighted by
 its eigenvalue to the power of `WALK`, so that two nodes are near if random walks of
-`WALK` steps from them have similar distributions. Rows are then scaled to length one.
+so many steps from them have similar distributions. Rows are then scaled to length one.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ OF_ITEMS = {
 }
 GRAPHS = (*CO_INDEXED, "attributes", *OF_ITEMS, "users")
 # Steps of the random walk, and eigenvectors per cluster. On Toys and Beauty more steps
-# bring users closer to their items, at the price of fewer and larger clusters. Only a
-# short walk tells clusters apart that would need more than MOST_VECTORS.
+# bring users closer to their items, at the price of fewer and larger clusters. If they
+# would need more than MOST_VECTORS, only a short walk tells clusters apart.
 WALK, SHORT_WALK, VECTORS, MOST_VECTORS = 5, 2, 2, 256
 # Beyond this, the eigenvectors alone take hours and tens of gigabytes.
 MOST_NODES = 1_000_000

@@ -164,10 +164,10 @@ class _CrossKVLayer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """The transformer: call `encode`, `precompute_cross_kv`, then `decode` or `extend`.
+  """The transformer: call `encode`, `precompute_cross_kv`, then `states` or `extend`.
 
-  `decode` does teacher forcing, `extend` a step of a beam search. Dropout is active if
-  there is a "dropout" rng.
+  `states` does teacher forcing, `extend` a step of a beam search; `logits` follow from
+  what they return. Dropout is active if there is a "dropout" rng.
   """
 
   config: Config

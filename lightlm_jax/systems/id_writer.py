@@ -49,13 +49,14 @@ class Decoder(NamedTuple):
     logits = self.apply(state, token_BKC, method="logits")
     if self.bias is None:
       return logits
-    token_BE, value_BE = self.bias
-    row_B = jnp.arange(token_BE.shape[0])  # a symbol in an export, which has no len
-    bias_BV = jnp.zeros((*token_BE.shape[:1], self.embedding_VD.shape[0]))
-    bias_BV = bias_BV.at[row_B[:, None], token_BE].add(value_BE, mode="drop")
+    none_V = jnp.zeros(self.embedding_VD.shape[0])
+    # Row by row, so that rows on different devices send each other nothing.
+    add = jax.vmap(lambda *bias: none_V.at[bias[0]].add(bias[1], mode="drop"))
+    bias_B1V = add(*self.bias)[:, None]
     if token_BKC is not None:
-      return logits + bias_BV[row_B[:, None, None], token_BKC]
-    return logits + jnp.expand_dims(bias_BV, range(1, logits.ndim - 1))
+      token_BKC = jnp.minimum(token_BKC, none_V.size - 1)
+      return logits + jnp.take_along_axis(bias_B1V, token_BKC, axis=2)
+    return logits + jnp.expand_dims(bias_B1V, range(2, logits.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

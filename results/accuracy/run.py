@@ -38,7 +38,8 @@ CHANGES = {
   "no repeats": {"model.repeats": False},
   "no average": {"train.average": 0.0},
   "no residual": {"model.residual": False},
-  "30 epochs": {"train.steps": 4_020, "train.eval_every": 402},
+  "40 epochs": {"train.steps": 5_360, "train.eval_every": 536},
+  "110 clusters": {"ids.branching": 110, "decoding.beam_size": 20},
   "width 64": {"model.d_model": 64, "model.num_heads": 2},
   "dropout .5": {"model.dropout_rate": 0.5},
 }
