@@ -152,9 +152,9 @@ item = np.arange(I)
 # Either numbers anew below each parent, or a last token that names its item.
 books = [
   codes.code_book(
-    np.stack([item // C, 10 + last], axis=1), 10 + I + np.arange(B)[:, None] - unused, {}
+    np.stack([item // C, 10 + last], axis=1), users + np.arange(B)[:, None], {}
   )
-  for last, unused in ((item % C, I - C), (item, 0))
+  for last, users in ((item % C, 10 + C), (item, 10 + I))
 ]
 open_I = rng.random(I) < 0.7
 excluded_BE = np.full((B, 8), I, np.int32)
