@@ -38,8 +38,12 @@ if not os.environ.get("LIGHTLM_TESTS_OPTIMISED") and QUICK_TO_COMPILE not in giv
 # as often as Python does by default takes a fifteenth of the tests' time.
 gc.set_threshold(50_000, 20, 50)
 
-# The first example may compile, and a busy machine is no failure.
-hypothesis.settings.register_profile("lightlm_jax", deadline=None)
+# The first example may compile, and a busy machine is no failure. At night there are
+# more examples where a test does not say how many.
+EXAMPLES = 100 if os.environ.get("LIGHTLM_TESTS_OPTIMISED") else 40
+hypothesis.settings.register_profile(
+  "lightlm_jax", deadline=None, max_examples=EXAMPLES
+)
 hypothesis.settings.load_profile("lightlm_jax")
 
 
