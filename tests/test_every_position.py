@@ -119,7 +119,7 @@ def test_places_are_counted_from_the_end_of_a_history():
 def test_without_some_items_the_next_one_that_is_left_is_the_target(seed):
   batch = rows()
   keep_BH = np.random.default_rng(seed).random(batch.history_BH.shape) < 0.6
-  found = token_sequences.without_items(batch, jnp.asarray(keep_BH))
+  found = jax.device_get(token_sequences.without_items(batch, jnp.asarray(keep_BH)))
   for row, (histories, targets) in enumerate(zip(HISTORIES, TARGETS)):
     column = 0
     for number, (items, target_H) in enumerate(zip(histories, targets), start=1):
