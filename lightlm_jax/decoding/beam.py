@@ -89,7 +89,7 @@ def search(
 
 def _extended(
   beams: Beams,
-  logits: candidates.Logits,
+  logits: Any,  # `Logits`
   trie: Trie,
   level: int,
   allowed: Allowed | None,
