@@ -105,8 +105,9 @@ def _extended(
     open_children = candidates.children(trie, level, state_BK, allowed, path)
   else:
     open_children = candidates.every_token(finished_BK, trie.vocab_size)
-  # All rows have the root's children: they are not read for each.
-  if callable(logits) and not (options.renormalise and level and open_children.few):
+  # The children of the root are those of all rows: one product.
+  some = options.renormalise and level > 0 and open_children.few
+  if not isinstance(logits, jax.Array) and not some:
     logits = logits()
   normalised = open_children.logits(logits) if options.renormalise else logits
   length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)

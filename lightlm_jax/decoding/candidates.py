@@ -58,7 +58,7 @@ class Listed(NamedTuple):
 
   def logits(self, logits: Logits) -> jax.Array:
     """Returns the children's logits, [B, K, C] float32, -inf where not open."""
-    if callable(logits):
+    if not isinstance(logits, jax.Array):
       logits_BKC = logits(self.token_BKC)
     else:
       token_BKC = jnp.minimum(self.token_BKC, logits.shape[-1] - 1)

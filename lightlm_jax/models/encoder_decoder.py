@@ -273,7 +273,7 @@ class EncoderDecoder(nn.Module):
   def extend(
     self, token_BK, parent_BK, kv: CrossKV, segment_BK, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    """Extends each of K targets per row by one token.
+    """Extends K targets per row by a token; returns `states` [B, K, D] and the cache.
 
     Args:
       token_BK: int32 tokens at position len(cache.key).
@@ -281,9 +281,6 @@ class EncoderDecoder(nn.Module):
         ignored at position 0.
       kv, segment_BK: as in `states`.
       cache: all previous positions, at first `Cache()`.
-
-    Returns:
-      The last layer's states [B, K, D], and the cache including this position.
     """
     K, M = token_BK.shape[1], len(cache.key)
     ancestor = [jnp.take_along_axis(a, parent_BK, axis=1) for a in cache.ancestor]
