@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import hypothesis
 import jax
 import pytest
@@ -20,6 +21,10 @@ import threadpoolctl
 ROOT = pathlib.Path(__file__).parent.parent
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Where an operation comes from is written into every program; no test reads it.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # Compiling is most of what tests do. Without LLVM's optimisation, and with XLA's older
 # emitters of fused loops, it takes a fifth of the time, here and in the processes that
@@ -108,15 +113,8 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def train_command():
-  """Calls `python -m lightlm_jax.train` on the CPU; options are subprocess.run's."""
-
-  def call(*arguments, **options):
-    return subprocess.run(
-      [sys.executable, "-m", "lightlm_jax.train", "--platform=cpu", *arguments],
-      **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600} | options,
-    )
-
-  return call
+  """Calls `python -m lightlm_jax.train` on the CPU; options are those of `commands`."""
+  return functools.partial(commands.run, "lightlm_jax.train", "--platform=cpu")
 
 
 @pytest.fixture(scope="session")
@@ -155,11 +153,8 @@ def demo_run(train_command, tmp_path_factory, common):
     said = common / "demo.json"
     if not said.exists():
       # From anywhere: a bare name and a relative workdir, as people type them.
-      env = os.environ | {"PYTHONPATH": str(ROOT)}
       own = (f"--config.{field}={value}" for field, value in ONE_WIDTH.items())
-      done = train_command(
-        "--config=demo:tiny", *own, "--workdir=demo", cwd=common, env=env
-      )
+      done = train_command("--config=demo:tiny", *own, "--workdir=demo", cwd=common)
       said.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
   done = subprocess.CompletedProcess([], *json.loads(said.read_text()))
   folder = tmp_path_factory.mktemp("runs") / "demo"

@@ -3,10 +3,8 @@
 import html.parser
 import json
 import re
-import subprocess
-import sys
 
-from conftest import ROOT
+import commands
 from etils import epath
 import numpy as np
 
@@ -206,7 +204,4 @@ def change(path, **fields):
 
 
 def command(*arguments, **options):
-  return subprocess.run(
-    [sys.executable, "-m", "lightlm_jax.report", *arguments],
-    **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300} | options,
-  )
+  return commands.run("lightlm_jax.report", *arguments, **options)

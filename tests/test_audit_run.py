@@ -4,12 +4,11 @@ An audit is a verdict on the ids that it built. Where those are not the run's, n
 the command nor the report may call the run audited.
 """
 
+import functools
 import json
 import shutil
-import subprocess
-import sys
 
-from conftest import ROOT
+import commands
 from etils import epath
 import pytest
 from report_pages import SCRIPT, change, make_run, written
@@ -30,14 +29,7 @@ def run(demo_run, tmp_path):
   return shutil.copytree(demo_run[0], tmp_path / "run")
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "lightlm_jax.audit", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+command = functools.partial(commands.run, "lightlm_jax.audit")
 
 
 def test_the_audit_of_a_run_is_of_its_ids_and_its_report_says_passed(run, tmp_path):

@@ -1,9 +1,9 @@
 """Tables of users, written and read, and runs beside each other."""
 
+import functools
 import json
-import subprocess
-import sys
 
+import commands
 from etils import epath
 import numpy as np
 import pyarrow
@@ -132,13 +132,7 @@ def test_runs_that_asked_other_users_are_refused():
     compare.compare(tables)
 
 
-def command(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "lightlm_jax.evaluate", *arguments],
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+command = functools.partial(commands.run, "lightlm_jax.evaluate")
 
 
 def test_the_command_compares_what_runs_left(demo_run, tmp_path):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
+import commands
 import pytest
 
 from lightlm_jax import config
@@ -49,22 +49,6 @@ if __name__ == "__main__":
 '''
 
 
-# Runs the command for many lists of arguments, and makes its imports once.
-FORKS = """
-import json, os, pathlib, runpy, sys
-from lightlm_jax import command_line, config
-
-answers = []
-for arguments in json.load(sys.stdin):
-  if not (child := os.fork()):
-    for number, name in ((1, "stdout"), (2, "stderr")):
-      os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-    sys.argv = ["entry.py", *arguments]
-    runpy.run_path("entry.py", run_name="__main__")
-  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-  answers.append([code, *(pathlib.Path(n).read_text() for n in ("stdout", "stderr"))])
-print(json.dumps(answers))
-"""
 ROOT = str(pathlib.Path(config.__file__).parent.parent.parent)
 
 
@@ -81,14 +65,7 @@ def run(tmp_path, card):
   entry.write_text(ENTRY)
 
   def run(*arguments):
-    return subprocess.run(
-      [sys.executable, str(entry), *arguments],
-      env=os.environ | {"PYTHONPATH": ROOT},
-      cwd=tmp_path,
-      capture_output=True,
-      text=True,
-      timeout=60,
-    )
+    return commands.run("entry.py", *arguments, cwd=tmp_path, timeout=60)
 
   return run
 
@@ -260,33 +237,14 @@ SLIPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-  """What the command answers to each of `SLIPS`: exit code, stdout, stderr."""
-  folder = tmp_path_factory.mktemp("slips")
-  (folder / "card.py").write_text(CARD)
-  (folder / "entry.py").write_text(ENTRY)
-  done = subprocess.run(
-    [sys.executable, "-c", FORKS],
-    env=os.environ | {"PYTHONPATH": ROOT},
-    cwd=folder,
-    input=json.dumps([arguments for arguments, _ in SLIPS]),
-    capture_output=True,
-    text=True,
-    check=True,
-    timeout=60,
-  )
-  return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("slip", range(len(SLIPS)), ids=str)
-def test_slip_on_the_command_line_is_one_line(answers, slip):
-  code, stdout, stderr = answers[slip]
-  assert code == 2
-  assert stdout == ""
-  assert stderr.count("\n") == 1
-  assert stderr.startswith("lightlm_jax: error: ")
-  assert SLIPS[slip][1] in stderr
+@pytest.mark.parametrize(("arguments", "message"), SLIPS)
+def test_slip_on_the_command_line_is_one_line(run, arguments, message):
+  done = run(*arguments)
+  assert done.returncode == 2
+  assert done.stdout == ""
+  assert done.stderr.count("\n") == 1
+  assert done.stderr.startswith("lightlm_jax: error: ")
+  assert message in done.stderr
 
 
 def test_bug_in_a_config_file_keeps_its_traceback(run, tmp_path):

@@ -1,10 +1,12 @@
 """The console script: what it lists, runs and refuses."""
 
+import functools
 import os
 import pathlib
 import subprocess
 import sys
 
+import commands
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -12,15 +14,7 @@ COMMANDS = ("train", "evaluate", "recommend", "prepare", "index", "audit")
 COMMANDS += ("report", "sweep", "bench", "export", "config")
 
 
-def lightlm(*arguments, cwd=ROOT):
-  return subprocess.run(
-    [sys.executable, "-m", "lightlm_jax", *arguments],
-    cwd=cwd,
-    env=os.environ | {"PYTHONPATH": str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+lightlm = functools.partial(commands.run, "lightlm_jax")
 
 
 def test_help_lists_every_command_in_a_line():

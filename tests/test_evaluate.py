@@ -1,14 +1,18 @@
 """A trained run judged again, by the command, without training."""
 
+import functools
 import json
 import shutil
 import subprocess
 import sys
 
+import commands
 import pytest
 
 from lightlm_jax.runs import evaluate, train
 from lightlm_jax.runtime.errors import UserError
+
+command = functools.partial(commands.run, "lightlm_jax.evaluate", "--platform=cpu")
 
 
 @pytest.fixture
@@ -19,13 +23,7 @@ def run(demo_run, tmp_path):
 
 def test_the_command_gives_the_runs_own_figures_again(run, tmp_path):
   report = tmp_path / "report.json"
-  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
-  done = subprocess.run(
-    [*command, f"--workdir={run}", f"--report={report}"],
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
+  done = command(f"--workdir={run}", f"--report={report}")
   assert done.returncode == 0, done.stderr
   found = json.loads((run / "results-test-beam.json").read_text())
   trained = json.loads((run / "results.json").read_text())
@@ -37,11 +35,8 @@ def test_the_command_gives_the_runs_own_figures_again(run, tmp_path):
 
 
 def test_every_flag_reaches_its_field(run):
-  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
   flags = ["--split=validation", "--decoding=exact", "--users=50", "--batch_size=25"]
-  done = subprocess.run(
-    [*command, f"--workdir={run}", *flags], capture_output=True, text=True, timeout=600
-  )
+  done = command(f"--workdir={run}", *flags)
   assert done.returncode == 0, done.stderr
   found = json.loads((run / "results-validation-exact-50users.json").read_text())
   assert (found["split"], found["decoding"]) == ("validation", "exact")
@@ -173,11 +168,8 @@ def test_the_runs_own_width_has_the_runs_own_files(run):
   ],
 )
 def test_a_width_that_means_nothing_is_one_line(run, flags, message):
-  command = [sys.executable, "-m", "lightlm_jax.evaluate", "--platform=cpu"]
   flags = [flag.replace("RUN", str(run)) for flag in flags]
-  done = subprocess.run(
-    [*command, f"--workdir={run}", *flags], capture_output=True, text=True, timeout=600
-  )
+  done = command(f"--workdir={run}", *flags)
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
   assert message in line

@@ -1,9 +1,9 @@
 """The commands `index` and `audit`, and the figures they print, against counting."""
 
 import json
-import subprocess
 import sys
 
+import commands
 from conftest import ROOT
 import numpy as np
 import pyarrow.parquet
@@ -21,13 +21,7 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def run(module, *arguments, cwd=ROOT):
-  return subprocess.run(
-    [sys.executable, "-m", f"lightlm_jax.{module}", *arguments],
-    cwd=cwd,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return commands.run(f"lightlm_jax.{module}", *arguments, cwd=cwd)
 
 
 def test_index_reports_exports_and_draws(tmp_path):

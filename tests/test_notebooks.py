@@ -29,6 +29,7 @@ def test_it_shows_what_it_printed_and_no_error(path):
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_ids_notebook_shows_the_leak(tmp_path):
   out = run(NOTEBOOKS / "02_ids.ipynb", tmp_path, optimised=True)
   found = {

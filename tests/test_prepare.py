@@ -6,10 +6,9 @@ import gzip
 import io
 import json
 import os
-import subprocess
-import sys
 
 from array_record.python import array_record_module
+import commands
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -435,16 +434,8 @@ def test_a_prepared_log_is_trained_on(tmp_path):
   """The two commands of README, on a log of four users."""
   rows = [(f"u{u}", f"i{(u + n) % 6}", n) for u in range(9) for n in range(6)]
   (tmp_path / "log.csv").write_text(as_csv(rows))
-  command = [sys.executable, "-m", "lightlm_jax.prepare", "--input=log.csv"]
-  command += ["--output=data/shop", "--report=report.json"]
-  done = subprocess.run(
-    command,
-    cwd=tmp_path,
-    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+  flags = ["--input=log.csv", "--output=data/shop", "--report=report.json"]
+  done = commands.run("lightlm_jax.prepare", *flags, cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert "--config.data.dir=data --config.data.name=shop" in done.stdout
   assert json.loads((tmp_path / "report.json").read_text())["rows"] == 54

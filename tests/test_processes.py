@@ -114,6 +114,7 @@ def assert_same_run(workdir, alone):
 
 
 @pytest.mark.integration
+@pytest.mark.slow  # that two save and end together is also test_launch's
 def test_two_processes_end_together_and_go_on_as_one(alone, tmp_path):
   workdir = tmp_path / "run"
   running = start(2, workdir)

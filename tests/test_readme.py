@@ -21,6 +21,8 @@ STEPS = ["--config.train.steps=4", "--config.train.eval_every=2"]
 NARROW = ["--config.model.d_model=16", "--config.model.num_layers=1"]
 NARROW += ["--config.model.num_decoder_layers=1"]
 FEW = ["--config.data.shop.num_users=300"]
+# Each width of a batch is a program to compile.
+FEW += ["--config.train.history_buckets=()", "--config.train.eval_batch_size=300"]
 SMALL = {
   "train --config=configs/demo.py": [*STEPS, *NARROW, *FEW],
   "train --config=configs/toys.py:small": [*STEPS, *NARROW],

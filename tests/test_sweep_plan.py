@@ -1,11 +1,9 @@
 """What a study varies: points, names, fields; a slip is one line before any trial."""
 
 import io
-import os
 import pathlib
-import subprocess
-import sys
 
+import commands
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
@@ -253,14 +251,7 @@ def test_a_terminal_shows_a_table():
 
 
 def command(module, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", f"lightlm_jax.{module}", *arguments],
-    cwd=ROOT,
-    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
+  return commands.run(f"lightlm_jax.{module}", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,23 @@ def environment():
   return kept | {"PYTHONPATH": folder}
 
 
+@pytest.fixture
+def train_command():
+  """Calls `train` in a process of its own, whose `env` may show it libtpu."""
+
+  def call(*arguments, env, cwd=ROOT):
+    return subprocess.run(
+      [sys.executable, "-m", "lightlm_jax.train", "--platform=cpu", *arguments],
+      cwd=cwd,
+      env=env,
+      capture_output=True,
+      text=True,
+      timeout=600,
+    )
+
+  return call
+
+
 def in_process(script, environment, *arguments):
   paths = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
   return subprocess.Popen(
