@@ -25,7 +25,7 @@ FEW = ["--config.data.shop.num_users=300"]
 FEW += ["--config.train.history_buckets=()", "--config.train.eval_batch_size=300"]
 SMALL = {
   "train --config=configs/demo.py": [*STEPS, *NARROW, *FEW],
-  "train --config=configs/toys.py:small": [*STEPS, *NARROW],
+  "train --config=configs/toys.py:best": [*STEPS, *NARROW],
   "train --config=configs/toys.py --config.system=ease": [],
   "train": STEPS,
   "sweep": ["--vary=depth=1", "--vary=width=8", "--vary=ffn=1", "--jobs=1"]
