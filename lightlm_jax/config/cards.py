@@ -1,4 +1,4 @@
-"""Loads config files, by path or bare name, and converts the cards that they return.
+"""Loads config files, by path or bare name, and converts what they return.
 
 A config file defines `get_config(preset)`, which returns a card, and lists its presets
 in `PRESETS`. It starts from `base(system)` or another file's `card` and sets fields. A

@@ -52,7 +52,7 @@ class LightLMModel(Transformer):
   d_kv: int = field(64, "width of an attention head", POSITIVE)
   whole_word: bool = field(True, "whether tokens get their item's place in a history")
   residual: bool = field(False, "whether the newest state is added to the decoder's")
-  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
+  repeats: bool = field(False, "whether items of the history get a learned bias")
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )
@@ -78,7 +78,7 @@ class SASRecModel(SharedWidthModel):
 
   mix: float = field(0.7, "bsarec: share of the frequency branch", PROBABILITY)
   low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
-  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
+  repeats: bool = field(False, "whether items of the history get a learned bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class ItemDecoderModel(DecoderModel):
   """A decoder with one token per item."""
 
   tied: bool = field(True, "whether the output table is the input's", signature=True)
-  repeats: bool = field(False, "whether repeats get a learned bias, by recency")
+  repeats: bool = field(False, "whether items of the history get a learned bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class LiteBeamModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-  """The batch size of a system that is evaluated, but not trained in steps."""
+  """The batch size of evaluation; a system that is trained has further settings."""
 
   eval_batch_size: int = field(256, "users of an evaluation batch", POSITIVE)
 
@@ -194,9 +194,9 @@ class Train(Evaluating):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowTrain(Train):
-  """Settings of training on rows of histories, with a loss at every position."""
+  """Settings of training on rows of histories."""
 
-  whole_histories: bool = field(False, "whether longer histories go on in further rows")
+  whole_histories: bool = field(False, "whether too long histories fill several rows")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -198,7 +198,7 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns the rows of a bucket with the numbers `row_B` (uint32) as a batch.
+  """Returns the rows number `row_B` (uint32) of a bucket as a batch.
 
   Rows that are False in `real_B` are empty, with weight 0. If `plan.drawn`, the targets
   are drawn by `key`.

@@ -227,7 +227,7 @@ def temporal(
 
 
 def everything(log: Interactions) -> Split:
-  """Trains on the whole log, for a model to deploy (`split.kind = "none"`)."""
+  """Makes the whole log training data, to deploy a model (`split.kind = "none"`)."""
   return Split("none", log, None, None, _digest("none", log, {}))
 
 

@@ -22,7 +22,7 @@ CATEGORIES: Sequence[str] = (
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-  """The shop's parameters; their comments define the letters in names of arrays."""
+  """The shop's parameters; comments give the letters of array axes (U: users)."""
 
   num_users: int = 2800  # U
   num_items: int = 480  # I

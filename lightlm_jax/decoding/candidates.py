@@ -1,4 +1,4 @@
-"""Open continuations of all beams at one level of the trie, and the best of them.
+"""Open (allowed) next tokens of all beams at a level of the trie, and the best.
 
 A level has a list of each node's children, and it may have a mask of the vocabulary for
 each node (see `Trie`). `Listed` reads the one, `Masked` the other. As either compares

@@ -110,7 +110,7 @@ def with_last_tokens(
   *,
   apart: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns item and user codes by `with_last_token`; `apart` applies to items only."""
+  """Calls `with_last_token` for items, then users; `apart` applies to items only."""
   items = with_last_token(path_IL, first_token, rng, apart=apart)
   first_token = max(first_token, 1 + items.max(initial=0))
   # Users are never generated: their last tokens need no embeddings of their own.

@@ -11,7 +11,7 @@ from lightlm_jax.reporting import drawing
 
 
 def draw(report: dict[str, Any], book: CodeBook, path: epath.PathLike) -> None:
-  """Draws the figure of `book`, with its `quality.report`, to a .png or .svg file."""
+  """Draws `book` and its `quality.report` to a .png or .svg file."""
   figure = drawing.new(9, 3.4)
   left, right = figure.subplots(1, 2)
   for level, size_C in enumerate(quality.cluster_sizes(book.items_IL), start=1):

@@ -34,12 +34,12 @@ class IsoFlop(NamedTuple):
 
 
 class Grid(NamedTuple):
-  """Indices of points, [D, W], by depth and width, all else equal; -1 = empty cell."""
+  """Points by depth and width, all else equal."""
 
   name: str  # values on the other axes, "" = there are none
   depths: tuple[int, ...]
   widths: tuple[int, ...]
-  point_DW: np.ndarray
+  point_DW: np.ndarray  # indices of points, -1 = empty cell
 
 
 def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarray:

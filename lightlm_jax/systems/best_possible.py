@@ -44,8 +44,8 @@ def best_possible(tastes: Tastes, num_items: int) -> Built:
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
   """Returns the expected NDCG@k of the best ranking, seen items excluded.
 
-  The mean is over the requests' histories. The expectation is over all items that the
-  generator could draw as the user's last purchase; the requests' targets are not used.
+  The expectation is over all items that the generator could draw as the user's last
+  purchase, the mean over the requests; their targets are not used.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])

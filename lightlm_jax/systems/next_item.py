@@ -26,12 +26,12 @@ from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
-  """Reads histories by a Flax module from (history_BH, segment_BH) to hidden_BHD."""
+  """Reads histories by a Flax module: (history_BH, segment_BH) -> hidden_BHD."""
 
   net: nn.Module
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns a parameter dict; `NextItem` scores by "output" or else "embedding"."""
+    """Returns a dict with the table of items: "output", or else "embedding"."""
     one_11 = jnp.ones((1, 1), jnp.int32)
     return self.net.init(rng, one_11, one_11)["params"]
 
