@@ -51,9 +51,10 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "nearest": (_count, 0, "latent_local: examples to compare; 0 = the run's own"),
   "memory_share": (_float, 0.0, "latent: share of the examples; 0 = the run's own"),
   "prior": (_weight, None, "latent: weight of log(purchases); default: the run's own"),
+  "index_weight": (_weight, None, "fused: weight of the index; default: the run's own"),
   "state": (_string, None, "latent: decoder or encoder; default: the run's own"),
 }
-_OPTIONS = ("beam_size", "nearest", "memory_share", "prior", "state")
+_OPTIONS = ("beam_size", "nearest", "memory_share", "prior", "state", "index_weight")
 DECODING = ("decoding", *_OPTIONS)
 # Flag → the field of the run that it overrides.
 _FIELDS = {

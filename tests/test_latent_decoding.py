@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
+from lightlm_jax.config import model_groups
 from lightlm_jax.data import batch as batch_lib
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.decoding import allowed, latent
@@ -36,7 +37,7 @@ def asked(run, **overrides):
 
 
 def test_both_ways_are_judged_and_named(run):
-  for kind in latent_decoding.DECODINGS:
+  for kind in model_groups.LATENT:
     found = asked(run, decoding__kind=kind)
     assert (found["decoding"], found["beam_size"]) == (kind, None)
     assert found["metrics"]["seen_excluded"]["hr@10"] > 0

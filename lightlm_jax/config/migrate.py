@@ -41,6 +41,7 @@ EARLIER: dict[str, Any] = {
   "decoding.memory_share": 1.0,
   "decoding.nearest": 100,
   "decoding.prior": 0.0,
+  "decoding.index_weight": 0.07,
   "mesh.shard_optimiser": False,
   "profile": False,
 }

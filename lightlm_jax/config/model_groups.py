@@ -21,6 +21,7 @@ from lightlm_jax.runtime.errors import UserError
 
 # Values of decoding.kind that rank items by the states of training examples (L2D).
 LATENT = ("latent_global", "latent_local")
+INDEXED = (*LATENT, "fused")  # values of decoding.kind that read the state index
 WITHOUT_BEAMS = ("exact", *LATENT)  # values of decoding.kind that score every item
 
 
@@ -261,12 +262,15 @@ class BeamDecoding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(BeamDecoding):
-  """Settings of LightLM's decoding: beams, exact scores or L2D (arXiv 2509.11524)."""
+  """Settings of LightLM's decoding: beams, exact scores, L2D (arXiv 2509.11524), both.
+
+  "fused" ranks the items of the beams and of the state index by a sum of both scores.
+  """
 
   kind: str = field(
     "beam",
-    "how ids are decoded; latent: `evaluate` of a trained run",
-    choices=("beam", "beam_renormalised", "exact", "unconstrained", *LATENT),
+    "how ids are decoded; latent, fused: `evaluate` of a trained run",
+    choices=("beam", "beam_renormalised", "exact", "unconstrained", *INDEXED),
   )
   state: str = field("encoder", "latent: stored states", choices=("decoder", "encoder"))
   memory_share: float = field(1.0, "latent: share of the training examples", SHARE)
@@ -274,6 +278,9 @@ class Decoding(BeamDecoding):
     16.0, "latent: weight of log(purchases); 0 = L2D as published", NOT_NEGATIVE
   )
   nearest: int = field(300, "latent_local: how many nearest states are used", POSITIVE)
+  index_weight: float = field(
+    0.07, "fused: weight of the state index beside log p", NOT_NEGATIVE
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

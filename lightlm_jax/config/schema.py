@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 from lightlm_jax.config import data_groups, fields, model_groups
 from lightlm_jax.config.data_groups import Data, Gcn, Ids, LightLMInput, Split
 from lightlm_jax.config.fields import Extra, field
-from lightlm_jax.config.model_groups import LATENT, Train
+from lightlm_jax.config.model_groups import INDEXED, Train
 from lightlm_jax.runtime.errors import UserError
 
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
@@ -278,7 +278,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
 
   Args:
     config: a run's configuration.
-    trained: whether the run is trained already; only then may it decode by L2D.
+    trained: whether the run is trained already; only then has it a state index.
 
   Raises:
     UserError: a value is invalid; the message names the field and the possible values.
@@ -286,7 +286,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
   fields.check(config)
   if isinstance(config, LightLMConfig) and not trained:
     kind = config.decoding.kind
-    if kind in LATENT:
+    if kind in INDEXED:
       raise UserError(
         f"config.decoding.kind {kind} searches the states of a trained run; train with "
         f"beam, then evaluate with --decoding={kind}"

@@ -70,9 +70,7 @@ def search(
     options: beam size, scores and constraint.
     B: number of rows.
   """
-  paths = (None,) * trie.depth
-  if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
-    paths = filters.paths(trie, allowed)
+  paths = _paths(trie, allowed, options)
   zero_B1 = jnp.zeros((B, 1), jnp.int32)
   beams = Beams(
     state_BK=zero_B1,
@@ -85,6 +83,62 @@ def search(
     logits, cache = step(beams.token_BK, beams.parent_BK, cache)
     beams = _extended(beams, logits, trie, level, allowed, paths[level], options)
   return beams
+
+
+def scores(
+  step: Callable[[jax.Array, jax.Array, Any], tuple[candidates.Logits, Any]],
+  cache: Any,
+  trie: Trie,
+  allowed: Allowed | None,
+  options: Options,
+  code_BKL: jax.Array,
+) -> jax.Array:
+  """Returns the scores that `search` gives to K codes a row, [B, K] float32.
+
+  `code_BKL` are codes of the trie, int32, padded with -1; all of them are open. Other
+  arguments are those of `search`.
+  """
+  B, K, _ = code_BKL.shape
+  paths = _paths(trie, allowed, options)
+  state_BK = parent_BK = jnp.zeros((B, 1), jnp.int32)
+  token_BK = jnp.full((B, 1), options.start_token, jnp.int32)
+  log_prob_BK: Any = 0.0
+  for level in range(trie.depth):
+    logits, cache = step(token_BK, parent_BK, cache)
+    next_BK = code_BKL[..., level]
+    # One beam has K continuations on the first level, each of K beams one below it.
+    next_BKC = jnp.maximum(next_BK.reshape(B, state_BK.shape[1], -1), 0)
+    if options.renormalise:
+      open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
+      if level == 0 or not open_children.few:
+        logits = logits if isinstance(logits, jax.Array) else logits()
+      total_BK = jax.nn.logsumexp(open_children.logits(logits), axis=2)
+      # Filters close children of the first of equal states alone.
+      same_BKK = state_BK[:, :, None] == state_BK[:, None]
+      total_BK = jnp.take_along_axis(total_BK, same_BKK.argmax(axis=2), axis=1)
+    else:
+      logits = logits if isinstance(logits, jax.Array) else logits()
+      total_BK = jax.nn.logsumexp(logits, axis=2)
+    if isinstance(logits, jax.Array):
+      chosen_BKC = jnp.take_along_axis(logits, next_BKC, axis=2)
+    else:
+      chosen_BKC = logits(next_BKC)
+    gain_BK = (chosen_BKC - total_BK[..., None]).reshape(B, K)
+    log_prob_BK += jnp.where(next_BK >= 0, gain_BK, 0.0)
+    every_BK = jnp.broadcast_to(state_BK, (B, K))
+    state_BK = trie.follow(every_BK, next_BK, level)
+    token_BK = jnp.maximum(next_BK, 0)
+    parent_BK = jnp.broadcast_to(jnp.arange(K)[None] * (level > 0), (B, K))
+  length_BK = (code_BKL >= 0).sum(axis=2)
+  penalty = options.length_penalty, options.length_offset
+  return log_prob_BK / length_norm(length_BK, *penalty)
+
+
+def _paths(trie: Trie, allowed: Allowed | None, options: Options):
+  """Returns `filters.paths` of each level; None where nothing is excluded."""
+  if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
+    return filters.paths(trie, allowed)
+  return (None,) * trie.depth
 
 
 def _extended(

@@ -38,6 +38,7 @@ class StateIndex(NamedTuple):
   # float32 scalar ≥ 0: the weight of log(most / n), added to the squared distance of an
   # item with n states; `most` is the largest n.
   rarity: jax.Array
+  variance: jax.Array  # float32 scalar: of a coordinate about its item's mean
 
 
 def build(
@@ -61,7 +62,8 @@ def build(
   # A float: sixteen million states of width 128 have more numbers than an int32 counts.
   numbers = real_N.sum() * float(state_ND.shape[1])
   variance = jnp.maximum(within, 0) / jnp.maximum(numbers, 1)
-  return StateIndex(state_ND, item_N, mean_ID, count_I, 2 * prior * variance)
+  rarity = 2 * prior * variance
+  return StateIndex(state_ND, item_N, mean_ID, count_I, rarity, variance)
 
 
 def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
@@ -70,10 +72,17 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
   Items without states get -inf. If the index has a prior, squared distances are first
   increased by a penalty for rare items (see `StateIndex.rarity`).
   """
-  square_BI = squared_distances(state_BD, index.mean_ID)
-  square_BI += _rarity_penalty(index, index.count_I)[None]
+  square_BI = _penalised(state_BD, index)
   score_BI = jax.lax.rsqrt(jnp.maximum(square_BI, _NEAREST))
   return jnp.where(index.count_I[None] > 0, score_BI, -jnp.inf)
+
+
+def log_posterior(state_BD: jax.Array, index: StateIndex) -> jax.Array:
+  """Returns prior * log(n / most) - d² / (2 s²) of each item, [B, I] float32.
+
+  See the module's docstring. Items without states count as one state at the origin.
+  """
+  return -_penalised(state_BD, index) / (2 * jnp.maximum(index.variance, _NEAREST))
 
 
 def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Array:
@@ -110,6 +119,12 @@ def squared_distances(state_BD: jax.Array, point_ND: jax.Array) -> jax.Array:
   product_BN = jnp.einsum("bd,nd->bn", state_BD, point_ND, precision="highest")
   square_B1 = jnp.square(state_BD).sum(axis=1, keepdims=True)
   return square_B1 - 2 * product_BN + jnp.square(point_ND).sum(axis=1)[None]
+
+
+def _penalised(state_BD: jax.Array, index: StateIndex) -> jax.Array:
+  """Returns squared distances to the items' means, plus the penalty for rare items."""
+  square_BI = squared_distances(state_BD, index.mean_ID)
+  return square_BI + _rarity_penalty(index, index.count_I)[None]
 
 
 def _nearest(state_BD, index: StateIndex, M: int) -> tuple[jax.Array, jax.Array]:

@@ -190,14 +190,13 @@ def _variant(
   """
   if not isinstance(own, WritesIds) or not isinstance(config, WritesIds):
     return ""
-  if width is not None:
-    widest = max(own.decoding.beam_size, evaluator.K)
-    return str(width) if "decoding.beam_size" in overrides and width != widest else ""
-  if config.decoding.kind not in state_index.DECODINGS:
-    return ""
-  asked, usual = config.decoding, own.decoding
-  return "-".join(
-    f"{name}{getattr(asked, name)}"
-    for name in state_index.OPTIONS
-    if getattr(asked, name) != getattr(usual, name)
-  )
+  parts, asked, usual = [], config.decoding, own.decoding
+  if width is not None and "decoding.beam_size" in overrides:
+    parts += [str(width)] * (width != max(usual.beam_size, evaluator.K))
+  if asked.kind in state_index.DECODINGS:
+    parts += [
+      f"{name}{getattr(asked, name)}"
+      for name in state_index.OPTIONS
+      if getattr(asked, name) != getattr(usual, name)
+    ]
+  return "-".join(parts)

@@ -83,9 +83,15 @@ class IdWriter(System):
     self, params: Any, tables: Any, batch: Batch, allowed: Allowed, *, k: int
   ) -> Recommendations:
     """Returns the K best allowed items that beam search finds."""
+    return self.found(self.decoder(params, tables, batch), tables, allowed, k=k)
+
+  def found(
+    self, decoder: Decoder, tables: Any, allowed: Allowed, *, k: int
+  ) -> Recommendations:
+    """Returns `recommend`'s items for sources that are encoded already."""
     beam_size = max(k, self.decoding.beam_size)
     options = self._options(beam_size, self.decoding.kind != "unconstrained")
-    beams = self._search(params, tables, batch, allowed, options)
+    beams = self._search(decoder, tables, allowed, options)
     if not options.constrained:
       beams = beam.without_excluded(beams, tables.trie, allowed)
     return beam.recommendations(beams, tables.trie, options, k=k)
@@ -147,6 +153,15 @@ class IdWriter(System):
     cross_entropy_B1L = token_cross_entropy(decoder.logits(state_B1LD), target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
 
+  def scores_of(
+    self, decoder: Decoder, tables: Any, allowed: Allowed, items_BK: jax.Array
+  ) -> jax.Array:
+    """Returns the scores that `found` gives to K allowed items, [B, K] float32."""
+    options = self._options(1, constrained=True)
+    code_BKL = tables.target_IL[items_BK]
+    arguments = encoder_decoder.Cache(), tables.trie, allowed, options, code_BKL
+    return beam.scores(decoder.step, *arguments)
+
   def _opened(
     self, params: Any, encoded_BSD: jax.Array, segment_BS: jax.Array
   ) -> Decoder:
@@ -155,8 +170,7 @@ class IdWriter(System):
     kv = net(encoded_BSD, segment_BS, method="precompute_cross_kv")
     return Decoder(net, kv, params["embedding"])
 
-  def _search(self, params, tables, batch, allowed, options) -> beam.Beams:
-    decoder = self.decoder(params, tables, batch)
+  def _search(self, decoder: Decoder, tables, allowed, options) -> beam.Beams:
     cache = encoder_decoder.Cache()
     B = decoder.kv.segment_BS.shape[0]
     return beam.search(decoder.step, cache, tables.trie, allowed, options, B=B)

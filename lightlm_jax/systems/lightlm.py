@@ -153,7 +153,8 @@ class LightLM(IdWriter):
   def invalid_beams(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
     """Returns which beams of an unconstrained search are no item's id, [B, K] bool."""
     options = self._options(self.decoding.beam_size, constrained=False)
-    beams = self._search(params, tables, batch, None, options)
+    decoder = self.decoder(params, tables, batch)
+    beams = self._search(decoder, tables, None, options)
     return invalid_beams(beams, tables.trie)
 
   def state(self, params: Any, tables: Tables, batch: Batch) -> jax.Array:
@@ -170,9 +171,12 @@ class LightLM(IdWriter):
       number_B1 = jnp.maximum(real_BS1.sum(axis=1), 1)
       total_BD = jnp.where(real_BS1, encoded_BSD, 0).sum(axis=1, dtype=jnp.float32)
       return total_BD / number_B1
-    decoder = self.decoder(params, tables, batch)
+    return self.decoder_state(self.decoder(params, tables, batch), tables)
+
+  def decoder_state(self, decoder: Decoder, tables: Tables) -> jax.Array:
+    """Returns `state`, that of the decoder, for sources that are encoded already."""
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
-    shape = (batch.user_B.shape[0], 1, self.common_prefix + 1)
+    shape = (decoder.kv.segment_BS.shape[0], 1, self.common_prefix + 1)
     decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
     state_B1LD = decoder.states(decoder_input_B1L)
     return state_B1LD[:, 0, -1].astype(jnp.float32)
