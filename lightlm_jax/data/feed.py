@@ -2,8 +2,8 @@
 
 Every position of a user's row in the log is an example: its item is the target, and
 the items before it are the history (see `positions`). Either all histories of a batch
-have similar lengths (a bucket), or several examples share a row, which mixes short and
-long histories with little padding. Models that learn at every position of a history get
+have similar lengths (a bucket), or a row of the batch holds several examples, short and
+long ones, with little padding. Models that learn at every position of a history get
 other rows: several histories, one after the other (`packs`). Batches are a pure
 function of (seed, step): equal on any number of devices, and after a restart.
 """

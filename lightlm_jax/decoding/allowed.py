@@ -68,7 +68,7 @@ def exclusions(
     row_P: integers in [0, batch_size), the request that excludes the item.
     item_P: catalogue index of the item to exclude, which the request's shared mask
       (see `Allowed`) must not exclude already; pairs may repeat.
-    rank_I: each catalogue item's place in code order.
+    rank_I: each item's place in the order of the codes (token sequences).
     batch_size: B.
   """
   num_items = len(rank_I)

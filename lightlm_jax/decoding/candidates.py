@@ -1,4 +1,4 @@
-"""Open (allowed) next tokens of all beams at a level of the trie, and the best.
+"""Open (allowed) next tokens of all beams at a level of the trie, and the best ones.
 
 A level has a list of each node's children, and it may have a mask of the vocabulary for
 each node (see `Trie`). `Listed` reads the one, `Masked` the other. As either compares
@@ -137,9 +137,9 @@ def children(
   allowed: Allowed | None,
   path: filters.Path | None,
 ) -> Listed | Masked:
-  """Returns the open children of each state: as a mask if the level has one, or a list.
+  """Returns each state's open children: a mask if the level has masks, else a list.
 
-  With shared masks in `allowed` it is always a list. A child is closed if the request's
+  If `allowed` has shared masks, it is always a list. A child is closed if the request's
   shared mask allows none of its items, or if `path`, this level's result of
   `filters.paths`, closes it. `allowed` None or `path` None closes nothing.
   """

@@ -1,8 +1,8 @@
 """Averages metrics over slices of requests, by history, user, target and repetition.
 
-Each dimension assigns every request to one slice, so that the user counts of its slices
-add up to all users, and their weighted means to the overall mean. An item's popularity,
-and whether a user is new, follow from the training interactions only.
+Each dimension puts every request into one slice, so that the sizes of its slices add up
+to all requests, and their means, so weighted, to the overall mean. The popularity of an
+item, and whether a user is new, follow from the training interactions only.
 """
 
 from collections.abc import Mapping

@@ -37,7 +37,7 @@ class _Handler(logging.Handler):
 def set_up(*, stderr: bool = False) -> None:
   """Starts printing the package's log on stdout, or on stderr if `stderr`.
 
-  If the logger already has a handler, only the stream of `console` changes. Otherwise
+  If the logger already has a handler, only the stream of our handler changes. Otherwise
   the logger gets a handler, and the level INFO unless a level was set before.
   """
   logger = logging.getLogger(NAME)

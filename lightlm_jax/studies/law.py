@@ -42,7 +42,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law, those of bootstrap resamples, and the intervals of its numbers."""
+  """A fitted law, its fits to bootstrap resamples, and intervals of coefficients."""
 
   law: Law  # the fit to all runs
   intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law

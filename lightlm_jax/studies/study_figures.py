@@ -1,7 +1,7 @@
 """Draws the figures of a study; functions return None if the points do not suffice.
 
 A panel is 320 pt (320/72 inches) wide, so that its text is as large as in the report's
-other charts. A colour with a marker denotes one value of an axis.
+other charts. Colour and marker denote a value of a swept field.
 """
 
 from collections.abc import Sequence

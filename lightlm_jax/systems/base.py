@@ -49,7 +49,7 @@ class Built(NamedTuple):
 
   system: System
   tables: Any  # padded to capacities: a catalogue of similar size needs no compilation
-  rank_I: np.ndarray  # int32, each catalogue item's place in code order
+  rank_I: np.ndarray  # int32, each item's place in the order of the codes
   rows: Rows | None = None  # how training examples share rows; None = one example a row
   prepared: bool = False  # whether `tables` are the result of `SharesWork.prepare`
 

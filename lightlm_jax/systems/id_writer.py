@@ -61,7 +61,7 @@ class Decoder(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdWriter(System):
-  """A system that writes ids; its tables have the fields `target_IL` and `trie`."""
+  """A system that writes ids; `Built.tables` has the fields `target_IL` and `trie`."""
 
   shape: encoder_decoder.Config  # shape of the transformer that contains the decoder
   decoding: BeamDecoding  # the group `config.decoding`

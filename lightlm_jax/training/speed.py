@@ -46,7 +46,7 @@ def peak_of_run() -> float | None:
 
 
 def peak_of_device() -> float | None:
-  """Returns one device's peak FLOP/s, measured in float32 on a CPU; None if unknown."""
+  """Returns one device's peak FLOP/s (a CPU's: measured, float32); None if unknown."""
   device = jax.devices()[0]
   if device.platform == "cpu":
     return _measured_flops()
