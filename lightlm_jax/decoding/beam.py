@@ -104,20 +104,21 @@ def scores(
   token_BK = jnp.full((B, 1), options.start_token, jnp.int32)
   log_prob_BK: Any = 0.0
   for level in range(trie.depth):
+    logits: Any
     logits, cache = step(token_BK, parent_BK, cache)
     next_BK = code_BKL[..., level]
     # One beam has K continuations on the first level, each of K beams one below it.
     next_BKC = jnp.maximum(next_BK.reshape(B, state_BK.shape[1], -1), 0)
+    open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
+    if not isinstance(logits, jax.Array):
+      some = options.renormalise and open_children.few
+      logits = logits if some else logits()
     if options.renormalise:
-      open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
-      if level == 0 or not open_children.few:
-        logits = logits if isinstance(logits, jax.Array) else logits()
       total_BK = jax.nn.logsumexp(open_children.logits(logits), axis=2)
       # Filters close children of the first of equal states alone.
       same_BKK = state_BK[:, :, None] == state_BK[:, None]
       total_BK = jnp.take_along_axis(total_BK, same_BKK.argmax(axis=2), axis=1)
     else:
-      logits = logits if isinstance(logits, jax.Array) else logits()
       total_BK = jax.nn.logsumexp(logits, axis=2)
     if isinstance(logits, jax.Array):
       chosen_BKC = jnp.take_along_axis(logits, next_BKC, axis=2)
@@ -159,8 +160,7 @@ def _extended(
     open_children = candidates.children(trie, level, state_BK, allowed, path)
   else:
     open_children = candidates.every_token(finished_BK, trie.vocab_size)
-  # The children of the root are those of all rows: one product.
-  some = options.renormalise and level > 0 and open_children.few
+  some = options.renormalise and open_children.few
   if not isinstance(logits, jax.Array) and not some:
     logits = logits()
   normalised = open_children.logits(logits) if options.renormalise else logits

@@ -18,7 +18,7 @@ from lightlm_jax.decoding.top_k import top_k
 from lightlm_jax.decoding.trie import WORD, Trie, bits
 
 # Beams' logits [B, K, V], float32, or a function that returns them, and, given tokens
-# [B, K, C], those of these alone; a token beyond the vocabulary counts as the last one.
+# [B, K, C] or [C], those of these alone; tokens beyond the vocabulary are the last one.
 Logits = jax.Array | Callable[..., jax.Array]
 # All logits are one product with the whole table; those of children read rows of it for
 # each beam: as fast on a CPU, at a width of 128, if they are a 64th to a 100th of V.
@@ -55,11 +55,12 @@ class Listed(NamedTuple):
   token_BKC: jax.Array
   open_BKC: jax.Array
   few: bool = False  # whether to read their rows of the table, not multiply with all
+  root_C: jax.Array | None = None  # the tokens, if all beams are at the root
 
   def logits(self, logits: Logits) -> jax.Array:
     """Returns the children's logits, [B, K, C] float32, -inf where not open."""
     if not isinstance(logits, jax.Array):
-      logits_BKC = logits(self.token_BKC)
+      logits_BKC = logits(self.token_BKC if self.root_C is None else self.root_C)
     else:
       token_BKC = jnp.minimum(self.token_BKC, logits.shape[-1] - 1)
       logits_BKC = jnp.take_along_axis(logits, token_BKC, axis=2)
@@ -157,8 +158,10 @@ def children(
     token_BKC, open_BKC = trie.listed(state_BK, level)
   if path is not None:
     open_BKC = filters.without(open_BKC, trie, path, state_BK, level)
-  few = token_BKC.shape[2] <= FEW * trie.vocab_size
-  return Listed(token_BKC, open_BKC, few)
+  if level == 0:
+    root_11C, _ = trie.listed(jnp.zeros((1, 1), jnp.int32), level)
+    return Listed(token_BKC, open_BKC, True, root_11C[0, 0])
+  return Listed(token_BKC, open_BKC, token_BKC.shape[2] <= FEW * trie.vocab_size)
 
 
 def every_token(finished_BK: jax.Array, V: int) -> Masked:

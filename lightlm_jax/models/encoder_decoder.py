@@ -312,11 +312,16 @@ class EncoderDecoder(nn.Module):
       x_BKLD += _newest(kv.encoded_BSD, mask_BKS)[:, :, None]
     return x_BKLD, piece
 
-  def logits(self, state, token_BKC=None) -> jax.Array:
-    """Returns the next token's logits […, V] of states […, D]; [B, K, C] of some."""
+  def logits(self, state, token=None) -> jax.Array:
+    """Returns the next token's logits […, V] of states […, D].
+
+    With tokens [C], or [B, K, C] for states [B, K, D], it returns theirs alone.
+    """
     table, sizes = self.embedding.astype(self.config.dtype), "...d,vd->...v"
-    if token_BKC is not None:
-      table, sizes = table[token_BKC], "bkd,bkcd->bkc"
+    if token is not None:
+      table = table[token]
+    if token is not None and token.ndim > 1:
+      sizes = "bkd,bkcd->bkc"
     # Accumulated and returned in float32: rounded logits would make items tie.
     options = {"preferred_element_type": jnp.float32}
     return jnp.einsum(sizes, state * self.config.D**-0.5, table, **options)

@@ -44,18 +44,20 @@ class Decoder(NamedTuple):
     state_BKD, cache = self.apply(*arguments, method="extend")
     return functools.partial(self.logits, state_BKD), cache
 
-  def logits(self, state: jax.Array, token_BKC: jax.Array | None = None) -> jax.Array:
-    """Returns all logits […, V] of states [B, …, D], float32, or [B, K, C] of some."""
-    logits = self.apply(state, token_BKC, method="logits")
+  def logits(self, state: jax.Array, token: jax.Array | None = None) -> jax.Array:
+    """Returns `EncoderDecoder.logits` of states [B, …, D], with the bias."""
+    logits = self.apply(state, token, method="logits")
     if self.bias is None:
       return logits
     none_V = jnp.zeros(self.embedding_VD.shape[0])
     # Row by row, so that rows on different devices send each other nothing.
     add = jax.vmap(lambda *bias: none_V.at[bias[0]].add(bias[1], mode="drop"))
     bias_B1V = add(*self.bias)[:, None]
-    if token_BKC is not None:
-      token_BKC = jnp.minimum(token_BKC, none_V.size - 1)
-      return logits + jnp.take_along_axis(bias_B1V, token_BKC, axis=2)
+    if token is not None:
+      token = jnp.minimum(token, none_V.size - 1)
+      if token.ndim == 1:
+        return logits + bias_B1V[..., token]
+      return logits + jnp.take_along_axis(bias_B1V, token, axis=2)
     return logits + jnp.expand_dims(bias_B1V, range(2, logits.ndim - 1))
 
 
