@@ -3,12 +3,12 @@
 python -m lightlm_jax.audit --config=configs/toys.py
 python -m lightlm_jax.audit --workdir=runs/toys
 
-Builds the ids six times, without the cache: from the log as it is, with held-out items
-swapped between users, with users and items renumbered, and with three other seeds. It
-trains nothing, except the GCN of GCI ids. It also tests whether the order of a history
-tells what comes next (whether the log is sequential). Exit code 1 if a leak was found.
-With --workdir it writes audit.json for `lightlm report`, and refuses a run whose ids
-differ from those that its configuration builds today.
+Builds the ids six times, without the cache: once from the log as it is, once with
+held-out items swapped between users, once with users and items renumbered, and three
+times with other seeds. It trains nothing, except the GCN of GCI ids. It also tests
+whether the order of a history tells what comes next (whether the log is sequential).
+Exit code 1 if a leak was found. With --workdir it writes audit.json for `lightlm
+report`, and refuses a run if its configuration builds other ids today.
 """
 
 import sys

@@ -66,7 +66,7 @@ _FIELDS = {
 
 
 def define(*names: str, **texts: str) -> None:
-  """Defines the shared flags `names`, and a string flag for each name=help text."""
+  """Defines the shared flags `names` and the string flags of `texts`, {name: help}."""
   wanted = {name: _SHARED[name] for name in names}
   wanted |= {name: (_string, None, text) for name, text in texts.items()}
   for name, (definition, default, text) in wanted.items():
@@ -139,7 +139,7 @@ def main(
   """Parses sys.argv, calls `entry([program])` and returns the exit code.
 
   Args:
-    entry: the command's main function; None counts as exit code 0.
+    entry: the command's main function; if it returns None, the exit code is 0.
     commands: the subcommands; exactly one must be given, and `entry` then gets
       [program, command]. () = the command has none.
     after: the name of a flag that further words may follow, as in `--compare RUN RUN`;
@@ -204,7 +204,7 @@ def _system(argv: Sequence[str]) -> str | None:
 def _parse(
   argv: Sequence[str], commands: Sequence[str], after: str | None, instead: str | None
 ) -> list[str] | None:
-  """Sets FLAGS as `main` says; returns program and other words, None after --help."""
+  """Sets FLAGS from `argv`, see `main`; returns the other words, None after --help."""
   logging.use_absl_handler()
   app.define_help_flags()
   if commands or after:

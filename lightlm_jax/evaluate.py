@@ -5,9 +5,9 @@ python -m lightlm_jax.evaluate --workdir=runs/toys --decoding=latent_local --nea
 python -m lightlm_jax.evaluate --workdir=runs/toys --compare runs/toys-sasrec runs/ease
 
 Writes results-SPLIT-DECODING.json and users-SPLIT-DECODING.parquet into the workdir.
-Choose between models by the results of --split=validation, not of the test split. With
---beam_size below 20 the metrics at 20 are those of the shorter list. --compare reads
-each run's users-*.parquet, and tests the differences for significance.
+To choose between models, use the results of --split=validation, not of the test split.
+With --beam_size below 20, the metrics at 20 are computed on the shorter list. --compare
+reads each run's users-*.parquet, and tests the differences for significance.
 """
 
 import sys

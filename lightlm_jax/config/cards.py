@@ -1,9 +1,9 @@
 """Loads config files, by path or bare name, and converts what they return.
 
 A config file defines `get_config(preset)`, which returns a card, and lists its presets
-in `PRESETS`. It starts from `base(system)` or another file's `card` and sets fields. A
-card is an ml_collections.ConfigDict, so that the command line can set fields in it;
-`typed` converts it to the configuration that the library works with.
+in `PRESETS`. It starts from `base(system)`, or from the `card` of another file, and
+sets fields. A card is an ml_collections.ConfigDict, so that the command line can set
+fields; `typed` converts it to the configuration that the library works with.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ PRESETS = ("paper", "small", "tiny")  # of config files that define none
 
 
 def base(system: str = "lightlm", preset: str | None = None) -> Card:
-  """Returns a system's defaults, and the name `preset`, as an unlocked ConfigDict."""
+  """Returns a system's defaults as an unlocked ConfigDict, with `preset` filled in."""
   own = leaves(schema.of_system(system))
   flat = {name: leaf.default for name, leaf in own.items()}
   return ConfigDict(nest(flat | {"system": system, "preset": preset or "default"}))
@@ -57,16 +57,16 @@ def card(name: str, preset: str | None = None) -> Card:
 def load(
   name: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> RunConfig:
-  """Loads a run's config file; `overrides` are values by dotted field.
+  """Loads a run's config file; `overrides` are values by dotted field name.
 
   Raises:
-    UserError: there is no such file, preset or field, or the file is a study's.
+    UserError: there is no such file, preset or field, or the file describes a study.
   """
   return tree_lib.replace(typed(card(name, preset)), overrides or {})
 
 
 def typed(config: str | Card | RunConfig) -> RunConfig:
-  """Returns the typed configuration of a run's card, or of a config file's name."""
+  """Returns the typed form of `config`, a run's card or the name of its config file."""
   if isinstance(config, RunConfig):
     return config
   found: Card = card(config) if isinstance(config, str) else config
@@ -82,7 +82,7 @@ def of_system(config: Card, system: str, *, anyway: bool = False) -> Card:
 
 
 def is_study(config: Card) -> bool:
-  """Returns whether a card is a scaling study's, not a run's."""
+  """Returns whether a card describes a scaling study rather than a run."""
   return "axes" in config
 
 
@@ -104,7 +104,7 @@ def presets(name: str) -> tuple[str, ...]:
 
 
 def resolve(name: str) -> pathlib.Path:
-  """Returns a config file, by path or bare name; raises UserError if it is missing."""
+  """Finds a config file by its path or bare name; raises UserError if it is missing."""
   is_path = name.endswith(".py") or pathlib.Path(name).name != name
   path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
   if path.is_file():
@@ -132,7 +132,7 @@ def settable(config: Card, field: str) -> Any:
 
 
 def check_elements(field: str, default: Any, value: Any) -> None:
-  """Raises UserError if a tuple has elements of another type than the default's."""
+  """Raises UserError if a tuple `value` has elements of a type that `default` lacks."""
   if isinstance(value, tuple) and default:
     kinds = {type(element) for element in default}
     kinds |= {int} if float in kinds else set()

@@ -38,12 +38,12 @@ ASCENDING = Rule(
 
 
 def from_to_a_million(low: int, text: str = "") -> Rule:
-  """Returns the range low … 10**6 of a table's size; `text` explains `low` in words."""
+  """Returns the rule that a table has `low` to 10**6 entries; `text` explains `low`."""
   return Rule(f"from {low}{text} to a million", lambda value: low <= value <= 10**6)
 
 
 class Extra(NamedTuple):
-  """Optional packages that a field needs, and the extra that installs them."""
+  """Optional packages that a field needs, and the pip extra that installs them."""
 
   name: str
   modules: tuple[str, ...]
@@ -61,8 +61,8 @@ class Leaf(NamedTuple):
   rule: Rule | None = None  # its range; None = any value of its type
   choices: tuple[str, ...] = ()  # possible values, or elements of a tuple; () = any
   extra: Extra | None = None
-  # The dotted name of a field that supplies this one's value when a configuration that
-  # lacks this field is converted to another system; "" = `default` does.
+  # The dotted name of another field, whose value this field gets when a configuration
+  # without this field is converted to another system; "" = it gets `default`.
   like: str = ""
   # Whether only a configuration with this field can be converted to its system.
   signature: bool = False
@@ -74,11 +74,11 @@ class Leaf(NamedTuple):
     return type(value) is tuple and all(type(each) is self.element for each in value)
 
   def accepts(self, value: Any) -> bool:
-    """Returns whether the field has no `choices`, or a value is among them."""
+    """Returns whether `choices` is empty or has `value`; True for any tuple or list."""
     return not self.choices or value in self.choices or isinstance(value, tuple | list)
 
   def converted(self, value: Any) -> Any:
-    """Converts int to float and list to tuple if the field's type asks for it."""
+    """Converts an int to float for a float field, a list to tuple for a tuple field."""
     if self.kind is float and type(value) is int:
       return float(value)
     if self.kind is tuple and isinstance(value, list):
@@ -110,7 +110,7 @@ _PLACES = {name: place for place, name in enumerate(_GROUPS, start=1)}
 
 @functools.cache
 def leaves(cls: type) -> dict[str, Leaf]:
-  """Returns a configuration class's fields by dotted name, those of its groups last."""
+  """Returns the fields of a configuration class by dotted name, groups' fields last."""
   found, groups = {}, {}
   kinds = typing.get_type_hints(cls)
   for own in sorted(dataclasses.fields(cls), key=lambda f: _PLACES.get(f.name, 0)):
@@ -138,7 +138,7 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def check(config: Any) -> None:
-  """Checks each value by its field, then calls `check` of all groups and of `config`.
+  """Checks each value against its field, then calls `check` of all groups and `config`.
 
   Raises:
     UserError: a value is invalid; the message names the field and the possible values.

@@ -1,8 +1,8 @@
 """Converts configurations of older runs to this version's fields.
 
-Before configurations were typed, config.json held the fields of all systems; those that
-the run's own system lacks are dropped. A field that was added after the run gets the
-value that describes how the run behaved (`EARLIER`), perhaps not today's default.
+Before configurations were typed, config.json held the fields of all systems. Fields
+that the run's own system lacks are dropped. A field that was added after the run gets
+the value that describes how the run behaved (`EARLIER`); today's default may differ.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def lacking(flat: Mapping[str, Any]) -> list[str]:
 
 
 def _earlier(own: Mapping[str, Leaf]) -> dict[str, Any]:
-  """Returns the values of `EARLIER` of a system's fields; LightLM had one loss."""
+  """Returns the `EARLIER` values for a system's fields, and LightLM's earlier loss."""
   values = EARLIER | {"train.loss": "vocabulary"}
   return {n: v for n, v in values.items() if n in own and own[n].accepts(v)}
 

@@ -155,7 +155,7 @@ class LiteBeamModel(TextModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-  """The batch size of evaluation; a system that is trained has further settings."""
+  """The batch size of evaluation; the subclass `Train` adds settings of training."""
 
   eval_batch_size: int = field(256, "users of an evaluation batch", POSITIVE)
 
@@ -262,7 +262,7 @@ class BeamDecoding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(BeamDecoding):
-  """Settings of LightLM's decoding: beams, exact scores, L2D (arXiv 2509.11524), both.
+  """Settings of LightLM's decoding: beams, exact scores, L2D (arXiv 2509.11524), fused.
 
   "fused" ranks the items of the beams and of the state index by a sum of both scores.
   """

@@ -193,7 +193,7 @@ class ReadsTexts(SequenceConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SASRecConfig(ItemLossConfig):
-  """SASRec, and BSARec, for which every prefix of a history is a row of its own."""
+  """SASRec or BSARec; for BSARec, each prefix of a history is a row of its own."""
 
   system: str = _system("sasrec", "bsarec")
   model: model_groups.SASRecModel = model_groups.SASRecModel()
@@ -278,7 +278,7 @@ def check(config: RunConfig, *, trained: bool = False) -> None:
 
   Args:
     config: a run's configuration.
-    trained: whether the run is trained already; only then has it a state index.
+    trained: whether the run is trained already; only a trained run has a state index.
 
   Raises:
     UserError: a value is invalid; the message names the field and the possible values.
@@ -301,7 +301,7 @@ def check_batches(
   """Raises a UserError if a batch does not divide evenly over `devices` devices.
 
   `names` are the fields that hold batch sizes. All examples of a packed row go to one
-  device, so it is the rows of a training batch that must divide.
+  device, so the number of rows of a training batch must be a multiple of `devices`.
   """
   for name in names:
     if name not in fields.leaves(type(config)):

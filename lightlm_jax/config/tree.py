@@ -14,10 +14,10 @@ from lightlm_jax.runtime.errors import UserError
 
 
 def from_tree(tree: Mapping[str, Any]) -> RunConfig:
-  """Builds a configuration from nested dicts: config.json of this or an older version.
+  """Builds a configuration from the nested dicts of a config.json, old or current.
 
   Raises:
-    UserError: a field is unknown or missing, or a value is of another type.
+    UserError: a field is unknown or missing, or a value is of the wrong type.
   """
   if not isinstance(tree, Mapping):  # JSON may hold a list or a number
     raise UserError(f"a configuration is an object of fields, not {tree!r:.40}")
@@ -52,12 +52,12 @@ def to_json(config: RunConfig) -> str:
 
 
 def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-  """Returns a copy with `overrides` by dotted field, such as {"train.steps": 20}.
+  """Returns a copy with the fields in `overrides` set, such as {"train.steps": 20}.
 
   If `overrides` change `system`, the configuration is first converted by `of_system`.
 
   Raises:
-    UserError: there is no such field, a value is of another type, or `of_system` fails.
+    UserError: a field is unknown, a value is of the wrong type, or `of_system` fails.
   """
   system = overrides.get("system", config.system)
   flat = to_flat(config)
@@ -76,15 +76,15 @@ def replace(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
 def of_system(
   flat: Mapping[str, Any], system: str, *, anyway: bool = False
 ) -> dict[str, Any]:
-  """Converts the values of a configuration, by dotted name, to another system.
+  """Converts a configuration, given as values by dotted name, to another system.
 
-  Fields and choices that the new system lacks are dropped. A field that `flat` lacks
-  gets the value of the field that its `Leaf.like` names, or else its default. A missing
-  field that is marked as `Leaf.signature` is an error, unless `anyway` is true; the
-  caller should then set the field.
+  Fields that the new system lacks are dropped, and so are values that are not among its
+  choices. A field that is then missing gets the value of the field that its `Leaf.like`
+  names, or else its default. A missing field with `Leaf.signature` is an error; with
+  `anyway` it gets a value too, but the caller should set it.
 
   Raises:
-    UserError: no such system, or `flat` lacks a signature field and `anyway` is false.
+    UserError: no such system, or a signature field is missing and `anyway` is false.
   """
   cls = schema.of_system(system)
   own = leaves(cls)
@@ -102,7 +102,7 @@ def of_system(
 
 
 def find(cls: type[RunConfig], name: str) -> Leaf:
-  """Returns a class's field by dotted name; raises UserError if there is none."""
+  """Returns the field with dotted name `name`; raises UserError if there is none."""
   own = leaves(cls)
   if name in own:
     return own[name]
@@ -110,7 +110,7 @@ def find(cls: type[RunConfig], name: str) -> Leaf:
 
 
 def unknown_field(name: str, names: Iterable[str]) -> UserError:
-  """Returns the error that `name` is not among the fields `names`; suggests others."""
+  """Returns the error that there is no field `name`, with suggestions from `names`."""
   names = list(names)
   inside = [other for other in names if other.startswith(f"{name}.")]
   if inside:
@@ -131,7 +131,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """Returns the error that field `name` needs a `kind` like `default`, not `value`."""
+  """Returns the error that `value` is not of type `kind`; `default` is an example."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"
@@ -141,7 +141,7 @@ def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
 def guess(name: str, names: Sequence[str], close: Sequence[str] = ()) -> str:
   """Returns " (did you mean …?)" for a wrong name, or "" if there is no suggestion.
 
-  It suggests `close`, or if that is empty, those of `names` that are spelt similarly.
+  The suggestions are `close`, or if `close` is empty, the `names` spelt like `name`.
   """
   close = close or difflib.get_close_matches(name, names)
   return f" (did you mean {' or '.join(close)}?)" if close else ""
@@ -152,7 +152,7 @@ def differences(
 ) -> list[str]:
   """Returns the fields that differ, sorted, as "field: old → new".
 
-  If the systems differ, fields that only one of them has are left out.
+  If the systems differ, fields that only one system has are left out.
 
   Args:
     old: a configuration read from JSON, perhaps of an older run.

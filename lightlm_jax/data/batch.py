@@ -38,7 +38,7 @@ def request_batch(
 ) -> Batch:
   """Returns the requests at `index` as a batch of numpy arrays, padded to `batch_size`.
 
-  Its histories have `width` columns; longer ones are cut to their newest items.
+  The batch has `width` history columns; longer histories keep their newest items.
   """
   end_R = requests.offset_N1[index + 1]
   source_RH = end_R[:, None] - width + np.arange(width)

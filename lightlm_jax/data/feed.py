@@ -3,9 +3,9 @@
 Every position of a user's row in the log is an example: its item is the target, and
 the items before it are the history (see `positions`). Either all histories of a batch
 have similar lengths (a bucket), or a row of the batch holds several examples, short and
-long ones, with little padding. Models that learn at every position of a history get
-other rows: several histories, one after the other (`packs`). Batches are a pure
-function of (seed, step): equal on any number of devices, and after a restart.
+long ones, with little padding. For models that learn at every position of a history, a
+row holds several histories, one after the other (`packs`). Batches are a pure function
+of (seed, step), so they are equal on any number of devices and after a restart.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Positions(NamedTuple):
 
 
 class Packs(NamedTuple):
-  """The training log on the device, and the positions in R packed rows of width H."""
+  """The training log on the device, and its positions packed in R rows of width H."""
 
   item_E: Array  # int32
   user_E: Array  # int32
@@ -48,7 +48,7 @@ Feed = Positions | Packs
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Says which rows are the batch of each step; all of them are from one bucket.
+  """Says which rows form the batch of each step; a batch has rows of one bucket only.
 
   A bucket holds the rows of one width; packed rows form a single bucket. An epoch has
   every batch of every bucket once, in an order that changes each epoch.
@@ -71,7 +71,7 @@ class Plan:
     return [-(-size // self.batch_size) for size in self.sizes]
 
   def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns bucket (int32), key and batch (uint32) of each step.
+    """Returns each step's bucket (int32), key (uint32) and batch number (uint32).
 
     The key permutes the bucket's rows; the batches of a bucket are numbered from 0.
     """
@@ -111,7 +111,7 @@ def positions(
     seed: seeds the packing, the order of examples and the drawn targets.
     batch_size: examples per step; a multiple of `rows.max_per_row` if there are `rows`.
     widths: the history columns of each bucket, ascending; empty buckets are dropped.
-      Histories are cut to their last `widths[-1]` items. `rows` replace the buckets.
+      Histories keep their last `widths[-1]` items. With `rows` there is one bucket.
     drawn: whether an example's target is drawn from all items of the user, anew in
       every epoch; only for systems that read the user without a history.
     rows: the layout of rows shared by several examples; None = one example per row, in
@@ -198,10 +198,10 @@ def rows_at(
   plan: Plan,
   bucket: int,
 ) -> Batch:
-  """Returns the rows number `row_B` (uint32) of a bucket as a batch.
+  """Returns the rows of a bucket that have the numbers `row_B` (uint32) as a batch.
 
-  Rows that are False in `real_B` are empty, with weight 0. If `plan.drawn`, the targets
-  are drawn by `key`.
+  Rows that are False in `real_B` are empty, with weight 0. If `plan.drawn`, `key` seeds
+  the draw of the targets.
   """
   if isinstance(feed, Packs):
     return _sequences(feed, row_B, real_B)

@@ -93,7 +93,7 @@ def read_items(
   """Reads the titles and texts of `item_ids` from a tab-separated file with a header.
 
   A title is the column `title`; a text joins the columns of TEXTS in the file's order.
-  If the file has no such column (for titles or for texts), its last column is used.
+  If the file has no column for titles, or none for texts, its last column is used.
   Items that the file lacks get "". Returns (None, None) if there is no file.
   """
   if not path.exists():
@@ -131,7 +131,7 @@ def read_item_attributes(
 ) -> list[np.ndarray] | None:
   """Reads attributes as `read_attribute_names` does, and numbers them from 0.
 
-  Returns an ascending int64 array for each of `item_ids`; None if there is no file.
+  Returns each item's numbers, ascending int64 arrays; None if there is no file.
   """
   names = read_attribute_names(path, item_ids)
   return None if names is None else number_attributes(names)
@@ -143,7 +143,7 @@ def read_attribute_names(
   """Returns each item's attributes, such as brand, from JSON; None if there is no file.
 
   The JSON object maps raw item ids to lists of attributes, which are integers or
-  strings (3 and "3" are the same). Items that it lacks have no attributes; keys that
+  strings (3 and "3" are the same). Items without a key have no attributes; keys that
   are not in `item_ids` are ignored. Raises a UserError if no key is in `item_ids`.
   """
   if not path.exists():

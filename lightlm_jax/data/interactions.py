@@ -63,13 +63,13 @@ def from_sequences(
 ) -> Interactions:
   """Builds a log from pairs (raw user id, raw item ids in time order).
 
-  Users and items are numbered in the order of a seeded hash of the raw id. Numbers by
-  first appearance would reveal the next item: to ids that are made of them, and where
-  they break ties between equal scores. Runs are comparable only under the same seed.
+  Users and items are numbered in the order of a seeded hash of the raw id. Numbers in
+  order of first appearance would leak the next item into ids made from the numbers, and
+  into ties between equal scores. Runs are comparable only under the same seed.
 
   Args:
     rows: one pair per user.
-    times: per row, its items' times in seconds since 1970, ascending; None = unknown.
+    times: for each row, item times in seconds since 1970, ascending; None = unknown.
     seed: seeds the hash.
   """
   users, sequences = zip(*rows)
@@ -103,7 +103,7 @@ def concatenate_rows(
 def keep_rows(log: Interactions, keep_U: np.ndarray) -> Interactions:
   """Returns the log of the users that `keep_U` selects; the catalogue stays whole.
 
-  It is bool, or the indices of the users in their new order.
+  `keep_U` is a bool mask, or the indices of the users in their new order.
   """
   kept = _rows(log, log.offset_U1[:-1][keep_U], log.length_U[keep_U])
   return dataclasses.replace(kept, user_ids=log.user_ids[keep_U])
@@ -129,7 +129,7 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
 
 
 def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
-  """Returns R rows' offsets, [R + 1] int64, without what `keep_E` does not keep."""
+  """Returns R rows' offsets, [R + 1] int64, without the entries False in `keep_E`."""
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 

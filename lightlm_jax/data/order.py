@@ -1,8 +1,8 @@
 """The order of training examples as a pure function: no shuffle state to save.
 
 The swap-or-not shuffle (Hoang, Morris & Rogaway, CRYPTO 2012) is a keyed permutation of
-0 … n - 1: every round has a number K, pairs x with K - x modulo n and swaps the two or
-not. All arithmetic is on 32-bit integers, so numpy and jax give the same bits.
+0 … n - 1. A round has a number K; it pairs each x with K - x modulo n, and swaps some
+of the pairs. All arithmetic is on 32-bit integers, so numpy and jax give the same bits.
 """
 
 import functools
@@ -18,7 +18,7 @@ def permute(index, n: int, key, xp: ModuleType = np):
   """Permutes 0 … n - 1; returns the new place of each index, uint32.
 
   Args:
-    index: uint32 array or scalar, each below n.
+    index: uint32 array or scalar, values below n.
     n: size of the domain, 1 to 2**31 - 1.
     key: uint32 array or scalar that selects the permutation, see `fold`.
     xp: numpy or jax.numpy.

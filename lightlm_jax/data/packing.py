@@ -14,7 +14,7 @@ _MULTIPLE = 8  # the width is a multiple of this
 
 
 class Rows(NamedTuple):
-  """The layout of E examples in rows of `width` tokens, at most `max_per_row` each."""
+  """The layout of E examples; up to `max_per_row` share a row of `width` tokens."""
 
   max_per_row: int  # examples
   width: int  # source tokens of a row
@@ -43,13 +43,13 @@ def pack(
   A row is filled with the longest sequence that fits, again and again (first-fit
   decreasing). With `max_per_row`, each sequence after a row's first is at most as long
   as the space left, divided by the number of sequences that the row may still hold. If
-  all are longer, the shortest is taken. So the last rows hold long sequences too.
+  none is so short, the shortest one is taken. So the last rows hold long sequences too.
 
   Args:
     length_N: int, the length of each sequence, from 1 to `width`.
     width: number of columns of a row.
     seed: decides which of equally long sequences share a row.
-    max_per_row: number of sequences; None = no limit.
+    max_per_row: maximum number of sequences in a row; None = no limit.
 
   Returns:
     row_N and column_N, int64: the row and column at which each sequence begins.

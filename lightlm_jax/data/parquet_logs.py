@@ -86,7 +86,7 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
 
 
 def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
-  """Writes a run's copy of its log; the manifest with the files' SHA-256 comes last."""
+  """Writes a run's copy of its log, and last the manifest with the files' SHA-256."""
   log = dataset.log
   rows: dict[str, Any] = {
     "user": log.user_ids[log.user_E],

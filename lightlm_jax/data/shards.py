@@ -35,7 +35,7 @@ _DISPATCHES_AHEAD = 3
 
 
 class Shards:
-  """Reads the rows in `folder`; raises UserError if that is missing or incomplete."""
+  """Reads the rows in a folder; raises UserError if it is missing or incomplete."""
 
   def __init__(self, folder: epath.PathLike):
     folder = epath.Path(folder)
@@ -190,7 +190,7 @@ def write(
 def _records(feed: feed_lib.Feed, plan: feed_lib.Plan) -> Iterator[bytes]:
   """Yields the bytes of each row, int32: history, segments, users, targets.
 
-  Rows of `Positions` have no padding before the histories, rows of `Packs` no users.
+  Rows of `Positions` lack the padding before histories; rows of `Packs` lack users.
   """
   assert len(plan.widths) == 1
   assert not plan.drawn

@@ -14,11 +14,11 @@ def summary(split: Split, log: Interactions) -> dict[str, Any]:
 
   Returns:
     A dict: kind, parameters and sha256 of the split; users, items and interactions of
-    the log; log_times {first, last}, None if the log has no times; cut_times, None
-    unless the split is by time (times in ISO 8601, UTC); train {users, items,
-    interactions}; validation and test, None if not held out, {requests,
-    repeated_targets (in the request's own history), cold_targets and untrained_users
-    (neither has training interactions)}; withheld_items, only if items are withheld.
+    the log; log_times {first, last} (None = unknown); cut_times (None = no split by
+    time); train {users, items, interactions}; validation and test (None = not held out)
+    {requests, repeated_targets, cold_targets, untrained_users}; withheld_items, only if
+    items are withheld. Times are ISO 8601, UTC. Repeated targets are in the request's
+    own history; cold targets and untrained users have no training interactions.
   """
   bought_I = np.bincount(split.train.item_E, minlength=log.num_items)
   length_U = split.train.length_U

@@ -70,7 +70,7 @@ class Requests:
     )
 
   def without_items(self, out_I: np.ndarray) -> "Requests":
-    """Returns the same requests, histories without the items True in `out_I`."""
+    """Returns the requests; their histories lose the items that are True in `out_I`."""
     keep_E = ~out_I[self.item_E]
     offset_N1 = offsets_of_kept(self.offset_N1, keep_E)
     return dataclasses.replace(self, offset_N1=offset_N1, item_E=self.item_E[keep_E])
@@ -91,12 +91,12 @@ class Split:
 
 
 def of_run(config: RunConfig, log: Interactions) -> Split:
-  """Returns the split of a run, trained on the share `config.data.share` of users."""
+  """Returns a run's split, with the share `config.data.share` of users in training."""
   return learn_from(make(config.split, log), config.data.share)
 
 
 def make(config: schema.Split, log: Interactions) -> Split:
-  """Returns the split of `config`; raises UserError if the log lacks what it needs."""
+  """Returns the split of `config`; raises UserError if the log does not support it."""
   names = PARAMETERS.get(config.kind, ())
   given = {name: getattr(config, name) for name in names}
   return withhold(SPLITS[config.kind](log, **given), config.withheld)
@@ -162,16 +162,16 @@ def temporal(
   """Trains on everything before a cut time, and predicts in two windows after it.
 
   The windows open at quantiles of the log's times. The last `test_share` of all
-  interactions lie in the test window, and the `validation_share` before them between
-  the starts of the two (roughly, if times are equal). The last `gap` seconds before a
-  window belong to neither training nor validation. With names of `Split.cut_times`:
+  interactions lie in the test window. The share `validation_share` lies between the
+  starts of the two windows. Equal times make both shares approximate. The last `gap`
+  seconds before a window are not in training or validation. In terms of `cut_times`:
 
     train          time < train_end = validation_start - gap
     validation     validation_start <= time < validation_end = test_start - gap
     test           test_start <= time
 
   The target is a user's first interaction in the window; the history is all that the
-  user did before, in the gap and the validation window too. A user without earlier
+  user did before, also in a gap and the validation window. A user without earlier
   interactions has no request. If a user's earlier interactions all lie in a gap or the
   validation window, the training row is empty, but there is a request
   (evaluation/slices.py reports these users separately). Interactions at the same time
@@ -235,9 +235,9 @@ def withhold(split: Split, share: float) -> Split:
   """Returns the split with a share of the catalogue's items turned into cold items.
 
   The items are drawn uniformly, at least one unless the share is 0. Their interactions
-  are removed from the training rows and from all histories, and validation drops
-  requests with a withheld target. Test keeps all its requests, even if a history
-  becomes empty: those with a withheld target measure cold start.
+  are removed from the training rows and from all histories. Validation drops requests
+  with a withheld target. Test keeps all its requests, even if a history becomes empty;
+  the test requests with a withheld target measure cold start.
 
   Raises:
     UserError: the share leaves nothing to train on or no validation request.
@@ -275,9 +275,9 @@ def withhold(split: Split, share: float) -> Split:
 def learn_from(split: Split, share: float) -> Split:
   """Returns the split with about `share` of the users in training, and all requests.
 
-  Whether a user is in training depends on a keyed hash of the raw id alone. It is the
-  same in every log, and a larger share keeps all users of a smaller one. The other
-  users get an empty training row. Raises UserError if nobody is left to train on.
+  Whether a user is in training depends on `share` and a keyed hash of the raw id, not
+  on the log. A larger share keeps all users of a smaller share. Users who are not in
+  training get an empty training row. Raises UserError if nobody is left to train on.
   """
   if share == 1:
     return split
@@ -318,7 +318,7 @@ def _check_shares(validation_share: float, test_share: float) -> None:
 def _requests_at(
   log: Interactions, asked_U: np.ndarray, position_U: np.ndarray
 ) -> Requests:
-  """Builds requests for item `position_U[u]` of each user u with True in `asked_U`."""
+  """Builds requests for item `position_U[u]` of each user u that `asked_U` selects."""
   user_N = np.flatnonzero(asked_U)
   start_N, position_N = log.offset_U1[user_N], position_U[user_N]
   return Requests(
@@ -361,7 +361,7 @@ def _digest(kind: str, log: Interactions, parameters: dict[str, float]) -> str:
 
 
 def _named(split: Split, parameter: dict[str, float], seed: int) -> dict[str, Any]:
-  """Returns `parameters` with `parameter` added, and a `sha256` of it and `seed`."""
+  """Returns `parameters` with `parameter` added; `sha256` covers `seed` too."""
   named = f"{split.sha256} {json.dumps(parameter | {'seed': seed}, sort_keys=True)}"
   return {
     "parameters": split.parameters | parameter,

@@ -48,14 +48,14 @@ class Tastes(NamedTuple):
 
   prior_C: np.ndarray  # float64, probability of each hidden community
   taste_CI: np.ndarray  # float64, preferences of a community; rows sum to 1, late = 0
-  late_CI: np.ndarray  # float64, its preferences among late items, 0 for the others
+  late_CI: np.ndarray  # float64, a community's preferences among late items, others 0
   follow_II: np.ndarray  # float64, row a: follow-ups of item a; rows sum to 1
   habit: float  # probability that a purchase is a follow-up of the previous one
   late_rate: float  # probability that a user's last purchase is a late item
 
 
 def make_shop(config: Shop) -> tuple[Interactions, Tastes]:
-  """Generates the log; returns it with its true probabilities.
+  """Generates the log; returns it and the true probabilities that it was drawn from.
 
   Equal configs give equal logs. The catalogue also has the items that nobody bought.
   """
@@ -87,7 +87,7 @@ def item_titles(log: Interactions) -> list[str]:
 
 
 def item_attributes(log: Interactions) -> list[np.ndarray]:
-  """Returns an int64 array for each catalogue item, with its category: shape [1]."""
+  """Returns the category of each catalogue item, an int64 array of shape [1]."""
   return [
     np.array([CATEGORIES.index(str(raw).partition("-")[0])]) for raw in log.item_ids
   ]
@@ -172,7 +172,7 @@ def _rows_to_one(weight: np.ndarray) -> np.ndarray:
 
 
 def _buy(config: Shop, tastes: Tastes, rng: np.random.Generator) -> list[np.ndarray]:
-  """Draws each user's purchases, oldest first, as columns of `tastes.taste_CI`."""
+  """Draws each user's purchases, oldest first, as column numbers of `taste_CI`."""
   U, low = config.num_users, config.min_length
   length_U = low - 1 + rng.geometric(1.0 / (1.0 + config.mean_length - low), U)
   length_U = np.minimum(length_U, config.max_length)

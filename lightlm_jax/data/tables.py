@@ -28,11 +28,11 @@ def dataset(table: Any, items: Any | None = None) -> Dataset:
       file, with the columns `user` and `item` (strings or integers) and optionally
       `timestamp` (a date, or whole seconds since 1970). A user's rows are sorted by
       time; without times, or at equal times, they keep the order of the table.
-    items: a table or a path as above, with one item per row: `item` and at least one
-      column of formats.TEXTS; None = the items have no texts.
+    items: a table or a path as above, with one item per row, the column `item` and at
+      least one column of formats.TEXTS; None = the items have no texts.
 
   Raises:
-    UserError: no rows, a column that is missing or of the wrong type, or a missing id.
+    UserError: no rows, a missing column or id, or a column of the wrong type.
   """
   given = _frame(table, "interactions")
   times = "timestamp" in given.columns
@@ -122,7 +122,7 @@ def _seconds(column: polars.Series) -> polars.Series:
 
 
 def _texts(items: polars.DataFrame, catalogue: list[str]):
-  """Returns an iterable of two lists, titles and texts of `catalogue`; "" = no row."""
+  """Returns an iterable of two lists, titles and texts of `catalogue`; "" = unknown."""
   names = [name for name in items.columns if name in formats.TEXTS]
   if not names:
     raise UserError(

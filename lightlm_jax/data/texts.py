@@ -68,8 +68,8 @@ def write(
   """Tokenizes the texts of the catalogue, with at most `most` tokens per item.
 
   `tokenizer` is JSON from `learn`. `attributes` has an int array of attribute numbers,
-  from 0, for each item; None = none. They become tokens after those of the text, which
-  is cut to make room for them. An item with neither gets the token EMPTY.
+  from 0, for each item; None = none. Attributes become tokens after those of the text;
+  the text is cut to fit. An item with neither text nor attributes gets the token EMPTY.
   """
   reader = _library().Tokenizer.from_str(tokenizer)
   size = FIRST + reader.get_vocab_size()
@@ -125,7 +125,7 @@ def of_run(
 ) -> tuple[str, Tokens]:
   """Returns a tokenizer, as JSON, and the tokens that it makes of all items.
 
-  `tokenizer` None = train one on `texts`. Raises a UserError as `check` does.
+  If `tokenizer` is None, one is trained on `texts`. Raises a UserError as `check` does.
   """
   check(config, texts, attributes)
   assert texts is not None, "checked above"

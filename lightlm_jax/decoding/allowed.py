@@ -13,15 +13,15 @@ FEWEST_EXCLUSIONS = 8
 
 
 class Allowed(NamedTuple):
-  """The items that each request may get: its shared mask less its own exclusions.
+  """The items that each request may get: those of its shared mask less its exclusions.
 
-  As these are arrays, new values need no compilation. Items are given by rank, their
+  These are arrays, so new values need no compilation. Items are given by rank, their
   place in *code order*: the order of the sorted codes, in which the items below a trie
   node are consecutive. For a system without codes it is the order of the catalogue.
   """
 
   # int32 [M, I + 1] or longer, M shared masks as cumulative counts of allowed items:
-  # `prefix[m, hi] - prefix[m, lo]` of ranks `lo` to `hi - 1` are allowed. M = 0: none.
+  # `prefix[m, hi] - prefix[m, lo]` of ranks `lo` to `hi - 1`. M = 0: no shared masks.
   prefix_MI1: jax.Array
   mask_B: jax.Array  # int32, each request's row of `prefix_MI1`
   # int32 ranks that each request excludes in addition: sorted, unique, all of them

@@ -63,7 +63,7 @@ def search(
 
   Args:
     step: maps (token_BK, parent_BK, cache) to (`Logits`, cache with one position more);
-      beam k continues beam parent_BK[b, k] of the previous call. The first has K = 1.
+      beam k continues beam parent_BK[b, k] of the previous call. K = 1 at first.
     cache: input of the first call.
     trie: all item codes, over the vocabulary of the logits.
     allowed: which items each row may get; None = all items of the trie.
@@ -95,8 +95,8 @@ def scores(
 ) -> jax.Array:
   """Returns the scores that `search` gives to K codes a row, [B, K] float32.
 
-  `code_BKL` are codes of the trie, int32, padded with -1; all of them are open. Other
-  arguments are those of `search`.
+  `code_BKL` are codes of the trie, int32, padded with -1; `allowed` must allow all of
+  these codes. The other arguments are those of `search`.
   """
   B, K, _ = code_BKL.shape
   paths = _paths(trie, allowed, options)
@@ -136,7 +136,7 @@ def scores(
 
 
 def _paths(trie: Trie, allowed: Allowed | None, options: Options):
-  """Returns `filters.paths` of each level; None where nothing is excluded."""
+  """Returns each level's `filters.Path`, or None if nothing is excluded."""
   if options.constrained and allowed is not None and allowed.excluded_BE.shape[1]:
     return filters.paths(trie, allowed)
   return (None,) * trie.depth
@@ -151,7 +151,7 @@ def _extended(
   path: filters.Path | None,
   options: Options,
 ) -> Beams:
-  """Extends beams by one token and returns the best; finished ones do not change."""
+  """Extends beams by one token and returns the best; finished beams do not change."""
   state_BK = beams.state_BK
   ended_BK = finished_BK = trie.ended(state_BK, level)
   if options.end_token is not None and not options.constrained:
@@ -235,8 +235,8 @@ def without_excluded(beams: Beams, trie: Trie, allowed: Allowed) -> Beams:
 def length_norm(length: jax.Array, penalty: float, offset: float = 0.0) -> jax.Array:
   """Returns the divisor of the log-probability of n = `length` tokens, float32.
 
-  It is ((offset + n) / (offset + 1))**penalty. With the offset 0 this is n**penalty, as
-  in Hugging Face's library. T5's own library uses 5 (Wu et al. 2016, equation 14).
+  It is ((offset + n) / (offset + 1))**penalty. With offset 0 this is n**penalty, as in
+  Hugging Face's library. T5's own library has offset 5 (Wu et al. 2016, equation 14).
   """
   length = jnp.maximum(length, 1).astype(jnp.float32)
   return ((offset + length) / (offset + 1)) ** penalty

@@ -1,8 +1,8 @@
 """Open (allowed) next tokens of all beams at a level of the trie, and the best ones.
 
 A level has a list of each node's children, and it may have a mask of the vocabulary for
-each node (see `Trie`). `Listed` reads the one, `Masked` the other. As either compares
-all continuations of all beams, they find the same beams, up to rounding.
+each node (see `Trie`). `Listed` reads the lists, `Masked` the masks. Both compare all
+continuations of all beams, so they find the same beams, up to rounding.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Scale(NamedTuple):
   finished_BK: jax.Array  # bool: its only continuation is itself, with the same score
 
   def key(self, logits_BKC: jax.Array) -> jax.Array:
-    """Returns the scores, [B, K, C] float32; a beam's rank as its logits do."""
+    """Returns the scores, [B, K, C] float32; a beam's scores sort as its logits do."""
     log_prob_BK1, total_BK1, norm_BK1, finished_BK1 = (x[..., None] for x in self)
     gain_BKC = jnp.where(finished_BK1, 0.0, logits_BKC - total_BK1)
     return (log_prob_BK1 + gain_BKC) / norm_BK1
@@ -46,7 +46,7 @@ class Best(NamedTuple):
   key_BK: jax.Array  # float32
   parent_BK: jax.Array  # int32, the beam that each continues
   token_BK: jax.Array  # int32
-  column_BK: jax.Array  # int32, place among the parent's children; of masks, the token
+  column_BK: jax.Array  # int32, place among the parent's children; if `Masked`, token
 
 
 class Listed(NamedTuple):
@@ -54,7 +54,7 @@ class Listed(NamedTuple):
 
   token_BKC: jax.Array
   open_BKC: jax.Array
-  few: bool = False  # whether to read their rows of the table, not multiply with all
+  few: bool = False  # whether to read only the children's rows of the table
   root_C: jax.Array | None = None  # the tokens, if all beams are at the root
 
   def logits(self, logits: Logits) -> jax.Array:
@@ -138,11 +138,11 @@ def children(
   allowed: Allowed | None,
   path: filters.Path | None,
 ) -> Listed | Masked:
-  """Returns each state's open children: a mask if the level has masks, else a list.
+  """Returns each state's open children, as a mask or as a list.
 
-  If `allowed` has shared masks, it is always a list. A child is closed if the request's
-  shared mask allows none of its items, or if `path`, this level's result of
-  `filters.paths`, closes it. `allowed` None or `path` None closes nothing.
+  It is a mask if the level has masks and `allowed` has no shared masks. A child is
+  closed if the request's shared mask allows none of its items, or if `path`, from
+  `filters.paths` for this level, closes it. An argument of None closes nothing.
   """
   mask_NW = trie.levels[level].mask_NW
   if allowed is not None and allowed.prefix_MI1.shape[0]:

@@ -41,9 +41,9 @@ def child_cross_entropy(
       0. A row of padding alone is no target.
     label_smoothing: the share of the label's probability that is spread evenly over
       the children of the prefix's node.
-    bias: is added to logits; its tokens have one place in the trie each. It learns
-      from the loss, but states and table from the loss without it: seen items stay
-      competitors that hold the model back from over-fitting (results/accuracy).
+    bias: added to the logits; each of its tokens occurs once in the trie. The bias
+      learns from this loss, states and table from the loss without the bias: so seen
+      items stay competitors, which reduces over-fitting (results/accuracy).
   """
   node_N = jnp.zeros(len(code_NL), jnp.int32)
   losses = []
@@ -81,7 +81,7 @@ def _by_child(bias: TokenBias, here: Level, node_N: jax.Array, V: int) -> jax.Ar
 
 
 def _by_node(state_ND, table_VD, here: Level, node_N, column_N, bias_NC, smoothing):
-  """Returns the loss of any level: targets are sorted by node, in chunks of one node.
+  """Returns the targets' losses at a level, in chunks of targets at the same node.
 
   `node_N` is -1 where there is no target.
   """
@@ -125,7 +125,7 @@ def _children(table_VD, here: Level, node: jax.Array):
 
 
 def _cross_entropy(logits, is_open, column, label_smoothing, bias=None):
-  """Returns softmax cross-entropies over the last axis, where `is_open`."""
+  """Returns softmax cross-entropies over the open entries of the last axis."""
   if bias is not None:
     arguments = is_open, column, label_smoothing
     free = _cross_entropy(logits, *arguments)

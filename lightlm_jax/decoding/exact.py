@@ -78,8 +78,8 @@ def scores(
     cut: the result of `chunks`.
     num_ranks: R, at least the number of items; scores of further ranks mean nothing.
     start_token, length_penalty, length_offset: as in `beam.Options`.
-    siblings_of: the trie over whose open children each token's softmax is; None = over
-      the whole vocabulary.
+    siblings_of: a trie; each token's softmax is over the token and its siblings there.
+      None = over the whole vocabulary.
   """
 
   def of_chunk(chunk: Chunks) -> jax.Array:
@@ -108,7 +108,7 @@ def scores(
 def _among_siblings(logits_BQLV, trie: Trie, prefix_QL) -> jax.Array:
   """Returns log-probabilities among the children of each prefix, [B, Q, L, V].
 
-  Those of tokens that are no children mean nothing.
+  The values of tokens that are no children mean nothing.
   """
   node_1Q = jnp.zeros((1, len(prefix_QL)), jnp.int32)
   found = []

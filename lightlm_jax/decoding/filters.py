@@ -31,8 +31,8 @@ class Path(NamedTuple):
 def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
   """Returns the edges from the root to each exclusion, a `Path` for each of L levels.
 
-  Exclusions can close only nodes on these paths. A repeated exclusion counts once, and
-  one that the shared mask does not allow anyway does not count.
+  Exclusions can close only nodes on these paths. A repeated exclusion counts once.
+  An exclusion that the shared mask does not allow anyway does not count.
   """
   rank_BE = allowed.excluded_BE
   counts_BE = jnp.diff(rank_BE, axis=1, prepend=-1) > 0

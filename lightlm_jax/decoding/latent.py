@@ -2,8 +2,8 @@
 
 L2D (arXiv 2509.11524): a state index holds, for every training example, the hidden
 state of its source, and the item that followed. An item is represented by the mean of
-its states: of all of them (global), or of those among the M nearest to the request
-(local). Items rank by the distance of this mean to the request's state: one matrix
+all its states (global), or of its states among the M nearest to the request (local).
+Items rank by the distance of this mean to the request's state: one matrix
 product in place of a search, at a cost that does not depend on the number of
 recommendations.
 
@@ -80,7 +80,7 @@ def global_scores(state_BD: jax.Array, index: StateIndex) -> jax.Array:
 def log_posterior(state_BD: jax.Array, index: StateIndex) -> jax.Array:
   """Returns prior * log(n / most) - d² / (2 s²) of each item, [B, I] float32.
 
-  See the module's docstring. Items without states count as one state at the origin.
+  See the module's docstring. An item without states is given one at the origin.
   """
   return -_penalised(state_BD, index) / (2 * jnp.maximum(index.variance, _NEAREST))
 
@@ -162,7 +162,7 @@ def _rarity_penalty(index: StateIndex, count: jax.Array) -> jax.Array:
 def _means_of_runs(state_MD, item_M: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns, for each row, the mean [M, D] float32 of all rows with the same item.
 
-  Rows of one item must be consecutive. The second result, [M], is their number.
+  Rows of one item must be consecutive. The second result, [M], counts these rows.
   """
   begins_M = jnp.concatenate([jnp.ones(1, bool), item_M[1:] != item_M[:-1]])
   run_M = jnp.cumsum(begins_M) - 1

@@ -4,9 +4,9 @@ A trie of depth L has levels 0 to L; a state is a node's number within its level
 root is state 0 of level 0. The nodes of a level are in code order (the order of the
 sorted codes), so the children of a node are consecutive: the trie stores only each
 node's first child, and the token of each child. A code that is shorter than L continues
-as a chain of single children down to level L. There is one node per item there; its
-number is the item's rank, its place in code order. So the items below any node are a
-range of ranks.
+as a chain of single children down to level L. Level L has one node per item, whose
+number is the item's rank: the item's place in code order. So the items below any node
+are a range of ranks.
 
 If a node of a level has a large share of the vocabulary as children, the level also has
 a transition mask, a bit for each token, which is faster than a list of children.
@@ -64,7 +64,7 @@ class Trie:
     return len(self.levels)
 
   def nowhere(self, level: int) -> int:
-    """Returns a level's padding node (level > 0): where a token without child leads."""
+    """Returns a level's padding node (level > 0), reached by tokens without a child."""
     if level == self.depth:
       return self.item_R.shape[0] - 1
     return self.levels[level].first_N1.shape[0] - 2
@@ -93,9 +93,9 @@ class Trie:
   def child_by_token(
     self, state_BK: jax.Array, token_BK: jax.Array, level: int
   ) -> jax.Array:
-    """Returns the child of each state under its token in `token_BK`, by the mask.
+    """Returns each state's child with its token in `token_BK`, found in the mask.
 
-    The level must have a mask, and each state such a child.
+    The level must have a mask, and each state must have such a child.
     """
     here = self.levels[level]
     assert here.mask_NW is not None
@@ -131,7 +131,7 @@ class Trie:
   def rank(self, state: jax.Array, level: int) -> jax.Array:
     """Returns the lowest rank of the items below each node `state` of `level` (0 to L).
 
-    The highest is one below that of the next node. The node after the last is valid.
+    The highest is `rank(state + 1, level) - 1`. `state` may be one past the last node.
     """
     if level == self.depth:
       return state
@@ -161,7 +161,7 @@ def build(
 
   Raises:
     UserError: a code is empty, two codes are equal, or one is a prefix of another.
-    ValueError: no items, a token that is not in the vocabulary, or one after padding.
+    ValueError: no items, a token outside the vocabulary, or a token after padding.
   """
   num_items, depth = code_IL.shape
   if not num_items or code_IL.max() >= vocab_size:
@@ -197,8 +197,8 @@ def build(
 def capacity(size: int) -> int:
   """Rounds `size` up to a multiple of 8 and, from 128 on, to four significant bits.
 
-  From 64 on that adds less than 1/8. Programs need no new compilation while a catalogue
-  grows up to this size.
+  If `size` is 64 or more, the result is less than 1/8 larger. Programs need no new
+  compilation while a catalogue grows up to the result.
   """
   step = max(8, 1 << max(size.bit_length() - 4, 0))
   return -(-size // step) * step
@@ -224,10 +224,10 @@ def _level(
   byte_budget: int,
   dense_share: float,
 ) -> Level:
-  """Builds a level; each below the root has a padding node for `Trie.nowhere`.
+  """Builds a level; all levels but the first have a padding node, `Trie.nowhere`.
 
-  It gets a mask if the children of one node reach `dense_share` of the vocabulary and
-  the mask fits into `byte_budget`.
+  A level gets a mask if the children of one node reach `dense_share` of the vocabulary
+  and the mask fits into `byte_budget`.
   """
   count_N = np.diff(first_N1)
   width = min(capacity(int(count_N.max())), vocab_size)

@@ -37,8 +37,8 @@ def all_metrics(
     A dict of fields of results.json, and the `Ranks` of each rule, "seen_excluded" and
     "seen_allowed". Fields: users_per_second; metrics {rule: {metric: mean}}; intervals
     {rule: {metric: [low, high]}} (95 %, over users); slices {rule: {dimension: {slice:
-    {users, mean}}}}; repeated_targets (number of requests whose target is in their
-    history, a miss with seen items excluded); exposure {rule: {metric: value}}.
+    {users, mean}}}}; repeated_targets (number of requests whose history has the target;
+    they are misses if seen items are excluded); exposure {rule: {metric: value}}.
   """
   began = time.monotonic()
   ranks = evaluator.evaluate(

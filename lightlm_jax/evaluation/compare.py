@@ -48,8 +48,8 @@ def compare(tables: dict[str, tuple[pyarrow.Table, dict[str, Any]]]) -> dict[str
 
   Returns:
     A dict with "runs", {rule: {name: {metric: {mean, interval}}}}, and "pairs", {rule:
-    [{runs, difference, interval, p, p_holm}]}. A rule is seen_excluded or seen_allowed,
-    p comes from a paired randomisation test, p_holm corrects it for testing all pairs.
+    [{runs, difference, interval, p, p_holm}]}. A rule is seen_excluded or seen_allowed.
+    p comes from a paired randomisation test; p_holm corrects p for testing all pairs.
 
   Raises:
     UserError: two runs were not evaluated on the same users of the same split.

@@ -53,8 +53,8 @@ def evaluate(
   """Ranks every request's target among all items, or among a candidate set.
 
   For a system that scores every item, the items that score above the target or equal
-  to it are counted. For others the rank is the target's position in the list of
-  `recommend`; a target that has no valid position in it is a miss.
+  to it are counted. For other systems the rank is the target's position in the list
+  from `recommend`; a target without a valid position in that list is a miss.
 
   Args:
     built: the system; its method `prepare`, if any, runs once for all batches.
@@ -64,7 +64,7 @@ def evaluate(
     batch_size: requests in a batch; with a mesh a multiple of its "data" axis.
     k: length of the lists; it does not limit ranks that are counted from scores.
     mesh: devices that share each batch along the axis "data"; None = one device.
-    rules: those of `RULES` to evaluate, the keys of the result.
+    rules: the rules to evaluate, out of `RULES`; they are the keys of the result.
     lists: whether to return lists; if ranks come from lists, they are always returned.
     allowed_I: bool, true for the items that can be recommended; any other target is a
       miss. None = all.
@@ -122,10 +122,10 @@ def program(
   """Returns a jitted program to rank a batch's targets, and its argument `catalogue`.
 
   The program maps (params, tables, batch, catalogue, excluded_BE) to ranks and ties,
-  int32 [rules, 2, B]; to bool [B], true for rows with NaN; and, if lists are asked for
-  or needed, to their items, [rules, B, K]. `tables` are those of `built`. `catalogue`,
-  on the host, says which items can be recommended. `everywhere` is the sharding of the
-  results, None = one device; other arguments are those of `evaluate`.
+  int32 [rules, 2, B]; a bool [B], true for requests with a NaN score; and the items of
+  lists, [rules, B, K], if `lists` is true or ranks come from lists. `tables` is
+  `built.tables`. `catalogue`, on the host, says which items can be recommended.
+  `everywhere` is the results' sharding, None = one device; the rest as in `evaluate`.
   """
   system, rank_I = built.system, built.rank_I
   if isinstance(system, ScoresItems):
@@ -178,7 +178,7 @@ def _counter(
 ) -> Callable:
   """Returns a jitted program that counts items with a target's score or a higher one.
 
-  It does so for each rule and also returns the `shown` best items, if that is not 0.
+  It counts for each rule, and also returns the `shown` best items unless `shown` is 0.
   `out` is the sharding of the results, None = one device.
   """
 
@@ -231,7 +231,7 @@ def _counter(
 def _finder(
   system: System, rules: tuple[str, ...], k: int, out: NamedSharding | None
 ) -> Callable:
-  """Returns a jitted program that finds targets in lists of `k`; see `_counter`."""
+  """Returns a jitted program that finds targets in lists of k items; see `_counter`."""
 
   def find(params, tables, batch, prefix_MI1, excluded_BE):
     excluded = {"seen_excluded": excluded_BE, "seen_allowed": excluded_BE[:, :0]}

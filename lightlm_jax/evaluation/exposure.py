@@ -19,8 +19,8 @@ def summarise(
   Returns:
     gini@10, head_share@10, coverage@10 (share of the catalogue that is recommended at
     least once), invalid@10 (share of list positions without an item), popularity@10
-    (mean training interactions of a recommended item, 0 without any), novelty@10 and,
-    with codes, diversity@10.
+    (mean training interactions of a recommended item, 0 if no item is recommended),
+    novelty@10 and, if codes are given, diversity@10.
   """
   first_NK = items_NK[:, :K]
   shown_I = np.bincount(first_NK[first_NK >= 0], minlength=len(bought_I))
@@ -67,15 +67,15 @@ def novelty(shown_I: np.ndarray, bought_I: np.ndarray) -> float:
 
   shown_I counts each item's recommendations, bought_I its training interactions. An
   item's self-information is -log2 of its share of all training interactions (Zhou et
-  al. 2010; Vargas & Castells 2011); an item without any counts as having one. Without
-  recommendations novelty is 0.
+  al. 2010; Vargas & Castells 2011). An item without training interactions counts as
+  having one. Without recommendations novelty is 0.
   """
   share_I = np.maximum(bought_I, 1) / max(bought_I.sum(), 1)
   return float(shown_I @ -np.log2(share_I) / max(shown_I.sum(), 1))
 
 
 def intra_list_diversity(items_NK: np.ndarray, code_IL: np.ndarray) -> float:
-  """Returns the mean distance between items of a list by their codes, from 0 to 1.
+  """Returns the mean distance between the codes of a list's items, from 0 to 1.
 
   The distance of two items is 1 - (length of their codes' common prefix) / (length of
   the longer code). It is averaged over all pairs of a list's first 10 items (Ziegler

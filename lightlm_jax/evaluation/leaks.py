@@ -1,8 +1,8 @@
 """Tests whether held-out interactions or the numbering of items influence the ids.
 
-The tests are metamorphic: the ids are built again after held-out items were exchanged
-between users, which must not change them, or after users and items were renumbered,
-which must not change their quality.
+The tests are metamorphic. The ids are built again after held-out items were exchanged
+between users: the ids must not change. They are also built after users and items were
+renumbered: the quality of the ids must not change.
 """
 
 from collections.abc import Callable
@@ -47,10 +47,10 @@ def audit(
 
   Args:
     build: builds ids from a whole log and a seed; it splits the log itself.
-    log: all interactions, validation and test included. An item's number is its
-      raw id or, unless all raw ids are integers, the id's place in alphabetical order.
+    log: all interactions, validation and test included. An item's number is its raw id
+      if all raw ids are integers, else the raw id's place in alphabetical order.
     split_of: splits a log, so that each user's training items are the first ones of the
-      user's row. The row's other items are held out, also if they are not evaluated.
+      user's row. The row's other items are held out, even those that are not evaluated.
     seed: seeds the ids, the exchange and the renumbering.
 
   Returns:
@@ -123,7 +123,7 @@ def renumber(
 ) -> tuple[Interactions, np.ndarray, np.ndarray]:
   """Returns the log with users and items permuted, and new_U, new_I.
 
-  These are the new index of each old user and of each old item.
+  new_U has the new index of each old user, new_I the new index of each old item.
   """
   rng = np.random.default_rng(seed)
   order_U, order_I = rng.permutation(log.num_users), rng.permutation(log.num_items)
@@ -136,7 +136,7 @@ def renumber(
 def held_out_edges(
   ids: Ids, log: Interactions, split_of: SplitOf = splits.leave_one_out
 ) -> int:
-  """Counts (user, item) pairs behind `ids` that `log` has in held-out parts only."""
+  """Counts (user, item) pairs used for `ids` that `log` has only as held-out ones."""
   held_E = _held_out(log, split_of(log).train)
 
   def pairs(user_P, item_P):
@@ -151,8 +151,8 @@ def last_token_order(items_IL: np.ndarray, raw_ids: np.ndarray) -> tuple[float, 
   """Returns Spearman's correlation of last token and raw item id, and its sample size.
 
   A leaf is a set of items whose ids differ only in the last token. The sample is
-  all items of leaves with at least two. Ranks are taken in each leaf, and standardised.
-  Without such a leaf the result is (0, 0).
+  all items of leaves with at least two items. Ranks are taken and standardised within
+  each leaf. Without such a leaf the result is (0, 0).
   """
   stem_IL, last_I = split_last(items_IL)
   leaf_I = np.unique(stem_IL, axis=0, return_inverse=True)[1].reshape(-1)
@@ -234,8 +234,8 @@ def _renumbered_figures(
 ):
   """Returns {measure: {as_is, renumbered, other_seeds}} for ids as is and renumbered.
 
-  Measures: shares of training pairs and of held-out pairs (user, item) with equal first
-  tokens, and NDCG@10 by `mates_ranks`.
+  Measures: the share of training pairs (user, item) with equal first tokens, the same
+  share of held-out pairs, and NDCG@10 of the ranks from `mates_ranks`.
   """
   held = split.validation
   assert held is not None

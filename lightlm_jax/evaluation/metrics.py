@@ -5,8 +5,8 @@ metric takes the rank of one target per request, rank_N, or of several, rank_NT,
 with -1 to the largest number of targets T.
 
 If other items tie with a single target, each metric is its expected value over a random
-order of the tie, so that a constant scorer gets the metrics of random guessing. Several
-targets come from lists, which have no ties.
+order of the tie, so that a constant scorer gets the metrics of random guessing. Ranks
+of several targets come from lists, which have no ties.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ def hit_rate(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
 def recall(rank_N: np.ndarray, ties_N: Ties = None, *, k: int) -> np.ndarray:
   """Returns Recall@k of each request: the share of its targets among the first k.
 
-  It is a share of all targets, even if these exceed k. Arguments as in `hit_rate`.
+  It is a share of all targets, even of more than k targets. Arguments as in `hit_rate`.
   """
   gain_NT, targets_N = _gains(np.ones(k), rank_N, ties_N)
   return gain_NT.sum(axis=1) / targets_N
@@ -80,7 +80,7 @@ def _gains(
   """Returns each target's gain, [N, T], and each request's number of targets, [N].
 
   gain_K holds the gains of ranks 1 … K; gains beyond K and of misses are 0. The gain of
-  a target with ties is averaged over their ranks.
+  a target with ties is averaged over the ranks of the tied items.
   """
   rank_NT = np.asarray(rank_N, dtype=np.int64)
   if rank_NT.ndim == 1:

@@ -1,8 +1,8 @@
 """Averages metrics over slices of requests, by history, user, target and repetition.
 
-Each dimension puts every request into one slice, so that the sizes of its slices add up
-to all requests, and their means, so weighted, to the overall mean. The popularity of an
-item, and whether a user is new, follow from the training interactions only.
+Each dimension puts every request into one slice. So the sizes of its slices add up to
+all requests, and the slices' means, weighted by size, give the overall mean. An item's
+popularity, and whether a user is new, follow from the training interactions only.
 """
 
 from collections.abc import Mapping
@@ -76,9 +76,9 @@ def by_popularity(target_N: np.ndarray, bought_I: np.ndarray) -> Labels:
   """Labels requests by the popularity of their target: head, middle, tail or cold.
 
   bought_I is the number of training interactions of each item. The head is the most
-  popular `HEAD` of the catalogue, the middle the next `MIDDLE` (both shares), the tail
-  the other items with interactions; cold items have none. Ties at a border are in the
-  more popular slice, so head and middle can exceed their shares.
+  popular share `HEAD` of the catalogue, the middle the next share `MIDDLE`, the tail
+  the other items with interactions; cold items have none. Items that tie at a border
+  are in the more popular slice, so head and middle can exceed their shares.
   """
   head, both = (max(1, round(share * len(bought_I))) for share in (HEAD, HEAD + MIDDLE))
   ascending_I = np.sort(bought_I)

@@ -17,9 +17,9 @@ def interval(
 ) -> tuple[float, float]:
   """Returns the percentile bootstrap interval of the mean over users.
 
-  Efron 1979; Efron & Tibshirani 1993, chapter 13. It accounts for the choice of users,
-  not for the training seed (see `over_seeds`). For the difference of two systems, pass
-  a_N - b_N. With only a few dozen users the interval is too narrow.
+  Efron 1979; Efron & Tibshirani 1993, chapter 13. The interval accounts for the choice
+  of users, not for the training seed (see `over_seeds`). For the difference of two
+  systems, pass a_N - b_N. With only a few dozen users the interval is too narrow.
 
   Args:
     value_N: [N] the metric of each user; N > 0.
@@ -52,7 +52,7 @@ def paired_p(
   Under the null hypothesis a user's two values can be swapped, so every difference has
   a random sign. Fisher 1935; for retrieval Smucker, Allan & Carterette 2007. The
   observed signs count as one more resample, so that p is at least 1 / (resamples + 1)
-  (Phipson & Smyth 2010). If no user differs, p is 1.0.
+  (Phipson & Smyth 2010). If no user's values differ, p is 1.0.
 
   Args:
     a_N, b_N: [N] the metric of each user under the two systems.
@@ -103,7 +103,7 @@ def over_seeds(value_S: np.ndarray, *, level: float = 0.95) -> dict[str, float |
   """Returns {mean, std, seeds, low, high} of a metric over S > 0 training seeds.
 
   std divides by S - 1; low and high are the Student-t interval of the mean at `level`.
-  With one seed these three are None.
+  With one seed std, low and high are None.
 
   Raises:
     ValueError: value_S is empty, not [S], or not finite.

@@ -3,9 +3,9 @@
 A table has a row per request, sorted by raw user id; all metrics follow from the ranks.
 
 Columns: user, target (raw ids); history_length; target_bought (training interactions of
-the target, 0 = cold); target_seen (whether it is in the history); and for each RULE,
-seen_excluded and seen_allowed, `RULE_rank`, `RULE_ties` (see evaluator.Ranks) and
-`RULE_items`, the raw ids of the first `SHOWN` recommendations.
+the target, 0 = cold); target_seen (whether the target is in the history). Also, for
+each RULE (seen_excluded, seen_allowed): `RULE_rank`, `RULE_ties` (see evaluator.Ranks)
+and `RULE_items`, the raw ids of the first `SHOWN` recommendations.
 """
 
 import json
@@ -70,7 +70,7 @@ def write(path: epath.Path, users: pyarrow.Table) -> None:
 
 
 def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-  """Reads a table, and the metadata `about` that `table` put into it.
+  """Reads a table of users, and the metadata `about` that is stored in it.
 
   Raises:
     UserError: the file does not exist, or is not a table of users.

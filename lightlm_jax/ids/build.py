@@ -65,9 +65,9 @@ def book_of_run(
 ) -> codes.CodeBook:
   """Returns the book of `code_book`, with cold items placed as `config.cold` says.
 
-  "apart" leaves the codes of cold items (those without a training interaction) as they
-  are, "attributes" calls `grow.place_cold`. Raises a UserError if `attributes` are None
-  but needed, no code is free for a cold item, or ids of kind "iid" are not "apart".
+  "apart" leaves the codes of cold items, which have no training interaction, as they
+  are; "attributes" calls `grow.place_cold`. Raises a UserError if `attributes` is None
+  but needed, no code is free for a cold item, or "attributes" is set for "iid" ids.
   """
   if config.cold != "apart" and config.kind == "iid":
     raise UserError(
@@ -90,7 +90,7 @@ def digest(train: Interactions) -> str:
 
 
 def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
-  """Returns, as JSON, all that codes depend on; raises a UserError without items."""
+  """Returns what codes depend on, for JSON; raises a UserError if no item exists."""
   options = {
     "sci": ("graph", "branching", "leaf_size", "levels", "tokens", "base"),
     "gci": ("quantiser", "gci_levels", "centres", "gcn", "devices"),

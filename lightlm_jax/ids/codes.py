@@ -83,8 +83,8 @@ def with_last_token(
   """Returns each node's path as its code, with a last token where a path is shared.
 
   A node is a user or an item; its path is a row of tokens, padded with -1. Nodes with
-  the same path form a leaf, and last tokens number its nodes from `first_token`, in
-  random order, because the order of indices can carry information. With `apart`
+  the same path form a leaf. Last tokens number the nodes of a leaf from `first_token`,
+  in random order, because the order of indices can carry information. With `apart`
   numbering continues from leaf to leaf, so that all last tokens are distinct.
   """
   _, leaf_N, count_C = np.unique(

@@ -49,10 +49,10 @@ def bipartite(
 ) -> jraph.GraphsTuple:
   """Returns the graph as arcs of weight 1 / sqrt(degree of user · degree of item).
 
-  Edges are distinct int32 pairs. Those not in `kept_E` (bool, None = all) have weight 0
-  and do not count in degrees; they remain as arcs, so that graphs with and without them
-  share one compiled program. The nodes have no vectors yet; the field `edges` has the
-  weights, float32 [A, 1], of A = 2 E arcs, sorted by receiver.
+  Edges are distinct int32 pairs. Edges where `kept_E` (bool, None = all true) is
+  false have weight 0 and do not count in degrees. They remain as arcs, so that graphs
+  with and without them share one compiled program. The nodes have no vectors yet; the
+  field `edges` has the weights, float32 [A, 1], of A = 2 E arcs, sorted by receiver.
   """
   N = num_users + num_items
   kept_E = np.ones(len(user_E), bool) if kept_E is None else kept_E
@@ -114,7 +114,7 @@ def propagate(
   """Returns the mean of the start vectors and of all layers' outputs, [N, D] float32.
 
   `params` are replicated on every device; the stacks of `graph`, from `stacked`, are
-  sharded over them. Without a mesh there is one device.
+  sharded over the devices. Without a mesh there is one device.
   """
 
   def spread(node_ND) -> jax.Array:
@@ -175,7 +175,7 @@ def bpr_loss(
   """Returns the mean of -ln σ(⟨user, item⟩ - ⟨user, negative⟩) over all negatives.
 
   Users, items and negatives are node indices: item i is node U + i, after U users. A
-  negative may be any item, even one of the user's, as in `systems.bpr_mf`.
+  negative may be any item, even one of the user's items, as in `systems.bpr_mf`.
   """
   user_BD = node_ND[user_B]
   positive_B = jnp.einsum("bd,bd->b", user_BD, node_ND[item_B])

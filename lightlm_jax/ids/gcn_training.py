@@ -71,7 +71,7 @@ def ndcg(
   item_H: np.ndarray,
   k: int = STOPPING_K,
 ) -> float:
-  """Returns the mean NDCG@k of H held-back edges (user, item), one target each.
+  """Returns the mean NDCG@k of H held-back edges; the item of an edge is its target.
 
   An edge's NDCG is 1 / log2(1 + rank of its item), 0 for ranks beyond k. The rank is
   among all items except the user's nonzero items in `known`, [U, I]. Other items with
@@ -176,7 +176,7 @@ def _epoch(
 
   `state` is (parameters, state of Adam), `edges` are int32 user nodes and item nodes of
   the K training edges, `first_item` is U, the number of users. The last batch is filled
-  up with the epoch's first edges. Devices of a mesh share arcs and batch.
+  up with the epoch's first edges. Arcs and batch are sharded over the mesh.
   """
   user_K, item_K = edges
   steps = -(-len(user_K) // batch_size)

@@ -31,7 +31,7 @@ def items_together(train: Interactions) -> scipy.sparse.csr_array:
 def items_in_sequence(train: Interactions) -> scipy.sparse.csr_array:
   """Returns the symmetric graph of items that follow one another in histories, [I, I].
 
-  Two items of a user weigh 1 / d if they are d places apart, and nothing beyond WINDOW.
+  Two items d ≤ WINDOW places apart in a user's history add 1 / d to their edge weight.
   """
   I = train.num_items
   pairs_II = scipy.sparse.csr_array((I, I))
@@ -64,10 +64,10 @@ def by_attributes(
 ) -> scipy.sparse.csr_array:
   """Returns the symmetric adjacency of users, items and A attributes, in this order.
 
-  Each edge joins an attribute to an item or a user. If m of the I items have it, its
-  edges to them weigh log((1 + I) / (1 + m)): 0 if all have it. Its edge to a user has
-  the sum of this over the user's interactions with these items. `attributes[i]` holds
-  the distinct attributes of item i, ints from 0.
+  Each edge joins an attribute to an item or a user. If m of the I items have an
+  attribute, its edge to each of them weighs w = log((1 + I) / (1 + m)), 0 if m = I. Its
+  edge to a user weighs w times the number of the user's interactions with these items.
+  `attributes[i]` holds the distinct attributes of item i, ints from 0.
   """
   U, I = train.num_users, train.num_items
   item_E = np.repeat(np.arange(I), [len(row) for row in attributes])

@@ -29,16 +29,16 @@ def add_items(
   """Returns the book with new items appended; models trained on `book` stay valid.
 
   The vocabulary and the inner nodes of the trie stay the same. A leaf is all items
-  whose codes differ only in the last token. A new item joins the leaf that holds most
-  of its neighbours; ties go to the leaf with fewest items, then to the first by prefix.
-  Its code is the leaf's prefix and a token that is free there, drawn at random from the
-  tokens that end codes of this length. If the item has no neighbours, or their leaf no
-  free token, it joins the first leaf that has one: among its neighbours' other leaves,
-  then among the leaves of cold items, or else the leaf with most free tokens.
+  whose codes differ only in the last token. A new item joins the first leaf that has a
+  free token. It tries its neighbours' leaves (most neighbours first), then the leaves
+  of cold items, then all leaves (most free tokens first). Among its neighbours' leaves,
+  ties go to the leaf with fewest items, then to the first by prefix. The item's code is
+  the leaf's prefix and a token that is free there, drawn at random from the tokens that
+  end codes of this length.
 
-  `neighbours` are, for each new item, the catalogue indices of similar old items
-  (bought by the same users, of the same brand), empty if nothing is known; `cold_I`
-  bool marks the old items without training interactions; `capacity` is the largest
+  `neighbours` has, for each new item, the catalogue indices of similar old items
+  (bought by the same users, of the same brand), empty if nothing is known. `cold_I`,
+  bool, marks the old items without training interactions. `capacity` is the largest
   number of items that the trie's tables have room for.
 
   Raises:
@@ -99,11 +99,11 @@ def place_cold(
   *,
   seed: int,
 ) -> CodeBook:
-  """Returns the book with new codes of cold items, near those of similar trained ones.
+  """Returns the book with new codes for cold items, near similar trained items.
 
-  Cold items (`cold_I`, bool) get the codes that `add_items` gives them, with the
-  nearest trained items by attributes as neighbours. All other codes and the vocabulary
-  stay the same. An item that shares no attribute with a trained one keeps its code.
+  Cold items (`cold_I`, bool) get new codes from `add_items`, where their neighbours are
+  the trained items with most similar attributes. All other codes and the vocabulary
+  stay the same. An item that shares no attribute with a trained item keeps its code.
 
   Raises:
     UserError: `attributes` is None, or no code is free for an item.
@@ -149,7 +149,7 @@ def _tokens(items_IL: np.ndarray) -> tuple[dict[int, set], dict[tuple, set]]:
 def by_attributes(
   attributes: Sequence[np.ndarray], new_N: np.ndarray, known_M: np.ndarray, k: int
 ) -> list[np.ndarray]:
-  """Returns the items of `known_M` nearest to each of `new_N`, by cosine of attributes.
+  """Returns, for each of `new_N`, the nearest items of `known_M` by attribute cosine.
 
   An attribute that m of the M known items have weighs log((1 + M) / (1 + m)), which is
   0 if all have it. Items with cosine 0 are not neighbours. `attributes` holds, for each

@@ -23,7 +23,7 @@ def assign(
   K-Means starts from the centres `start_KD` and stops when no point changes its centre,
   or after `iterations`. A centre without points does not move; of equally near centres
   a point gets the first. Sums are float32 and their rounding depends on the number of
-  devices, so that points between two centres may get the other one.
+  devices, so that a point almost midway between two centres may get either.
   """
   N, D = value_ND.shape
   rows = mesh.size * -(-N // (mesh.size * STACK)) * STACK
@@ -73,7 +73,7 @@ def _iterate(value_SRD, real_SR, start_KD, iterations, *, mesh: Mesh):
 
 
 def _nearest(value_SRD, real_SR, centre_KD):
-  """Returns the nearest centre of each point, and each centre's sum and size.
+  """Returns each point's nearest centre, and sum and number of each centre's points.
 
   Shapes are [S, R], [K, D] and [K]; the points are those of one device.
   """

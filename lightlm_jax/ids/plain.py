@@ -39,7 +39,7 @@ def random_numbers(number: int, base: int, rng: np.random.Generator) -> np.ndarr
 def sequential_ids(train: Interactions, base: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns sequential (SID) codes of items and of users: their numbers in `base`.
 
-  Items are numbered by first appearance in the training log, user by user; those that
+  Items are numbered by first appearance in the training log, user by user; items that
   never appear come last. Users are numbered by index. Items that a user bought one
   after the other often get consecutive numbers, which hint at the next item.
   """

@@ -21,12 +21,12 @@ MOST_NEIGHBOURS = 50_000
 def report(book: CodeBook, split: Split, *, seed: int) -> dict[str, Any]:
   """Returns the report on a code book that the command `index` writes.
 
-  Its fields: num_items, num_users, vocab_size, length ({tokens of a code: items}),
-  collisions (items less distinct codes), largest_leaf, tokens_per_level,
+  Its fields: num_items, num_users, vocab_size, length ({number of tokens: number of
+  items}), collisions (items minus distinct codes), largest_leaf, tokens_per_level,
   entropy_per_level (bits), cluster_sizes (`QUANTILES` per level). Two more fields hold,
-  per level, the share of pairs whose codes agree down to it: "agreement" of users with
-  items (keys training, held_out, random; held_out is None if the split holds nothing
-  out) and "neighbours" of items with other items (keys nearest, random).
+  per level, the share of pairs whose codes agree down to that level. "agreement" has
+  pairs of a user and an item (keys training, held_out, random; held_out is None if
+  nothing is held out), "neighbours" pairs of two items (keys nearest, random).
   """
   items_IL, users_UL = book.items_IL, book.users_UL
   rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def agreement(code_PL: np.ndarray, other_PL: np.ndarray) -> list[float] | None:
 
 
 def cluster_sizes(items_IL: np.ndarray) -> list[np.ndarray]:
-  """Returns, per level, the number of items under each prefix that is no whole code."""
+  """Returns, per level, the number of items below each inner node of the trie."""
   sizes = []
   for level in range(items_IL.shape[1] - 1):
     inner_NL = items_IL[items_IL[:, level + 1] >= 0, : level + 1]

@@ -33,7 +33,7 @@ def gci_ids(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes [I, L + 1] and user codes [U, L + 1], int32, padded with -1.
 
-  L is `config.gci_levels`. `codes` describes the tokens, `with_cold` the codes of nodes
+  L is `config.gci_levels`. See `codes` for the tokens, and `with_cold` for nodes
   without a training edge. A table in which no code needs a last token has L columns.
   Devices of a mesh (None = one CPU) share the work. K-Means starts from other centres
   on a mesh than on one CPU, so that codes differ.
@@ -64,7 +64,7 @@ def gci_ids(
 def with_cold(
   label_WL: np.ndarray, warm_M: np.ndarray, centres: int, seed: int
 ) -> np.ndarray:
-  """Returns the labels of M nodes, [M, L] int64, from `label_WL` of the warm ones.
+  """Returns the labels of M nodes, [M, L] int64; `label_WL` has those of warm nodes.
 
   `warm_M` is bool, true for nodes with a training edge; K is `centres`. A cold node
   gets K as its first label, then the base-K digits of a random number: two cold nodes
@@ -85,9 +85,9 @@ def product(
   """Returns labels by product quantisation: K-Means on L pieces of z-scored vectors.
 
   L is `levels`, K `centres`. Labels are [N, L] int64 below K and do not depend on the
-  number of threads. If a piece has at most K distinct values, each is a label.
-  Devices of the mesh share K-Means; None = scikit-learn on the CPU. Raises a UserError
-  if L exceeds D, the width of the vectors.
+  number of threads. If a piece has at most K distinct values, each value has a label
+  of its own. Devices of the mesh share K-Means; None = scikit-learn on the CPU. Raises
+  a UserError if L exceeds D, the width of the vectors.
   """
   if levels > z_ND.shape[1]:
     raise UserError(
@@ -122,10 +122,10 @@ def codes(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns item codes and user codes from labels, int32, padded with -1.
 
-  K is `centres`. The first level has the tokens 0 to K, where K is the cold branch;
-  each further level has the next K. Users and items share them. Items with equal labels
-  get a last token, numbered in seeded random order; users likewise, with tokens of
-  their own. All other codes have exactly L tokens: no code is a prefix of another.
+  K is `centres`. The first level has the tokens 0 to K; token K is the cold branch.
+  Each further level has the next K tokens. Users and items share these. Items with
+  equal labels get a last token, numbered in seeded random order; so do users, with
+  other tokens. All other codes have exactly L tokens: no code is a prefix of another.
   """
   rng = np.random.default_rng(seed)
   levels = label_NL.shape[1]
@@ -145,7 +145,7 @@ def standardised(value_ND: np.ndarray) -> np.ndarray:
 def _cluster(
   value_ND: np.ndarray, centres: int, seed: int, mesh: Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Runs K-Means; returns labels [N] int64 and their K ≤ `centres` means, [K, D]."""
+  """Runs K-Means; returns labels, [N] int64, and K ≤ `centres` means, [K, D]."""
   # One thread: clusters must not depend on the machine's number of threads. The limit
   # applies to loaded libraries only, so scikit-learn is imported first.
   import sklearn.cluster  # noqa: PLC0415, slow to import

@@ -78,7 +78,7 @@ class Walks(NamedTuple):
     return Walks(step_NN, self.onward_NA[members], self.out_NA[members])
 
   def scaled(self, scale_N: np.ndarray) -> "Walks":
-    """Returns the graph with rows and columns of weights times `scale_N`, float32."""
+    """Returns the graph with weight (i, j) times scale_N[i] · scale_N[j], float32."""
     scale = scipy.sparse.diags_array(scale_N)
     parts = (scale @ self.step_NN @ scale, scale @ self.onward_NA, scale @ self.out_NA)
     return Walks(*(scipy.sparse.csr_array(part, dtype=np.float32) for part in parts))
@@ -187,8 +187,8 @@ def cluster_paths(
   """Returns each node's path of cluster numbers, from nested spectral clustering.
 
   `adjacency` is symmetric and may be disconnected. A cluster is a leaf if it has at
-  most `leaf_size` nodes, is on the last of `levels`, or cannot be split. Clusters of
-  one clustering have equally many of the nodes that are true in `balanced_N`.
+  most `leaf_size` nodes, is on the last of `levels`, or cannot be split. The parts
+  of a split cluster have equally many nodes where `balanced_N` is true, if given.
   """
   degree_A = np.maximum(adjacency.sum(axis=0), 1)
   N, _ = graph_lib.shape(adjacency)
@@ -240,9 +240,9 @@ def _split(
 ) -> np.ndarray:
   """Returns each node's cluster number, [N] int64, from 0 without gaps.
 
-  Components that fit into a leaf are packed together; the others share the `branching`
-  clusters by size. (Otherwise every small component would take one of the leading
-  eigenvectors, and the large ones would not split.)
+  Components that fit into a leaf are packed together; the others are split, in
+  proportion to size, into `branching` clusters in all. (Otherwise every small component
+  would take one of the leading eigenvectors, and the large ones would not split.)
   """
   component_N = graph.components()
   size_C = np.bincount(component_N)
@@ -287,7 +287,7 @@ def largest_eigenvectors(
 def _spectral_clusters(graph: Walks, clusters, seed, balanced_N) -> np.ndarray:
   """Returns cluster numbers [N] of a connected graph, by spectral clustering.
 
-  Clusters have equally many of the nodes `balanced_N`, unless that is None.
+  If `balanced_N` is given, clusters have equally many nodes where it is true.
   """
   import sklearn.cluster  # noqa: PLC0415, slow to import
 
@@ -330,8 +330,8 @@ def equal_clusters(value_NK: np.ndarray, centre_CK: np.ndarray) -> np.ndarray:
   """Returns the cluster of each point, [N] int; none has more than ⌈N / C⌉ points.
 
   Starts from the centres `centre_CK`. A round assigns points by deferred acceptance
-  (Gale & Shapley 1962): each asks the nearest centre that has not refused it; a centre
-  keeps the ⌈N / C⌉ nearest and refuses the others. Centres then become their means.
+  (Gale & Shapley 1962): a point applies to the nearest centre that has not refused it;
+  a centre refuses all but its ⌈N / C⌉ nearest. Each then moves to its points' mean.
   """
   (N, _), C = value_NK.shape, len(centre_CK)
   point_N, label_N = np.arange(N), np.zeros(N, np.int64)
@@ -355,7 +355,7 @@ def equal_clusters(value_NK: np.ndarray, centre_CK: np.ndarray) -> np.ndarray:
 
 
 def _name_clusters(path_NL: np.ndarray) -> np.ndarray:
-  """Turns paths of cluster numbers into tokens, one per cluster across all levels."""
+  """Turns paths of cluster numbers into tokens; every cluster has its own token."""
   named_NL = np.full_like(path_NL, -1)
   first = 0
   for level in range(path_NL.shape[1]):

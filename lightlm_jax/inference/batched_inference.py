@@ -114,9 +114,9 @@ def put(tree: Any, sharding: NamedSharding | None) -> Any:
 def refuse_nan(
   system: System, user_B: np.ndarray, nan_B: np.ndarray, user_ids: np.ndarray | None
 ) -> None:
-  """Raises a UserError if `nan_B` marks users with NaN scores; it names the first.
+  """Raises a UserError if `nan_B` marks users with NaN scores; names the first of them.
 
-  `user_B` are user indices; without `user_ids` ([U] raw ids), request indices will do.
+  `user_B` are indices into `user_ids` ([U] raw ids) or, if that is None, of requests.
   """
   if nan_B.any():
     first = user_B[nan_B][0]

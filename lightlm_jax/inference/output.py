@@ -50,16 +50,16 @@ def write(
 
   Args:
     path: the output; all processes share its folder.
-    question: JSON, all that the output depends on; a resumed run must give the same.
+    question: JSON, all that the output depends on; must be equal in a resumed run.
     users: N, the number of users.
     make: maps user indices to rows of recommendations, best first, `rank` from 1.
     process: (index of this process, number of processes).
     tell: called after each part with its number of users.
 
   Returns:
-    The manifest: question, users, rows, files; `answered`, the number of users with any
-    item; `finished_before`, whether the output was complete before this call. If it was
-    not, processes other than the first get {}.
+    The manifest: question, users, rows, files, `answered` (number of users with any
+    item) and `finished_before` (whether the output was complete before this call). If
+    the output was not complete, processes other than the first get {}.
 
   Raises:
     UserError: the output exists for another question, or cannot be written.

@@ -66,7 +66,7 @@ def everyone(log: Interactions) -> Queries:
 
 
 def of_users(index: IdIndex, names: Iterable[str]) -> Queries:
-  """Builds one query per name of the log, in order; lists the `unknown` names."""
+  """Builds a query per name in the log, in order; `unknown` lists the other names."""
   names = list(dict.fromkeys(names))
   unknown = tuple(name for name in names if name not in index.users)
   user_N = [index.users[name] for name in names if name in index.users]
@@ -79,7 +79,7 @@ def of_histories(
 ) -> Queries:
   """Builds queries for users with given histories, which replace those in the log.
 
-  `rows` are (name, raw item ids, oldest first), or (name, None) for the log's history.
+  A row is (name, raw item ids); the oldest item is first. Ids None = the log's history.
   """
   log = index.log
   names, users, histories, unknown, empty = [], [], [], [], []
@@ -142,9 +142,9 @@ def check(queries: Queries) -> list[str]:
 
 
 def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings of `lost` ids that `allowed_items` ignored, and of new users.
+  """Returns warnings of `lost`, the number of ids that were ignored, and of new users.
 
-  New users are a warning only if `system` reads no histories: all get the same list.
+  New users are mentioned only if `system` reads no histories: all get the same list.
   """
   lines = []
   if lost:
@@ -247,7 +247,7 @@ def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None
 
 
 def _named(names: Sequence[str], what: str) -> list[str]:
-  """Returns one line that counts and names users and says `what` they are, or none."""
+  """Returns a line that counts and names users and says `what` they are; [] if none."""
   if not names:
     return []
   shown = ", ".join(map(repr, names[:SHOWN]))

@@ -29,8 +29,8 @@ class Served(NamedTuple):
 def ready(built: Built, params: Any, mesh: Mesh, batch_size: int) -> Served:
   """Prepares a system for serving on this process's own devices.
 
-  `built` has its tables on `mesh`, which spans all processes; they and `params` are
-  copied to this process's devices. `batch_size` is a multiple of their number.
+  The tables of `built`, on a `mesh` that spans all processes, and `params` are copied
+  to this process's devices. `batch_size` is a multiple of the number of these devices.
   """
   if processes.several():
     devices = np.array(jax.local_devices()).reshape(-1, 1)
@@ -54,7 +54,7 @@ def recommend(
   """Returns the best K items of each request; raises a UserError if a score is NaN.
 
   One program is compiled per bucket of batch size, history length and number of
-  exclusions, with and without `allowed_I`, whose values may change without compilation.
+  exclusions, and another if `allowed_I` is given. New values in it need no compilation.
 
   Args:
     served: from `ready`.
@@ -102,8 +102,8 @@ def table(
 ) -> pyarrow.Table:
   """Returns a table with a row per item: user, rank (from 1), item, score[, text].
 
-  `names` [N] of users, raw `item_ids` [I] and `texts` [I] of items are str; without
-  `texts` there is no such column. Padding, -1, gets no row.
+  `names` [N] of users, raw `item_ids` [I] and `texts` [I] of items are str. There is
+  a column `text` only if `texts` is given. Padding, item -1, gets no row.
   """
   row_R, place_R = np.nonzero(items_NK >= 0)
   item_R = items_NK[row_R, place_R]
@@ -129,7 +129,7 @@ def _program(system: System, k: int, out_sharding: NamedSharding | None):
 
 
 def _batch_size(number: int, most: int, devices: int) -> int:
-  """Returns the least of `devices` × 1, 4, 16, … ≥ `number`, but at most `most`."""
+  """Returns the first of `devices` × 1, 4, 16, … that is ≥ `number`, at most `most`."""
   size = devices
   while size < min(number, most):
     size *= 4

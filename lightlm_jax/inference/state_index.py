@@ -1,7 +1,7 @@
 """L2D (arXiv 2509.11524): ranks items by a trained model's states, without a search.
 
-The state index holds the model's hidden states after the histories of all training
-examples, or of a share, with the items that followed. Arithmetic: decoding/latent.py.
+The state index holds, for all training examples or a share of them, the model's hidden
+state after the history, and the next item. Arithmetic: decoding/latent.py.
 """
 
 import collections
@@ -49,7 +49,7 @@ _ADDED = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateIndexSystem(ItemScorer):
-  """Scores items by the state index; its tables are (the model's tables, index)."""
+  """Scores items with the state index; `tables` are (the model's tables, the index)."""
 
   model: HasState
   kind: str  # of DECODINGS
@@ -85,7 +85,7 @@ class FusedSystem(System):
     *,
     k: int,
   ) -> Recommendations:
-    """Returns the K best of the items that either of both finds."""
+    """Returns the K best of the items found by beam search or by the state index."""
     own, index = tables
     decoder = self.model.decoder(params, own, batch)
     beam_size = max(k, self.model.decoding.beam_size)
@@ -202,10 +202,9 @@ def cached(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads a state index from its folder, or builds it by `make()` and writes it there.
 
-  `about` is JSON on the index's origin, with the key "ids_sha256"; an index of another
-  origin is replaced if its ids are the same. Returns state_ND and item_N, see
-  `index_states`. Raises a UserError if the folder holds an index of other ids or cannot
-  be written.
+  `about` is JSON on the index's origin, with the key "ids_sha256". An index of the same
+  ids but another origin is replaced. Returns state_ND and item_N, see `index_states`.
+  Raises a UserError if the folder holds an index of other ids or cannot be written.
   """
   try:
     with folder_lib.opened(folder) as (_, found):

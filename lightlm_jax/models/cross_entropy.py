@@ -1,10 +1,10 @@
 """Cross-entropy over a whole catalogue, without all logits in memory at once.
 
 With N positions and I items the logits are by far the largest array of a next-item
-model, so logits and gradients are computed chunk by chunk. A chunk is some positions
-with all items; one pass gives loss and gradients. If the catalogue is large, a chunk is
-all positions with some items. This takes two passes, the second of which computes the
-logits again; but each row of the output table's gradient is written only once.
+model, so logits and gradients are computed chunk by chunk. For a small catalogue, a
+chunk is some positions with all items: one pass gives loss and gradients. For a large
+one, it is all positions with some items: a second pass computes the logits again, but
+each row of the output table's gradient is written only once.
 """
 
 import functools
@@ -38,8 +38,8 @@ def linear_cross_entropy(
     label_N: int32 in [0, I), or -1 where the weight is 0.
     weight_N: float32, 0 = the position is ignored.
     chunk: positions per chunk.
-    items: items per chunk, each with all positions (`chunk` is then unused); None =
-      ITEMS if the catalogue is larger than LARGE, otherwise chunks of positions.
+    items: if set, chunks are this many items with all positions, and `chunk` is unused;
+      None = ITEMS if the catalogue is larger than LARGE, otherwise `chunk` is used.
   """
   return _forward(hidden_ND, table_ID, label_N, weight_N, chunk, items)[0]
 
@@ -54,7 +54,7 @@ def sampled_cross_entropy(
   """Returns an estimate of `linear_cross_entropy` from M sampled items, `negative_M`.
 
   The samples are int32, uniform in [0, I); they estimate the softmax's sum over all
-  items but the label (Bengio & Senécal 2008), so that one equal to it is ignored.
+  items but the label (Bengio & Senécal 2008), so samples of the label are ignored.
   """
   label_N = jnp.maximum(label_N, 0)
   own_N = (hidden_ND * table_ID[label_N]).sum(axis=1)
@@ -66,9 +66,9 @@ def sampled_cross_entropy(
 
 
 def _by_positions(hidden_ND, table_ID, label_N, weight_N, chunk):
-  """Returns loss, normalisers, and gradients by hidden_ND and table_ID, chunk by chunk.
+  """Returns loss, normalisers, and the gradients of hidden_ND and table_ID, in chunks.
 
-  Positions of weight 0 are sorted last; chunks of them alone are skipped.
+  Positions of weight 0 are sorted last; chunks that hold no others are skipped.
   """
   N, D = hidden_ND.shape
   order_N = jnp.argsort(weight_N == 0, stable=True)

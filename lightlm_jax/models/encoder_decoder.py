@@ -166,8 +166,8 @@ class _CrossKVLayer(nn.Module):
 class EncoderDecoder(nn.Module):
   """The transformer: call `encode`, `precompute_cross_kv`, then `states` or `extend`.
 
-  `states` does teacher forcing, `extend` a step of a beam search; `logits` follow from
-  what they return. Dropout is active if there is a "dropout" rng.
+  `states` does teacher forcing, and `extend` does a step of a beam search. `logits`
+  takes the states that either returns. Dropout is active if there is a "dropout" rng.
   """
 
   config: Config
@@ -197,7 +197,7 @@ class EncoderDecoder(nn.Module):
       )
 
     def stack(layer: Any, number: int, in_axes: Any) -> Any:
-      """Stacks layers; an argument's axis is 0, a slice per layer, or `broadcast`."""
+      """Stacks layers; each argument's axis is 0 (a slice per layer) or `broadcast`."""
       return nn.scan(
         layer,
         variable_axes={"params": 0},
@@ -251,8 +251,8 @@ class EncoderDecoder(nn.Module):
     """Returns the last layer's states [B, K, L, D] of K teacher-forced targets a row.
 
     `token_BKL` int32 are decoder inputs: a start token, then the target. `segment_BK`
-    int32 is the segment of the row's source that each target attends to, `until_BK` the
-    last source position, None = no limit. States are in `config.dtype`.
+    int32 is the segment of the row's source that each target attends to, and `until_BK`
+    the last position that it attends to; None = no limit. States are `config.dtype`.
     """
     position_L = jnp.arange(token_BKL.shape[2])
     mask_LL = position_L[:, None] >= position_L[None, :]
@@ -315,7 +315,7 @@ class EncoderDecoder(nn.Module):
   def logits(self, state, token=None) -> jax.Array:
     """Returns the next token's logits […, V] of states […, D].
 
-    With tokens [C], or [B, K, C] for states [B, K, D], it returns theirs alone.
+    With tokens [C], or [B, K, C] for states [B, K, D]: only these tokens' logits.
     """
     table, sizes = self.embedding.astype(self.config.dtype), "...d,vd->...v"
     if token is not None:
@@ -359,5 +359,5 @@ def _output(c: Config, mixed: jax.Array, name: str) -> jax.Array:
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns a softmax over the last axis where `mask` is true; uniform if nowhere."""
+  """Returns the last axis's softmax where `mask` is true; uniform if all are false."""
   return jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)

@@ -75,7 +75,7 @@ def item_vectors(
   key: jax.Array | None = None,
   chunk: int = CHUNK,
 ) -> jax.Array:
-  """Returns the vectors of U items by their texts, float32 [U, D], chunk by chunk.
+  """Returns the vectors of U items from their texts, float32 [U, D], chunk by chunk.
 
   A chunk holds texts of similar length, because it is as wide as its longest text. The
   backward pass recomputes activations: memory holds those of one chunk at a time.
@@ -121,8 +121,8 @@ def item_vectors(
 class FlatText(nn.Module):
   """One causal transformer over the words of whole histories.
 
-  Returns a hidden state per item, float32 [B, H, D]: the one at its last token, which
-  depends on its segment's words up to that token. `token_BHT` is int32 (-1 = padding),
+  Returns a hidden state per item, float32 [B, H, D]: the state at its last token, which
+  depends on the segment's words up to that token. `token_BHT` is int32 (-1 = padding),
   with at least one token per item; `segment_BH` is int32 (0 = padding). The output
   table is the parameter `output` [I, D]; there is none if I is None.
   """

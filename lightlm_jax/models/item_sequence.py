@@ -44,7 +44,7 @@ class ItemSequence(nn.Module):
   `item_BH` (-1 = padding) and `segment_BH` (0 = padding) are int32. Segments separate
   the histories of one row. With "sasrec" a state depends on the items of its history
   up to its own position. With "bsarec" a row is one history, right-aligned, and states
-  depend on later items too: only the last may be used. The table `embedding`
+  depend on later items too: only the last state may be used. The table `embedding`
   [I, D] is the output table too. Dropout is active if there is a "dropout" rng.
   """
 
@@ -123,7 +123,7 @@ class BsarecBlock(nn.Module):
 
 
 def _to_end(segment_BH: jax.Array) -> jax.Array:
-  """Returns each position's number from the end of its segment; the last one has 1."""
+  """Returns each position's number from its segment's end; the last position has 1."""
   index_H = jnp.arange(segment_BH.shape[1])
   goes_on_BH = segment_BH[:, :-1] == segment_BH[:, 1:]
   goes_on_BH = jnp.pad(goes_on_BH, ((0, 0), (0, 1)))

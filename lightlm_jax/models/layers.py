@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class Dropout(nn.Module):
-  """Dropout by one random byte per element, cheaper than Flax's float per element.
+  """Dropout that draws a random byte per element: cheaper than Flax's random float.
 
   The rate is rounded to a multiple of 1/256; kept elements are scaled accordingly.
   """
@@ -91,10 +91,10 @@ def relative_position_bucket(
 ) -> jax.Array:
   """Returns T5's bucket of each distance, int32 in [0, num_buckets).
 
-  `distance` is int32, key position minus query position. Small distances have a bucket
-  each, larger ones share buckets of logarithmic width; the last one holds all from
-  `max_distance` on. If `bidirectional`, half of the buckets are for keys after the
-  query; otherwise such keys fall into bucket 0.
+  `distance` is int32, key position minus query position. Each small distance has its
+  own bucket; larger distances share buckets of logarithmic width. The last bucket holds
+  all from `max_distance` on. If `bidirectional`, half of the buckets are for keys after
+  the query; otherwise such keys fall into bucket 0.
   """
   bucket = jnp.zeros_like(distance)
   if bidirectional:
@@ -127,6 +127,6 @@ class Projection(nn.Module):
 
 
 def dense(features: int, init_std: float, dtype: jnp.dtype, name: str) -> nn.Dense:
-  """Returns a linear map without a bias, its initial weights normal."""
+  """Returns a linear map without a bias; initial weights are normally distributed."""
   init = nn.initializers.normal(init_std)
   return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=init, name=name)

@@ -1,9 +1,9 @@
 """A learned bias on the logits of items that a history has, by their recency.
 
-Where nobody buys twice it learns to rule seen items out, elsewhere to raise them. It
-learns alone: the model's gradient is that of the loss without the bias, so that seen
-items stay competitors. On Toys a model that learned with it over-fitted sooner
-(results/accuracy).
+Where nobody buys an item twice, the bias learns to rule seen items out; elsewhere, to
+raise them. The model itself learns from the loss without the bias, so that seen items
+stay competitors. On Toys a model that learned from the loss with the bias over-fitted
+sooner (results/accuracy).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ BUCKETS = 16  # of an item's distance from the end of the history
 
 
 def init() -> dict[str, jax.Array]:
-  """Returns the parameters, beside the model's own."""
+  """Returns the bias's parameters, which are added to those of the model."""
   return {"repeat_bias": jnp.zeros(BUCKETS)}
 
 
@@ -26,9 +26,9 @@ def by_recency(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns each history item's bias, [B, Q, H] float32, and whether it counts, bool.
 
-  A request has one prediction, after the last column: Q = 1. With `by_position` each
-  position has one, Q = H; then the items of its segment count that are not after it.
-  Other items have the bias 0.
+  A request has one prediction, after the last column: Q = 1. With `by_position` there
+  is a prediction after each column: Q = H. The items up to that column count if they
+  are of its segment; other items have the bias 0.
   """
   at_H = jnp.arange(segment_BH.shape[1])
   at_Q = at_H if by_position else at_H[-1:]
@@ -49,8 +49,8 @@ def added_loss(
 ) -> jax.Array:
   """Returns what the bias adds to the cross-entropy of each target, [B, Q] float32.
 
-  `share_BQH` are the probabilities of the history's items without the bias, through
-  which no gradient flows; the first two are of `by_recency`.
+  `bias_BQH` and `known_BQH` are the results of `by_recency`. `share_BQH` are the items'
+  probabilities without the bias; they get no gradient.
   """
   same_BHH = (item_BH[:, :, None] == item_BH[:, None]).astype(jnp.float32)
   # An item may be there more than once: its biases add up, but it has one share.

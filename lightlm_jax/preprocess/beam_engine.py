@@ -79,7 +79,7 @@ class Beam:
     return [value for _, value in sorted(self._run(title, layout, build))]
 
   def _run(self, title: str, layout: Layout, build: Callable) -> list[Any]:
-    """Runs the pipeline of `build`; returns its results, which pass through files."""
+    """Runs the pipeline that `build` fills; returns its results, read from files."""
     logger.info(f"beam: {title}")
     self._pipelines += 1
     folder = epath.Path(layout.folder) / f"results-{self._pipelines:05d}"

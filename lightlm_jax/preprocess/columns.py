@@ -35,10 +35,10 @@ def decide(
 ) -> tuple[list[Source], str | None]:
   """Decides how to read each file of `found` (path, format); logs the decision.
 
-  Returns the files with their columns' roles, and the unit of times; None = no times.
+  Returns the files, with their columns' roles, and the time unit (None = no times).
 
   Raises:
-    UserError: a file's columns are unclear, or differ from those of the others.
+    UserError: a file's columns are unclear, or files have columns for different roles.
   """
   sources = [_source(path, form, options) for path, form in found]
   sources = [s for s in sources if s.names or s.form == "sequences"]  # no empty files
@@ -188,7 +188,7 @@ def _keys(path: epath.Path) -> list[str]:
 
 
 def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
-  """Returns --time_unit, or a guess from the first times; None if the log has none."""
+  """Returns --time_unit or a guess from the first times; None if there are no times."""
   if "time" not in sources[0].roles:
     return None
   if options.time_unit:

@@ -94,7 +94,7 @@ def _joined(text_L: list[str | None], p: _Patterns, last: bool):
   """Joins the lines of each row; undecodable lines are None in `text_L`.
 
   Returns the rows (None = rejected), the index of each row's first line, the indices of
-  lines rejected for their quotes, and the index of the first line not used.
+  lines rejected for their quotes, and the index where the next block has to begin.
   """
   quoted = [number for number, text in enumerate(text_L) if text and '"' in text]
   texts = pl.Series([text_L[number] for number in quoted], dtype=pl.String)

@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
   @property
   def between(self) -> str:
-    """The delimiter that the CSV parser sees: one byte, which stands in for `::`."""
+    """The one-byte delimiter for the CSV parser: the file's, or a stand-in for `::`."""
     return FOR_COLONS if self.delimiter == COLONS else self.delimiter
 
   @property
@@ -68,7 +68,7 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
 
   Args:
     pattern: a file, a glob or a folder.
-    form: the format of all files, one of FORMATS; None = by their names.
+    form: the format of all files, one of FORMATS; None = the names tell it.
 
   Raises:
     UserError: there are no files, or the format does not follow from their names.
@@ -142,8 +142,8 @@ def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
 def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
   """Yields a text file in blocks of whole lines.
 
-  Lines end with line feeds; a byte order mark is removed. `size` is how many bytes are
-  read at once; a line longer than that may be cut to 100 bytes, marked `too_long`.
+  Line ends become line feeds, and a byte order mark is removed. `size` bytes are read
+  at once; a longer line may be cut to its first 100 bytes in a block with `too_long`.
 
   Raises:
     UserError: the file cannot be read to its end.

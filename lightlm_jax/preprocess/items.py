@@ -39,15 +39,15 @@ def read(
   """Reads the metadata of the catalogue from --items, or from files beside the log.
 
   Args:
-    log: first file of the log. item_attributes.json in its folder is read in any case,
-      items.tsv (for NAME.inter: NAME.item) if `options.items` is None.
+    log: first file of the log. item_attributes.json in its folder is always read;
+      items.tsv there (NAME.item beside NAME.inter) only if `options.items` is None.
     item_ids: [I] strings.
     options: `options.items` is a file with one item per line, in any format of a log.
 
   Returns:
-    The columns of items.parquet: those of TEXTS that were found ("" = no text) and, if
-    there are attributes, `attributes`, a sorted list per item. And the counts of
-    the file's rows, {rows, matched, repeated, rejected}; None = no file.
+    The columns of items.parquet: the keys of TEXTS that were found ("" = no text) and,
+    if there are attributes, `attributes`, a sorted list per item. Second, the row
+    counts of the file of items, {rows, matched, repeated, rejected}; None = no file.
 
   Raises:
     UserError: a file cannot be read, or has none of the items `item_ids`.
@@ -82,8 +82,8 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
 def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
   """Reads the file `table`; returns {column: texts}, attributes and counts of its rows.
 
-  Texts and attributes (None = none) are in the order of `item_ids`; `item_column` is
-  --items_id.
+  Texts and attributes are in the order of `item_ids`; attributes are None if no item
+  has any. `item_column` is --items_id.
   """
   source, item, columns_of = _source(table, item_column)
   shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())

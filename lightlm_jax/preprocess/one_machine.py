@@ -1,8 +1,8 @@
 """The engine for one machine, whose memory does not grow with the log.
 
-Two threads read the files and spool rows to a file for each part, a share of the users.
-Memory holds a few pieces of a file and up to about `_WAITING` rows. Later it holds one
-part (about `part_bytes` of input) per thread.
+Two threads read the files. The rows are spooled to one file per part (a share of the
+users). Memory holds a few pieces of a file and up to about `_WAITING` rows. Later it
+holds one part (about `part_bytes` of input) per thread.
 """
 
 import collections
@@ -34,7 +34,7 @@ class OneMachine:
   def settle(
     self, sources: Sequence[Source], options: Options, layout: Layout
   ) -> Tally:
-    """Reads a log; groups the rows of each of its parts by user; returns its tally."""
+    """Reads a log and groups the rows of each part by user; returns the log's tally."""
     spool = _Spool(layout)
     tally = Tally()
     sizes = [epath.Path(source.path).stat().length for source in sources]

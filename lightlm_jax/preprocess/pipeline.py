@@ -33,7 +33,7 @@ _PACKED = 6  # approximate compression ratio of gzip and Parquet
 
 
 def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
-  """Runs `prepare` with the flags `given`, fields of `Options`; returns its manifest.
+  """Runs `prepare` and returns its manifest; `given` has other fields of `Options`.
 
   Raises:
     UserError: the flags or the log are wrong; the message says what to change.
@@ -58,10 +58,10 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
 
 
 def prepare(options: Options) -> dict[str, Any]:
-  """Writes the folder `options.output`: all at once, or in a bucket the manifest last.
+  """Writes the folder `options.output` atomically; in a bucket the manifest comes last.
 
   Returns:
-    The manifest and, not in its file, `seconds`: {step: how long it took}.
+    The manifest, with an entry that its file lacks: `seconds`, {step: duration}.
 
   Raises:
     UserError: the log or the options are wrong; the message says how to fix it.
@@ -203,7 +203,7 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """Makes a folder in `work`, removed on exit; None = beside `target` if local."""
+  """Makes a folder in `work` (None = beside a local `target`); removes it on exit."""
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent

@@ -25,7 +25,7 @@ class Piece(NamedTuple):
   """Consecutive lines of a file, or rows of a Parquet file, not yet parsed."""
 
   content: Any  # lines as bytes, or a pyarrow.RecordBatch of a Parquet file
-  line_R: np.ndarray  # number of each row's first line (in Parquet, of the row) from 1
+  line_R: np.ndarray  # 1-based number of each row's first line (Parquet: of each row)
   tally: Tally  # of lines that were rejected before parsing
   read: int  # bytes of the file read so far
 
@@ -42,11 +42,11 @@ def pieces(source: Source, size: int) -> Iterator[Piece]:
 def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
   """Returns the rows of a piece, and the tally of its rows, rejected ones included.
 
-  The table has a column for each role ("user", "item", …), the number of a row's line
-  (`line`, int64) and, if lines hold several rows, its place there (`place`, int32).
-  Missing and unusable values are null, but an empty field of delimited text is "".
+  The table has a column for each role ("user", "item", …), `line` (int64, the row's
+  line number) and, if lines hold several rows, `place` (int32, the row's place in its
+  line). Missing and unusable values are null; an empty field of delimited text is "".
 
-  Call it once per piece, because it adds to the piece's tally.
+  Call this only once per piece, because it adds to the piece's tally.
   """
   if isinstance(piece.content, pyarrow.RecordBatch):
     columns, line_R = {n: piece.content.column(n) for n in source.roles}, piece.line_R
@@ -248,7 +248,7 @@ def _scalar(value: Any) -> str | None:
 
 
 def _usable(column: pyarrow.Array) -> pyarrow.Array:
-  """Returns a column of strings, numbers or times; nulls if it has another type."""
+  """Converts a column of strings, numbers or times; returns nulls for other types."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
   kind, t = column.type, pyarrow.types

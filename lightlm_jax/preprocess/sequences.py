@@ -1,4 +1,4 @@
-"""Groups the rows of a log by user, with functions of tables that both engines use.
+"""Groups the rows of a log by user; both engines use these functions.
 
 A hash of the user divides a log into parts, so that all rows of a user are in one part.
 Users in a part are sorted by another hash of their ids, `hash_keys`, as in
@@ -61,7 +61,7 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
   """Groups the rows of one part of the log by user, and sorts them by time.
 
   Rows may come in any order; at equal times they are sorted by (file, line, place).
-  Duplicates and rows before a user's last `max_len` are dropped, as `options` say.
+  As `options` say, duplicates are dropped, then rows before a user's last `max_len`.
 
   Returns:
     The users, with items numbered within the part; a table of the items with columns
@@ -97,7 +97,7 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:
-  """Returns the indices where shards begin and the last ends: [shards + 1] int64."""
+  """Returns each shard's first user index, then the user count: [shards + 1] int64."""
   shard_U = ((users.key_U2[:, 0] >> np.uint64(32)) * np.uint64(shards)) >> np.uint64(32)
   return np.searchsorted(shard_U, np.arange(shards + 1, dtype=np.uint64))
 
@@ -113,7 +113,7 @@ def remaining(users: Users, allowed_I: np.ndarray, min_len: int) -> np.ndarray:
 
 
 def cut(users: Users, keep_E: np.ndarray) -> Users:
-  """Returns users with only the rows that `keep_E` marks; drops users without any."""
+  """Keeps only the rows that `keep_E` marks, and only users that still have a row."""
   offset_U1 = offsets_of_kept(users.offset_U1, keep_E)
   keep_U = np.diff(offset_U1) > 0
   return Users(

@@ -7,7 +7,7 @@
 
 The column `items` has row numbers of items.parquet, int32. Users and items are in the
 order of a hash of their ids, so that their numbers carry no information. An ArrayRecord
-record is the user's times, if any, int64 seconds since 1970, then the items, int32.
+record is a user's times, if known (int64 seconds since 1970), then the items (int32).
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def publish(
 ) -> None:
   """Moves the files `names` from `work` to the new folder `target`, with a manifest.
 
-  Locally all appear at once; in a bucket they are copied, and the manifest comes last.
+  Locally all files appear at once; to a bucket they are copied, with the manifest last.
   """
   if "://" in str(work) or "://" in str(target):
     target.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """The steps of a preparation; most work on one part of the log in the work folder.
 
-Such a step gets the number of a part and writes files with that number. An engine may
-run the parts in any order, on any machine with access to the folder, and repeat them
-after a failure. Memory holds one part (or shard) and the catalogue (id, hash, number of
-rows), but no rows or users of other parts.
+A step on one part gets the part's number and writes files with that number. An engine
+may run the parts in any order, on any machine with access to the folder, and repeat
+them after a failure. Memory holds one part (or shard) and the catalogue (id, hash,
+number of rows), but no rows or users of other parts.
 """
 
 import io
@@ -50,10 +50,10 @@ def settle(layout: Layout, part: int, rows: pyarrow.Table, options: Options) -> 
 
 
 def catalogue(layout: Layout) -> pl.DataFrame:
-  """Returns a table of the log's items in hash order: `item`, and its count `rows`.
+  """Returns a table of the log's items in hash order: `item` (raw id), `rows` (count).
 
-  An item's number is its index in this table. Tables of parts are summed as soon as
-  they outgrow the sum so far, so that memory does not hold an item once for each part.
+  An item's number is its index in this table. Tables of parts are added to a sum as
+  soon as they outgrow it, so that memory does not hold an item once for each part.
   """
   schema: Any = {"item": pl.String, "rows": pl.Int64}
   total, waiting, size = pl.DataFrame(schema=schema), [], 0
@@ -67,7 +67,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Writes a part again with the catalogue's item numbers, an Arrow batch per shard."""
+  """Writes a part again, with the catalogue's item numbers and one batch per shard."""
   items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
   catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)
@@ -124,7 +124,7 @@ def core(layout: Layout, engine, items: int, min_len: int, min_rows: int) -> np.
 
 
 def shard(layout: Layout, number: int, min_len: int) -> dict:
-  """Writes the rows that `core` kept of shard `number`; returns its manifest entry."""
+  """Writes shard `number` of the rows that `core` kept; returns its manifest entry."""
   allowed_I = np.asarray(read(layout.path("allowed"))["allowed"])
   batches = []
   for part in range(layout.parts):

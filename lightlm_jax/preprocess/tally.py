@@ -80,13 +80,13 @@ class Tally:
       )
 
   def check_any_left(self, paths: Mapping[int, str]) -> None:
-    """Raises a UserError if no row is left; it quotes the rejected row of `first`."""
+    """Raises a UserError if no row is left; the error quotes the first rejected row."""
     if not self.left:
       shown = f" (the first: {self.first(paths)})" if self.examples else ""
       raise UserError(f"no row is left of {self.rows_in:,}: {self.reasons()}{shown}")
 
   def first(self, paths: Mapping[int, str]) -> str:
-    """Returns the first rejected row, "FILE, line N: …"; `paths` has files by index."""
+    """Returns the first rejected row, "FILE, line N: …"; `paths`: file index → path."""
     file, line, reason, text = min(
       (file, line, reason, text)
       for reason, examples in self.examples.items()

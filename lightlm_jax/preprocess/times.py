@@ -25,9 +25,9 @@ _NUMBER = r"^\d+(?:\.\d*)?(?:[eE]\+?\d+)?$"
 def guess(values: pl.Series) -> str | None:
   """Guesses the unit of times, a key of UNITS; None if unclear.
 
-  It is "iso" for dates, and for strings of which most are ISO 8601; otherwise strings
-  that are no numbers are ignored. In a numeric column most must be finite and >= 0. A
-  median of up to 11 digits means seconds, of up to 14 milliseconds, and so on.
+  The unit is "iso" for dates, and for strings if most are ISO 8601; otherwise strings
+  that are no numbers are ignored. In a numeric column most values must be finite and
+  >= 0. A median of up to 11 digits means seconds, of up to 14 milliseconds, and so on.
   """
   if values.dtype.is_temporal():
     return "iso"
@@ -50,8 +50,8 @@ def guess(values: pl.Series) -> str | None:
 def micros(values: pl.Series, unit: str) -> pl.Series:
   """Converts strings, numbers, dates or times to Int64 microseconds since 1970.
 
-  Invalid values and years outside 1970 to 9999 become null. `unit`, a key of UNITS, is
-  that of strings and numbers; dates and times have their own.
+  Invalid values and years outside 1970 to 9999 become null. `unit`, a key of UNITS,
+  applies to strings and numbers; dates and times have their own unit.
   """
   if values.dtype == pl.Date:
     found = _from_numbers(values.to_physical().cast(pl.Int64) * 86_400, per_second=1)

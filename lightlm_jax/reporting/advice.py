@@ -33,7 +33,7 @@ def missing(run: Run, what: str) -> dict[str, str | None]:
 def without(
   runs: Sequence[Run], what: str, has: Callable[[Run], Any]
 ) -> list[dict[str, str | None]]:
-  """Returns a line by `missing` for each evaluated run for which `has` is false."""
+  """Returns the line of `missing` for each evaluated run for which `has` is false."""
   measured = [run for run in runs if at(run.results, "metrics")]
   return [missing(run, what) for run in measured if not has(run)]
 

@@ -207,7 +207,7 @@ def means(rows: Sequence[Mean], *, x: str, label: str) -> Markup:
 
 
 def _rows(height: float):
-  """Returns a figure and its axes, `height` points high, with y running downwards."""
+  """Returns a figure and axes; the axes are `height` points high, y runs downwards."""
   whole = height + 36
   figure = drawing.new(WIDTH / 72, whole / 72)
   figure.set_layout_engine("none")
@@ -244,5 +244,5 @@ def _thin(x, y) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clip(text: str, letters: int) -> str:
-  """Cuts a text to at most `letters` characters, the last an ellipsis if it is cut."""
+  """Cuts a text to at most `letters` characters; a cut text ends with an ellipsis."""
   return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"

@@ -22,9 +22,9 @@ SAME = ("split", "num_users", "split_sha256", "best_step")
 
 
 def beams(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns tables of NDCG@10 by beam search, for each width, and by exact search.
+  """Returns tables of NDCG@10: of beam search with each beam size, and of exact search.
 
-  There is a table for each run and set of users evaluated both ways; None = no table.
+  A run has a table for each set of users evaluated by both searches; None = no table.
   """
   tables, lines = [], []
   for run in runs:
@@ -70,7 +70,7 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _by_width(run: Run, exact: Search) -> dict[int, Search]:
-  """Returns {beam size: search} with the same users and parameters as `exact`."""
+  """Returns {beam size: beam search with the same users and parameters as `exact`}."""
   return {
     search.results["beam_size"]: search
     for search in run.searches
@@ -109,7 +109,7 @@ def _decoding(results: dict[str, Any]) -> str:
 
 
 def _same_evaluations(run: Run) -> dict[str, dict[str, Any]]:
-  """Returns {decoding: results}, the run's own and L2D's on equal users and weights."""
+  """Returns {decoding: results}: the run's, and L2D's on the same users and weights."""
   if not run.results.get("slices"):
     return {}
   found = {_decoding(run.results): run.results}

@@ -26,7 +26,7 @@ def render(template: str, content: dict[str, Any]) -> str:
 
 @functools.cache
 def colours() -> dict[str, str]:
-  """Returns the colours of light mode, "#rrggbb", by name of their CSS variable."""
+  """Returns {name of a CSS variable: its colour in light mode, "#rrggbb"}."""
   light = (_FOLDER / "report.css").read_text().split("}")[0]
   return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
 

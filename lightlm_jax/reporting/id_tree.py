@@ -42,12 +42,12 @@ def ids(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def partition(items_IL: np.ndarray, smallest: float = SMALLEST) -> list[list[Cell]]:
-  """Returns the rectangles of the first LEVELS levels, each below its parent's.
+  """Returns the rectangles of the first LEVELS levels; children are below their parent.
 
   items_IL holds I codes of L tokens, padded with -1. A cluster is the items with a
-  common prefix; its children go from the largest to the smallest. Those with a smaller
-  share of all items than `smallest` are joined in one rectangle, so a level has at most
-  1 / smallest rectangles more than the level above. Below a code's end is nothing.
+  common prefix; its children go from the largest to the smallest. Children whose share
+  of all items is below `smallest` form one rectangle, so a level has at most
+  1 / smallest rectangles more than the level above. Nothing is below a code's end.
   """
   # G: clusters of a level, in the order in which they are drawn; C: rectangles.
   I = len(items_IL)

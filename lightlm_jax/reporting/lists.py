@@ -74,7 +74,7 @@ def popularity(
 def examples(
   runs: Sequence[Run], log: Log | None, no_log: str | None
 ) -> dict[str, Any]:
-  """Returns some users with target, each run's list and, if `log` is given, history."""
+  """Returns example users: target, each run's list and, if `log` is given, history."""
   lines = without(runs, "table of users", lambda run: run.users is not None)
   tables = {run.name: run.users for run in runs if run.users is not None}
   if not tables:
@@ -124,8 +124,8 @@ def concentration(
     bought_I: [I] training interactions of each item.
 
   Returns:
-    x_P, y_P: P points, [P] float64 cumulative shares of the catalogue and of the
-    counts, from 0 to 1; y is 0 throughout if nothing is counted.
+    x_P, y_P: [P] float64, the P points of the curve: cumulative shares, from 0 to 1, of
+    the catalogue (x) and of the counts (y). All y are 0 if nothing is counted.
   """
   _, group_I = np.unique(-bought_I, return_inverse=True)
   items_G = np.bincount(group_I)
@@ -136,14 +136,14 @@ def concentration(
 
 
 def shown(users: pyarrow.Table, rule: str, item_ids: np.ndarray) -> np.ndarray:
-  """Counts each of I `item_ids` in the lists by `rule` (seen_allowed, …): [I] int64."""
+  """Counts each of I `item_ids` in the lists of `rule` (seen_allowed, …): [I] int64."""
   raw = users[f"{rule}_items"].combine_chunks().flatten()
   index = pc.index_in(raw, value_set=pyarrow.array(item_ids))  # pyright: ignore
   return np.bincount(index.drop_null().to_numpy(), minlength=len(item_ids))
 
 
 def hits(users: pyarrow.Table, rule: str) -> np.ndarray:
-  """Returns [N] bool by user: the target is in the top SHOWN however ties break."""
+  """Returns [N] bool: whether the target is in the top SHOWN however ties break."""
   rank_N, ties_N = (users[f"{rule}_{part}"].to_numpy() for part in ("rank", "ties"))
   return (rank_N > 0) & (rank_N + ties_N <= SHOWN)
 

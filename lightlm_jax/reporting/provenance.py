@@ -67,7 +67,7 @@ def _audit(run: Run) -> dict[str, Any]:
 
 
 def _other_audit(run: Run) -> str | None:
-  """Returns in words why `run.audit` is not of the run's ids or split, else None."""
+  """Returns why `run.audit` is not of the run's ids and split; None if it is."""
   audited = at(run.audit, "ids", "manifest_sha256")
   if audited is None:
     return "the audit does not name its ids"

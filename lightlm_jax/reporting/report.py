@@ -31,7 +31,7 @@ def report(
     others: the folders of further runs to compare it with.
     split_name: "test" or "validation".
     out: the file to write; None = report.html, or report-validation.html, in `workdir`.
-    data_dir: the folder of the log, unless a run has a copy; None = the run's data.dir.
+    data_dir: the folder of the log, for runs without a copy; None = the run's data.dir.
 
   Returns:
     The path of the report.

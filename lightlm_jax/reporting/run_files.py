@@ -108,11 +108,11 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
 def read_log(run: Run, data_dir: str | None = None) -> Log:
   """Loads a finished run's log, and splits it as the run did.
 
-  Reads the copy in the run's folder or, without one, `data_dir` or else data.dir.
+  Reads the copy in the run's folder, else the log in `data_dir` (None = data.dir).
 
   Raises:
-    UserError: the data are missing or not the run's, or its config is of another
-      version.
+    UserError: the data are missing or not those of the run, or the run's config is of
+      another version.
   """
   try:
     config = config_lib.from_tree(run.config)
@@ -142,7 +142,7 @@ def at(tree: Any, *path: str) -> Any:
 
 
 def _of_validation(workdir: epath.Path, config, asked_again, finished):
-  """Returns validation results of a run's own decoding, and {file: results} of others.
+  """Returns validation results of a run's own decoding, and {file: other results}.
 
   `asked_again` holds all files that `evaluate` wrote, `finished` is results.json.
   """
@@ -196,7 +196,7 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
-  """Returns `results` with `_ADDED` fields of those of `others` with equal metrics."""
+  """Returns `results`, with missing `_ADDED` fields from `others` of equal metrics."""
   same = [*compare.SPLIT_FIELDS, "system", "decoding", "num_users", "metrics"]
   same += ["beam_size"] if "beam_size" in results else []
   for other in others:

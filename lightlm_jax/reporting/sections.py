@@ -59,7 +59,7 @@ def _row(name: str | None, kind: str, metrics: Any, intervals: Any = None):
 
 
 def comparison(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """Returns the NDCG@10 of runs with intervals, and tests of pairs; None for one run.
+  """Returns each run's NDCG@10 and its interval, and tests of pairs; None for one run.
 
   Raises:
     UserError: the runs were not evaluated on the same users.
@@ -125,7 +125,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slices(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns charts of NDCG@10 by slice of users, one per rule; a single run has one."""
+  """Returns charts of NDCG@10 by slice of users, per rule; one run has both in one."""
   known = [(s, run) for s, run in enumerate(runs, 1) if at(run.results, "slices")]
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():
@@ -153,7 +153,7 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
 def _bars(sizes: dict[str, int], columns, dimension: str, label: str):
   """Returns a chart: for each slice, a bar per column (name, run, rule, series).
 
-  `sizes` is the number of users by slice, `label` the rule in the chart's description.
+  `sizes` is {slice: number of users}; `label` names the rule for screen readers.
   """
   groups = []
   for part, users in sizes.items():

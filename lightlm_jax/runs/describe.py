@@ -31,13 +31,13 @@ def describe(
   `bytes` are those of one copy of parameters, optimiser state, training data and trie,
   without sharding. `flops_per_step` counts the matrix products of loss and gradient (a
   multiply-add is two FLOPs), averaged over the batches of an epoch; dropout and the
-  optimiser are left out. All are None for fitted systems, which take no steps.
+  optimiser are left out. Fitted systems take no steps; these values are None for them.
 
   Args:
     config: the run's configuration.
     topology: a TPU slice to compile for, such as "v5e:16x16"; None = no slice.
-    chosen: dotted fields that the user set. With a topology, batch sizes that are not
-      among them are rounded up so that they divide evenly over its devices.
+    chosen: dotted fields that the user set. With a topology, batch sizes that the user
+      did not set are rounded up so that they divide evenly over the slice's devices.
   """
   log.set_up(stderr=True)  # stdout is left to the report
   config_lib.check(config)

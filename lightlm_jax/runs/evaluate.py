@@ -129,13 +129,13 @@ def compare(
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
 ) -> dict[str, Any]:
-  """Compares runs by the tables that `write_users` wrote; logs and returns a report.
+  """Compares the tables that `write_users` wrote for runs; logs and returns a report.
 
   Args:
     workdirs: the folders of at least two finished runs.
     split_name: "test" or "validation".
-    overrides: for runs that generate ids, "decoding.kind" says which decoding's tables
-      are read; without it, each run's own. "decoding.beam_size" is refused.
+    overrides: for runs that generate ids, "decoding.kind" is the decoding whose tables
+      are read (by default, each run's own decoding). "decoding.beam_size" is refused.
     users: the number of users to which `evaluate` was restricted; 0 = all.
 
   Raises:

@@ -31,10 +31,10 @@ def export(
   Args:
     workdir: the folder of a run, finished or not.
     output: the folder to write, which must not exist.
-    k: the most items per answer; lowered to the catalogue's size if it is smaller.
-    exclusions: the most excluded items per request.
-    longest: the most history items per request, if the system has no limit of its own.
-    platforms: those of artefact.PLATFORMS to export for.
+    k: the maximum number of items per answer; at most the catalogue's size is used.
+    exclusions: the maximum number of excluded items per request.
+    longest: the maximum number of history items per request, if the system sets none.
+    platforms: the platforms to export for, out of artefact.PLATFORMS.
     overrides: values by dotted field that replace the run's own; None = none.
   """
   artefact.check_installed()

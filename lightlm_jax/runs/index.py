@@ -23,7 +23,7 @@ def index(config: RunConfig) -> tuple[dict[str, Any], CodeBook, Interactions]:
   """Builds the ids or reads them from the cache, and logs a report on them.
 
   Returns:
-    The report, as a dict fit for JSON, the ids, and the interaction log.
+    The report (a dict fit for JSON), the ids, and the interaction log.
   """
   config = context.check_writes_ids(config)
   dataset = datasets.load(config)

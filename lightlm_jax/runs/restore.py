@@ -87,7 +87,7 @@ def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
 def read_configs(
   workdir: epath.PathLike, overrides: Mapping[str, Any]
 ) -> tuple[epath.Path, RunConfig, RunConfig]:
-  """Returns a run's folder, its configuration with `overrides`, and the one without.
+  """Returns a run's folder, and its configuration with and without `overrides`.
 
   Raises:
     UserError: there is no run, or `overrides` do not apply to it.
@@ -136,7 +136,7 @@ def find_context(
 
 
 def restore(context: RunContext) -> Run:
-  """Restores a run's best parameters, or fits it anew; for L2D also the state index."""
+  """Restores a run: the best parameters or a new fit and, for L2D, the state index."""
   config, split, mesh = context.config, context.split, context.mesh
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None

@@ -152,7 +152,7 @@ def learn(context: RunContext) -> Run:
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:
-  """Evaluates validation and test; returns what `evaluate.measure` does, of test."""
+  """Evaluates on both splits; returns `evaluate.measure` of test, with fields added."""
   config, split, built, params = run.config, run.split, run.built, run.params
   assert split.validation is not None
   assert split.test is not None
@@ -177,7 +177,7 @@ def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Rank
 
 
 def _evaluate_baselines(context: RunContext) -> dict[str, Any]:
-  """Evaluates baselines on test, with the best possible system of a synthetic log."""
+  """Evaluates baselines on test and, for a synthetic log, the best possible system."""
   config, split, tastes = context.config, context.split, context.dataset.tastes
   names = [name for name in config.baselines if name != config.system]
   if names:
@@ -209,7 +209,7 @@ def _claim_split(context: RunContext) -> None:
 
 
 def _finished(context: RunContext) -> Results | None:
-  """Returns a run's results; None if they are missing or `train.steps` was raised."""
+  """Returns a run's results; None if they are missing or `train.steps` has grown."""
   earlier, config = workdir_lib.read_results(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
     if earlier["steps"] < config.train.steps:

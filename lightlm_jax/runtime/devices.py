@@ -18,8 +18,8 @@ ACCELERATOR_NODES = ("/dev/nvidia[0-9]*", "/dev/accel*")
 def begin(platform: str | None, distributed: str | None) -> None:
   """Selects and checks the devices, and joins the run's other processes.
 
-  It must come before any other use of jax. `platform` is as in `select`, `distributed`
-  (the flag --distributed) as `how` in `processes.join`.
+  Call it before any other use of jax. `platform` is as in `select`. `distributed`, the
+  value of the flag --distributed, is passed as `how` to `processes.join`.
 
   Raises:
     UserError: the devices or the other processes are not available.

@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """Returns the first line of an error's message (of an OSError, without the path)."""
+  """Returns the first line of an error's message; for an OSError, without the path."""
   text = str(getattr(error, "strerror", None) or error).strip()
   return text.partition("\n")[0].rstrip() or type(error).__name__
 
@@ -29,7 +29,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-  """Raised if a signal asks this process to stop; `exit_code` is 128 + its number.
+  """Raised if a signal asks this process to stop; `exit_code` is 128 + signal number.
 
   It is not an Exception, so that `except Exception` does not catch it.
   """
@@ -43,8 +43,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
   """Calls `main(argv)` and returns the exit code.
 
   The code is 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM in commands that
-  handle it, 141 if the reader of stdout, such as `head`, has closed the pipe; otherwise
-  what `main` returns, with 0 for None.
+  handle it, and 141 if the reader of stdout, such as `head`, has closed the pipe.
+  Otherwise it is what `main` returns, with 0 for None.
   """
   try:
     code = main(argv) or 0

@@ -1,7 +1,7 @@
 """The package's log: plain lines on stdout, printed only by the first process.
 
 `lightlm_jax.train`, `lightlm_jax.evaluate`, `Recommender` and all commands call
-`set_up`, which adds a handler that prints, unless the logger "lightlm_jax" has one.
+`set_up`. It adds a printing handler unless the logger "lightlm_jax" has a handler.
 
 To silence the log:
           logging.getLogger("lightlm_jax").setLevel(logging.ERROR)
@@ -53,7 +53,7 @@ def set_up(*, stderr: bool = False) -> None:
 
 @functools.cache
 def console() -> rich.console.Console:
-  """Returns the log's console; progress bars use it too, to stay below its lines."""
+  """Returns the log's console; progress bars use it too, to stay below the log."""
   return rich.console.Console()
 
 

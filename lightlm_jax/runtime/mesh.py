@@ -1,8 +1,8 @@
 """The device mesh `data` × `model`, and the sharding rules of parameters.
 
-`model` shards attention heads and the rows of embedding tables. `data` shards batches
-and, if wanted, the optimiser's moments (twice the bytes of the weights), as the first
-stage of ZeRO does (Rajbhandari et al. 2020).
+`model` shards attention heads and the rows of embedding tables. `data` shards batches.
+If wanted, `data` also shards the optimiser's moments (twice the bytes of the weights),
+as the first stage of ZeRO does (Rajbhandari et al. 2020).
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,8 @@ def shardings(tree, mesh: Mesh, *, over_data: bool = False, warn: bool = True):
   Args:
     tree: parameters or the optimiser's state.
     mesh: a mesh with the axes "data" and "model".
-    over_data: also shard each leaf over `data`, along the longest of the dimensions
-      that `data` divides and that are not sharded over `model`.
+    over_data: also shard each leaf over `data`, along its longest dimension that `data`
+      divides and that is not sharded over `model`.
     warn: warn of leaves of >= LARGE elements that match neither RULES nor REPLICATED.
   """
 
@@ -119,7 +119,7 @@ def path_name(path) -> str:
 
 
 def rule_of(name: str, ndim: int) -> tuple[str | None, ...] | None:
-  """Returns the mesh axis of each of `ndim` dimensions; None if no rule fits `name`."""
+  """Returns the mesh axis of each dimension of a parameter; None if no rule fits it."""
   for pattern, axes in RULES:
     if re.search(pattern, name) and len(axes) == ndim:
       return axes
@@ -146,9 +146,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Copies a pytree of arrays on the host or one device to the devices of `sharding`.
+  """Copies a pytree of arrays from the host or one device to the devices of `sharding`.
 
-  All processes must hold the same arrays; each copies to its own devices only.
+  All processes must hold the same arrays. Each one copies to its own devices only.
   """
 
   def place(x) -> jax.Array:

@@ -1,7 +1,7 @@
 """Connects the processes of a run, and lets them exchange numbers and errors.
 
-Every process runs the whole program on its own devices' part of the arrays; the first
-one writes files. Before `join`, a process counts as the only one.
+Every process runs the whole program on the part of the arrays that its devices hold.
+The first process writes files. Before `join`, a process counts as the only one.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ def join(how: str | None) -> None:
   Args:
     how: the value of --distributed. "off" = run alone; "auto" = let jax.distributed
       detect Slurm, Open MPI, Kubernetes or a Cloud TPU; "host:port,N,rank" = address of
-      the coordinator, number of processes, number of this one; None = run alone.
+      the coordinator, number of processes, index of this one; None = run alone.
 
   Raises:
-    UserError: `how` is malformed; it is None although a launcher started several
-      processes; or the others cannot be reached.
+    UserError: `how` is malformed, or is None although a launcher started several
+      processes, or the other processes cannot be reached.
   """
   if how is None:
     for name in _LAUNCHER_VARIABLES:
@@ -91,10 +91,10 @@ def process_index_and_count() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def fail_together(action: str) -> Iterator[None]:
-  """Raises a UserError in every process if the block raises one in any of them.
+  """Raises a UserError in every process if the block raises one in any process.
 
-  If only one raised it, the others would wait for that one in their next collective.
-  Their error names the failed process and its `action`, such as "write the output".
+  If only one process raised it, the others would wait for that process in their next
+  collective. Their error names that process and `action`, such as "write the output".
   """
   error = None
   try:
@@ -138,7 +138,7 @@ def check_agreement(sha256: dict[str, str]) -> None:
   """Checks that `sha256`, {name of data: SHA-256 in hex}, is equal in all processes.
 
   Raises:
-    UserError: the message names what differs, and in which processes.
+    UserError: the hashes differ; the message names the data and the processes.
   """
   if not several():
     return

@@ -25,7 +25,7 @@ class Signals:
 
   @contextlib.contextmanager
   def deferred(self, on: bool = True) -> Iterator[None]:
-    """Lets the first signal in the block only set `self.received`, if `on` is True."""
+    """Defers the first signal: in the block, it only sets `self.received` (if `on`)."""
     before, self._deferred = self._deferred, on
     try:
       yield
@@ -36,8 +36,8 @@ class Signals:
   def immediate(self) -> Iterator[None]:
     """Makes a signal raise Stopped at once, even inside `deferred`.
 
-    A signal received earlier raises it when the block begins. With several processes
-    this has no effect: if one of them left, the others would wait.
+    A signal received earlier raises Stopped when the block begins. With several
+    processes this has no effect: if one process left, the others would wait for it.
     """
     if processes.several():
       yield
@@ -48,7 +48,7 @@ class Signals:
       yield
 
   def handle(self, number: int, frame) -> None:
-    """Handles signal `number`: raises Stopped, unless it is the first and deferred.
+    """Handles signal `number`: raises Stopped unless it is the first and in `deferred`.
 
     A signal within SAME_SECONDS of the last one counts as the same and is ignored.
     """

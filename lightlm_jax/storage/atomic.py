@@ -46,7 +46,7 @@ def write_own(path: epath.Path, content: str | bytes | memoryview) -> None:
 def writing(path: epath.Path) -> Iterator[IO[Any]]:
   """Opens a binary file that gets its name `path` when the block ends without an error.
 
-  If several processes write the same path, the file of the last one to end stays.
+  If several processes write the same path, the file of the last process to end stays.
   """
   with _part(path) as part:
     with part.open("wb") as file:
@@ -58,8 +58,8 @@ def writing(path: epath.Path) -> Iterator[IO[Any]]:
 def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath.Path]:
   """Creates a folder that gets its name `folder` when the block ends without an error.
 
-  Yields the folder's temporary path. If another process has created `folder` in the
-  meantime, that one is kept and this one removed if `exists_ok`; else it is an error.
+  Yields the folder's temporary path. If another process creates `folder` first, that is
+  an error or, with `exists_ok`, its folder is kept and the temporary one removed.
   """
   with _part(folder) as part:
     part.mkdir(parents=True)

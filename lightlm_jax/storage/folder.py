@@ -50,7 +50,7 @@ class Whole(NamedTuple):
   def read(self, name: str, sha256: str | None = None) -> bytes:
     """Returns the content of the file `name`, whose SHA-256 must be `sha256`.
 
-    `sha256` None = the one in the manifest. Raises ValueError if it differs.
+    `sha256` None = as in the manifest. Raises ValueError if the file's differs.
     """
     if epath.Path(name).name != name:
       raise ValueError(f"{name} is no file of the folder")
@@ -135,8 +135,8 @@ def locked(
   before this process has to wait.
 
   Raises:
-    UserError: another process holds the lock, and `refuse` is not None but the error's
-      message; or the folder cannot be written into.
+    UserError: another process holds the lock and `refuse`, the error's message, is
+      given; or the folder cannot be written into.
   """
   if "://" in str(folder):
     yield

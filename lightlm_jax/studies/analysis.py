@@ -39,7 +39,7 @@ def report(
   out: epath.PathLike | None = None,
   data_dir: str | None = None,
 ) -> None:
-  """Writes the report of one or more runs or of a study, whose findings it also logs.
+  """Writes the report of runs or of a study; for a study, it also logs the findings.
 
   Arguments are as in `reporting.report.report`. For a study, `workdir` is its folder,
   `data_dir` is ignored, and any other argument raises a UserError.
@@ -69,9 +69,9 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
     resamples: bootstrap resamples for the intervals of the power laws.
 
   Returns:
-    The content of analysis.json: `axes`, their names; `trials`, how many finished and
-    failed; `families`, each with its points, findings and, in `said`, sentences about
-    the findings; `figures`, the paths of the figures.
+    The content of analysis.json: `axes`, the names of the axes; `trials`, how many
+    finished and how many failed; `families`, each with its points, its findings and
+    `said`, sentences about the findings; `figures`, the paths of the figures.
 
   Raises:
     UserError: summary.parquet is missing or cannot be read, or matplotlib is missing.
@@ -123,7 +123,7 @@ def analyse(study: epath.PathLike, *, resamples: int = 300) -> dict[str, Any]:
 
 
 def draw(found: Findings) -> list[Drawing]:
-  """Draws the figures of one family; leaves out those that need more points."""
+  """Draws the figures of one family; leaves out figures that need more points."""
   family = found.family
   fits = {name: law for name, law in found.laws.items() if isinstance(law, Fit)}
   drawn: list[Drawing | None] = []
@@ -142,7 +142,7 @@ def draw(found: Findings) -> list[Drawing]:
 
 
 def _tables(found: Findings) -> dict[str, Any]:
-  """Returns the columns of the report's table of points, and its tables of pairs."""
+  """Returns the columns of the report's table of points, and the tables of pairs."""
   columns = [(m.title, m.column, m) for m in found.measures]
   # The test metrics come last; they are shown, but no decision uses them.
   columns += [

@@ -3,8 +3,8 @@
 An axis is a dotted field of a run's config, or a shape that sets several fields:
 `depth` (layers of encoder and decoder), `width` (model.d_model, divided among the
 heads), `ffn` (model.d_ff as a multiple of model.d_model), `rate` (train.learning_rate
-times model.d_model; the embeddings keep the rate of the base configuration). Adam's
-learning rates transfer across widths in this way (arXiv 2203.03466).
+times model.d_model; the embeddings keep the rate of the base configuration). At equal
+`rate`, Adam's learning rates transfer across widths (arXiv 2203.03466).
 """
 
 from collections.abc import Iterable, Sequence

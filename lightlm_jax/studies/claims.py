@@ -74,7 +74,7 @@ def ended(trial: FrozenTrial) -> bool:
 
 
 def ensure(study: optuna.Study, plan: Plan, retry_failed: bool = False) -> None:
-  """Enqueues new grid points, trials that died, and failed ones if `retry_failed`."""
+  """Enqueues new grid points and lost trials, and failed trials if `retry_failed`."""
   now = current(study)
   for point in plan.points or ():
     if axes_lib.name_of(point) not in now:
@@ -129,7 +129,7 @@ def beat(claim: Claim) -> bool:
 
 
 def settle(study: optuna.Study, claim: Claim, row: dict[str, Any]) -> None:
-  """Ends a claimed trial with `row`, its row of the summary (studies/summary.py)."""
+  """Ends a claimed trial and stores `row`, its summary row (see studies/summary.py)."""
   # If another process has ended the trial already, that result stays.
   with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
     claim.trial.set_user_attr("row", row)
@@ -218,7 +218,7 @@ def _drawn_point(plan: Plan, trial: optuna.Trial) -> Point:
 
 
 def _unseen(plan: Plan, now: Collection[str]) -> Point:
-  """Draws a random point whose name is not in `now`; a UserError if none is found."""
+  """Draws a random point whose name is not in `now`, or raises a UserError."""
   rng = np.random.default_rng([plan.search_seed, len(now)])
   for _ in range(_DRAWS):
     point = {name: _any_of(values, rng) for name, values in plan.axes.items()}

@@ -28,7 +28,7 @@ def open_study(workdir: pathlib.Path, plan: Plan, storage: str | None) -> optuna
 
   Args:
     workdir: the study's folder; the Optuna study's name begins with the folder's name.
-    plan: that name ends with a hash of the plan, without what may change on resuming.
+    plan: the study's plan; that name ends with a hash of what resuming must not change.
     storage: an SQLAlchemy URL (postgresql://…), or grpc://host:port of an Optuna proxy;
       None = journal.log in `workdir`.
 

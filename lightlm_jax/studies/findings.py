@@ -16,7 +16,7 @@ LAWS = {"parameters": (SIZE,), "data": (DATA,), "both": (SIZE, DATA)}
 
 
 class Best(NamedTuple):
-  """The point with the best validation NDCG@10, and those not significantly worse."""
+  """The point of best validation NDCG@10, and the points not significantly worse."""
 
   place: int
   level: tuple[int, ...]  # in ascending order of size
@@ -32,7 +32,7 @@ class Compared(NamedTuple):
 
 
 class Findings(NamedTuple):
-  """All findings about one family; `measures` are those known for any of its points."""
+  """All findings about one family; each of `measures` has a value for some point."""
 
   family: Family
   measures: tuple[Measure, ...]
@@ -107,7 +107,7 @@ def _best(family: Family) -> Best:
 def _compared(
   family: Family, measures: Sequence[Measure], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Compared, ...]:
-  """Compares each pair of points by each measure of which both points have a value."""
+  """Compares each pair of points by each measure that has a value for both points."""
   found = []
   for measure in measures:
     value_P = family.column(measure.column)

@@ -22,7 +22,7 @@ FFN = ("ffn", "model.d_ff")
 
 
 class IsoFlop(NamedTuple):
-  """Points of about equal FLOPs, and a parabola of their loss in ln N, N = size."""
+  """Points of about equal FLOPs, and a parabola of loss against ln N (N is size)."""
 
   low: float  # FLOPs
   high: float
@@ -60,7 +60,7 @@ def pareto(cost_P: np.ndarray, value_P: np.ndarray, *, lower: bool) -> np.ndarra
 
 
 def bins(value_P: np.ndarray, ratio: float) -> list[np.ndarray]:
-  """Groups indices of values within a factor `ratio`, in as few groups as possible."""
+  """Returns the fewest groups of indices whose values lie within a factor `ratio`."""
   found: list[list[int]] = []
   for place in np.argsort(value_P, kind="stable"):
     if found and value_P[place] <= value_P[found[-1][0]] * ratio:
@@ -134,7 +134,7 @@ def _parabola(
 def equal_size(family: Family) -> list[tuple[int, int]]:
   """Returns pairs (deeper, wider) of points with equal parameter counts.
 
-  Their non-embedding parameters differ by a share of EQUAL_SIZE at most. In the deeper
+  Non-embedding parameters differ by at most EQUAL_SIZE, as a fraction. In the deeper
   point, d_model or d_ff is smaller and neither is larger; all other axes are equal.
   """
   size_P, (depth_P, axes) = family.column(SIZE), depth(family)
@@ -152,7 +152,7 @@ def equal_size(family: Family) -> list[tuple[int, int]]:
 
 
 def equal_groups(family: Family) -> list[list[int]]:
-  """Joins pairs of `equal_size` that share a point into groups, small models first."""
+  """Returns groups of points linked by pairs of `equal_size`, small models first."""
   size_P = family.column(SIZE)
   joined_PP = np.zeros((len(size_P), len(size_P)), bool)
   for pair in equal_size(family):
@@ -209,7 +209,7 @@ def grids(family: Family) -> list[Grid]:
 
 
 def depth(family: Family) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Returns [P] layers, the encoder's if there is one, and the axes that set them."""
+  """Returns [P] layers, of the encoder if there is one, and the axes that set depth."""
   layers_P = family.column("num_layers")
   depth_P = np.where(layers_P > 0, layers_P, family.column("num_decoder_layers"))
   encoder = (layers_P > 0).any()

@@ -1,12 +1,12 @@
 """Fits power laws, L = a·N^-α + b·D^-β + c, of the loss L in size N and data D.
 
 The method is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556): a Huber loss on
-log L, minimised by L-BFGS from several starts. The Huber threshold is 1 % here, about
-the deviation between seeds of a small model; their 0.1 % suits hundreds of large runs.
+log L, minimised by L-BFGS from several starts. The Huber threshold here is 1 %, about
+the deviation of a small model's seeds; the paper's 0.1 % suits hundreds of large runs.
 
 Letters: R runs, P points (a point's runs differ only in their seed), T power-law terms
-(N, and D if given), S bootstrap resamples. The parameters are (log a, log b, α, β,
-log c) for N, D and L divided by their typical values, so that units do not matter.
+(of N, and of D if given), S bootstrap resamples. `theta` is (log a, log b, α, β, log c)
+for N, D and L each divided by its typical value, so that units do not matter.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A fitted law, its fits to bootstrap resamples, and intervals of coefficients."""
+  """A law fitted to all runs, laws fitted to resamples, and coefficient intervals."""
 
   law: Law  # the fit to all runs
   intervals: dict[str, tuple[float, float]]  # (low, high) of each field of the law
@@ -77,13 +77,13 @@ def fit(
   """Fits L = a·N^-α + b·D^-β + c, or L = a·N^-α + c without `data_R`.
 
   Intervals are percentiles of a cluster bootstrap. Runs of equal `point_R` are drawn
-  together: they have one shape, and so share what the law does not explain of its loss.
+  together: they have the same shape, and so share that shape's deviation from the law.
 
   Args:
     loss_R: [R] losses, positive.
     size_R: [R] N, positive: parameters, or another quantity that reduces the loss.
     data_R: [R] D, positive; None = fit the law of N alone.
-    point_R: [R] number of the point of each run; None = one point for equal N and D.
+    point_R: [R] number of each run's point; None = runs of equal N and D are one point.
     names: words for N and D in the `reason` or `remarks` of the result.
     resamples: S, the number of bootstrap resamples.
     level: coverage of the intervals.
@@ -142,9 +142,9 @@ def _too_few(
 ) -> str | None:
   """Returns a reason if points are too few to identify the law, else None.
 
-  Each of `columns` (N, or N and D) needs three different values, because its term has a
-  factor and an exponent, and c or the other term shifts it. `spare` points are required
-  beyond the number of parameters: with 0, the law may fit exactly, with unknown error.
+  Each of `columns` (N, or N and D) needs three different values: it has to determine a
+  factor, an exponent and an offset. `spare` points are required beyond the number of
+  parameters; if it is 0, the law may fit exactly, and its error is then unknown.
   """
   unknowns = 2 * len(columns) + 1
   for name, values_R in zip(names, columns):
@@ -175,7 +175,7 @@ def _starts(T: int) -> list[np.ndarray]:
 def _solve(x_TR, y_R, weight_R, starts) -> np.ndarray:
   """Returns the parameters, [2 T + 1], with the lowest Huber loss over all starts.
 
-  x_TR is log N (and log D) of R runs, y_R is log L, weight_R is how often each counts.
+  x_TR is log N (and log D) of each run, y_R its log L, weight_R how often it counts.
   """
   T = len(x_TR)
   # Runs of weight 0 would only cost time.
@@ -206,7 +206,7 @@ def _huber(theta, x_TR, y_R, weight_R) -> tuple[float, np.ndarray]:
 
 
 def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the predicted log L, [R], and shares of T terms and c in L, [T + 1, R]."""
+  """Returns predicted log L, [R], and each term's share of L, c last, [T + 1, R]."""
   T = len(x_TR)
   floor_R = np.full(x_TR.shape[1], theta[-1])
   log_TR = np.vstack([theta[:T, None] - theta[T:-1, None] * x_TR, floor_R])
@@ -215,7 +215,7 @@ def _expected(theta, x_TR) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _law(theta, unit_T, unit: float) -> Law:
-  """Converts `theta`, fitted to N (and D) / unit_T and L / unit, to a law."""
+  """Returns the law of `theta`, fitted to N (and D) / unit_T and to L / unit."""
   T = len(unit_T)
   factor_T = unit * np.exp(theta[:T]) * np.asarray(unit_T) ** theta[T:-1]
   # At its lower bound, c is 3e-7 of the typical loss and counts as 0.
@@ -225,7 +225,7 @@ def _law(theta, unit_T, unit: float) -> Law:
 
 
 def _at_bound(law: Law, columns, names, loss_R) -> str | None:
-  """Returns a reason if a term has no effect or an exponent at a bound, else None."""
+  """Returns why a term has no effect or an exponent is at a bound; None if neither."""
   terms = ((law.a, law.alpha), (law.b, law.beta))
   for name, values_R, (factor, exponent) in zip(names, columns, terms):
     fall = factor * (values_R.min() ** -exponent - values_R.max() ** -exponent)
@@ -237,7 +237,7 @@ def _at_bound(law: Law, columns, names, loss_R) -> str | None:
 
 
 def _resample(point_R, columns, resamples: int):
-  """Yields how often each resample of points draws each run, [R]; skips small ones."""
+  """Yields [R] counts of each run in each resample of points; skips small resamples."""
   rng = np.random.default_rng(0)
   P = int(point_R.max()) + 1
   for _ in range(100 * resamples):

@@ -55,7 +55,7 @@ def of_study(config: Card, vary: Sequence[str] = ()) -> Plan:
 
 
 def of_run(base: str, overrides: Mapping[str, Any], vary: Sequence[str]) -> Plan:
-  """Plans a grid of the axes in `vary` around the config `base` with `overrides`."""
+  """Plans a grid over the axes in `vary`, for the config `base` with `overrides`."""
   return _of_grids(base, dict(overrides), [{}], (), vary)
 
 
@@ -81,7 +81,7 @@ def check(plan: Plan) -> None:
   """Raises a UserError if any point cannot be trained.
 
   If points are to be drawn, it checks the first 10,000 combinations of the axes'
-  values, where a range has only its two ends.
+  values; of a range it takes only the two ends.
   """
   points = plan.points
   if points is None:
@@ -123,8 +123,8 @@ def definition(plan: Plan) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
   """Returns the plan's differences from the definition `old`, as "field: old → new".
 
-  More trials of a random search or TPE are no difference; nor are another `base` and
-  other overrides if they make the same configuration.
+  More trials of a random search or TPE do not count as a difference. Another base or
+  other overrides do not count either if they make the same configuration.
   """
   new = json.loads(json.dumps(definition(plan)))
   found = config_lib.differences(old["run"], plan.run)
@@ -140,7 +140,7 @@ def differences(old: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
-  """Builds a plan of the points of grids; `base` gives a value that a grid lacks."""
+  """Builds the plan of all grids; an axis that a grid lacks takes the base's value."""
   run, grids = _grids(base, fixed, groups, seeds, vary)
   names = _in_order(name for grid in grids for name in grid)
   points = {}
@@ -166,8 +166,8 @@ def _of_grids(base, fixed, groups, seeds, vary) -> Plan:
 def _grids(base, fixed, groups, seeds, vary):
   """Returns `base` with overrides `fixed`, and {axis: values} of each grid in `groups`.
 
-  `seeds` are the default. An axis of `vary` replaces that of every grid, or removes it
-  if it has no values.
+  A grid without seeds gets `seeds`. An axis in `vary` is added to every grid, or
+  replaces the axis of the same name; an axis without values is removed.
   """
   run = config_lib.load(base, overrides=fixed)
   given = {}

@@ -102,7 +102,7 @@ class Family(NamedTuple):
 
 
 class Difference(NamedTuple):
-  """A difference of means, half its interval's width, and p-value; None = unknown."""
+  """A difference of two means, half its interval's width, and p (None = unknown)."""
 
   value: float
   half: float | None
@@ -162,7 +162,7 @@ def families(table: pl.DataFrame) -> list[Family]:
 
 
 def _points(runs: pl.DataFrame, numbers: Sequence[str]):
-  """Returns `runs` with a column `point`, and points: runs equal on axes `numbers`."""
+  """Groups runs equal on the axes `numbers` into points; returns (runs, points)."""
   order: dict[tuple[Any, ...], int] = {}
   place_R = [order.setdefault(row, len(order)) for row in rows(runs, numbers)]
   runs = runs.with_columns(pl.Series("point", place_R, pl.Int64))
@@ -202,7 +202,7 @@ def amount(value: float) -> str:
 
 
 def compare(family: Family, measure: Measure, one: int, other: int) -> Difference:
-  """Tests the mean of point `one` minus that of `other` by a pooled t-test.
+  """Tests the difference of means, `one` minus `other`, by a pooled t-test.
 
   The standard deviation between seeds is pooled over all points of the family, because
   one point has few seeds; this assumes equal variances. If no point has two seeds, the

@@ -88,7 +88,7 @@ class Panels:
       panel.set_ylabel(measure.name + (", nats per item" if measure is LOSS else ""))
 
   def scatter(self, panel, measure, x_P, running: Sequence[str] | None) -> None:
-    """Draws points against x_P; lines join those that differ on axes `running` only."""
+    """Draws points against x_P; lines join points that only differ in `running`."""
     value_P = self.family.column(measure.column)
     std_P = self.family.column(f"{measure.column}:std")
     known = set(places(self.family, measure, x_P).tolist())
@@ -164,7 +164,7 @@ def draw_cells(
 ) -> None:
   """Draws a heat map: depth upwards, width to the right; darker is better.
 
-  Each group of points in `equal`, with equal parameter counts, gets a letter.
+  Each group in `equal`, of points with equal parameter counts, gets a letter.
   """
   point_DW, size_P = grid.point_DW, family.column(SIZE)
   value_DW = np.where(point_DW >= 0, family.column(measure.column)[point_DW], np.nan)
@@ -259,7 +259,7 @@ def law_of_both(family: Family, law: Fit) -> Drawing:
 
 
 def iso_flop(family: Family, found: Sequence[fronts.IsoFlop]) -> Drawing | None:
-  """Draws the loss against parameters with a parabola for each group of equal FLOPs."""
+  """Draws the loss against parameters, and a parabola for each group of equal FLOPs."""
   if not found:
     return None
   size_P = family.column(SIZE)
@@ -314,7 +314,7 @@ def narrowing(
 def heat_map(
   family: Family, grid: fronts.Grid, measures: Sequence[Measure]
 ) -> Drawing | None:
-  """Draws a heat map of depth and width; a letter marks cells of equal parameters."""
+  """Draws a heat map of depth and width; cells of equal parameters share a letter."""
   size_P = family.column(SIZE)
   shown = grid.point_DW[grid.point_DW >= 0]
   known = [m for m in measures if np.isin(places(family, m, size_P), shown).any()]

@@ -1,7 +1,7 @@
 """The summary of a study: a Parquet table with a row for each ended trial.
 
-`state` is "finished" or "failed", the latter with a `reason`; `interactions` counts the
-training interactions, `examples` the training examples until `best_step`.
+`state` is "finished" or "failed"; a failed trial has a `reason`. `interactions` counts
+the training interactions, `examples` the training examples until `best_step`.
 """
 
 import math
@@ -50,8 +50,8 @@ def row(
 ) -> dict[str, Any]:
   """Builds the row of an ended trial; columns that do not apply are None.
 
-  `reason` says why it failed; None = read its results from `folder`, its workdir. If
-  they cannot be read, the trial counts as failed.
+  `reason` says why the trial failed. If it is None, the results are read from `folder`,
+  the trial's workdir; if they cannot be read, the trial counts as failed.
   """
   results, split = {}, {}
   if reason is None:

@@ -39,8 +39,8 @@ def slots(jobs: int | None, platform: str | None) -> list[Slot]:
   """Divides cores and GPUs among `jobs` parallel trials, without starting jax.
 
   Several trials on one GPU share its memory; only one trial at a time can use a TPU.
-  With `jobs` None it is one on a TPU, one per GPU, or, where there is neither, one per
-  core. None also limits it to the number of cores, and to one per 2 GiB of memory.
+  If `jobs` is None, one trial runs on a TPU, one on each GPU or, with neither, one on
+  each core. There is at most one trial per core, and at most one per 2 GiB of memory.
 
   Raises:
     UserError: there are fewer cores than jobs, or several jobs for a TPU.
@@ -92,7 +92,7 @@ def start(
   """Starts a trial's process; its output is appended to LOG in the trial's folder.
 
   `base` and `overrides` make the configuration; `train`, `platform` as in `sweep`.
-  The process inherits the claim's lock and, on Linux, is terminated if this one dies.
+  The process inherits the claim's lock and, on Linux, is terminated if its parent dies.
   """
   command = [
     *train,

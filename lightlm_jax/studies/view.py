@@ -74,7 +74,7 @@ class View:
 
 
 def summary(counts: Mapping[str, int], best: Mapping | None) -> str:
-  """Returns the line "3 running, 5 done; best so far …"; `best` is a summary row."""
+  """Returns "5 finished, 3 running; best so far …"; `best` is the best trial's row."""
   line = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
   if best is None:
     return line

@@ -1,4 +1,4 @@
-"""Puts findings into sentences; a point is "better" only if significantly so."""
+"""Puts findings into sentences; "better" means that the difference is significant."""
 
 from collections.abc import Sequence
 
@@ -120,7 +120,7 @@ def _narrowing(found: Findings) -> list[str]:
 
 
 def _pairs(found: Findings, compared: Sequence[Compared], lead: str, which: str):
-  """Returns a sentence on how often the points `which` win, and one on each of few."""
+  """Returns a sentence on how often the points `which` win, and one per pair if few."""
   if not compared:
     return []
   names, counts = found.family.names(), []

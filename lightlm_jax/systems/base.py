@@ -1,12 +1,12 @@
 """The interface of a system, as used by training, evaluation and serving.
 
-A system is a frozen dataclass of shapes and settings. It has no arrays and is a static
-argument of compiled programs, which equal systems share. A system that writes ids does
-not hold the number of items: it stays equal while a catalogue grows within its capacity
-(see decoding/trie.py) with the same vocabulary. Each ability beyond `recommend` is a
-protocol below, to be tested as `isinstance(system, ScoresItems)`. All methods but `fit`
-are pure functions of arrays and can be compiled. `tables` is a pytree of the device
-arrays that a system needs beside its parameters (codes, trie, …).
+A system is a frozen dataclass of shapes and settings. It has no arrays. It is a static
+argument of compiled programs, so equal systems share a program. A system that writes
+ids does not hold the number of items: it stays equal while a catalogue grows within its
+capacity (see decoding/trie.py) with the same vocabulary. Each ability beyond
+`recommend` is a protocol below, to be tested as `isinstance(system, ScoresItems)`. All
+methods but `fit` are pure functions of arrays and can be compiled. `tables` is a pytree
+of the device arrays that a system needs beside its parameters (codes, trie, …).
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ class System:
   """A recommender: shapes and settings only; its arrays are passed to its methods."""
 
   name: str  # as in `config.system`
-  # "target": each interaction is the target of one example; "drawn": as many examples,
-  # the target drawn from all items of the user; "sequence": an example is a row of
-  # packed histories with a loss at every position; None: `Fitted`, has no examples.
+  # "target": each interaction is the target of one example; "drawn": equally many
+  # examples, each target drawn from all items of the user; "sequence": an example is a
+  # row of packed histories, each position has a loss; None: `Fitted`, has no examples.
   example: str | None = None
   # How many of the last items are read: 0 = only the user, None = all.
   max_history: int | None = None
@@ -55,7 +55,7 @@ class Built(NamedTuple):
 
 
 def apply(net: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
-  """Runs a Flax module with `params`; the rest is passed to `net.apply` unchanged."""
+  """Runs a Flax module with `params`; passes other arguments to `net.apply`."""
   return net.apply({"params": params}, *args, **options)
 
 
@@ -73,8 +73,8 @@ class Trainable(Protocol):
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the scalar loss and the counts {"tokens", "capacity_tokens"}.
 
-    "tokens" counts the positions read (and written, where examples are no rows of
-    histories), "capacity_tokens" padding too.
+    "tokens" counts the positions read and, unless examples are rows of histories, the
+    positions written. "capacity_tokens" counts padding too.
     """
     ...
 
@@ -125,7 +125,7 @@ class WritesFreely(Protocol):
 class SharesWork(Protocol):
   """A system with values that serve all requests, such as the items' vectors.
 
-  `prepare` returns `tables` with them, so that other methods need not compute them.
+  `prepare` returns `tables` with these values: other methods need not compute them.
   """
 
   def prepare(self, params: Any, tables: Any) -> Any: ...

@@ -1,4 +1,4 @@
-"""The best possible ranking on the synthetic shop: by the generator's probabilities."""
+"""The best possible ranking on the synthetic shop, by the generator's probabilities."""
 
 import dataclasses
 
@@ -42,10 +42,10 @@ def best_possible(tastes: Tastes, num_items: int) -> Built:
 
 
 def expected_best_ndcg(tastes: Tastes, requests: Requests, *, k: int = 10) -> float:
-  """Returns the expected NDCG@k of the best ranking, seen items excluded.
+  """Returns the mean expected NDCG@k of the best ranking, seen items excluded.
 
-  The expectation is over all items that the generator could draw as the user's last
-  purchase, the mean over the requests; their targets are not used.
+  The mean is over `requests`, whose targets are not used. The expectation is over all
+  items that the generator could draw as the user's last purchase.
   """
   tables = _on_device(tastes)
   best = jax.jit(lambda *args: jax.lax.top_k(next_probability(*args), k)[0])

@@ -5,8 +5,8 @@ The score of item i for user u is x_ui = ⟨user_u, item_i⟩ + item_bias_i. The
 the negative. The user's history is never read.
 
 The paper draws j among the items that the user has not bought. Here j is any item; on
-Toys it was bought too in about 1.5 pairs in a thousand. If j is the target itself, the
-pair has no gradient.
+Toys the user has bought j too in about 1.5 of 1,000 pairs. If j is the target itself,
+the pair has no gradient.
 
 Letters: U users, I items, D width, B batch, M negatives of an example.
 """

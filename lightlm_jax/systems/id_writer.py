@@ -26,7 +26,7 @@ from lightlm_jax.systems.token_sequences import PAD, START, codes_of
 
 
 class Decoder(NamedTuple):
-  """A decoder bound to parameters and to encoded sources, with K targets per source."""
+  """A decoder with parameters and encoded sources; decodes K sequences per source."""
 
   apply: Callable[..., Any]  # `EncoderDecoder.apply` with its parameters
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
@@ -34,7 +34,7 @@ class Decoder(NamedTuple):
   bias: TokenBias | None = None  # is added to every logit of its tokens
 
   def states(self, decoder_input_BKL: jax.Array) -> jax.Array:
-    """Returns the last layer's states [B, K, L, D] on these tokens, teacher-forced."""
+    """Returns the last layer's states, [B, K, L, D], for teacher-forced tokens."""
     segment_BK = jnp.ones_like(decoder_input_BKL[..., 0])
     return self.apply(decoder_input_BKL, self.kv, segment_BK, method="states")
 
@@ -45,7 +45,7 @@ class Decoder(NamedTuple):
     return functools.partial(self.logits, state_BKD), cache
 
   def logits(self, state: jax.Array, token: jax.Array | None = None) -> jax.Array:
-    """Returns `EncoderDecoder.logits` of states [B, …, D], with the bias."""
+    """Returns `EncoderDecoder.logits` of states [B, …, D], plus the field `bias`."""
     logits = self.apply(state, token, method="logits")
     if self.bias is None:
       return logits
@@ -90,7 +90,7 @@ class IdWriter(System):
   def found(
     self, decoder: Decoder, tables: Any, allowed: Allowed, *, k: int
   ) -> Recommendations:
-    """Returns `recommend`'s items for sources that are encoded already."""
+    """Returns the result of `recommend` for the encoded sources of `decoder`."""
     beam_size = max(k, self.decoding.beam_size)
     options = self._options(beam_size, self.decoding.kind != "unconstrained")
     beams = self._search(decoder, tables, allowed, options)
@@ -103,8 +103,8 @@ class IdWriter(System):
   ) -> jax.Array:
     """Returns the mean cross-entropy of the next item's id at each history position.
 
-    The mean is over an id's tokens, then over all positions. `params` are those of
-    `net`, and `encoded_BHD` are the states of the history that it reads.
+    The mean is over an id's tokens, then over all positions. `params` are the
+    parameters of `net`, whose decoder reads the history's states, `encoded_BHD`.
     """
     code_BHL = codes_of(tables.target_IL, batch.target_B)
     arrays = encoded_BHD, batch.segment_BH, shift_right(code_BHL)
@@ -119,9 +119,9 @@ class IdWriter(System):
     return total / jnp.maximum(weight_BH.sum(), 1)
 
   def _token_loss(self, params, tables, state, code, weight, bias=None) -> jax.Array:
-    """Returns the sum over tokens of weight · cross-entropy, by `loss_kind`.
+    """Returns the sum over tokens of weight · cross-entropy (the one of `loss_kind`).
 
-    `state` […, L, D] predicts the tokens `code` […, L]; -1 = none, of weight 0.
+    `state` […, L, D] predicts the tokens `code` […, L]; -1 = no token, with weight 0.
     """
     L, D = state.shape[-2:]
     state_NLD = state.reshape(-1, L, D).astype(jnp.float32) * D**-0.5
@@ -142,8 +142,8 @@ class IdWriter(System):
   def nll(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """Returns -log p(the target's code), [B] float32.
 
-    With the loss "vocabulary" p is a distribution over all token sequences, otherwise
-    over the items of the trie.
+    If `loss_kind` is "vocabulary", p is a distribution over all token sequences,
+    otherwise over the items of the trie.
     """
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]

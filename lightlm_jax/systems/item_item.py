@@ -49,9 +49,9 @@ class ItemKnn(ItemItem):
   name: str = "item_knn"
 
   def fit(self, train: Interactions) -> jax.Array:
-    """Returns the cosines of items, each a binary vector over users, [I, I] float32.
+    """Returns the cosines of items as binary vectors over users, [I, I] float32.
 
-    They are zero on the diagonal and for items without interactions.
+    The diagonal is zero, and so are the cosines of items without interactions.
     """
     weights_II = _co_occurrence(train)
     norm_I = np.sqrt(np.maximum(weights_II.diagonal(), 1))

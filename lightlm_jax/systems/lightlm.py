@@ -1,6 +1,6 @@
 """LightLM (arXiv 2310.17488): writes the next item's id token by token under a trie.
 
-token_sequences.py writes its sources and targets. A source is the user and the last
+token_sequences.py writes the sources and targets. A source is the user and the last
 items, or with `input.history = 0` the user alone, which is the paper's task. In that
 case the target of an example is drawn from all items that the user bought, because a
 user's source is the same at all times.
@@ -45,8 +45,8 @@ EXACT_BYTES = 2**28
 class Tables(NamedTuple):
   """Codes as the model's tokens, int32 with -1 = padding, and the trie of the targets.
 
-  The decoder writes rows of `target_IL`; the encoder reads rows of the other two. All
-  three end in empty rows, for future items and users (see `_with_room`).
+  The decoder writes rows of `target_IL`; the encoder reads rows of the other two code
+  arrays. All three end in empty rows, for future items and users (see `_with_room`).
   """
 
   target_IL: jax.Array
@@ -74,7 +74,7 @@ class LightLM(IdWriter):
     return written | (repeats.init() if self.repeats else {})
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean cross-entropy over a target's tokens, then over the batch."""
+    """Returns cross-entropy averaged over a target's tokens, then over the batch."""
     if self.example == "sequence":
       if self.input.item_dropout:
         rng, item_rng = jax.random.split(rng)
@@ -161,8 +161,8 @@ class LightLM(IdWriter):
     """Returns a hidden state per request, [B, D] float32.
 
     If the config's `decoding.state` is "encoder", it is the mean of the encoded
-    source's states; otherwise the decoder's state that predicts the first token in
-    which the items' ids differ.
+    source's states; otherwise it is the decoder's state that predicts the first token
+    in which the items' ids differ.
     """
     if self.decoding.state == "encoder":
       source = self._source(tables, batch)
@@ -174,7 +174,7 @@ class LightLM(IdWriter):
     return self.decoder_state(self.decoder(params, tables, batch), tables)
 
   def decoder_state(self, decoder: Decoder, tables: Tables) -> jax.Array:
-    """Returns `state`, that of the decoder, for sources that are encoded already."""
+    """Returns the decoder's state (see `state`) for the encoded sources it reads."""
     decoder_input_L = shift_right(tables.target_IL[0, : self.common_prefix + 1])
     shape = (decoder.kv.segment_BS.shape[0], 1, self.common_prefix + 1)
     decoder_input_B1L = jnp.broadcast_to(decoder_input_L, shape)
@@ -182,10 +182,10 @@ class LightLM(IdWriter):
     return state_B1LD[:, 0, -1].astype(jnp.float32)
 
   def _repeats(self, params, tables, batch, by_position=False) -> TokenBias | None:
-    """Returns the bias of the last tokens of the history's items, by their recency.
+    """Returns a bias on the last token of each history item, from the item's recency.
 
-    It is one for each request, or with `by_position` for each of the B · H positions,
-    by the items up to it. None without `repeats`.
+    The bias has a row per request or, with `by_position`, per position (B · H rows),
+    for the items up to this position. Returns None if the field `repeats` is false.
     """
     if not self.repeats:
       return None
@@ -217,7 +217,7 @@ class LightLM(IdWriter):
   def _without_some_users(
     self, rng: jax.Array, batch: Batch, segment_BK: jax.Array
   ) -> Batch:
-    """Returns the batch with some users set to -1; those without a history are kept."""
+    """Returns the batch with random users set to -1, but no user without a history."""
     user_BK = batch.user_B.reshape(len(batch.user_B), -1)
     has_history_BK = (batch.segment_BH[:, None] == segment_BK[..., None]).any(axis=-1)
     keep_BK = jax.random.bernoulli(rng, 1 - self.input.user_dropout, user_BK.shape)
@@ -314,8 +314,8 @@ def model_config(config: LightLMConfig, vocab_size: int) -> encoder_decoder.Conf
 class EmbeddingInit:
   """Initialiser of embeddings [V, D]: normal with standard deviation 1.
 
-  Rows from `first_code` on, those of id tokens, are uniform in ±`id_range` instead,
-  unless that is 0.
+  If `id_range` is not 0, the rows of id tokens (from `first_code` on) are uniform in
+  ±`id_range` instead.
   """
 
   first_code: int

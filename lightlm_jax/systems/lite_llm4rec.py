@@ -44,7 +44,7 @@ class Tables(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextReader(next_item.ItemReader):
-  """Reads histories as vectors of their items, computed from texts by an encoder."""
+  """Reads a history as its items' vectors, which an encoder computes from texts."""
 
   net: hierarchical.Hierarchical
 
@@ -68,16 +68,16 @@ class TextReader(next_item.ItemReader):
     rng: jax.Array,
     others: tuple[jax.Array, ...] = (),
   ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Returns hidden states with dropout, and the batch's unique items with vectors.
+    """Returns hidden states (with dropout), the batch's unique items and their vectors.
 
     `others` are more items to encode, int32 [B, H] each; where the history is padding,
     they are ignored.
 
     Returns:
       hidden_BHD float32; item_U int32, the unique items in ascending order, padded with
-      I; vector_UD float32, their vectors, 0 for padding; and for the history and each
-      of `others` an int32 [B, H], the rows of its items in item_U and vector_UD
-      (arbitrary where there is no item).
+      I; vector_UD float32, their vectors, 0 for padding; and a tuple with an int32
+      [B, H] for the history and one for each of `others`: the row of each item in
+      item_U and vector_UD (arbitrary where there is no item).
     """
     item_rng, history_rng = jax.random.split(rng)
     known_BH, I = batch.segment_BH > 0, len(tables.token_IT)

@@ -24,7 +24,7 @@ from lightlm_jax.systems.id_writer import Decoder, IdWriter
 
 
 class Tables(NamedTuple):
-  """The items' texts, their ids in the model's tokens (-1 = padding), and the trie."""
+  """Item texts, item ids as the model's tokens (-1 = padding), and the ids' trie."""
 
   items: lite_llm4rec.Tables
   target_IL: jax.Array
@@ -40,7 +40,7 @@ class LiteLlm4RecBeam(IdWriter):
   reader: next_item.ItemReader  # the encoder of histories, without a head
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns untrained parameters; those of the decoder have the key "writer"."""
+    """Returns untrained parameters; the decoder's are under the key "writer"."""
     read_rng, write_rng = jax.random.split(rng)
     one_11 = jnp.ones((1, 1), jnp.int32)
     hidden_11D = jnp.zeros((1, 1, self.shape.D))
@@ -51,7 +51,7 @@ class LiteLlm4RecBeam(IdWriter):
     return params | {"writer": written["params"]}
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
-    """Returns the mean cross-entropy over an id's tokens, then history positions."""
+    """Returns cross-entropy averaged over an id's tokens, then history positions."""
     read_rng, write_rng = jax.random.split(rng)
     hidden_BHD = self.reader.read(_readers(params), tables.items, batch, read_rng)
     writer = params["writer"]

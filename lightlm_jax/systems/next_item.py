@@ -26,12 +26,12 @@ from lightlm_jax.systems.item_scores import ItemScorer, Softmax
 
 @dataclasses.dataclass(frozen=True)
 class ItemReader:
-  """Reads histories by a Flax module: (history_BH, segment_BH) -> hidden_BHD."""
+  """Reads histories with a Flax module: (history_BH, segment_BH) -> hidden_BHD."""
 
   net: nn.Module
 
   def init(self, rng: jax.Array) -> Any:
-    """Returns a dict with the table of items: "output", or else "embedding"."""
+    """Returns parameters; "output" or, if absent, "embedding" is the output table."""
     one_11 = jnp.ones((1, 1), jnp.int32)
     return self.net.init(rng, one_11, one_11)["params"]
 
@@ -107,7 +107,7 @@ class NextItem(ItemScorer):
     return total / jnp.maximum(weight_N.sum(), 1)
 
   def _loss_with_repeats(self, params, batch, hidden_ND, label_N, weight_N):
-    """Returns `_mean_loss` of the full softmax, with the bias of repeated items."""
+    """Returns `_mean_loss` for the full softmax, with a bias on the history's items."""
     table_ID = _output_table(params)
     arguments = hidden_ND, table_ID, label_N, weight_N
     found: Any = cross_entropy.linear_cross_entropy(*arguments)
@@ -140,9 +140,9 @@ def of_run(
 ) -> NextItem:
   """Builds the system `config.system` around a reader.
 
-  `kind` is the class for the binary loss, whose scores are not logits, `softmax` the
-  class for other losses. With `example` "target" only the last position of a row has a
-  loss, with "sequence" every position.
+  `kind` is the class for the binary loss, whose scores are not logits; `softmax` is the
+  class for other losses. If `example` is "target", only the last position of a row has
+  a loss; if it is "sequence", every position has one.
   """
   return (kind if config.train.loss == "binary" else softmax)(
     name=config.system,
@@ -203,8 +203,8 @@ def positions(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns hidden_ND, label_N int32 (the next item) and weight_N float32 of a batch.
 
-  There are N = B · H positions, and `batch.target_B` is [B, H]; if `last`, there is
-  only the last position of each row, and `batch.target_B` is [B]. Padding has weight 0.
+  Without `last`, N = B · H and `batch.target_B` is [B, H]. With `last`, only the last
+  position of a row is used: N = B, and `batch.target_B` is [B]. Padding has weight 0.
   """
   weight_BH = (batch.segment_BH > 0) * batch.weight_B[:, None]
   if last:
@@ -222,7 +222,7 @@ def counts(batch: Batch) -> Metrics:
 def last_scores(
   hidden_BHD: jax.Array, segment_BH: jax.Array, table_ID: jax.Array
 ) -> jax.Array:
-  """Returns scores [B, I] float32 by each row's last state; 0 if that is padding."""
+  """Returns scores [B, I] float32 from the last position's state; 0 for padding."""
   known_B1 = segment_BH[:, -1:] > 0
   hidden_BD = jnp.where(known_B1, hidden_BHD[:, -1], 0)
   # With reduced precision scores would tie on an accelerator, but not on a CPU.

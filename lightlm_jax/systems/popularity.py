@@ -42,8 +42,8 @@ class RecentPopularity(Popularity):
   """The baseline `recent_pop`, which counts recent interactions only.
 
   If the log has times, the latest `RECENT_SHARE` of all training interactions are
-  recent, and all others at the same time as the first of these. If it has none, the
-  order between users is unknown, and each user's last `RECENT_PLACES` are recent.
+  recent, and so are others at the time of the earliest of these. Without times,
+  the order between users is unknown; each user's last `RECENT_PLACES` are recent.
   """
 
   name: str = "recent_pop"

@@ -84,8 +84,8 @@ def write_history(
 
   The k-th item from the end has the word number k. Unless `in_order`, items are sorted
   by catalogue index, which says nothing about time. `width` is S, the number of
-  columns, no less than the tokens of any row; None = room for any history. The examples
-  of a packed row follow one another.
+  columns. No row may have more tokens; None = room for any history. The examples of a
+  packed row follow one another.
   """
   history_BH, segment_BH = batch.history_BH, batch.segment_BH
   B, H = history_BH.shape
@@ -113,7 +113,7 @@ def write_history(
 
 
 def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
-  """Returns the history's items as positions of L tokens, `token_BS` [B, H, L].
+  """Returns a position of L tokens for each history item: `token_BS` is [B, H, L].
 
   The k-th item from the end of its history has the word number k.
   """
@@ -122,16 +122,16 @@ def write_items(item_code_IL: jax.Array, batch: Batch) -> Source:
 
 
 def without_items(batch: Batch, keep_BH: jax.Array) -> Batch:
-  """Returns histories, each item a target, without the items that are not kept.
+  """Returns a batch that has a target at every position, with the kept items only.
 
-  A kept item's target is the next kept one, or for the last of a history what followed
-  the whole history. Items stay at their places, so that distances do not change.
+  A kept item's target is the next kept item or, if none follows, the target of its
+  history's last item. Items stay at their places, so that distances do not change.
   """
   segment_BH, H = batch.segment_BH, batch.segment_BH.shape[1]
   keep_BH = keep_BH & (segment_BH > 0)
 
   def nearest(is_it_BH):
-    """Returns, for each place, the first one at or after it that is marked; else H."""
+    """Returns, for each place, the first marked place at or after it, or H if none."""
     place_BH = jnp.where(is_it_BH, jnp.arange(H)[None], H)
     return jax.lax.cummin(place_BH, axis=1, reverse=True)
 
@@ -160,7 +160,7 @@ def _token(word: str) -> int:
 
 
 def codes_of(code_NL: jax.Array, number: jax.Array) -> jax.Array:
-  """Returns codes of items or users, […, L] int32; -1 = padding, or nobody (-1)."""
+  """Returns codes of items or users, […, L] int32; -1 = padding, or `number` is -1."""
   code = jnp.asarray(code_NL)[jnp.maximum(number, 0)]
   return jnp.where(number[..., None] >= 0, code, -1)
 

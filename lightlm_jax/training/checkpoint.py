@@ -30,7 +30,7 @@ _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints and, for each of them, the best one up to it."""
+  """Keeps the latest two checkpoints, and the best step that each of them records."""
 
   def should_preserve(self, checkpoints, *, context):
     del context
@@ -43,10 +43,10 @@ class Checkpoints:
   """The checkpoints of one workdir, opened at the newest one that is not damaged.
 
   Attributes:
-    latest_step: the step of that checkpoint, or of the last one saved since; None =
-      there is no checkpoint.
-    damaged: a line of text on each damaged checkpoint that was passed over when the
-      workdir was opened. Unless `read_only`, such checkpoints were renamed.
+    latest_step: the step of the last `save`; before the first, of the newest
+      undamaged checkpoint. None = there is no checkpoint.
+    damaged: one line of text per damaged checkpoint that was skipped when the workdir
+      was opened. Unless `read_only`, such checkpoints were renamed.
 
   Raises:
     UserError: `workdir` cannot be read or written, or all checkpoints are damaged.
@@ -73,7 +73,7 @@ class Checkpoints:
       self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
-    """Returns the progress that the latest `save` or `update_progress` was given."""
+    """Returns the progress of the latest checkpoint, as last saved or updated."""
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
@@ -202,7 +202,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Checks share `process` of `count` of all files; returns a damage, None = none."""
+  """Checks one of `count` shares of the files; returns the first damage or None."""
   wanted = {}
   for manifest in sorted(folder.glob("sha256.*json")):
     try:
@@ -222,8 +222,8 @@ def _changed(folder: epath.Path, process: int, count: int) -> str | None:
 def _one_line(verb: str, directory: epath.Path, together: str | None = None):
   """Turns Orbax's errors, such as a full or read-only disk, into one-line UserErrors.
 
-  `verb` is what Orbax does, such as "read". If `together` describes it in words, all
-  processes fail if one does (`processes.fail_together`); None = each fails by itself.
+  `verb` is what Orbax does, such as "read"; `together` describes the same in words. If
+  it is given, all processes fail if one does (see `processes.fail_together`).
   """
   logger = logging.getLogger("absl")
   level = logger.level

@@ -34,8 +34,8 @@ def executed(text: str) -> list[Collective]:
   """Returns the collectives that one run of a program executes.
 
   `text` is from `jax.stages.Compiled.as_text()`. A collective in a loop counts once per
-  iteration if the trip count is static (as in a scan of layers), and only once if it is
-  not (steps of a dispatch). A conditional counts as its branch with the most bytes.
+  iteration if the trip count is static (as in a scan of layers), otherwise once
+  (as in the steps of a dispatch). Of a conditional the branch with most bytes counts.
   """
   computations, entry = _computations(text)
 
@@ -70,7 +70,7 @@ def total_bytes(collectives: Iterable[Collective]) -> int:
 
 
 def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
-  """Returns {kind, count, bytes} per kind: the number of executions and their bytes."""
+  """Returns {kind, count, bytes} per kind; both numbers are sums over executions."""
   rows = {}
   for each in collectives:
     row = rows.setdefault(each.kind, {"kind": each.kind, "count": 0, "bytes": 0})
@@ -80,7 +80,7 @@ def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines of HLO by computation, and the name of the entry computation."""
+  """Returns {computation: its lines of HLO} and the name of the entry computation."""
   computations, entry, lines = {}, "", []
   for line in text.splitlines():
     if header := _COMPUTATION.match(line):

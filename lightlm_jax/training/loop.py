@@ -60,11 +60,11 @@ def train(
   killed and resumed ends with the parameters of an uninterrupted one, bit for bit.
 
   Returns:
-    The parameters of the best validation, or of the last step if there is no
-    validation, and the progress.
+    Parameters and progress. The parameters are those of the step with the best
+    validation, or of the last step if there is no validation.
 
   Raises:
-    Stopped: a signal was received; the state is saved unless a second one followed.
+    Stopped: a signal was received; the state is saved unless a second signal came.
     UserError: the loss or a gradient is not finite, or a file cannot be written.
   """
   t, system = config.train, built.system
@@ -168,7 +168,7 @@ def make_feed(
 
 
 def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
-  """Returns `size` random requests (0 = all) in their order; None if there are none."""
+  """Returns `size` random requests (0 = all), order kept; None if there are none."""
   if requests is None or not len(requests):
     return None
   if not size or size >= len(requests):
@@ -178,7 +178,7 @@ def sample(requests: Requests | None, size: int, seed: int) -> Requests | None:
 
 
 def _judge(io: RunIO, step: int, progress: Progress, metrics, num_users: int) -> None:
-  """Logs a validation; among equal scores the earliest step stays best."""
+  """Logs a validation and updates `progress`; an equal score is not a new best."""
   io.metrics.write(step, {"validation": metrics})
   logger.info(
     f"step {step}  validation, {num_users:,} users, seen excluded: "
@@ -210,7 +210,7 @@ class _Dispatches:
     self.clock.restart()
 
   def add(self, first: int, end: int, report: step_lib.Report) -> None:
-    """Adds a dispatch of steps first, …, end - 1; may wait until the oldest is done."""
+    """Adds a dispatch of steps first, …, end - 1; may wait for the oldest dispatch."""
     self._in_flight.append((first, end, report))
     if len(self._in_flight) == DISPATCHES_IN_FLIGHT:
       self._read_oldest()
@@ -283,7 +283,7 @@ def _read_progress(checkpoints: Checkpoints) -> Progress:
 
 
 def _reader(feed, plan, config, mesh, start) -> Callable[[int], Any]:
-  """Returns a function that gives the next dispatch its `feed`; see `step.make_steps`.
+  """Returns a function that returns the next dispatch's `feed` (`step.make_steps`).
 
   Its argument is the dispatch's number of steps. The first dispatch begins at `start`.
   """

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class MetricWriter:
   """Writes records to metrics.jsonl and to TensorBoard, in the first process only.
 
-  A resumed run first removes the lines of steps after `resume_step`, which it repeats.
+  A resumed run repeats the steps after `resume_step`; it first removes their lines.
   """
 
   def __init__(self, workdir: epath.Path, resume_step: int):

@@ -140,9 +140,9 @@ class Clock:
     return self._last - last
 
   def window(self) -> tuple[float, float, float]:
-    """Returns the seconds of all steps since the last call, and those of one step.
+    """Returns (total, median, 90th percentile) of the seconds of steps.
 
-    The latter are the median and the 90th percentile. Needs a `lap` since then.
+    The steps are those since the last call; there must be at least one `lap` since.
     """
     steps, seconds = np.array(self._laps).T
     self._laps = []

@@ -24,7 +24,7 @@ class Average(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """The training state; `step` counts batches and, with the seed, fixes every draw."""
+  """The training state; random draws depend on the seed and `step`, a batch count."""
 
   step: jax.Array  # int32
   params: Any
@@ -37,7 +37,7 @@ def optimiser(config: LearnedConfig) -> optax.GradientTransformation:
   Norm scales and relative position biases have no weight decay. Embeddings start about
   sqrt(D) times larger than other weights, where D is the model's width, and would
   change relatively less at the same learning rate. So `config.train.embedding_rate`
-  multiplies theirs; T5's Adafactor scales each update by its parameter's norm instead.
+  multiplies the embeddings' rate. (T5's Adafactor scales updates by parameter norms.)
   """
   names = ("steps", "accumulate", "warmup_steps", "schedule", "learning_rate")
   names += ("embedding_rate", "weight_decay", "clip_norm", "average")
@@ -75,8 +75,8 @@ def abstract(
 ) -> TrainState:
   """Returns the state as shapes, dtypes and shardings, to restore checkpoints onto.
 
-  `init` maps a random key to parameters, which are sharded over the mesh's axis
-  "model"; so is the optimiser's state, and over "data" too if `shard_optimiser`.
+  `init` maps a random key to parameters. Parameters and optimiser state are sharded
+  over the axis "model"; with `shard_optimiser` optimiser state is over "data" too.
   """
   shapes = jax.eval_shape(_maker(init, tx), jax.random.key(0))
   shardings: Any = TrainState(
@@ -125,7 +125,7 @@ def _maker(init, tx):
 
 
 def _moving_average(decay: float) -> optax.GradientTransformation:
-  """Returns a transformation that only keeps `Average`; the decay rises to `decay`."""
+  """Tracks the `Average` and leaves updates unchanged; its decay rises to `decay`."""
 
   def init(params):
     return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))

@@ -24,9 +24,9 @@ from lightlm_jax.training.state import TrainState
 
 
 class Dispatch(NamedTuple):
-  """The steps that one call of the device runs, and the batch of each of them."""
+  """The steps that one call of the program runs, and the batch of each step."""
 
-  first: np.int32  # the step of the state, or the dispatch is skipped
+  first: np.int32  # must be the step of the state, else the dispatch is skipped
   end: np.int32  # one past the last step; at most `first` + K
   bucket_K: np.ndarray  # see `feed.Plan.at`; entries from `end` on are not read
   key_K: np.ndarray
@@ -34,7 +34,7 @@ class Dispatch(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """Metrics of one step, float32, or of the K steps of a dispatch, [K] float32 each."""
+  """Metrics of one step, float32 scalars; in `Report`, of K steps, [K] float32."""
 
   loss: jax.Array
   examples: jax.Array  # number of examples of positive weight
@@ -58,7 +58,7 @@ def dispatch(plan: feed_lib.Plan, first: int, end: int, K: int) -> Dispatch:
 
 
 def stop_flags(requested: bool, mesh: Mesh) -> jax.Array:
-  """Returns, on each of D devices, whether its process asks all to stop, [D] bool."""
+  """Returns [D] bool: per device, whether its process asks all processes to stop."""
   every_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   return mesh_lib.put(np.full(mesh.size, requested), every_device)
 
@@ -71,15 +71,15 @@ def make_steps(
   seed: int,
   abstract: TrainState,
 ) -> Callable[..., tuple[TrainState, Report]]:
-  """Returns the jitted function of a dispatch, the same object for equal arguments.
+  """Returns the jitted function that runs a dispatch, the same for equal arguments.
 
   It maps (state, tables, feed, dispatch, stop_requested_D) to (state, Report). `feed`
   is the log, or the dispatch's batches [K, B, …] from disk; for `stop_requested_D` see
   `stop_flags`. The state is donated and keeps the shardings of `abstract`.
 
   A step with a non-finite loss or gradient norm leaves the state unchanged and ends the
-  dispatch. A dispatch whose `first` is not the state's step does nothing: the host had
-  sent it before it learned that an earlier step had failed.
+  dispatch. A dispatch whose `first` is not the state's step does nothing: the host
+  sent it before learning that an earlier step had failed.
   """
   # Fixed shardings, as others would make the next dispatch compile again.
   leaves, tree = jax.tree.flatten(state_lib.shardings_of(abstract))

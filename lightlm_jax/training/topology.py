@@ -74,7 +74,7 @@ def devices(name: str) -> list[Any]:
 def with_batches(
   config: RunConfig, data: int, chosen: Collection[str] = ()
 ) -> RunConfig:
-  """Rounds batch sizes up, so that each of `data` shards of a batch has whole rows.
+  """Rounds batch sizes up, so that a batch divides into `data` shards of whole rows.
 
   Fields in `chosen`, such as "train.batch_size", were set by the user and stay.
   """
@@ -93,10 +93,10 @@ def describe(
 
   One program, "steps", is a dispatch of training steps on batches of any width. The
   other, "search", recommends to the widest batch of held-out requests, seen items
-  excluded; it is None if nothing is held out. Its `flops_per_batch` counts matrix
-  products as in `speed.flops_per_step`, on all devices together. XLA's own counts,
-  `xla_…`, count each loop body once. The `collectives` of "steps" are those of a single
-  step with the width whose collectives have the most bytes; see collectives.py.
+  excluded; it is None if nothing is held out. Its report has `flops_per_batch`,
+  the FLOPs of matrix products (as in `speed.flops_per_step`) on all devices together.
+  XLA's own counts, `xla_…`, count each loop body once. The `collectives` of "steps" are
+  of one step, at the width whose collectives have the most bytes; see collectives.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.

@@ -28,7 +28,7 @@ FORMAT = "array_record"  # the default needs TensorFlow, parquet loses rows
 class PublishedLog(tfds.core.GeneratorBasedBuilder):
   """A published log's interactions (config LOG-ratings) or its items (LOG-items).
 
-  `download_and_prepare`, of the base class, sets `made` to the one or the other.
+  The inherited `download_and_prepare` sets `made` to the interactions or the items.
   """
 
   made: polars.DataFrame | list[Item]

@@ -35,7 +35,7 @@ class RawFile(NamedTuple):
 
   @property
   def others(self) -> tuple[str, ...]:
-    """Names accepted besides `download`: unpacked, with `.gz`, and those in `also`."""
+    """Accepted names besides `download`: `name` with or without `.gz`, and `also`."""
     plain = self.name.removesuffix(".gz")
     return tuple(n for n in (plain, f"{plain}.gz", *self.also) if n != self.download)
 
@@ -78,7 +78,7 @@ def unreachable(url: str) -> str | None:
 
 
 def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
-  """Yields the lines of a plain, gzip or zip file, those over LONGEST bytes as None."""
+  """Yields the lines of a plain, gzip or zip file; None = a line over LONGEST bytes."""
   number = 0
   try:
     with path.open("rb") as file, _unpacked(raw, file) as text:
@@ -96,7 +96,7 @@ def read_lines(raw: RawFile, path: epath.Path) -> Iterator[bytes | None]:
 
 
 def _unpacked(raw: RawFile, file: Any) -> Any:
-  """Returns the file as a stream, unpacked if its first bytes say gzip or zip."""
+  """Returns the file as a stream, unpacked if its first bytes mark a gzip or zip."""
   magic = file.read(4)
   file.seek(0)
   if magic[:2] == b"\x1f\x8b":

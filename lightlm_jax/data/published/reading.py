@@ -95,7 +95,7 @@ def counts(log: polars.DataFrame) -> Counts:
 def read_items(
   source: Source, path: epath.Path, wanted: list[str]
 ) -> tuple[dict[str, Item], Tally]:
-  """Returns {raw id: item} of `wanted` ids, and a tally; UserError if none is found."""
+  """Returns {raw id: item} of `wanted` ids and a tally; UserError if no id is found."""
   tally, found, of_log = Tally(), {}, set(wanted)
   for item in _records(source.items, path, source.item, tally):
     if item.item not in of_log:
@@ -117,7 +117,7 @@ def read_items(
 def _records(
   raw: RawFile, path: epath.Path, parse: Callable[[bytes], Any], tally: Tally
 ) -> Iterator[Any]:
-  """Yields `parse(line)` for each line; counts lines without a record in `tally`."""
+  """Yields each line's record, `parse(line)`; `tally` counts lines that have none."""
   with warnings.catch_warnings():
     # Python's parser warns of invalid escapes, which occur in some sources.
     warnings.simplefilter("ignore", SyntaxWarning)

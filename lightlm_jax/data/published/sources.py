@@ -1,6 +1,6 @@
 """The published logs: their files, filters, and published sizes.
 
-The sizes are from papers that use these logs. Those of Amazon Reviews 2023 agree with
+The sizes are from papers that use these logs. The Amazon Reviews 2023 sizes agree with
 the rounded figures of its publishers. A log has no size or checksum if none was found.
 """
 
