@@ -131,7 +131,7 @@ def unknown_field(name: str, names: Iterable[str]) -> UserError:
 
 
 def wrong_type(name: str, kind: type, default: Any, value: Any) -> UserError:
-  """Returns the error that `value` is not of type `kind`; `default` is an example."""
+  """Returns the error that `value` is not of type `kind`, with `default` as example."""
   like = "" if default is None else f", such as {default!r}"
   return UserError(
     f"config field {name} is of type {kind.__name__}{like}; got {value!r}"

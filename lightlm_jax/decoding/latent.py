@@ -90,7 +90,7 @@ def local_scores(state_BD: jax.Array, index: StateIndex, nearest: int) -> jax.Ar
 
   `nearest` is M, static, capped at the size of the index. Items without any of these
   states rank after all others, in the order of `global_scores`: their score is -1 / s
-  if s is their global score, and -inf if they have no state at all.
+  for a global score s > 0, and -inf if they have no state at all.
   """
   M = min(nearest, len(index.item_N))
   near_BM, item_BM = _nearest(state_BD, index, M)

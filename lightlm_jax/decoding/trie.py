@@ -9,7 +9,7 @@ number is the item's rank: the item's place in code order. So the items below an
 are a range of ranks.
 
 If a node of a level has a large share of the vocabulary as children, the level also has
-a transition mask, a bit for each token, which is faster than a list of children.
+a transition mask, a bit for each node and token: faster than lists of children.
 """
 
 from typing import Any

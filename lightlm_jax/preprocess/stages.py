@@ -67,7 +67,7 @@ def catalogue(layout: Layout) -> pl.DataFrame:
 
 
 def number(layout: Layout, part: int) -> None:
-  """Writes a part again, with the catalogue's item numbers and one batch per shard."""
+  """Rewrites a part with catalogue item numbers, a record batch per output shard."""
   items = pl.DataFrame(read(layout.path("items", part)).select(["item"]))
   catalogue = pl.DataFrame(read(layout.path("catalogue"))).select(
     "item", number=pl.int_range(pl.len(), dtype=pl.Int32)

@@ -31,7 +31,7 @@ def describe(
   `bytes` are those of one copy of parameters, optimiser state, training data and trie,
   without sharding. `flops_per_step` counts the matrix products of loss and gradient (a
   multiply-add is two FLOPs), averaged over the batches of an epoch; dropout and the
-  optimiser are left out. Fitted systems take no steps; these values are None for them.
+  optimiser are left out. Of systems without steps, only `mesh` and `bytes` are known.
 
   Args:
     config: the run's configuration.

@@ -93,8 +93,8 @@ def process_index_and_count() -> tuple[int, int]:
 def fail_together(action: str) -> Iterator[None]:
   """Raises a UserError in every process if the block raises one in any process.
 
-  If only one process raised it, the others would wait for that process in their next
-  collective. Their error names that process and `action`, such as "write the output".
+  Otherwise the others would wait for that process in their next collective. The error
+  that they raise names it and `action`, such as "write the output".
   """
   error = None
   try:

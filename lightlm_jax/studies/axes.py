@@ -103,7 +103,7 @@ def check_apart(axes: Iterable[str]) -> None:
 
 
 def value_in(run: RunConfig, axis: str) -> Any:
-  """Returns a run's value on an axis; None if its fields are missing or disagree."""
+  """Returns a run's axis value; None if the axis's fields are missing or differ."""
   if axis not in SHAPES:
     config_lib.find(type(run), axis)
     return config_lib.value_of(run, axis)
