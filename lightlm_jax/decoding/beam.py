@@ -104,15 +104,12 @@ def scores(
   token_BK = jnp.full((B, 1), options.start_token, jnp.int32)
   log_prob_BK: Any = 0.0
   for level in range(trie.depth):
-    logits: Any
-    logits, cache = step(token_BK, parent_BK, cache)
+    given, cache = step(token_BK, parent_BK, cache)
     next_BK = code_BKL[..., level]
     # One beam has K continuations on the first level, each of K beams one below it.
     next_BKC = jnp.maximum(next_BK.reshape(B, state_BK.shape[1], -1), 0)
     open_children = candidates.children(trie, level, state_BK, allowed, paths[level])
-    if not isinstance(logits, jax.Array):
-      some = options.renormalise and open_children.few
-      logits = logits if some else logits()
+    logits = _needed(given, open_children, options)
     if options.renormalise:
       total_BK = jax.nn.logsumexp(open_children.logits(logits), axis=2)
       # Filters close children of the first of equal states alone.
@@ -142,6 +139,12 @@ def _paths(trie: Trie, allowed: Allowed | None, options: Options):
   return (None,) * trie.depth
 
 
+def _needed(logits: candidates.Logits, open_children: Any, options: Options) -> Any:
+  """Returns logits of all tokens, or the function for some if some are all it takes."""
+  some = options.renormalise and open_children.few
+  return logits if some or isinstance(logits, jax.Array) else logits()
+
+
 def _extended(
   beams: Beams,
   logits: Any,  # `Logits`
@@ -160,9 +163,7 @@ def _extended(
     open_children = candidates.children(trie, level, state_BK, allowed, path)
   else:
     open_children = candidates.every_token(finished_BK, trie.vocab_size)
-  some = options.renormalise and open_children.few
-  if not isinstance(logits, jax.Array) and not some:
-    logits = logits()
+  logits = _needed(logits, open_children, options)
   normalised = open_children.logits(logits) if options.renormalise else logits
   length_BK = jnp.where(finished_BK, beams.length_BK, level + 1)
   # Without any open child the total is -inf, which would make keys NaN.
