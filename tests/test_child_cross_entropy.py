@@ -101,38 +101,47 @@ def test_the_probabilities_of_all_items_sum_to_one():
 
 
 def test_a_bias_is_added_to_its_tokens_alone_and_learns_alone():
-  """Each token has one place in this trie, on any level."""
+  """Each token has one place in this trie, on either level."""
   code_IL = np.array([[0, 3], [0, 4], [0, 5], [1, -1], [2, 6], [2, 7]], np.int32)
   tree = jax.tree.map(jnp.asarray, trie.build(code_IL, 9, 0)[0])
   rng = np.random.default_rng(3)
   state_NLD = jnp.asarray(rng.normal(size=(6, 2, D)), jnp.float32)
   table_VD = jnp.asarray(rng.normal(size=(9, D)), jnp.float32)
-  token_NE = rng.permuted(np.tile(np.arange(10), (6, 1)), axis=1)[:, :4]  # 9 = none
-  token_NE[:, 3] = token_NE[:, 2]  # twice
-  value_NE = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+  tokens_of_levels = (0, 1, 2, 9), (3, 4, 5, 6, 7, 8, 9)  # 9 = none
+  token_NLE = np.stack(
+    [
+      rng.permuted(np.tile(of_level, (6, 1)), axis=1)[:, :3]
+      for of_level in tokens_of_levels
+    ],
+    axis=1,
+  )
+  token_NLE[:, :, 2] = token_NLE[:, :, 1]  # twice
+  value_NLE = jnp.asarray(rng.normal(size=token_NLE.shape), jnp.float32)
   one_N2D = jnp.broadcast_to(jnp.eye(6)[:, None], (6, 2, 6))
 
-  def loss(state_NLD, table_VD, value_NE):
-    bias = TokenBias(jnp.asarray(token_NE), value_NE)
+  def loss(state_NLD, table_VD, value_NLE):
+    bias = TokenBias(jnp.asarray(token_NLE), value_NLE)
     found_NL = child_cross_entropy(state_NLD, table_VD, tree, code_IL, bias=bias)
     return found_NL.sum(), found_NL
 
   def plain(state_NLD, table_VD):
     return child_cross_entropy(state_NLD, table_VD, tree, code_IL).sum()
 
-  def widened(value_NE):
+  def widened(value_NLE):
     """The same loss by states and tokens of one dimension more for each row."""
-    added_NV = jnp.zeros((6, 10)).at[np.arange(6)[:, None], token_NE].add(value_NE)
+    row_N11 = np.arange(6)[:, None, None]
+    added_NV = jnp.zeros((6, 10)).at[row_N11, token_NLE].add(value_NLE)
     wide_VD = jnp.concatenate([table_VD, added_NV[:, :9].T], axis=1)
     wide_NLD = jnp.concatenate([state_NLD, one_N2D], axis=2)
     found_NL = child_cross_entropy(wide_NLD, wide_VD, tree, code_IL)
     return found_NL.sum(), found_NL
 
   gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-  (_, found_NL), found = jax.jit(gradient)(state_NLD, table_VD, value_NE)
+  (_, found_NL), found = jax.jit(gradient)(state_NLD, table_VD, value_NLE)
   gradient = jax.value_and_grad(widened, has_aux=True)
-  (_, wanted_NL), of_value = jax.jit(gradient)(value_NE)
+  (_, wanted_NL), of_value = jax.jit(gradient)(value_NLE)
   np.testing.assert_allclose(found_NL, wanted_NL, rtol=1e-5)
   wanted = *jax.grad(plain, argnums=(0, 1))(state_NLD, table_VD), of_value
+  assert (np.abs(of_value) > 1e-3).any(axis=(0, 2)).all()
   for found_X, wanted_X in zip(found, wanted):
     np.testing.assert_allclose(found_X, wanted_X, rtol=1e-4, atol=1e-6)

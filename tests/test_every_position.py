@@ -20,7 +20,7 @@ BY_POSITION = {
   "model__whole_word": False,
 }
 # Last tokens that name one item each, at two depths.
-UNIQUE = [(item % 3, item + 3) for item in range(10)] + [(13, 0, 14), (13, 0, 15)]
+UNIQUE = [(item % 3, item + 3) for item in range(10)] + [(13, 16, 14), (13, 16, 15)]
 HISTORIES = [[3, 1, 2], [7, 9]], [[6, 6, 0, 5]]  # of the two rows
 TARGETS = [[1, 2, 5], [9, 11]], [[6, 0, 5, 4]]
 
@@ -76,8 +76,9 @@ def weights(system):
   key = shape.V, shape.W, shape.causal
   if key not in SHARED:
     SHARED[key] = system.init(jax.random.key(0))
-  bias_P = jax.random.normal(jax.random.key(2), (repeats.BUCKETS,)) * 3
-  return SHARED[key] | ({"repeat_bias": bias_P} if system.system.repeats else {})
+  levels = system.system.levels if system.system.repeats else 0
+  bias_LP = jax.random.normal(jax.random.key(2), (levels, repeats.NUMBER)) * 3
+  return SHARED[key] | ({"repeat_bias": bias_LP} if levels else {})
 
 
 @pytest.mark.parametrize(
@@ -201,17 +202,21 @@ def test_lists_are_ranked_by_the_loss_of_siblings(kind, more, monkeypatch):
 
 
 def test_a_repeat_is_as_likely_as_its_recency_says():
-  """A bias of ln 2 doubles an item's odds among its siblings."""
+  """A bias of ln 2 doubles the odds of an item, or of a whole cluster."""
   system, tables, _ = build(**REPEATS)
-  params = weights(system) | {"repeat_bias": jnp.zeros(repeats.BUCKETS)}
+  none_LP = jnp.zeros((system.system.levels, repeats.NUMBER))
+  params = weights(system)
   num_items = len(UNIQUE)
   batch = make_batch([(-1, [6, 11, 3], item, 1.0) for item in range(num_items)])
-  before_I = np.exp(-np.asarray(system.nll(params, tables, batch)))
+
+  def chances(bias_LP):
+    return np.exp(
+      -np.asarray(system.nll(params | {"repeat_bias": bias_LP}, tables, batch))
+    )
+
+  before_I = chances(none_LP)
   # 0 = the newest item, 3; item 6 of the same parent is two places before it.
-  bias = params["repeat_bias"].at[0].set(np.log(2.0)).at[2].set(-np.inf)
-  after_I = np.exp(
-    -np.asarray(system.nll(params | {"repeat_bias": bias}, tables, batch))
-  )
+  after_I = chances(none_LP.at[1, 0].set(np.log(2.0)).at[1, 2].set(-np.inf))
   siblings = [0, 9]
   np.testing.assert_allclose(
     after_I[3] / after_I[siblings], 2 * before_I[3] / before_I[siblings], rtol=1e-4
@@ -219,10 +224,20 @@ def test_a_repeat_is_as_likely_as_its_recency_says():
   assert after_I[6] == 0
   others = [1, 2, 4, 5, 7, 8, 10, 11]
   np.testing.assert_allclose(after_I[others], before_I[others], rtol=1e-4)
+  # The first token of 6 and 3 stands at the newest place only, and twice.
+  first_I = np.array([code[0] for code in UNIQUE])
+  assert first_I[6] == first_I[3] != first_I[11]
+  twice = repeats.RECENCIES + 1
+  for place in (0, twice):
+    after_I = chances(none_LP.at[0, place].set(np.log(2.0)))
+    odds_I = after_I / before_I
+    inside = first_I == first_I[3]
+    np.testing.assert_allclose(odds_I[inside], 2 * odds_I[~inside][0], rtol=1e-4)
+    np.testing.assert_allclose(odds_I[~inside], odds_I[~inside][0], rtol=1e-4)
 
 
 def test_tokens_that_several_items_end_with_are_refused():
-  with pytest.raises(UserError, match="last tokens name one item each"):
+  with pytest.raises(UserError, match="each token has one place in the trie"):
     build(**REPEATS | {"codes": ITEM_CODES})
 
 
@@ -232,6 +247,7 @@ def test_tokens_that_several_items_end_with_are_refused():
     ({"input.user": True}, "learns from items in time order alone"),
     ({"input.order": "none"}, "learns from items in time order alone"),
     ({"model.repeats": True}, "repeats needs .*every_position=True and .*=children"),
+    ({"model.calibrated": True}, "calibrated needs config.train.loss=children"),
     ({"input.every_position": False, "input.item_dropout": 0.1}, "needs .*position"),
     ({"input.every_position": False, "train.whole_histories": True}, "needs .*posit"),
     ({"train.label_smoothing": 0.1}, "label_smoothing .*needs config.train.loss=child"),
@@ -287,5 +303,5 @@ def test_an_exported_search_adds_the_bias_for_any_number_of_requests(more, monke
   found, wanted = exported.call(params, *arrays), jax.jit(search)(params, *arrays)
   np.testing.assert_array_equal(found[0], wanted[0])
   np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
-  without = params | {"repeat_bias": jnp.zeros(repeats.BUCKETS)}
+  without = params | {"repeat_bias": jnp.zeros_like(params["repeat_bias"])}
   assert np.abs(exported.call(without, *arrays)[1] - found[1]).max() > 0.1

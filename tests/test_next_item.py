@@ -120,31 +120,29 @@ def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
   (compiled, params), (also, _) = build(name), build(name, model__repeats=True)
   system, biased = compiled.system, also.system
   targets = [4, 2, 5, 13]  # two of them repeats, the latter of an item bought twice
-  bias_P = jax.random.normal(jax.random.key(1), (repeats.BUCKETS,)) * 3
+  bias_P = jax.random.normal(jax.random.key(1), (repeats.NUMBER,)) * 3
   requests = make_batch(HISTORIES, targets)
   # bsarec learns from the last position only.
   rows = make_rows(HISTORIES, targets, [(0, 1, 3), (2,)])
   batch = requests if name == "bsarec" else rows
-
-  def repeated(batch):
-    """Where in [B, H, I] a bias is added, and its number: the items between."""
-    segment_BH = batch.segment_BH
-    ends = np.argwhere(segment_BH > 0).tolist()
-    found = [
-      (b, h, batch.history_BH[b, j], h - j)
-      for b, h in ends
-      for j in range(h + 1)
-      if segment_BH[b, j] == segment_BH[b, h]
-    ]
-    return np.array(found).T
 
   def logits(bias_P, batch):
     hidden_BHD = biased.reader.read(params, (), jax.device_put(batch))
     logits_BHI = jnp.einsum(
       "bhd,id->bhi", hidden_BHD, params.get("output", params["embedding"])
     )
-    b_M, h_M, item_M, between_M = repeated(batch)
-    return logits_BHI.at[b_M, h_M, item_M].add(bias_P[between_M])
+    recency_P, times_P, habit_P, length_P = jnp.split(bias_P, (16, 20, 24))
+    segment_BH = np.asarray(batch.segment_BH)
+    for b, h in np.argwhere(segment_BH > 0).tolist():
+      read = np.flatnonzero(segment_BH[b, : h + 1] == segment_BH[b, h])
+      items = np.asarray(batch.history_BH)[b, read].tolist()
+      habit = min(len(items) - len(set(items)), 3)
+      for item in set(items):
+        between = items[::-1].index(item)
+        bias = recency_P[between] + times_P[items.count(item) - 1] + habit_P[habit]
+        bias += length_P[min(int(np.log2(len(items))), 5)]
+        logits_BHI = logits_BHI.at[b, h, item].add(bias)
+    return logits_BHI
 
   def brute(bias_P):
     logits_BHI, target_BH, real_BH = (
@@ -159,7 +157,7 @@ def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
     return (loss_BH * (real_BH > 0)).sum() / (real_BH > 0).sum()
 
   def loss(params, bias_P, system=biased):
-    params = params | ({"repeat_bias": bias_P} if system.repeats else {})
+    params = params | ({"repeat_bias": bias_P[None]} if system.repeats else {})
     return system.loss(params, (), jax.device_put(batch), jax.random.key(0))[0]
 
   gradient = jax.value_and_grad(loss, argnums=(0, 1))
@@ -172,15 +170,21 @@ def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
   alone = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
   jax.tree.map(alone, of_params, jax.jit(jax.grad(plain))(params))
 
-  scores_BI = also.scores(params | {"repeat_bias": bias_P}, (), requests)
+  scores_BI = also.scores(params | {"repeat_bias": bias_P[None]}, (), requests)
   wanted_BI = logits(bias_P, requests)[:, -1]
   np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
+  if name == "item_decoder":
+    cooled = {"repeat_bias": bias_P[None], "log_temperature": jnp.log(2.0)}
+    scores_BI = also.scores(params | cooled, (), requests)
+    wanted_BI = (logits(bias_P * 2, requests) / 2)[:, -1]
+    np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
 
 
 def test_a_bias_of_repeats_needs_the_whole_softmax():
-  fields = {"model.repeats": True, "train.loss": "sampled"}
-  with pytest.raises(UserError, match=r"repeats needs config\.train\.loss=full"):
-    config_lib.check(config_lib.load("sasrec", "tiny", fields))
+  for name in ("repeats", "calibrated"):
+    fields = {f"model.{name}": True, "train.loss": "sampled"}
+    with pytest.raises(UserError, match=rf"{name} needs config\.train\.loss=full"):
+      config_lib.check(config_lib.load("sasrec", "tiny", fields))
 
 
 def test_sasrec_never_looks_ahead():

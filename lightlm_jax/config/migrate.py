@@ -27,6 +27,7 @@ EARLIER: dict[str, Any] = {
   "input.item_dropout": 0.0,
   "model.residual": False,
   "model.repeats": False,
+  "model.calibrated": False,
   "ids.cold": "apart",
   "ids.balanced": False,
   "model.remat": False,

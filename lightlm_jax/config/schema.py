@@ -134,6 +134,8 @@ class LightLMConfig(WritesIds):
         "config.model.repeats needs config.input.every_position=True and "
         "config.train.loss=children"
       )
+    if self.model.calibrated and not siblings:
+      raise UserError("config.model.calibrated needs config.train.loss=children")
     whole = ("train.whole_histories", self.train.whole_histories)
     for name, value in (("input.item_dropout", self.input.item_dropout), whole):
       if value and not by_position:
@@ -179,8 +181,9 @@ class ItemLossConfig(SequenceConfig):
 
   def check(self) -> None:
     super().check()
-    if getattr(self.model, "repeats", False) and self.train.loss != "full":
-      raise UserError("config.model.repeats needs config.train.loss=full")
+    for name in ("repeats", "calibrated"):
+      if getattr(self.model, name, False) and self.train.loss != "full":
+        raise UserError(f"config.model.{name} needs config.train.loss=full")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

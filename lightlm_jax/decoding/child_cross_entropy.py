@@ -16,10 +16,10 @@ CHUNK = 16  # targets of one node that share a product; more would be more paddi
 
 
 class TokenBias(NamedTuple):
-  """What is added to the logits of E tokens, for each of N targets or requests."""
+  """What is added to the logits of E tokens a level, for N targets or requests."""
 
-  token_NE: jax.Array  # int32, V = none
-  value_NE: jax.Array  # float32
+  token_NLE: jax.Array  # int32, V = none
+  value_NLE: jax.Array  # float32
 
 
 def child_cross_entropy(
@@ -29,6 +29,7 @@ def child_cross_entropy(
   code_NL: jax.Array,
   label_smoothing: float = 0.0,
   bias: TokenBias | None = None,
+  bias_alone: bool = True,
 ) -> jax.Array:
   """Returns each token's cross-entropy over its siblings, [N, L] float32.
 
@@ -41,9 +42,11 @@ def child_cross_entropy(
       0. A row of padding alone is no target.
     label_smoothing: the share of the label's probability that is spread evenly over
       the children of the prefix's node.
-    bias: added to the logits; each of its tokens occurs once in the trie. The bias
-      learns from this loss, states and table from the loss without the bias: so seen
-      items stay competitors, which reduces over-fitting (results/accuracy).
+    bias: added to the logits; each of its tokens occurs once in the trie, at the level
+      where the bias has it.
+    bias_alone: whether only the bias learns from the loss with the bias, and states and
+      table from the loss without it: so seen items stay competitors, which reduces
+      over-fitting (results/accuracy).
   """
   node_N = jnp.zeros(len(code_NL), jnp.int32)
   losses = []
@@ -52,35 +55,41 @@ def child_cross_entropy(
     next_N = trie.follow(node_N[:, None], token_N[:, None], level)[:, 0]
     column_N = jnp.where(token_N >= 0, next_N - here.first_N1[node_N], 0)
     state_ND = state_NLD[:, level]
-    bias_NC = None if bias is None else _by_child(bias, here, node_N, len(table_VD))
+    bias_NC = None
+    if bias is not None:
+      of_level = bias.token_NLE[:, level], bias.value_NLE[:, level]
+      bias_NC = _by_child(*of_level, here, node_N, len(table_VD))
     if level == 0:  # one node, the root: one matrix product
       row_CD, open_C = _children(table_VD, here, jnp.zeros((), jnp.int32))
       logits_NC = jnp.einsum("nd,cd->nc", state_ND, row_CD)
       arguments = logits_NC, open_C[None], column_N, label_smoothing
-      loss_N = _cross_entropy(*arguments, bias_NC)
+      loss_N = _cross_entropy(*arguments, bias_NC, bias_alone)
     else:
       places = here, jnp.where(token_N >= 0, node_N, -1), column_N
-      loss_N = _by_node(state_ND, table_VD, *places, bias_NC, label_smoothing)
+      options = bias_NC, bias_alone, label_smoothing
+      loss_N = _by_node(state_ND, table_VD, *places, *options)
     losses.append(jnp.where(token_N >= 0, loss_N, 0))
     node_N = next_N
   return jnp.stack(losses, axis=1)
 
 
-def _by_child(bias: TokenBias, here: Level, node_N: jax.Array, V: int) -> jax.Array:
+def _by_child(token_NE, value_NE, here: Level, node_N, V: int) -> jax.Array:
   """Returns the bias of each child of the targets' nodes, [N, C]."""
   number_M = jnp.arange(here.token_M.shape[0])
   child_V = jnp.full(V + 1, -1).at[here.token_M.astype(jnp.int32)].set(number_M)
   child_V = child_V.at[V].set(-1)  # not a token, but the end of a code
-  child_NE = child_V[bias.token_NE]
+  child_NE = child_V[token_NE]
   is_own_NE = child_NE < here.first_N1[node_N + 1][:, None]
   is_own_NE &= child_NE >= here.first_N1[node_N][:, None]
   column_NE = jnp.where(is_own_NE, child_NE - here.first_N1[node_N][:, None], -1)
   bias_NC = jnp.zeros((len(node_N), here.width + 1))
   row_N1 = jnp.arange(len(node_N))[:, None]
-  return bias_NC.at[row_N1, column_NE].add(bias.value_NE)[:, :-1]
+  return bias_NC.at[row_N1, column_NE].add(value_NE)[:, :-1]
 
 
-def _by_node(state_ND, table_VD, here: Level, node_N, column_N, bias_NC, smoothing):
+def _by_node(
+  state_ND, table_VD, here: Level, node_N, column_N, bias_NC, bias_alone, smoothing
+):
   """Returns the targets' losses at a level, in chunks of targets at the same node.
 
   `node_N` is -1 where there is no target.
@@ -110,7 +119,7 @@ def _by_node(state_ND, table_VD, here: Level, node_N, column_N, bias_NC, smoothi
   bias_XYC = None if bias_NC is None else bias_NC[target_Y].reshape(logits_XYC.shape)
   column_XY = jnp.where(held_Y, column_N[target_Y], 0).reshape(chunks, CHUNK)
   arguments = logits_XYC, open_XC[:, None], column_XY, smoothing
-  loss_XY = _cross_entropy(*arguments, bias_XYC)
+  loss_XY = _cross_entropy(*arguments, bias_XYC, bias_alone)
   at_N = jnp.zeros(N, jnp.int32).at[order_N].set(place_N)
   return jnp.take(loss_XY.reshape(-1), at_N, mode="fill", fill_value=0)
 
@@ -124,9 +133,13 @@ def _children(table_VD, here: Level, node: jax.Array):
   return row, number < (end - first)[..., None]
 
 
-def _cross_entropy(logits, is_open, column, label_smoothing, bias=None):
+def _cross_entropy(
+  logits, is_open, column, label_smoothing, bias=None, bias_alone=False
+):
   """Returns softmax cross-entropies over the open entries of the last axis."""
-  if bias is not None:
+  if bias is not None and not bias_alone:
+    logits += bias
+  elif bias is not None:
     arguments = is_open, column, label_smoothing
     free = _cross_entropy(logits, *arguments)
     biased = _cross_entropy(jax.lax.stop_gradient(logits) + bias, *arguments)

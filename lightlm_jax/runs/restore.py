@@ -35,7 +35,7 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.systems.base import Fitted, Trainable
-from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training import calibration, checkpoint, loop
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +149,8 @@ def restore(context: RunContext) -> Run:
     assert isinstance(built.system, Trainable)
     params, progress, reached = _read_checkpoint(context, built.system)
     step = progress.best_step or reached
+    if fitted := calibration.read(context.workdir, step):
+      params |= mesh_lib.put(fitted, mesh_lib.replicated(mesh))
     if isinstance(config, LearnedConfig) and reached < config.train.steps:
       logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
   run = Run(

@@ -26,8 +26,8 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
-from lightlm_jax.systems.base import Fitted, HasLikelihood, WritesFreely
-from lightlm_jax.training import loop, run_io
+from lightlm_jax.systems.base import Built, Fitted, HasLikelihood, WritesFreely
+from lightlm_jax.training import calibration, loop, run_io
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +146,23 @@ def learn(context: RunContext) -> Run:
     with run_io.open_run_io(context.workdir, config) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
+    params = _calibrated(context, built, params, step)
   return Run(
     **vars(context), book=book, built=built, params=params, progress=progress, step=step
   )
+
+
+def _calibrated(context: RunContext, built: Built, params: Any, step: int) -> Any:
+  """Returns the parameters fitted to validation, if the configuration says so."""
+  config, mesh, requests = context.config, context.mesh, context.split.validation
+  model: Any = getattr(config, "model", None)
+  if not getattr(model, "calibrated", False) or not requests:
+    return params
+  logger.info(f"calibrates by {len(requests):,} users of the validation …")
+  options = {"batch_size": config.train.eval_batch_size, "mesh": mesh}
+  fitted = calibration.calibrate(built, params, requests, seed=config.seed, **options)
+  calibration.write(context.workdir, step, fitted)
+  return params | mesh_lib.put(fitted, mesh_lib.replicated(mesh))
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:

@@ -105,6 +105,17 @@ class HasLikelihood(Protocol):
 
 
 @runtime_checkable
+class Calibrates(HasLikelihood, Protocol):
+  """A system of which some parameters are fitted to held-out requests after training.
+
+  `calibration` returns their values before, by name: the temperatures' logarithms,
+  which training has no use for, and biases that training has learned.
+  """
+
+  def calibration(self, params: Any) -> dict[str, jax.Array]: ...
+
+
+@runtime_checkable
 class HasState(Protocol):
   """A system whose `state` returns a hidden state per request, [B, D] float32."""
 

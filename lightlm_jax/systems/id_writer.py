@@ -32,6 +32,7 @@ class Decoder(NamedTuple):
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
   embedding_VD: jax.Array  # the embeddings of tokens
   bias: TokenBias | None = None  # is added to every logit of its tokens
+  log_temperature_L: jax.Array | None = None  # by level; None = not calibrated
 
   def states(self, decoder_input_BKL: jax.Array) -> jax.Array:
     """Returns the last layer's states, [B, K, L, D], for teacher-forced tokens."""
@@ -41,8 +42,19 @@ class Decoder(NamedTuple):
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
     """Extends each beam by one token; see the argument `step` of `beam.search`."""
     arguments = token_BK, parent_BK, self.kv, jnp.ones_like(token_BK), cache
+    level = len(cache.key)
     state_BKD, cache = self.apply(*arguments, method="extend")
+    if self.log_temperature_L is not None:
+      factor = jnp.exp(-self.log_temperature_L[level])
+      state_BKD *= factor.astype(state_BKD.dtype)
     return functools.partial(self.logits, state_BKD), cache
+
+  def calibrated(self, state_BKLD: jax.Array) -> jax.Array:
+    """Returns the states, divided by the temperatures of the levels they predict."""
+    if self.log_temperature_L is None:
+      return state_BKLD
+    factor_L = jnp.exp(-self.log_temperature_L[: state_BKLD.shape[2]])
+    return state_BKLD * factor_L.astype(state_BKLD.dtype)[None, None, :, None]
 
   def logits(self, state: jax.Array, token: jax.Array | None = None) -> jax.Array:
     """Returns `EncoderDecoder.logits` of states [B, …, D], plus the field `bias`."""
@@ -51,7 +63,7 @@ class Decoder(NamedTuple):
       return logits
     none_V = jnp.zeros(self.embedding_VD.shape[0])
     # Row by row, so that rows on different devices send each other nothing.
-    add = jax.vmap(lambda *bias: none_V.at[bias[0]].add(bias[1], mode="drop"))
+    add = jax.vmap(lambda token, value: none_V.at[token].add(value, mode="drop"))
     bias_B1V = add(*self.bias)[:, None]
     if token is not None:
       token = jnp.minimum(token, none_V.size - 1)
@@ -147,11 +159,12 @@ class IdWriter(System):
     """
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
-    state_B1LD = decoder.states(shift_right(target_B1L))
+    state_B1LD = decoder.calibrated(decoder.states(shift_right(target_B1L)))
     if self.loss_kind != "vocabulary":
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
       arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
-      return child_cross_entropy(*arguments, bias=decoder.bias).sum(axis=1)
+      options = {"bias": decoder.bias, "bias_alone": False}
+      return child_cross_entropy(*arguments, **options).sum(axis=1)
     cross_entropy_B1L = token_cross_entropy(decoder.logits(state_B1LD), target_B1L, 0.0)
     return jnp.where(target_B1L >= 0, cross_entropy_B1L, 0).sum(axis=(1, 2))
 

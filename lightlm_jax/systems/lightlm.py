@@ -25,7 +25,7 @@ from lightlm_jax.decoding import exact, trie
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.decoding.beam import invalid_beams
 from lightlm_jax.decoding.child_cross_entropy import TokenBias
-from lightlm_jax.ids.codes import CodeBook, split_last
+from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.models import encoder_decoder, repeats
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import next_item, token_sequences
@@ -63,7 +63,8 @@ class LightLM(IdWriter):
   name: str = "lightlm"
   decoding: Decoding
   input: LightLMInput  # the group `config.input`
-  repeats: bool  # whether items of the history get a learned bias
+  levels: int  # tokens of a target's id
+  repeats: bool  # whether what the history has gets a learned bias
   common_prefix: int  # how many tokens all targets begin with
   row_width: int | None  # tokens of a training row's source; None = room for any source
 
@@ -71,11 +72,13 @@ class LightLM(IdWriter):
     zero = functools.partial(jnp.zeros, dtype=jnp.int32)
     source = token_sequences.Source(zero((1, 1)), zero((1, 1)), zero((1, 1)))
     written: Any = self.net.init(rng, *source, zero((1, 1, 1)), zero((1, 1)))["params"]
-    return written | (repeats.init() if self.repeats else {})
+    return written | (repeats.init(self.levels) if self.repeats else {})
 
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns cross-entropy averaged over a target's tokens, then over the batch."""
     if self.example == "sequence":
+      # Of all items, as in a request, also if the encoder reads some of them.
+      bias = self._repeats(params, tables, batch, by_position=True)
       if self.input.item_dropout:
         rng, item_rng = jax.random.split(rng)
         share = 1 - self.input.item_dropout
@@ -85,7 +88,6 @@ class LightLM(IdWriter):
       encode_rng, decode_rng = jax.random.split(rng)
       rngs = {"dropout": encode_rng}
       encoded_BHD = apply(self.net, params, *source, rngs=rngs, method="encode")
-      bias = self._repeats(params, tables, batch, by_position=True)
       arguments = params, tables, encoded_BHD, batch, decode_rng
       value = self._loss_by_position(*arguments, bias)
       return value, next_item.counts(batch)
@@ -116,11 +118,17 @@ class LightLM(IdWriter):
     capacity = source.token_BS.size + target_BKL.size
     return value, {"tokens": tokens, "capacity_tokens": capacity}
 
+  def calibration(self, params: Any) -> dict[str, jax.Array]:
+    start = {"log_temperature": jnp.zeros(self.levels)}
+    return start | ({"repeat_bias": params["repeat_bias"]} if self.repeats else {})
+
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
     source = self._source(tables, batch)
     encoded_BSD = apply(self.net, params, *source, method="encode")
     opened = self._opened(params, encoded_BSD, source.segment_BS)
-    return opened._replace(bias=self._repeats(params, tables, batch))
+    bias = self._repeats(params, tables, batch)
+    log_temperature_L = params.get("log_temperature")
+    return opened._replace(bias=bias, log_temperature_L=log_temperature_L)
 
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int
@@ -134,7 +142,8 @@ class LightLM(IdWriter):
     def force(decoder_input_QL):
       shape = (decoder.kv.segment_BS.shape[0], *decoder_input_QL.shape)
       decoder_input_BQL = jnp.broadcast_to(decoder_input_QL[None], shape)
-      return decoder.logits(decoder.states(decoder_input_BQL))
+      state_BQLD = decoder.calibrated(decoder.states(decoder_input_BQL))
+      return decoder.logits(state_BQLD)
 
     score_BR = exact.scores(
       force,
@@ -182,20 +191,23 @@ class LightLM(IdWriter):
     return state_B1LD[:, 0, -1].astype(jnp.float32)
 
   def _repeats(self, params, tables, batch, by_position=False) -> TokenBias | None:
-    """Returns a bias on the last token of each history item, from the item's recency.
+    """Returns a bias on the tokens of the history's items (see models/repeats.py).
 
     The bias has a row per request or, with `by_position`, per position (B · H rows),
     for the items up to this position. Returns None if the field `repeats` is false.
     """
     if not self.repeats:
       return None
-    code_BHL = tables.item_code_IL[jnp.maximum(batch.history_BH, 0)]
-    end_BH1 = jnp.maximum((code_BHL >= 0).sum(axis=2, keepdims=True) - 1, 0)
-    token_B1H = jnp.take_along_axis(code_BHL, end_BH1, axis=2)[:, None, :, 0]
-    bias_BQH, known_BQH = repeats.by_recency(params, batch.segment_BH, by_position)
-    token_BQH = jnp.where(known_BQH, token_B1H, self.shape.V)
-    flat = (x.reshape(-1, x.shape[2]) for x in (token_BQH, bias_BQH))
-    return TokenBias(*flat)
+    code_BHL = token_sequences.codes_of(tables.item_code_IL, batch.history_BH)
+    tokens, values = [], []
+    for level in range(self.levels):
+      arguments = params["repeat_bias"][level], code_BHL[..., level], batch.segment_BH
+      bias_BQH, last_BQH = repeats.of_history(*arguments, by_position)
+      token_B1H = code_BHL[:, None, :, level]
+      tokens.append(jnp.where(last_BQH, token_B1H, self.shape.V))
+      values.append(bias_BQH)
+    stacked = (jnp.stack(x, axis=2) for x in (tokens, values))  # [B, Q, L, H]
+    return TokenBias(*(x.reshape(-1, *x.shape[2:]) for x in stacked))
 
   def _source(
     self, tables: Tables, batch: Batch, width: int | None = None
@@ -239,12 +251,10 @@ def build(
     lengths_E = _source_lengths(config.input, codes, train)
     rows = packing.rows(lengths_E, config.examples_a_row)
   target_IL = tables.target_IL[: len(codes.items_IL)]
-  stem_IL, last_I = split_last(codes.items_IL)
-  own = np.unique(last_I)
-  if config.model.repeats and (len(own) < len(last_I) or np.isin(own, stem_IL).any()):
+  if config.model.repeats and not _is_one_place_each(codes.items_IL):
     raise UserError(
-      "config.model.repeats needs ids whose last tokens name one item each; set "
-      "config.ids.kind=sci and config.ids.tokens=node"
+      "config.model.repeats needs ids of which each token has one place in the trie; "
+      "set config.ids.kind=sci and config.ids.tokens=node"
     )
   example = "target" if config.input.history else "drawn"
   if config.input.every_position:
@@ -256,6 +266,7 @@ def build(
     decoding=config.decoding,
     end_token=token_sequences.END if config.input.prompt else None,
     input=config.input,
+    levels=target_IL.shape[1],
     repeats=config.model.repeats,
     loss_kind=config.train.loss,
     label_smoothing=config.train.label_smoothing,
@@ -328,6 +339,15 @@ class EmbeddingInit:
     ids_VD = jax.random.uniform(rng, shape, dtype, -self.id_range, self.id_range)
     is_word_V1 = jnp.arange(shape[0])[:, None] < self.first_code
     return jnp.where(is_word_V1, table_VD, ids_VD)
+
+
+def _is_one_place_each(code_IL: np.ndarray) -> bool:
+  """Returns whether each token stands at one level and always after the same prefix."""
+  prefixes = 0
+  for level, token_I in enumerate(code_IL.T):
+    written_NL = code_IL[token_I >= 0, : level + 1]
+    prefixes += len(np.unique(written_NL, axis=0))
+  return prefixes == len(np.unique(code_IL[code_IL >= 0]))
 
 
 def _source_lengths(

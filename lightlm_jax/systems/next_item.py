@@ -52,10 +52,10 @@ class NextItem(ItemScorer):
   # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
   negatives: int  # items that a sampled loss draws
-  repeats: bool = False  # whether items of the history get a learned bias
+  repeats: bool = False  # whether what the history has gets a learned bias
 
   def init(self, rng: jax.Array) -> Any:
-    return self.reader.init(rng) | (repeats_lib.init() if self.repeats else {})
+    return self.reader.init(rng) | (repeats_lib.init(1) if self.repeats else {})
 
   def loss(self, params: Any, tables: Any, batch: Batch, rng: jax.Array) -> Loss:
     """Returns the mean loss over all positions that have a next item."""
@@ -71,11 +71,14 @@ class NextItem(ItemScorer):
   def scores(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
     """Returns the items' scores, [B, I] float32, all equal if there is no history."""
     hidden_BHD = self.reader.read(params, tables, batch)
+    if "log_temperature" in params:
+      hidden_BHD *= jnp.exp(-params["log_temperature"])
     scores_BI = last_scores(hidden_BHD, batch.segment_BH, _output_table(params))
     if not self.repeats:
       return scores_BI
-    bias_B1H, known_B1H = repeats_lib.by_recency(params, batch.segment_BH)
-    item_BH = jnp.where(known_B1H[:, 0], batch.history_BH, scores_BI.shape[1])
+    arguments = params["repeat_bias"][0], batch.history_BH, batch.segment_BH
+    bias_B1H, last_B1H = repeats_lib.of_history(*arguments)
+    item_BH = jnp.where(last_B1H[:, 0], batch.history_BH, scores_BI.shape[1])
     row_B1 = jnp.arange(scores_BI.shape[0])[:, None]
     return scores_BI.at[row_B1, item_BH].add(bias_B1H[:, 0], mode="drop")
 
@@ -113,13 +116,14 @@ class NextItem(ItemScorer):
     found: Any = cross_entropy.linear_cross_entropy(*arguments)
     total, normaliser_N = found
     by_position = self.example == "sequence"
-    bias_BQH, known_BQH = repeats_lib.by_recency(params, batch.segment_BH, by_position)
+    arguments = params["repeat_bias"][0], batch.history_BH, batch.segment_BH
+    bias_BQH, last_BQH = repeats_lib.of_history(*arguments, by_position)
     B, Q, _ = bias_BQH.shape
     row_BHD = table_ID[jnp.maximum(batch.history_BH, 0)]
     logits_BQH = jnp.einsum("bqd,bhd->bqh", hidden_ND.reshape(B, Q, -1), row_BHD)
     share_BQH = jnp.exp(jnp.minimum(logits_BQH - normaliser_N.reshape(B, Q, 1), 0))
-    arguments = batch.history_BH, label_N.reshape(B, Q), share_BQH
-    added_BQ = repeats_lib.added_loss(bias_BQH, known_BQH, *arguments)
+    arguments = last_BQH, batch.history_BH, label_N.reshape(B, Q), share_BQH
+    added_BQ = repeats_lib.added_loss(bias_BQH, *arguments)
     total += (added_BQ.reshape(-1) * weight_N).sum()
     return total / jnp.maximum(weight_N.sum(), 1)
 
@@ -127,6 +131,10 @@ class NextItem(ItemScorer):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextItemSoftmax(Softmax, NextItem):
   """`NextItem` with a softmax loss: its scores are logits."""
+
+  def calibration(self, params: Any) -> dict[str, jax.Array]:
+    start = {"log_temperature": jnp.zeros(())}
+    return start | ({"repeat_bias": params["repeat_bias"]} if self.repeats else {})
 
 
 def of_run(

@@ -2,19 +2,25 @@
 
   LIGHTLM_DATA_DIR=DATA python results/accuracy/run.py --workdir=runs/accuracy
 
-A run that is finished is read, and one that was stopped goes on; `--finished` trains
-nothing and leaves out what is not there. `--logs`, `--rows` and `--seeds` choose.
+runs.json has the figures of each finished run. A run that it has is not trained again;
+a run that was stopped goes on. `--finished` trains nothing: it only takes up what lies
+finished in the workdir. `--logs`, `--rows` and `--seeds` choose.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import statistics
+
+import jax
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.runs import train
 from lightlm_jax.runtime import devices
 
+FOLDER = pathlib.Path(__file__).parent
+RUNS = FOLDER / "runs.json"  # {"LOG-ROW-SEED": what `figures` returns}
 LOGS = ("toys", "beauty", "yelp", "ml-1m")
 REPEATS = {"model.repeats": True}
 # Cards without a preset for MovieLens read its long histories as the item decoder does.
@@ -56,29 +62,33 @@ def main() -> None:
   parser.add_argument("--finished", action="store_true")
   flags = parser.parse_args()
   devices.enable_compilation_cache()
-  summary = {}
-  for log in flags.logs:
-    for row in flags.rows:
-      if row in CHANGES and log != "toys":
-        continue
-      found = [results(flags, log, row, seed) for seed in flags.seeds]
-      found = [one for one in found if one is not None]
-      if found:
-        summary.setdefault(log, {})[row] = mean(found)
-  path = pathlib.Path(__file__).parent / "summary.json"
-  path.write_text(json.dumps(summary, indent=2) + "\n")
+  # Seed by seed, so that each log and row has a figure early.
+  for seed, log, row in itertools.product(flags.seeds, flags.logs, flags.rows):
+    if row in CHANGES and log != "toys":
+      continue
+    known = read(RUNS)
+    folder = flags.workdir / name_of(log, row, seed)
+    if folder.name not in known and not flags.finished:
+      train.train(config_of(log, row, seed), folder)
+    if (folder / "results.json").exists():
+      known[folder.name] = figures(read(folder / "results.json"))
+      write(RUNS, dict(sorted(known.items())))
+  summary = summarise(read(RUNS))
+  write(FOLDER / "summary.json", summary)
   for log, rows in summary.items():
     print(table(log, rows), end="\n\n")
 
 
-def results(flags: argparse.Namespace, log: str, row: str, seed: int) -> dict | None:
-  """Returns the results.json of one run, trained if it has to be; None without it."""
-  name = row.replace(", ", "-").replace(" ", "-")
-  folder = flags.workdir / f"{log}-{name}-{seed}"
-  if not flags.finished:
-    train.train(config_of(log, row, seed), folder)
-  kept = folder / "results.json"
-  return json.loads(kept.read_text()) if kept.exists() else None
+def read(path: pathlib.Path) -> dict:
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: pathlib.Path, content: dict) -> None:
+  path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def name_of(log: str, row: str, seed: int) -> str:
+  return f"{log}-{row.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def config_of(log: str, row: str, seed: int) -> config_lib.RunConfig:
@@ -91,21 +101,27 @@ def config_of(log: str, row: str, seed: int) -> config_lib.RunConfig:
   return config_lib.load(card, preset, long | own)
 
 
-def mean(runs: list[dict]) -> dict:
-  """Returns means over seeds: metrics by rule, and minutes of training."""
+def figures(results: dict) -> dict:
+  """Returns what runs.json keeps of a results.json: metrics by rule, and minutes."""
 
-  def of(values):
-    return round(statistics.fmean(values), 5)
+  def kept(by_rule: dict) -> dict:
+    return {rule: {m: round(by_rule[rule][m], 5) for m in METRICS} for rule in RULES}
 
-  by_rule = {
-    rule: {m: of(run["metrics"][rule][m] for run in runs) for m in METRICS}
-    for rule in RULES
+  return kept(results["metrics"]) | {
+    "validation": kept(results["validation"]),
+    "minutes": round(results["train_seconds"] / 60, 1),
   }
-  validation = {
-    rule: of(run["validation"][rule]["ndcg@10"] for run in runs) for rule in RULES
-  }
-  minutes = of(run["train_seconds"] / 60 for run in runs)
-  return {"seeds": len(runs)} | by_rule | {"validation": validation, "minutes": minutes}
+
+
+def summarise(known: dict[str, dict]) -> dict[str, dict]:
+  """Returns the means over seeds of what runs.json has, by log and row."""
+  summary = {}
+  for log, row in itertools.product(LOGS, ROWS):
+    runs = [known[n] for n in (name_of(log, row, s) for s in range(10)) if n in known]
+    if runs:
+      mean = jax.tree.map(lambda *x: round(statistics.fmean(x), 5), *runs)
+      summary.setdefault(log, {})[row] = {"seeds": len(runs)} | mean
+  return summary
 
 
 def table(log: str, rows: dict[str, dict]) -> str:
@@ -117,7 +133,10 @@ def table(log: str, rows: dict[str, dict]) -> str:
     "| --- | --- | --- | --- | --- | --- |",
   ]
   for name, found in rows.items():
-    cells = [str(found["seeds"]), pair(found["validation"][rule] for rule in RULES)]
+    cells = [
+      str(found["seeds"]),
+      pair(found["validation"][rule]["ndcg@10"] for rule in RULES),
+    ]
     cells += [pair(found[rule][m] for rule in RULES) for m in METRICS]
     lines.append(f"| {name} | {' | '.join(cells)} | {found['minutes']:.0f} |")
   return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Temperatures and the bias of repeats, fitted to validation after training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_lightlm import build, make_batch
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.data.splits import Requests
+from lightlm_jax.decoding.allowed import Allowed, no_shared_mask
+from lightlm_jax.models import repeats
+from lightlm_jax.runs import evaluate, restore, train
+from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.training import calibration
+
+CODES = [(item % 3, item + 3) for item in range(12)]
+FIELDS = {
+  "input__every_position": True,
+  "input__user": False,
+  "model__whole_word": False,
+  "model__residual": True,
+  "model__repeats": True,
+  "train__loss": "children",
+}
+HISTORY = [5, 9, 11, 1]
+
+
+def small(**more):
+  """A system, its tables, and untrained parameters with a bias of repeats."""
+  system, tables, _ = build(codes=CODES, **FIELDS | more)
+  params = system.init(jax.random.key(0))
+  shape = params["repeat_bias"].shape
+  return (
+    system,
+    tables,
+    params | {"repeat_bias": jax.random.normal(jax.random.key(1), shape)},
+  )
+
+
+def chances(system, tables, params, history=HISTORY):
+  """Each item's probability after a history."""
+  batch = make_batch([(-1, history, item, 1.0) for item in range(len(CODES))])
+  return np.exp(-np.asarray(system.nll(params, tables, batch)))
+
+
+@pytest.mark.parametrize("kind", ["beam", "exact"])
+def test_answers_have_the_calibrated_probabilities(kind):
+  system, tables, params = small(decoding__kind=kind)
+  params["log_temperature"] = jnp.array([0.7, -0.4])
+  chance_I = chances(system, tables, params)
+  assert chance_I.sum() == pytest.approx(1, abs=1e-5)
+  batch = make_batch([(-1, HISTORY, 0, 1.0)])
+  nobody = np.zeros(1, np.int32)
+  allowed = Allowed(no_shared_mask(), nobody, np.zeros((1, 0), np.int32))
+  best = system.recommend(params, tables, batch, allowed, k=len(CODES))
+  found_K = np.exp(np.asarray(best.scores_BK[0]))
+  np.testing.assert_allclose(found_K, chance_I[best.items_BK[0]], rtol=1e-4)
+  assert (np.diff(found_K) <= 0).all()
+
+
+def test_a_temperature_is_the_power_of_its_levels_odds():
+  """Without a bias, p becomes proportional to p^(1/T) among siblings."""
+  system, tables, params = small()
+  params["repeat_bias"] *= 0
+  before_I = chances(system, tables, params)
+  params["log_temperature"] = jnp.log(jnp.array([2.0, 0.5]))
+  after_I = chances(system, tables, params)
+  first_I = np.array([first for first, _ in CODES])
+
+  def split(chance_I):
+    cluster_C = np.bincount(first_I, weights=chance_I)
+    return cluster_C, chance_I / cluster_C[first_I]
+
+  (cluster_C, inside_I), (cooled_C, cooled_I) = split(before_I), split(after_I)
+  wanted_C = cluster_C**0.5
+  np.testing.assert_allclose(cooled_C, wanted_C / wanted_C.sum(), rtol=1e-4)
+  wanted_I = inside_I**2
+  wanted_I /= np.bincount(first_I, weights=wanted_I)[first_I]
+  np.testing.assert_allclose(cooled_I, wanted_I, rtol=1e-3)
+
+
+def drawn(chance_XI, histories, number, rng):
+  """Requests whose targets are drawn from the chances after their histories."""
+  which_N = rng.integers(len(histories), size=number)
+  target_N = [rng.choice(len(CODES), p=chance_XI[x]) for x in which_N]
+  chosen = [histories[x] for x in which_N]
+  offset_N1 = np.concatenate([[0], np.cumsum([len(h) for h in chosen])])
+  items = np.concatenate(chosen).astype(np.int32)
+  user_N = np.arange(number, dtype=np.int32)
+  return Requests(user_N, offset_N1, items, np.array(target_N, np.int32))
+
+
+def fit(system, tables, params, requests):
+  built = system.built._replace(tables=tables)
+  mesh = mesh_lib.make(1, 1)
+  return calibration.calibrate(
+    built, params, requests, batch_size=64, mesh=mesh, seed=0
+  )
+
+
+def test_the_probabilities_that_drew_the_targets_are_found():
+  system, tables, params = small()
+  rng = np.random.default_rng(0)
+  histories = [rng.integers(12, size=length).tolist() for length in (1, 2, 3, 4, 5) * 4]
+  true = params | {"log_temperature": jnp.array([0.5, -0.5])}
+  true["repeat_bias"] = params["repeat_bias"].at[1, 0].add(1.5)
+
+  def all_chances(params):
+    rows = [chances(system, tables, params, history) for history in histories]
+    chance_XI = np.array(rows, np.float64)
+    return chance_XI / chance_XI.sum(axis=1, keepdims=True)
+
+  wanted_XI, before_XI = all_chances(true), all_chances(params)
+  fitted = fit(system, tables, params, drawn(wanted_XI, histories, 5_000, rng))
+  np.testing.assert_allclose(fitted["log_temperature"], [0.5, -0.5], atol=0.15)
+
+  def divergence(chance_XI):
+    return (wanted_XI * np.log(wanted_XI / chance_XI)).sum(axis=1).mean()
+
+  assert divergence(all_chances(params | fitted)) < 0.05 * divergence(before_XI)
+
+
+def test_a_single_request_moves_little():
+  system, tables, params = small()
+  rng = np.random.default_rng(0)
+  one = drawn(np.full((1, 12), 1 / 12), [HISTORY], 1, rng)
+  fitted = fit(system, tables, params, one)
+  assert 0.01 < np.abs(fitted["log_temperature"]).max() < 1
+  moved = np.abs(fitted["repeat_bias"] - params["repeat_bias"])
+  assert moved.max() < 1
+  never = repeats.RECENCIES + repeats.TIMES - 1  # no item was bought four times
+  assert moved[:, never].max() == 0
+
+
+def test_a_calibration_belongs_to_a_step(tmp_path):
+  path = train.epath.Path(tmp_path)
+  assert calibration.read(path, 7) == {}
+  fitted = {"log_temperature": np.array([0.5, -0.25], np.float32)}
+  calibration.write(path, 7, fitted)
+  np.testing.assert_array_equal(
+    calibration.read(path, 7)["log_temperature"], [0.5, -0.25]
+  )
+  assert calibration.read(path, 8) == {}
+  (path / calibration.FILE).write_text("{")
+  with pytest.raises(
+    UserError, match=r"calibration\.json .*; restore it, or remove it"
+  ):
+    calibration.read(path, 7)
+
+
+def test_a_run_is_restored_as_it_was_evaluated(tmp_path):
+  fields = {name.replace("__", "."): value for name, value in FIELDS.items()}
+  fields |= {"model.calibrated": True, "baselines": (), "train.steps": 4}
+  config = config_lib.load("demo", "tiny", fields)
+  results = train.train(config, tmp_path)
+  run = restore.load(tmp_path)
+  assert np.abs(run.params["log_temperature"]).max() > 0.01
+  again = evaluate.evaluate_run(run)
+  for rule in ("seen_excluded", "seen_allowed"):
+    assert again["metrics"][rule] == results["metrics"][rule]
+  (tmp_path / calibration.FILE).unlink()
+  assert "log_temperature" not in restore.load(tmp_path).params
