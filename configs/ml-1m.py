@@ -28,6 +28,8 @@ def get_config(preset: str | None = None) -> config_lib.Card:
     config.decoding.beam_size = 20
     config.model.dropout_rate = 0.2
     config.train.whole_histories = True
+    config.train.learning_rate = 0.002  # of the layers; the embeddings' is Toys'
+    config.train.embedding_rate = 25.0
     config.train.steps = 9_270  # 30 epochs
-    config.train.eval_every = 927
+    config.train.eval_every = 1_545
   return config

@@ -21,6 +21,7 @@ from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import checkpoint, loop
+from lightlm_jax.training.state import TrainState
 
 # A checkpoint is read here as it was written, onto whatever device there is.
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -240,6 +241,22 @@ def test_the_best_is_kept_for_what_a_damaged_checkpoint_falls_back_on(tmp_path):
   reader = checkpoint.Checkpoints(epath.Path(tmp_path), read_only=True)
   assert reader.progress() == {"best_step": 4, "judged_step": 4}
   reader.close()
+
+
+def test_parameters_of_other_shapes_are_named(tmp_path):
+  def state(**params):
+    return TrainState(np.zeros((), np.int32), params, ())
+
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
+  checkpoints.save(1, state(bias=np.ones(3)), {"best_step": 1})
+  checkpoints.wait()
+  for other, message in (
+    (state(bias=np.ones((2, 3))), r"holds bias \[3\], not \[2, 3\]: another version"),
+    (state(weight=np.ones(3)), r"holds bias \[3\], not any"),
+  ):
+    with pytest.raises(UserError, match=message):
+      checkpoints.restore(1, other)
+  checkpoints.close()
 
 
 def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):

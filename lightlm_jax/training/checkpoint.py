@@ -8,12 +8,15 @@ the files. Damaged checkpoints are skipped for older ones.
 from collections.abc import Iterator
 from concurrent import futures
 import contextlib
+import functools
 import json
 import logging
 import re
+import textwrap
 from typing import Any
 
 from etils import epath
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from lightlm_jax.runtime import processes
@@ -106,11 +109,13 @@ class Checkpoints:
       with _one_line("write", self.directory, "write a checkpoint"):
         writing.result()
 
-  def restore(self, step: int, abstract_state: TrainState) -> TrainState:
+  def restore(self, step: int, abstract_state: TrainState | None) -> TrainState:
     """Restores the state of one step onto the shardings of `abstract_state`.
 
+    If that is None, the state is restored as nested dicts and lists, onto one device.
+
     Raises:
-      UserError: the checkpoint is damaged or cannot be read.
+      UserError: the checkpoint is damaged, has other shapes or cannot be read.
     """
     self.wait()
     if why := self._damage(step):
@@ -119,6 +124,8 @@ class Checkpoints:
         "copy of it, or train anew in another --workdir"
       )
     with _one_line("read", self.directory):
+      if abstract_state is not None:
+        self._check_shapes(step, abstract_state.params)
       return self._checkpointer.load(step, abstract_state)
 
   def close(self) -> None:
@@ -169,9 +176,28 @@ class Checkpoints:
       self._verified.add(step)
     return found
 
+  def _check_shapes(self, step: int, params: Any) -> None:
+    """Raises a UserError if a checkpoint holds parameters of other shapes."""
+    saved: Any = self._checkpointer.metadata(step).metadata
+    found, wanted = _shapes(saved["params"]), _shapes(params)
+    for name in sorted(found | wanted):
+      if found.get(name) != wanted.get(name):
+        raise UserError(
+          f"{self.directory} holds {name} {found.get(name, 'nowhere')}, not "
+          f"{wanted.get(name, 'any')}: another version of lightlm_jax wrote it; go on "
+          "with that version, or train anew in another --workdir"
+        )
+
   def _finish(self, step: int, saved) -> None:
     saved.result()
     _write_manifest(self.directory / str(step), processes.process_index_and_count()[0])
+
+
+def _shapes(params: Any) -> dict[str, list[int]]:
+  """Returns the shape of each parameter by its path."""
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  name_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {name_of(path): list(leaf.shape) for path, leaf in leaves}
 
 
 def _write_manifest(folder: epath.Path, process: int) -> None:
@@ -234,9 +260,10 @@ def _one_line(verb: str, directory: epath.Path, together: str | None = None):
     except UserError:
       raise
     except Exception as error:
+      why = textwrap.shorten(first_line(error), 200, placeholder=" …")
       raise UserError(
-        f"cannot {verb} checkpoints in {directory}: {first_line(error)}; check free "
-        "space, limits and permissions, then start again to resume"
+        f"cannot {verb} checkpoints in {directory}: {why}; check free space, limits "
+        "and permissions, then start again to resume"
       )
     finally:
       logger.setLevel(level)

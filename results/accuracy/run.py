@@ -22,7 +22,7 @@ from lightlm_jax.runtime import devices
 FOLDER = pathlib.Path(__file__).parent
 RUNS = FOLDER / "runs.json"  # {"LOG-ROW-SEED": what `figures` returns}
 LOGS = ("toys", "beauty", "yelp", "ml-1m")
-REPEATS = {"model.repeats": True}
+REPEATS = {"model.repeats": True, "model.calibrated": True}
 # Cards without a preset for MovieLens read its long histories as the item decoder does.
 LONG = {"input.history": 200, "model.dropout_rate": 0.2}
 PACKED = LONG | {"train.whole_histories": True, "train.batch_size": 16}
@@ -42,6 +42,7 @@ CHANGES = {
   "no items left out": {"input.item_dropout": 0.0},
   "ids by shared users": {"ids.graph": "bipartite"},
   "no repeats": {"model.repeats": False},
+  "not calibrated": {"model.calibrated": False},
   "no average": {"train.average": 0.0},
   "no residual": {"model.residual": False},
   "40 epochs": {"train.steps": 5_360, "train.eval_every": 536},
