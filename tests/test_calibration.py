@@ -1,5 +1,8 @@
 """Temperatures and the bias of repeats, fitted to validation after training."""
 
+import pathlib
+
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,9 +95,9 @@ def drawn(chance_XI, histories, number, rng):
   return Requests(user_N, offset_N1, items, np.array(target_N, np.int32))
 
 
-def fit(system, tables, params, requests):
+def fit(system, tables, params, requests, devices=1):
   built = system.built._replace(tables=tables)
-  mesh = mesh_lib.make(1, 1)
+  mesh = mesh_lib.make(devices, 1)
   return calibration.calibrate(
     built, params, requests, batch_size=64, mesh=mesh, seed=0
   )
@@ -134,31 +137,68 @@ def test_a_single_request_moves_little():
   assert moved[:, never].max() == 0
 
 
+EIGHT = """
+import json
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import test_calibration as here
+
+system, tables, params = here.small()
+rng = np.random.default_rng(0)
+requests = here.drawn(np.full((1, 12), 1 / 12), [here.HISTORY], 100, rng)
+print(json.dumps([
+  {name: value.tolist() for name, value in here.fit(*arguments).items()}
+  for arguments in ((system, tables, params, requests, n) for n in (1, 8))
+]))
+"""
+
+
+def test_devices_share_the_fit(eight_devices):
+  alone, shared = eight_devices(EIGHT, str(pathlib.Path(__file__).parent))
+  assert np.abs(alone["log_temperature"]).max() > 0.1
+  for name, value in alone.items():
+    np.testing.assert_allclose(shared[name], value, atol=1e-3)
+
+
 def test_a_calibration_belongs_to_a_step(tmp_path):
-  path = train.epath.Path(tmp_path)
-  assert calibration.read(path, 7) == {}
+  path = epath.Path(tmp_path)
+  before = {"log_temperature": jnp.zeros(2)}
+  assert calibration.read(path, 7, before) is None
   fitted = {"log_temperature": np.array([0.5, -0.25], np.float32)}
   calibration.write(path, 7, fitted)
-  np.testing.assert_array_equal(
-    calibration.read(path, 7)["log_temperature"], [0.5, -0.25]
-  )
-  assert calibration.read(path, 8) == {}
+  found = calibration.read(path, 7, before)
+  np.testing.assert_array_equal(found["log_temperature"], [0.5, -0.25])
+  assert calibration.digest(found) == calibration.digest(fitted)
+  assert calibration.read(path, 8, before) is None
+  with pytest.raises(UserError, match=r"calibration\.json holds other parameters"):
+    calibration.read(path, 7, before | {"repeat_bias": jnp.zeros((2, 30))})
   (path / calibration.FILE).write_text("{")
-  with pytest.raises(
-    UserError, match=r"calibration\.json .*; restore it, or remove it"
-  ):
-    calibration.read(path, 7)
+  with pytest.raises(UserError, match=r"calibration\.json .*; give a copy of it"):
+    calibration.read(path, 7, before)
 
 
-def test_a_run_is_restored_as_it_was_evaluated(tmp_path):
-  fields = {name.replace("__", "."): value for name, value in FIELDS.items()}
-  fields |= {"model.calibrated": True, "baselines": (), "train.steps": 4}
-  config = config_lib.load("demo", "tiny", fields)
-  results = train.train(config, tmp_path)
+LIGHTLM = {name.replace("__", "."): value for name, value in FIELDS.items()}
+
+
+@pytest.mark.parametrize(
+  ("card", "fields"),
+  [
+    ("demo", LIGHTLM),
+    ("sasrec", {"data.name": "demo", "train.loss": "full", "model.repeats": True}),
+  ],
+)
+def test_a_run_is_restored_as_it_was_evaluated(card, fields, tmp_path, capfd):
+  fields = fields | {"model.calibrated": True, "baselines": (), "train.steps": 4}
+  results = train.train(config_lib.load(card, "tiny", fields), tmp_path)
   run = restore.load(tmp_path)
   assert np.abs(run.params["log_temperature"]).max() > 0.01
   again = evaluate.evaluate_run(run)
   for rule in ("seen_excluded", "seen_allowed"):
     assert again["metrics"][rule] == results["metrics"][rule]
   (tmp_path / calibration.FILE).unlink()
-  assert "log_temperature" not in restore.load(tmp_path).params
+  uncalibrated = restore.load(tmp_path)
+  assert "log_temperature" not in uncalibrated.params
+  assert "has no calibration of step 4" in capfd.readouterr().out
+  assert restore.identity(uncalibrated) != restore.identity(run)

@@ -236,9 +236,12 @@ def test_a_repeat_is_as_likely_as_its_recency_says():
     np.testing.assert_allclose(odds_I[~inside], odds_I[~inside][0], rtol=1e-4)
 
 
-def test_tokens_that_several_items_end_with_are_refused():
+@pytest.mark.parametrize(
+  "codes", [ITEM_CODES, [*UNIQUE[:-2], (13, 0, 14), (13, 0, 15)]], ids=["last", "inner"]
+)
+def test_a_token_at_two_places_of_the_trie_gets_no_bias(codes):
   with pytest.raises(UserError, match="each token has one place in the trie"):
-    build(**REPEATS | {"codes": ITEM_CODES})
+    build(**REPEATS | {"codes": codes})
 
 
 @pytest.mark.parametrize(

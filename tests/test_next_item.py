@@ -173,11 +173,10 @@ def test_a_bias_of_repeats_is_added_to_logits_and_learns_alone(name):
   scores_BI = also.scores(params | {"repeat_bias": bias_P[None]}, (), requests)
   wanted_BI = logits(bias_P, requests)[:, -1]
   np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
-  if name == "item_decoder":
-    cooled = {"repeat_bias": bias_P[None], "log_temperature": jnp.log(2.0)}
-    scores_BI = also.scores(params | cooled, (), requests)
-    wanted_BI = (logits(bias_P * 2, requests) / 2)[:, -1]
-    np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
+  cooled = {"repeat_bias": bias_P[None], "log_temperature": jnp.log(2.0)}
+  scores_BI = also.scores(params | cooled, (), requests)
+  wanted_BI = (logits(bias_P * 2, requests) / 2)[:, -1]
+  np.testing.assert_allclose(scores_BI, wanted_BI, rtol=1e-4, atol=1e-4)
 
 
 def test_a_bias_of_repeats_needs_the_whole_softmax():

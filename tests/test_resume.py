@@ -251,8 +251,9 @@ def test_parameters_of_other_shapes_are_named(tmp_path):
   checkpoints.save(1, state(bias=np.ones(3)), {"best_step": 1})
   checkpoints.wait()
   for other, message in (
-    (state(bias=np.ones((2, 3))), r"holds bias \[3\], not \[2, 3\]: another version"),
-    (state(weight=np.ones(3)), r"holds bias \[3\], not any"),
+    (state(bias=np.ones((2, 3))), r"have bias \[3\], this .* has bias \[2, 3\]; go on"),
+    (state(weight=np.ones(3)), r"have bias \[3\], this .* has no bias"),
+    (state(a=np.ones(3), bias=np.ones(3)), r"have no a, this .* has a \[3\]"),
   ):
     with pytest.raises(UserError, match=message):
       checkpoints.restore(1, other)

@@ -53,9 +53,9 @@ class LightLMModel(Transformer):
   d_kv: int = field(64, "width of an attention head", POSITIVE)
   whole_word: bool = field(True, "whether tokens get their item's place in a history")
   residual: bool = field(False, "whether the newest state is added to the decoder's")
-  repeats: bool = field(False, "whether what the history has gets a learned bias")
+  repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation in the end"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
@@ -82,9 +82,9 @@ class SASRecModel(SharedWidthModel):
 
   mix: float = field(0.7, "bsarec: share of the frequency branch", PROBABILITY)
   low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
-  repeats: bool = field(False, "whether what the history has gets a learned bias")
+  repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation in the end"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
 
 
@@ -119,9 +119,9 @@ class ItemDecoderModel(DecoderModel):
   """A decoder with one token per item."""
 
   tied: bool = field(True, "whether the output table is the input's", signature=True)
-  repeats: bool = field(False, "whether what the history has gets a learned bias")
+  repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation in the end"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
 
 

@@ -1,4 +1,7 @@
-"""A learned bias on the logits of what a history has, by how recent and frequent it is.
+"""A learned bias on the logits of the tokens of a history's items.
+
+It depends on how recently and how often the history has the token, on how many of its
+items are repeats, and on its length.
 
 Where nobody buys an item twice, the bias learns to rule seen items out; elsewhere, to
 raise them. The model itself learns from the loss without the bias, so that seen items
@@ -13,8 +16,8 @@ import numpy as np
 from lightlm_jax.models.layers import relative_position_bucket
 
 RECENCIES = 16  # buckets of a token's distance from the end of the history
-TIMES = 4  # how often the history has the token: 1, 2, 3 or more often
-HABITS = 4  # how many items of the history repeat a token: 0, 1, 2 or more
+TIMES = 4  # how often the history has the token: 1, 2, 3, or at least 4
+HABITS = 4  # how many of its items repeat a token: 0, 1, 2, or at least 3
 LENGTHS = (2, 4, 8, 16, 32)  # each is where a bucket of the number of items begins
 NUMBER = RECENCIES + TIMES + HABITS + len(LENGTHS) + 1
 
@@ -61,13 +64,14 @@ def of_history(
   next_BH = jnp.where(jnp.triu(same_BHH, 1), at_H[None, None], H).min(axis=2)
   back_1QH = (at_Q[:, None] - at_H[None])[None]
   read_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
-  read_BQH &= real_BH[:, None] & (back_1QH >= 0)
+  read_BQH &= (segment_BH > 0)[:, None] & (back_1QH >= 0)
+  length_BQ = jnp.searchsorted(np.array(LENGTHS), read_BQH.sum(axis=2), side="right")
+  read_BQH &= real_BH[:, None]
   habit_BQ = (read_BQH & (times_BH > 1)[:, None]).sum(axis=2)
   options = {"bidirectional": False, "num_buckets": RECENCIES}
   bucket_1QH = relative_position_bucket(-back_1QH, max_distance=128, **options)
   bias_BQH = recency_P[bucket_1QH] + times_P[jnp.clip(times_BH, 1, TIMES) - 1][:, None]
   bias_BQH += habit_P[jnp.minimum(habit_BQ, HABITS - 1)][..., None]
-  length_BQ = jnp.searchsorted(np.array(LENGTHS), read_BQH.sum(axis=2), side="right")
   bias_BQH += length_P[length_BQ][..., None]
   last_BQH = read_BQH & (next_BH[:, None] > at_Q[None, :, None])
   return jnp.where(last_BQH, bias_BQH, 0.0), last_BQH

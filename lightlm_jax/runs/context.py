@@ -43,6 +43,7 @@ class Run(RunContext):
   params: Any  # of the best validation, on the mesh
   progress: "Progress | None"  # of the training; None if the system is fitted
   step: int | None  # of the parameters; None if the system is fitted
+  calibration_sha256: str | None = None  # None = the parameters are as trained
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:

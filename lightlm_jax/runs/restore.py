@@ -34,7 +34,7 @@ from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
-from lightlm_jax.systems.base import Fitted, Trainable
+from lightlm_jax.systems.base import Built, Calibrates, Fitted, Trainable
 from lightlm_jax.training import calibration, checkpoint, loop
 
 logger = logging.getLogger(__name__)
@@ -142,25 +142,46 @@ def restore(context: RunContext) -> Run:
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = None
+  progress = step = calibration_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
     params, progress, reached = _read_checkpoint(context, built.system)
     step = progress.best_step or reached
-    if fitted := calibration.read(context.workdir, step):
-      params |= mesh_lib.put(fitted, mesh_lib.replicated(mesh))
     if isinstance(config, LearnedConfig) and reached < config.train.steps:
       logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
+    if calibration.applies(config):
+      params, calibration_sha256 = _calibrated(context, built, params, step)
   run = Run(
-    **vars(context), book=book, built=built, params=params, progress=progress, step=step
+    **vars(context),
+    book=book,
+    built=built,
+    params=params,
+    progress=progress,
+    step=step,
+    calibration_sha256=calibration_sha256,
   )
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):
     return _with_state_index(run, config)
   return run
+
+
+def _calibrated(context: RunContext, built: Built, params: Any, step: int):
+  """Returns the parameters with those of calibration.json, and its digest or None."""
+  assert isinstance(built.system, Calibrates)
+  before = jax.eval_shape(built.system.calibration, params)
+  fitted = calibration.read(context.workdir, step, before)
+  if fitted is None:
+    logger.warning(
+      f"{context.workdir} has no calibration of step {step:,}, so that probabilities "
+      "are as trained; let `train` come to its end"
+    )
+    return params, None
+  replicated = mesh_lib.replicated(context.mesh)
+  return params | mesh_lib.put(fitted, replicated), calibration.digest(fitted)
 
 
 def _with_state_index(run: Run, config: LightLMConfig) -> Run:
@@ -214,6 +235,7 @@ def identity(run: Run) -> dict[str, Any]:
     "dataset": run.config.data.name,
     "decoding": run.config.decoding.kind if isinstance(run.config, WritesIds) else None,
     "step": run.step,
+    "calibration_sha256": run.calibration_sha256,
     "split_sha256": run.split.sha256,
     "ids_sha256": run.book.sha256 if run.book else None,
     "config_sha256": hashlib.sha256(text.encode()).hexdigest(),

@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 from etils import epath
+import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, WritesIds
@@ -138,7 +139,7 @@ def learn(context: RunContext) -> Run:
   if book is not None:
     logger.info(trie.describe(built.tables.trie))
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = None
+  progress = step = calibration_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
@@ -146,23 +147,33 @@ def learn(context: RunContext) -> Run:
     with run_io.open_run_io(context.workdir, config) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
-    params = _calibrated(context, built, params, step)
+    if calibration.applies(config):
+      params, calibration_sha256 = _calibrated(context, built, params, step)
   return Run(
-    **vars(context), book=book, built=built, params=params, progress=progress, step=step
+    **vars(context),
+    book=book,
+    built=built,
+    params=params,
+    progress=progress,
+    step=step,
+    calibration_sha256=calibration_sha256,
   )
 
 
-def _calibrated(context: RunContext, built: Built, params: Any, step: int) -> Any:
-  """Returns the parameters fitted to validation, if the configuration says so."""
+def _calibrated(context: RunContext, built: Built, params: Any, step: int):
+  """Returns parameters that are fitted to validation, and the fit's digest."""
   config, mesh, requests = context.config, context.mesh, context.split.validation
-  model: Any = getattr(config, "model", None)
-  if not getattr(model, "calibrated", False) or not requests:
-    return params
-  logger.info(f"calibrates by {len(requests):,} users of the validation …")
+  if not requests:
+    logger.info("nothing is held out, so probabilities stay as trained")
+    return params, None
+  logger.info(f"calibrating on {len(requests):,} validation users …")
   options = {"batch_size": config.train.eval_batch_size, "mesh": mesh}
   fitted = calibration.calibrate(built, params, requests, seed=config.seed, **options)
   calibration.write(context.workdir, step, fitted)
-  return params | mesh_lib.put(fitted, mesh_lib.replicated(mesh))
+  temperatures = np.atleast_1d(np.exp(fitted["log_temperature"]))
+  logger.info(f"temperatures: {', '.join(f'{t:.2f}' for t in temperatures)}")
+  replicated = mesh_lib.replicated(mesh)
+  return params | mesh_lib.put(fitted, replicated), calibration.digest(fitted)
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:

@@ -44,21 +44,27 @@ class Decoder(NamedTuple):
     arguments = token_BK, parent_BK, self.kv, jnp.ones_like(token_BK), cache
     level = len(cache.key)
     state_BKD, cache = self.apply(*arguments, method="extend")
-    if self.log_temperature_L is not None:
-      factor = jnp.exp(-self.log_temperature_L[level])
-      state_BKD *= factor.astype(state_BKD.dtype)
-    return functools.partial(self.logits, state_BKD), cache
+    return functools.partial(self.logits, state_BKD, level=level), cache
 
-  def calibrated(self, state_BKLD: jax.Array) -> jax.Array:
-    """Returns the states, divided by the temperatures of the levels they predict."""
-    if self.log_temperature_L is None:
-      return state_BKLD
-    factor_L = jnp.exp(-self.log_temperature_L[: state_BKLD.shape[2]])
-    return state_BKLD * factor_L.astype(state_BKLD.dtype)[None, None, :, None]
+  def logits(
+    self,
+    state: jax.Array,
+    token: jax.Array | None = None,
+    *,
+    level: int | None = None,
+  ) -> jax.Array:
+    """Returns `EncoderDecoder.logits` by temperature, plus the field `bias`.
 
-  def logits(self, state: jax.Array, token: jax.Array | None = None) -> jax.Array:
-    """Returns `EncoderDecoder.logits` of states [B, …, D], plus the field `bias`."""
+    `state` [B, …, D] predicts the tokens of one level; if `level` is None, it is
+    [B, K, L, D] and predicts those of all levels.
+    """
     logits = self.apply(state, token, method="logits")
+    if self.log_temperature_L is not None:
+      factor_L = jnp.exp(-self.log_temperature_L)
+      if level is None:
+        logits *= factor_L[: state.shape[2]].reshape(1, 1, -1, 1)
+      else:
+        logits *= factor_L[level]
     if self.bias is None:
       return logits
     none_V = jnp.zeros(self.embedding_VD.shape[0])
@@ -159,9 +165,11 @@ class IdWriter(System):
     """
     decoder = self.decoder(params, tables, batch)
     target_B1L = tables.target_IL[jnp.maximum(batch.target_B, 0)][:, None]
-    state_B1LD = decoder.calibrated(decoder.states(shift_right(target_B1L)))
+    state_B1LD = decoder.states(shift_right(target_B1L))
     if self.loss_kind != "vocabulary":
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
+      if decoder.log_temperature_L is not None:
+        state_BLD *= jnp.exp(-decoder.log_temperature_L)[None, :, None]
       arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
       options = {"bias": decoder.bias, "bias_alone": False}
       return child_cross_entropy(*arguments, **options).sum(axis=1)

@@ -64,7 +64,7 @@ class LightLM(IdWriter):
   decoding: Decoding
   input: LightLMInput  # the group `config.input`
   levels: int  # tokens of a target's id
-  repeats: bool  # whether what the history has gets a learned bias
+  repeats: bool  # whether the history's items get a learned bias
   common_prefix: int  # how many tokens all targets begin with
   row_width: int | None  # tokens of a training row's source; None = room for any source
 
@@ -77,7 +77,7 @@ class LightLM(IdWriter):
   def loss(self, params: Any, tables: Tables, batch: Batch, rng: jax.Array) -> Loss:
     """Returns cross-entropy averaged over a target's tokens, then over the batch."""
     if self.example == "sequence":
-      # Of all items, as in a request, also if the encoder reads some of them.
+      # Of all items, as in a request, even those that the encoder does not read.
       bias = self._repeats(params, tables, batch, by_position=True)
       if self.input.item_dropout:
         rng, item_rng = jax.random.split(rng)
@@ -142,8 +142,7 @@ class LightLM(IdWriter):
     def force(decoder_input_QL):
       shape = (decoder.kv.segment_BS.shape[0], *decoder_input_QL.shape)
       decoder_input_BQL = jnp.broadcast_to(decoder_input_QL[None], shape)
-      state_BQLD = decoder.calibrated(decoder.states(decoder_input_BQL))
-      return decoder.logits(state_BQLD)
+      return decoder.logits(decoder.states(decoder_input_BQL))
 
     score_BR = exact.scores(
       force,

@@ -52,7 +52,7 @@ class NextItem(ItemScorer):
   # positions of a batch; "binary": against one random item, as in SASRec's paper.
   loss_kind: str
   negatives: int  # items that a sampled loss draws
-  repeats: bool = False  # whether what the history has gets a learned bias
+  repeats: bool = False  # whether the history's items get a learned bias
 
   def init(self, rng: jax.Array) -> Any:
     return self.reader.init(rng) | (repeats_lib.init(1) if self.repeats else {})

@@ -1,13 +1,15 @@
 """Calibrates a trained system: fits a few of its parameters to held-out requests.
 
-A network that has seen its examples many times is too sure of what it predicts, and of
-seen items it knows only how often they were bought again in training. So temperatures
-divide its logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"), one for
-each level of an id, and the bias of repeats (models/repeats.py) goes on learning. The
+A network that has seen its examples many times is too sure of its predictions. So
+temperatures divide its logits (Guo et al. 2017, "On Calibration of Modern Neural
+Networks"), one for each level of an id. The bias of repeats (models/repeats.py) is
+fitted with them, because training saw it beside a network that knew the targets. The
 network itself stays as it is.
 """
 
 from collections.abc import Iterator
+import hashlib
+import json
 from typing import Any
 
 from etils import epath
@@ -21,11 +23,18 @@ from lightlm_jax.data.batch import Batch
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
+from lightlm_jax.runtime import processes
+from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.systems.base import Built, Calibrates
 
 FILE = "calibration.json"
 STEPS, RATE = 400, 0.05
+
+
+def applies(config: Any) -> bool:
+  """Returns whether a run of this configuration is calibrated after training."""
+  return getattr(getattr(config, "model", None), "calibrated", False)
 
 
 def calibrate(
@@ -37,10 +46,10 @@ def calibrate(
   mesh: Mesh,
   seed: int,
 ) -> dict[str, np.ndarray]:
-  """Fits what `Calibrates.calibration` names to minimise the targets' mean -log p.
+  """Fits the parameters of `Calibrates.calibration` to minimise the mean -log p.
 
-  A normal prior of standard deviation 1 around the values before keeps those in place
-  that few requests tell about. Adam, `STEPS` steps, with a rate that falls to 0.
+  A normal prior of standard deviation 1 around the values before the fit holds those
+  that few requests inform. Adam, `STEPS` steps, with a rate that falls to 0.
 
   Args:
     built, params: the trained system; the parameters are on the mesh.
@@ -51,65 +60,95 @@ def calibrate(
 
   Returns:
     The fitted parameters by name, float32 on the host.
+
+  Raises:
+    UserError: a fitted parameter is not finite.
   """
   system: Any = built.system
   assert isinstance(system, Calibrates)
   copied, rows = mesh_lib.replicated(mesh), mesh_lib.by_rows(mesh)
   params, built = batched_inference.prepared(built, params, mesh)
-  start = mesh_lib.put(jax.device_get(system.calibration(params)), copied)
   tx = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
-  fitted, opt_state = start, tx.init(start)
-  step = _step(system, tx, 1 / len(requests))
+  start = jax.jit(system.calibration, out_shardings=copied)(params)
+  fitted, opt_state = start, jax.jit(tx.init, out_shardings=copied)(start)
+
+  def loss(fitted, start, params, tables, batch):
+    nll_B = system.nll(params | fitted, tables, batch)
+    likelihood = (nll_B * batch.weight_B).sum() / batch.weight_B.sum()
+    moved = jax.tree.map(lambda x, y: ((x - y) ** 2).sum() / 2, fitted, start)
+    return likelihood + sum(jax.tree.leaves(moved)) / len(requests)
+
+  def step(fitted, opt_state, *arguments):
+    updates, opt_state = tx.update(jax.grad(loss)(fitted, *arguments), opt_state)
+    return optax.apply_updates(fitted, updates), opt_state
+
+  step = jax.jit(step, out_shardings=copied)
   for batch in _batches(built, requests, batch_size, seed):
     batch = mesh_lib.put(batch, rows)
     fitted, opt_state = step(fitted, opt_state, start, params, built.tables, batch)
-  return jax.device_get(fitted)
+    # More dispatches with collectives in flight deadlock CPU devices.
+    jax.block_until_ready(fitted)
+  found = jax.device_get(fitted)
+  if not all(np.isfinite(value).all() for value in found.values()):
+    raise UserError(
+      "the calibration is not finite: the parameters have diverged; lower "
+      "config.train.learning_rate, or set config.model.calibrated=False"
+    )
+  return found
 
 
 def write(workdir: epath.Path, step: int, fitted: dict[str, np.ndarray]) -> None:
   """Writes calibration.json: the result of `calibrate` for the parameters of a step."""
   found = {name: np.asarray(value).tolist() for name, value in fitted.items()}
-  atomic.write_json(workdir / FILE, {"step": step, "fitted": found})
+  with processes.fail_together(f"write {FILE}"):
+    atomic.write_json(workdir / FILE, {"step": step, "fitted": found})
 
 
-def read(workdir: epath.Path, step: int) -> dict[str, np.ndarray]:
-  """Returns what `write` wrote for the parameters of this step; {} if it did not."""
+def read(
+  workdir: epath.Path, step: int, before: dict[str, jax.Array]
+) -> dict[str, np.ndarray] | None:
+  """Returns what `write` wrote for the parameters of this step; None if it did not.
+
+  Raises:
+    UserError: the file is damaged, or names and shapes are not those of `before`, the
+      result of `Calibrates.calibration`.
+  """
   path = workdir / FILE
   if not path.exists():
-    return {}
-  advice = "restore it, or remove it and results.json and train on"
+    return None
+  advice = "give a copy of it, or remove it and results.json and `train` writes it anew"
   content = json_text.read(path, advice, fields=("step", "fitted"))
   if content["step"] != step:
-    return {}
-  return {n: np.asarray(value, np.float32) for n, value in content["fitted"].items()}
+    return None
+  try:
+    found = {n: np.asarray(x, np.float32) for n, x in content["fitted"].items()}
+  except (AttributeError, TypeError, ValueError):
+    found = {}
+  if {n: x.shape for n, x in found.items()} != {n: x.shape for n, x in before.items()}:
+    raise UserError(f"{path} holds other parameters than this run has; {advice}")
+  return found
 
 
-def _step(system: Calibrates, tx: optax.GradientTransformation, prior: float):
-  def loss(fitted, start, params, tables, batch):
-    nll_B = system.nll(params | fitted, tables, batch)
-    likelihood = (nll_B * batch.weight_B).sum() / batch.weight_B.sum()
-    moved = jax.tree.map(lambda x, y: ((x - y) ** 2).sum() / 2, fitted, start)
-    return likelihood + prior * sum(jax.tree.leaves(moved))
-
-  @jax.jit
-  def step(fitted, opt_state, start, params, tables, batch):
-    gradient = jax.grad(loss)(fitted, start, params, tables, batch)
-    updates, opt_state = tx.update(gradient, opt_state)
-    return optax.apply_updates(fitted, updates), opt_state
-
-  return step
+def digest(fitted: dict[str, np.ndarray]) -> str:
+  """Returns a SHA-256 of the result of `calibrate`."""
+  values = {name: np.asarray(value).tolist() for name, value in fitted.items()}
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _batches(
   built: Built, requests: Requests, batch_size: int, seed: int
 ) -> Iterator[Batch]:
-  """Yields `STEPS` batches: all requests in random order, again and again."""
+  """Yields `STEPS` batches: all requests in random order, again and again.
+
+  All batches are full, unless there are fewer requests.
+  """
   rng = np.random.default_rng(seed)
   longest = int(requests.length_N.max())
   width = batch_lib.history_width(longest, built.system.max_history)
+  number = min(batch_size, len(requests))
   order = np.zeros(0, np.int64)
   for _ in range(STEPS):
-    if not len(order):
-      order = rng.permutation(len(requests))
-    index, order = order[:batch_size], order[batch_size:]
+    if len(order) < number:
+      order = np.append(order, rng.permutation(len(requests)))
+    index, order = order[:number], order[number:]
     yield batch_lib.request_batch(requests, index, batch_size=batch_size, width=width)

@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import re
-import textwrap
 from typing import Any
 
 from etils import epath
@@ -29,6 +28,7 @@ from lightlm_jax.training.state import TrainState
 # versions it covers all processes.
 _MANIFEST = "sha256.json"
 _JUDGED = "progress.json"  # progress that replaces the one saved with the state
+_LONGEST = 300  # characters of one of Orbax's messages, which may be a whole pytree
 _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
@@ -179,13 +179,14 @@ class Checkpoints:
   def _check_shapes(self, step: int, params: Any) -> None:
     """Raises a UserError if a checkpoint holds parameters of other shapes."""
     saved: Any = self._checkpointer.metadata(step).metadata
-    found, wanted = _shapes(saved["params"]), _shapes(params)
+    found, wanted = both = _shapes(saved["params"]), _shapes(params)
     for name in sorted(found | wanted):
       if found.get(name) != wanted.get(name):
+        have, want = (f"{name} {x[name]}" if name in x else f"no {name}" for x in both)
         raise UserError(
-          f"{self.directory} holds {name} {found.get(name, 'nowhere')}, not "
-          f"{wanted.get(name, 'any')}: another version of lightlm_jax wrote it; go on "
-          "with that version, or train anew in another --workdir"
+          f"the checkpoints in {self.directory} have {have}, this version of "
+          f"lightlm_jax has {want}; go on with the version that trained the run, or "
+          "train anew in another --workdir"
         )
 
   def _finish(self, step: int, saved) -> None:
@@ -260,7 +261,8 @@ def _one_line(verb: str, directory: epath.Path, together: str | None = None):
     except UserError:
       raise
     except Exception as error:
-      why = textwrap.shorten(first_line(error), 200, placeholder=" …")
+      why = first_line(error)
+      why = why if len(why) < _LONGEST else why[:_LONGEST] + " …"
       raise UserError(
         f"cannot {verb} checkpoints in {directory}: {why}; check free space, limits "
         "and permissions, then start again to resume"

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import pathlib
+import re
 import statistics
 
 import jax
@@ -67,12 +68,12 @@ def main() -> None:
   for seed, log, row in itertools.product(flags.seeds, flags.logs, flags.rows):
     if row in CHANGES and log != "toys":
       continue
-    known = read(RUNS)
     folder = flags.workdir / name_of(log, row, seed)
-    if folder.name not in known and not flags.finished:
+    if folder.name not in read(RUNS) and not flags.finished:
       train.train(config_of(log, row, seed), folder)
     if (folder / "results.json").exists():
-      known[folder.name] = figures(read(folder / "results.json"))
+      # Read again: another process may have added a run since.
+      known = read(RUNS) | {folder.name: figures(read(folder / "results.json"))}
       write(RUNS, dict(sorted(known.items())))
   summary = summarise(read(RUNS))
   write(FOLDER / "summary.json", summary)
@@ -88,7 +89,7 @@ def write(path: pathlib.Path, content: dict) -> None:
   path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def name_of(log: str, row: str, seed: int) -> str:
+def name_of(log: str, row: str, seed: int | str) -> str:
   return f"{log}-{row.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
@@ -118,7 +119,8 @@ def summarise(known: dict[str, dict]) -> dict[str, dict]:
   """Returns the means over seeds of what runs.json has, by log and row."""
   summary = {}
   for log, row in itertools.product(LOGS, ROWS):
-    runs = [known[n] for n in (name_of(log, row, s) for s in range(10)) if n in known]
+    prefix = name_of(log, row, "")
+    runs = [run for name, run in known.items() if re.fullmatch(prefix + r"\d+", name)]
     if runs:
       mean = jax.tree.map(lambda *x: round(statistics.fmean(x), 5), *runs)
       summary.setdefault(log, {})[row] = {"seeds": len(runs)} | mean
