@@ -55,7 +55,7 @@ class LightLMModel(Transformer):
   residual: bool = field(False, "whether the newest state is added to the decoder's")
   repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether a temperature and that bias are fitted to validation after training"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
@@ -84,7 +84,7 @@ class SASRecModel(SharedWidthModel):
   low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
   repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether a temperature and that bias are fitted to validation after training"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
 
 
@@ -121,7 +121,7 @@ class ItemDecoderModel(DecoderModel):
   tied: bool = field(True, "whether the output table is the input's", signature=True)
   repeats: bool = field(False, "whether the history's items get a learned bias")
   calibrated: bool = field(
-    False, "whether a temperature and that bias are fitted to validation after training"
+    False, "whether temperatures and that bias are fitted to validation after training"
   )
 
 

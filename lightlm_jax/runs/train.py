@@ -170,7 +170,8 @@ def _calibrated(context: RunContext, built: Built, params: Any, step: int):
   options = {"batch_size": config.train.eval_batch_size, "mesh": mesh}
   fitted = calibration.calibrate(built, params, requests, seed=config.seed, **options)
   calibration.write(context.workdir, step, fitted)
-  logger.info(f"the temperature is {np.exp(fitted['log_temperature']):.2f}")
+  temperatures = np.atleast_1d(np.exp(fitted["log_temperature"]))
+  logger.info(f"temperatures: {', '.join(f'{t:.2f}' for t in temperatures)}")
   replicated = mesh_lib.replicated(mesh)
   return params | mesh_lib.put(fitted, replicated), calibration.digest(fitted)
 

@@ -108,7 +108,7 @@ class HasLikelihood(Protocol):
 class Calibrates(HasLikelihood, Protocol):
   """A system of which some parameters are fitted to held-out requests after training.
 
-  `calibration` returns their values before, by name: the temperature's logarithm,
+  `calibration` returns their values before, by name: the temperatures' logarithms,
   which training has no use for, and biases that training has learned.
   """
 

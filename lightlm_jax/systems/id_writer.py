@@ -32,7 +32,7 @@ class Decoder(NamedTuple):
   kv: encoder_decoder.CrossKV  # cross-attention keys and values of the sources
   embedding_VD: jax.Array  # the embeddings of tokens
   bias: TokenBias | None = None  # is added to every logit of its tokens
-  log_temperature: jax.Array | None = None  # scalar; None = not calibrated
+  log_temperature_L: jax.Array | None = None  # by level; None = not calibrated
 
   def states(self, decoder_input_BKL: jax.Array) -> jax.Array:
     """Returns the last layer's states, [B, K, L, D], for teacher-forced tokens."""
@@ -42,14 +42,29 @@ class Decoder(NamedTuple):
   def step(self, token_BK: jax.Array, parent_BK: jax.Array, cache: Any):
     """Extends each beam by one token; see the argument `step` of `beam.search`."""
     arguments = token_BK, parent_BK, self.kv, jnp.ones_like(token_BK), cache
+    level = len(cache.key)
     state_BKD, cache = self.apply(*arguments, method="extend")
-    return functools.partial(self.logits, state_BKD), cache
+    return functools.partial(self.logits, state_BKD, level=level), cache
 
-  def logits(self, state: jax.Array, token: jax.Array | None = None) -> jax.Array:
-    """Returns `EncoderDecoder.logits` of states [B, …, D], calibrated and with bias."""
+  def logits(
+    self,
+    state: jax.Array,
+    token: jax.Array | None = None,
+    *,
+    level: int | None = None,
+  ) -> jax.Array:
+    """Returns `EncoderDecoder.logits` of states, calibrated and with bias.
+
+    `state` [B, …, D] predicts the tokens of one level; if `level` is None, it is
+    [B, K, L, D] and predicts those of all levels.
+    """
     logits = self.apply(state, token, method="logits")
-    if self.log_temperature is not None:
-      logits *= jnp.exp(-self.log_temperature)
+    if self.log_temperature_L is not None:
+      factor_L = jnp.exp(-self.log_temperature_L)
+      if level is None:
+        logits *= factor_L[: state.shape[2]].reshape(1, 1, -1, 1)
+      else:
+        logits *= factor_L[level]
     if self.bias is None:
       return logits
     none_V = jnp.zeros(self.embedding_VD.shape[0])
@@ -153,8 +168,8 @@ class IdWriter(System):
     state_B1LD = decoder.states(shift_right(target_B1L))
     if self.loss_kind != "vocabulary":
       state_BLD = state_B1LD[:, 0].astype(jnp.float32) * self.shape.D**-0.5
-      if decoder.log_temperature is not None:
-        state_BLD *= jnp.exp(-decoder.log_temperature)
+      if decoder.log_temperature_L is not None:
+        state_BLD *= jnp.exp(-decoder.log_temperature_L)[None, :, None]
       arguments = state_BLD, decoder.embedding_VD, tables.trie, target_B1L[:, 0]
       options = {"bias": decoder.bias, "bias_alone": False}
       return child_cross_entropy(*arguments, **options).sum(axis=1)

@@ -119,7 +119,7 @@ class LightLM(IdWriter):
     return value, {"tokens": tokens, "capacity_tokens": capacity}
 
   def calibration(self, params: Any) -> dict[str, jax.Array]:
-    start = {"log_temperature": jnp.zeros(())}
+    start = {"log_temperature": jnp.zeros(self.levels)}
     return start | ({"repeat_bias": params["repeat_bias"]} if self.repeats else {})
 
   def decoder(self, params: Any, tables: Tables, batch: Batch) -> Decoder:
@@ -127,8 +127,8 @@ class LightLM(IdWriter):
     encoded_BSD = apply(self.net, params, *source, method="encode")
     opened = self._opened(params, encoded_BSD, source.segment_BS)
     bias = self._repeats(params, tables, batch)
-    log_temperature = params.get("log_temperature")
-    return opened._replace(bias=bias, log_temperature=log_temperature)
+    log_temperature_L = params.get("log_temperature")
+    return opened._replace(bias=bias, log_temperature_L=log_temperature_L)
 
   def recommend(
     self, params: Any, tables: Tables, batch: Batch, allowed: Allowed, *, k: int

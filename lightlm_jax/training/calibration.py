@@ -1,9 +1,10 @@
 """Calibrates a trained system: fits a few of its parameters to held-out requests.
 
 A network that has seen its examples many times is too sure of its predictions. So
-a temperature divides its logits (Guo et al. 2017, "On Calibration of Modern Neural
-Networks"). The bias of repeats (models/repeats.py) is fitted with it, because training
-saw it beside a network that knew the targets. The network itself stays as it is.
+temperatures divide its logits (Guo et al. 2017, "On Calibration of Modern Neural
+Networks"), one for each level of an id. The bias of repeats (models/repeats.py) is
+fitted with them, because training saw it beside a network that knew the targets. The
+network itself stays as it is.
 """
 
 from collections.abc import Iterator
