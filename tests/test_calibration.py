@@ -186,11 +186,16 @@ LIGHTLM = {name.replace("__", "."): value for name, value in FIELDS.items()}
   ("card", "fields"),
   [
     ("demo", LIGHTLM),
-    ("sasrec", {"data.name": "demo", "train.loss": "full", "model.repeats": True}),
+    pytest.param(
+      "sasrec",
+      {"data.name": "demo", "train.loss": "full", "model.repeats": True},
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_a_run_is_restored_as_it_was_evaluated(card, fields, tmp_path, capfd):
   fields = fields | {"model.calibrated": True, "baselines": (), "train.steps": 4}
+  fields |= {"train.eval_batch_size": 300, "train.eval_users": 0}  # few programs
   results = train.train(config_lib.load(card, "tiny", fields), tmp_path)
   run = restore.load(tmp_path)
   assert np.abs(run.params["log_temperature"]).max() > 0.01

@@ -142,7 +142,7 @@ def restore(context: RunContext) -> Run:
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = calibration_sha256 = None
+  progress = step = fitted_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
@@ -152,16 +152,10 @@ def restore(context: RunContext) -> Run:
     if isinstance(config, LearnedConfig) and reached < config.train.steps:
       logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
     if calibration.applies(config):
-      params, calibration_sha256 = _calibrated(context, built, params, step)
-  run = Run(
-    **vars(context),
-    book=book,
-    built=built,
-    params=params,
-    progress=progress,
-    step=step,
-    calibration_sha256=calibration_sha256,
-  )
+      params, fitted_sha256 = _calibrated(context, built, params, step)
+  made: dict[str, Any] = {"book": book, "built": built, "params": params}
+  made |= {"progress": progress, "step": step, "calibration_sha256": fitted_sha256}
+  run = Run(**vars(context), **made)
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):

@@ -139,7 +139,7 @@ def learn(context: RunContext) -> Run:
   if book is not None:
     logger.info(trie.describe(built.tables.trie))
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = calibration_sha256 = None
+  progress = step = fitted_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
@@ -148,16 +148,10 @@ def learn(context: RunContext) -> Run:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
     if calibration.applies(config):
-      params, calibration_sha256 = _calibrated(context, built, params, step)
-  return Run(
-    **vars(context),
-    book=book,
-    built=built,
-    params=params,
-    progress=progress,
-    step=step,
-    calibration_sha256=calibration_sha256,
-  )
+      params, fitted_sha256 = _calibrated(context, built, params, step)
+  made: dict[str, Any] = {"book": book, "built": built, "params": params}
+  made |= {"progress": progress, "step": step, "calibration_sha256": fitted_sha256}
+  return Run(**vars(context), **made)
 
 
 def _calibrated(context: RunContext, built: Built, params: Any, step: int):
