@@ -27,7 +27,6 @@ def get_config(preset: str | None = None) -> config_lib.Card:
     config.ids.branching = 61  # the square root of the items: 310 are worse
     config.decoding.beam_size = 20
     config.model.dropout_rate = 0.2
-    config.model.calibrated = True
     config.train.whole_histories = True
     config.train.learning_rate = 0.002  # of the layers; the embeddings' is Toys'
     config.train.embedding_rate = 25.0

@@ -81,6 +81,7 @@ def _best(config: config_lib.Card) -> None:
   config.model.whole_word = False
   config.model.residual = True
   config.model.repeats = True
+  config.model.calibrated = True
   config.model.dtype = "float32"
   config.train.loss = "children"
   config.train.batch_size = 16  # rows of input.history items

@@ -1,5 +1,6 @@
 """Temperatures and the bias of repeats, fitted to validation after training."""
 
+import json
 import pathlib
 
 from etils import epath
@@ -155,6 +156,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 def test_devices_share_the_fit(eight_devices):
   alone, shared = eight_devices(EIGHT, str(pathlib.Path(__file__).parent))
   assert np.abs(alone["log_temperature"]).max() > 0.1
@@ -163,40 +165,42 @@ def test_devices_share_the_fit(eight_devices):
 
 
 def test_a_calibration_belongs_to_a_step(tmp_path):
-  path = epath.Path(tmp_path)
-  before = {"log_temperature": jnp.zeros(2)}
-  assert calibration.read(path, 7, before) is None
-  fitted = {"log_temperature": np.array([0.5, -0.25], np.float32)}
-  calibration.write(path, 7, fitted)
-  found = calibration.read(path, 7, before)
-  np.testing.assert_array_equal(found["log_temperature"], [0.5, -0.25])
-  assert calibration.digest(found) == calibration.digest(fitted)
-  assert calibration.read(path, 8, before) is None
+  path, (system, tables, params) = epath.Path(tmp_path), small()
+  built, mesh = system.built._replace(tables=tables), mesh_lib.make(1, 1)
+
+  def applied(step):
+    return calibration.apply(path, step, mesh, built, params)
+
+  assert applied(7) == (params, None)
+  fitted = {name: x + 0.1 for name, x in system.calibration(params).items()}
+  calibration.write(path, 7, 0.01, fitted)
+  found, sha256 = applied(7)
+  assert set(found) == {*params, "log_temperature"}
+  for name, value in fitted.items():
+    np.testing.assert_array_equal(found[name], value)
+  assert applied(8) == (params, None)
+  calibration.write(path, 7, 0.01, fitted | {"log_temperature": np.zeros(2)})
+  assert applied(7)[1] not in (None, sha256)
+  calibration.write(path, 7, -0.01, {})
+  assert applied(7) == (params, None)
+  calibration.write(path, 7, 0.01, {"log_temperature": np.zeros(2)})
   with pytest.raises(UserError, match=r"calibration\.json holds other parameters"):
-    calibration.read(path, 7, before | {"repeat_bias": jnp.zeros((2, 30))})
+    applied(7)
   (path / calibration.FILE).write_text("{")
   with pytest.raises(UserError, match=r"calibration\.json .*; give a copy of it"):
-    calibration.read(path, 7, before)
+    applied(7)
 
 
-LIGHTLM = {name.replace("__", "."): value for name, value in FIELDS.items()}
+def few_programs(**fields):
+  """A run of four steps on the demo, as overrides."""
+  fields |= {"train.eval_batch_size": 300, "train.eval_users": 0, "train.steps": 4}
+  return fields | {"data.name": "demo", "baselines": (), "model.calibrated": True}
 
 
-@pytest.mark.parametrize(
-  ("card", "fields"),
-  [
-    ("demo", LIGHTLM),
-    pytest.param(
-      "sasrec",
-      {"data.name": "demo", "train.loss": "full", "model.repeats": True},
-      marks=pytest.mark.slow,
-    ),
-  ],
-)
-def test_a_run_is_restored_as_it_was_evaluated(card, fields, tmp_path, capfd):
-  fields = fields | {"model.calibrated": True, "baselines": (), "train.steps": 4}
-  fields |= {"train.eval_batch_size": 300, "train.eval_users": 0}  # few programs
-  results = train.train(config_lib.load(card, "tiny", fields), tmp_path)
+@pytest.mark.slow
+def test_a_run_is_restored_as_it_was_evaluated(tmp_path, capfd):
+  fields = few_programs(**{name.replace("__", "."): x for name, x in FIELDS.items()})
+  results = train.train(config_lib.load("demo", "tiny", fields), tmp_path)
   run = restore.load(tmp_path)
   assert np.abs(run.params["log_temperature"]).max() > 0.01
   again = evaluate.evaluate_run(run)
@@ -207,3 +211,27 @@ def test_a_run_is_restored_as_it_was_evaluated(card, fields, tmp_path, capfd):
   assert "log_temperature" not in uncalibrated.params
   assert "has no calibration of step 4" in capfd.readouterr().out
   assert restore.identity(uncalibrated) != restore.identity(run)
+
+
+def test_a_fit_is_used_where_validation_is_better(tmp_path, monkeypatch):
+  """Nobody returns to an item at once on the demo: it must not be first."""
+  fields = few_programs(**{"train.loss": "full", "model.repeats": True})
+  config, bias = config_lib.load("sasrec", "tiny", fields), None
+
+  def fit(built, params, *_, **__):
+    start = built.system.calibration(params)
+    zero = {name: np.zeros(x.shape, np.float32) for name, x in start.items()}
+    return zero | {"repeat_bias": zero["repeat_bias"] + bias}
+
+  monkeypatch.setattr(calibration, "calibrate", fit)
+  seen, excluded = "seen_allowed", "seen_excluded"
+  found = {}
+  for bias in (20.0, -20.0):
+    found[bias] = train.train(config, tmp_path)
+    written = json.loads((tmp_path / calibration.FILE).read_text())
+    run = restore.load(tmp_path)
+    assert (run.calibration_sha256 is not None) == (bias < 0) == (written["gain"] > 0)
+    assert evaluate.evaluate_run(run)["metrics"] == found[bias]["metrics"]
+    (tmp_path / "results.json").unlink()
+  assert found[20.0]["metrics"][seen] != found[-20.0]["metrics"][seen]
+  assert found[20.0]["metrics"][excluded] == found[-20.0]["metrics"][excluded]

@@ -46,17 +46,23 @@ _DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LightLMModel(Transformer):
+class Repeats:
+  """What the history's own items get; see models/repeats.py."""
+
+  repeats: bool = field(False, "whether the history's items get a learned bias")
+  calibrated: bool = field(
+    False, "whether that and temperatures are fitted to validation, if better there"
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightLMModel(Repeats, Transformer):
   """The encoder-decoder of LightLM."""
 
   num_decoder_layers: int = field(6, "layers of the decoder", POSITIVE)
   d_kv: int = field(64, "width of an attention head", POSITIVE)
   whole_word: bool = field(True, "whether tokens get their item's place in a history")
   residual: bool = field(False, "whether the newest state is added to the decoder's")
-  repeats: bool = field(False, "whether the history's items get a learned bias")
-  calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation after training"
-  )
   id_range: float = field(
     0.0, "embeddings of ids start uniform in ± this; 0 = normal, std 1", NOT_NEGATIVE
   )
@@ -77,15 +83,11 @@ class SharedWidthModel(Transformer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SASRecModel(SharedWidthModel):
+class SASRecModel(Repeats, SharedWidthModel):
   """The layers of SASRec and BSARec."""
 
   mix: float = field(0.7, "bsarec: share of the frequency branch", PROBABILITY)
   low_frequencies: int = field(5, "bsarec: frequencies that count as low", NOT_NEGATIVE)
-  repeats: bool = field(False, "whether the history's items get a learned bias")
-  calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation after training"
-  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,14 +117,10 @@ class DecoderModel(SharedWidthModel):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemDecoderModel(DecoderModel):
+class ItemDecoderModel(Repeats, DecoderModel):
   """A decoder with one token per item."""
 
   tied: bool = field(True, "whether the output table is the input's", signature=True)
-  repeats: bool = field(False, "whether the history's items get a learned bias")
-  calibrated: bool = field(
-    False, "whether temperatures and that bias are fitted to validation after training"
-  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

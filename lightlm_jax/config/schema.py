@@ -71,6 +71,7 @@ class LearnedConfig(RunConfig):
   """A system that is trained by gradient descent."""
 
   profile: bool = field(False, "whether a trace of some steps is left in the workdir")
+  model: model_groups.VectorModel = model_groups.VectorModel()
   train: Train = Train()
   mesh: model_groups.Mesh = model_groups.Mesh()
 

@@ -34,7 +34,7 @@ from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
-from lightlm_jax.systems.base import Built, Calibrates, Fitted, Trainable
+from lightlm_jax.systems.base import Fitted, Trainable
 from lightlm_jax.training import calibration, checkpoint, loop
 
 logger = logging.getLogger(__name__)
@@ -142,40 +142,25 @@ def restore(context: RunContext) -> Run:
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = fitted_sha256 = None
+  progress = step = sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
     params, progress, reached = _read_checkpoint(context, built.system)
     step = progress.best_step or reached
-    if isinstance(config, LearnedConfig) and reached < config.train.steps:
+    assert isinstance(config, LearnedConfig)
+    if reached < config.train.steps:
       logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
-    if calibration.applies(config):
-      params, fitted_sha256 = _calibrated(context, built, params, step)
-  made: dict[str, Any] = {"book": book, "built": built, "params": params}
-  made |= {"progress": progress, "step": step, "calibration_sha256": fitted_sha256}
-  run = Run(**vars(context), **made)
+    if getattr(config.model, "calibrated", False):
+      params, sha256 = calibration.apply(context.workdir, step, mesh, built, params)
+  about = {"progress": progress, "step": step, "calibration_sha256": sha256}
+  run = Run(**vars(context), book=book, built=built, params=params, **about)
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
   ):
     return _with_state_index(run, config)
   return run
-
-
-def _calibrated(context: RunContext, built: Built, params: Any, step: int):
-  """Returns the parameters with those of calibration.json, and its digest or None."""
-  assert isinstance(built.system, Calibrates)
-  before = jax.eval_shape(built.system.calibration, params)
-  fitted = calibration.read(context.workdir, step, before)
-  if fitted is None:
-    logger.warning(
-      f"{context.workdir} has no calibration of step {step:,}, so that probabilities "
-      "are as trained; let `train` come to its end"
-    )
-    return params, None
-  replicated = mesh_lib.replicated(context.mesh)
-  return params | mesh_lib.put(fitted, replicated), calibration.digest(fitted)
 
 
 def _with_state_index(run: Run, config: LightLMConfig) -> Run:

@@ -10,6 +10,7 @@ network itself stays as it is.
 from collections.abc import Iterator
 import hashlib
 import json
+import logging
 from typing import Any
 
 from etils import epath
@@ -28,13 +29,10 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.systems.base import Built, Calibrates
 
+logger = logging.getLogger(__name__)
+
 FILE = "calibration.json"
 STEPS, RATE = 400, 0.05
-
-
-def applies(config: Any) -> bool:
-  """Returns whether a run of this configuration is calibrated after training."""
-  return getattr(getattr(config, "model", None), "calibrated", False)
 
 
 def calibrate(
@@ -97,42 +95,50 @@ def calibrate(
   return found
 
 
-def write(workdir: epath.Path, step: int, fitted: dict[str, np.ndarray]) -> None:
-  """Writes calibration.json: the result of `calibrate` for the parameters of a step."""
+def write(
+  workdir: epath.Path, step: int, gain: float, fitted: dict[str, np.ndarray]
+) -> None:
+  """Writes calibration.json: the result of `calibrate` for the parameters of a step.
+
+  `gain` is what it adds to the validation's NDCG@10; empty `fitted`: it is not used.
+  """
   found = {name: np.asarray(value).tolist() for name, value in fitted.items()}
   with processes.fail_together(f"write {FILE}"):
-    atomic.write_json(workdir / FILE, {"step": step, "fitted": found})
+    atomic.write_json(workdir / FILE, {"step": step, "gain": gain, "fitted": found})
 
 
-def read(
-  workdir: epath.Path, step: int, before: dict[str, jax.Array]
-) -> dict[str, np.ndarray] | None:
-  """Returns what `write` wrote for the parameters of this step; None if it did not.
+def apply(
+  workdir: epath.Path, step: int, mesh: Mesh, built: Built, params: Any
+) -> tuple[Any, str | None]:
+  """Returns a step's parameters with what `write` wrote, and its SHA-256 if used.
 
   Raises:
-    UserError: the file is damaged, or names and shapes are not those of `before`, the
-      result of `Calibrates.calibration`.
+    UserError: the file is damaged, or names and shapes are not the system's.
   """
   path = workdir / FILE
-  if not path.exists():
-    return None
   advice = "give a copy of it, or remove it and results.json and `train` writes it anew"
-  content = json_text.read(path, advice, fields=("step", "fitted"))
+  content: dict[str, Any] = {"step": None}
+  if path.exists():
+    content = json_text.read(path, advice, fields=("step", "fitted"))
   if content["step"] != step:
-    return None
+    logger.warning(
+      f"{workdir} has no calibration of step {step:,}, so that probabilities are as "
+      "trained; let `train` come to its end"
+    )
+    return params, None
+  if content["fitted"] == {}:
+    return params, None
   try:
     found = {n: np.asarray(x, np.float32) for n, x in content["fitted"].items()}
   except (AttributeError, TypeError, ValueError):
     found = {}
+  assert isinstance(built.system, Calibrates)
+  before = jax.eval_shape(built.system.calibration, params)
   if {n: x.shape for n, x in found.items()} != {n: x.shape for n, x in before.items()}:
     raise UserError(f"{path} holds other parameters than this run has; {advice}")
-  return found
-
-
-def digest(fitted: dict[str, np.ndarray]) -> str:
-  """Returns a SHA-256 of the result of `calibrate`."""
-  values = {name: np.asarray(value).tolist() for name, value in fitted.items()}
-  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+  text = json.dumps(content["fitted"], sort_keys=True)
+  fitted = mesh_lib.put(found, mesh_lib.replicated(mesh))
+  return params | fitted, hashlib.sha256(text.encode()).hexdigest()
 
 
 def _batches(

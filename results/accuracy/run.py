@@ -43,7 +43,7 @@ CHANGES = {
   "no items left out": {"input.item_dropout": 0.0},
   "ids by shared users": {"ids.graph": "bipartite"},
   "no repeats": {"model.repeats": False},
-  "calibrated": {"model.calibrated": True},
+  "not calibrated": {"model.calibrated": False},
   "no average": {"train.average": 0.0},
   "no residual": {"model.residual": False},
   "40 epochs": {"train.steps": 5_360, "train.eval_every": 536},
