@@ -40,8 +40,14 @@ def _top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   return jax.lax.platform_dependent(
     value_BN,
     tpu=lambda value_BN: tuple(jax.lax.top_k(value_BN, k)),
-    default=lambda value_BN: tuple(_top_k_by_rows(value_BN, k)),
+    default=lambda value_BN: _apart(*_top_k_by_rows(value_BN, k)),
   )
+
+
+def _apart(value_BK: jax.Array, place_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
+  # XLA gives constants of arithmetic on the places the sharding rule of the rows, which
+  # does not compile for two GPUs or more.
+  return value_BK, jax.lax.optimization_barrier(place_BK)
 
 
 @functools.partial(custom_partitioning, static_argnums=(1,))
