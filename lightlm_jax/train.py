@@ -27,7 +27,7 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
   "topology",
   None,
-  "with --dry_run: a slice of TPUs, such as v5e:16x16, to compile for without one",
+  "with --dry_run: TPUs or GPUs to compile for without them: v5e:16x16, h100:8",
 )
 
 

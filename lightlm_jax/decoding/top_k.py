@@ -1,6 +1,7 @@
 """An exact top-k of many numbers per row, computed by each device for its own rows."""
 
 import functools
+from typing import Any
 
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -37,16 +38,18 @@ def top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 # device. On TPUs it does; ahead-of-time compilation for a TPU topology has no custom
 # partitioning.
 def _top_k(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-  return jax.lax.platform_dependent(
+  found: Any = jax.lax.platform_dependent(
     value_BN,
     tpu=lambda value_BN: tuple(jax.lax.top_k(value_BN, k)),
-    default=lambda value_BN: _apart(*_top_k_by_rows(value_BN, k)),
+    default=lambda value_BN: _top_k_apart(value_BN, k),
   )
+  return found
 
 
-def _apart(value_BK: jax.Array, place_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _top_k_apart(value_BN: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   # XLA gives constants of arithmetic on the places the sharding rule of the rows, which
   # does not compile for two GPUs or more.
+  value_BK, place_BK = _top_k_by_rows(value_BN, k)
   return value_BK, jax.lax.optimization_barrier(place_BK)
 
 

@@ -35,7 +35,7 @@ def describe(
 
   Args:
     config: the run's configuration.
-    topology: a TPU slice to compile for, such as "v5e:16x16"; None = no slice.
+    topology: TPUs or GPUs to compile for, such as "v5e:16x16"; None = none.
     chosen: dotted fields that the user set. With a topology, batch sizes that the user
       did not set are rounded up so that they divide evenly over the slice's devices.
   """
@@ -69,7 +69,7 @@ def describe_elsewhere(
   platform: str | None = None,
   chosen: Collection[str] = (),
 ) -> dict[str, Any]:
-  """Compiles a run for a TPU slice on the CPU; returns the report of `describe`.
+  """Compiles a run for TPUs or GPUs on the CPU; returns the report of `describe`.
 
   `dry_run` and `platform` are the flags --dry_run and --platform of `train`.
 

@@ -1,6 +1,6 @@
-"""Finds the collectives of a compiled program, by parsing its HLO text."""
+"""Finds what a compiled program executes, its collectives first, in its HLO text."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import functools
 import re
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ KINDS = (
 )
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\(")
+OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
   r"\b(?:calls|to_apply|body|condition|branch_computations|true_computation|"
@@ -27,35 +27,53 @@ class Collective(NamedTuple):
   kind: str  # one of `KINDS`
   shapes: tuple[str, ...]  # of the results on each device, such as "f32[128,64]"
   bytes: int  # of all results on each device
-  times: int = 1  # executions in one run of the program; see `executed`
+  times: int = 1  # executions in one run of the program; see `walk`
 
 
 def executed(text: str) -> list[Collective]:
-  """Returns the collectives that one run of a program executes.
+  """Returns the collectives that one run of a program executes; see `walk`."""
 
-  `text` is from `jax.stages.Compiled.as_text()`. A collective in a loop counts once per
-  iteration if the trip count is static (as in a scan of layers), otherwise once
-  (as in the steps of a dispatch). Of a conditional the branch with most bytes counts.
+  def chosen(name: str, shape: str, _: str) -> Collective | None:
+    # In a start/done pair only the second instruction has the shape of the result.
+    kind = name.removesuffix("-done")
+    return Collective(kind, *_size(shape)) if kind in KINDS else None
+
+  return walk(text, chosen, total_bytes)
+
+
+def walk(text: str, chosen: Callable, weigh: Callable) -> list[Any]:
+  """Returns what one run of a program executes, of the kind that is looked for.
+
+  An instruction in a loop counts once per iteration if the trip count is static (as in
+  a scan of layers), otherwise once (as in the steps of a dispatch). Of a conditional
+  the heaviest branch counts.
+
+  Args:
+    text: from `jax.stages.Compiled.as_text()`.
+    chosen: maps an instruction's operation, shape and line to a NamedTuple with the
+      field `times`, or None to look into the computations that it calls.
+    weigh: maps a list of such tuples to a number.
   """
-  computations, entry = _computations(text)
+  computations, entry = computations_of(text)
 
   @functools.cache
-  def of(name: str) -> list[Collective]:
+  def of(name: str) -> list[Any]:
     return [each for line in computations.get(name, ()) for each in of_operation(line)]
 
-  def of_operation(line: str) -> list[Collective]:
-    if (operation := _OPERATION.match(line)) is None:
+  def of_operation(line: str) -> list[Any]:
+    if (operation := OPERATION.match(line)) is None:
       return []
     shape, name = operation.groups()
-    # In a start/done pair only the second instruction has the shape of the result.
-    if name.removesuffix("-done") in KINDS:
-      return [_collective(name.removesuffix("-done"), shape)]
+    if (found := chosen(name, shape, line)) is not None:
+      return [found]
     if name.endswith("-done"):
       return []  # counted at its `async-start`, which calls it
     called = _CALLED.findall(line[operation.end() :])
+    if _TRIPS.search(line):
+      called = called[1:]  # of a loop whose length is known, the condition is not run
     callees = [callee.lstrip("%") for listed in called for callee in listed.split(", ")]
     if name == "conditional":
-      return max((of(callee) for callee in callees), key=total_bytes, default=[])
+      return max((of(callee) for callee in callees), key=weigh, default=[])
     inside = [each for callee in callees for each in of(callee)]
     if name == "while":
       turns = _turns(line, computations)
@@ -79,7 +97,7 @@ def by_kind(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
   return [rows[kind] for kind in sorted(rows)]
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
   """Returns {computation: its lines of HLO} and the name of the entry computation."""
   computations, entry, lines = {}, "", []
   for line in text.splitlines():
@@ -91,7 +109,12 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return computations, entry
 
 
-def _collective(kind: str, shape: str) -> Collective:
+def bytes_of(shape: str) -> int:
+  """Returns the bytes of an instruction's result, which may be a tuple."""
+  return _size(shape)[1]
+
+
+def _size(shape: str) -> tuple[tuple[str, ...], int]:
   shapes, total = [], 0
   for dtype, sizes in _SHAPE.findall(shape):
     bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or [0])[0])
@@ -99,7 +122,7 @@ def _collective(kind: str, shape: str) -> Collective:
       bits *= int(size)
     shapes.append(f"{dtype}[{sizes}]")
     total += bits // 8
-  return Collective(kind, tuple(shapes), total)
+  return tuple(shapes), total
 
 
 def _turns(line: str, computations: dict[str, list[str]]) -> int:

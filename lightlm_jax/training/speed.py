@@ -22,6 +22,7 @@ PEAK_FLOPS = {
   "NVIDIA H100": 989e12,
   "NVIDIA H100 PCIe": 756e12,
   "NVIDIA H200": 989e12,
+  "NVIDIA B200": 2_250e12,
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
   "TPU v5": 459e12,

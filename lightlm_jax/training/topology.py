@@ -1,7 +1,8 @@
-"""Compiles a run's programs for a TPU slice that this machine does not have.
+"""Compiles a run's programs for TPUs or GPUs that this machine does not have.
 
-libtpu compiles for a topology without TPUs; nothing is executed. `describe` reports the
-collectives and the memory per chip of the compiled programs.
+libtpu compiles for a topology without TPUs, jax's CUDA plugin for GPUs; nothing is
+executed. `describe` reports the collectives and the memory per device of the compiled
+programs, and for GPUs kernels and a roofline.
 """
 
 from collections.abc import Collection
@@ -26,7 +27,7 @@ from lightlm_jax.inference import batched_inference
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.systems.base import Built, SharesWork, Trainable
-from lightlm_jax.training import collectives, loop, speed
+from lightlm_jax.training import collectives, gpus, kernels, loop, speed
 from lightlm_jax.training import state as state_lib
 from lightlm_jax.training import step as step_lib
 
@@ -46,15 +47,17 @@ _ENVIRONMENT = {
 
 
 def devices(name: str) -> list[Any]:
-  """Returns the chips of a slice such as "v5e:16x16", to compile for.
+  """Returns the chips of a slice such as "v5e:16x16", or GPUs as in `gpus.devices`.
 
   Raises:
-    UserError: libtpu is not installed, or knows no such slice.
+    UserError: the compiler is not installed, or knows no such slice.
   """
-  example = "give a kind and its sides, such as v5e:16x16"
+  if (found := gpus.devices(name)) is not None:
+    return found
+  example = "give a kind and its sides, such as v5e:16x16, or h100:8"
   sides = _NAME.fullmatch(name)
   if sides is None:
-    raise UserError(f"--topology={name} names no slice of TPUs; {example}")
+    raise UserError(f"--topology={name} names no TPUs or GPUs; {example}")
   if importlib.util.find_spec("libtpu") is None and not os.getenv("TPU_LIBRARY_PATH"):
     raise UserError(
       f"--topology={name} is compiled by libtpu, which is not installed; install with "
@@ -89,14 +92,16 @@ def with_batches(
 def describe(
   built: Built, split: Split, config: LearnedConfig, mesh: Mesh, name: str
 ) -> dict[str, Any]:
-  """Compiles the programs of a run for the slice `name`, and returns a report of them.
+  """Compiles the programs of a run for the devices `name`, and returns a report.
 
   One program, "steps", is a dispatch of training steps on batches of any width. The
   other, "search", recommends to the widest batch of held-out requests, seen items
   excluded; it is None if nothing is held out. Its report has `flops_per_batch`,
   the FLOPs of matrix products (as in `speed.flops_per_step`) on all devices together.
-  XLA's own counts, `xla_…`, count each loop body once. The `collectives` of "steps" are
-  of one step, at the width whose collectives have the most bytes; see collectives.py.
+  XLA's own counts, `xla_…`, count each loop body once; for GPUs there are none. The
+  `collectives` and `kernels` of "steps" are of one step, at the width with the most
+  bytes or kernels; see collectives.py and kernels.py. `roofline` is that of
+  gpus.py.
 
   Raises:
     UserError: the system is not trained by gradient descent.
@@ -113,7 +118,8 @@ def describe(
     "name": name,
     "device_kind": kind,
     "peak_flops": speed.peak_flops(kind),
-    "libtpu": _libtpu_version(),
+    "libtpu": _version("libtpu", "libtpu-nightly"),
+    "cuda_plugin": _version(gpus.PLUGIN),
     "batches": {name: getattr(config.train, name) for name in BATCHES},
     "steps": _steps(built, split, config, mesh, abstract),
     "search": _search(built, split, config, mesh, abstract.params),
@@ -136,7 +142,9 @@ def _steps(built: Built, split: Split, config, mesh: Mesh, abstract) -> dict:
     _placed(step_lib.dispatch(plan, 0, K, K), everywhere),
     jax.ShapeDtypeStruct((mesh.size,), bool, sharding=every_device),
   )
-  return _compiled(traced)
+  feed = jax.eval_shape(lambda: feed)
+  flops = speed.flops_of_buckets(built, abstract.params, feed, plan)
+  return _compiled(traced, mesh, max(flops))
 
 
 def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | None:
@@ -166,17 +174,23 @@ def _search(built: Built, split: Split, config, mesh: Mesh, params) -> dict | No
     _placed(catalogue, everywhere),
     _placed(excluded_BE, rows),
   )
-  return {"flops_per_batch": speed.matmul_flops(traced.jaxpr)} | _compiled(traced)
+  flops = speed.matmul_flops(traced.jaxpr)
+  return {"flops_per_batch": flops} | _compiled(traced, mesh, flops)
 
 
-def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
+def _compiled(traced: jax.stages.Traced, mesh: Mesh, flops: int) -> dict[str, Any]:
+  """Compiles a program whose matrix products have so many FLOPs on all devices."""
+  device = mesh.devices.flat[0]
+  on_gpu = device.platform == "gpu"
   began = time.monotonic()
   lowered = traced.lower()
   compiling = time.monotonic()
-  compiled = lowered.compile()
+  compiled = lowered.compile(compiler_options=gpus.OPTIONS if on_gpu else None)
   ended = time.monotonic()
   memory: Any = compiled.memory_analysis()
-  cost: Any = compiled.cost_analysis()
+  text = compiled.as_text() or ""
+  sent = collectives.executed(text)
+  cost: Any = compiled.cost_analysis() or {}
   bytes_per_device = {
     "arguments": memory.argument_size_in_bytes,
     "outputs": memory.output_size_in_bytes,
@@ -185,14 +199,22 @@ def _compiled(traced: jax.stages.Traced) -> dict[str, Any]:
     "code": memory.generated_code_size_in_bytes,
   }
   total = sum(bytes_per_device.values()) - 2 * memory.alias_size_in_bytes
-  return {
+  found = {
     "lower_seconds": round(compiling - began, 1),
     "compile_seconds": round(ended - compiling, 1),
     "bytes_per_device": bytes_per_device | {"total": total},
-    "xla_flops_per_device": cost["flops"],
-    "xla_bytes_accessed_per_device": cost["bytes accessed"],
-    "collectives": collectives.by_kind(collectives.executed(compiled.as_text() or "")),
+    "xla_flops_per_device": cost.get("flops"),
+    "xla_bytes_accessed_per_device": cost.get("bytes accessed"),
+    "collectives": collectives.by_kind(sent),
   }
+  if on_gpu:
+    started = kernels.executed(text)
+    number, moved = kernels.total(started), kernels.total_bytes(started)
+    found["kernels"] = {"total": number, "by_kind": kernels.by_kind(started)}
+    found["bytes_moved_per_device"] = moved
+    where = device, flops / mesh.size, moved, collectives.total_bytes(sent), number
+    found["roofline"] = gpus.roofline(*where)
+  return found
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
@@ -202,8 +224,8 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
   )
 
 
-def _libtpu_version() -> str | None:
-  for name in ("libtpu", "libtpu-nightly"):
+def _version(*names: str) -> str | None:
+  for name in names:
     try:
       return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
