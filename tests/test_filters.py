@@ -1,8 +1,5 @@
 """The live filters against sets of items, at every node of the trie."""
 
-import functools
-from unittest import mock
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -24,14 +21,13 @@ EXCLUSIONS = 12
 ROWS = 3
 
 
-@functools.partial(quick_jit, static_argnames="few")
-def open_children(trie, allowed, state_LBK, few):
+@quick_jit
+def open_children(trie, allowed, state_LBK):
   """The children of all states of each level, open in the mask, and open to the row.
 
   Of each level a pair, by list and by mask where it has one; a pair of what the mask
   opens and what is left. And whether every item is open to the row.
   """
-  del few  # read when a program is made
   levels = []
   for level, path in enumerate(filters.paths(trie, allowed)):
     state_BK = state_LBK[level]
@@ -82,7 +78,7 @@ def random_beams(trie, below_L, rng):
   return state_LBK
 
 
-def check(codes, open_MI, mask_B, excluded_BE, *, seed=0, masks=False, few=128):
+def check(codes, open_MI, mask_B, excluded_BE, *, seed=0, masks=False):
   """Every child of every beam against sets; `open_MI` None = no shared mask."""
   trie, _ = build_roomy(codes, VOCAB, DEPTH, ROOM, masks=masks)
   if open_MI is None:
@@ -93,10 +89,7 @@ def check(codes, open_MI, mask_B, excluded_BE, *, seed=0, masks=False, few=128):
   allowed = Allowed(prefix_MI1, np.array(mask_B, np.int32), excluded_BE)
   below_L = ranks_below(codes)
   state_LBK = random_beams(trie, below_L, np.random.default_rng(seed))
-  with mock.patch.object(filters, "_FEW", few):
-    found_L, is_open_BR = jax.device_get(
-      open_children(trie, allowed, state_LBK, few=few)
-    )
+  found_L, is_open_BR = jax.device_get(open_children(trie, allowed, state_LBK))
   for row in range(ROWS):
     in_mask = set(np.flatnonzero(open_MI[mask_B[row]]).tolist())
     left = in_mask - set(excluded_BE[row].tolist())
@@ -135,12 +128,11 @@ def requests(draw):
   return codes, open_MI, rng.integers(2, size=ROWS), excluded_BE, seed
 
 
-@pytest.mark.parametrize("few", [128, 0])
 @settings(max_examples=40)
 @given(requests())
-def test_a_child_is_open_while_an_item_below_it_is(few, case):
+def test_a_child_is_open_while_an_item_below_it_is(case):
   codes, open_MI, mask_B, excluded_BE, seed = case
-  check(codes, open_MI, mask_B, excluded_BE, seed=seed, few=few)
+  check(codes, open_MI, mask_B, excluded_BE, seed=seed)
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -3,11 +3,10 @@
 The items below a node are a range of ranks. A branch is open if its range holds an item
 that the request's shared mask allows and that the request does not exclude. The number
 of such items is a difference of the mask's cumulative counts, less the exclusions in
-the range, counted by binary search. The trie stays unchanged, and no step is linear in
-the catalogue.
+the range: exclusions are sorted, so that those below a node are neighbours. The trie
+stays unchanged, and no step is linear in the catalogue.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -15,9 +14,6 @@ import jax.numpy as jnp
 
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.decoding.trie import WORD, Trie
-
-# Up to this many exclusions, comparing with all is faster than binary search.
-_FEW = 128
 
 
 class Path(NamedTuple):
@@ -38,24 +34,32 @@ def paths(trie: Trie, allowed: Allowed) -> tuple[Path, ...]:
   counts_BE = jnp.diff(rank_BE, axis=1, prepend=-1) > 0
   counts_BE &= _open_between(allowed, rank_BE, rank_BE + 1) > 0
   count_BE1 = jnp.pad(jnp.cumsum(counts_BE, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
-  method = "compare_all" if rank_BE.shape[1] <= _FEW else "scan"
-  place = jax.vmap(functools.partial(jnp.searchsorted, method=method))
-
-  def excluded_below(limit_BE):
-    return jnp.take_along_axis(count_BE1, place(rank_BE, limit_BE), axis=1)
-
   found = []
   # Padding becomes nodes that no beam reaches.
   child_BE = jnp.minimum(rank_BE, trie.nowhere(trie.depth))
   for level in range(trie.depth - 1, -1, -1):
     low_BE = trie.rank(child_BE, level + 1)
     high_BE = trie.rank(child_BE + 1, level + 1)
-    excluded_BE = excluded_below(high_BE) - excluded_below(low_BE)
+    start_BE, end_BE = _runs(child_BE)
+    excluded_BE = jnp.take_along_axis(count_BE1, end_BE, axis=1)
+    excluded_BE -= jnp.take_along_axis(count_BE1, start_BE, axis=1)
     closed_BE = _open_between(allowed, low_BE, high_BE) <= excluded_BE
     parent_BE = trie.parent(child_BE, level + 1)
     found.append(Path(parent_BE, child_BE, closed_BE))
     child_BE = parent_BE
   return tuple(found[::-1])
+
+
+def _runs(sorted_BE: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns where the run of equal numbers around each number starts and ends."""
+  E = sorted_BE.shape[1]
+  at_1E = jnp.arange(E)[None]
+  differs_BE = jnp.diff(sorted_BE, axis=1) != 0
+  first_BE = jnp.pad(differs_BE, ((0, 0), (1, 0)), constant_values=True)
+  last_BE = jnp.pad(differs_BE, ((0, 0), (0, 1)), constant_values=True)
+  start_BE = jax.lax.cummax(jnp.where(first_BE, at_1E, 0), axis=1)
+  end_BE = jnp.where(last_BE, at_1E + 1, E)
+  return start_BE, jax.lax.cummin(end_BE, axis=1, reverse=True)
 
 
 def open_in_mask(
