@@ -126,7 +126,9 @@ class Trie:
   def parent(self, state: jax.Array, level: int) -> jax.Array:
     """Returns the parent of a state of `level`: a state of `level - 1`."""
     first_N1 = self.levels[level - 1].first_N1
-    return (jnp.searchsorted(first_N1, state, side="right") - 1).astype(jnp.int32)
+    return (
+      jnp.searchsorted(first_N1, state, side="right", method="scan_unrolled") - 1
+    ).astype(jnp.int32)
 
   def rank(self, state: jax.Array, level: int) -> jax.Array:
     """Returns the lowest rank of the items below each node `state` of `level` (0 to L).
