@@ -110,7 +110,9 @@ def _by_node(
   target_Y = jnp.full(chunks * CHUNK, N).at[place_N].set(order_N, mode="drop")
   held_Y = target_Y < N
   target_Y = jnp.minimum(target_Y, N - 1)
-  node_X = jnp.searchsorted(end_P, jnp.arange(chunks), side="right")
+  node_X = jnp.searchsorted(
+    end_P, jnp.arange(chunks), side="right", method="scan_unrolled"
+  )
   node_X = jnp.minimum(node_X, nodes - 1).astype(jnp.int32)
   row_XCD, open_XC = _children(table_VD, here, node_X)
   state_YD = jnp.where(held_Y[:, None], state_ND[target_Y], 0)
