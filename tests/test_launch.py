@@ -23,8 +23,7 @@ def launch(name, *arguments, **options):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=60,
-    **{"check": True} | options,
+    **{"check": True, "timeout": 60} | options,
   ).stdout
 
 
@@ -136,3 +135,29 @@ def test_two_local_processes_save_and_end_when_the_script_is_told_to(tmp_path):
   saved = {path.name for path in (workdir / "checkpoints").iterdir()}
   assert str(journal.read_text().count("\n")) in saved
   assert not (workdir / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_a_day_on_a_gpu_ends_in_a_table(tmp_path):
+  """All parts in their quick form, on the CPU; what has ended is not run again."""
+  command = ["--quick", "--platform=cpu", f"--out={tmp_path}"]
+  options = {"env": os.environ | {"PYTHON": sys.executable}, "timeout": 900}
+  out = launch("gpu_day.sh", *command, **options)
+  table = (tmp_path / "README.md").read_text()
+  assert table in out
+  assert "did not end" not in table
+  again = launch("gpu_day.sh", *command, **options)
+  assert "== " not in again
+  (tmp_path / "resume.json").unlink()
+  assert launch("gpu_day.sh", *command, "resume", **options).startswith("== resume\n")
+
+
+def test_an_unknown_option_of_the_day_is_refused_in_a_line():
+  done = subprocess.run(
+    [ROOT / "launch" / "gpu_day.sh", "--quik"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr == "gpu_day.sh: no option --quik; see the head of the file\n"

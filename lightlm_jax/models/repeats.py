@@ -65,8 +65,9 @@ def of_history(
   back_1QH = (at_Q[:, None] - at_H[None])[None]
   read_BQH = segment_BH[:, at_Q, None] == segment_BH[:, None]
   read_BQH &= (segment_BH > 0)[:, None] & (back_1QH >= 0)
-  options = {"side": "right", "method": "compare_all"}
-  length_BQ = jnp.searchsorted(np.array(LENGTHS), read_BQH.sum(axis=2), **options)
+  length_BQ = jnp.searchsorted(
+    np.array(LENGTHS), read_BQH.sum(axis=2), side="right", method="compare_all"
+  )
   read_BQH &= real_BH[:, None]
   habit_BQ = (read_BQH & (times_BH > 1)[:, None]).sum(axis=2)
   options = {"bidirectional": False, "num_buckets": RECENCIES}
