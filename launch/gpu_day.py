@@ -1,7 +1,7 @@
 """The parts of launch/gpu_day.sh: python launch/gpu_day.py --out=DIR PART."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import json
 import pathlib
 import signal
@@ -24,6 +24,8 @@ from lightlm_jax.training import speed
 
 SYSTEMS = ("lightlm", "item_decoder", "lite_llm4rec", "sasrec", "bsarec", "bpr_mf")
 REQUESTS = 100
+# What the table shows of a benchmark: seconds a step, or a rate, or a ratio.
+MEASURES = ("step", "users_per_second", "examples_per_second", "ratio")
 # Of a batch, so that few programs are compiled.
 ONE_WIDTH = {"train.history_buckets": (), "train.eval_batch_size": 300}
 
@@ -198,6 +200,8 @@ def trace(day: Day) -> dict[str, float]:
       on_device = plane.name.startswith("/device:")
       for line in plane.lines if on_device or jax.default_backend() == "cpu" else ():
         for event in line.events:
+          if event.name.startswith("$"):
+            continue  # a function of Python
           spent = longest.get(event.name, 0) + event.duration_ns / 1e6
           longest[event.name] = spent
   check(longest, "the trace is empty")
@@ -211,12 +215,26 @@ PARTS: dict[str, Callable[[Day], dict[str, float]]] = {
 
 
 def bench(day: Day, name: str, *arguments: str) -> dict[str, float]:
-  """Runs a benchmark, whose report stays beside the part's; returns its notes."""
+  """Runs a benchmark, whose report stays beside the part's; returns its measures."""
   path = day.out / f"bench-{name}-{len(list(day.out.glob('bench-*')))}.json"
   subprocess.run(day.command("bench", name, *arguments, f"--report={path}"), check=True)
-  report = json.loads(path.read_text())
-  rows = {key: len(value) for key, value in report.items() if isinstance(value, list)}
-  return {f"rows of {key}": number for key, number in rows.items() if number}
+  return dict(measures(json.loads(path.read_text())))
+
+
+def measures(found: Any) -> Iterator[tuple[str, float]]:
+  """Yields the measures of a report by what the row that has them says of itself."""
+  rows = found.values() if isinstance(found, dict) else found
+  if not isinstance(found, dict | list):
+    return
+  if isinstance(found, dict):
+    about = [
+      f"{key} {value}" for key, value in found.items() if isinstance(value, str | int)
+    ]
+    for name in MEASURES:
+      if isinstance(found.get(name), float):
+        yield f"{name}: {', '.join(about)}", found[name]
+  for row in rows:
+    yield from measures(row)
 
 
 def check(holds: Any, told: str) -> None:
