@@ -34,8 +34,9 @@ SMALL = {
   "bench train": ["--parts=a", "--shapes=tiny", "--batch=8"],
   "bench all": ["--minutes=1e-6"],
 }
-# .ci/run installs and tests, test_package makes the wheel, test_parity asks T5.
-ELSEWHERE = r"-m (venv|pip|pytest) |bin/pip |tests/parity_t5.py"
+# .ci/run installs and tests, test_package makes the wheel, test_parity asks T5,
+# test_gpus compiles for GPUs.
+ELSEWHERE = r"-m (venv|pip|pytest) |bin/pip |tests/parity_t5.py|--topology=h100"
 
 
 def commands() -> list[str]:
