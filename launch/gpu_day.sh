@@ -37,9 +37,9 @@ for part in "${parts[@]}"; do
     continue
   fi
   echo "== $part"
-  # A part that hangs must not take the others' time; what it saved is gone on from.
-  timeout -k 10 540 bash -c 'exec "$@"' day "$python" launch/gpu_day.py --out="$out" \
-    ${platform:+"$platform"} $quick "$part" > "$out/$part.log" 2>&1 || {
+  # A part that hangs must not take the others' time; the next call goes on from what it saved.
+  timeout -k 10 540 "$python" launch/gpu_day.py --out="$out" ${platform:+"$platform"} \
+    $quick "$part" > "$out/$part.log" 2>&1 || {
     failed=1
     echo "== $part failed: $(tail -n 1 "$out/$part.log")"
   }
