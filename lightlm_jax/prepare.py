@@ -29,6 +29,10 @@ _FLAGS = [
   flags.DEFINE_list("columns", None, "names of all columns, if no line has them"),
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
   flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
+  flags.DEFINE_string("time_format", None, "of strptime, such as %d.%m.%Y"),
+  flags.DEFINE_list("keep", None, "kinds of events that are kept, such as purchase"),
+  flags.DEFINE_bool("yes", False, "take what the first rows propose, without asking"),
+  flags.DEFINE_bool("explain", False, "say why each column was chosen"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
   flags.DEFINE_enum("duplicates", "keep", [*DUPLICATES], "rows that are kept"),
   flags.DEFINE_integer(

@@ -13,7 +13,9 @@ SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
   map(chr, range(0x2000, 0x200B))
 )
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-END = 253_402_300_800
+BEGIN, END = -62_135_596_800, 253_402_300_800  # the years 1 to 9999
+FIRST, LAST = 631_152_000 * 10**6, 4_102_444_800 * 10**6  # 1990 to 2100
+NULLS = ("NA", "NULL", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "-1")
 
 
 def physical_lines(content):
@@ -99,21 +101,32 @@ def read(content, delimiter=",", quotes=True):
   return header, kept, bad
 
 
+def is_quoted(content, delimiter):
+  """Whether a TSV file, short enough to be looked at whole, has quoted fields."""
+  texts = [raw.decode(errors="replace") for _, raw in physical_lines(content)]
+  found = [fields_of(text, delimiter, True) for text in texts]
+  begins = any(f.startswith('"') for text in texts for f in text.split(delimiter))
+  return begins and all(isinstance(fields, list) for fields in found)
+
+
 def micros(text, unit):
   """Microseconds since 1970, None of what is no time of that unit."""
   text = text.strip(SPACE)
   if unit == "iso":
     return _iso(text)
-  a_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+  a_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}.get(unit)
   is_whole = re.fullmatch(r"[+-]?[0-9]+", text)
+  if unit == "epoch":
+    read = (micros(text, unit) for unit in ("s", "ms", "us", "ns"))
+    return next((x for x in read if x is not None and FIRST <= x < LAST), None)
   if is_whole and -(2**63) <= int(text) < 2**63:
-    found = int(text) * 10**6 // a_second if int(text) <= END * a_second else -1
-  elif re.fullmatch(r"[0-9]+(\.[0-9]*)?([eE]\+?[0-9]+)?", text):
+    found = int(text) * 10**6 // a_second
+  elif re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?([eE]\+?[0-9]+)?", text):
     value = float(text)
-    found = round(value * (10**6 / a_second)) if value <= END * a_second else -1
+    found = round(value * (10**6 / a_second)) if abs(value) < 1e30 else END * 10**6
   else:
     return None
-  return found if 0 <= found < END * 10**6 else None
+  return found if BEGIN * 10**6 <= found < END * 10**6 else None
 
 
 def _iso(text):
@@ -138,14 +151,20 @@ def _iso(text):
   )
   seconds = round(begin.timestamp()) + hour * 3_600 + minute * 60 + second - away
   found = seconds * 10**6 + int((fraction + "000000")[:6])
-  return found if 0 <= found < END * 10**6 else None
+  return found if BEGIN * 10**6 <= found < END * 10**6 else None
+
+
+def an_id(text):
+  """An id as prepare writes it; "" of what stands for none."""
+  text = re.sub(r"^(-?[0-9]+)\.0$", r"\1", text.strip(SPACE))
+  return "" if text in NULLS else text
 
 
 def valid(kept, roles, unit, min_rating):
   """(user, item, micros, line) of good rows; rejected and filtered as Counters."""
   good, bad, filtered = [], Counter(), Counter()
   for line, fields in kept:
-    user, item = (fields[roles[role]].strip(SPACE) for role in ("user", "item"))
+    user, item = (an_id(fields[roles[role]]) for role in ("user", "item"))
     time = micros(fields[roles["time"]], unit) if unit else 0
     rating = None
     if min_rating is not None:

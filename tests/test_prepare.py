@@ -99,7 +99,7 @@ def test_one_log_of_every_form(tmp_path, name, packed):
   content = FORMS[name] if isinstance(FORMS[name], bytes) else FORMS[name].encode()
   path = tmp_path / (f"{name}.gz" if packed else name)
   path.write_bytes(gzip.compress(content) if packed else content)
-  found, manifest = prepare(path, tmp_path)
+  found, manifest = prepare(path, tmp_path, yes="headless" in name)
   assert same(found.log, LOG)
   assert manifest["rows_in"] == manifest["rows"] == len(TRIPLES)
   assert manifest["rejected"] == manifest["filtered"] == {}
@@ -126,7 +126,7 @@ def test_two_colons_stand_between_columns_as_movielens_writes_them(tmp_path, cap
   assert (manifest["rows_in"], manifest["rejected"]) == (len(rows) + 2, {"columns": 2})
   shown = [line[1:] for line in manifest["rejected_examples"]["columns"]]
   assert shown[0] == (len(rows) + 1, "1::2::3")
-  assert "taken for user, item, rating, time" in capsys.readouterr().out
+  assert "they are taken for user, item, rating, time" in capsys.readouterr().out
 
 
 def test_texts_of_films_stand_between_two_colons_too(tmp_path):
@@ -145,7 +145,7 @@ def test_a_file_of_a_head_alone_does_not_decide_what_times_are(tmp_path):
   (tmp_path / "log-1.csv").write_text(head + "".join(rows))
   found, manifest = prepare(tmp_path / "log-?.csv", tmp_path)
   assert same(found.log, LOG)
-  assert manifest["time_unit"] == "s"
+  assert manifest["time_unit"] == "epoch"
 
 
 def test_lines_of_sequences_that_are_none(tmp_path):
@@ -273,11 +273,13 @@ def test_columns_are_told_and_can_be_given(tmp_path, capsys):
   log.set_up()
   names = {"user": "who", "item": "what", "time": "when"}
   assert same(prepare(tmp_path / "log.csv", tmp_path, names=names)[0].log, LOG)
-  said = capsys.readouterr().out.splitlines()
-  (line,) = [line for line in said if line.startswith("columns")]
-  assert line == (
-    "columns: user = 'who', item = 'what', time = 'when'; times are seconds since 1970"
-  )
+  assert capsys.readouterr().out.splitlines()[:4] == [
+    f"columns of {tmp_path / 'log.csv'}:",
+    "  user    'who'   u0, u1, u10  [given]",
+    "  item    'what'  i13, i22, i21  [given]",
+    "  time    'when'  2017-07-14 02:40:19 to 2017-07-14 02:56:38 in the first rows "
+    "(seconds since 1970)  [given]",
+  ]
 
 
 def test_without_times_rows_stand_in_the_order_of_the_file(tmp_path):

@@ -40,6 +40,8 @@ IDS = st.sampled_from(
     "a\0",
     "07",
     "7",
+    "7.0",
+    "NA",
     "\x1c",
     "\u2003",
     "x" * 512,
@@ -116,6 +118,7 @@ def check(content, options, ending, delimiter, quotes):
     asked = pipeline.Options(
       str(path), str(folder / "out"), time_unit="s", delimiter=delimiter, **options
     )
+    quotes = quotes or plain.is_quoted(content, delimiter)
     _, kept, bad = plain.read(content, delimiter, quotes)
     roles = {"user": 0, "item": 1, "rating": 2, "time": 3}
     good, rejected, filtered = plain.valid(kept, roles, "s", options["min_rating"])
@@ -234,7 +237,8 @@ def plain_json(line):
       raw = int(raw)
     is_text = isinstance(raw, str) and "\ud800" not in raw
     is_number = isinstance(raw, int | float) and not isinstance(raw, bool)
-    found[role] = str(raw).strip() if is_text or is_number else ""
+    text = str(raw) if is_text or is_number else ""
+    found[role] = text.strip() if role == "time" else plain.an_id(text)
   for role in ("user", "item"):
     if not found[role]:
       return f"no_{role}"
@@ -301,7 +305,7 @@ def test_blocks_are_the_lines_of_a_file(lines, end, size):
 
 
 TIME_TEXT = (
-  st.datetimes(datetime.datetime(1969, 12, 30), datetime.datetime(2040, 1, 1)).flatmap(
+  st.datetimes(datetime.datetime(1902, 12, 30), datetime.datetime(2040, 1, 1)).flatmap(
     lambda moment: st.sampled_from(
       [
         moment.isoformat(),

@@ -35,7 +35,7 @@ def screen(
     The rows, separated by line feeds; the number of each row's first line, int64; an
     incomplete row to prepend to the next block; the number of that block's first line.
   """
-  has_quotes = source.has_quotes and b'"' in content
+  has_quotes = source.quotes and b'"' in content
   has_blank = content.startswith(b"\n") or b"\n\n" in content
   if not (has_quotes or has_blank) and files.decoded(content) is not None:
     end = first + files.count_lines(content)
@@ -59,6 +59,14 @@ def screen(
     b"".join(raw + b"\n" for raw in raw_L[end:]),
     first + end,
   )
+
+
+def is_quoted(head: bytes, delimiter: str) -> bool:
+  """Whether all of the first lines of a file are rows with well-formed quotes."""
+  whole = _patterns(delimiter, 1).whole
+  texts = pl.Series([text for text in map(files.decoded, head.split(b"\n")) if text])
+  begins = texts.str.contains(rf'(?:^|{re.escape(delimiter)})"').any()
+  return bool(begins and texts.str.contains(whole).all())
 
 
 def shown(raw: bytes) -> str:

@@ -20,6 +20,15 @@ _ENDINGS = {
   ".inter": "recbole",
 }
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
+_NAMES |= dict.fromkeys(
+  (
+    "loc-gowalla_totalCheckins.txt",
+    "loc-brightkite_totalCheckins.txt",
+    "dataset_TSMC2014_NYC.txt",
+    "dataset_TSMC2014_TKY.txt",
+  ),
+  "tsv",
+)
 # Files beside a log that are not part of it.
 BESIDE = ("items.tsv", "item_attributes.json")
 BLOCK = 2**23  # bytes read at once, and maximum length of a line
@@ -37,11 +46,11 @@ class Source(NamedTuple):
   roles: Mapping[str, int] = {}  # the column index of every role that the log has
   delimiter: str = ""  # one byte, or COLONS
   header: bool = False  # whether the first line has the columns' names
-
-  @property
-  def has_quotes(self) -> bool:
-    """True if the file's format allows quoted fields, `"…"`."""
-    return self.form == "csv" and self.delimiter != COLONS
+  quotes: bool = False  # whether a field may be quoted, `"…"`
+  # Columns whose fields have several items: "words" are separated by blanks; of
+  # "clicks", which end in -1 or -0, only the former count.
+  lists: Mapping[int, str] = {}
+  explode: str = ""  # JSON: the key with a list of objects, each of which is a row
 
   @property
   def between(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.preprocess import columns, files, readers
+from lightlm_jax.preprocess import columns, files, headers, readers
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -124,7 +124,8 @@ def _source(path: epath.Path, item_column: str | None):
   """Returns the file's `Source`, its id column, and {key of TEXTS: its column}."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
-  source = columns.named(path, form, Options("", ""))
+  source = headers.named(path, form, Options("", "", yes=True))
+  source = source._replace(lists={}, explode="")
   if not source.header:
     source = source._replace(names=_HEADLESS[: len(source.names)])
   if item_column is not None and item_column not in source.names:
@@ -132,7 +133,7 @@ def _source(path: epath.Path, item_column: str | None):
       f"{path} has no column {item_column!r} (--items_id); it has "
       f"{', '.join(source.names[:30])}"
     )
-  known = columns.first_known(source.names, columns.KNOWN["item"])
+  known = columns.first_known(source.names, headers.KNOWN["item"])
   item = item_column or known or source.names[0]
   texts = {}
   for text, names in TEXTS.items():

@@ -16,7 +16,12 @@ class Options:
   names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # role → column
   columns: tuple[str, ...] | None = None  # column names of files without a header
   delimiter: str | None = None
-  time_unit: str | None = None  # key of times.UNITS; None = guess, in engines no times
+  # A key of times.UNITS, or a format; None = found, in engines no times.
+  time_unit: str | None = None
+  clock: str | None = None  # of times.CLOCKS, in engines: of a column beside the date
+  keep: tuple[str, ...] = ()  # kinds of events; () = all
+  yes: bool = False  # take what the values propose, without asking
+  explain: bool = False  # log why each column was chosen
   min_rating: float | None = None  # None = ratings are ignored
   duplicates: str = "keep"  # a key of sequences.DUPLICATES
   k_core: int = 0

@@ -46,6 +46,8 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
     )
   given["delimiter"] = _delimiter(given["delimiter"])
   given["columns"] = tuple(given["columns"]) if given["columns"] else None
+  given["keep"] = tuple(given["keep"] or ())
+  given["time_unit"] = _time_unit(given["time_unit"], given.pop("time_format"))
   signal.signal(signal.SIGTERM, _stop)
   log.set_up()
   report = prepare(Options(input=input, output=output, **given))
@@ -70,7 +72,8 @@ def prepare(options: Options) -> dict[str, Any]:
   if target.exists():
     raise UserError(f"{target} is there already; give another --output, or remove it")
   found = files.find(options.input, options.format)
-  sources, unit = columns.decide(found, options)
+  sources, read = columns.decide(found, options)
+  unit = read.unit
   if options.duplicates == "exact" and unit is None:
     raise UserError(
       "--duplicates=exact compares times, and the log has none; give first or last"
@@ -82,7 +85,7 @@ def prepare(options: Options) -> dict[str, Any]:
     ends = {"start": time.monotonic()}
     parts = _parts(found, options.part_bytes)
     layout = Layout(str(folder), parts)
-    settled = dataclasses.replace(options, time_unit=unit)
+    settled = dataclasses.replace(options, time_unit=unit, clock=read.clock)
     tally = engine.settle(sources, settled, layout)
     ends["read and sort"] = time.monotonic()
     tally.check_any_left({source.index: source.path for source in sources})
@@ -236,6 +239,17 @@ def _progress() -> rich.progress.Progress:
 def _stop(number: int, frame: Any) -> None:
   del frame
   raise Stopped(number)
+
+
+def _time_unit(unit: str | None, form: str | None) -> str | None:
+  """Returns --time_unit or --time_format as one value; see Options.time_unit."""
+  if form is None:
+    return unit
+  if unit is not None:
+    raise UserError("give --time_unit or --time_format, not both")
+  if "%" not in form:
+    raise UserError(f"--time_format={form} is no format such as %d.%m.%Y or %m/%d/%Y")
+  return form
 
 
 def _delimiter(text: str | None) -> str | None:

@@ -1,17 +1,22 @@
 """Reads all formats into rows, with ids, times and ratings unchanged."""
 
+import ast
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import json
+import re
 from typing import Any, NamedTuple
+import uuid
 
 from etils import epath
 import numpy as np
+import polars as pl
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
 from lightlm_jax.preprocess import delimited as lines
-from lightlm_jax.preprocess import files
+from lightlm_jax.preprocess import files, lists
 from lightlm_jax.preprocess.files import COLONS, FOR_COLONS, Source
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime.errors import UserError, first_line
@@ -30,13 +35,16 @@ class Piece(NamedTuple):
   read: int  # bytes of the file read so far
 
 
-def pieces(source: Source, size: int) -> Iterator[Piece]:
-  """Yields the pieces of a file in order; for a text file each has about `size` bytes.
+def pieces(source: Source, size: int, rows: int = 2**18) -> Iterator[Piece]:
+  """Yields the pieces of a file in order.
+
+  A piece of a text file has about `size` bytes, one of a Parquet file at most `rows`.
 
   Raises:
-    UserError: the file cannot be read to its end.
+    UserError: the file cannot be read to its end, or a Parquet file's columns have no
+      ids, times or numbers.
   """
-  return _batches(source) if source.form == "parquet" else _texts(source, size)
+  return _batches(source, rows) if source.form == "parquet" else _texts(source, size)
 
 
 def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
@@ -50,12 +58,14 @@ def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
   """
   if isinstance(piece.content, pyarrow.RecordBatch):
     columns, line_R = {n: piece.content.column(n) for n in source.roles}, piece.line_R
+    columns, line_R = lists.exploded(columns, line_R, usable)
   elif source.form == "jsonl":
     columns, line_R = _json_lines(source, piece)
   elif source.form == "sequences":
     columns, line_R = _sequences(source, piece)
   else:
     columns, line_R = _delimited(source, piece)
+    columns, line_R = lists.split(source, columns, line_R)
   line = pyarrow.array(np.asarray(line_R, np.int64))
   piece.tally.rows_in += len(line)
   return pyarrow.table({**columns, "line": line}), piece.tally
@@ -75,13 +85,16 @@ def parquet_schema(path: epath.Path) -> pyarrow.Schema:
 
 
 def parquet_rows(
-  path: epath.Path, names: Mapping[str, str], convert: Callable[[pyarrow.Array], Any]
+  path: epath.Path,
+  names: Mapping[str, str],
+  convert: Callable[[pyarrow.Array], Any],
+  most: int = 2**18,
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
   """Yields (columns, rows, bytes) for each batch of rows of a Parquet file.
 
   `names` maps roles ("user", …) to names of columns. The columns are a dict {role:
-  column after `convert`}; `rows` is the batch's number of rows; `bytes` is roughly how
-  much of the file has been read so far.
+  column after `convert`}; `rows` is the batch's number of rows, at most `most`; `bytes`
+  is roughly how much of the file has been read so far.
 
   Raises:
     UserError: the file is damaged.
@@ -94,7 +107,7 @@ def parquet_rows(
     ):
       rows = file.metadata.num_rows
       listed = list(dict.fromkeys(names.values()))
-      for batch in file.iter_batches(2**18, columns=listed, use_threads=False):
+      for batch in file.iter_batches(most, columns=listed, use_threads=False):
         number += len(batch)
         found = {role: convert(batch.column(name)) for role, name in names.items()}
         yield found, len(batch), int(size * min(1, number / max(1, rows)))
@@ -130,10 +143,10 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
     yield Piece(content, line_R, tally, block.read)
 
 
-def _batches(source: Source) -> Iterator[Piece]:
+def _batches(source: Source, most: int) -> Iterator[Piece]:
   number = 1
   path = epath.Path(source.path)
-  for columns, rows, read in parquet_rows(path, source.columns, _usable):
+  for columns, rows, read in parquet_rows(path, source.columns, usable, most):
     batch = pyarrow.RecordBatch.from_pydict(columns)
     yield Piece(batch, np.arange(number, number + rows), Tally(), read)
     number += rows
@@ -165,7 +178,7 @@ def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray
     ),
     parse_options=pyarrow.csv.ParseOptions(
       delimiter=source.between,
-      quote_char='"' if source.has_quotes else False,
+      quote_char='"' if source.quotes else False,
       newlines_in_values=True,
       ignore_empty_lines=False,
       invalid_row_handler=refuse,
@@ -187,27 +200,42 @@ def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray
 
 
 def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]:
-  line_R = []
-  names = source.columns
-  columns = {role: [] for role in names}
+  rows, line_R = [], []
   for line, raw in zip(piece.line_R.tolist(), piece.content.split(b"\n")):
     if not raw.strip():
       continue
-    try:
-      value = json.loads(raw)
-    except UnicodeDecodeError:
-      piece.tally.reject("not_utf8", source.index, line, lines.shown(raw))
+    value = json_object(raw)
+    if value is None:
+      text = files.decoded(raw)
+      reason = "not_utf8" if text is None else "not_json"
+      text = lines.shown(raw) if text is None else text
+      piece.tally.reject(reason, source.index, line, text)
       continue
-    except (ValueError, RecursionError):
-      value = None
-    if not isinstance(value, dict):
+    found = lists.objects(value, source)
+    if not found:
       text = raw[:80].decode(errors="replace")
-      piece.tally.reject("not_json", source.index, line, text)
-      continue
-    line_R.append(line)
-    for role, name in names.items():
-      columns[role].append(_scalar(value.get(name)))
-  return {r: pyarrow.array(c, pyarrow.string()) for r, c in columns.items()}, line_R
+      piece.tally.reject("no_item", source.index, line, text)
+    rows += found
+    line_R += [line] * len(found)
+  columns: dict[str, Any] = {
+    role: pyarrow.array([scalar(row.get(name)) for row in rows], pyarrow.string())
+    for role, name in source.columns.items()
+  }
+  place = lists.PLACE
+  columns[place] = pyarrow.array([row.get(place, 0) for row in rows], pyarrow.int32())
+  return columns, line_R
+
+
+def json_object(raw: bytes) -> dict[str, Any] | None:
+  """Returns the object on a line, of JSON or as Python writes a dict; None if none."""
+  try:
+    value = json.loads(raw)
+  except (ValueError, RecursionError):
+    value = None
+    if re.match(rb"\s*\{\s*u?'", raw):
+      with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        value = ast.literal_eval(raw.decode())
+  return value if isinstance(value, dict) else None
 
 
 def _sequences(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]:
@@ -233,8 +261,8 @@ def _sequences(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]
   return columns, line_R
 
 
-def _scalar(value: Any) -> str | None:
-  """Returns a JSON string or number as a string; None for any other value."""
+def scalar(value: Any) -> str | None:
+  """Returns a JSON string or number as a string, 12.0 as 12; None for other values."""
   if isinstance(value, float) and value.is_integer():
     value = int(value)
   if isinstance(value, str):
@@ -247,11 +275,15 @@ def _scalar(value: Any) -> str | None:
   return str(value) if is_number else None
 
 
-def _usable(column: pyarrow.Array) -> pyarrow.Array:
-  """Converts a column of strings, numbers or times; returns nulls for other types."""
+def usable(column: pyarrow.Array) -> pyarrow.Array:
+  """Converts a column of strings, numbers, times or lists of them; else nulls."""
   if pyarrow.types.is_dictionary(column.type):
     column = column.dictionary_decode()
   kind, t = column.type, pyarrow.types
+  if isinstance(kind, pyarrow.UuidType):
+    return _as_text(column.storage)
+  if t.is_list(kind) or t.is_large_list(kind):
+    return column  # see lists.exploded
   texts = (t.is_string, t.is_large_string, t.is_string_view)
   texts += (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
   if any(is_kind(kind) for is_kind in texts):
@@ -266,11 +298,22 @@ def _usable(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _as_text(column: pyarrow.Array) -> pyarrow.Array:
-  """Converts a column of strings or bytes to strings; null if not UTF-8."""
+  """Converts strings or bytes to strings; 16 bytes that are no text are a UUID."""
+  is_uuid = column.type == pyarrow.binary(16)
   column = column.cast(pyarrow.large_binary())
   try:
-    return column.cast(pyarrow.large_string())
+    texts = column.cast(pyarrow.large_string())
+    if not is_uuid or pl.Series(texts).str.contains(r"^[[:print:]]*$").all():
+      return texts
   except pyarrow.ArrowInvalid:
-    raw_N = column.to_pylist()
-    texts = [None if raw is None else files.decoded(raw) for raw in raw_N]
-    return pyarrow.array(texts, pyarrow.large_string())
+    pass
+  raw_N = column.to_pylist()
+  texts = [None if raw is None else _decoded(raw, is_uuid) for raw in raw_N]
+  return pyarrow.array(texts, pyarrow.large_string())
+
+
+def _decoded(raw: bytes, is_uuid: bool) -> str | None:
+  text = files.decoded(raw)
+  if is_uuid and (text is None or not text.isprintable()):
+    return str(uuid.UUID(bytes=raw))
+  return text

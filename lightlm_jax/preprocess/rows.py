@@ -5,7 +5,7 @@ from collections import Counter
 import polars as pl
 import pyarrow
 
-from lightlm_jax.preprocess import readers, times
+from lightlm_jax.preprocess import readers, times, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.tally import SHOWN, Tally
@@ -53,11 +53,16 @@ def read(
   }
   if options.time_unit is not None:
     micros = times.micros(raw["time"], options.time_unit)
+    if options.clock is not None:
+      micros += times.micros_of_day(raw["clock"], options.clock)
     frame = frame.with_columns(micros.alias("time"))
     checks["bad_time"] = pl.col("time").is_null()
   if options.min_rating is not None:
     frame = frame.with_columns(_numbers(raw["rating"]).alias("rating"))
     checks["bad_rating"] = pl.col("rating").is_null()
+  if options.keep:
+    kinds = raw["event"].cast(pl.String).str.strip_chars()
+    frame = frame.with_columns(kinds.is_in(options.keep).fill_null(False).alias("kept"))
   reasons = [pl.when(check).then(pl.lit(name)) for name, check in checks.items()]
   frame = frame.with_columns(why=pl.coalesce(reasons))  # the first reason counts
 
@@ -70,6 +75,9 @@ def read(
     is_high = frame["rating"] >= options.min_rating
     tally.filtered["low_rating"] += int((~is_high).sum())
     frame = frame.filter(is_high)
+  if options.keep:
+    tally.filtered["event"] += int((~frame["kept"]).sum())
+    frame = frame.filter("kept")
   tally.check(len(frame), f"file {source.index}")
   part = pl.col("user").hash(0) % parts
   frame = frame.with_columns(part=part).sort("part", maintain_order=True)
@@ -96,21 +104,24 @@ def _rejected(raw: pl.DataFrame, file: int) -> Tally:
   return tally
 
 
-def _ids(values: pl.Series) -> pl.Series:
-  """Converts ids to stripped strings; null if missing or of an unusable type."""
-  if values.dtype.is_float():
+def _ids(series: pl.Series) -> pl.Series:
+  """Converts ids to stripped strings, 12.0 to 12; null if missing or no id."""
+  if series.dtype.is_float():
     # pandas stores whole numbers as floats if a column has missing values.
-    is_whole = values.is_finite() & (values == values.round()) & (values.abs() < 2**53)
-    values = values.set(~is_whole.fill_null(False), None).cast(pl.Int64)
-  if values.dtype.is_temporal() or values.dtype == pl.Null:
-    return times.nulls(values, pl.String)
-  return values.cast(pl.String).str.strip_chars()
+    is_whole = series.is_finite() & (series == series.round()) & (series.abs() < 2**53)
+    series = series.set(~is_whole.fill_null(False), None).cast(pl.Int64)
+  if series.dtype.is_temporal() or series.dtype == pl.Null:
+    return times.nulls(series, pl.String)
+  texts = series.cast(pl.String).str.strip_chars()
+  if texts.str.ends_with(".0").any():
+    texts = texts.str.replace(r"^(-?\d+)\.0$", "$1")
+  return texts.set(texts.is_in(values.NULLS), None)
 
 
-def _numbers(values: pl.Series) -> pl.Series:
-  if values.dtype == pl.String:
-    values = values.str.strip_chars()
-  if values.dtype.is_temporal():
-    return times.nulls(values, pl.Float64)
-  number = values.cast(pl.Float64, strict=False)
+def _numbers(series: pl.Series) -> pl.Series:
+  if series.dtype == pl.String:
+    series = series.str.strip_chars()
+  if series.dtype.is_temporal():
+    return times.nulls(series, pl.Float64)
+  number = series.cast(pl.Float64, strict=False)
   return number.set(~number.is_finite().fill_null(False), None)

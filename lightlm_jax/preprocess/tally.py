@@ -21,6 +21,7 @@ REJECTED = {
 }
 # Reasons why a readable row is filtered, as the flags demand.
 FILTERED = {
+  "event": "an event of another kind, by --keep",
   "low_rating": "a rating below --min_rating",
   "duplicate": "repeated, by --duplicates",
   "max_len": "older than the last --max_len of its user",
