@@ -3,7 +3,8 @@
 python -m lightlm_jax.prepare --input=log.csv --output=DATA/shop
 
 Rows that are left out are counted by reason. --duplicates=exact keeps one row per user,
-item and time; `first` and `last` keep one per user and item.
+item and time; `first` and `last` keep one per user and item; `adjacent` keeps the first
+of rows of one item that follow each other, such as a view and a purchase.
 """
 
 import sys

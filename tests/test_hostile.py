@@ -18,12 +18,13 @@ import pyarrow
 import pytest
 import served as small
 
-from lightlm_jax.data import formats, parquet_logs, tables
+from lightlm_jax.data import formats, parquet_logs
 from lightlm_jax.evaluation import users as users_lib
 from lightlm_jax.ids import codes
 from lightlm_jax.inference import output as output_lib
 from lightlm_jax.inference import queries as queries_lib
 from lightlm_jax.inference import state_index as latent_decoding
+from lightlm_jax.preprocess import tables
 from lightlm_jax.runs import recommend as recommend_lib
 from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import UserError
@@ -177,6 +178,9 @@ def test_a_hostile_memory_is_built_anew(tmp_path, mark):
     np.testing.assert_array_equal(found[0], arrays[0])
 
 
+SUFFIXES = ("parquet", "csv", "tsv", "jsonl", "inter")
+
+
 @pytest.mark.parametrize("kind", list(kinds("x")))
 def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
   hostile = kinds(mark)[kind]
@@ -193,7 +197,7 @@ def test_hostile_logs_tables_and_lists_are_one_line(tmp_path, mark, kind):
     lambda: list(queries_lib.read_histories(put("h.jsonl"))),
     lambda: users_lib.read(epath.Path(put("users.parquet"))),
     lambda: json_text.read(epath.Path(put("m.json")), "write it anew"),
-    *(lambda s=s: tables.dataset(put(f"log{s}")) for s in tables._READERS),
+    *(lambda s=s: tables.dataset(put(f"log.{s}")) for s in SUFFIXES),
   ]
   for read in readers:
     refused_or_data(read)

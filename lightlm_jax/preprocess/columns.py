@@ -8,7 +8,7 @@ from typing import NamedTuple
 from etils import epath
 import polars as pl
 
-from lightlm_jax.preprocess import headers, times, values
+from lightlm_jax.preprocess import headers, readers, times, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.preprocess.values import Column
@@ -55,18 +55,23 @@ def decide(
     logger.info(f"{sources[0].path}: a line `user item item …` for each user")
     roles = {"user": 0, "item": 1}
     return [source._replace(roles=roles) for source in sources], Times(None)
+  return chosen(sources, options)
+
+
+def chosen(sources: list[Source], options: Options) -> tuple[list[Source], Times]:
+  """Decides as `decide` does for files or tables whose columns have names."""
   looks = [values.look(source) for source in sources]
   roles, why = {}, {}
   for n, (source, columns) in enumerate(zip(sources, looks)):
-    chosen, reasons = _roles(source, columns, options)
-    sources[n] = source._replace(roles=chosen)
-    if n and chosen.keys() != roles.keys():
+    found, reasons = _roles(source, columns, options)
+    sources[n] = source._replace(roles=found)
+    if n and found.keys() != roles.keys():
       raise UserError(
-        f"{source.path} has {', '.join(chosen)}, and {sources[0].path} "
+        f"{source.path} has {', '.join(found)}, and {sources[0].path} "
         f"{', '.join(roles)}; give files of one kind"
       )
     if not n:
-      roles, why = chosen, reasons
+      roles, why = found, reasons
   read = _times(sources, looks, options)
   filled = (n for n, columns in enumerate(looks) if len(columns[0].values))
   n = next(filled, 0)
@@ -109,6 +114,8 @@ def _roles(
       chosen = (places[0], "by its name") if places else None
     if chosen is not None:
       roles[role], why[role] = chosen
+      if role in ("user", "item"):
+        _check_type(source, columns[chosen[0]])
     elif role in ("user", "item", "rating"):
       _missing(source, role)
   _add_clock(source, columns, roles, why, options)
@@ -121,6 +128,11 @@ def _roles(
 def _user(source, columns, places, options) -> tuple[int, str] | None:
   odd = {place: values.objection(columns[place]) for place in places}
   fine = [place for place in places if odd[place] is None]
+  if places and values.is_nearly_unique(columns[places[0]]):
+    logger.warning(
+      f"{source.names[places[0]]!r} of {source.path} has hardly a value twice in the "
+      "first rows; if these are no users, give --user=NAME of another column"
+    )
   if not places or odd[places[0]] is None:
     return (places[0], "by its name") if places else None
   name, reason = source.names[places[0]], odd[places[0]]
@@ -242,10 +254,13 @@ def _unit(source: Source, column: Column) -> str:
       "what orders them)"
     )
     return "s"
-  raise UserError(
-    f"cannot tell the unit of {name!r} in {source.path} ({column.examples()}); give "
+  advice = (
     f"--time_unit, one of {', '.join(times.UNITS)}, --time_format=FORMAT such as "
     "%d.%m.%Y, or --time=NAME of another column"
+  )
+  raise UserError(
+    f"cannot tell the unit of {name!r} in {source.path} ({column.examples()}); give "
+    + (advice if source.table is None else "dates, or seconds since 1970")
   )
 
 
@@ -318,13 +333,28 @@ def _one(source: Source, name: str) -> int:
   return source.names.index(name)
 
 
+def _check_type(source: Source, column: Column) -> None:
+  """Raises a UserError if a Parquet column's type is that of no ids."""
+  kind = None
+  if source.table is not None:
+    kind = source.table.schema.field(column.name).type
+  elif source.form == "parquet":
+    kind = readers.parquet_schema(epath.Path(source.path)).field(column.name).type
+  if kind is not None and not readers.may_be_ids(kind):
+    raise UserError(
+      f"{column.name!r} of {source.path} is of type {kind}; ids are texts or whole "
+      "numbers"
+    )
+
+
 def _missing(source: Source, role: str) -> None:
   listed = ", ".join(source.names[:30])
   if role == "rating":
     raise UserError(
       f"{source.path} has no column of ratings, give --rating=NAME; has {listed}"
     )
+  advice = f"--{role}=NAME, or --columns=NAME,NAME,… for a file without a header"
   raise UserError(
-    f"cannot tell which column of {source.path} is the {role}; it has {listed}: give "
-    f"--{role}=NAME, or --columns=NAME,NAME,… for a file without a header"
+    f"cannot tell which column of {source.path} is the {role}; it has {listed}: "
+    + (f"give {advice}" if source.table is None else f"rename it to {role!r}")
   )

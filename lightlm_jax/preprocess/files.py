@@ -51,6 +51,7 @@ class Source(NamedTuple):
   # "clicks", which end in -1 or -0, only the former count.
   lists: Mapping[int, str] = {}
   explode: str = ""  # JSON: the key with a list of objects, each of which is a row
+  table: Any = None  # a pyarrow.Table in place of a Parquet file
 
   @property
   def between(self) -> str:

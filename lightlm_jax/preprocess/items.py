@@ -57,11 +57,12 @@ def read(
   if names is not None:
     logger.info(f"attributes of items: {attributes}")
   table = _table(log, options.items)
-  texts, of_table, counts = {}, None, None
+  found_texts, of_table, counts = {}, None, None
   if table.exists():
-    texts, of_table, counts = _texts(table, item_ids.tolist(), options.items_id)
+    source = source_of(table)
+    found_texts, of_table, counts = texts(source, item_ids.tolist(), options.items_id)
   names = of_table if names is None else names
-  found = {name: pyarrow.array(values) for name, values in texts.items()}
+  found = {name: pyarrow.array(values) for name, values in found_texts.items()}
   if names is not None:
     lists = pyarrow.list_(pyarrow.string())
     found["attributes"] = pyarrow.array([sorted(a) for a in names], lists)
@@ -79,17 +80,17 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
   return log.parent / "items.tsv"
 
 
-def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
-  """Reads the file `table`; returns {column: texts}, attributes and counts of its rows.
+def texts(source: Source, item_ids: Sequence[str], item_column: str | None):
+  """Reads a file of items; returns {column: texts}, attributes and counts of its rows.
 
   Texts and attributes are in the order of `item_ids`; attributes are None if no item
   has any. `item_column` is --items_id.
   """
-  source, item, columns_of = _source(table, item_column)
+  table, (item, columns_of) = source.path, _roles(source, item_column)
   shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
   logger.info(f"items: {table}: item = {item!r}, {shown}")
   place = {raw: number for number, raw in enumerate(item_ids)}
-  texts = {name: [""] * len(place) for name in columns_of}
+  found = {name: [""] * len(place) for name in columns_of}
   attributes = [set() for _ in place]
   seen, counts = set(), {"rows": 0, "matched": 0, "repeated": 0, "rejected": 0}
   for row in _rows(source, [item, *columns_of.values()]):
@@ -104,7 +105,7 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
       counts["matched"] += 1
       for name, column in columns_of.items():
         value = row.get(column)
-        texts[name][place[raw]] = _words(value)
+        found[name][place[raw]] = _words(value)
         if name in ATTRIBUTES:
           attributes[place[raw]] |= {f"{name}: {v}" for v in _values(value, column)}
   if not seen:
@@ -117,32 +118,37 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
     f"{counts['rows']:,} lines {counts['rejected']:,} could not be read, "
     f"{counts['repeated']:,} are repeated"
   )
-  return texts, attributes if any(attributes) else None, counts
+  return found, attributes if any(attributes) else None, counts
 
 
-def _source(path: epath.Path, item_column: str | None):
-  """Returns the file's `Source`, its id column, and {key of TEXTS: its column}."""
+def source_of(path: epath.Path) -> Source:
+  """Returns a file of items with the names of its columns."""
   name = path.name.removesuffix(".gz")
   form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
-  source = headers.named(path, form, Options("", "", yes=True))
+  source = headers.named(path, form, Options("", ""))
   source = source._replace(lists={}, explode="")
   if not source.header:
     source = source._replace(names=_HEADLESS[: len(source.names)])
+  return source
+
+
+def _roles(source: Source, item_column: str | None) -> tuple[str, dict[str, str]]:
+  """Returns the name of the column of ids, and {key of TEXTS: its column}."""
   if item_column is not None and item_column not in source.names:
     raise UserError(
-      f"{path} has no column {item_column!r} (--items_id); it has "
+      f"{source.path} has no column {item_column!r} (--items_id); it has "
       f"{', '.join(source.names[:30])}"
     )
   known = columns.first_known(source.names, headers.KNOWN["item"])
   item = item_column or known or source.names[0]
-  texts = {}
+  found = {}
   for text, names in TEXTS.items():
     match = columns.first_known(source.names, names)
-    if match is not None and match != item and match not in texts.values():
-      texts[text] = match
-  if not texts and len(source.names) > 1:
-    texts["title"] = source.names[-1]
-  return source, item, texts
+    if match is not None and match != item and match not in found.values():
+      found[text] = match
+  if not found and len(source.names) > 1:
+    found["title"] = source.names[-1]
+  return item, found
 
 
 def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -150,10 +156,7 @@ def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
-    path = epath.Path(source.path)
-    for values, rows, _ in readers.parquet_rows(
-      path, source.columns, pyarrow.Array.to_pylist
-    ):
+    for values, rows, _ in readers.parquet_rows(source, pyarrow.Array.to_pylist):
       yield from ({name: values[name][n] for name in roles} for n in range(rows))
     return
   for piece in readers.pieces(source, files.BLOCK):

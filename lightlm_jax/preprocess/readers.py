@@ -1,7 +1,7 @@
 """Reads all formats into rows, with ids, times and ratings unchanged."""
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import re
@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from lightlm_jax.preprocess import delimited as lines
-from lightlm_jax.preprocess import files, lists
+from lightlm_jax.preprocess import files, nested
 from lightlm_jax.preprocess.files import COLONS, FOR_COLONS, Source
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime.errors import UserError, first_line
@@ -58,14 +58,14 @@ def parse(source: Source, piece: Piece) -> tuple[pyarrow.Table, Tally]:
   """
   if isinstance(piece.content, pyarrow.RecordBatch):
     columns, line_R = {n: piece.content.column(n) for n in source.roles}, piece.line_R
-    columns, line_R = lists.exploded(columns, line_R, usable)
+    columns, line_R = nested.exploded(columns, line_R, usable)
   elif source.form == "jsonl":
     columns, line_R = _json_lines(source, piece)
   elif source.form == "sequences":
     columns, line_R = _sequences(source, piece)
   else:
     columns, line_R = _delimited(source, piece)
-    columns, line_R = lists.split(source, columns, line_R)
+    columns, line_R = nested.split(source, columns, line_R)
   line = pyarrow.array(np.asarray(line_R, np.int64))
   piece.tally.rows_in += len(line)
   return pyarrow.table({**columns, "line": line}), piece.tally
@@ -85,21 +85,24 @@ def parquet_schema(path: epath.Path) -> pyarrow.Schema:
 
 
 def parquet_rows(
-  path: epath.Path,
-  names: Mapping[str, str],
-  convert: Callable[[pyarrow.Array], Any],
-  most: int = 2**18,
+  source: Source, convert: Callable[[pyarrow.Array], Any], most: int = 2**18
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
-  """Yields (columns, rows, bytes) for each batch of rows of a Parquet file.
+  """Yields (columns, rows, bytes) for batches of rows of a Parquet file or a table.
 
-  `names` maps roles ("user", …) to names of columns. The columns are a dict {role:
-  column after `convert`}; `rows` is the batch's number of rows, at most `most`; `bytes`
-  is roughly how much of the file has been read so far.
+  The columns are a dict {role: column after `convert`}; `rows` is the batch's number of
+  rows, at most `most`; `bytes` is roughly how much of the file has been read so far.
 
   Raises:
     UserError: the file is damaged.
   """
-  number, size = 0, path.stat().length
+  names = source.columns
+  if source.table is not None:
+    for batch in source.table.to_batches(most):
+      found = {role: convert(batch.column(name)) for role, name in names.items()}
+      yield found, len(batch), 0
+    return
+  path, number = epath.Path(source.path), 0
+  size = path.stat().length
   try:
     with (
       files.opened(path) as (stream, _),
@@ -145,8 +148,7 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
 
 def _batches(source: Source, most: int) -> Iterator[Piece]:
   number = 1
-  path = epath.Path(source.path)
-  for columns, rows, read in parquet_rows(path, source.columns, usable, most):
+  for columns, rows, read in parquet_rows(source, usable, most):
     batch = pyarrow.RecordBatch.from_pydict(columns)
     yield Piece(batch, np.arange(number, number + rows), Tally(), read)
     number += rows
@@ -211,7 +213,7 @@ def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]
       text = lines.shown(raw) if text is None else text
       piece.tally.reject(reason, source.index, line, text)
       continue
-    found = lists.objects(value, source)
+    found = nested.objects(value, source)
     if not found:
       text = raw[:80].decode(errors="replace")
       piece.tally.reject("no_item", source.index, line, text)
@@ -221,7 +223,7 @@ def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]
     role: pyarrow.array([scalar(row.get(name)) for row in rows], pyarrow.string())
     for role, name in source.columns.items()
   }
-  place = lists.PLACE
+  place = nested.PLACE
   columns[place] = pyarrow.array([row.get(place, 0) for row in rows], pyarrow.int32())
   return columns, line_R
 
@@ -275,6 +277,14 @@ def scalar(value: Any) -> str | None:
   return str(value) if is_number else None
 
 
+def may_be_ids(kind: pyarrow.DataType) -> bool:
+  """Whether columns of a type, or lists of it, can hold ids."""
+  t = pyarrow.types
+  if t.is_list(kind) or t.is_large_list(kind):
+    return may_be_ids(kind.value_type)
+  return not (t.is_boolean(kind) or t.is_temporal(kind) or t.is_nested(kind))
+
+
 def usable(column: pyarrow.Array) -> pyarrow.Array:
   """Converts a column of strings, numbers, times or lists of them; else nulls."""
   if pyarrow.types.is_dictionary(column.type):
@@ -283,7 +293,7 @@ def usable(column: pyarrow.Array) -> pyarrow.Array:
   if isinstance(kind, pyarrow.UuidType):
     return _as_text(column.storage)
   if t.is_list(kind) or t.is_large_list(kind):
-    return column  # see lists.exploded
+    return column  # see nested.exploded
   texts = (t.is_string, t.is_large_string, t.is_string_view)
   texts += (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
   if any(is_kind(kind) for is_kind in texts):

@@ -22,6 +22,10 @@ DUPLICATES = {
   "exact": pl.struct("user", "item", "time").is_first_distinct(),
   "first": pl.struct("user", "item").is_first_distinct(),
   "last": pl.struct("user", "item").is_last_distinct(),
+  # Directly repeated: what a person views, puts into the cart and buys is one intent.
+  "adjacent": (
+    pl.struct("user", "item") != pl.struct("user", "item").shift(1)
+  ).fill_null(True),
 }
 
 

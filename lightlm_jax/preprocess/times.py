@@ -40,10 +40,10 @@ FORMATS = (
   *(day + clock for day in _DAYS[:4] for clock in (" %I:%M:%S %p", " %I:%M %p")),
   "%Y%m%d",
   "%Y%m%d%H%M%S",
-  "%d %b %Y",
-  "%b %d, %Y",
+  "%d %B %Y",
+  "%B %d, %Y",
   "%m %d, %Y",
-  "Posted %b %d, %Y.",
+  "Posted %B %d, %Y.",
 )
 # What a column beside a date tells: hours and minutes as 1830, with seconds as 183059,
 # as 18:30 or 18:30:59, or milliseconds that have passed.

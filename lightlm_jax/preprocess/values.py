@@ -117,6 +117,11 @@ def objection(column: Column) -> str | None:
   return None
 
 
+def is_nearly_unique(column: Column) -> bool:
+  """Whether hardly any value comes twice in many rows."""
+  return column.distinct > 0.95 * len(column.values) > 950
+
+
 def proposal(columns: list[Column]) -> tuple[list[str], bool] | None:
   """Returns names for the columns of a file without a header, and whether it is sure.
 
@@ -142,7 +147,9 @@ def proposal(columns: list[Column]) -> tuple[list[str], bool] | None:
       ids.append(n)
   if len(ids) < 2:
     return None
-  user, item = ids[:2]
+  # A column of which no value comes twice numbers the rows.
+  often = [n for n in ids if columns[n].distinct < len(columns[n].values)]
+  user, item = often[:2] if len(often) > 1 else ids[:2]
   forms: Any = {n: _form(columns[n]) for n in (user, item)}
   if forms[user] == "item" or forms[item] == "user":
     user, item = item, user

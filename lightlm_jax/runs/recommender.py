@@ -98,13 +98,13 @@ class Recommender:
 
     Args:
       interactions: a table (pandas, polars, Arrow) with the columns `user`, `item` and
-        perhaps `timestamp` (dates, or whole seconds since 1970), see `tables.dataset`;
-        the path of such a file (.parquet, .csv, .tsv, .jsonl), or of a folder from
-        `prepare`; None = the log of the configuration.
+        perhaps `timestamp`, see `tables.dataset`; a file or glob that `prepare` reads,
+        or a folder that it wrote; None = the log of the configuration.
       items: a table or file with the column `item`, and title, brand, category or
         description: for systems that read texts, and for `recommend(text=True)`.
     """
-    from lightlm_jax.data import datasets, parquet_logs, tables  # noqa: PLC0415, slow
+    from lightlm_jax.data import datasets, parquet_logs  # noqa: PLC0415, slow
+    from lightlm_jax.preprocess import tables  # noqa: PLC0415, slow
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
     from lightlm_jax.runs import train as train_lib  # noqa: PLC0415, slow
 

@@ -29,7 +29,8 @@ def objects(value: dict[str, Any], source: Source) -> list[dict[str, Any]]:
       if isinstance(element, dict)
     ]
   item = source.columns.get("item")
-  if not isinstance(listed := value.get(item or ""), list):
+  listed = value.get(item or "")
+  if not listed or not isinstance(listed, list):
     return [value]
   along = {
     name: x
@@ -84,6 +85,16 @@ def split(
 
 def _rows(frame: pl.DataFrame, listed: list[str]) -> pl.DataFrame:
   """Returns a row for each element of the lists; an empty list has a row of nulls."""
-  number = pl.int_ranges(pl.col(listed[0]).list.len().clip(1), dtype=pl.Int32)
-  places = frame.select(number.alias(PLACE))[PLACE]
-  return frame.with_columns(places).explode(PLACE, *listed)
+  length = pl.col(listed[0]).list.len().fill_null(0)
+  number_N = frame.select(length.clip(1))[listed[0]].to_numpy().astype(np.int64)
+  row_R = np.repeat(np.arange(len(frame)), number_N)
+  start_N = np.cumsum(number_N) - number_N
+  place_R = np.arange(len(row_R)) - start_N[row_R]
+  columns = [pl.Series(PLACE, place_R, dtype=pl.Int32)]
+  for name in listed:
+    # Polars' versions differ in what they make of an empty list.
+    none = pl.lit([None], frame.schema[name])
+    filled = pl.when(length > 0).then(pl.col(name)).otherwise(none).alias(name)
+    column: Any = frame.select(filled)[name].to_arrow()
+    columns.append(pl.Series(name, column.flatten()))
+  return frame.drop(listed)[row_R].with_columns(columns)
