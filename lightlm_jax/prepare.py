@@ -1,10 +1,6 @@
 """Converts a log of any common format into the one that `train` reads.
 
 python -m lightlm_jax.prepare --input=log.csv --output=DATA/shop
-
-Rows that are left out are counted by reason. --duplicates=exact keeps one row per user,
-item and time; `first` and `last` keep one per user and item; `adjacent` keeps the first
-of rows of one item that follow each other, such as a view and a purchase.
 """
 
 import sys
@@ -20,25 +16,24 @@ from lightlm_jax.preprocess.sequences import DUPLICATES
 
 command_line.define("report", output="the folder to make, such as DATA/shop")
 _FLAGS = [
-  flags.DEFINE_string(
-    "input",
-    None,
-    "the log: a file, a glob or a folder (CSV, TSV, Parquet, JSON Lines, .inter, .dat, "
-    "sequences.txt; gzip too)",
-  ),
+  flags.DEFINE_string("input", None, "the log: a file, a glob or a folder"),
   flags.DEFINE_enum("format", None, files.FORMATS, "default: by the names"),
   flags.DEFINE_list("columns", None, "names of all columns, if no line has them"),
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
-  flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
+  flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: found"),
   flags.DEFINE_string("time_format", None, "of strptime, such as %d.%m.%Y"),
   flags.DEFINE_list("keep", None, "kinds of events that are kept, such as purchase"),
   flags.DEFINE_bool("yes", False, "take what the first rows propose, without asking"),
   flags.DEFINE_bool("explain", False, "say why each column was chosen"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
-  flags.DEFINE_enum("duplicates", "keep", [*DUPLICATES], "rows that are kept"),
-  flags.DEFINE_integer(
-    "k_core", 0, "users and items with fewer rows are left out, until none is", 0
+  flags.DEFINE_enum(
+    "duplicates",
+    "keep",
+    [*DUPLICATES],
+    "exact: one row per user, item and time; first, last: per user and item; adjacent: "
+    "one for rows of an item that follow each other",
   ),
+  flags.DEFINE_integer("k_core", 0, "the fewest rows of a user and of an item", 0),
   flags.DEFINE_integer("min_len", 1, "users with fewer rows are left out", 1),
   flags.DEFINE_integer("max_len", 0, "last rows of a user that stay; 0 = all", 0),
   flags.DEFINE_string("items", None, "a file with a line an item: title, brand, …"),
@@ -49,7 +44,7 @@ _FLAGS = [
   flags.DEFINE_string("beam_options", "", "of the engine: --runner=FlinkRunner …"),
 ]
 _ROLES = {
-  role: flags.DEFINE_string(role, None, f"column of the {role}; default: by its name")
+  role: flags.DEFINE_string(role, None, f"column of the {role}; default: found")
   for role in columns.ROLES
 }
 

@@ -117,7 +117,8 @@ def _roles(
       if role in ("user", "item"):
         _check_type(source, columns[chosen[0]])
     elif role in ("user", "item", "rating"):
-      _missing(source, role)
+      left = [c for n, c in enumerate(columns) if n not in roles.values()]
+      _missing(source, role, left)
   _add_clock(source, columns, roles, why, options)
   history = headers.known_in(source.names, headers.HISTORY)
   if history and source.names.index(history[0]) in source.lists:
@@ -347,13 +348,16 @@ def _check_type(source: Source, column: Column) -> None:
     )
 
 
-def _missing(source: Source, role: str) -> None:
+def _missing(source: Source, role: str, left: Sequence[Column]) -> None:
+  """Raises a UserError: no column has the role; `left` are those without a role."""
   listed = ", ".join(source.names[:30])
   if role == "rating":
     raise UserError(
       f"{source.path} has no column of ratings, give --rating=NAME; has {listed}"
     )
-  advice = f"--{role}=NAME, or --columns=NAME,NAME,… for a file without a header"
+  known = ([c for c in left if values.may_be_ids(c)] + [None])[0]
+  perhaps = f" (perhaps {known.name}: {known.examples()})" if known else ""
+  advice = f"--{role}=NAME{perhaps}, or --columns=NAME,NAME,… if no line has the names"
   raise UserError(
     f"cannot tell which column of {source.path} is the {role}; it has {listed}: "
     + (f"give {advice}" if source.table is None else f"rename it to {role!r}")

@@ -18,7 +18,8 @@ KNOWN = {
   "personid profileid customer member username userkey session sessionid sessionkey",
   "item": "item itemid iid parentasin asin productid movieid bookid businessid "
   "articleid trackid songid artistid videoid newsid gameid storeid contentid aid "
-  "venueid poiid locationid recipeid adid sku isbn product movie book items itemids",
+  "venueid poiid locationid recipeid adid sku isbn product movie film book article "
+  "track song artist video news game app course venue recipe items itemids",
   "time": "timestamp time ts unixreviewtime unixtime datetime eventtime createdat "
   "createdtime timems timestampms utctime interactiontime clicktime reviewtime "
   "checkintime date eventdate tdat dateadded day purchasedate when ratedat viewedat "

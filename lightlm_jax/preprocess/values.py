@@ -117,6 +117,17 @@ def objection(column: Column) -> str | None:
   return None
 
 
+def may_be_ids(column: Column) -> bool:
+  """Whether the values are texts or whole numbers, several, and no dates or pages."""
+  texts = column.values.drop_nulls()
+  if column.is_time or texts.dtype.is_nested() or column.distinct < min(2, len(texts)):
+    return False
+  texts = texts.cast(pl.String).str.strip_chars()
+  number = texts.cast(pl.Float64, strict=False)
+  is_whole = bool(texts.str.contains(r"^-?\d+$").all())
+  return is_whole or (number.null_count() > 0 and not is_url(column))
+
+
 def is_nearly_unique(column: Column) -> bool:
   """Whether hardly any value comes twice in many rows."""
   return column.distinct > 0.95 * len(column.values) > 950
@@ -134,16 +145,14 @@ def proposal(columns: list[Column]) -> tuple[list[str], bool] | None:
   texts = [n for n in timed if columns[n].is_time]
   time = (texts or timed)[-1] if timed else None
   for n, column in enumerate(columns):
-    if n == time or column.is_time or column.missing > _SHARE:
+    if n == time or column.missing > _SHARE:
       continue
-    text = column.values.drop_nulls().cast(pl.String).str.strip_chars()
-    number = text.cast(pl.Float64, strict=False)
-    is_number = number.null_count() == 0
-    is_whole = is_number and bool(text.str.contains(r"^-?\d+$").all())
+    number = column.values.cast(pl.String).cast(pl.Float64, strict=False)
+    is_number = number.null_count() == column.values.null_count()
     is_small = is_number and -1 <= number.min() and number.max() <= 10  # pyright: ignore
     if is_small and column.distinct <= 20 and len(columns) > 2 and ids:
       rated = n if rated is None else rated
-    elif is_whole or not is_number:
+    elif may_be_ids(column):
       ids.append(n)
   if len(ids) < 2:
     return None
