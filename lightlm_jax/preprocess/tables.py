@@ -76,7 +76,7 @@ def _log(table: Any) -> Interactions:
   users, catalogue, _ = sequences.settle(pyarrow.concat_tables(tables), options)
   item_E = catalogue["item"].take(pyarrow.array(users.item_E)).to_pylist()
   bounds = list(itertools.pairwise(users.offset_U1.tolist()))
-  seconds = None if users.time_E is None else users.time_E // 10**6
+  seconds: Any = None if users.time_E is None else users.time_E // 10**6
   return interactions.from_sequences(
     ((user, item_E[a:b]) for user, (a, b) in zip(users.user_U.to_pylist(), bounds)),
     times=None if seconds is None else [seconds[a:b] for a, b in bounds],

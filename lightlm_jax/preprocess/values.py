@@ -77,7 +77,8 @@ def look_at(name: str, values: pl.Series) -> Column:
     texts = pl.Series(values.name, [], pl.String)
   texts = texts.cast(pl.String)
   markers = texts.filter(texts.is_in(NULLS)).value_counts(sort=True)
-  lost = values.null_count() + (texts == "").sum() + markers["count"].sum()
+  lost: Any = values.null_count() + int((texts == "").sum())
+  lost += markers["count"].sum()
   nested = values.dtype.is_nested()
   return Column(
     name,
