@@ -1,6 +1,7 @@
 """Reads item metadata, texts and attributes, for the items of a log."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import json
 import logging
 import re
@@ -21,8 +22,11 @@ logger = logging.getLogger(__name__)
 
 # Columns of items.parquet (those of formats.TEXTS), and how input files name them.
 TEXTS = {
-  "title": "title name movietitle itemname productname producttitle textualid text",
-  "brand": "brand brandname store manufacturer",
+  "title": "title name movietitle booktitle songtitle tracktitle videotitle gametitle "
+  "newstitle articletitle itemtitle producttitle moviename bookname songname trackname "
+  "videoname gamename appname itemname productname businessname artistname headline "
+  "caption textualid text",
+  "brand": "brand brandname store manufacturer author bookauthor artist artistname",
   "genres": "genres genre class",
   "category": "category maincategory maincat",
   "categories": "categories",
@@ -30,6 +34,7 @@ TEXTS = {
 }
 # Names for the columns of a file without a header, such as MovieLens' movies.dat.
 _HEADLESS = ("item", "title", "genres", "description")
+_URL = re.compile(r"(https?:)?//|www\.", re.IGNORECASE)
 ATTRIBUTES = ("brand", "genres", "category", "categories")
 
 
@@ -86,8 +91,9 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
   has any. `item_column` is --items_id.
   """
   source, item, columns_of = _source(table, item_column)
-  shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
-  logger.info(f"items: {table}: item = {item!r}, {shown}")
+  shown = {"item": item, **columns_of}
+  shown = ", ".join(f"{to} = {of!r}" for to, of in shown.items())
+  logger.info(f"items: {table}: {shown}")
   place = {raw: number for number, raw in enumerate(item_ids)}
   texts = {name: [""] * len(place) for name in columns_of}
   attributes = [set() for _ in place]
@@ -134,14 +140,25 @@ def _source(path: epath.Path, item_column: str | None):
     )
   known = columns.first_known(source.names, columns.KNOWN["item"])
   item = item_column or known or source.names[0]
-  texts = {}
-  for text, names in TEXTS.items():
-    match = columns.first_known(source.names, names)
-    if match is not None and match != item and match not in texts.values():
-      texts[text] = match
-  if not texts and len(source.names) > 1:
-    texts["title"] = source.names[-1]
+  texts, names = {}, [name for name in source.names if name != item]
+  for text, known in TEXTS.items():
+    while (match := columns.first_known(names, known)) is not None:
+      names.remove(match)
+      if not _holds_urls(source, match):
+        texts[text] = match
+        break
+  if not texts:
+    worded = (name for name in reversed(names) if not _holds_urls(source, name))
+    title = next(worded, None)
+    texts = {} if title is None else {"title": title}
   return source, item, texts
+
+
+def _holds_urls(source: Source, column: str) -> bool:
+  """Returns whether most of the first texts of a column are URLs, as of a picture."""
+  rows = itertools.islice(_rows(source, [column]), 100)
+  found = list(filter(None, (_words(row.get(column)) for row in rows)))
+  return 2 * sum(map(bool, map(_URL.match, found))) > len(found)
 
 
 def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -185,13 +202,17 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """Splits a field: a list by element, RecBole's token_seq by word, others at |."""
+  """Splits a field: a list by element, RecBole's token_seq by word, others at |.
+
+  The column `categories` is split at commas if it has no |, as Yelp writes it.
+  """
   if isinstance(value, list | tuple):
-    return [part for element in value for part in _values(element, column)]
+    return [part for element in value for part in _values(element, "")]
   text = _words(value)
   if column.endswith(":token_seq"):
     return text.split()
-  return [part.strip() for part in text.split("|") if part.strip()]
+  is_yelp = column.lower() == "categories" and "|" not in text
+  return formats.parts(text, "," if is_yelp else "|")
 
 
 def _words(value: Any) -> str:
