@@ -144,6 +144,12 @@ def learn(context: RunContext) -> Run:
     params = built.system.fit(split.train)
   else:
     assert isinstance(config, LearnedConfig)
+    if config.train.warmup_steps > config.train.steps:
+      logger.warning(
+        f"config.train.warmup_steps is {config.train.warmup_steps:,}, above "
+        f"config.train.steps {config.train.steps:,}: the learning rate never reaches "
+        "its peak"
+      )
     with run_io.open_run_io(context.workdir, config) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps
