@@ -26,7 +26,9 @@ command_line.define(
 )
 flags.DEFINE_string("history", None, "of a new user, oldest first: X,Y")
 flags.DEFINE_string(
-  "histories", None, 'a file of lines {"user": …, "history": […]}, oldest first'
+  "histories",
+  None,
+  'a file of lines {"user": …, "history": […]}, oldest first, or a prepared log',
 )
 flags.DEFINE_bool("all", False, "every user of the log; with --output")
 flags.DEFINE_bool("exclude_seen", True, "exclude items of a user's history")

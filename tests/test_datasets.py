@@ -97,6 +97,18 @@ def test_the_demo_needs_no_data(monkeypatch):
   assert datasets.describe(log).endswith(f"{mean:.2f} a user")
 
 
+def test_the_source_of_a_log_is_told_by_what_is_read(folder):
+  where, sha256 = datasets.source(data_config(folder=folder).data)
+  assert where == folder / "toys"
+  (folder / "toys" / "sequences.txt").write_text("u1 a b c\nu2 b\nu3 c b\n")
+  assert datasets.source(data_config(folder=folder).data)[1] != sha256
+  for content in ("{", "[]"):  # a manifest is read before the sequences
+    (folder / "toys" / "manifest.json").write_text(content)
+    assert datasets.source(data_config(folder=folder).data) is None
+  assert datasets.source(data_config("none", folder=folder).data) is None
+  assert datasets.source(data_config("demo").data) is None
+
+
 def test_ratings_are_read_where_there_are_no_sequences(folder):
   shop = folder / "shop"
   shop.mkdir()

@@ -268,6 +268,73 @@ def test_items_of_parquet_with_lists(tmp_path):
   assert [len(a) for a in found.attributes] == [0, *[2] * (LOG.num_items - 1)]
 
 
+@pytest.mark.parametrize(
+  ("head", "title"),
+  [
+    ("ISBN,Book-Title,Book-Author,Year,Image-URL-S", "b"),
+    ("id,name,url,pictureURL", "b"),  # artists.dat of LastFM
+    ("movieId,Movie Title,x,picture", "b"),
+    ("track_id,artist_name,Track Name,picture", "c"),
+    ("gameid,developer,APP_NAME,picture", "c"),
+    ("id,x,headline,picture", "c"),
+    ("id,x,caption,title", "c"),  # a title that is a picture is none
+    ("id,x,y,picture", "c"),  # no name is known: the last column of words
+    ("y,x,item_id,picture", "b"),  # and never that of the ids
+  ],
+)
+def test_titles_are_found_by_name_and_are_no_urls(tmp_path, head, title):
+  (tmp_path / "log.csv").write_text("user,item\nu,1\nu,2\n")
+  names = head.split(",")
+  values = dict(zip(names, "abcde"))
+  rows = []
+  for n in (1, 2):
+    row = {name: f"{value} {n}" for name, value in values.items()}
+    row |= {names[-1]: f"https://x/{n}.jpg", "url": f"HTTP://x/{n}"}
+    item = "item_id" if "item_id" in names else names[0]
+    rows.append([(row | {item: n})[name] for name in names])
+  (tmp_path / "items.csv").write_text(as_csv(rows, head))
+  items = str(tmp_path / "items.csv")
+  found, _ = prepare(tmp_path / "log.csv", tmp_path, items=items)
+  wanted = {"1": f"{title} 1", "2": f"{title} 2"}
+  assert dict(zip(found.log.item_ids.tolist(), found.titles)) == wanted
+  assert not any("//" in text for text in found.texts)
+
+
+def test_items_that_have_only_pictures_have_no_title(tmp_path):
+  (tmp_path / "log.csv").write_text("user,item\nu,1\nu,2\n")
+  (tmp_path / "items.csv").write_text("item,picture\n1,http://x/1\n2,//x/2\n")
+  items = str(tmp_path / "items.csv")
+  found, manifest = prepare(tmp_path / "log.csv", tmp_path, items=items)
+  assert found.titles is None
+  assert manifest["items_file"]["matched"] == 2
+
+
+@pytest.mark.parametrize(
+  ("column", "value", "wanted"),
+  [
+    ("categories", "Doctors, Health & Medical", ["Doctors", "Health & Medical"]),
+    ("categories", "Toys, Games|Puzzles", ["Puzzles", "Toys, Games"]),
+    ("categories", ["Toys, Games", "a|b"], ["Toys, Games", "a", "b"]),
+    ("categories", [["Toys, Games"]], ["Toys, Games"]),
+    ("categories", ", ,", []),
+    ("category", "Toys, Games", ["Toys, Games"]),
+    ("genres", "Sci-Fi, Drama", ["Sci-Fi, Drama"]),
+  ],
+)
+def test_yelps_categories_are_split_at_commas_and_no_other_column(
+  tmp_path, column, value, wanted
+):
+  (tmp_path / "log.csv").write_text("user,item\nu,1\nu,2\n")
+  rows = [{"business_id": "1", "name": "x", column: value}]
+  rows.append({"business_id": "2", "name": "y", column: "z"})
+  (tmp_path / "b.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  prepare(tmp_path / "log.csv", tmp_path, items=str(tmp_path / "b.json"))
+  table = pyarrow.parquet.ParquetFile(tmp_path / "out" / "items.parquet").read()
+  of_item = dict(zip(table["item"].to_pylist(), table["attributes"].to_pylist()))
+  assert of_item["1"] == [f"{column}: {name}" for name in wanted]
+  assert of_item["2"] == [f"{column}: z"]
+
+
 def test_columns_are_told_and_can_be_given(tmp_path, capsys):
   (tmp_path / "log.csv").write_text(as_csv(TRIPLES, "who,what,when"))
   log.set_up()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,11 @@ def test_histories_are_cleaned_and_every_loss_is_counted(rows):
   assert histories(found) == wanted
   assert (list(found.unknown), list(found.empty)) == (unknown, empty)
   assert found.dropped == dropped
+  assert list(found.dropped_of) == [
+    name
+    for name, row in rows.items()
+    if (row is not None or name not in ROWS) and set(row or ()) - catalogue
+  ]
   users = [INDEX.users.get(name, -1) for name in wanted]
   assert found.requests.user_N.tolist() == users
 
@@ -78,7 +84,7 @@ def test_what_is_left_out_is_named_and_nothing_left_is_an_error():
     queries_lib.of_histories(INDEX, [("a", ["x", "?"]), ("b", ["?"])])
   )
   assert ["('b')" in line for line in lines] == [True, False]
-  assert "2 dropped" in lines[1]
+  assert lines[1].endswith("2 dropped, of 'a', 'b'")
   with pytest.raises(UserError, match=r"1 user is not in the log.*'eve'.*--history"):
     queries_lib.check(queries_lib.of_users(INDEX, ["eve"]))
   assert queries_lib.check(queries_lib.everyone(LOG)) == []
@@ -98,7 +104,8 @@ def test_lists_open_what_is_allowed_and_not_denied(allow, deny):
     return
   open_I, lost = queries_lib.allowed_items(INDEX, allow, deny)
   strange = [set(ids or ()) - set(catalogue) for ids in (allow, deny)]
-  assert lost == sum(map(len, strange))
+  assert len(lost) == sum(map(len, strange))
+  assert set(lost) == set().union(*strange)
   if allow is None and deny is None:
     assert open_I is None
   else:
@@ -110,14 +117,38 @@ def test_ids_come_from_the_command_line_or_a_file(tmp_path):
   path.write_text("a, b\n\n  c\n", encoding="utf-8-sig")
   assert queries_lib.read_ids("users", str(path)) == ["a, b", "c"]
   assert queries_lib.read_ids("users", "a, b,,c") == ["a", "b", "c"]
-  for given_, message in (
-    (str(tmp_path / "none.txt"), "no such file"),
-    (",", "has no ids"),
-  ):
-    with pytest.raises(UserError, match=message):
-      queries_lib.read_ids("users", given_)
+  with pytest.raises(UserError, match="has no ids"):
+    queries_lib.read_ids("users", ",")
   long = ",".join(f"user{n}" for n in range(2_000))
   assert len(queries_lib.read_ids("users", long)) == 2_000
+
+
+STRANGE = ["Zk1/xQ==", "cat/12", "a+1==", "-dash", "--users", "@at", "~", "~root/x"]
+STRANGE += ["/", "..", "a//b", "gs://b/x", "s3://b/y", "http://x/?a=1&b=2", "no://x"]
+
+
+@pytest.mark.parametrize("raw", STRANGE)
+def test_an_id_may_look_like_a_path_or_a_flag(raw):
+  assert queries_lib.read_ids("deny", raw) == [raw]
+  assert queries_lib.read_ids("deny", f"{raw}, b") == [raw, "b"]
+
+
+def test_a_file_of_that_name_is_read_and_a_folder_is_not(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "cat" / "7").mkdir(parents=True)
+  (tmp_path / "cat" / "12").write_text("Smith, John\n@at\n")
+  assert queries_lib.read_ids("users", "cat/12") == ["Smith, John", "@at"]
+  assert queries_lib.read_ids("users", "cat/7") == ["cat/7"]
+  assert queries_lib.read_ids("users", "cat/12,cat/7") == ["cat/12", "cat/7"]
+
+
+def test_ids_of_lists_that_nobody_knows_are_named():
+  queries, system = queries_lib.everyone(LOG), types.SimpleNamespace(max_history=None)
+  _, lost = queries_lib.allowed_items(INDEX, None, ["x", "no/such.txt"])
+  (line,) = queries_lib.notes(queries, lost, system)
+  assert line.endswith("1 ignored ('no/such.txt')")
+  with pytest.raises(UserError, match=r"not in the catalogue: 'no/such\.txt'"):
+    queries_lib.allowed_items(INDEX, ["no/such.txt"], None)
 
 
 def test_histories_are_read_line_by_line(tmp_path):

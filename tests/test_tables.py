@@ -15,6 +15,8 @@ from lightlm_jax.data import interactions, parquet_logs
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.preprocess import tables
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage import parquet
 
 ROWS = {
   "user": ["b", "a", "b", "a", "b"],
@@ -193,6 +195,20 @@ def test_a_catalogue_keeps_items_that_nobody_has_any_more(tmp_path):
   folder = epath.Path(tmp_path)
   parquet_logs.write_snapshot(Dataset(log, None, None, None, None), folder)
   same(parquet_logs.read_snapshot(folder).log, log)
+
+
+def test_a_copy_of_an_older_version_is_read(tmp_path):
+  """Its rows had the ids themselves, where they now have numbers."""
+  folder = epath.Path(tmp_path)
+  log = interactions.from_sequences(SEQUENCES.items())
+  parquet_logs.write_snapshot(Dataset(log, None, None, None, None), folder)
+  rows = {"user": log.user_ids[log.user_E], "item": log.item_ids[log.item_E]}
+  content = parquet.to_bytes(pyarrow.table({n: x.tolist() for n, x in rows.items()}))
+  files = {"interactions.parquet": content}
+  files["items.parquet"] = (folder / "items.parquet").read_bytes()
+  folder_lib.write(folder, files, {"sha256": folder_lib.digests(files)})
+  same(parquet_logs.read_snapshot(folder).log, log)
+  assert parquet_logs.snapshot_source(folder) is None
 
 
 def test_a_copy_that_has_changed_is_refused_and_none_is_none(tmp_path):

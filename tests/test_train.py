@@ -357,6 +357,25 @@ def test_every_preset_is_within_the_limits():
         config_lib.check(config_lib.load(name, preset))
 
 
+@pytest.mark.parametrize("warmup", [2, 3])
+def test_a_warm_up_that_never_ends_is_said(small_config, tmp_path, logged, warmup):
+  fields = {"train__steps": 2, "train__warmup_steps": warmup}
+  train.train(small_config("sasrec:tiny", **fields), tmp_path / "run")
+  lines = [line for line in logged if "train.warmup_steps" in line]
+  assert len(lines) == (warmup > 2)
+  for line in lines:
+    assert "is 3, above config.train.steps 2: the learning rate never reaches" in line
+    assert logged.index(line) < logged.index(next(x for x in logged if "first st" in x))
+
+
+def test_every_shipped_preset_ends_its_warm_up():
+  for name in config_lib.available():
+    for preset in (None, *config_lib.presets(name)):
+      if name != "scaling":
+        t = config_lib.load(name, preset).train
+        assert t.warmup_steps <= t.steps, (name, preset)
+
+
 def test_other_log_in_a_finished_workdir_is_refused(
   demo_run, demo_config, tmp_path, monkeypatch
 ):

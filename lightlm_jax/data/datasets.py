@@ -3,7 +3,10 @@
 A published log that is missing is downloaded (data/published).
 """
 
+from collections.abc import Iterator
 import dataclasses
+import hashlib
+import json
 import os
 
 from etils import epath
@@ -18,9 +21,10 @@ from lightlm_jax.data.published.sources import SOURCES
 from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage import json_text
 
-# A folder that has one of these files holds a log.
-_MARKS = ("sequences.txt", "u.data", folder_lib.MANIFEST)
+# A folder that has one of these files holds a log; the first of them is read.
+_MARKS = (folder_lib.MANIFEST, "sequences.txt", "u.data")
 
 
 def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
@@ -41,6 +45,26 @@ def load(config: RunConfig, *, fetch: bool = True) -> Dataset:
       wanted |= "attributes" in (config.ids.cold, config.ids.graph)
     dataset = _read(_folder(config.data, fetch), wanted)
   return long_enough(dataset, config)
+
+
+def source(data: Data) -> tuple[epath.Path, str] | None:
+  """Returns the folder of the log that `load` reads, and a SHA-256 of the log.
+
+  None = the log is missing, damaged, or the synthetic shop. Of a prepared log only the
+  shards and items count, so that preparing the same log anew changes nothing.
+  """
+  if data.name == "demo":
+    return None
+  try:
+    folder = _folder(data, fetch=False)
+    path = next(folder / name for name in _MARKS if (folder / name).exists())
+    if path.name != folder_lib.MANIFEST:
+      return folder, folder_lib.sha256(path)
+    manifest = json_text.read(path, "prepare the log anew")
+  except (UserError, OSError):
+    return None
+  files = [manifest.get("shards"), manifest.get("items_parquet")]
+  return folder, hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def long_enough(dataset: Dataset, config: RunConfig) -> Dataset:
@@ -64,6 +88,21 @@ def describe(log: Interactions) -> str:
     f"{log.num_users:,} users, {log.num_items:,} items, {len(log.item_E):,} "
     f"interactions, {np.mean(log.length_U):.2f} a user"
   )
+
+
+def read_rows(folder: epath.Path) -> Iterator[tuple[str, list[str]]]:
+  """Yields (raw user id, raw item ids) of the log in a folder, oldest item first.
+
+  Raises:
+    UserError: there is no log, or it is damaged.
+  """
+  if not any((folder / name).exists() for name in _MARKS):
+    raise UserError(
+      f"{folder} holds no log; give a folder that python -m lightlm_jax.prepare wrote"
+    )
+  log = _read(folder, with_attributes=False).log
+  for user, name in enumerate(log.user_ids.tolist()):
+    yield name, log.item_ids[log.row(user)].tolist()
 
 
 def _read(folder: epath.Path, with_attributes: bool) -> Dataset:

@@ -177,6 +177,11 @@ def number_attributes(names_I: Sequence[Collection[str]]) -> list[np.ndarray]:
   ]
 
 
+def parts(text: str, separator: str) -> list[str]:
+  """Splits a text at a separator; returns the parts without blanks around them."""
+  return [part.strip() for part in text.split(separator) if part.strip()]
+
+
 def _is_number(field: str) -> bool:
   try:
     return math.isfinite(float(field))

@@ -18,7 +18,7 @@ from lightlm_jax.data.interactions import Dataset, Interactions
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
-from lightlm_jax.storage import parquet
+from lightlm_jax.storage import json_text, parquet
 
 _compute: Any = pyarrow.compute  # type checkers cannot see its functions
 KIND = "lightlm_jax prepared log"
@@ -85,12 +85,20 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
   return Dataset(log, titles, None, attributes, texts)
 
 
-def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
-  """Writes a run's copy of its log, and last the manifest with the files' SHA-256."""
+def write_snapshot(
+  dataset: Dataset, folder: epath.Path, source: str | None = None
+) -> None:
+  """Writes a run's copy of its log, and last the manifest with the files' SHA-256.
+
+  `source` is the SHA-256 by `datasets.source` of the log that was read; None = unknown.
+  """
+  if not processes.is_first():
+    return
   log = dataset.log
+  # Each id is written once, with a number per row: a log may have many rows.
   rows: dict[str, Any] = {
-    "user": log.user_ids[log.user_E],
-    "item": log.item_ids[log.item_E],
+    "user": _numbered(log.user_E, log.user_ids),
+    "item": _numbered(log.item_E, log.item_ids),
     "timestamp": log.time_E,
   }
   items: dict[str, Any] = {
@@ -102,13 +110,15 @@ def write_snapshot(dataset: Dataset, folder: epath.Path) -> None:
   files = {}
   for name, columns in zip(_FILES, (rows, items)):
     known = {
-      column: pyarrow.array(values, _TYPES.get(column, pyarrow.string()))
+      column: values
+      if isinstance(values, pyarrow.Array)
+      else pyarrow.array(values, _TYPES.get(column, pyarrow.string()))
       for column, values in columns.items()
       if values is not None
     }
     files[name] = parquet.to_bytes(pyarrow.table(known))
-  if processes.is_first():
-    folder_lib.write(folder, files, {"sha256": folder_lib.digests(files)})
+  manifest = {"sha256": folder_lib.digests(files), "source": source}
+  folder_lib.write(folder, files, manifest)
 
 
 def read_snapshot(folder: epath.Path) -> Dataset | None:
@@ -125,18 +135,40 @@ def read_snapshot(folder: epath.Path) -> Dataset | None:
     )
 
 
+def snapshot_source(folder: epath.Path) -> str | None:
+  """Returns the `source` that `write_snapshot` was given; None = unknown, no copy."""
+  path = folder / folder_lib.MANIFEST
+  if not path.exists():
+    return None
+  return json_text.read(path, "give a copy of it, or train anew").get("source")
+
+
+def _numbered(index_E: np.ndarray, ids: np.ndarray) -> pyarrow.Array:
+  raw = pyarrow.array(ids, pyarrow.string())
+  return pyarrow.DictionaryArray.from_arrays(index_E.astype(np.int32), raw)
+
+
+def _indices(column: pyarrow.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+  """Returns each value's index in a list of distinct values, and that list."""
+  if not pyarrow.types.is_dictionary(column.type):  # of an older version
+    column = column.dictionary_encode()
+  whole = column.unify_dictionaries().combine_chunks()
+  return whole.indices.to_numpy(), whole.dictionary.to_pylist()
+
+
 def _copied(rows: pyarrow.Table, items: pyarrow.Table) -> Dataset:
   known = {name: items[name].to_pylist() for name in items.column_names}
   index = {item: n for n, item in enumerate(known["item"])}
-  user_E = np.array(rows["user"].to_pylist(), np.str_)
+  user_E, users = _indices(rows["user"])
+  item_E, listed = _indices(rows["item"])
   first_U = np.flatnonzero(np.append(True, user_E[1:] != user_E[:-1]))
   time_E = None
   if "timestamp" in rows.column_names:
     time_E = rows["timestamp"].to_numpy().astype(np.int64)
   log = Interactions(
     offset_U1=np.append(first_U, len(user_E)).astype(np.int64),
-    item_E=np.array([index[item] for item in rows["item"].to_pylist()], np.int32),
-    user_ids=user_E[first_U],
+    item_E=np.array([index[item] for item in listed], np.int32)[item_E],
+    user_ids=np.array(users, np.str_)[user_E[first_U]],
     item_ids=np.array(known["item"], np.str_),
     time_E=time_E,
   )

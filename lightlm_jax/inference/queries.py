@@ -12,7 +12,7 @@ from typing import NamedTuple
 from etils import epath
 import numpy as np
 
-from lightlm_jax.data import formats
+from lightlm_jax.data import datasets, formats
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.runtime.errors import UserError
@@ -37,6 +37,7 @@ class Queries(NamedTuple):
   unknown: tuple[str, ...] = ()  # users neither in the log nor with a history
   empty: tuple[str, ...] = ()  # users whose given history has no item of the catalogue
   dropped: int = 0  # number of history items that are not in the catalogue
+  dropped_of: tuple[str, ...] = ()  # the users whose items they are
 
 
 def id_index(log: Interactions) -> IdIndex:
@@ -82,7 +83,7 @@ def of_histories(
   A row is (name, raw item ids); the oldest item is first. Ids None = the log's history.
   """
   log = index.log
-  names, users, histories, unknown, empty = [], [], [], [], []
+  names, users, histories, unknown, empty, dropped_of = [], [], [], [], [], []
   dropped = 0
   for name, items in rows:
     user = index.users.get(name, -1)
@@ -90,7 +91,9 @@ def of_histories(
       history = log.row(user)
     else:
       history = [index.items[item] for item in items or () if item in index.items]
-      dropped += len(items or ()) - len(history)
+      if lost := len(items or ()) - len(history):
+        dropped += lost
+        dropped_of.append(name)
     if not len(history):
       (empty if items else unknown).append(name)
       continue
@@ -104,7 +107,8 @@ def of_histories(
     target_N=np.full(len(names), -1, np.int32),
   )
   raw = np.array(names, np.str_)
-  return Queries(requests, raw, tuple(unknown), tuple(empty), dropped)
+  queries = Queries(requests, raw, tuple(unknown), tuple(empty))
+  return queries._replace(dropped=dropped, dropped_of=tuple(dropped_of))
 
 
 def take(queries: Queries, index_N: np.ndarray) -> Queries:
@@ -136,19 +140,23 @@ def check(queries: Queries) -> list[str]:
   lines = [f"{line}: left out" for line in lines]
   if queries.dropped:
     lines.append(
-      f"items of histories that are not in the catalogue: {queries.dropped:,} dropped"
+      f"items of histories that are not in the catalogue: {queries.dropped:,} dropped, "
+      f"of {_shown(queries.dropped_of)}"
     )
   return lines
 
 
-def notes(queries: Queries, lost: int, system: System) -> list[str]:
-  """Returns warnings of `lost`, the number of ids that were ignored, and of new users.
+def notes(queries: Queries, lost: Sequence[str], system: System) -> list[str]:
+  """Returns warnings of `lost`, the ids that were ignored, and of new users.
 
   New users are mentioned only if `system` reads no histories: all get the same list.
   """
   lines = []
   if lost:
-    lines.append(f"ids of the lists that are not in the catalogue: {lost:,} ignored")
+    lines.append(
+      f"ids of the lists that are not in the catalogue: {len(lost):,} ignored "
+      f"({_shown(lost)})"
+    )
   new = int((queries.requests.user_N < 0).sum())
   if new and system.max_history == 0:
     lines.append(
@@ -166,26 +174,28 @@ def left_without(names: np.ndarray, items_NK: np.ndarray) -> list[str]:
 
 def allowed_items(
   index: IdIndex, allow: Iterable[str] | None, deny: Iterable[str] | None
-) -> tuple[np.ndarray | None, int]:
-  """Returns which items may be recommended, and how many ids are not in the catalogue.
+) -> tuple[np.ndarray | None, list[str]]:
+  """Returns which items may be recommended, and the ids that are not in the catalogue.
 
   `allow`: raw ids of the only items to recommend, None = all; `deny`: raw ids to leave
   out, None = none. The first result is bool [I], None = all items. Raises a UserError
   if no item is left.
   """
   if allow is None and deny is None:
-    return None, 0
+    return None, []
   allowed_I = np.full(len(index.items), allow is None)
-  lost = 0
+  lost = []
   for ids, is_allowed in ((allow, True), (deny, False)):
-    given = set(ids or ())
-    known = [index.items[raw] for raw in given & index.items.keys()]
+    given = list(dict.fromkeys(ids or ()))
+    known = [index.items[raw] for raw in given if raw in index.items]
     allowed_I[known] = is_allowed
-    lost += len(given) - len(known)
+    lost += [raw for raw in given if raw not in index.items]
   if not allowed_I.any():
+    named = f": {_shown(lost)}" if lost else ""
     raise UserError(
-      f"the lists leave none of the {len(allowed_I):,} items to recommend ({lost:,} of "
-      "their ids are not in the catalogue); allow other items, or deny fewer"
+      f"the lists leave none of the {len(allowed_I):,} items to recommend "
+      f"({len(lost):,} of their ids are not in the catalogue{named}); allow other "
+      "items, or deny fewer"
     )
   return allowed_I, lost
 
@@ -193,13 +203,12 @@ def allowed_items(
 def read_ids(flag: str, given: str) -> list[str]:
   """Returns raw ids from a flag's value `given`: "A,B", or a file with an id per line.
 
-  Raises a UserError, which names `flag`, if there is no id or no such file.
+  An id may look like a path: only a file that exists is read as one. Raises a
+  UserError, which names `flag`, if there is no id.
   """
-  path = epath.Path(given)
-  if _is_file(path):
+  path = _existing(given)
+  if path is not None and not path.is_dir():
     found = [line.strip() for line in formats.read_lines(path)]
-  elif "/" in given and "," not in given:
-    raise UserError(f"--{flag}={given}: no such file; give one, or ids: A,B")
   else:
     found = [word.strip() for word in given.split(",")]
   found = [word for word in found if word]
@@ -213,14 +222,21 @@ def read_optional_ids(flag: str, given: str | None) -> list[str] | None:
   return None if given is None else read_ids(flag, given)
 
 
-def read_histories(path: epath.PathLike) -> Iterator[tuple[str, list[str] | None]]:
+def read_histories(file: epath.PathLike) -> Iterator[tuple[str, list[str] | None]]:
   """Yields (user, history or None) from JSON Lines: {"user": …, "history": […]}.
 
-  Raises a UserError with the line's number for another form or a repeated user.
+  A folder is a log, such as `prepare` wrote: every user has all their items. Raises a
+  UserError with the line's number for another form or a repeated user.
   """
-  path = epath.Path(path)
-  if not _is_file(path):
-    raise UserError(f'{path} does not exist; give lines {{"user": …, "history": […]}}')
+  path = _existing(file)
+  if path is None:
+    raise UserError(
+      f'{file} does not exist; give lines {{"user": …, "history": […]}}, or the folder '
+      "of a prepared log"
+    )
+  if path.is_dir():
+    yield from datasets.read_rows(path)
+    return
   seen = {}
   for number, line in enumerate(formats.read_lines(path), start=1):
     if not line.strip():
@@ -250,10 +266,13 @@ def _named(names: Sequence[str], what: str) -> list[str]:
   """Returns a line that counts and names users and says `what` they are; [] if none."""
   if not names:
     return []
-  shown = ", ".join(map(repr, names[:SHOWN]))
-  more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
   users = "user is" if len(names) == 1 else "users are"
-  return [f"{len(names):,} {users} {what} ({shown}{more})"]
+  return [f"{len(names):,} {users} {what} ({_shown(names)})"]
+
+
+def _shown(names: Sequence[str]) -> str:
+  shown = ", ".join(map(repr, names[:SHOWN]))
+  return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown
 
 
 def _raw(value: object) -> str:
@@ -270,8 +289,11 @@ def _of_log(log: Interactions, user_N: np.ndarray) -> Queries:
   return take(Queries(requests, log.user_ids), user_N)
 
 
-def _is_file(path: epath.Path) -> bool:
+def _existing(given: epath.PathLike) -> epath.Path | None:
+  """Returns the path of a file or folder; None if there is none of that name."""
   try:
-    return path.exists() and not path.is_dir()
-  except OSError:  # `path` may be ids, too long for a file name
-    return False
+    path = epath.Path(given)
+    return path if path.exists() else None
+  # Ids may be too long for a file name, or URLs that nothing here can open.
+  except (OSError, ValueError, LookupError, ImportError, NotImplementedError):
+    return None

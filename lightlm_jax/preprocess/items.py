@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.preprocess import columns, files, headers, readers
+from lightlm_jax.preprocess import columns, files, headers, readers, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 
 # Columns of items.parquet (those of formats.TEXTS), and how input files name them.
 TEXTS = {
-  "title": "title name movietitle itemname productname producttitle textualid text",
-  "brand": "brand brandname store manufacturer",
+  "title": "title name movietitle booktitle songtitle tracktitle videotitle gametitle "
+  "newstitle articletitle itemtitle producttitle moviename bookname songname trackname "
+  "videoname gamename appname itemname productname businessname artistname headline "
+  "caption textualid text",
+  "brand": "brand brandname store manufacturer author bookauthor artist artistname",
   "genres": "genres genre class",
   "category": "category maincategory maincat",
   "categories": "categories",
@@ -62,7 +65,7 @@ def read(
     source = source_of(table)
     found_texts, of_table, counts = texts(source, item_ids.tolist(), options.items_id)
   names = of_table if names is None else names
-  found = {name: pyarrow.array(values) for name, values in found_texts.items()}
+  found = {name: pyarrow.array(texts) for name, texts in found_texts.items()}
   if names is not None:
     lists = pyarrow.list_(pyarrow.string())
     found["attributes"] = pyarrow.array([sorted(a) for a in names], lists)
@@ -87,8 +90,9 @@ def texts(source: Source, item_ids: Sequence[str], item_column: str | None):
   has any. `item_column` is --items_id.
   """
   table, (item, columns_of) = source.path, _roles(source, item_column)
-  shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
-  logger.info(f"items: {table}: item = {item!r}, {shown}")
+  shown = {"item": item, **columns_of}
+  shown = ", ".join(f"{to} = {of!r}" for to, of in shown.items())
+  logger.info(f"items: {table}: {shown}")
   place = {raw: number for number, raw in enumerate(item_ids)}
   found = {name: [""] * len(place) for name in columns_of}
   attributes = [set() for _ in place]
@@ -141,14 +145,15 @@ def _roles(source: Source, item_column: str | None) -> tuple[str, dict[str, str]
     )
   known = columns.first_known(source.names, headers.KNOWN["item"])
   item = item_column or known or source.names[0]
-  found = {}
-  for text, names in TEXTS.items():
-    match = columns.first_known(source.names, names)
-    if match is not None and match != item and match not in found.values():
+  looks = [column for column in values.look(source) if column.name != item]
+  names = [column.name for column in looks if not values.is_url(column)]
+  last, found = names[-1:], {}
+  for text, known in TEXTS.items():
+    match = columns.first_known(names, known)
+    if match is not None:
+      names.remove(match)
       found[text] = match
-  if not found and len(source.names) > 1:
-    found["title"] = source.names[-1]
-  return item, found
+  return item, found or dict(zip(["title"], last))
 
 
 def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -156,8 +161,8 @@ def _rows(source: Source, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
   roles = {name: place for place, name in enumerate(source.names) if name in wanted}
   source = source._replace(roles=roles)
   if source.form == "parquet":
-    for values, rows, _ in readers.parquet_rows(source, pyarrow.Array.to_pylist):
-      yield from ({name: values[name][n] for name in roles} for n in range(rows))
+    for lists, rows, _ in readers.parquet_rows(source, pyarrow.Array.to_pylist):
+      yield from ({name: lists[name][n] for name in roles} for n in range(rows))
     return
   for piece in readers.pieces(source, files.BLOCK):
     if source.form == "jsonl":
@@ -189,13 +194,17 @@ def _id(value: Any) -> str | None:
 
 
 def _values(value: Any, column: str) -> list[str]:
-  """Splits a field: a list by element, RecBole's token_seq by word, others at |."""
+  """Splits a field: a list by element, RecBole's token_seq by word, others at |.
+
+  The column `categories` is split at commas if it has no |, as Yelp writes it.
+  """
   if isinstance(value, list | tuple):
-    return [part for element in value for part in _values(element, column)]
+    return [part for element in value for part in _values(element, "")]
   text = _words(value)
   if column.endswith(":token_seq"):
     return text.split()
-  return [part.strip() for part in text.split("|") if part.strip()]
+  is_yelp = column.lower() == "categories" and "|" not in text
+  return formats.parts(text, "," if is_yelp else "|")
 
 
 def _words(value: Any) -> str:

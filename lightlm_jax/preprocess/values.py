@@ -94,9 +94,9 @@ def is_url(column: Column) -> bool:
   """Whether most values are addresses of web pages or files."""
   if not column.is_text:
     return False
-  return 2 * column.values.str.contains(r"^\s*(?:https?:)?//\S+$").sum() > len(
-    column.values
-  )
+  return 2 * column.values.str.contains(
+    r"^\s*(?:(?i:https?:)?//|www\.)\S+\s*$"
+  ).sum() > len(column.values)
 
 
 def objection(column: Column) -> str | None:

@@ -66,7 +66,9 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   logger.info(f"ids {config.ids.kind} …")
   as_is = split, book = _construct(config, dataset, interactions, config.seed)
   if in_run:
-    _check_same_ids(workdir, split, book)
+    restore.check_split(workdir, config, split)
+    restore.warn_if_changed(workdir, config, "the run's own copy is audited")
+    _check_same_ids(workdir, book)
 
   def build(other: Interactions, seed: int) -> leaks.Ids:
     same = other is interactions and seed == config.seed
@@ -139,11 +141,9 @@ def _check_split(config: RunConfig) -> None:
     )
 
 
-def _check_same_ids(workdir: epath.Path, split: Split, book: CodeBook) -> None:
-  """Raises a UserError if a run's log or ids differ from `split` and `book`."""
+def _check_same_ids(workdir: epath.Path, book: CodeBook) -> None:
+  """Raises a UserError if a run's ids differ from `book`."""
   results = workdir_lib.read_results(workdir) or {}
-  if results and results["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
   kept = codes_lib.load(workdir / "codes")
   of_run = [] if kept is None else [kept.sha256]
   of_run += [ids["manifest_sha256"]] if (ids := results.get("ids")) else []

@@ -49,6 +49,7 @@ def evaluate(
   log.set_up()
   logger.info(devices.describe())
   context = restore.find_context(workdir, config)
+  restore.warn_if_changed(workdir, config, "the run is evaluated on its own copy")
   requests = _requests(context, split_name, users)
   run = restore.restore(context)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))

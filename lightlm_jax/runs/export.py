@@ -50,7 +50,10 @@ def export(
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
-  run = restore.restore(restore.find_context(workdir, config, mesh_lib.make(1, 1)))
+  context = restore.find_context(workdir, config, mesh_lib.make(1, 1))
+  what = "users and items of the run's own copy are exported"
+  restore.warn_if_changed(workdir, config, what)
+  run = restore.restore(context)
   served = serve.ready(run.built, run.params, run.mesh, 1)
   history = run.built.system.max_history
   exported = artefact.program(

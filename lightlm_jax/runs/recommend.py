@@ -62,6 +62,10 @@ def recommend(
   if processes.several() and output is None:
     raise UserError("several processes write a file each; give --output=FILE.parquet")
   context = restore.find_context(workdir, config)
+  if histories is None:
+    what = "users, items and histories are those of its own copy"
+    what += " (histories of today: --histories=FOLDER of a prepared log)"
+    restore.warn_if_changed(workdir, config, what)
   titles = restore.titles(context.dataset, config) if with_text else None
   index = queries_lib.id_index(context.dataset.log)
   queries = queries_lib.select(index, users, histories)

@@ -32,6 +32,7 @@ from lightlm_jax.inference import state_index
 from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import registry
 from lightlm_jax.systems.base import Fitted, Trainable
@@ -54,7 +55,9 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
     The run, on all devices; see runs/context.py.
   """
   workdir, config, _ = read_configs(workdir, overrides or {})
-  return restore(find_context(workdir, config))
+  context = find_context(workdir, config)
+  warn_if_changed(workdir, config, "users, items and histories are those of its copy")
+  return restore(context)
 
 
 def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
@@ -99,6 +102,16 @@ def read_configs(
   return workdir, config, own
 
 
+def keep_log(context: RunContext, source: str | None) -> None:
+  """Copies the log to the workdir unless it has one or the config makes it anew.
+
+  `source` is the SHA-256 of the log, see `datasets.source`; None = unknown.
+  """
+  folder, dataset = context.workdir / LOG, context.dataset
+  if dataset.tastes is None and not (folder / folder_lib.MANIFEST).exists():
+    parquet_logs.write_snapshot(dataset, folder, source)
+
+
 def dataset_of(
   workdir: epath.Path, config: RunConfig, *, fetch: bool = True
 ) -> datasets.Dataset:
@@ -108,6 +121,17 @@ def dataset_of(
   """
   kept = parquet_logs.read_snapshot(workdir / LOG)
   return datasets.load(config, fetch=fetch) if kept is None else kept
+
+
+def warn_if_changed(workdir: epath.Path, config: RunConfig, what: str) -> None:
+  """Warns if the log in `config.data` is another than the one that a run was begun on.
+
+  `what` says what that means for the command. Silent if either log is not known.
+  """
+  begun = parquet_logs.snapshot_source(workdir / LOG)
+  today = datasets.source(config.data)
+  if begun and today and begun != today[1]:
+    logger.warning(f"{today[0]} has changed since {workdir} was begun: {what}")
 
 
 def find_context(
@@ -129,10 +153,18 @@ def find_context(
     config_lib.check_batches(config, mesh.shape["data"], ["train.eval_batch_size"])
   dataset = dataset_of(workdir, config)
   split = splits.of_run(config, dataset.log)
+  check_split(workdir, config, split)
+  return RunContext(config, dataset, split, mesh, workdir)
+
+
+def check_split(workdir: epath.Path, config: RunConfig, split: splits.Split) -> None:
+  """Raises a UserError if a finished run was trained on another split."""
   earlier = workdir_lib.read_results(workdir)
   if earlier and earlier["split_sha256"] != split.sha256:
-    raise UserError(workdir_lib.other_log(workdir))
-  return RunContext(config, dataset, split, mesh, workdir)
+    raise UserError(
+      f"{workdir} was begun on another log than {config.data.name} is here (or another "
+      "version splits it), and has no copy of its own; put that log back, or train anew"
+    )
 
 
 def restore(context: RunContext) -> Run:

@@ -17,7 +17,7 @@ from lightlm_jax.evaluation import all_metrics, evaluator
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
-from lightlm_jax.runs import evaluate
+from lightlm_jax.runs import evaluate, restore
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext, build_ids
 from lightlm_jax.runs.results import Results
@@ -73,8 +73,9 @@ def train_run(
   logger.info(devices.describe())
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   config_lib.check_batches(config, mesh.shape["data"])
+  source = None
   if dataset is None:
-    dataset = datasets.load(config)
+    dataset, source = datasets.load(config), datasets.source(config.data)
   split = splits.of_run(config, dataset.log)
   if split.test is not None and not len(split.test):
     raise UserError(
@@ -85,11 +86,15 @@ def train_run(
   if isinstance(config, ReadsTexts):
     texts_lib.check(config, dataset.texts, dataset.attributes)
   with workdir_lib.claimed(workdir or default_workdir(config), config) as workdir:
-    return _run(RunContext(config, dataset, split, mesh, workdir))
+    context = RunContext(config, dataset, split, mesh, workdir)
+    return _run(context, source and source[1])
 
 
-def _run(context: RunContext) -> tuple[Results, Run | None]:
-  """Trains and evaluates a run in its workdir, which the caller has locked."""
+def _run(context: RunContext, source: str | None) -> tuple[Results, Run | None]:
+  """Trains and evaluates a run in its workdir, which the caller has locked.
+
+  `source` is the SHA-256 of the log, see `datasets.source`.
+  """
   config, dataset, split = context.config, context.dataset, context.split
   path = context.workdir / "results.json"
   about = datasets.describe(dataset.log)
@@ -102,6 +107,7 @@ def _run(context: RunContext) -> tuple[Results, Run | None]:
     logger.info(f"{untested:,} users {known}: trained on, not evaluated")
   processes.check_agreement({"the split": split.sha256})
   _claim_split(context)
+  restore.keep_log(context, source)
   if (earlier := _finished(context)) is not None:
     logger.info(f"finished before; {path}:")
     results_lib.show(earlier)
@@ -144,6 +150,12 @@ def learn(context: RunContext) -> Run:
     params = built.system.fit(split.train)
   else:
     assert isinstance(config, LearnedConfig)
+    if config.train.warmup_steps > config.train.steps:
+      logger.warning(
+        f"config.train.warmup_steps is {config.train.warmup_steps:,}, above "
+        f"config.train.steps {config.train.steps:,}: the learning rate never reaches "
+        "its peak"
+      )
     with run_io.open_run_io(context.workdir, config) as io:
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
     step = progress.best_step or config.train.steps

@@ -12,6 +12,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
+from lightlm_jax.data import formats
+
 MOST_SECONDS = 10**11  # since 1970; larger numbers must be in another unit
 TICKS_2023 = 1_000  # per second, in Amazon Reviews 2023
 _FIELDS_2023 = "user_id parent_asin rating timestamp"
@@ -123,11 +125,11 @@ def yelp_rating(line: bytes) -> Rating:
 def yelp_item(line: bytes) -> Item:
   """Parses a line of `yelp_academic_dataset_business.json`."""
   found = _json(line)
-  names = _words(found.get("categories"), "categories").split(",")
+  names = _words(found.get("categories"), "categories")
   return Item(
     _identifier(found, "business_id"),
     _words(found.get("name"), "name"),
-    categories=_distinct(name.strip() for name in names if name.strip()),
+    categories=_distinct(formats.parts(names, ",")),
   )
 
 
