@@ -15,6 +15,7 @@ NULLS = ("NA", "NULL", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "-1"
 _SHARE, _USERS, _ROWS = 0.1, 20, 100
 _SAMPLE = 2**18  # bytes of a text file that are looked at
 _SAMPLE_ROWS = 10_000  # rows of a Parquet file
+_URL = r"^\s*(?:(?i:https?:)?//|www\.)\S+\s*$"
 _AMAZON = {"user": r"^A[0-9A-Z]{9,20}$", "item": r"^(?:B0[0-9A-Z]{8}|\d{9}[\dX])$"}
 
 
@@ -94,9 +95,8 @@ def is_url(column: Column) -> bool:
   """Whether most values are addresses of web pages or files."""
   if not column.is_text:
     return False
-  return 2 * column.values.str.contains(
-    r"^\s*(?:(?i:https?:)?//|www\.)\S+\s*$"
-  ).sum() > len(column.values)
+  is_address = column.values.str.contains(_URL)
+  return 2 * is_address.sum() > len(is_address)
 
 
 def objection(column: Column) -> str | None:
