@@ -15,7 +15,7 @@ from lightlm_jax import command_line
 from lightlm_jax.command_line import FLAGS
 from lightlm_jax.preprocess import columns, files, times
 from lightlm_jax.preprocess.pipeline import run
-from lightlm_jax.preprocess.sequences import DUPLICATES
+from lightlm_jax.preprocess.sequences import DUPLICATES, TIES
 
 command_line.define("report", output="the folder to make, such as DATA/shop")
 _FLAGS = [
@@ -30,6 +30,7 @@ _FLAGS = [
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
   flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
+  flags.DEFINE_enum("ties", "hash", [*TIES], "orders a user's rows of equal times"),
   flags.DEFINE_enum("duplicates", "keep", [*DUPLICATES], "rows that are kept"),
   flags.DEFINE_integer(
     "k_core", 0, "users and items with fewer rows are left out, until none is", 0

@@ -18,6 +18,7 @@ class Options:
   delimiter: str | None = None
   time_unit: str | None = None  # key of times.UNITS; None = guess, in engines no times
   min_rating: float | None = None  # None = ratings are ignored
+  ties: str = "hash"  # a key of sequences.TIES
   duplicates: str = "keep"  # a key of sequences.DUPLICATES
   k_core: int = 0
   min_len: int = 1
