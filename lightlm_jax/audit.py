@@ -6,8 +6,9 @@ python -m lightlm_jax.audit --workdir=runs/toys
 Builds the ids six times, without the cache: once from the log as it is, once with
 held-out items swapped between users, once with users and items renumbered, and three
 times with other seeds. It trains nothing, except the GCN of GCI ids. It also tests
-whether the order of a history tells what comes next (whether the log is sequential).
-Exit code 1 if a leak was found. With --workdir it writes audit.json for `lightlm
+whether the order of a history tells what comes next (whether the log is sequential),
+and whether the order of rows with equal times does, which is a failure. Exit code 1 if
+a leak or such an order was found. With --workdir it writes audit.json for `lightlm
 report`, and refuses a run if its configuration builds other ids today.
 """
 

@@ -12,7 +12,7 @@ from lightlm_jax import command_line
 from lightlm_jax.command_line import FLAGS
 from lightlm_jax.preprocess import columns, files, times
 from lightlm_jax.preprocess.pipeline import run
-from lightlm_jax.preprocess.sequences import DUPLICATES
+from lightlm_jax.preprocess.sequences import DUPLICATES, TIES
 
 command_line.define("report", output="the folder to make, such as DATA/shop")
 _FLAGS = [
@@ -26,6 +26,7 @@ _FLAGS = [
   flags.DEFINE_bool("yes", False, "take what the first rows propose, without asking"),
   flags.DEFINE_bool("explain", False, "say why each column was chosen"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
+  flags.DEFINE_enum("ties", "hash", [*TIES], "orders a user's rows of equal times"),
   flags.DEFINE_enum(
     "duplicates",
     "keep",

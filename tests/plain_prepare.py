@@ -1,9 +1,13 @@
 """What prepare has to find in a delimited file, character by character in Python."""
 
 from collections import Counter
+import dataclasses
 import datetime
+import hashlib
 import math
 import re
+
+import numpy as np
 
 from lightlm_jax.data import interactions
 from lightlm_jax.preprocess import delimited as lines
@@ -191,10 +195,26 @@ def valid(kept, roles, unit, min_rating):
   return good, bad, filtered
 
 
-def settled(good, *, duplicates="keep", max_len=0, k_core=0, min_len=1, timed=True):
+def tie(user, item):
+  """What orders a user's rows of one time, by --ties=hash."""
+
+  def halves(raw, seed):
+    key = seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(raw.encode(), digest_size=16, key=key).digest()
+    return divmod(int.from_bytes(digest, "big"), 2**64)
+
+  return (halves(user, 0)[1] | 1) * halves(item, 2)[0] % 2**64
+
+
+def settled(
+  good, *, duplicates="keep", max_len=0, k_core=0, min_len=1, ties="hash", timed=True
+):
   """User → [(micros, item)], and what was filtered."""
   by_user, filtered = {}, Counter()
-  for user, item, time, _ in sorted(good, key=lambda row: row[2]):  # stable
+  is_hashed = timed and ties == "hash"
+  for user, item, time, _ in sorted(  # stable
+    good, key=lambda row: (row[2], tie(row[0], row[1]) if is_hashed else 0)
+  ):
     by_user.setdefault(user, []).append((time, item))
   for user, row in by_user.items():
     if duplicates == "exact":
@@ -221,9 +241,13 @@ def settled(good, *, duplicates="keep", max_len=0, k_core=0, min_len=1, timed=Tr
 
 def log_of(by_user, timed=True):
   """As the project numbers it."""
-  return interactions.from_sequences(
+  log = interactions.from_sequences(
     [(user, [item for _, item in row]) for user, row in by_user.items()],
     times=[[time // 10**6 for time, _ in row] for row in by_user.values()]
     if timed
     else None,
   )
+  micros_E = [time for user in log.user_ids.tolist() for time, _ in by_user[user]]
+  fraction_E = np.array([time % 10**6 for time in micros_E], np.int32)
+  is_finer = timed and fraction_E.any()
+  return dataclasses.replace(log, fraction_E=fraction_E if is_finer else None)

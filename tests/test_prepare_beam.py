@@ -53,10 +53,13 @@ def files(folder):
 @needs_beam
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [IN_MEMORY, PROCESSES], ids=["threads", "processes"])
-@pytest.mark.parametrize("duplicates", ["keep", "last"])
-def test_engines_leave_the_same_files(log, tmp_path, how, duplicates):
+@pytest.mark.parametrize(
+  ("duplicates", "ties"), [("keep", "hash"), ("last", "hash"), ("last", "file")]
+)
+def test_engines_leave_the_same_files(log, tmp_path, how, duplicates, ties):
   options = dict(
     duplicates=duplicates,
+    ties=ties,
     k_core=4,
     max_len=20,
     min_rating=2.0,

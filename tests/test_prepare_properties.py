@@ -97,6 +97,7 @@ OPTIONS = st.fixed_dictionaries(
     "min_len": st.integers(1, 2),
     "max_len": st.sampled_from([0, 0, 1, 2]),
     "min_rating": st.sampled_from([None, 4.0]),
+    "ties": st.sampled_from(["hash", "file"]),
     # None of these may be seen in what comes out.
     "part_bytes": st.sampled_from([16, 64, 2**20]),
     "shard_rows": st.sampled_from([1, 2, 2**20]),
@@ -124,7 +125,7 @@ def check(content, options, ending, delimiter, quotes):
     good, rejected, filtered = plain.valid(kept, roles, "s", options["min_rating"])
     rejected += bad
     rows_in = len(kept) + bad.total()
-    names = ("duplicates", "k_core", "min_len", "max_len")
+    names = ("duplicates", "k_core", "min_len", "max_len", "ties")
     by_user, left_out = plain.settled(good, **{name: options[name] for name in names})
     rows = sum(map(len, by_user.values()))
     filtered += left_out
@@ -159,6 +160,7 @@ ALL = {
   "min_len": 1,
   "max_len": 0,
   "min_rating": None,
+  "ties": "hash",
   "part_bytes": 16,
   "shard_rows": 1,
   "block_bytes": 8,

@@ -21,6 +21,8 @@ class Interactions:
   item_ids: np.ndarray  # [I] raw item ids, as strings: the catalogue
   # [E] int64 seconds since 1970, ascending in each row; None = only the order is known
   time_E: np.ndarray | None = None
+  # [E] int32 microseconds beyond time_E, for `moment_E`; None = 0, or not known
+  fraction_E: np.ndarray | None = None
 
   @property
   def num_users(self) -> int:
@@ -39,6 +41,13 @@ class Interactions:
   def user_E(self) -> np.ndarray:
     """[E] int32: the user of each interaction."""
     return np.repeat(np.arange(self.num_users, dtype=np.int32), self.length_U)
+
+  @property
+  def moment_E(self) -> np.ndarray | None:
+    """[E] int64: microseconds since 1970, ascending in each row; None as for time_E."""
+    if self.time_E is None:
+      return None
+    return self.time_E * 10**6 + (0 if self.fraction_E is None else self.fraction_E)
 
   def row(self, user: int) -> np.ndarray:
     """Returns the items of one user, oldest first."""
@@ -124,7 +133,7 @@ def without_items(log: Interactions, out_I: np.ndarray) -> Interactions:
     log,
     offset_U1=offsets_of_kept(log.offset_U1, keep_E),
     item_E=log.item_E[keep_E],
-    time_E=None if log.time_E is None else log.time_E[keep_E],
+    **{name: time_E[keep_E] for name, time_E in _times(log).items()},
   )
 
 
@@ -133,15 +142,35 @@ def offsets_of_kept(offset_R1: np.ndarray, keep_E: np.ndarray) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(keep_E)])[offset_R1]
 
 
+def tied(offset_R1: np.ndarray, time_E: np.ndarray) -> np.ndarray:
+  """Marks entries with the time of another one of their row: [E] bool.
+
+  `offset_R1` has R rows' offsets; times are ascending in each row.
+  """
+  is_new_E1 = np.ones(len(time_E) + 1, bool)
+  is_new_E1[1:-1] = time_E[1:] != time_E[:-1]
+  is_new_E1[offset_R1] = True
+  return ~(is_new_E1[:-1] & is_new_E1[1:])
+
+
 def _rows(log: Interactions, start_R, length_R) -> Interactions:
   """Returns the log with the rows that `concatenate_rows` selects; the ids stay."""
-  time_E = log.time_E
+  times = {
+    name: concatenate_rows(time_E, start_R, length_R)
+    for name, time_E in _times(log).items()
+  }
   return dataclasses.replace(
     log,
     offset_U1=np.concatenate([[0], np.cumsum(length_R)]),
     item_E=concatenate_rows(log.item_E, start_R, length_R),
-    time_E=None if time_E is None else concatenate_rows(time_E, start_R, length_R),
+    **times,
   )
+
+
+def _times(log: Interactions) -> dict[str, Any]:
+  """Returns the fields of `log` that hold its times, as far as they are known."""
+  fields = {"time_E": log.time_E, "fraction_E": log.fraction_E}
+  return {name: value_E for name, value_E in fields.items() if value_E is not None}
 
 
 def hash_keys(raw_ids: Iterable[str], seed: int = 0) -> np.ndarray:

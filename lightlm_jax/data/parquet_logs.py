@@ -2,7 +2,8 @@
 
 preprocess/shards_out.py documents the output of `prepare`. The copy makes a run
 self-contained: `interactions.parquet` has the columns user, item and, if known,
-timestamp (seconds); `items.parquet` has item and its metadata, in catalogue order.
+timestamp (seconds) and fraction (microseconds beyond them); `items.parquet` has item
+and its metadata, in catalogue order.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,11 @@ KIND = "lightlm_jax prepared log"
 VERSION = 1
 _FILES = ("interactions.parquet", "items.parquet")  # of a run's copy
 _INT64 = pyarrow.int64()
-_TYPES = {"timestamp": _INT64, "attributes": pyarrow.list_(_INT64)}  # others: strings
+_TYPES = {
+  "timestamp": _INT64,
+  "fraction": pyarrow.int32(),
+  "attributes": pyarrow.list_(_INT64),
+}  # others: strings
 
 
 def read_prepared(folder: epath.Path) -> Dataset:
@@ -58,9 +63,11 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
   rows = pyarrow.concat_tables(
     [table(shard["parquet"]) for shard in whole.manifest["shards"]]
   )
-  time_E = None
+  time_E = fraction_E = None
   if "times" in rows.column_names:
-    time_E = _compute.list_flatten(rows["times"]).cast(_INT64).to_numpy() // 10**6
+    moment_E = _compute.list_flatten(rows["times"]).cast(_INT64).to_numpy()
+    time_E, fraction_E = moment_E // 10**6, (moment_E % 10**6).astype(np.int32)
+    fraction_E = fraction_E if fraction_E.any() else None
   length_U = _compute.list_value_length(rows["items"]).to_numpy()
   log = Interactions(
     offset_U1=np.concatenate([[0], np.cumsum(length_U, dtype=int)]),
@@ -68,6 +75,7 @@ def _prepared(whole: folder_lib.Whole) -> Dataset:
     user_ids=rows["user"].to_numpy().astype(np.str_),
     item_ids=items["item"].to_numpy().astype(np.str_),
     time_E=time_E,
+    fraction_E=fraction_E,
   )
   found = (len(log.user_ids), len(log.item_ids), len(log.item_E))
   if found != tuple(whole.manifest[name] for name in ("users", "items", "rows")):
@@ -100,6 +108,7 @@ def write_snapshot(
     "user": _numbered(log.user_E, log.user_ids),
     "item": _numbered(log.item_E, log.item_ids),
     "timestamp": log.time_E,
+    "fraction": log.fraction_E,
   }
   items: dict[str, Any] = {
     "item": log.item_ids,
@@ -162,15 +171,17 @@ def _copied(rows: pyarrow.Table, items: pyarrow.Table) -> Dataset:
   user_E, users = _indices(rows["user"])
   item_E, listed = _indices(rows["item"])
   first_U = np.flatnonzero(np.append(True, user_E[1:] != user_E[:-1]))
-  time_E = None
-  if "timestamp" in rows.column_names:
-    time_E = rows["timestamp"].to_numpy().astype(np.int64)
+  times = {
+    field: rows[name].to_numpy()
+    for field, name in (("time_E", "timestamp"), ("fraction_E", "fraction"))
+    if name in rows.column_names
+  }
   log = Interactions(
     offset_U1=np.append(first_U, len(user_E)).astype(np.int64),
     item_E=np.array([index[item] for item in listed], np.int32)[item_E],
     user_ids=np.array(users, np.str_)[user_E[first_U]],
     item_ids=np.array(known["item"], np.str_),
-    time_E=time_E,
+    **times,
   )
   attributes = known.get("attributes")
   if attributes is not None:

@@ -23,6 +23,7 @@ class Options:
   yes: bool = False  # take what the values propose, without asking
   explain: bool = False  # log why each column was chosen
   min_rating: float | None = None  # None = ratings are ignored
+  ties: str = "hash"  # a key of sequences.TIES
   duplicates: str = "keep"  # a key of sequences.DUPLICATES
   k_core: int = 0
   min_len: int = 1

@@ -21,6 +21,7 @@ from lightlm_jax.preprocess import columns, files, items, one_machine, stages
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess import tally as tally_lib
 from lightlm_jax.preprocess.options import Options
+from lightlm_jax.preprocess.sequences import TIES
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
@@ -29,6 +30,7 @@ from lightlm_jax.runtime.errors import Stopped, UserError, first_line
 logger = logging.getLogger(__name__)
 
 MOST_PARTS = 1_024
+MOST_TIED = 0.1  # a larger share of tied rows is warned of
 _PACKED = 6  # approximate compression ratio of gzip and Parquet
 
 
@@ -142,11 +144,23 @@ def show(manifest: Mapping[str, Any]) -> None:
   for reason, number in manifest["filtered"].items():
     logger.info(f"  left out: {number:,} {reason} ({tally_lib.FILTERED[reason]})")
   if manifest["tied_rows"]:
-    logger.info(
-      f"  {manifest['tied_rows']:,} rows of {manifest['tied_users']:,} users have the "
-      "same time as another row of the user: these keep the order of the files"
-    )
+    _show_ties(manifest)
   logger.info(f"{manifest['users']:,} users, {manifest['items']:,} items")
+
+
+def _show_ties(manifest: Mapping[str, Any]) -> None:
+  ties, share = manifest["options"]["ties"], manifest["tied_rows"] / manifest["rows"]
+  logger.info(
+    f"  {manifest['tied_rows']:,} rows of {manifest['tied_users']:,} users "
+    f"({100 * share:.1f} % of the rows kept) have the same time as another row of the "
+    f"user: they are in {TIES[ties]} (--ties={ties})"
+  )
+  if share > MOST_TIED:
+    logger.warning(
+      f"{100 * share:.0f} % of the rows have the time of another row of their user: "
+      "leave-one-out asks which came last, and the log does not say; with "
+      "--config.split.kind=temporal no history has a row of its target's time"
+    )
 
 
 def _engine(options: Options, progress: rich.progress.Progress):
@@ -186,8 +200,8 @@ def _manifest(
     "rejected": dict(sorted(tally.rejected.items())),
     "filtered": dict(sorted((+tally.filtered).items())),
     "rejected_examples": tally.examples,
-    "tied_rows": tally.tied_rows,
-    "tied_users": tally.tied_users,
+    "tied_rows": sum(shard["tied_rows"] for shard in shards),
+    "tied_users": sum(shard["tied_users"] for shard in shards),
     "time_unit": unit,
     "sources": [
       {

@@ -27,6 +27,13 @@ DUPLICATES = {
     pl.struct("user", "item") != pl.struct("user", "item").shift(1)
   ).fill_null(True),
 }
+# For each value of --ties the order of a user's rows of equal times.
+TIES = {
+  "hash": "the order of a hash of user and item",
+  "file": "the order of the files",
+}
+# Key of the hash that orders ties; differs from the key that numbers users and items.
+TIES_SEED = 2
 
 
 class Users(NamedTuple):
@@ -64,12 +71,14 @@ def users_of(table: pyarrow.Table) -> Users:
 def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table, Tally]:
   """Groups the rows of one part of the log by user, and sorts them by time.
 
-  Rows may come in any order; at equal times they are sorted by (file, line, place).
-  As `options` say, duplicates are dropped, then rows before a user's last `max_len`.
+  Rows may come in any order; at equal times they are sorted by a hash of the raw user
+  and item, if `options.ties` says so and the user has no row of a list, then by (file,
+  line, place). As `options` say,
+  duplicates are dropped, then rows before a user's last `max_len`.
 
   Returns:
     The users, with items numbered within the part; a table of the items with columns
-    `item` (raw id) and `rows` (count); the tally of filtered rows and of ties.
+    `item` (raw id) and `rows` (count); the tally of filtered rows.
   """
   user_N, users = _encoded(rows["user"])
   item_N, items = _encoded(rows["item"])
@@ -78,16 +87,24 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
   frame = pl.DataFrame(rows.drop_columns(["user", "item"])).with_columns(
     user=pl.Series(np.argsort(order_U)[user_N]), item=pl.Series(item_N)
   )
-  frame = frame.sort("user", "time", "file", "line", "place")
+  by = ["user", "time", "file", "line", "place"]
+  if options.time_unit and options.ties == "hash":
+    key_I2 = hash_keys(items.to_pylist(), TIES_SEED)
+    # Multiplication by an odd number permutes the items' keys, for each user anew.
+    tie_E = (key_U2[:, 1] | np.uint64(1))[user_N] * key_I2[:, 0][item_N]
+    # The items of a list have an order of their own.
+    listed_U = np.zeros(len(users), bool)
+    listed_U[user_N[rows["place"].to_numpy() > 0]] = True
+    tie_E[listed_U[user_N]] = 0
+    frame = frame.with_columns(tie=pl.Series(tie_E))
+    by.insert(2, "tie")
+  frame = frame.sort(by)
 
   distinct = kept = frame.filter(DUPLICATES[options.duplicates])
   if options.max_len:
     kept = distinct.group_by("user", maintain_order=True).tail(options.max_len)
   duplicates, older = len(frame) - len(distinct), len(distinct) - len(kept)
   tally = Tally(filtered=Counter(duplicate=duplicates, max_len=older))
-  if options.time_unit:
-    tied = kept.filter(pl.struct("user", "time").is_duplicated())
-    tally.tied_rows, tally.tied_users = len(tied), tied["user"].n_unique()
   rows_I = np.bincount(kept["item"].to_numpy(), minlength=len(items))
   length_U = np.bincount(kept["user"].to_numpy(), minlength=len(users))
   found = Users(

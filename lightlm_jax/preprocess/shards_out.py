@@ -22,6 +22,7 @@ from etils import epath
 import numpy as np
 import pyarrow
 
+from lightlm_jax.data.interactions import offsets_of_kept, tied
 from lightlm_jax.preprocess.sequences import Users
 from lightlm_jax.storage import atomic, parquet
 from lightlm_jax.storage import folder as folder_lib
@@ -37,6 +38,7 @@ def write_shard(
 ) -> dict[str, Any]:
   """Writes the two files of shard `number` of `shards`; returns its manifest entry."""
   name = f"interactions-{number:05d}-of-{shards:05d}"
+  tied_U = np.zeros(len(users.user_U), np.int64)
   offset = pyarrow.array(users.offset_U1.astype(np.int32))
   columns = {
     "user": users.user_U.cast(pyarrow.string()),
@@ -45,12 +47,16 @@ def write_shard(
   if users.time_E is not None:
     times = pyarrow.array(users.time_E).cast(pyarrow.timestamp("us", "UTC"))
     columns["times"] = pyarrow.ListArray.from_arrays(offset, times)
+    tied_E = tied(users.offset_U1, users.time_E)
+    tied_U = np.diff(offsets_of_kept(users.offset_U1, tied_E))
   length_U = np.diff(users.offset_U1)
   return {
     "users": len(users.user_U),
     "rows": len(users.item_E),
     "longest": int(length_U.max(initial=0)),
     "shortest": int(length_U.min(initial=2**31)),
+    "tied_rows": int(tied_U.sum()),
+    "tied_users": int((tied_U > 0).sum()),
     "parquet": write_parquet(folder / f"{name}.parquet", columns),
     "array_record": _write_records(folder / f"{name}.array_record", users),
   }

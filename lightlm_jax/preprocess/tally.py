@@ -41,8 +41,6 @@ class Tally:
   examples: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
     default_factory=dict
   )
-  tied_rows: int = 0  # with the same time as another row of the user
-  tied_users: int = 0
 
   def __add__(self, other: "Tally") -> "Tally":
     """Returns the sum of two tallies, without reasons whose count is 0."""
@@ -55,8 +53,6 @@ class Tally:
       self.rejected + Counter(other.rejected),  # it is a plain dict if from JSON
       self.filtered + Counter(other.filtered),
       {reason: rows[:SHOWN] for reason, rows in examples.items()},
-      self.tied_rows + other.tied_rows,
-      self.tied_users + other.tied_users,
     )
 
   def reject(self, reason: str, file: int, line: int, text: str) -> None:

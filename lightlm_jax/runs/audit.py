@@ -12,6 +12,7 @@ from lightlm_jax.data import datasets, sequential, splits
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Split
 from lightlm_jax.evaluation import leaks
+from lightlm_jax.evaluation import ties as ties_lib
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
@@ -51,7 +52,8 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
 
   Returns:
     The findings of `leaks.audit` and the fields `order` {rules, shuffled, lost} (see
-    data/sequential.py), `ids` {kind, manifest_sha256} and `split_sha256`.
+    data/sequential.py), `ties` {share, ndcg_as_is, ndcg_rebroken} (None = no times,
+    see evaluation/ties.py), `ids` {kind, manifest_sha256} and `split_sha256`.
   """
   config = context.check_writes_ids(config)
   _check_split(config)
@@ -63,6 +65,10 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
   order = sequential.shuffle_test(interactions, config.seed)
   logger.info(f"{config.data.name}: {datasets.describe(interactions)}")
   logger.info(f"  {order}")
+  split_of = functools.partial(splits.of_run, config)
+  ties = ties_lib.tie_test(interactions, split_of, config.seed)
+  if ties is not None:
+    logger.info(f"  {ties}")
   logger.info(f"ids {config.ids.kind} …")
   as_is = split, book = _construct(config, dataset, interactions, config.seed)
   if in_run:
@@ -77,9 +83,12 @@ def audit(config: RunConfig, workdir: epath.Path | None = None) -> dict[str, Any
       book.items_IL, book.users_UL, split.train.user_E, split.train.item_E
     )
 
-  split_of = functools.partial(splits.of_run, config)
   found = leaks.audit(build, interactions, split_of, seed=config.seed)
+  if ties is not None and ties.failure is not None:
+    found["failures"].append(ties.failure)
+    found["passed"] = False
   found |= {
+    "ties": None if ties is None else ties._asdict(),
     "order": {"rules": order.rules, "shuffled": order.shuffled, "lost": order.lost},
     "ids": {"kind": config.ids.kind, "manifest_sha256": book.sha256},
     "split_sha256": split.sha256,
