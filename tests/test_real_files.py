@@ -100,6 +100,33 @@ def test_published_forms_are_read_as_they_are(cases, tmp_path, name):
   assert manifest["rejected"] == {}
 
 
+# Two rows of one user as the publisher writes them, the later one first: b, then a.
+TWO_ROWS = {
+  "UserBehavior.csv": "u,a,2520377,pv,1511544071\nu,b,2520377,buy,1511544070\n",
+  "transactions_train.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n"
+  "2018-09-21,u,a,0.05,2\n2018-09-20,u,b,0.03,2\n",
+  "dataset_TSMC2014_NYC.txt": "u\ta\t4bf\tBar\t40.7\t-74.0\t-240\t"
+  "Tue Apr 03 18:00:10 +0000 2012\n"
+  "u\tb\t4bf\tCaf\xe9\t40.7\t-74.0\t-240\tTue Apr 03 18:00:09 +0000 2012\n",
+  "goodreads.json": '{"user_id": "u", "book_id": "a", "date_added": '
+  '"Fri Dec 02 08:17:08 -0800 2011"}\n{"user_id": "u", "book_id": "b", "date_added": '
+  '"Fri Dec 02 08:17:07 -0800 2011"}\n',
+  "big_matrix.csv": "user_id,video_id,play_duration,time,date,timestamp\n"
+  "u,a,13838,2020-07-05 00:08:24.438,20200705,1593878904.438\n"
+  "u,b,13665,2020-07-05 00:08:23.297,20200705,1593878903.297\n",
+  "ratings_Toys.csv": "A1C6M8LCIX4M6M,B0000000AA,5.0,1123804801\n"
+  "A1C6M8LCIX4M6M,B0000000BB,5.0,1123804800\n",
+  "train_sessions.csv": "SessionID,Time,ItemID\nu,1462752001.5,a\nu,1462752001.2,b\n",
+}
+
+
+@pytest.mark.parametrize("name", TWO_ROWS)
+def test_published_rows(tmp_path, name):
+  (tmp_path / name).write_text(TWO_ROWS[name], encoding="latin-1")
+  (items,) = prepared(tmp_path / name, tmp_path / "out")[0].values()
+  assert items == (["B0000000BB", "B0000000AA"] if "Toys" in name else ["b", "a"])
+
+
 SMALL = {
   "mixed_units/one_file.csv": {"1": list("abcde")},
   "mixed_units/two-*.csv": {"u": list("bcad")},

@@ -121,7 +121,8 @@ def objection(column: Column) -> str | None:
 def may_be_ids(column: Column) -> bool:
   """Whether the values are texts or whole numbers, several, and no dates or pages."""
   texts = column.values.drop_nulls()
-  if column.is_time or texts.dtype.is_nested() or column.distinct < min(2, len(texts)):
+  is_constant = column.distinct < 2 and len(texts) > 10
+  if column.is_time or texts.dtype.is_nested() or is_constant:
     return False
   texts = texts.cast(pl.String).str.strip_chars()
   number = texts.cast(pl.Float64, strict=False)
