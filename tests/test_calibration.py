@@ -224,7 +224,6 @@ def test_a_fit_is_used_where_validation_is_better(tmp_path, monkeypatch):
     return zero | {"repeat_bias": zero["repeat_bias"] + bias}
 
   monkeypatch.setattr(calibration, "calibrate", fit)
-  train.train(config, tmp_path)
   context = restore.find_context(epath.Path(tmp_path), config)
   for bias in (20.0, -20.0):
     run = train.learn(context)

@@ -197,6 +197,23 @@ def test_reasons_are_those_of_the_rows(cases, tmp_path):
       prepared(folder / name, tmp_path / name)
 
 
+def test_titles_of_books_have_quotes_and_letters_of_their_own(cases, tmp_path):
+  books = cases / "bookcrossing" / "BX-Books.csv"
+  log = cases / "bookcrossing" / "BX-Book-Ratings.csv"
+  _, manifest = prepared(log, tmp_path / "out", items=str(books))
+  dataset = parquet_logs.read_prepared(epath.Path(tmp_path / "out"))
+  titles = dict(zip(dataset.log.item_ids.tolist(), dataset.titles))
+  assert titles["034510000X"] == 'Les Misérables "0"; vol'
+  assert manifest["items_file"]["rejected"] == 0
+
+
+def test_quotes_may_be_escaped_by_backslashes(tmp_path):
+  rows = ['"u";"a \\"b\\"; c"', '"v";"d"']
+  (tmp_path / "log.csv").write_text("user;item\n" + "\n".join(rows) + "\n")
+  found, _ = prepared(tmp_path / "log.csv", tmp_path / "out")
+  assert found == {"u": ['a "b"; c'], "v": ["d"]}
+
+
 def test_uuids_are_texts(tmp_path):
   raw = [bytes([n // 3] * 16) for n in range(9)]
   for name, kind in (("uuid", pyarrow.uuid()), ("binary", pyarrow.binary(16))):
