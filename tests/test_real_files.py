@@ -373,7 +373,7 @@ def test_a_file_without_a_header_is_proposed(tmp_path):
   assert prepared(path, tmp_path / "a")[0] == {"A1C6M8LCIX4M6M": ["0001713353"]}
 
 
-def test_a_column_that_numbers_the_rows_is_no_user(tmp_path, caplog):
+def test_a_column_that_numbers_the_rows_is_no_user(tmp_path):
   rows = [f"{900 + n},u{n % 5},{100 + n % 7},2020-01-0{1 + n % 9}" for n in range(30)]
   (tmp_path / "log.csv").write_text("\n".join(rows))
   proposal = (
@@ -381,11 +381,6 @@ def test_a_column_that_numbers_the_rows_is_no_user(tmp_path, caplog):
   )
   with pytest.raises(UserError, match=proposal):
     prepared(tmp_path / "log.csv", tmp_path / "out")
-  text = "".join(f"u{n},i{n % 7}\n" for n in range(2_000))
-  (tmp_path / "log.csv").write_text("user,item\n" + text)
-  prepared(tmp_path / "log.csv", tmp_path / "out")
-  assert "'user' of" in caplog.text
-  assert "has hardly a value twice" in caplog.text
 
 
 def test_later_files_have_the_first_ones_columns(tmp_path):

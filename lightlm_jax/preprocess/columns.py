@@ -129,11 +129,6 @@ def _roles(
 def _user(source, columns, places, options) -> tuple[int, str] | None:
   odd = {place: values.objection(columns[place]) for place in places}
   fine = [place for place in places if odd[place] is None]
-  if places and values.is_nearly_unique(columns[places[0]]):
-    logger.warning(
-      f"{source.names[places[0]]!r} of {source.path} has hardly a value twice in the "
-      "first rows; if these are no users, give --user=NAME of another column"
-    )
   if not places or odd[places[0]] is None:
     return (places[0], "by its name") if places else None
   name, reason = source.names[places[0]], odd[places[0]]

@@ -130,11 +130,6 @@ def may_be_ids(column: Column) -> bool:
   return is_whole or (number.null_count() > 0 and not is_url(column))
 
 
-def is_nearly_unique(column: Column) -> bool:
-  """Whether hardly any value comes twice in many rows."""
-  return column.distinct > 0.95 * len(column.values) > 950
-
-
 def proposal(columns: list[Column]) -> tuple[list[str], bool] | None:
   """Returns names for the columns of a file without a header, and whether it is sure.
 
