@@ -47,7 +47,6 @@ class Source(NamedTuple):
   delimiter: str = ""  # one byte, or COLONS
   header: bool = False  # whether the first line has the columns' names
   quotes: bool = False  # whether a field may be quoted, `"…"`
-  escapes: bool = False  # whether a quote within a quoted field is written `\"`
   # Columns whose fields have several items: "words" are separated by blanks; of
   # "clicks", which end in -1 or -0, only the former count.
   lists: Mapping[int, str] = {}

@@ -133,12 +133,6 @@ def _first_line(
   source = source._replace(quotes=form == "csv" and delimiter != files.COLONS)
   if form != "csv" and b'"' in head:
     source = source._replace(quotes=delimited.is_quoted(head, delimiter))
-  if source.quotes and b'\\"' in head:
-    doubled = head.replace(b'\\"', b'""')
-    escapes = not delimited.is_quoted(head, delimiter)
-    source = source._replace(
-      escapes=escapes and delimited.is_quoted(doubled, delimiter)
-    )
   fields = line.split(delimiter)
   if source.quotes:
     fields = next(csv.reader([line], delimiter=delimiter), fields)

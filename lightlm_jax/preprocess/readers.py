@@ -129,8 +129,6 @@ def _texts(source: Source, size: int) -> Iterator[Piece]:
       line, end, content = content.partition(b"\n")
       number += bool(end)
       wants_header = not line.strip(b" ")
-    if source.escapes:
-      content = content.replace(b'\\"', b'""')
     if source.delimiter == COLONS:
       content = content.replace(COLONS.encode(), FOR_COLONS.encode())
     if source.delimiter:
