@@ -12,6 +12,7 @@ import polars as pl
 from lightlm_jax.preprocess import files, readers, times
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
+from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -193,11 +194,12 @@ def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
     return None
   if options.time_unit:
     return options.time_unit
-  for source in sources:
-    piece = next(readers.pieces(source, 2**18), None)
-    if piece is None:
-      continue
-    column = pl.Series(readers.parse(source, piece)[0]["time"]).drop_nulls()
+  tally = Tally()
+  pieces = ((s, piece) for s in sources for piece in readers.pieces(s, 2**18))
+  for source, piece in pieces:
+    table, found = readers.parse(source, piece)
+    tally += found
+    column = pl.Series(table["time"]).drop_nulls()
     if unit := times.guess(column.head(1_000)):
       return unit
     if len(column):
@@ -206,6 +208,8 @@ def _time_unit(sources: Sequence[Source], options: Options) -> str | None:
         f"{source.path}; give --time_unit, one of {', '.join(times.UNITS)}, or "
         "--time=NAME of another column"
       )
+  if tally.rejected:
+    tally.check_any_left({source.index: source.path for source in sources})
   raise UserError(
     f"{sources[0].path} begins with no row that has a time, as does every other file; "
     "give a log with rows, or --time_unit"
