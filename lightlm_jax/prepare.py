@@ -22,12 +22,13 @@ _FLAGS = [
   flags.DEFINE_string(
     "input",
     None,
-    "the log: a file, a glob or a folder (CSV, TSV, Parquet, JSON Lines, .inter, .dat, "
-    "sequences.txt; gzip too)",
+    "the log: a file, a glob or a folder, with its NAME=VALUE folders (CSV, TSV, "
+    "Parquet, JSON Lines, .inter, .dat, sequences.txt; .gz, .bz2, .zst, .zip too)",
   ),
   flags.DEFINE_enum("format", None, files.FORMATS, "default: by the names"),
   flags.DEFINE_list("columns", None, "names of all columns, if no line has them"),
   flags.DEFINE_string("delimiter", None, "of columns; default: guessed"),
+  flags.DEFINE_string("encoding", None, "of the log and --items; default: guessed"),
   flags.DEFINE_enum("time_unit", None, list(times.UNITS), "default: guessed"),
   flags.DEFINE_float("min_rating", None, "lower ratings are left out"),
   flags.DEFINE_enum("duplicates", "keep", [*DUPLICATES], "rows that are kept"),

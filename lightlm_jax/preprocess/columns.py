@@ -79,14 +79,15 @@ def named(path: epath.Path, form: str, options: Options) -> Source:
     UserError: its first lines cannot be read.
   """
   names, header, delimiter = [], form in ("parquet", "jsonl"), ""
+  encoding = "" if form == "parquet" else files.encoding_of(path, options.encoding)
   if form == "parquet":
     names = readers.parquet_schema(path).names
   elif form == "jsonl":
-    names = _keys(path)
+    names = _keys(path, encoding)
   elif form != "sequences":
-    names, header, delimiter = _first_line(path, form, options)
+    names, header, delimiter = _first_line(path, form, encoding, options)
   names = tuple(names)
-  return Source(str(path), 0, form, names=names, header=header, delimiter=delimiter)
+  return Source(str(path), 0, form, names, {}, delimiter, header, encoding)
 
 
 def first_known(names: Sequence[str], known: str) -> str | None:
@@ -131,13 +132,15 @@ def _place(path, names: Sequence[str], role: str, wanted: str | None) -> int | N
   return None
 
 
-def _first_line(path: epath.Path, form: str, options: Options):
+def _first_line(path: epath.Path, form: str, encoding: str, options: Options):
   """Returns the column names, whether the first line has them, and the delimiter."""
-  raw = next((x for x in files.head(path).split(b"\n") if x.strip(b" ")), b"")
+  raw = next((x for x in files.head(path, encoding).split(b"\n") if x.strip(b" ")), b"")
   line = files.decoded(raw)
   if b"\0" in raw or line is None:
-    fault = "has NUL bytes" if b"\0" in raw else "is not UTF-8"
-    raise UserError(f"the first line of {path} {fault}; write the file as UTF-8")
+    fault = "has NUL bytes" if b"\0" in raw else f"is not {encoding.upper()}"
+    raise UserError(
+      f"the first line of {path} {fault}; give --encoding, or write the file as UTF-8"
+    )
   if not line:
     return [], False, ""
   delimiter = options.delimiter or "\t"
@@ -173,9 +176,9 @@ def _headless(fields: Sequence[str]) -> list[str] | None:
   return names if len(set(names)) == len(names) else None
 
 
-def _keys(path: epath.Path) -> list[str]:
+def _keys(path: epath.Path, encoding: str) -> list[str]:
   """Returns JSON keys of the first lines; raises UserError for text without objects."""
-  keys, head = {}, files.head(path)
+  keys, head = {}, files.head(path, encoding)
   for line in head.split(b"\n")[:100]:
     try:
       value = json.loads(line)

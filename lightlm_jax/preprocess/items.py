@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.preprocess import columns, files, readers
+from lightlm_jax.preprocess import columns, compression, files, readers
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Columns of items.parquet (those of formats.TEXTS), and how input files name them.
 TEXTS = {
-  "title": "title name movietitle itemname productname producttitle textualid text",
+  "title": "title name movietitle booktitle itemname productname producttitle "
+  "textualid text",
   "brand": "brand brandname store manufacturer",
   "genres": "genres genre class",
   "category": "category maincategory maincat",
@@ -52,14 +53,14 @@ def read(
   Raises:
     UserError: a file cannot be read, or has none of the items `item_ids`.
   """
-  attributes = log.parent / "item_attributes.json"
+  attributes = _beside(log) / "item_attributes.json"
   names = formats.read_attribute_names(attributes, item_ids)
   if names is not None:
     logger.info(f"attributes of items: {attributes}")
   table = _table(log, options.items)
   texts, of_table, counts = {}, None, None
   if table.exists():
-    texts, of_table, counts = _texts(table, item_ids.tolist(), options.items_id)
+    texts, of_table, counts = _texts(table, item_ids.tolist(), options)
   names = of_table if names is None else names
   found = {name: pyarrow.array(values) for name, values in texts.items()}
   if names is not None:
@@ -73,19 +74,27 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
     if not epath.Path(given).exists():
       raise UserError(f"--items={given} does not exist; give a file of items")
     return epath.Path(given)
-  name = log.name.removesuffix(".gz")
+  name = compression.plain_name(log.name)
   if name.endswith(".inter"):
-    return log.parent / f"{name.removesuffix('.inter').partition('.')[0]}.item"
-  return log.parent / "items.tsv"
+    return _beside(log) / f"{name.removesuffix('.inter').partition('.')[0]}.item"
+  return _beside(log) / "items.tsv"
 
 
-def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
+def _beside(log: epath.Path) -> epath.Path:
+  """Returns the folder of a log; files in Hive partitions, NAME=VALUE, lie deeper."""
+  folder = log.parent
+  while "=" in folder.name:
+    folder = folder.parent
+  return folder
+
+
+def _texts(table: epath.Path, item_ids: Sequence[str], options: Options):
   """Reads the file `table`; returns {column: texts}, attributes and counts of its rows.
 
   Texts and attributes are in the order of `item_ids`; attributes are None if no item
-  has any. `item_column` is --items_id.
+  has any.
   """
-  source, item, columns_of = _source(table, item_column)
+  source, item, columns_of = _source(table, options)
   shown = ", ".join(f"{to} = {of!r}" for to, of in columns_of.items())
   logger.info(f"items: {table}: item = {item!r}, {shown}")
   place = {raw: number for number, raw in enumerate(item_ids)}
@@ -120,11 +129,12 @@ def _texts(table: epath.Path, item_ids: Sequence[str], item_column: str | None):
   return texts, attributes if any(attributes) else None, counts
 
 
-def _source(path: epath.Path, item_column: str | None):
+def _source(path: epath.Path, options: Options):
   """Returns the file's `Source`, its id column, and {key of TEXTS: its column}."""
-  name = path.name.removesuffix(".gz")
-  form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
-  source = columns.named(path, form, Options("", ""))
+  is_recbole = compression.plain_name(path.name).endswith(".item")
+  form = "recbole" if is_recbole else files.find(str(path))[0][1]
+  source = columns.named(path, form, Options("", "", encoding=options.encoding))
+  item_column = options.items_id
   if not source.header:
     source = source._replace(names=_HEADLESS[: len(source.names)])
   if item_column is not None and item_column not in source.names:

@@ -16,6 +16,7 @@ class Options:
   names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # role → column
   columns: tuple[str, ...] | None = None  # column names of files without a header
   delimiter: str | None = None
+  encoding: str | None = None  # of the log and of the file of items
   time_unit: str | None = None  # key of times.UNITS; None = guess, in engines no times
   min_rating: float | None = None  # None = ratings are ignored
   duplicates: str = "keep"  # a key of sequences.DUPLICATES
