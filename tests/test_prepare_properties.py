@@ -117,7 +117,12 @@ def check(content, options, ending, delimiter, quotes):
     path = folder / f"log{ending}"
     path.write_bytes(content)
     asked = pipeline.Options(
-      str(path), str(folder / "out"), time_unit="s", delimiter=delimiter, **options
+      str(path),
+      str(folder / "out"),
+      time_unit="s",
+      delimiter=delimiter,
+      encoding="utf-8",  # random bytes may look like Windows-1252
+      **options,
     )
     quotes = quotes or plain.is_quoted(content, delimiter)
     _, kept, bad = plain.read(content, delimiter, quotes)

@@ -1,10 +1,11 @@
-"""Screens delimited text: only well-formed rows reach the CSV parser.
+r"""Screens delimited text: only well-formed rows reach the CSV parser.
 
 A CSV parser that meets an unclosed quote swallows the following lines. So quotes are
 checked first: a field is `"…"` with inner quotes doubled, or text that does not begin
 with a quote. A quoted field may contain line ends if it closes within MOST_JOINED lines
 and the row then has the right number of columns; otherwise only the row's first line
-is rejected, and screening continues with the next one.
+is rejected, and screening continues with the next one. A line that is no row as it
+stands, but is one if `\"` is read as a doubled quote, is read so: MySQL writes that.
 """
 
 import functools
@@ -111,7 +112,10 @@ def _joined(text_L: list[str | None], p: _Patterns, last: bool):
   rows, line_R, refused, number = [], [], [], 0
   while number < len(text_L):
     row, after = text_L[number], number + 1
-    if number in doubtful:
+    doubled = row and number in doubtful and row.replace('\\"', '""')
+    if doubled and p.exact.match(doubled):
+      row = doubled
+    elif doubled:
       closes = _closing(text_L, number, p)
       if closes is None and not last:
         break

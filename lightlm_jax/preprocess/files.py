@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import gzip
+import logging
 import os
+import re
 from typing import Any, NamedTuple
-import zlib
 
 from etils import epath
 
+from lightlm_jax.preprocess import compression, encodings
 from lightlm_jax.runtime.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("csv", "tsv", "parquet", "jsonl", "recbole", "sequences")
 _ENDINGS = {
@@ -22,16 +25,18 @@ _ENDINGS = {
 _NAMES = {"sequences.txt": "sequences", "u.data": "tsv"}
 _NAMES |= dict.fromkeys(
   (
-    "loc-gowalla_totalCheckins.txt",
-    "loc-brightkite_totalCheckins.txt",
-    "dataset_TSMC2014_NYC.txt",
-    "dataset_TSMC2014_TKY.txt",
+    "loc-gowalla_totalcheckins.txt",
+    "loc-brightkite_totalcheckins.txt",
+    "dataset_tsmc2014_nyc.txt",
+    "dataset_tsmc2014_tky.txt",
   ),
   "tsv",
 )
 # Files beside a log that are not part of it.
 BESIDE = ("items.tsv", "item_attributes.json")
 BLOCK = 2**23  # bytes read at once, and maximum length of a line
+_MOST_LINES = 2**20  # of a block: each takes far more memory than its bytes
+_HEAD = 2**18  # bytes that tell how to read a file
 COLONS = "::"  # delimiter of MovieLens' .dat files
 FOR_COLONS = "\x1f"  # replaces COLONS for the parser; a single byte that texts lack
 
@@ -52,6 +57,7 @@ class Source(NamedTuple):
   lists: Mapping[int, str] = {}
   explode: str = ""  # JSON: the key with a list of objects, each of which is a row
   table: Any = None  # a pyarrow.Table in place of a Parquet file
+  encoding: str = "utf-8"  # of a text file, as Python names it
 
   @property
   def between(self) -> str:
@@ -89,25 +95,27 @@ def find(pattern: str, form: str | None = None) -> list[tuple[epath.Path, str]]:
     raise UserError(f"cannot read --input={pattern}: {error}")
   if is_folder:
     paths = [
-      path
-      for path in paths
-      if not path.name.startswith((".", "_")) and path.name not in BESIDE
-      if form or _form(path)
+      path for path in paths if path.name not in BESIDE and (form or _form(path))
     ]
   paths = [path for path in paths if not path.is_dir()]
   if not paths:
     raise UserError(
       f"--input={pattern} names no file of a log; give a file, a glob or a folder of "
-      f"{', '.join(sorted(_ENDINGS))} files (.gz too), or sequences.txt"
+      f"{', '.join(sorted(_ENDINGS))} files ({', '.join(compression.ENDINGS)} too), or "
+      "sequences.txt"
     )
   found = []
   for path in paths:
     known = form or _form(path)
     if known is None:
+      with opened(path):  # a packed form that is not read is the better reason
+        pass
       raise UserError(
         f"the name of {path} does not tell its format; give --format, one of "
         f"{', '.join(FORMATS)}"
       )
+    if known == "parquet" and path.name.lower().endswith(".zst"):
+      raise UserError(f"{path} is Parquet packed as zstd, which is not read; unpack it")
     found.append((path, known))
   forms = sorted({known for _, known in found})
   if len(forms) > 1:
@@ -133,24 +141,44 @@ def count_lines(content: bytes) -> int:
 
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[tuple[Any, Any]]:
-  """Opens two streams of a file: its content, unpacked if gzip, and its bytes on disk.
+  """Opens two streams of a file: its content, unpacked, and its bytes on disk.
 
   Raises:
     UserError: the file cannot be read to its end.
   """
   try:
     with path.open("rb") as raw:
-      head = raw.read(2)
-      raw.seek(0)
-      yield (gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw), raw
-  except (OSError, EOFError, zlib.error) as error:
+      yield compression.unpacked(path, raw), raw
+  except compression.FAULTS as error:
     raise UserError(
       f"cannot read {path} to its end ({first_line(error)}); is it whole?"
     )
 
 
-def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
-  """Yields a text file in blocks of whole lines.
+def encoding_of(path: epath.Path, given: str | None) -> str:
+  """Returns the encoding of a text file: the one of its byte order mark, or `given`.
+
+  Without both it is UTF-8, unless the first bytes are Windows-1252, which is logged.
+
+  Raises:
+    UserError: Python does not know the encoding `given`, or the file cannot be read.
+  """
+  given = given and encodings.known(given)
+  with opened(path) as (stream, _):
+    first = stream.read(_HEAD)
+  found = encodings.marked(first) or given
+  if found is None and encodings.is_windows_1252(first):
+    logger.info(
+      f"{path} is not UTF-8; it is read as Windows-1252 (another: --encoding)"
+    )
+    found = "cp1252"
+  return found or "utf-8"
+
+
+def blocks(
+  path: epath.Path, size: int = BLOCK, encoding: str = "utf-8"
+) -> Iterator[Block]:
+  """Yields a text file in blocks of whole lines, as UTF-8.
 
   Line ends become line feeds, and a byte order mark is removed. `size` bytes are read
   at once; a longer line may be cut to its first 100 bytes in a block with `too_long`.
@@ -159,13 +187,15 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
     UserError: the file cannot be read to its end.
   """
   with opened(path) as (stream, raw):
+    recode = encodings.recoder(encoding)
     rest, first = b"", True
     skipping = False  # inside a line that was too long
     while True:
       data = stream.read(size)
+      last = len(data) == 0
+      data = recode(data, last)
       if first:
         data, first = data.removeprefix(b"\xef\xbb\xbf"), False
-      last = len(data) == 0
       content, rest = rest + data, b""
       if not last and content.endswith(b"\r"):
         content, rest = content[:-1], b"\r"  # a line feed may follow
@@ -178,7 +208,7 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
       cut = len(content) if last else content.rfind(b"\n") + 1
       content, rest = content[:cut], content[cut:] + rest
       if content or last:
-        yield Block(content, False, raw.tell(), last)
+        yield from _slices(Block(content, False, raw.tell(), last))
       if len(rest.removesuffix(b"\r")) > size:
         yield Block(rest[:100] + b"\n", True, raw.tell(), False)
         rest, skipping = b"\r" if rest.endswith(b"\r") else b"", True
@@ -186,17 +216,27 @@ def blocks(path: epath.Path, size: int = BLOCK) -> Iterator[Block]:
         return
 
 
-def head(path: epath.Path, size: int = 2**18) -> bytes:
-  """Returns the first whole lines, about `size` bytes, of a text file; b"" if empty."""
-  for block in blocks(path, size):
+def head(path: epath.Path, encoding: str) -> bytes:
+  """Returns the first whole lines, about 256 KiB, of a text file; b"" if empty."""
+  for block in blocks(path, _HEAD, encoding):
     if block.content.strip() or block.last:
       return block.content
   return b""
 
 
+def _slices(block: Block) -> Iterator[Block]:
+  """Cuts a block so that no slice has many more lines than _MOST_LINES."""
+  content = block.content
+  while content.count(b"\n") > _MOST_LINES:
+    cut = content.find(b"\n", _MOST_LINES) + 1
+    yield block._replace(content=content[:cut], last=False)
+    content = content[cut:]
+  yield block._replace(content=content)
+
+
 def _form(path: epath.Path) -> str | None:
-  name = path.name.removesuffix(".gz")
-  return _NAMES.get(name) or _ENDINGS.get(os.path.splitext(name)[1].lower())
+  name = compression.plain_name(path.name).lower()
+  return _NAMES.get(name) or _ENDINGS.get(os.path.splitext(name)[1])
 
 
 def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
@@ -211,5 +251,18 @@ def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
       f"--input={pattern} does not exist; give a file, a glob or a folder"
     )
   if path.is_dir():
-    return sorted(path.iterdir(), key=os.fspath), True
+    return _inside(path), True
   return [path], False
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+  """Returns the sorted files of a folder and of its Hive partitions, NAME=VALUE."""
+  found = []
+  for path in sorted(folder.iterdir(), key=os.fspath):
+    if path.name.startswith((".", "_")):
+      continue
+    if not path.is_dir():
+      found.append(path)
+    elif re.fullmatch(r"[^=]+=.*", path.name):
+      found += _inside(path)
+  return found

@@ -7,7 +7,7 @@ import re
 from etils import epath
 import polars as pl
 
-from lightlm_jax.preprocess import delimited, files, readers, values
+from lightlm_jax.preprocess import compression, delimited, files, readers, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -57,16 +57,17 @@ def named(
   Raises:
     UserError: its first lines cannot be read, or its names are unclear.
   """
-  if form == "sequences":
-    return Source(str(path), 0, form)
   source = Source(str(path), 0, form, header=form in ("parquet", "jsonl"))
   if form == "parquet":
     return source._replace(names=tuple(readers.parquet_schema(path).names))
+  source = source._replace(encoding=files.encoding_of(path, options.encoding))
+  if form == "sequences":
+    return source
   if form == "jsonl":
-    names, explode = _keys(path)
+    names, explode = _keys(source)
     return source._replace(names=tuple(names), explode=explode)
   source = _first_line(path, source, options, like)
-  if path.name.removesuffix(".gz") == "behaviors.tsv":
+  if compression.plain_name(path.name) == "behaviors.tsv":
     return source._replace(lists={3: "words", 4: "clicks"})
   lists = known_in(source.names, LISTS)
   return source._replace(lists={source.names.index(name): "words" for name in lists})
@@ -90,7 +91,7 @@ def without_header(source: Source, options: Options) -> Source:
     UserError: neither the file's name nor its values tell them for sure.
   """
   path = epath.Path(source.path)
-  layout = tuple(_LAYOUTS.get(path.name.removesuffix(".gz").lower(), "").split())
+  layout = tuple(_LAYOUTS.get(compression.plain_name(path.name).lower(), "").split())
   if len(layout) == len(source.names):
     return source._replace(names=layout)
   looks = values.look(source)
@@ -118,12 +119,15 @@ def _first_line(
   path: epath.Path, source: Source, options: Options, like: Source | None
 ) -> Source:
   """Returns a delimited file with its names, whether it has a header, and delimiter."""
-  head = files.head(path)
+  head = files.head(path, source.encoding)
   raw = next((x for x in head.split(b"\n") if x.strip(b" ")), b"")
   line = files.decoded(raw)
   if b"\0" in raw or line is None:
-    fault = "has NUL bytes" if b"\0" in raw else "is not UTF-8"
-    raise UserError(f"the first line of {path} {fault}; write the file as UTF-8")
+    fault = f"is not {source.encoding.upper()}"
+    fault = "has NUL bytes" if b"\0" in raw else fault
+    raise UserError(
+      f"the first line of {path} {fault}; give --encoding, or write the file as UTF-8"
+    )
   if not line:
     return source
   form, delimiter = source.form, options.delimiter or "\t"
@@ -165,13 +169,14 @@ def _check_number(path, fields, names, whose: str, line: str) -> None:
     )
 
 
-def _keys(path: epath.Path) -> tuple[list[str], str]:
+def _keys(source: Source) -> tuple[list[str], str]:
   """Returns the keys of the first objects, and the key whose list is exploded or "".
 
   Fields of a list of objects are named by both keys, as in "events.aid". Raises a
   UserError for text without objects.
   """
-  keys, lists, head = {}, {}, files.head(path)
+  path = epath.Path(source.path)
+  keys, lists, head = {}, {}, files.head(path, source.encoding)
   for line in head.split(b"\n")[:100]:
     value = readers.json_object(line)
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.preprocess import columns, files, headers, readers, values
+from lightlm_jax.preprocess import columns, compression, files, headers, readers, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -55,14 +55,14 @@ def read(
   Raises:
     UserError: a file cannot be read, or has none of the items `item_ids`.
   """
-  attributes = log.parent / "item_attributes.json"
+  attributes = _beside(log) / "item_attributes.json"
   names = formats.read_attribute_names(attributes, item_ids)
   if names is not None:
     logger.info(f"attributes of items: {attributes}")
   table = _table(log, options.items)
   found_texts, of_table, counts = {}, None, None
   if table.exists():
-    source = source_of(table)
+    source = source_of(table, options.encoding)
     found_texts, of_table, counts = texts(source, item_ids.tolist(), options.items_id)
   names = of_table if names is None else names
   found = {name: pyarrow.array(texts) for name, texts in found_texts.items()}
@@ -77,17 +77,25 @@ def _table(log: epath.Path, given: str | None) -> epath.Path:
     if not epath.Path(given).exists():
       raise UserError(f"--items={given} does not exist; give a file of items")
     return epath.Path(given)
-  name = log.name.removesuffix(".gz")
+  name = compression.plain_name(log.name)
   if name.endswith(".inter"):
-    return log.parent / f"{name.removesuffix('.inter').partition('.')[0]}.item"
-  return log.parent / "items.tsv"
+    return _beside(log) / f"{name.removesuffix('.inter').partition('.')[0]}.item"
+  return _beside(log) / "items.tsv"
+
+
+def _beside(log: epath.Path) -> epath.Path:
+  """Returns the folder of a log; files in Hive partitions, NAME=VALUE, lie deeper."""
+  folder = log.parent
+  while "=" in folder.name:
+    folder = folder.parent
+  return folder
 
 
 def texts(source: Source, item_ids: Sequence[str], item_column: str | None):
   """Reads a file of items; returns {column: texts}, attributes and counts of its rows.
 
   Texts and attributes are in the order of `item_ids`; attributes are None if no item
-  has any. `item_column` is --items_id.
+  has any.
   """
   table, (item, columns_of) = source.path, _roles(source, item_column)
   shown = {"item": item, **columns_of}
@@ -125,11 +133,11 @@ def texts(source: Source, item_ids: Sequence[str], item_column: str | None):
   return found, attributes if any(attributes) else None, counts
 
 
-def source_of(path: epath.Path) -> Source:
+def source_of(path: epath.Path, encoding: str | None = None) -> Source:
   """Returns a file of items with the names of its columns."""
-  name = path.name.removesuffix(".gz")
-  form = "recbole" if name.endswith(".item") else files.find(str(path))[0][1]
-  source = headers.named(path, form, Options("", ""))
+  is_recbole = compression.plain_name(path.name).endswith(".item")
+  form = "recbole" if is_recbole else files.find(str(path))[0][1]
+  source = headers.named(path, form, Options("", "", encoding=encoding))
   source = source._replace(lists={}, explode="")
   if not source.header:
     source = source._replace(names=_HEADLESS[: len(source.names)])

@@ -16,6 +16,7 @@ class Options:
   names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # role → column
   columns: tuple[str, ...] | None = None  # column names of files without a header
   delimiter: str | None = None
+  encoding: str | None = None  # of the log and of the file of items
   # A key of times.UNITS, or a format; None = found, in engines no times.
   time_unit: str | None = None
   clock: str | None = None  # of times.CLOCKS, in engines: of a column beside the date

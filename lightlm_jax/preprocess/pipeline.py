@@ -17,7 +17,14 @@ import pyarrow
 import rich.progress
 
 from lightlm_jax.data import parquet_logs
-from lightlm_jax.preprocess import columns, files, items, one_machine, stages
+from lightlm_jax.preprocess import (
+  columns,
+  compression,
+  files,
+  items,
+  one_machine,
+  stages,
+)
 from lightlm_jax.preprocess import shards_out as output
 from lightlm_jax.preprocess import tally as tally_lib
 from lightlm_jax.preprocess.options import Options
@@ -31,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 MOST_PARTS = 1_024
 MOST_TIED = 0.1  # a larger share of tied rows is warned of
-_PACKED = 6  # approximate compression ratio of gzip and Parquet
+_PACKED = 6  # approximate compression ratio of packed files and Parquet
 
 
 def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any]:
@@ -179,7 +186,7 @@ def _engine(options: Options, progress: rich.progress.Progress):
 def _parts(found, part_bytes: int) -> int:
   size = 0
   for path, form in found:
-    is_packed = form == "parquet" or path.name.endswith(".gz")
+    is_packed = form == "parquet" or compression.plain_name(path.name) != path.name
     size += path.stat().length * (_PACKED if is_packed else 1)
   return min(MOST_PARTS, max(1, -(-size // part_bytes)))
 

@@ -122,7 +122,7 @@ def parquet_rows(
 
 def _texts(source: Source, size: int) -> Iterator[Piece]:
   rest, number, wants_header = b"", 1, source.header and bool(source.delimiter)
-  for block in files.blocks(epath.Path(source.path), size):
+  for block in files.blocks(epath.Path(source.path), size, source.encoding):
     content, rest = rest + (b"" if block.too_long else block.content), b""
     tally = Tally()
     while wants_header and content:

@@ -8,7 +8,7 @@ from lightlm_jax.runtime.errors import UserError
 
 # Reasons why a row is rejected as unreadable.
 REJECTED = {
-  "not_utf8": "bytes that are not UTF-8",
+  "not_utf8": "bytes that are not UTF-8, or not of --encoding",
   "nul": "a user or item id that holds a NUL",
   "too_long": "a line or an id that is too long",
   "quotes": "quotes that do not match",

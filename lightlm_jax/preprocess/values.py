@@ -7,7 +7,6 @@ import polars as pl
 from lightlm_jax.preprocess import readers, times
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.tally import Tally
-from lightlm_jax.runtime.errors import UserError
 
 # Texts that stand for no value, beside the empty one.
 NULLS = ("NA", "NULL", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "-1")
@@ -59,10 +58,7 @@ def look(source: Source) -> list[Column]:
       frame = pl.DataFrame(table)
       return [look_at(name, frame[f"{n}"]) for n, name in enumerate(source.names)]
   if tally.rejected:
-    raise UserError(
-      f"no row of {source.path} can be read: {tally.reasons()} (the first: "
-      f"{tally.first({source.index: source.path})})"
-    )
+    tally.check_any_left({source.index: source.path})
   nothing = pl.Series([], dtype=pl.String)
   return [look_at(name, nothing) for name in source.names]
 
