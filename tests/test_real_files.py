@@ -373,6 +373,46 @@ def test_a_file_without_a_header_is_proposed(tmp_path):
   assert prepared(path, tmp_path / "a")[0] == {"A1C6M8LCIX4M6M": ["0001713353"]}
 
 
+def test_columns_of_another_language_are_proposed(tmp_path):
+  rows = ["4711;Hose;31.12.2023;19,90", "4712;Rock;30.12.2023;20,00"]
+  text = "\n".join(["Kundin;Artikel;Gekauft am;Preis", *rows])
+  (tmp_path / "log.csv").write_text(text)
+  proposal = (
+    r"user 4711, 4712; item Hose, Rock\), give --user='Kundin' --item='Artikel'"
+  )
+  with pytest.raises(UserError, match=proposal):
+    prepared(tmp_path / "log.csv", tmp_path / "out")
+  wanted = {"4711": ["Hose"], "4712": ["Rock"]}
+  assert prepared(tmp_path / "log.csv", tmp_path / "out", yes=True)[0] == wanted
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("one_item/log.csv", "two_items/log.csv", "single_events/log.csv"),
+    *("all_items_seen/log.csv", "slash_ids/log.csv", "grown_log/day2.csv"),
+  ],
+)
+def test_edges_are_read_as_they_are(cases, tmp_path, name):
+  rows = table_of(cases / name)
+  wanted = by_time((r["user_id"], r["item_id"], int(r["timestamp"])) for r in rows)
+  found, manifest = prepared(cases / name, tmp_path / "out", ties="file")
+  assert found == wanted
+  assert manifest["rejected"] == {}
+
+
+def test_lastfm_has_names_and_no_times(cases, tmp_path):
+  folder = cases / "lastfm"
+  options = {"items": str(folder / "artists.dat")}
+  found, _ = prepared(folder / "user_artists.dat", tmp_path / "out", **options)
+  rows = table_of(folder / "user_artists.dat", "\t")
+  assert found == by_time((r["userID"], r["artistID"], 0) for r in rows)
+  dataset = parquet_logs.read_prepared(epath.Path(tmp_path / "out"))
+  names = {r["id"]: r["name"] for r in table_of(folder / "artists.dat", "\t")}
+  titles = dict(zip(dataset.log.item_ids.tolist(), dataset.titles))
+  assert titles == {item: names[item] for item in titles}
+
+
 def test_a_column_that_numbers_the_rows_is_no_user(tmp_path):
   rows = [f"{900 + n},u{n % 5},{100 + n % 7},2020-01-0{1 + n % 9}" for n in range(30)]
   (tmp_path / "log.csv").write_text("\n".join(rows))

@@ -232,7 +232,9 @@ def test_a_copy_that_has_changed_is_refused_and_none_is_none(tmp_path):
 
 def test_names_of_columns_cannot_break_the_line():
   rows = polars.DataFrame({"a\x1cb\x1b[31m": ["x"], "item\n": ["y"]})
-  with pytest.raises(UserError, match=r"which column .* is the user") as error:
+  with pytest.raises(
+    UserError, match=r"cannot tell the user: the interactions has .*; rename"
+  ) as error:
     tables.dataset(rows)
   assert len(str(error.value).splitlines()) == 1
   assert str(error.value).isprintable()

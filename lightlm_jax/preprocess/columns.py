@@ -97,10 +97,14 @@ def _roles(
     UserError: no column or no single one has a role that is needed.
   """
   roles, why = {}, {}
+  proposed = _proposed(source, columns, options)
   for role in ROLES:
     if role == "rating" and options.min_rating is None:
       continue
     wanted = options.names.get(role)
+    if role in proposed:
+      roles[role], why[role] = source.names.index(proposed[role]), "as proposed, --yes"
+      continue
     if wanted is not None:
       roles[role], why[role] = _given(source, role, wanted), "given"
       continue
@@ -117,8 +121,7 @@ def _roles(
       if role in ("user", "item"):
         _check_type(source, columns[chosen[0]])
     elif role in ("user", "item", "rating"):
-      left = [c for n, c in enumerate(columns) if n not in roles.values()]
-      _missing(source, role, left)
+      _missing(source, role)
   _add_clock(source, columns, roles, why, options)
   history = headers.known_in(source.names, headers.HISTORY)
   if history and source.names.index(history[0]) in source.lists:
@@ -343,16 +346,42 @@ def _check_type(source: Source, column: Column) -> None:
     )
 
 
-def _missing(source: Source, role: str, left: Sequence[Column]) -> None:
-  """Raises a UserError: no column has the role; `left` are those without a role."""
+def _proposed(source: Source, columns, options: Options) -> dict[str, str]:
+  """Returns columns for users and items that neither a flag nor a known name tells.
+
+  Raises:
+    UserError: there are such, and the options do not say that they are taken.
+  """
+  known, names = {}, options.names
+  for role in ("user", "item"):
+    found = headers.known_in(source.names, KNOWN[role])
+    known[role] = names[role] if role in names else next(iter(found), None)
+  missing = [role for role, name in known.items() if name is None]
+  taken = {*known.values(), *names.values()}
+  ids = [c for c in columns if c.name not in taken and values.may_be_ids(c)]
+  if not missing or len(ids) < len(missing):
+    return {}
+  proposed = dict(zip(missing, ids))
+  if not options.yes:
+    shown = "; ".join(f"{role} {c.examples()}" for role, c in proposed.items())
+    flags = " ".join(f"--{role}={c.name!r}" for role, c in proposed.items())
+    listed = f"{source.path} has {', '.join(source.names[:30])}"
+    if source.table is None:
+      advice = f"if these are right ({shown}), give {flags} or --yes"
+    else:
+      advice = f"rename those that are {' and '.join(missing)}"
+    raise UserError(f"cannot tell the {' and the '.join(missing)}: {listed}; {advice}")
+  return {role: column.name for role, column in proposed.items()}
+
+
+def _missing(source: Source, role: str) -> None:
+  """Raises a UserError: no column has the role."""
   listed = ", ".join(source.names[:30])
   if role == "rating":
     raise UserError(
       f"{source.path} has no column of ratings, give --rating=NAME; has {listed}"
     )
-  known = ([c for c in left if values.may_be_ids(c)] + [None])[0]
-  perhaps = f" (perhaps {known.name}: {known.examples()})" if known else ""
-  advice = f"--{role}=NAME{perhaps}, or --columns=NAME,NAME,… if no line has the names"
+  advice = f"--{role}=NAME, or --columns=NAME,NAME,… if no line has the names"
   raise UserError(
     f"cannot tell which column of {source.path} is the {role}; it has {listed}: "
     + (f"give {advice}" if source.table is None else f"rename it to {role!r}")
