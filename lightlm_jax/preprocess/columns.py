@@ -55,11 +55,11 @@ def decide(
     logger.info(f"{sources[0].path}: a line `user item item …` for each user")
     roles = {"user": 0, "item": 1}
     return [source._replace(roles=roles) for source in sources], Times(None)
-  return chosen(sources, options)
+  return with_roles(sources, options)
 
 
-def chosen(sources: list[Source], options: Options) -> tuple[list[Source], Times]:
-  """Decides as `decide` does for files or tables whose columns have names."""
+def with_roles(sources: list[Source], options: Options) -> tuple[list[Source], Times]:
+  """Decides as `decide` does, for files or tables whose columns have names."""
   looks = [values.look(source) for source in sources]
   roles, why = {}, {}
   for n, (source, columns) in enumerate(zip(sources, looks)):

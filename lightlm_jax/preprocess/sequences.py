@@ -73,8 +73,8 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
 
   Rows may come in any order; at equal times they are sorted by a hash of the raw user
   and item, if `options.ties` says so and the user has no row of a list, then by (file,
-  line, place). As `options` say,
-  duplicates are dropped, then rows before a user's last `max_len`.
+  line, place). As `options` say, duplicates are dropped, then rows before a user's last
+  `max_len`.
 
   Returns:
     The users, with items numbered within the part; a table of the items with columns
@@ -87,18 +87,9 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
   frame = pl.DataFrame(rows.drop_columns(["user", "item"])).with_columns(
     user=pl.Series(np.argsort(order_U)[user_N]), item=pl.Series(item_N)
   )
-  by = ["user", "time", "file", "line", "place"]
+  frame = frame.sort("user", "time", "file", "line", "place")
   if options.time_unit and options.ties == "hash":
-    key_I2 = hash_keys(items.to_pylist(), TIES_SEED)
-    # Multiplication by an odd number permutes the items' keys, for each user anew.
-    tie_E = (key_U2[:, 1] | np.uint64(1))[user_N] * key_I2[:, 0][item_N]
-    # The items of a list have an order of their own.
-    listed_U = np.zeros(len(users), bool)
-    listed_U[user_N[rows["place"].to_numpy() > 0]] = True
-    tie_E[listed_U[user_N]] = 0
-    frame = frame.with_columns(tie=pl.Series(tie_E))
-    by.insert(2, "tie")
-  frame = frame.sort(by)
+    frame = frame[_ties_by_hash(frame, key_U2[order_U, 1], items)]
 
   distinct = kept = frame.filter(DUPLICATES[options.duplicates])
   if options.max_len:
@@ -115,6 +106,35 @@ def settle(rows: pyarrow.Table, options: Options) -> tuple[Users, pyarrow.Table,
     kept["time"].to_numpy() if options.time_unit else None,
   )
   return found, pyarrow.table({"item": items, "rows": rows_I}), tally
+
+
+def _ties_by_hash(
+  frame: pl.DataFrame, key_U: np.ndarray, items: pyarrow.Array
+) -> np.ndarray:
+  """Returns the order of sorted rows in which a hash breaks ties, int64 indices.
+
+  The hash is of user and item. The items of a list have an order of their own: users
+  with a row of one keep theirs. `key_U` are the users' hashes, uint64.
+  """
+  same = (pl.col("user") == pl.col("user").shift(1)) & (
+    pl.col("time") == pl.col("time").shift(1)
+  )
+  same_E = frame.select(same.fill_null(False)).to_series().to_numpy()
+  tied_E = same_E | np.append(same_E[1:], False)
+  order_E = np.arange(len(frame))
+  user_E = frame["user"].to_numpy()
+  listed_U = np.zeros(len(key_U), bool)
+  listed_U[user_E[frame["place"].to_numpy() > 0]] = True
+  tied_T = np.flatnonzero(tied_E & ~listed_U[user_E])
+  # Only items of tied rows are hashed: most logs have few.
+  item_N, item_T = np.unique(frame["item"].to_numpy()[tied_T], return_inverse=True)
+  raw = items.take(pyarrow.array(item_N)).to_pylist()
+  key_N = hash_keys(raw, TIES_SEED)[:, 0] if raw else np.zeros(0, np.uint64)
+  # Multiplication by an odd number permutes the items' keys, for each user anew.
+  tie_T = (key_U | np.uint64(1))[user_E[tied_T]] * key_N[item_T]
+  group_T = np.cumsum(~same_E)[tied_T]
+  order_E[tied_T] = tied_T[np.lexsort((tie_T, group_T))]
+  return order_E
 
 
 def shard_bounds(users: Users, shards: int) -> np.ndarray:

@@ -59,7 +59,7 @@ def _log(table: Any) -> Interactions:
     source = _of_table(table, "the interactions")
     if not source.table.num_rows:
       raise UserError("the interactions are a table without rows; give at least one")
-    sources, read = columns.chosen([source], options)
+    sources, read = columns.with_roles([source], options)
   options = Options("", "", time_unit=read.unit, clock=read.clock)
   tables, tally = [rows.SCHEMA.empty_table()], Tally()
   for source in sources:

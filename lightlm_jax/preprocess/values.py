@@ -14,6 +14,7 @@ NULLS = ("NA", "NULL", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "-1"
 _SHARE, _USERS, _ROWS = 0.1, 20, 100
 _SAMPLE = 2**18  # bytes of a text file that are looked at
 _SAMPLE_ROWS = 10_000  # rows of a Parquet file
+_ENOUGH = 1_000  # rows; a piece may have fewer, such as those before the last line
 _URL = r"^\s*(?:(?i:https?:)?//|www\.)\S+\s*$"
 _AMAZON = {"user": r"^A[0-9A-Z]{9,20}$", "item": r"^(?:B0[0-9A-Z]{8}|\d{9}[\dX])$"}
 
@@ -51,12 +52,18 @@ def look(source: Source) -> list[Column]:
   """
   every = {f"{place}": place for place in range(len(source.names))}
   source, tally = source._replace(roles=every, lists={}), Tally()
+  frames, rows = [], 0
   for piece in readers.pieces(source, _SAMPLE, _SAMPLE_ROWS):
     table, found = readers.parse(source, piece)
     tally += found
     if len(table):
-      frame = pl.DataFrame(table)
-      return [look_at(name, frame[f"{n}"]) for n, name in enumerate(source.names)]
+      frames.append(pl.DataFrame(table))
+      rows += len(table)
+    if rows >= _ENOUGH:
+      break
+  if frames:
+    frame = pl.concat(frames, how="vertical_relaxed")
+    return [look_at(name, frame[f"{n}"]) for n, name in enumerate(source.names)]
   if tally.rejected:
     tally.check_any_left({source.index: source.path})
   nothing = pl.Series([], dtype=pl.String)
