@@ -176,8 +176,7 @@ def _from_numbers(values: pl.Series, per_second: int) -> pl.Series:
     return nulls(values)
   frame = pl.DataFrame({"whole": whole, "number": number})
   least, most = _BEGIN * per_second, _END * per_second
-  # The year 1 in nanoseconds is no int64; nor are other years before 1677.
-  least = max(least, -(2**63) + 1)
+  least = max(least, -(2**63))  # in nanoseconds the year 1 is no int64
   whole, number = pl.col("whole"), pl.col("number")
   scale = 10**6 / per_second
   in_micros = whole * int(scale) if scale >= 1 else whole // round(1 / scale)
