@@ -176,12 +176,12 @@ def _from_numbers(values: pl.Series, per_second: int) -> pl.Series:
     return nulls(values)
   frame = pl.DataFrame({"whole": whole, "number": number})
   least, most = _BEGIN * per_second, _END * per_second
-  least = max(least, -(2**63))  # in nanoseconds the year 1 is no int64
   whole, number = pl.col("whole"), pl.col("number")
   scale = 10**6 / per_second
   in_micros = whole * int(scale) if scale >= 1 else whole // round(1 / scale)
   return frame.select(
-    pl.when(whole.is_between(least, most))
+    # In nanoseconds the year 1 is no int64.
+    pl.when(whole.is_between(max(least, -(2**63)), most))
     .then(in_micros)
     .when(number.is_between(least, most))
     .then((number * scale).round().cast(pl.Int64, strict=False))
