@@ -68,7 +68,8 @@ def zipped(content):
 
 def numbers(column):
   """Whole numbers as such, as pandas and Spark keep them."""
-  return [int(x) for x in column] if all(x.isdecimal() for x in column) else column
+  whole = all(x.isdecimal() and x == str(int(x)) for x in column)
+  return [int(x) for x in column] if whole else column
 
 
 def forms(rows):
