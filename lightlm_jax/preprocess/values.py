@@ -10,7 +10,8 @@ from lightlm_jax.preprocess.tally import Tally
 
 # Texts that stand for no value, beside the empty one.
 NULLS = ("NA", "NULL", "null", "\\N", "None", "none", "nan", "NaN", "<NA>", "-1")
-# A user with this share of the rows is asked about, if many users are between them.
+# A user with this share of the rows, and three times those of any other, is asked
+# about if many users are between them.
 _SHARE, _USERS, _ROWS = 0.1, 20, 100
 _SAMPLE = 2**18  # bytes of a text file that are looked at
 _SAMPLE_ROWS = 10_000  # rows of a Parquet file
@@ -113,10 +114,10 @@ def objection(column: Column) -> str | None:
   if column.distinct < _USERS:
     return None
   counts = values.value_counts(sort=True)
-  value, most = counts.row(0)
+  (value, most), (_, second) = counts.head(2).rows()
   # A log that is sorted by user begins with few users, each in one piece.
   runs = (values == value).rle().struct.unnest()["value"].sum()
-  if most > _SHARE * len(values) and runs > most / 10:
+  if most > max(_SHARE * len(values), 3 * second) and runs > most / 10:
     return f"is {value!r} in {most / len(values):.0%} of the first rows"
   return None
 
