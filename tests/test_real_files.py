@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from lightlm_jax.data import parquet_logs
-from lightlm_jax.preprocess import files, pipeline, tables, values
+from lightlm_jax.preprocess import pipeline, tables, values
 from lightlm_jax.runtime import log as log_lib
 from lightlm_jax.runtime.errors import UserError
 
@@ -270,6 +270,15 @@ def test_mind_has_histories_and_clicks(tmp_path):
   assert found == {"U1": ["N1", "N2", "N4", "N7", "N3"], "U2": ["N5"]}
 
 
+def test_a_field_of_ones_own_may_be_called_place_or_line(tmp_path):
+  rows = [{"user": "u", "item": item, "place": "Paris", "line": "M1"} for item in "ab"]
+  (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "log.parquet")
+  for name in ("log.jsonl", "log.parquet"):
+    found, _ = prepared(tmp_path / name, tmp_path / f"{name}-out")
+    assert found == {"u": ["a", "b"]}
+
+
 def test_dicts_as_python_writes_them(tmp_path):
   rows = [{"user_id": f"u{n % 2}", "product_id": n, "it's": None} for n in range(4)]
   (tmp_path / "steam.json").write_text("".join(f"{row!r}\n" for row in rows))
@@ -464,4 +473,3 @@ def test_addresses_are_told_from_texts():
   urls = pl.Series(["http://x/1", "https://x/2", "", "//cdn/x.png"])
   assert values.is_url(values.look_at("a", urls))
   assert not values.is_url(values.look_at("a", pl.Series(["see http://x", "b"])))
-  assert files.FORMATS

@@ -24,8 +24,8 @@ def objects(value: dict[str, Any], source: Source) -> list[dict[str, Any]]:
     inner = inner if isinstance(inner, list) else []
     key = source.explode
     return [
-      {**value, **{f"{key}.{name}": x for name, x in element.items()}, PLACE: n}
-      for n, element in enumerate(inner)
+      {**value, **{f"{key}.{name}": x for name, x in element.items()}}
+      for element in inner
       if isinstance(element, dict)
     ]
   item = source.columns.get("item")
@@ -38,8 +38,7 @@ def objects(value: dict[str, Any], source: Source) -> list[dict[str, Any]]:
     if isinstance(x, list) and len(x) == len(listed)
   }
   return [
-    {**value, **{name: x[n] for name, x in along.items()}, PLACE: n}
-    for n in range(len(listed))
+    {**value, **{name: x[n] for name, x in along.items()}} for n in range(len(listed))
   ]
 
 

@@ -41,8 +41,7 @@ def pieces(source: Source, size: int, rows: int = 2**18) -> Iterator[Piece]:
   A piece of a text file has about `size` bytes, one of a Parquet file at most `rows`.
 
   Raises:
-    UserError: the file cannot be read to its end, or a Parquet file's columns have no
-      ids, times or numbers.
+    UserError: the file cannot be read to its end.
   """
   return _batches(source, rows) if source.form == "parquet" else _texts(source, size)
 
@@ -202,7 +201,8 @@ def _delimited(source: Source, piece: Piece) -> tuple[dict[str, Any], np.ndarray
 
 
 def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]:
-  rows, line_R = [], []
+  place_R, line_R = [], []
+  columns: dict[str, Any] = {role: [] for role in source.columns}
   for line, raw in zip(piece.line_R.tolist(), piece.content.split(b"\n")):
     if not raw.strip():
       continue
@@ -217,15 +217,12 @@ def _json_lines(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]
     if not found:
       text = raw[:80].decode(errors="replace")
       piece.tally.reject("no_item", source.index, line, text)
-    rows += found
+    for role, name in source.columns.items():
+      columns[role] += [_scalar(row.get(name)) for row in found]
+    place_R += range(len(found))
     line_R += [line] * len(found)
-  columns: dict[str, Any] = {
-    role: pyarrow.array([scalar(row.get(name)) for row in rows], pyarrow.string())
-    for role, name in source.columns.items()
-  }
-  place = nested.PLACE
-  columns[place] = pyarrow.array([row.get(place, 0) for row in rows], pyarrow.int32())
-  return columns, line_R
+  columns = {r: pyarrow.array(c, pyarrow.string()) for r, c in columns.items()}
+  return columns | {nested.PLACE: pyarrow.array(place_R, pyarrow.int32())}, line_R
 
 
 def json_object(raw: bytes) -> dict[str, Any] | None:
@@ -263,7 +260,7 @@ def _sequences(source: Source, piece: Piece) -> tuple[dict[str, Any], list[int]]
   return columns, line_R
 
 
-def scalar(value: Any) -> str | None:
+def _scalar(value: Any) -> str | None:
   """Returns a JSON string or number as a string, 12.0 as 12; None for other values."""
   if isinstance(value, float) and value.is_integer():
     value = int(value)
