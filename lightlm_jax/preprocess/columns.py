@@ -17,7 +17,6 @@ from lightlm_jax.runtime.errors import UserError
 logger = logging.getLogger(__name__)
 
 ROLES = ("user", "item", "time", "rating", "event")
-KNOWN = headers.KNOWN
 # Names of a column that may be a time, if no column has one of KNOWN.
 _MAY_BE_TIME = r"time|date|stamp|(?:^|_)(?:ts|at|dt|ms)(?:$|_)"
 _MOST_KINDS = 20  # more different values are no kinds of events
@@ -83,11 +82,6 @@ def with_roles(sources: list[Source], options: Options) -> tuple[list[Source], T
   return sources, read
 
 
-def first_known(names: Sequence[str], known: str) -> str | None:
-  """Returns the column in `names` that `known` lists first; see headers.known_in."""
-  return next(iter(headers.known_in(names, known)), None)
-
-
 def _roles(
   source: Source, columns: list[Column], options: Options
 ) -> tuple[dict[str, int], dict[str, str]]:
@@ -108,7 +102,7 @@ def _roles(
     if wanted is not None:
       roles[role], why[role] = _given(source, role, wanted), "given"
       continue
-    found = headers.known_in(source.names, KNOWN[role])
+    found = headers.known_in(source.names, headers.KNOWN[role])
     places = [_one(source, name) for name in found]
     choose = {"user": _user, "item": _item, "time": _time, "event": _event}.get(role)
     taken = set(roles.values())
@@ -189,7 +183,7 @@ def _add_clock(source, columns, roles, why, options) -> None:
   column = columns[place]
   if not column.readings or times.has_clock(column.readings[0], column.values):
     return
-  for name in headers.known_in(source.names, KNOWN["clock"]):
+  for name in headers.known_in(source.names, headers.KNOWN["clock"]):
     other = source.names.index(name)
     if other not in roles.values() and times.clock(columns[other].values):
       roles["clock"], why["clock"] = other, f"{source.names[place]!r} is a date alone"
@@ -354,7 +348,7 @@ def _proposed(source: Source, columns, options: Options) -> dict[str, str]:
   """
   known, names = {}, options.names
   for role in ("user", "item"):
-    found = headers.known_in(source.names, KNOWN[role])
+    found = headers.known_in(source.names, headers.KNOWN[role])
     known[role] = names[role] if role in names else next(iter(found), None)
   missing = [role for role, name in known.items() if name is None]
   taken = {*known.values(), *names.values()}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from lightlm_jax.data import formats
-from lightlm_jax.preprocess import columns, compression, files, headers, readers, values
+from lightlm_jax.preprocess import compression, files, headers, readers, values
 from lightlm_jax.preprocess.files import Source
 from lightlm_jax.preprocess.options import Options
 from lightlm_jax.runtime.errors import UserError
@@ -151,14 +151,13 @@ def _roles(source: Source, item_column: str | None) -> tuple[str, dict[str, str]
       f"{source.path} has no column {item_column!r} (--items_id); it has "
       f"{', '.join(source.names[:30])}"
     )
-  known = columns.first_known(source.names, headers.KNOWN["item"])
-  item = item_column or known or source.names[0]
+  known = headers.known_in(source.names, headers.KNOWN["item"])
+  item = item_column or next(iter(known), source.names[0])
   looks = [column for column in values.look(source) if column.name != item]
   names = [column.name for column in looks if not values.is_url(column)]
   last, found = names[-1:], {}
   for text, known in TEXTS.items():
-    match = columns.first_known(names, known)
-    if match is not None:
+    for match in headers.known_in(names, known)[:1]:
       names.remove(match)
       found[text] = match
   return item, found or dict(zip(["title"], last))
