@@ -9,12 +9,13 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.data import interactions, texts
 from lightlm_jax.ids import codes
 from lightlm_jax.runtime import mesh as mesh_lib
-from lightlm_jax.systems import base, registry
+from lightlm_jax.systems import base, ensemble, registry
 
 USERS, ITEMS = 30, 40
 # Its own config and preset, or else the demo's.
 CONFIGS = ("item_decoder", "lite_llm4rec", "bpr_mf", "sasrec", "bsarec")
 NAMES = config_lib.SYSTEMS
+MEMBERS = ("lightlm", "sasrec")  # of the ensemble
 FAST = ("lightlm", "sasrec", "item_knn", "bpr_mf")
 
 
@@ -39,6 +40,10 @@ def book(train):
 @functools.cache
 def built_only(name, **overrides):
   """The config and the system, without parameters."""
+  if name == "ensemble":
+    members = [built_only(member)[1] for member in MEMBERS]
+    built = ensemble.build(members)
+    return config_lib.load(name), built._replace(tables=jax.device_put(built.tables))
   own = name.removesuffix("_beam")
   preset = "tiny" if own in (*CONFIGS, "lightlm") else None
   file = own if own in CONFIGS else "demo"
@@ -67,6 +72,8 @@ def built_only(name, **overrides):
 def build(name, **overrides):
   """The config, the system and its parameters; logits that are well apart."""
   config, built = built_only(name, **overrides)
+  if name == "ensemble":
+    return config, built, tuple(build(member)[2] for member in MEMBERS)
   if isinstance(built.system, base.Fitted):
     return config, built, built.system.fit(log())
   params = jax.jit(built.system.init)(jax.random.key(0))

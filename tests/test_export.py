@@ -121,7 +121,7 @@ def test_elsewhere_the_lists_are_those_of_the_run(name, tmp_path):
         [score for _, score in row], scores_K[: len(items_K)], rtol=2e-5
       )
   # Only who is asked by name has to be known there.
-  reads = name == "bpr_mf" or name == "lightlm"
+  reads = name in ("bpr_mf", "lightlm", "ensemble")
   assert exported.reads_users == reads
   assert manifest["users"] == (log.num_users if reads else 0)
   assert all(np.prod(x.shape) for x in exported.weights.values())

@@ -9,7 +9,8 @@ from lightlm_jax.config import schema
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.systems import base
 
-TRAINABLE = [name for name in small.NAMES if name not in schema.BASELINES]
+UNTRAINED = (*schema.BASELINES, "ensemble")
+TRAINABLE = [name for name in small.NAMES if name not in UNTRAINED]
 
 
 def parameters(name):

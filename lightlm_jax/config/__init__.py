@@ -21,6 +21,7 @@ from lightlm_jax.config.cards import (
 from lightlm_jax.config.fields import flatten, leaves, value_of
 from lightlm_jax.config.schema import (
   SYSTEMS,
+  EnsembleConfig,
   LearnedConfig,
   LightLMConfig,
   ReadsTexts,

@@ -2,6 +2,7 @@
 
     RunConfig
       BaselineConfig          pop, recent_pop, item_knn, ease
+      EnsembleConfig          ensemble
       LearnedConfig
         BprMfConfig           bpr_mf
         WritesIds
@@ -64,6 +65,19 @@ class BaselineConfig(RunConfig):
   """A baseline computed from counts, without training steps."""
 
   system: str = _system(*BASELINES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnsembleConfig(RunConfig):
+  """Finished runs whose items are ranked by their mean log-probability."""
+
+  system: str = _system("ensemble")
+  members: str = field("", "workdirs of two or more runs on one log: RUN,RUN")
+
+  @property
+  def runs(self) -> tuple[str, ...]:
+    """The workdirs of the members."""
+    return tuple(word.strip() for word in self.members.split(",") if word.strip())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,6 +267,7 @@ CONFIGS: dict[str, type[RunConfig]] = {
   "bpr_mf": BprMfConfig,
   "sasrec": SASRecConfig,
   "bsarec": SASRecConfig,
+  "ensemble": EnsembleConfig,
 }
 SYSTEMS = tuple(CONFIGS)
 

@@ -32,7 +32,12 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.systems.base import Built, HasState, System, in_catalogue_order
-from lightlm_jax.systems.item_scores import ItemScorer, allowed_items, top_items
+from lightlm_jax.systems.item_scores import (
+  ItemScorer,
+  allowed_items,
+  top_candidates,
+  top_items,
+)
 from lightlm_jax.systems.lightlm import LightLM
 
 logger = logging.getLogger(__name__)
@@ -110,9 +115,7 @@ class FusedSystem(System):
     place_BX = jnp.maximum(items_BX, 0)
     score_BX = both(found.scores_BK, log_p_BK)
     score_BX += self.weight * jnp.take_along_axis(posterior_BI, place_BX, axis=1)
-    best = top_items(score_BX, valid_BX, k)
-    items_BK = jnp.take_along_axis(items_BX, jnp.maximum(best.items_BK, 0), axis=1)
-    return best._replace(items_BK=jnp.where(best.valid_BK, items_BK, -1))
+    return top_candidates(items_BX, score_BX, valid_BX, k)
 
 
 def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Built:

@@ -44,6 +44,7 @@ class Run(RunContext):
   progress: "Progress | None"  # of the training; None if the system is fitted
   step: int | None  # of the parameters; None if the system is fitted
   calibration_sha256: str | None = None  # None = the parameters are as trained
+  members: tuple["Run", ...] = ()  # of an ensemble
 
 
 def check_writes_ids(config: RunConfig) -> WritesIds:

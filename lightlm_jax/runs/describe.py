@@ -7,7 +7,13 @@ from typing import Any, cast
 import jax
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.config import LearnedConfig, ReadsTexts, RunConfig, WritesIds
+from lightlm_jax.config import (
+  EnsembleConfig,
+  LearnedConfig,
+  ReadsTexts,
+  RunConfig,
+  WritesIds,
+)
 from lightlm_jax.data import datasets, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.runs import context
@@ -46,6 +52,10 @@ def describe(
   if topology is not None:
     config = topology_lib.with_batches(config, mesh.shape["data"], chosen)
   config_lib.check_batches(config, mesh.shape["data"])
+  if isinstance(config, EnsembleConfig):
+    raise UserError(
+      "an ensemble is not trained; see the --dry_run of its members' configs"
+    )
   dataset = datasets.load(config)
   split = splits.of_run(config, dataset.log)
   book = tokens = None

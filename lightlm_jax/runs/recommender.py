@@ -29,7 +29,6 @@ from lightlm_jax.config import Card, RunConfig
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
   from lightlm_jax.inference import serve
   from lightlm_jax.runs.context import Run
   from lightlm_jax.runs.results import Results
-
-# Beginnings of file names that a copy of a run leaves out.
-_LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 
 
 class Recommender:
@@ -105,25 +101,29 @@ class Recommender:
     """
     from lightlm_jax.data import datasets, parquet_logs  # noqa: PLC0415, slow
     from lightlm_jax.preprocess import tables  # noqa: PLC0415, slow
-    from lightlm_jax.runs import restore  # noqa: PLC0415, slow
+    from lightlm_jax.runs import members, restore  # noqa: PLC0415, slow
     from lightlm_jax.runs import train as train_lib  # noqa: PLC0415, slow
 
-    fields = {}
+    config, fields = self._config, {}
     is_path = isinstance(interactions, str | os.PathLike)
-    if interactions is None or (is_path and epath.Path(interactions).is_dir()):
+    if isinstance(config, config_lib.EnsembleConfig):
+      if interactions is not None or items is not None:
+        raise UserError("an ensemble has its members' log; call fit() without one")
+      config, dataset, _ = members.find_log(config)
+    elif interactions is None or (is_path and epath.Path(interactions).is_dir()):
       if items is not None:
         raise UserError("items go with a table or file; a folder has its items.tsv")
       if interactions is not None:
         folder = workdir_lib.absolute(interactions)
         fields = {"data.dir": str(folder.parent), "data.name": folder.name}
-      dataset = datasets.load(config_lib.replace(self._config, fields))
+      dataset = datasets.load(config_lib.replace(config, fields))
     else:
       fields = {"data.name": "interactions"}
       table = tables.dataset(interactions, items)
-      dataset = datasets.long_enough(table, self._config)
+      dataset = datasets.long_enough(table, config)
     # The workdir gets a copy of the log.
     fields |= {"data.dir": "", "data.share": 1.0}
-    config = config_lib.replace(self._config, fields)
+    config = config_lib.replace(config, fields)
     workdir = self._workdir
     if workdir is None:
       self._temporary = tempfile.TemporaryDirectory(prefix="lightlm_jax-")
@@ -229,8 +229,7 @@ class Recommender:
     path = workdir_lib.absolute(path)
     if path.exists():
       raise UserError(f"{path} exists already; remove it, or give another path")
-    with atomic.new_folder(path) as part:
-      _copy(workdir, part)
+    workdir_lib.copy(workdir, path)
 
   @classmethod
   def load(cls, path: epath.PathLike) -> Self:
@@ -269,14 +268,3 @@ def _raw(ids: Iterable[Any] | None, what: str) -> list[str] | None:
   if wrong:
     raise UserError(f"{what} hold {wrong[0]!r}; ids are texts or whole numbers")
   return [str(id) for id in found]
-
-
-def _copy(source: epath.Path, to: epath.Path) -> None:
-  to.mkdir(exist_ok=True)
-  for path in source.iterdir():
-    if path.name.startswith(_LEFT_BEHIND):
-      continue
-    if path.is_dir():
-      _copy(path, to / path.name)
-    else:
-      path.copy(to / path.name)

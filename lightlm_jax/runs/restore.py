@@ -15,6 +15,7 @@ import numpy as np
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import (
+  EnsembleConfig,
   LearnedConfig,
   LightLMConfig,
   ReadsTexts,
@@ -28,13 +29,13 @@ from lightlm_jax.decoding import latent
 from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
-from lightlm_jax.inference import state_index
+from lightlm_jax.inference import batched_inference, state_index
 from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.systems import registry
+from lightlm_jax.systems import ensemble, registry
 from lightlm_jax.systems.base import Fitted, Trainable
 from lightlm_jax.training import calibration, checkpoint, loop
 
@@ -64,6 +65,11 @@ def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
   """Raises a UserError for decoding options that do not apply to the run's system."""
   flags_of = {"decoding.kind": "--decoding", "decoding.beam_size": "--beam_size"}
   given = [flag for field, flag in flags_of.items() if field in overrides]
+  if given and isinstance(own, EnsembleConfig):
+    raise UserError(
+      f"the members of an ensemble are decoded as they were trained; leave out "
+      f"{' and '.join(given)}"
+    )
   if not isinstance(own, WritesIds):
     if given:
       raise UserError(
@@ -170,6 +176,8 @@ def check_split(workdir: epath.Path, config: RunConfig, split: splits.Split) -> 
 def restore(context: RunContext) -> Run:
   """Restores a run: the best parameters or a new fit and, for L2D, the state index."""
   config, split, mesh = context.config, context.split, context.mesh
+  if isinstance(config, EnsembleConfig):
+    return _restore_members(context, config)
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
@@ -193,6 +201,27 @@ def restore(context: RunContext) -> Run:
   ):
     return _with_state_index(run, config)
   return run
+
+
+def member_folders(config: EnsembleConfig, workdir: epath.Path) -> list[epath.Path]:
+  """Returns the folders of the members' copies in an ensemble's workdir."""
+  return [workdir / "members" / f"{n:03}" for n in range(len(config.runs))]
+
+
+def _restore_members(context: RunContext, config: EnsembleConfig) -> Run:
+  """Restores an ensemble from the copies of its members."""
+  members, mesh = [], context.mesh
+  for folder in member_folders(config, context.workdir):
+    member = restore(find_context(*read_configs(folder, {})[:2], mesh))
+    if member.split.sha256 != context.split.sha256:
+      raise UserError(workdir_lib.other_log(context.workdir))
+    params, built = batched_inference.prepared(member.built, member.params, mesh)
+    members.append(dataclasses.replace(member, built=built, params=params))
+  built = ensemble.build([member.built for member in members])
+  built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
+  params = tuple(member.params for member in members)
+  about = {"progress": None, "step": None, "members": tuple(members)}
+  return Run(**vars(context), book=None, built=built, params=params, **about)
 
 
 def _with_state_index(run: Run, config: LightLMConfig) -> Run:
@@ -240,6 +269,8 @@ def identity(run: Run) -> dict[str, Any]:
   config = config_lib.to_tree(run.config)
   # The data's folder and the batch size do not influence the recommendations.
   del config["data"]["dir"], config["train"]["eval_batch_size"]
+  if run.members:  # not their paths, but what they are
+    config["members"] = [identity(member) for member in run.members]
   text = json.dumps(config, sort_keys=True)
   return {
     "system": run.config.system,

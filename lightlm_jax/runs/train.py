@@ -9,7 +9,14 @@ from etils import epath
 import numpy as np
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.config import Card, LearnedConfig, ReadsTexts, RunConfig, WritesIds
+from lightlm_jax.config import (
+  Card,
+  EnsembleConfig,
+  LearnedConfig,
+  ReadsTexts,
+  RunConfig,
+  WritesIds,
+)
 from lightlm_jax.data import datasets, split_summary, splits
 from lightlm_jax.data import texts as texts_lib
 from lightlm_jax.decoding import trie
@@ -17,7 +24,7 @@ from lightlm_jax.evaluation import all_metrics, evaluator
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
-from lightlm_jax.runs import evaluate, restore
+from lightlm_jax.runs import evaluate, members, restore
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext, build_ids
 from lightlm_jax.runs.results import Results
@@ -74,8 +81,11 @@ def train_run(
   mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
   config_lib.check_batches(config, mesh.shape["data"])
   source = None
-  if dataset is None:
-    dataset, source = datasets.load(config), datasets.source(config.data)
+  if dataset is None and isinstance(config, EnsembleConfig):
+    config, dataset, source = members.find_log(config)
+  elif dataset is None:
+    dataset, found = datasets.load(config), datasets.source(config.data)
+    source = found and found[1]
   split = splits.of_run(config, dataset.log)
   if split.test is not None and not len(split.test):
     raise UserError(
@@ -87,7 +97,7 @@ def train_run(
     texts_lib.check(config, dataset.texts, dataset.attributes)
   with workdir_lib.claimed(workdir or default_workdir(config), config) as workdir:
     context = RunContext(config, dataset, split, mesh, workdir)
-    return _run(context, source and source[1])
+    return _run(context, source)
 
 
 def _run(context: RunContext, source: str | None) -> tuple[Results, Run | None]:
@@ -139,6 +149,9 @@ def learn(context: RunContext) -> Run:
   All that `evaluate` and a resumed run need is written to the workdir.
   """
   config, split, mesh = context.config, context.split, context.mesh
+  if isinstance(config, EnsembleConfig):
+    members.copy(config, context.workdir, split.sha256)
+    return restore.restore(context)
   book = _write_ids(context) if isinstance(config, WritesIds) else None
   tokens = _write_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)

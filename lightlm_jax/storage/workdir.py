@@ -23,6 +23,9 @@ MAY_DIFFER = (
   "train.steps_per_dispatch",
 )
 
+# Beginnings of file names that a copy of a run leaves out.
+_LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
+
 # Advice in errors about a folder, and about a damaged file that `train` wrote.
 _ANOTHER = "give another --workdir"
 WRITTEN_ANEW = "remove it, `train` writes it anew"
@@ -83,6 +86,23 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   return json_text.read(path, WRITTEN_ANEW, fields=("split_sha256",))
+
+
+def copy(workdir: epath.Path, to: epath.Path) -> None:
+  """Copies a run to the new folder `to`, whole or not at all."""
+  with atomic.new_folder(to) as part:
+    _copy(workdir, part)
+
+
+def _copy(source: epath.Path, to: epath.Path) -> None:
+  to.mkdir(exist_ok=True)
+  for path in source.iterdir():
+    if path.name.startswith(_LEFT_BEHIND):
+      continue
+    if path.is_dir():
+      _copy(path, to / path.name)
+    else:
+      path.copy(to / path.name)
 
 
 def other_log(workdir: epath.Path) -> str:

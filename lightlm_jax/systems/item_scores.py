@@ -50,6 +50,15 @@ def allowed_items(allowed: Allowed, num_items: int) -> jax.Array:
   return allowed_BI.at[row_B1, allowed.excluded_BE].set(False, mode="drop")
 
 
+def top_candidates(
+  items_BX: jax.Array, scores_BX: jax.Array, valid_BX: jax.Array, k: int
+) -> Recommendations:
+  """Returns the K best of each request's own X items (see `top_items`)."""
+  best = top_items(scores_BX, valid_BX, k)
+  items_BK = jnp.take_along_axis(items_BX, jnp.maximum(best.items_BK, 0), axis=1)
+  return best._replace(items_BK=jnp.where(best.valid_BK, items_BK, -1))
+
+
 def top_items(scores_BI: jax.Array, allowed_BI: jax.Array, k: int) -> Recommendations:
   """Returns the K best allowed items of each request; ties go to the lower index.
 
