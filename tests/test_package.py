@@ -105,7 +105,7 @@ def test_bare_name_works_from_the_wheel(wheel, tmp_path):
   script = (
     "from lightlm_jax import config; print(config.__file__); "
     "assert config.available(); "
-    "[config.card(name, 'tiny') for name in config.available()]"
+    "[config.card(name, 'tiny') for name in config.available() if name != 'ensemble']"
   )
   done = subprocess.run(
     [sys.executable, "-c", script],
