@@ -27,6 +27,7 @@ SMALL = {
   "train --config=configs/demo.py": [*STEPS, *NARROW, *FEW],
   "train --config=configs/toys.py:best": [*STEPS, *NARROW],
   "train --config=configs/toys.py --config.system=ease": [],
+  "train --config=configs/ensemble.py": [],
   "train": STEPS,
   "sweep": ["--vary=depth=1", "--vary=width=8", "--vary=ffn=1", "--jobs=1"]
   + [f"--config.run.train.{field}" for field in ("steps=4", "eval_every=2")],
