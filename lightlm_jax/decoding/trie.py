@@ -117,6 +117,11 @@ class Trie:
 
     An ended state has only one child, which is returned whatever the token.
     """
+    if level == 0:  # the root alone: a table of its children by token, V = none
+      token_M = self.levels[0].token_M.astype(jnp.int32)
+      child_V1 = jnp.full(self.vocab_size + 1, self.nowhere(1), jnp.int32)
+      child_V1 = child_V1.at[token_M].set(jnp.arange(len(token_M), dtype=jnp.int32))
+      return child_V1.at[self.vocab_size].set(self.nowhere(1))[token_BK]
     token_BK = jnp.where(self.ended(state_BK, level), self.vocab_size, token_BK)
     token_BKC, open_BKC = self.listed(state_BK, level)
     is_it_BKC = open_BKC & (token_BKC == token_BK[..., None])

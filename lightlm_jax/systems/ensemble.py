@@ -6,7 +6,7 @@ mean of log-probabilities is the logarithm of the probabilities' geometric mean 
 2002, "Training products of experts by minimizing contrastive divergence").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -58,14 +58,18 @@ class Ensemble(System):
       for member, own, table in zip(self.members, params, tables, strict=True)
     ]
     listed = [list_best(k=max(k, LISTED)) for list_best, _ in asked]
-    items_BX = jnp.concatenate([found.items_BK for found in listed], axis=1)
-    valid_BX = jnp.concatenate([found.valid_BK for found in listed], axis=1)
+    items_BX = _joined([found.items_BK for found in listed])
+    valid_BX = _joined([found.valid_BK for found in listed])
     earlier_XX = jnp.tri(items_BX.shape[1], k=-1, dtype=bool)
     same_BXX = items_BX[:, :, None] == items_BX[:, None]
     valid_BX &= ~(same_BXX & earlier_XX[None]).any(axis=2)
-    place_BX = jnp.maximum(items_BX, 0)
-    log_p_MBX = jnp.stack([log_p_of(place_BX) for _, log_p_of in asked])
-    return top_candidates(items_BX, log_p_MBX.mean(axis=0), valid_BX, k)
+    log_p_MBX = []
+    for place, (own, (_, log_p_of)) in enumerate(zip(listed, asked, strict=True)):
+      others = [*listed[:place], *listed[place + 1 :]]
+      items_BY = _joined([jnp.maximum(found.items_BK, 0) for found in others])
+      before, after = jnp.split(log_p_of(items_BY), [place * own.items_BK.shape[1]], 1)
+      log_p_MBX.append(_joined([before, own.scores_BK, after]))
+    return top_candidates(items_BX, jnp.stack(log_p_MBX).mean(axis=0), valid_BX, k)
 
 
 def build(members: list[Built]) -> Built:
@@ -93,6 +97,10 @@ def build(members: list[Built]) -> Built:
     Tables(member.tables, jnp.asarray(member.rank_I)) for member in members
   )
   return in_catalogue_order(system, tables, len(members[0].rank_I))
+
+
+def _joined(value_BK: Sequence[jax.Array]) -> jax.Array:
+  return jnp.concatenate(value_BK, axis=1)
 
 
 def _ask(
