@@ -4,7 +4,8 @@
 
 runs.json has the figures of each finished run. A run that it has is not trained again;
 a run that was stopped goes on. `--finished` trains nothing: it only takes up what lies
-finished in the workdir. `--logs`, `--rows` and `--seeds` choose.
+finished in the workdir. `--logs`, `--rows` and `--seeds` choose. Ensembles and fused
+decoding need the workdirs of the runs that they are made of, and train those missing.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import statistics
 import jax
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.runs import train
+from lightlm_jax.runs import evaluate, train
 from lightlm_jax.runtime import devices
 
 FOLDER = pathlib.Path(__file__).parent
@@ -38,6 +39,13 @@ MODELS = {
   "item_decoder": ("item_decoder", {}),
   "item_decoder, repeats": ("item_decoder", REPEATS),
 }
+# A row of two runs → their rows, and what is added to the seed (modulo 3) of each.
+ENSEMBLES = {
+  "lightlm-ensemble": (("lightlm", 0), ("partner", 0)),
+  "lightlm, two seeds": (("lightlm", 0), ("lightlm", 1)),
+  "partner, two seeds": (("partner", 0), ("partner", 1)),
+}
+FUSED = "lightlm-fused"
 # What one change of `best` is worth, on Toys.
 CHANGES = {
   "no items left out": {"input.item_dropout": 0.0},
@@ -51,7 +59,7 @@ CHANGES = {
   "width 64": {"model.d_model": 64, "model.num_heads": 2},
   "dropout .5": {"model.dropout_rate": 0.5},
 }
-ROWS = (*MODELS, *CHANGES)
+ROWS = (*MODELS, FUSED, *ENSEMBLES, *CHANGES)
 METRICS, RULES = ("hr@10", "ndcg@10"), ("seen_excluded", "seen_allowed")
 
 
@@ -68,13 +76,13 @@ def main() -> None:
   for seed, log, row in itertools.product(flags.seeds, flags.logs, flags.rows):
     if row in CHANGES and log != "toys":
       continue
-    folder = flags.workdir / name_of(log, row, seed)
-    if folder.name not in read(RUNS) and not flags.finished:
-      train.train(config_of(log, row, seed), folder)
-    if (folder / "results.json").exists():
-      # Read again: another process may have added a run since.
-      known = read(RUNS) | {folder.name: figures(read(folder / "results.json"))}
-      write(RUNS, dict(sorted(known.items())))
+    name = name_of(log, row, seed)
+    finished = flags.workdir / name / "results.json"
+    if name in read(RUNS) or (flags.finished and not finished.exists()):
+      continue
+    found = figures(results_of(flags.workdir, log, row, seed))
+    # Read again: another process may have added a run since.
+    write(RUNS, dict(sorted((read(RUNS) | {name: found}).items())))
   summary = summarise(read(RUNS))
   write(FOLDER / "summary.json", summary)
   for log, rows in summary.items():
@@ -91,6 +99,31 @@ def write(path: pathlib.Path, content: dict) -> None:
 
 def name_of(log: str, row: str, seed: int | str) -> str:
   return f"{log}-{row.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def results_of(workdir: pathlib.Path, log: str, row: str, seed: int) -> dict:
+  """Returns the results of a run, with the training time of all that it is made of."""
+  if row == FUSED:
+    of = results_of(workdir, log, "lightlm", seed)
+    folder, fused = workdir / name_of(log, "lightlm", seed), {"decoding.kind": "fused"}
+    validation, test = (
+      evaluate.evaluate(folder, split_name=split, overrides=fused)["metrics"]
+      for split in ("validation", "test")
+    )
+    return of | {"metrics": test, "validation": validation}
+  if row not in ENSEMBLES:
+    return train.train(config_of(log, row, seed), workdir / name_of(log, row, seed))
+  partner = "item_decoder, repeats" if log == "ml-1m" else "sasrec, repeats"
+  members = [
+    (partner if member == "partner" else member, (seed + offset) % 3)
+    for member, offset in ENSEMBLES[row]
+  ]
+  parts = [results_of(workdir, log, *member) for member in members]
+  folders = [str(workdir / name_of(log, *member)) for member in members]
+  fields = {"members": ",".join(folders), "baselines": (), "seed": seed}
+  config = config_lib.load("ensemble", None, fields)
+  results = train.train(config, workdir / name_of(log, row, seed))
+  return results | {"train_seconds": sum(part["train_seconds"] for part in parts)}
 
 
 def config_of(log: str, row: str, seed: int) -> config_lib.RunConfig:
