@@ -153,6 +153,7 @@ class Ids:
   leaf_size: int = field(20, "sci: larger clusters are clustered again", POSITIVE)
   levels: int = field(1, "sci: clusterings at most", POSITIVE)
   balanced: bool = field(False, "sci: whether clusters have equally many items")
+  books: int = field(1, "sci: code books, of which each step trains one", POSITIVE)
   tokens: str = field(
     "node",
     "sci: a token of its own for every cluster and item, or one per level and place",

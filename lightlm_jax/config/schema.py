@@ -151,6 +151,8 @@ class LightLMConfig(WritesIds):
       )
     if self.model.calibrated and not siblings:
       raise UserError("config.model.calibrated needs config.train.loss=children")
+    if self.ids.books > 1:
+      self._check_books()
     whole = ("train.whole_histories", self.train.whole_histories)
     for name, value in (("input.item_dropout", self.input.item_dropout), whole):
       if value and not by_position:
@@ -160,6 +162,20 @@ class LightLMConfig(WritesIds):
         "config.train.label_smoothing with config.input.every_position=True needs "
         "config.train.loss=children"
       )
+
+  def _check_books(self) -> None:
+    needed = {
+      "ids.kind": "sci",
+      "ids.levels": 1,
+      "ids.tokens": "node",
+      "ids.cold": "apart",
+      "input.every_position": True,
+      "train.loss": "children",
+      "decoding.kind": "beam",
+    }
+    for name, value in needed.items():
+      if fields.value_of(self, name) != value:
+        raise UserError(f"config.ids.books above 1 needs config.{name}={value}")
 
   @property
   def can_stream(self) -> bool:

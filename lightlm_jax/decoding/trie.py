@@ -12,6 +12,7 @@ If a node of a level has a large share of the vocabulary as children, the level 
 a transition mask, a bit for each node and token: faster than lists of children.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -199,6 +200,34 @@ def build(
   item_R = _padded(order_R, capacity(num_items + 1), -1, np.int32)
   rank_I = np.argsort(order_R).astype(np.int32)
   return Trie(tuple(levels), item_R, vocab_size), rank_I
+
+
+def stack(tries: Sequence[Trie]) -> Trie:
+  """Returns tries with as many levels and tokens as one, of arrays with an axis more.
+
+  `jax.tree.map(lambda x: x[n], …)` gives trie n, padded to the size of the largest, and
+  without masks.
+  """
+  levels = []
+  for same in zip(*(trie.levels for trie in tries), strict=True):
+    width = max(level.width for level in same)
+    first_N1, low_N1 = (
+      _stacked([getattr(level, name) for level in same])
+      for name in ("first_N1", "low_N1")
+    )
+    ends = [level.token_M[: len(level.token_M) - level.width] for level in same]
+    token_M = _stacked([np.append(x, np.full(width, x[-1], x.dtype)) for x in ends])
+    levels.append(Level(first_N1, low_N1, token_M, None, width))
+  item_R = _stacked([trie.item_R for trie in tries])
+  return Trie(tuple(levels), item_R, tries[0].vocab_size)
+
+
+def _stacked(arrays: Sequence[Any]) -> Any:
+  """Returns arrays one above the other, each with its last value as padding."""
+  if arrays[0] is None:
+    return None
+  longest = max(len(x) for x in arrays)
+  return np.stack([np.pad(x, (0, longest - len(x)), mode="edge") for x in arrays])
 
 
 def capacity(size: int) -> int:

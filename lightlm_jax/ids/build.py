@@ -104,7 +104,8 @@ def _manifest(config: Ids, train: Interactions, seed: int) -> dict[str, Any]:
   return {
     "kind": config.kind,
     "options": {name: values[name] for name in options[config.kind]}
-    | ({"balanced": True} if config.kind == "sci" and config.balanced else {}),
+    | ({"balanced": True} if config.kind == "sci" and config.balanced else {})
+    | ({"books": config.books} if config.kind == "sci" and config.books > 1 else {}),
     "seed": seed,
     "num_users": train.num_users,
     "num_items": train.num_items,
@@ -123,6 +124,8 @@ def _build(config: Ids, train: Interactions, seed, attributes):
     return plain.independent_ids(train)
   if config.kind == "gci":
     return quantise.gci_ids(train, config, seed=seed, mesh=_mesh(config.devices))
+  if config.books > 1:
+    return spectral.several_books(train, config, seed=seed, attributes=attributes)
   return spectral.spectral_ids(train, config, seed=seed, attributes=attributes)
 
 

@@ -175,6 +175,28 @@ def spectral_ids(
   return with_last_tokens(path_UL, path_IL, first_token, rng, apart=apart)
 
 
+def several_books(
+  train: Interactions,
+  config: Ids,
+  *,
+  seed: int,
+  attributes: Sequence[np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns item codes [I, G + 1] of G = `config.books` books, and user codes.
+
+  A code has the item's cluster in each book, and a last token that is the item's own.
+  The books differ in the seed of their K-Means.
+  """
+  tokens, first = [], 0
+  seeds = [(seed + 1_000 * book) % 2**32 for book in range(config.books)]
+  books = [spectral_ids(train, config, seed=x, attributes=attributes) for x in seeds]
+  for items_IL, _ in books:
+    tokens.append(first + np.unique(items_IL[:, 0], return_inverse=True)[1])
+    first = 1 + tokens[-1].max()
+  tokens.append(first + np.random.default_rng(seed).permutation(train.num_items))
+  return plain.apart(np.stack(tokens, axis=1).astype(np.int32), books[0][1])
+
+
 def cluster_paths(
   adjacency: scipy.sparse.csr_array,
   *,

@@ -155,7 +155,7 @@ def learn(context: RunContext) -> Run:
   book = _write_ids(context) if isinstance(config, WritesIds) else None
   tokens = _write_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
-  if book is not None:
+  if book is not None and hasattr(built.tables, "trie"):
     logger.info(trie.describe(built.tables.trie))
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
   progress = step = fit_sha256 = None

@@ -46,7 +46,7 @@ class Tables(NamedTuple):
   """Codes as the model's tokens, int32 with -1 = padding, and the trie of the targets.
 
   The decoder writes rows of `target_IL`; the encoder reads rows of the other two code
-  arrays. All three end in empty rows, for future items and users (see `_with_room`).
+  arrays. All three end in empty rows, for future items and users (see `with_room`).
   """
 
   target_IL: jax.Array
@@ -197,7 +197,7 @@ class LightLM(IdWriter):
     """
     if not self.repeats:
       return None
-    code_BHL = token_sequences.codes_of(tables.item_code_IL, batch.history_BH)
+    code_BHL = token_sequences.codes_of(tables.target_IL, batch.history_BH)
     tokens, values = [], []
     for level in range(self.levels):
       arguments = params["repeat_bias"][level], code_BHL[..., level], batch.segment_BH
@@ -288,9 +288,9 @@ def _tables(config: LightLMConfig, codes: CodeBook) -> tuple[Tables, np.ndarray]
     in_order_RL = target_IL[item_trie.item_R[: len(target_IL)]]
     chunks = exact.chunks(in_order_RL, max(1, EXACT_BYTES // a_prefix))
   tables = Tables(
-    _with_room(target_IL),
-    _with_room(item_code_IL),
-    _with_room(token_sequences.shift(codes.users_UL, prompt)),
+    with_room(target_IL),
+    with_room(item_code_IL),
+    with_room(token_sequences.shift(codes.users_UL, prompt)),
     item_trie,
     chunks,
   )
@@ -363,7 +363,7 @@ def _source_lengths(
   return np.maximum(length_E, 1)
 
 
-def _with_room(code_NL: np.ndarray) -> Any:
+def with_room(code_NL: np.ndarray) -> Any:
   """Returns `code_NL` with rows of -1 appended, up to `trie.capacity(N + 1)` rows."""
   room = trie.capacity(len(code_NL) + 1) - len(code_NL)
   return np.pad(code_NL, ((0, room), (0, 0)), constant_values=-1)

@@ -7,6 +7,7 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.systems import (
   bpr_mf,
+  code_books,
   item_item,
   lightlm,
   lite_llm4rec,
@@ -38,6 +39,8 @@ def build(
     return item_item.ease(num_items)
   if isinstance(config, schema.LightLMConfig):
     assert book is not None
+    if config.ids.books > 1:
+      return code_books.build(config, book, train)
     return lightlm.build(config, book, train)
   if isinstance(config, schema.LiteBeamConfig):
     assert book is not None
