@@ -136,8 +136,7 @@ def _folder(data: Data, fetch: bool) -> epath.Path:
     "--config.data.dir, or let python -m lightlm_jax.prepare make it of another log; "
     "configs/demo.py needs no data"
   )
-  root_folder = epath.Path(root or cache.cache_root() / "data")
-  folder = workdir_lib.reachable(root_folder) / data.name
+  folder = workdir_lib.reachable(root or cache.cache_root() / "data") / data.name
   if not any((folder / name).exists() for name in _MARKS):
     if fetch and data.name in SOURCES:
       published.prepare(SOURCES[data.name], folder.parent)

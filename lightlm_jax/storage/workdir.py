@@ -127,17 +127,18 @@ def absolute(workdir: epath.PathLike) -> epath.Path:
     UserError: the packages that open such a URL are not installed.
   """
   if "://" in str(workdir):
-    return reachable(epath.Path(workdir))
+    return reachable(workdir)
   return epath.Path(os.path.abspath(workdir))
 
 
-def reachable(path: epath.Path) -> epath.Path:
+def reachable(path: epath.PathLike) -> epath.Path:
   """Returns a path; raises a UserError if it is a URL that nothing here can open."""
   try:
-    path.exists()
+    found = epath.Path(path)
+    found.exists()
   except (ImportError, LookupError) as error:
     raise UserError(
       f"cannot open {path} ({first_line(error)}); gs:// needs "
       "pip install -c constraints.txt -e '.[gcs]', other places are copied to a disk"
     )
-  return path
+  return found
