@@ -163,8 +163,7 @@ class ProgressBar:
 
 def _step(line: bytes) -> float:
   """Returns the "step" in a line of JSON; infinity if a kill truncated the line."""
-  try:
+  step: Any = None
+  with contextlib.suppress(ValueError, KeyError, TypeError):
     step = json_text.loads(line)["step"]
-  except (ValueError, KeyError, TypeError):
-    step = None
   return step if json_text.is_number(step) else float("inf")
