@@ -104,7 +104,10 @@ def config_overrides() -> dict[str, Any]:
 def workdir() -> str:
   """Returns the value of --workdir; raises UserError if it is not given."""
   if FLAGS.workdir is None:
-    raise UserError("no run; give --workdir=RUN, a folder that `train` left")
+    others = ""
+    if "compare" in FLAGS and FLAGS.compare:
+      others = "; the first run goes to --workdir, the others to --compare"
+    raise UserError(f"no run; give --workdir=RUN, a folder that `train` left{others}")
   return FLAGS.workdir
 
 

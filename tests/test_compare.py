@@ -76,6 +76,57 @@ def test_what_is_no_table_of_users_is_one_line(tmp_path):
     users.read(path)
 
 
+def changed(name, values):
+  """A change of a table: another column `name`; no column for None."""
+
+  def change(table):
+    index = table.column_names.index(name)
+    if values is None:
+      return table.remove_column(index)
+    return table.set_column(index, name, pyarrow.array(values))
+
+  return change
+
+
+def about_is(text):
+  return lambda table: table.replace_schema_metadata({"lightlm_jax": text})
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (changed("target", None), "target"),
+    (changed("seen_allowed_ties", None), "seen_allowed_ties"),
+    (changed("seen_excluded_rank", ["x"] * 4), "Failed to parse string"),
+    (changed("seen_excluded_rank", [1.0, 2.0, None, 4.0]), "_rank lacks values"),
+    (changed("seen_excluded_rank", [1, 2, -1, 4]), "_rank has negative numbers"),
+    (changed("seen_excluded_rank", [1, 2, 2**62, 4]), "not in range"),
+    (changed("history_length", [[1]] * 4), "cast"),
+    (changed("seen_allowed_items", [None, ["a"], ["a"], ["a"]]), "_items lacks values"),
+    (changed("seen_allowed_items", [["a", None]] * 4), "_items lacks values"),
+    (changed("seen_allowed_items", ["a"] * 4), "cast"),
+    (lambda table: table.slice(0, 0), "it has no users"),
+    (lambda table: table.append_column("user", table["user"]), "user"),
+    (about_is("[1]"), "its metadata is .*, not an object"),
+    (about_is('{"split": [1]}'), "its metadata.split is .*, not a text"),
+    (lambda table: table.replace_schema_metadata(None), "lightlm_jax"),
+  ],
+)
+def test_a_table_of_another_shape_is_one_line(tmp_path, change, message):
+  path = epath.Path(tmp_path / "users.parquet")
+  users.write(path, change(make_table([1, 2, 0, 4])))
+  with pytest.raises(UserError, match=rf"users.parquet is no table .*{message}"):
+    users.read(path)
+
+
+def test_a_table_with_other_widths_and_columns_is_read(tmp_path):
+  path = epath.Path(tmp_path / "users.parquet")
+  table = make_table([1, 2, 0, 4])
+  wide = changed("seen_allowed_rank", [2, 3, 1, 5])(table)  # int64
+  users.write(path, wide.append_column("note", pyarrow.array(["x"] * 4)))
+  assert users.read(path)[0].equals(table.cast(users.SCHEMA))
+
+
 def many(seed, better=0.0, number=400):
   rng = np.random.default_rng(seed)
   rank_N = rng.integers(0, 30, number)

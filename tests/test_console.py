@@ -34,6 +34,7 @@ def test_help_lists_every_command_in_a_line():
     (["config", "tois"], "did you mean toys?"),
     (["config"], "no config; give --config="),
     (["report"], "no run; give --workdir=RUN"),
+    (["evaluate", "--compare=A,B"], "the others to --compare"),
   ],
 )
 def test_a_slip_is_one_line(arguments, message):

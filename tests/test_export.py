@@ -183,6 +183,32 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
     export_lib.export(tmp_path, tmp_path / "artefact")
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+  """The function of README's loader for a small artefact."""
+  folder = tmp_path_factory.mktemp("loader") / "artefact"
+  make("item_knn", folder)
+  scope = {}
+  exec(loader(folder), scope)
+  return scope["open_artefact"](folder)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"histories": 5}, "histories: 5 is no list"),
+    ({"histories": [None]}, "a history: None is no list"),
+    ({"histories": ["i1"]}, "a history: 'i1' is no list"),
+    ({"histories": [[1]]}, "a history: 1 is no id, a text"),
+    ({"histories": [["i1"]], "users": []}, "0 users have 1 histories"),
+    ({"histories": [["i1"]], "allow": "i1"}, "allow: 'i1' is no list"),
+  ],
+)
+def test_the_loader_says_what_cannot_be_asked(asked, arguments, message):
+  with pytest.raises(ValueError, match=message):
+    asked(**arguments)
+
+
 def test_the_loader_refuses_a_changed_file_and_a_history_too_long(tmp_path):
   folder = tmp_path / "artefact"
   make("item_knn", folder)

@@ -178,6 +178,19 @@ def test_a_hostile_memory_is_built_anew(tmp_path, mark):
     np.testing.assert_array_equal(found[0], arrays[0])
 
 
+@pytest.mark.parametrize(
+  "states",
+  [np.zeros((3, 3), np.float16), np.zeros((2, 3)), np.zeros(2, np.float16)],
+)
+def test_a_memory_of_another_shape_with_its_digest_is_built_anew(tmp_path, states):
+  folder = epath.Path(tmp_path / "latent")
+  about = {"ids_sha256": "0"}
+  whole = np.zeros((2, 3), np.float16), np.arange(2, dtype=np.int32)
+  latent_decoding.cached(folder, about, lambda: (states, whole[1]))
+  found = latent_decoding.cached(folder, about, lambda: whole)
+  np.testing.assert_array_equal(found[0], whole[0])
+
+
 SUFFIXES = ("parquet", "csv", "tsv", "jsonl", "inter")
 
 

@@ -175,6 +175,28 @@ def test_an_altered_table_is_none_or_whole(book, tmp_path):
   assert refused > len(whole) // 2
 
 
+def test_a_book_of_other_arrays_with_their_digest_is_none(book, tmp_path):
+  changes = [
+    {"items_IL": book.items_IL.astype(np.int64)},
+    {"items_IL": book.items_IL[:, 0]},
+    {"items_IL": book.items_IL[:0]},
+    {"items_IL": np.where(np.arange(3) == 0, -1, book.items_IL).astype(np.int32)},
+    {"users_UL": book.users_UL.astype(str)},
+    {"users_UL": book.users_UL[:, :0]},
+    {"vocab_size": 2**40},
+    {"vocab_size": "many"},
+  ]
+  for change in changes:
+    other = dataclasses.replace(book, **change)
+    kept = (
+      other if "vocab_size" in change else dataclasses.replace(other, vocab_size=60)
+    )
+    codes.save(kept, tmp_path)
+    assert codes.load(tmp_path) is None, change
+  codes.save(book, tmp_path)
+  assert codes.load(tmp_path) is not None
+
+
 def test_tables_of_another_book_are_none(book, tmp_path):
   codes.save(book, tmp_path)
   np.savez_compressed(

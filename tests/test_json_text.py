@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from etils import epath
 from hypothesis import given
@@ -13,6 +15,7 @@ from lightlm_jax.ids import codes
 from lightlm_jax.inference import output
 from lightlm_jax.inference import state_index as latent_decoding
 from lightlm_jax.preprocess import items
+from lightlm_jax.runs import results
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
@@ -54,7 +57,7 @@ def test_too_deep_is_a_value_error(text):
   ("name", "read"),
   [
     ("config.json", lambda folder: workdir_lib.read(folder)),
-    ("results.json", workdir_lib.read_results),
+    ("results.json", results.read_finished),
     ("manifest.json", parquet_logs.read_prepared),
     ("manifest.json", parquet_logs.read_snapshot),
     ("manifest.json", shards.Shards),
@@ -84,3 +87,54 @@ def test_files_are_read_by_it_alone():
   for path in ROOT.rglob("*.py"):
     assert "json.loads(path" not in path.read_text(), path
     assert "json.loads((" not in path.read_text(), path
+
+
+class Kind(TypedDict):
+  """What `misfit` is tried on."""
+
+  count: int
+  share: NotRequired[float | None]
+  rules: Annotated[dict[str, dict[str, float]], ("a", "b")]
+  ends: tuple[float, float]
+  split: Literal["test", "validation"]
+  names: list[str]
+  passed: bool
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "wrong"),
+  [
+    ("count", 3, None),
+    ("count", 3.0, "count is 3.0, not a whole number"),
+    ("count", True, "count is True, not a whole number"),
+    ("count", 10**400, "count is 1000.*, not a whole number"),
+    ("share", None, None),
+    ("share", 1, None),
+    ("share", float("nan"), "share is nan, not a finite number"),
+    ("share", "x", "share is 'x', not a finite number"),
+    ("rules", {"a": {"x": 1}, "b": {}}, None),
+    ("rules", {"a": {}}, "rules has no b"),
+    ("rules", {"a": {"x": None}, "b": {}}, "rules.a.x is None, not a finite number"),
+    ("rules", [], r"rules is \[\], not an object"),
+    ("ends", [0.1, 2], None),
+    ("ends", [0.1], r"ends is \[0.1\], not a list of 2"),
+    ("ends", [0.1, None], "ends.1 is None, not a finite number"),
+    ("split", "test", None),
+    ("split", "train", "split is 'train', not test or validation"),
+    ("names", ["a", 3], "names.1 is 3, not a text"),
+    ("passed", 1, "passed is 1, not true or false"),
+    ("other", object(), None),
+  ],
+)
+def test_a_value_of_another_type_is_named(field, value, wrong):
+  found = json_text.misfit({field: value}, Kind)
+  if wrong is None:
+    assert found is None
+  else:
+    assert re.fullmatch(wrong, found)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '{"\\ud800": 1}', '[["\\udfff"]]'])
+def test_a_lone_surrogate_which_no_file_could_hold_is_a_value_error(text):
+  with pytest.raises(ValueError, match="surrogates"):
+    json_text.loads(text)

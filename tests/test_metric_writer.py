@@ -69,3 +69,11 @@ def test_lines_at_an_address_are_written_anew(tmp_path):
   lines.flush()
   lines.close()
   assert path.read_text() == "before\nnow\n"
+
+
+@pytest.mark.parametrize("line", [b'{"x": "\xe9"}', b'{"step": "3"}', b"[1]"])
+def test_lines_that_are_no_records_are_dropped(tmp_path, line):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+  MetricWriter(epath.Path(tmp_path), 5).close()
+  assert path.read_bytes() == b'{"step": 1}\n'

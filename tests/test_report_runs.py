@@ -10,7 +10,7 @@ from report_pages import ask_again, change, command, make_run, written
 
 from lightlm_jax.evaluation import compare, users
 from lightlm_jax.evaluation.evaluator import RULES
-from lightlm_jax.reporting import report
+from lightlm_jax.reporting import report, sections
 from lightlm_jax.reporting import run_files as runs
 from lightlm_jax.runtime.errors import UserError
 
@@ -76,6 +76,51 @@ def test_damaged_results_are_one_line(shop):
     report.report(shop / "one")
 
 
+@pytest.mark.parametrize(
+  ("file", "field", "value", "wrong"),
+  [
+    ("results.json", "metrics", {}, "metrics has no seen_excluded, seen_allowed"),
+    ("results.json", "num_users", float("nan"), "num_users is nan"),
+    ("results.json", "decoding", ["beam"], "decoding is .*, not a text"),
+    ("results.json", "split", "train", "not test or validation"),
+    ("results.json", "audit", {"failures": 3}, "audit.failures is 3, not a list"),
+    ("config.json", "split", "ratio", "split is 'ratio', not an object"),
+    ("config.json", "data", None, "data is None, not an object"),
+    ("audit.json", "passed", "yes", "passed is 'yes', not true or false"),
+  ],
+)
+def test_a_file_with_a_field_of_another_type_is_one_line(
+  shop, file, field, value, wrong
+):
+  path = shop / "one" / file
+  content = json.loads(path.read_text()) if path.exists() else {}
+  path.write_text(json.dumps(content | {field: value}))
+  with pytest.raises(UserError, match=rf"cannot read .*{file} .*{wrong}"):
+    runs.read(shop / "one")
+
+
+def test_results_that_lack_a_field_are_those_of_no_version(shop):
+  content = json.loads((shop / "one/results.json").read_text())
+  del content["split_sha256"]
+  (shop / "one/results.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match="it has no split_sha256"):
+    runs.read(shop / "one")
+
+
+def test_lines_of_metrics_that_are_no_records_are_passed_over(shop):
+  lines = [b'{"step": 1, "loss": 2.0}', '{"step": 2, "x": "é"}'.encode("latin-1")]
+  lines += [b'{"step": "3"}', b"[4]", b'{"step": 1%s}' % (b"0" * 400), b'{"step": 5}']
+  (shop / "one/metrics.jsonl").write_bytes(b"\n".join(lines))
+  assert runs.read(shop / "one").journal == [{"step": 1, "loss": 2.0}, {"step": 5}]
+
+
+def test_a_loss_that_is_no_number_is_not_drawn(shop):
+  lines = [{"step": step, "loss": loss} for step, loss in ((1, 2.0), (2, "x"))]
+  (shop / "one/metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  learning = sections.learning([runs.read(shop / "one")])
+  assert "at the end: one 2.0000" in learning["figures"][0]["chart"]
+
+
 def test_what_an_older_run_lacks_is_said_with_the_command(shop):
   change(
     shop / "one/results.json",
@@ -120,7 +165,11 @@ def test_what_evaluate_found_later_completes_an_older_run(shop):
   assert "has no intervals" not in page.said("result")
   assert "test, beam" in page.said("result")
   # Figures of other metrics would be another model's intervals.
-  change(shop / "one/results-test-beam.json", metrics=whole["baselines"])
+  other = whole["metrics"]["seen_allowed"] | {"ndcg@10": 0.5}
+  change(
+    shop / "one/results-test-beam.json",
+    metrics=whole["metrics"] | {"seen_allowed": other},
+  )
   assert "intervals" not in runs.read(shop / "one").results
 
 
@@ -207,10 +256,10 @@ def test_validation_is_reported_and_nothing_of_the_test(shop):
   assert "on the test split, once" in written(path).said("comparison")
 
 
-@pytest.mark.parametrize("field", ["best_step", "split_sha256"])
-def test_validation_of_a_state_that_was_trained_on_is_refused(shop, field):
+@pytest.mark.parametrize(("field", "value"), [("best_step", 3), ("split_sha256", "3")])
+def test_validation_of_a_state_that_was_trained_on_is_refused(shop, field, value):
   ask_again(shop / "one", 5, split_name="validation")
-  change(shop / "one/results-validation-beam.json", **{field: 3})
+  change(shop / "one/results-validation-beam.json", **{field: value})
   with pytest.raises(UserError, match=f"another state .*{field} 3, now .*again"):
     report.report(shop / "one", split_name="validation")
 

@@ -3,9 +3,12 @@
 from etils import epath
 import pytest
 
+from lightlm_jax.preprocess import files
+from lightlm_jax.runs import evaluate, recommend
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training import checkpoint
 
 FILES = {"a.txt": b"one", "b.txt": b"two"}
@@ -113,3 +116,18 @@ def test_each_process_hashes_its_own_files_and_all_are_verified(tmp_path):
   for count in (1, 2, 3):  # whoever verifies it
     (line,) = filter(None, found(count))
     assert line == f"{names[1]} is not what was written"
+
+
+@pytest.mark.parametrize(
+  "ask",
+  [
+    workdir_lib.read,
+    evaluate.evaluate,
+    lambda url: recommend.recommend(url, users=["u1"]),
+    files.find,
+  ],
+)
+def test_a_url_that_nothing_here_opens_is_one_line(ask):
+  # As gs:// is without the extra: its package cannot be imported.
+  with pytest.raises(UserError, match=r"cannot open none://bucket/run .*\[gcs\]"):
+    ask("none://bucket/run")

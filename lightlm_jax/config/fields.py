@@ -79,7 +79,7 @@ class Leaf(NamedTuple):
 
   def converted(self, value: Any) -> Any:
     """Converts an int to float for a float field, a list to tuple for a tuple field."""
-    if self.kind is float and type(value) is int:
+    if self.kind is float and type(value) is int and abs(value) < 2**63:
       return float(value)
     if self.kind is tuple and isinstance(value, list):
       return tuple(value)

@@ -22,6 +22,7 @@ from lightlm_jax.runtime import cache
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import json_text
+from lightlm_jax.storage import workdir as workdir_lib
 
 # A folder that has one of these files holds a log; the first of them is read.
 _MARKS = (folder_lib.MANIFEST, "sequences.txt", "u.data")
@@ -135,7 +136,7 @@ def _folder(data: Data, fetch: bool) -> epath.Path:
     "--config.data.dir, or let python -m lightlm_jax.prepare make it of another log; "
     "configs/demo.py needs no data"
   )
-  folder = epath.Path(root or cache.cache_root() / "data") / data.name
+  folder = workdir_lib.reachable(root or cache.cache_root() / "data") / data.name
   if not any((folder / name).exists() for name in _MARKS):
     if fetch and data.name in SOURCES:
       published.prepare(SOURCES[data.name], folder.parent)

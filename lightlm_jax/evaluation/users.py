@@ -18,12 +18,26 @@ import pyarrow
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
 from lightlm_jax.evaluation import metrics
-from lightlm_jax.evaluation.evaluator import Ranks
+from lightlm_jax.evaluation.evaluator import RULES, Ranks
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text, parquet
 
 SHOWN = 10
 _KEY = b"lightlm_jax"
+_INT32 = pyarrow.int32()
+_TEXT = pyarrow.string()
+_RANKED = {"rank": _INT32, "ties": _INT32, "items": pyarrow.list_(_TEXT)}
+# Columns of a table, and their types once it is read.
+SCHEMA = pyarrow.schema(
+  {
+    "user": _TEXT,
+    "target": _TEXT,
+    "history_length": _INT32,
+    "target_bought": _INT32,
+    "target_seen": pyarrow.bool_(),
+  }
+  | {f"{rule}_{part}": kind for rule in RULES for part, kind in _RANKED.items()}
+)
 
 
 def table(
@@ -82,11 +96,28 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     )
   try:
     users = parquet.from_bytes(path.read_bytes())
-    return users, json_text.loads(users.schema.metadata[_KEY])
+    about = json_text.loads((users.schema.metadata or {})[_KEY])
+    if wrong := json_text.misfit(about, dict[str, str | int | None], "its metadata"):
+      raise ValueError(wrong)
+    return _checked(users.select(SCHEMA.names).cast(SCHEMA)), about
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     raise UserError(
       f"{path} is no table of users ({first_line(error)}); let `evaluate` write it"
     )
+
+
+def _checked(users: pyarrow.Table) -> pyarrow.Table:
+  """Returns a table of `SCHEMA`; raises a ValueError if a value is impossible."""
+  if not len(users):
+    raise ValueError("it has no users")
+  for name, column in zip(users.column_names, users.columns):
+    values = column.combine_chunks()
+    inner = values.flatten() if pyarrow.types.is_list(values.type) else values
+    if values.null_count or inner.null_count:
+      raise ValueError(f"{name} lacks values")
+    if pyarrow.types.is_integer(values.type) and (values.to_numpy() < 0).any():
+      raise ValueError(f"{name} has negative numbers")
+  return users
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:

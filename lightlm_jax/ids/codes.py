@@ -9,6 +9,7 @@ from etils import epath
 import numpy as np
 
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import arrays
 from lightlm_jax.storage import folder as folder_lib
 
 
@@ -42,21 +43,32 @@ def code_book(
 
   Raises a UserError if a code is empty or has a gap, or two items have equal codes.
   """
-  for name, table in (("item", items_IL), ("user", users_UL)):
-    real = table >= 0
-    if (~real[:, 0]).any():
-      raise UserError(f"{name} {np.argmin(real[:, 0])} has an empty code")
-    if (real[:, 1:] & ~real[:, :-1]).any():
-      raise UserError(f"a code of the {name}s has a hole; pad with -1 at the end only")
+  _check_codes(items_IL, users_UL)
   unique, count = np.unique(items_IL, axis=0, return_counts=True)
   if len(unique) < len(items_IL):
     twice = np.argmax(count > 1)
     a, b = np.flatnonzero((items_IL == unique[twice]).all(axis=1))[:2]
     raise UserError(f"items {a} and {b} have the same code {unique[twice].tolist()}")
-  vocab_size = int(max(items_IL.max(initial=0), users_UL.max(initial=0))) + 1
   return CodeBook(
-    items_IL.astype(np.int32), users_UL.astype(np.int32), vocab_size, manifest
+    items_IL.astype(np.int32),
+    users_UL.astype(np.int32),
+    _vocab_size(items_IL, users_UL),
+    manifest,
   )
+
+
+def _check_codes(items_IL: np.ndarray, users_UL: np.ndarray) -> None:
+  for name, table in (("item", items_IL), ("user", users_UL)):
+    real = table >= 0
+    starts_N = real[:, :1].any(axis=1)
+    if not starts_N.all():
+      raise UserError(f"{name} {np.argmin(starts_N)} has an empty code")
+    if (real[:, 1:] & ~real[:, :-1]).any():
+      raise UserError(f"a code of the {name}s has a hole; pad with -1 at the end only")
+
+
+def _vocab_size(items_IL: np.ndarray, users_UL: np.ndarray) -> int:
+  return int(max(items_IL.max(initial=0), users_UL.max(initial=0))) + 1
 
 
 def stack_codes(codes: list[np.ndarray]) -> np.ndarray:
@@ -134,9 +146,15 @@ def load(directory: epath.PathLike) -> CodeBook | None:
   try:
     with folder_lib.opened(epath.Path(directory)) as (path, manifest):
       sha256, vocab_size = manifest.pop("sha256"), manifest.pop("vocab_size")
-      content = io.BytesIO((path / "codes.npz").read_bytes())
-      arrays = np.load(content, allow_pickle=False)
-      book = CodeBook(arrays["items"], arrays["users"], vocab_size, manifest)
+      content = (path / "codes.npz").read_bytes()
+      found = arrays.read_npz(content, np.int32, ndim=2)
+      book = CodeBook(found["items"], found["users"], vocab_size, manifest)
+      _check_codes(book.items_IL, book.users_UL)
+      if (
+        vocab_size != _vocab_size(book.items_IL, book.users_UL)
+        or not book.items_IL.size
+      ):
+        raise ValueError(f"its tokens are not {vocab_size!r}")
       return book if book.sha256 == sha256 else None
-  except folder_lib.NotWhole:
+  except (folder_lib.NotWhole, UserError):
     return None

@@ -29,7 +29,7 @@ from lightlm_jax.inference.batched_inference import BATCHES_IN_FLIGHT
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import atomic
+from lightlm_jax.storage import arrays, atomic
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.systems.base import Built, HasState, System, in_catalogue_order
 from lightlm_jax.systems.item_scores import (
@@ -221,31 +221,35 @@ def cached(
   except folder_lib.NotWhole:
     pass
   logger.info("building the state index from the training log …")
-  arrays = make()
+  made = make()
   with processes.fail_together("write the state index"):
     if processes.is_first():
       atomic.make_folder(folder)
-      for name, array in zip(_ARRAYS, arrays):
+      for name, array in zip(_ARRAYS, made):
         with atomic.writing(folder / f"{name}.npy") as file:
           np.save(file, array, allow_pickle=False)
-      digests = {f"{n}_sha256": _digest(array) for n, array in zip(_ARRAYS, arrays)}
+      digests = {f"{n}_sha256": _digest(array) for n, array in zip(_ARRAYS, made)}
       folder_lib.write(folder, {}, {**about, **digests})
-  megabytes = arrays[0].nbytes / 2**20
-  logger.info(f"{len(arrays[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
-  return arrays
+  megabytes = made[0].nbytes / 2**20
+  logger.info(f"{len(made[1]):,} examples, {megabytes:,.0f} MiB, in {folder}")
+  return made
 
 
 def _read(
   folder: epath.Path, manifest: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads state_ND and item_N; raises a ValueError if a hash is not the manifest's."""
-  arrays = []
-  for name in _ARRAYS:
-    with (folder / f"{name}.npy").open("rb") as file:
-      arrays.append(np.load(file, allow_pickle=False))
-    if _digest(arrays[-1]) != manifest[f"{name}_sha256"]:
+  found = []
+  for name, dtype, ndim in zip(_ARRAYS, (DTYPE, np.int32), (2, 1)):
+    path = folder / f"{name}.npy"
+    with path.open("rb") as file:
+      found.append(arrays.read(file, path.stat().length, dtype, ndim))
+    if _digest(found[-1]) != manifest[f"{name}_sha256"]:
       raise ValueError(f"{name}.npy is not what was written")
-  return arrays[0], arrays[1]
+  state_ND, item_N = found
+  if len(state_ND) != len(item_N) or not len(item_N):
+    raise ValueError(f"{len(state_ND)} states are of {len(item_N)} items")
+  return state_ND, item_N
 
 
 def _digest(array: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from etils import epath
 
 from lightlm_jax.preprocess import compression, encodings
 from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,7 @@ def _form(path: epath.Path) -> str | None:
 
 def _paths(pattern: str) -> tuple[list[epath.Path], bool]:
   """Returns the sorted paths of a file, glob or folder; and whether it is a folder."""
-  path = epath.Path(pattern)
+  path = workdir_lib.reachable(pattern)
   if any(sign in pattern for sign in "*?[") and not path.exists():
     wild = next(n for n, part in enumerate(path.parts) if set(part) & set("*?["))
     root = epath.Path(*path.parts[:wild]) if wild else epath.Path(".")

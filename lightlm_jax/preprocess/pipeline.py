@@ -33,6 +33,7 @@ from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import Stopped, UserError, first_line
+from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def prepare(options: Options) -> dict[str, Any]:
   Raises:
     UserError: the log or the options are wrong; the message says how to fix it.
   """
-  target = epath.Path(options.output)
+  target = workdir_lib.reachable(options.output)
   if target.exists():
     raise UserError(f"{target} is there already; give another --output, or remove it")
   found = files.find(options.input, options.format)

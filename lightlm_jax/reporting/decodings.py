@@ -58,8 +58,8 @@ def state_indexes(runs: Sequence[Run]) -> dict[str, Any] | None:
   for run in runs:
     answers = _same_evaluations(run)
     if len(answers) > 1:
-      cuts = run.results["slices"]["seen_excluded"]["target"]
-      columns = {name: cut["users"] for name, cut in cuts.items() if cut["users"]}
+      cuts = run.results["slices"]["seen_excluded"].get("target") or {}
+      columns = {n: cut["users"] for n, cut in cuts.items() if cut.get("users")}
       rows = [
         {"name": name, "results": found, "own": found is run.results}
         for name, found in answers.items()

@@ -8,7 +8,6 @@ import shlex
 from typing import Any, NamedTuple
 
 from etils import epath
-import numpy as np
 import pyarrow
 
 from lightlm_jax import config as config_lib
@@ -69,18 +68,13 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
       there are no results for it.
   """
   workdir = workdir_lib.absolute(workdir)
-  if not (workdir / "config.json").exists():
-    raise UserError(
-      f"{workdir / 'config.json'} does not exist; give --workdir=RUN, a folder "
-      "written by `train`"
-    )
-  config = _read_json(workdir / "config.json")
+  config = workdir_lib.read_tree(workdir)
   asked_again = {
-    path.name: _read_json(path) for path in sorted(workdir.glob("results-*.json"))
+    path.name: results_lib.read(path) for path in sorted(workdir.glob("results-*.json"))
   }
   results, audit, users = {}, {}, None
-  if (workdir / "results.json").exists():
-    results = {"split": "test"} | _read_json(workdir / "results.json")
+  if (workdir / results_lib.FILE).exists():
+    results = {"split": "test"} | results_lib.read(workdir / results_lib.FILE)
   if split_name == "validation":
     results, asked_again = _of_validation(workdir, config, asked_again, results)
   if results:
@@ -90,7 +84,8 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
       audit = {field: results.get(field) for field in ("split_sha256", "ids")}
       audit |= results["audit"]
   if (workdir / "audit.json").exists():
-    audit = _read_json(workdir / "audit.json")
+    advice = "remove it, and `audit` writes it anew"
+    audit = json_text.read(workdir / "audit.json", advice, kind=results_lib.Audit)
   return Run(
     name=workdir.name,
     workdir=workdir,
@@ -189,7 +184,8 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
   """Reads table `name` of users; None if missing or of another split than `results`."""
   path = workdir / f"{name}.parquet"
-  if not path.exists():
+  # Looked up by its name, as that has parts of another file.
+  if path.name not in {other.name for other in workdir.glob("users-*.parquet")}:
     return None
   users, about = users_lib.read(path)
   return users if about.get("split_sha256") == results.get("split_sha256") else None
@@ -206,18 +202,14 @@ def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:
   return results
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  return json_text.read(path, "remove it and write it again")
-
-
 def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
   """Reads JSON Lines; skips lines that are cut off, and those without a "step"."""
   lines = []
-  for line in path.read_text().splitlines() if path.exists() else ():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
       record = json_text.loads(line)
     except ValueError:
       continue
-    if isinstance(record, dict) and np.isfinite(record.get("step", np.nan)):
+    if isinstance(record, dict) and json_text.is_number(record.get("step")):
       lines.append(record)
   return lines

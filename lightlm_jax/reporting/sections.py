@@ -7,14 +7,13 @@ Each public function returns the data of one section for the template. The lines
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from lightlm_jax.evaluation import compare as compare_lib
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.reporting import charts
 from lightlm_jax.reporting.advice import missing, note, train, without
 from lightlm_jax.reporting.run_files import Run, at
 from lightlm_jax.runs import results as results_lib
+from lightlm_jax.storage import json_text
 
 RULES = {rule: rule.replace("_", " ") for rule in evaluator.RULES}
 DECIDING = compare_lib.DECIDING
@@ -99,7 +98,7 @@ def learning(runs: Sequence[Run]) -> dict[str, Any]:
     curves = []
     for series, run in enumerate(runs, start=1):
       pairs = [(record["step"], at(record, *path)) for record in run.journal]
-      pairs = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
+      pairs = [(x, y) for x, y in pairs if json_text.is_number(y)]
       if pairs:
         steps, values = zip(*pairs)
         curves.append(charts.Line(run.name, steps, values, series))
@@ -130,7 +129,7 @@ def slices(runs: Sequence[Run]) -> dict[str, Any]:
   dimensions, whole = [], []
   for dimension, title in DIMENSIONS.items() if known else ():
     parts = at(known[0][1].results, "slices", "seen_excluded", dimension) or {}
-    sizes = {name: part["users"] for name, part in parts.items() if part["users"]}
+    sizes = {name: part["users"] for name, part in parts.items() if part.get("users")}
     if len(sizes) == 1:
       ((name, users),) = sizes.items()
       whole.append(f"{title}: {_words(name)}, all {users:,} users.")

@@ -17,6 +17,7 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runs import context, restore
+from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
@@ -152,7 +153,7 @@ def _check_split(config: RunConfig) -> None:
 
 def _check_same_ids(workdir: epath.Path, book: CodeBook) -> None:
   """Raises a UserError if a run's ids differ from `book`."""
-  results = workdir_lib.read_results(workdir) or {}
+  results = results_lib.read_finished(workdir) or {}
   kept = codes_lib.load(workdir / "codes")
   of_run = [] if kept is None else [kept.sha256]
   of_run += [ids["manifest_sha256"]] if (ids := results.get("ids")) else []

@@ -9,6 +9,7 @@ from lightlm_jax.config import EnsembleConfig, RunConfig
 from lightlm_jax.data import parquet_logs
 from lightlm_jax.data.interactions import Dataset
 from lightlm_jax.runs import restore
+from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
@@ -59,7 +60,7 @@ def copy(config: EnsembleConfig, workdir: epath.Path, split_sha256: str) -> None
 def _finished(workdir: str) -> tuple[epath.Path, RunConfig, str]:
   """Returns a finished run's folder, its configuration and the SHA-256 of its split."""
   path, config = workdir_lib.read(workdir)
-  results = workdir_lib.read_results(path)
+  results = results_lib.read_finished(path)
   if results is None:
     raise UserError(f"{path} is not finished yet; let `train` come to its end")
   return path, config, results["split_sha256"]

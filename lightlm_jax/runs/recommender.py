@@ -179,15 +179,18 @@ class Recommender:
     run = self._fitted()
     if users is not None and histories is not None:
       raise UserError("users and histories are given; ask for one after the other")
-    if not isinstance(k, int | np.integer) or k < 1:
-      raise UserError(f"k is {k}; ask for a whole number of items, at least 1")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+      raise UserError(f"k is {k!r}; ask for a whole number of items, at least 1")
+    for name, value in (("exclude_seen", exclude_seen), ("text", text)):
+      if not isinstance(value, bool | np.bool_):
+        raise UserError(f"{name} is {value!r}; give True or False")
     titles = restore.titles(run.dataset, run.config) if text else None
     if self._index is None:
       self._index = queries_lib.id_index(run.dataset.log)
     rows = None if histories is None else _rows(histories)
     queries = queries_lib.select(self._index, _raw(users, "users"), rows)
     lines = queries_lib.check(queries)
-    lists = (_raw(ids, "allow and deny") for ids in (allow, deny))
+    lists = _raw(allow, "allow"), _raw(deny, "deny")
     allowed_I, lost = queries_lib.allowed_items(self._index, *lists)
     for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
       warnings.warn(line, stacklevel=2)
@@ -248,23 +251,45 @@ class Recommender:
     return self._run
 
 
-def _rows(histories: Mapping[Any, Any] | Sequence[Any]):
-  """Returns pairs (user name, items); users of a list are called 0, 1, …."""
-  named = histories.items() if isinstance(histories, Mapping) else enumerate(histories)
-  return ((str(name), _raw(items, "a history")) for name, items in named)
+def _rows(
+  histories: Mapping[Any, Any] | Sequence[Any],
+) -> list[tuple[str, list[str] | None]]:
+  """Returns pairs (user name, items); users of a list are called 0, 1, ….
+
+  None as the items of a named user means those of the log.
+  """
+  if isinstance(histories, Mapping):
+    names = _ids(histories, "names of users")
+    found = [_raw(items, "a history") for items in histories.values()]
+  else:
+    found = [_ids(items, "a history") for items in _listed(histories, "histories")]
+    names = map(str, range(len(found)))
+  return list(zip(names, found))
 
 
 def _raw(ids: Iterable[Any] | None, what: str) -> list[str] | None:
-  """Converts raw ids, strings or integers (also numpy's), to strings; None stays None.
+  """Converts raw ids as `_ids` does; None stays None."""
+  return None if ids is None else _ids(ids, what)
+
+
+def _ids(ids: Iterable[Any], what: str) -> list[str]:
+  """Converts raw ids, strings or integers (also numpy's), to strings.
 
   `what` names the argument in error messages.
   """
-  if ids is None:
-    return None
-  if isinstance(ids, str):
-    raise UserError(f"{what} are a text, {ids!r}; give a list of ids")
-  found = [id.item() if isinstance(id, np.generic) else id for id in ids]
-  wrong = [id for id in found if type(id) not in (str, int)]
-  if wrong:
-    raise UserError(f"{what} hold {wrong[0]!r}; ids are texts or whole numbers")
+  found = [id.item() if isinstance(id, np.generic) else id for id in _listed(ids, what)]
+  for id in found:
+    # A lone surrogate, such as "\ud800", can be written nowhere.
+    whole = str(id).encode("utf-8", "ignore").decode()
+    if type(id) not in (str, int) or str(id) != whole:
+      raise UserError(f"{what}: {id!r:.60} is no id; ids are texts or whole numbers")
   return [str(id) for id in found]
+
+
+def _listed(given: Any, what: str) -> list[Any]:
+  """Returns the elements of an argument that should be a list."""
+  if isinstance(given, str | bytes):
+    raise UserError(f"{what}: {given!r:.60} is a text; give a list of ids")
+  if not np.iterable(given):
+    raise UserError(f"{what}: {given!r:.60} is no list; give a list of ids")
+  return list(given)

@@ -30,6 +30,7 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference, state_index
+from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
@@ -165,7 +166,7 @@ def find_context(
 
 def check_split(workdir: epath.Path, config: RunConfig, split: splits.Split) -> None:
   """Raises a UserError if a finished run was trained on another split."""
-  earlier = workdir_lib.read_results(workdir)
+  earlier = results_lib.read_finished(workdir)
   if earlier and earlier["split_sha256"] != split.sha256:
     raise UserError(
       f"{workdir} was begun on another log than {config.data.name} is here (or another "
@@ -304,7 +305,7 @@ def _read_ids(context: RunContext) -> CodeBook:
   book = codes_lib.load(folder)
   if book is None:
     raise UserError(f"{folder} holds no whole ids; `train` writes them")
-  if book.manifest["interactions_sha256"] != ids_build.digest(context.split.train):
+  if book.manifest.get("interactions_sha256") != ids_build.digest(context.split.train):
     raise UserError(workdir_lib.other_log(context.workdir))
   return book
 

@@ -4,21 +4,58 @@ from collections.abc import Mapping
 import importlib.metadata
 import logging
 import platform
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
+from etils import epath
 import jax
 
 from lightlm_jax.config import LearnedConfig, WritesIds
 from lightlm_jax.evaluation import evaluator
 from lightlm_jax.runs.context import Run
+from lightlm_jax.storage import json_text
 from lightlm_jax.training import state as state_lib
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+FILE = "results.json"  # of the run itself
+_NEEDED = ("system", "dataset", "num_users", "split_sha256")  # in runs of any version
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
+# The types say which keys a file must have, see json_text.misfit.
+_T = TypeVar("_T")
+_ByRule = Annotated[dict[str, _T], evaluator.RULES]
 # Rule, seen_excluded or seen_allowed → metric → mean over users.
-ByRule = dict[str, dict[str, float]]
+ByRule = _ByRule[Annotated[dict[str, float], COLUMNS]]
+_Intervals = Annotated[dict[str, tuple[float, float]], COLUMNS]
+_Exposure = Annotated[dict[str, float], ("coverage@10", "gini@10", "head_share@10")]
+
+
+class Slice(TypedDict):
+  """The users of a slice, and metric → their mean; None if there are none."""
+
+  users: int
+  mean: dict[str, float | None]
+
+
+class Renumbered(TypedDict):
+  """A measure of the ids, and of those of a renumbered log and with other seeds."""
+
+  as_is: float
+  renumbered: float
+  other_seeds: list[float]
+
+
+class Audit(TypedDict):
+  """The fields of audit.json that reports show; see `audit` in runs/audit.py."""
+
+  passed: bool
+  failures: list[str] | None
+  exchange: dict[str, float | bool] | None
+  renumber: dict[str, Renumbered] | None
+  spearman_last_token: float | None
+  held_out_edges: int | None
+  ids: dict[str, str] | None
+  split_sha256: str | None
 
 
 # A key that is no valid name in a class body.
@@ -31,10 +68,11 @@ class Results(_Generator):
   system: str
   dataset: str
   preset: str
-  ids: dict[str, str] | None  # kind, manifest_sha256
+  ids: Annotated[dict[str, str], ("kind", "manifest_sha256")] | None
   seed: int
   steps: int | None
-  params: dict[str, int] | None  # total; non_embedding = without embedding tables
+  # non_embedding = without embedding tables
+  params: Annotated[dict[str, int], ("total", "non_embedding")] | None
   train_seconds: float | None
   examples_per_second: float | None
   examples: int | None  # number of training examples up to best_step
@@ -44,19 +82,20 @@ class Results(_Generator):
   decoding: str | None
   beam_size: int | None
   protocol: str  # split.kind
-  split: str
+  split: Literal["test", "validation"]
   split_sha256: str
   best_step: int | None
   validation: ByRule | None
   validation_loss: float | None
   metrics: ByRule | None
-  intervals: dict[str, dict[str, list[float]]] | None  # 95 %, over users
-  slices: dict[str, Any] | None  # rule → dimension → slice → users and means
+  # rule → metric → low and high ends of 95 %, over users
+  intervals: _ByRule[_Intervals] | None
+  slices: _ByRule[dict[str, dict[str, Slice]]] | None  # of each dimension
   hallucination_rate: float | None  # invalid beams of a search without the trie
   repeated_targets: int | None
-  exposure: dict[str, Any] | None
-  audit: None
-  baselines: dict[str, ByRule]
+  exposure: _ByRule[_Exposure] | None
+  audit: Audit | None  # None today; older runs were audited by `train`
+  baselines: dict[str, ByRule] | None
   versions: dict[str, str]
   devices: list[str]
 
@@ -70,6 +109,27 @@ def versions() -> dict[str, str]:
 def devices() -> list[str]:
   """Returns the kind of each device, in jax's order."""
   return [device.device_kind for device in jax.devices()]
+
+
+def read(path: epath.Path) -> dict[str, Any]:
+  """Reads results.json or a file of `evaluate`; those of older runs may lack fields.
+
+  Raises:
+    UserError: the file cannot be read, or a field is not of its type in `Results`.
+  """
+  command = "train" if path.name == FILE else "evaluate"
+  return json_text.read(
+    path, f"remove it, `{command}` writes it anew", _NEEDED, Results
+  )
+
+
+def read_finished(workdir: epath.Path) -> dict[str, Any] | None:
+  """Reads a run's results.json, missing fields as None; None if it has not ended."""
+  path = workdir / FILE
+  if not path.exists():
+    return None
+  empty = dict.fromkeys(Results.__required_keys__)
+  return empty | {"split": "test"} | read(path)
 
 
 def describe(run: Run, k: int = evaluator.K) -> Results:
@@ -132,7 +192,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
     f"{'':13}{'seen excluded':>32} {'seen allowed':>32}",
     f"{'':13}{heads} {heads}",
   ]
-  rows = {**results["baselines"], results["system"]: results["metrics"]}
+  rows = {**(results["baselines"] or {}), results["system"]: results["metrics"]}
   if "best_possible" in rows:
     rows["best possible"] = rows.pop("best_possible")
   for name, metrics in rows.items():
@@ -151,8 +211,8 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     lines.append(
       f"{params['total']:,} parameters, {params['non_embedding']:,} outside the "
       f"embeddings; best at step {results['best_step']}; "
-      f"{results['train_seconds']:.0f} s of training at "
-      f"{results['examples_per_second']:,.0f} examples/s"
+      f"{results['train_seconds'] or 0:.0f} s of training at "
+      f"{results['examples_per_second'] or 0:,.0f} examples/s"
     )
     if results["users_per_second"]:
       lines[-1] += f"; {results['users_per_second']:,.0f} users/s in evaluation"

@@ -106,7 +106,7 @@ def _run(context: RunContext, source: str | None) -> tuple[Results, Run | None]:
   `source` is the SHA-256 of the log, see `datasets.source`.
   """
   config, dataset, split = context.config, context.dataset, context.split
-  path = context.workdir / "results.json"
+  path = context.workdir / results_lib.FILE
   about = datasets.describe(dataset.log)
   logger.info(f"workdir {context.workdir}; {config.data.name}: {about}")
   untested = 0 if split.test is None else dataset.log.num_users - len(split.test)
@@ -265,9 +265,9 @@ def _claim_split(context: RunContext) -> None:
 
 def _finished(context: RunContext) -> Results | None:
   """Returns a run's results; None if they are missing or `train.steps` has grown."""
-  earlier, config = workdir_lib.read_results(context.workdir), context.config
+  earlier, config = results_lib.read_finished(context.workdir), context.config
   if earlier is not None and isinstance(config, LearnedConfig):
-    if earlier["steps"] < config.train.steps:
+    if (earlier["steps"] or 0) < config.train.steps:
       return None
   return cast(Results | None, earlier)
 

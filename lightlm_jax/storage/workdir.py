@@ -1,16 +1,16 @@
-"""Locks a run's folder for training, and reads its configuration and results."""
+"""Locks a run's folder for training, and reads its configuration."""
 
 from collections.abc import Iterator
 import contextlib
 import os
-from typing import Any
+from typing import Any, TypedDict
 
 from etils import epath
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import RunConfig
 from lightlm_jax.runtime import processes
-from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import folder as folder_lib
 
@@ -23,12 +23,28 @@ MAY_DIFFER = (
   "train.steps_per_dispatch",
 )
 
+CONFIG = "config.json"
 # Beginnings of file names that a copy of a run leaves out.
 _LEFT_BEHIND = (".lock", "events", "profile", "damaged-")
 
 # Advice in errors about a folder, and about a damaged file that `train` wrote.
 _ANOTHER = "give another --workdir"
 WRITTEN_ANEW = "remove it, `train` writes it anew"
+
+
+class _Config(TypedDict):
+  """The fields of a config.json of any version that are read before it is converted."""
+
+  system: str
+  preset: str
+  data: dict
+  split: dict
+  input: dict
+  ids: dict
+  model: dict
+  train: dict
+  decoding: dict
+  mesh: dict
 
 
 @contextlib.contextmanager
@@ -44,9 +60,9 @@ def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
   workdir = absolute(workdir)
   with contextlib.ExitStack() as stack:
     with processes.fail_together("claim the workdir"):
-      path = workdir / "config.json"
+      path = workdir / CONFIG
       if path.exists():
-        old = json_text.read(path, _ANOTHER)
+        old = read_tree(workdir)
         if different := config_lib.differences(old, config, ignore=MAY_DIFFER):
           raise UserError(
             f"{workdir} belongs to another configuration ({'; '.join(different)}); "
@@ -60,6 +76,20 @@ def claimed(workdir: epath.PathLike, config: RunConfig) -> Iterator[epath.Path]:
     yield workdir
 
 
+def read_tree(workdir: epath.Path) -> dict[str, Any]:
+  """Returns the content of a run's config.json, which may be of another version.
+
+  Raises:
+    UserError: there is no run, or its file holds something else.
+  """
+  path = workdir / CONFIG
+  if not path.exists():
+    raise UserError(
+      f"{path} does not exist; give --workdir=RUN, a folder written by `train`"
+    )
+  return json_text.read(path, _ANOTHER, kind=_Config)
+
+
 def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
   """Returns a run's folder and its configuration.
 
@@ -67,25 +97,14 @@ def read(workdir: epath.PathLike) -> tuple[epath.Path, RunConfig]:
     UserError: there is no run, or its configuration cannot be read.
   """
   workdir = absolute(workdir)
-  path = workdir / "config.json"
-  if not path.exists():
-    raise UserError(f"{path} does not exist; give --workdir=RUN, as `train` left it")
-  old = json_text.read(path, _ANOTHER)
+  old = read_tree(workdir)
   try:
     return workdir, config_lib.from_tree(old)
   except UserError as error:
     raise UserError(
-      f"{path} was written by another version: {error}; ask the run with that version, "
-      "or train it anew"
+      f"{workdir / CONFIG} was written by another version: {error}; ask the run "
+      "with that version, or train it anew"
     )
-
-
-def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns the content of a run's results.json; None if training has not ended."""
-  path = workdir / "results.json"
-  if not path.exists():
-    return None
-  return json_text.read(path, WRITTEN_ANEW, fields=("split_sha256",))
 
 
 def copy(workdir: epath.Path, to: epath.Path) -> None:
@@ -122,7 +141,24 @@ def other_texts(workdir: epath.Path) -> str:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-  """Makes a path absolute, as Orbax requires; leaves a URL (gs://…) unchanged."""
+  """Makes a path absolute, as Orbax requires; leaves a URL (gs://…) unchanged.
+
+  Raises:
+    UserError: the packages that open such a URL are not installed.
+  """
   if "://" in str(workdir):
-    return epath.Path(workdir)
+    return reachable(workdir)
   return epath.Path(os.path.abspath(workdir))
+
+
+def reachable(path: epath.PathLike) -> epath.Path:
+  """Returns a path; raises a UserError if it is a URL that nothing here can open."""
+  try:
+    found = epath.Path(path)
+    found.exists()
+  except (ImportError, LookupError) as error:
+    raise UserError(
+      f"cannot open {path} ({first_line(error)}); gs:// needs "
+      "pip install -c constraints.txt -e '.[gcs]', other places are copied to a disk"
+    )
+  return found

@@ -30,9 +30,9 @@ class MetricWriter:
     if self._inactive:
       return
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     kept = [line for line in lines if _step(line) <= resume_step]
-    atomic.write(path, "".join(line + "\n" for line in kept))
+    atomic.write(path, b"".join(line + b"\n" for line in kept))
     self._path = path
     with self._os_error_to_user_error():
       self._file = _RewrittenFile(path) if "://" in str(path) else path.open("a")
@@ -161,9 +161,9 @@ class ProgressBar:
       self._bar.stop()
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
   """Returns the "step" in a line of JSON; infinity if a kill truncated the line."""
-  try:
-    return json_text.loads(line)["step"]
-  except (ValueError, KeyError, TypeError):
-    return float("inf")
+  step: Any = None
+  with contextlib.suppress(ValueError, KeyError, TypeError):
+    step = json_text.loads(line)["step"]
+  return step if json_text.is_number(step) else float("inf")
