@@ -48,6 +48,7 @@ ENSEMBLES = {
 FUSED = "lightlm-fused"
 # What one change of `best` is worth, on Toys.
 CHANGES = {
+  "two books": {"ids.books": 2},
   "no items left out": {"input.item_dropout": 0.0},
   "ids by shared users": {"ids.graph": "bipartite"},
   "no repeats": {"model.repeats": False},
