@@ -30,6 +30,7 @@ EARLIER: dict[str, Any] = {
   "model.calibrated": False,
   "ids.cold": "apart",
   "ids.balanced": False,
+  "ids.books": 1,
   "model.remat": False,
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
