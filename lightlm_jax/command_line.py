@@ -29,6 +29,7 @@ _string, _float = flags.DEFINE_string, flags.DEFINE_float
 _count = functools.partial(flags.DEFINE_integer, lower_bound=0)
 _positive = functools.partial(flags.DEFINE_integer, lower_bound=1)
 _weight = functools.partial(flags.DEFINE_float, lower_bound=0)
+_bool = flags.DEFINE_bool
 _split = functools.partial(flags.DEFINE_enum, enum_values=["test", "validation"])
 # Flag → (absl function that defines it, default, help text).
 _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
@@ -44,6 +45,7 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "compare": (_string, None, "other runs, side by side: --compare RUN [RUN …]"),
   "data_dir": (_string, None, "in place of the run's data.dir"),
   "split": (_split, "test", "which held-out items"),
+  "strict": (_bool, False, "stop if a checkpoint of the run is damaged"),
   "k": (_positive, 10, "the most items a user gets"),
   "batch_size": (_count, 0, "users at once; 0 = the run's train.eval_batch_size"),
   "decoding": (_string, None, "as config.decoding.kind; default: the run's own"),

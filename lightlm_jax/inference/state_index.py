@@ -215,8 +215,9 @@ def cached(
         )
       if found.items() >= about.items():
         return _read(folder, found)
-  except folder_lib.NotWhole:
-    pass
+  except folder_lib.NotWhole as error:
+    if (folder / folder_lib.MANIFEST).exists():
+      logger.warning(f"the state index in {folder} is damaged ({error})")
   logger.info("building the state index from the training log …")
   arrays = make()
   with processes.fail_together("write the state index"):

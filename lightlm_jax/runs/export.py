@@ -25,6 +25,7 @@ def export(
   longest: int = 50,
   platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
   overrides: Mapping[str, Any] | None = None,
+  strict: bool = False,
 ) -> dict[str, Any]:
   """Exports a run with its best parameters; returns the artefact's manifest.
 
@@ -36,6 +37,7 @@ def export(
     longest: the maximum number of history items per request, if the system sets none.
     platforms: the platforms to export for, out of artefact.PLATFORMS.
     overrides: values by dotted field that replace the run's own; None = none.
+    strict: whether a damaged checkpoint is an error; see `restore.restore`.
   """
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]
@@ -53,7 +55,7 @@ def export(
   context = restore.find_context(workdir, config, mesh_lib.make(1, 1))
   what = "users and items of the run's own copy are exported"
   restore.warn_if_changed(workdir, config, what)
-  run = restore.restore(context)
+  run = restore.restore(context, strict=strict)
   served = serve.ready(run.built, run.params, run.mesh, 1)
   history = run.built.system.max_history
   exported = artefact.program(
