@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
-from lightlm_jax.runtime import errors, log
+from lightlm_jax.runtime import errors, log, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 
@@ -157,7 +157,7 @@ def main(
     jax.config.update("jax_numpy_rank_promotion", "raise")
     return entry(words)
 
-  return errors.run(run, sys.argv)
+  return stops.limited(lambda: errors.run(run, sys.argv))
 
 
 class _ConfigParser(flags.ArgumentParser):

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import signal
 import tempfile
 import time
 from typing import Any
@@ -32,7 +31,7 @@ from lightlm_jax.preprocess.sequences import TIES
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
-from lightlm_jax.runtime.errors import Stopped, UserError, first_line
+from lightlm_jax.runtime.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,6 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
 
   Raises:
     UserError: the flags or the log are wrong; the message says what to change.
-    Stopped: on SIGTERM; temporary files are removed, as after Ctrl-C.
   """
   if not input or not output:
     raise UserError(
@@ -57,7 +55,6 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
   given["columns"] = tuple(given["columns"]) if given["columns"] else None
   given["keep"] = tuple(given["keep"] or ())
   given["time_unit"] = _time_unit(given["time_unit"], given.pop("time_format"))
-  signal.signal(signal.SIGTERM, _stop)
   log.set_up()
   report = prepare(Options(input=input, output=output, **given))
   target = epath.Path(output)
@@ -255,11 +252,6 @@ def _progress() -> rich.progress.Progress:
     transient=True,
     disable=not log.shows_bars(),
   )
-
-
-def _stop(number: int, frame: Any) -> None:
-  del frame
-  raise Stopped(number)
 
 
 def _time_unit(unit: str | None, form: str | None) -> str | None:
