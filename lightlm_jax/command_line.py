@@ -153,6 +153,9 @@ def main(
     words = _parse(argv, commands, after, instead)
     if words is None:
       return 0
+    for name in ("report", "figure", "export"):
+      if name in FLAGS and FLAGS[name].value:
+        atomic.check_folder(epath.Path(FLAGS[name].value).parent)
     log.set_up()
     jax.config.update("jax_numpy_rank_promotion", "raise")
     return entry(words)

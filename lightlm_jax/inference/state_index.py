@@ -218,6 +218,7 @@ def cached(
   except folder_lib.NotWhole as error:
     if (folder / folder_lib.MANIFEST).exists():
       logger.warning(f"the state index in {folder} is damaged ({error})")
+  atomic.check_folder(folder.parent)
   logger.info("building the state index from the training log …")
   arrays = make()
   with processes.fail_together("write the state index"):

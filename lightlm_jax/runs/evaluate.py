@@ -48,6 +48,7 @@ def evaluate(
   """
   overrides = overrides or {}
   workdir, config, own = restore.read_configs(workdir, overrides)
+  atomic.check_folder(workdir)
   log.set_up()
   logger.info(devices.describe())
   context = restore.find_context(workdir, config)

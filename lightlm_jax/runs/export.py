@@ -11,6 +11,7 @@ from lightlm_jax.runs import restore
 from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def export(
   output = workdir_lib.absolute(output)
   if output.exists():
     raise UserError(f"{output} exists already; remove it, or give another --output")
+  atomic.make_folder(output.parent)
+  atomic.check_folder(output.parent)
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
