@@ -8,6 +8,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import time
 
 import commands
 from etils import epath
@@ -433,6 +434,29 @@ def test_full_disk_ends_the_events_in_one_line(tmp_path):
     assert path.stat().st_size < 1000
     with pytest.raises(UserError, match="the events beside it"):
       writer.close()
+
+
+@pytest.mark.parametrize("size", [10, 100, 100_000])
+def test_full_disk_in_a_checkpoint_leaves_no_traceback_and_no_part(
+  tmp_path, capfd, size
+):
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
+  state = {"weight": jax.numpy.arange(200_000.0), "bias": jax.numpy.ones(3)}
+  checkpoints.save(1, state, {"best_step": 0})
+  checkpoints.wait()
+
+  def save():
+    checkpoints.save(2, state, {"best_step": 0})
+    time.sleep(0.5)  # as in training, while Orbax's threads fail
+    checkpoints.wait()
+
+  with files_of_at_most(size):
+    with pytest.raises(UserError, match=r"cannot write checkpoints in"):
+      save()
+    with contextlib.suppress(UserError):
+      checkpoints.close()
+  assert "Traceback" not in capfd.readouterr().err
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 LIMITED = """
