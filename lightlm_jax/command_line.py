@@ -7,6 +7,7 @@ A command defines its flags at import, reads them from absl's FLAGS, and ends wi
 from collections.abc import Callable, Sequence
 import functools
 import re
+import resource
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightlm_jax.runtime import errors, log, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 
+_FEWEST_FILES = 64  # training on one CPU device takes 40
 FLAGS = flags.FLAGS
 # --help shows the flags of the entry point: --config counts as one of its own.
 flags.disclaim_key_flags()
@@ -150,6 +152,12 @@ def main(
   """
 
   def run(argv: Sequence[str]) -> int | None:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < _FEWEST_FILES:
+      raise UserError(
+        f"a process may open {allowed} files here, and this one needs up to "
+        f"{_FEWEST_FILES}; raise the limit first: ulimit -n 1024"
+      )
     words = _parse(argv, commands, after, instead)
     if words is None:
       return 0

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from lightlm_jax import command_line
 from lightlm_jax import config as config_lib
 from lightlm_jax.reporting import report
 from lightlm_jax.runs import audit, evaluate, export, restore, train
@@ -365,6 +366,14 @@ def test_a_read_only_workdir_is_said_before_the_work(
     with pytest.raises(UserError, match=f"cannot write into {folder}: Read-only file"):
       call()
   assert not list(tmp_path.rglob("*.part"))
+
+
+def test_too_few_open_files_are_one_line(monkeypatch, capsys):
+  monkeypatch.setattr(command_line.resource, "getrlimit", lambda _: (16, 16))
+  assert command_line.main(lambda _: 0) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "may open 16 files here" in line
+  assert "ulimit -n 1024" in line
 
 
 def test_no_place_for_a_report_is_said_before_the_work(tmp_path):
