@@ -29,7 +29,7 @@ def test_two_signals_at_once_count_as_one(monkeypatch):
 
 # A command whose work is one long call of C, as a compilation is: no handler is called.
 WORKS = """
-import hashlib, os, sys, threading, types
+import hashlib, os, sys, threading, time, types
 # It imports jax, which this test can do without.
 processes = types.ModuleType("processes")
 processes.several = lambda: False
@@ -37,6 +37,11 @@ sys.modules["lightlm_jax.runtime.processes"] = processes
 from lightlm_jax.runtime import errors, signals, stops
 
 stops.SECONDS = 0.2
+stops.exit_at_once()
+
+class Falls:
+  def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
+    kill(pid, number)
 
 def works(millions):
   threading.Timer(0.1, os.kill, (os.getpid(), int(sys.argv[1]))).start()
@@ -55,6 +60,10 @@ BEFORE_THE_FIRST_STEP = """
     with found.immediate(saves=False):
       works(1_000)
 """
+IN_A_DESTRUCTOR = """
+  Falls()
+  time.sleep(60)
+"""
 IN_TRAINING = """
   with signals.capture_signals() as found, found.deferred():
     works(4)
@@ -72,7 +81,9 @@ def works(body, number):
   )
 
 
-@pytest.mark.parametrize("body", [NOTHING_TO_SAVE, BEFORE_THE_FIRST_STEP])
+@pytest.mark.parametrize(
+  "body", [NOTHING_TO_SAVE, BEFORE_THE_FIRST_STEP, IN_A_DESTRUCTOR]
+)
 @pytest.mark.parametrize(
   ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
 )
@@ -81,6 +92,11 @@ def test_a_signal_ends_a_command_in_the_midst_of_a_compilation(body, number, nam
   assert done.returncode == 128 + number
   assert done.stderr == f"lightlm_jax: stopped by {name}; start again to resume\n"
   assert done.stdout == ""
+
+
+def test_a_signal_after_the_work_changes_nothing():
+  done = works("  sys.last = Falls()", signal.SIGTERM)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
 
 
 def test_a_state_is_saved_first_and_that_it_takes_time_is_said():

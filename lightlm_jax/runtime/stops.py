@@ -5,10 +5,12 @@ may be half a minute away: in a compilation, or in a solver of eigenvectors. But
 number of the signal is written to a pipe at once, and a thread here reads it.
 """
 
+import atexit
 from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -38,6 +40,8 @@ def saving(on: bool = True) -> Iterator[None]:
 def exit_at_once() -> None:
   """Makes signals end this process; a command calls it before its slow imports."""
   _handle(lambda number, frame: _leave(number))
+  # Nothing is left to stop then, and Python would take back the handlers.
+  atexit.register(_handle, signal.SIG_IGN)
 
 
 def limited(call: Callable[[], int]) -> int:
@@ -52,7 +56,8 @@ def limited(call: Callable[[], int]) -> int:
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   pipe_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  before = _handle(_raise)
+  before, told = _handle(_raise), sys.unraisablehook
+  sys.unraisablehook = lambda lost: _is_stop(lost) or told(lost)
   ended, calling = threading.Event(), threading.Event()
   calling.set()
   arguments = reader, ended, calling
@@ -65,13 +70,14 @@ def limited(call: Callable[[], int]) -> int:
     calling.clear()
     if code not in [128 + number for number in HANDLED]:
       ended.set()  # otherwise Python's own exit, which joins threads, is limited too
+    sys.unraisablehook = told
     for number, handler in before.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(pipe_before)
     os.close(writer)
 
 
-def _handle(handler: Callable[[int, Any], object]) -> dict[Any, Any]:
+def _handle(handler: Any) -> dict[Any, Any]:
   """Sets the handler of the signals that are not ignored; returns those before."""
   known = {number: signal.getsignal(number) for number in HANDLED}
   known = {number: old for number, old in known.items() if old != signal.SIG_IGN}
@@ -84,6 +90,11 @@ def _raise(number: int, frame: Any) -> None:
   if number == signal.SIGINT:
     signal.default_int_handler(number, frame)
   raise Stopped(number)
+
+
+def _is_stop(lost: Any) -> bool:
+  """Returns whether a destructor swallowed what `_raise` raised; `_watch` ends it."""
+  return issubclass(lost.exc_type, (Stopped, KeyboardInterrupt))
 
 
 def _watch(reader: int, ended: threading.Event, calling: threading.Event) -> None:
