@@ -12,16 +12,21 @@ no absl flags. To silence what is printed, see runtime/log.py.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from lightlm_jax._version import __version__
-from lightlm_jax.runtime import start_time  # noqa: F401, before jax is imported
+from lightlm_jax.runtime import start_time, stops  # noqa: F401, before jax is imported
 
 if TYPE_CHECKING:
   from lightlm_jax.runs.evaluate import evaluate
   from lightlm_jax.runs.recommender import Recommender
   from lightlm_jax.runs.restore import load
   from lightlm_jax.runs.train import train
+
+# `python -m lightlm_jax.train` imports this package first, then jax, which is slow.
+if sys.argv[:1] == ["-m"] and any(w.startswith(__name__) for w in sys.orig_argv):
+  stops.exit_at_once()
 
 __all__ = ["Recommender", "__version__", "evaluate", "load", "train"]
 

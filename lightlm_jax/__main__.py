@@ -7,6 +7,7 @@ import runpy
 import sys
 
 from lightlm_jax import __version__
+from lightlm_jax.runtime import stops
 from lightlm_jax.runtime.errors import EXIT_CODE
 
 COMMANDS = (
@@ -18,6 +19,7 @@ _CONFIG = "Prints every field of a configuration: lightlm config toys:small."
 
 def main() -> int:
   """Runs the command named in sys.argv and returns its exit code."""
+  stops.exit_at_once()
   name, *rest = sys.argv[1:] or [""]
   if name in ("help", "--help", "-h"):
     print(_usage())

@@ -7,6 +7,7 @@ A command defines its flags at import, reads them from absl's FLAGS, and ends wi
 from collections.abc import Callable, Sequence
 import functools
 import re
+import resource
 import sys
 from typing import Any
 
@@ -17,10 +18,11 @@ from ml_collections import config_flags
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
-from lightlm_jax.runtime import errors, log
+from lightlm_jax.runtime import errors, log, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 
+_FEWEST_FILES = 64  # training on one CPU device takes 40
 FLAGS = flags.FLAGS
 # --help shows the flags of the entry point: --config counts as one of its own.
 flags.disclaim_key_flags()
@@ -29,6 +31,7 @@ _string, _float = flags.DEFINE_string, flags.DEFINE_float
 _count = functools.partial(flags.DEFINE_integer, lower_bound=0)
 _positive = functools.partial(flags.DEFINE_integer, lower_bound=1)
 _weight = functools.partial(flags.DEFINE_float, lower_bound=0)
+_bool = flags.DEFINE_bool
 _split = functools.partial(flags.DEFINE_enum, enum_values=["test", "validation"])
 # Flag → (absl function that defines it, default, help text).
 _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
@@ -44,6 +47,7 @@ _SHARED: dict[str, tuple[Callable[..., Any], Any, str]] = {
   "compare": (_string, None, "other runs, side by side: --compare RUN [RUN …]"),
   "data_dir": (_string, None, "in place of the run's data.dir"),
   "split": (_split, "test", "which held-out items"),
+  "strict": (_bool, False, "stop if a checkpoint of the run is damaged"),
   "k": (_positive, 10, "the most items a user gets"),
   "batch_size": (_count, 0, "users at once; 0 = the run's train.eval_batch_size"),
   "decoding": (_string, None, "as config.decoding.kind; default: the run's own"),
@@ -151,14 +155,23 @@ def main(
   """
 
   def run(argv: Sequence[str]) -> int | None:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < _FEWEST_FILES:
+      raise UserError(
+        f"a process may open {allowed} files here, and this one needs up to "
+        f"{_FEWEST_FILES}; raise the limit first: ulimit -n 1024"
+      )
     words = _parse(argv, commands, after, instead)
     if words is None:
       return 0
+    for name in ("report", "figure", "export"):
+      if name in FLAGS and FLAGS[name].value:
+        atomic.check_folder(epath.Path(FLAGS[name].value).parent)
     log.set_up()
     jax.config.update("jax_numpy_rank_promotion", "raise")
     return entry(words)
 
-  return errors.run(run, sys.argv)
+  return stops.limited(lambda: errors.run(run, sys.argv))
 
 
 class _ConfigParser(flags.ArgumentParser):

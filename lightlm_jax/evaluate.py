@@ -19,7 +19,8 @@ from lightlm_jax.runtime import devices
 
 command_line.define(
   *command_line.DECODING,
-  *("split", "batch_size", "data_dir", "compare", "report", "platform", "distributed"),
+  *("split", "batch_size", "data_dir", "compare", "report", "strict"),
+  *("platform", "distributed"),
   workdir="a run that `train` left",
   users="evaluate so many users, drawn by the run's seed; default: all",
 )
@@ -32,7 +33,7 @@ def main(argv) -> None:
     results = compare([workdir, FLAGS.compare, *argv[1:]], **options)
   else:
     devices.begin(FLAGS.platform, FLAGS.distributed)
-    results = evaluate(workdir, **options)
+    results = evaluate(workdir, **options, strict=FLAGS.strict)
   command_line.write_report(results)
 
 

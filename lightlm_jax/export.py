@@ -19,7 +19,7 @@ from lightlm_jax.runtime import devices
 from lightlm_jax.runtime.errors import UserError
 
 command_line.define(
-  *("k", *command_line.DECODING, "data_dir", "platform"),
+  *("k", *command_line.DECODING, "data_dir", "strict", "platform"),
   workdir="a run that `train` left",
   output="the folder to make",
 )
@@ -40,7 +40,7 @@ def main(_) -> None:
     raise UserError("no place for the output; give --output=FOLDER")
   devices.select(FLAGS.platform)
   devices.check(FLAGS.platform)
-  names = ("k", "exclusions", "longest", "platforms")
+  names = ("k", "exclusions", "longest", "platforms", "strict")
   options = {name: getattr(FLAGS, name) for name in names}
   export(workdir, FLAGS.output, overrides=command_line.overrides(), **options)
 

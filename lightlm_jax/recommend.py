@@ -19,7 +19,8 @@ from lightlm_jax.runs.recommend import read_users, recommend, show
 from lightlm_jax.runtime import devices
 
 command_line.define(
-  *("k", *command_line.DECODING, "batch_size", "data_dir", "platform", "distributed"),
+  *("k", *command_line.DECODING, "batch_size", "data_dir", "strict"),
+  *("platform", "distributed"),
   workdir="a run that `train` left",
   users="of the log: A,B or a file with one in each line",
   output="FILE.parquet, .csv or .jsonl; without it a table is printed",
@@ -41,7 +42,7 @@ def main(_) -> None:
   f, workdir = FLAGS, command_line.workdir()
   users, histories = read_users(f.users, f.history, f.histories, f.all, f.output)
   options = {"users": users, "histories": histories, "with_text": f.text}
-  options |= {name: f[name].value for name in ("output", "k", "exclude_seen")}
+  options |= {name: f[name].value for name in ("output", "k", "exclude_seen", "strict")}
   for name in ("allow", "deny"):
     options[name] = read_optional_ids(name, f[name].value)
   devices.begin(f.platform, f.distributed)

@@ -1,22 +1,28 @@
 """A person's mistake: one line on stderr, exit code 2, and nothing half-written."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import resource
 import subprocess
 import sys
+import time
 
+import commands
 from etils import epath
 import jax
 import numpy as np
 import pytest
 
+from lightlm_jax import command_line
 from lightlm_jax import config as config_lib
-from lightlm_jax.runs import train
+from lightlm_jax.reporting import report
+from lightlm_jax.runs import audit, evaluate, export, restore, train
 from lightlm_jax.runtime import errors
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.training import checkpoint
 from lightlm_jax.training.metric_writer import MetricWriter
 
@@ -313,6 +319,73 @@ def test_workdir_that_is_read_only(refused, tmp_path):
   )
 
 
+@pytest.fixture
+def read_only(monkeypatch):
+  """Makes a folder refuse new files, also for root; another disk refuses nothing."""
+
+  def call(folder):
+    touch = type(epath.Path(folder)).touch
+
+    def refuses(path, *arguments, **options):
+      if path.parent == epath.Path(folder):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+      touch(path, *arguments, **options)
+
+    monkeypatch.setattr(type(epath.Path(folder)), "touch", refuses)
+
+  return call
+
+
+def test_a_read_only_workdir_is_said_before_the_work(
+  small_config, tmp_path, monkeypatch, read_only
+):
+  run = tmp_path / "run"
+  train.train(small_config(system="pop", split__kind="leave_one_out"), run)
+  fields = {"split.kind": "leave_one_out"}
+  lightlm = config_lib.load("demo:tiny", overrides=fields)
+  atomic.make_folder(epath.Path(tmp_path / "of_ids"))
+  (tmp_path / "of_ids" / "config.json").write_text(config_lib.to_json(lightlm))
+
+  def works(*arguments, **options):
+    raise AssertionError("it began to work")
+
+  for module, name in ((restore, "find_context"), (audit, "audit")):
+    monkeypatch.setattr(module, name, works)
+  monkeypatch.setattr(report.sections, "headline", works)
+  calls = (
+    lambda: evaluate.evaluate(run),
+    lambda: report.report(run),
+    lambda: audit.audit_run(tmp_path / "of_ids"),
+    lambda: export.export(run, tmp_path / "artefact"),
+  )
+  for call in calls:
+    with pytest.raises(AssertionError):
+      call()
+  for call, folder in zip(calls, (run, run, tmp_path / "of_ids", tmp_path)):
+    read_only(folder)
+    with pytest.raises(UserError, match=f"cannot write into {folder}: Read-only file"):
+      call()
+  assert not list(tmp_path.rglob("*.part"))
+
+
+def test_too_few_open_files_are_one_line(monkeypatch, capsys):
+  monkeypatch.setattr(command_line.resource, "getrlimit", lambda _: (16, 16))
+  assert command_line.main(lambda _: 0) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "may open 16 files here" in line
+  assert "ulimit -n 1024" in line
+
+
+def test_no_place_for_a_report_is_said_before_the_work(tmp_path):
+  path = tmp_path / "missing" / "report.json"
+  for command in ("index", "audit"):
+    done = commands.run(
+      f"lightlm_jax.{command}", "--config=demo:tiny", f"--report={path}"
+    )
+    assert f"cannot write into {path.parent}: No such file" in one_line(done)
+    assert done.stdout == ""
+
+
 @contextlib.contextmanager
 def files_of_at_most(size):
   """As on a full disk: a write beyond `size` bytes of a file fails."""
@@ -370,6 +443,29 @@ def test_full_disk_ends_the_events_in_one_line(tmp_path):
     assert path.stat().st_size < 1000
     with pytest.raises(UserError, match="the events beside it"):
       writer.close()
+
+
+@pytest.mark.parametrize("size", [10, 100, 100_000])
+def test_full_disk_in_a_checkpoint_leaves_no_traceback_and_no_part(
+  tmp_path, capfd, size
+):
+  checkpoints = checkpoint.Checkpoints(epath.Path(tmp_path))
+  state = {"weight": jax.numpy.arange(200_000.0), "bias": jax.numpy.ones(3)}
+  checkpoints.save(1, state, {"best_step": 0})
+  checkpoints.wait()
+
+  def save():
+    checkpoints.save(2, state, {"best_step": 0})
+    time.sleep(0.5)  # as in training, while Orbax's threads fail
+    checkpoints.wait()
+
+  with files_of_at_most(size):
+    with pytest.raises(UserError, match=r"cannot write checkpoints in"):
+      save()
+    with contextlib.suppress(UserError):
+      checkpoints.close()
+  assert "Traceback" not in capfd.readouterr().err
+  assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 LIMITED = """

@@ -49,7 +49,7 @@ import importlib, json, runpy
 from lightlm_jax.runtime import devices
 
 def work(*args, overrides, **rest):
-  print(json.dumps(overrides))
+  print(json.dumps([overrides, rest["strict"]]))
 
 setattr(importlib.import_module("lightlm_jax.runs.{command}"), "{command}", work)
 devices.begin = devices.select = devices.check = lambda *args: None
@@ -68,7 +68,14 @@ runpy.run_module("lightlm_jax.{command}", run_name="__main__", alter_sys=True)
 def test_whoever_asks_a_run_decodes_it_by_the_same_flags(command, more):
   wanted = {"kind": "latent_local", "nearest": 5, "prior": 0.0, "state": "encoder"}
   given = [f"--{name}={value}" for name, value in wanted.items() if name != "kind"]
-  flags = ["--workdir=run", "--decoding=latent_local", "--beam_size=0", *given, *more]
+  flags = [
+    "--workdir=run",
+    "--decoding=latent_local",
+    "--beam_size=0",
+    *given,
+    "--strict",
+    *more,
+  ]
   done = subprocess.run(
     [sys.executable, "-c", ASKS.format(command=command), *flags],
     capture_output=True,
@@ -76,8 +83,9 @@ def test_whoever_asks_a_run_decodes_it_by_the_same_flags(command, more):
     timeout=120,
   )
   assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout.splitlines()[-1])
+  found, strict = json.loads(done.stdout.splitlines()[-1])
   assert found == {f"decoding.{name}": value for name, value in wanted.items()}
+  assert strict
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"seed": 0}'])

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import tempfile
 
 from array_record.python import array_record_module
 import commands
@@ -17,10 +18,11 @@ from raw_logs import random_rows, random_timed_rows, same, timed_log
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.data import datasets, interactions, parquet_logs
-from lightlm_jax.preprocess import pipeline, stages
+from lightlm_jax.preprocess import pipeline, shards_out, stages
 from lightlm_jax.runs import train
 from lightlm_jax.runtime import log
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import folder as folder_lib
 
 # No two times of a user are equal.
 TIMED = random_timed_rows(num_users=30, longest=8, seed=3)
@@ -43,6 +45,56 @@ def prepare(path, folder, **options):
   )
   assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
   return parquet_logs.read_prepared(folder / "out"), manifest
+
+
+def test_temporary_files_are_in_work_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  (tmp_path / "work").mkdir()
+  options = {"work": str(tmp_path / "work")}
+  found, _ = prepare(tmp_path / "log.csv", tmp_path, **options)
+  assert found.log.num_users == len(TIMED)
+  assert not list((tmp_path / "work").iterdir())
+
+
+def test_no_room_for_the_records_is_one_line(tmp_path, monkeypatch):
+  class Full:
+    def __init__(self, *arguments):
+      pass
+
+    def write(self, row):
+      raise RuntimeError("write() failed: No space left on device; writing records")
+
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  monkeypatch.setattr(shards_out.array_record_module, "ArrayRecordWriter", Full)
+  with pytest.raises(UserError, match=r"cannot write .*array_record: .*No space left"):
+    prepare(tmp_path / "log.csv", tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next(tmp_path):
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  names = [".out.work-killed", ".out.work-runs", ".other.work-killed"]
+  for name in names:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / ".lock").touch()
+  lock = folder_lib.try_lock(tmp_path / ".out.work-runs" / ".lock")
+  assert lock is not None
+  with lock.file:
+    pipeline.prepare(pipeline.Options(str(tmp_path / "log.csv"), str(tmp_path / "out")))
+  assert {path.name for path in tmp_path.iterdir()} == {"log.csv", "out", *names[1:]}
+
+
+def test_a_preparation_that_runs_has_locked_its_folder(tmp_path, monkeypatch):
+  def look(*arguments):
+    (lock,) = tmp_path.glob(".out.work-*/.lock")
+    assert folder_lib.try_lock(lock) is None
+    raise ZeroDivisionError
+
+  (tmp_path / "log.csv").write_text(as_csv(TRIPLES))
+  monkeypatch.setattr(stages, "catalogue", look)
+  with pytest.raises(ZeroDivisionError):
+    prepare(tmp_path / "log.csv", tmp_path)
 
 
 def iso(seconds, zone=datetime.UTC):

@@ -1,5 +1,6 @@
 """A run that was killed ends with the same bits as one that was not, dropout on."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 
 from lightlm_jax import config as config_lib
-from lightlm_jax.runs import train
+from lightlm_jax.runs import evaluate, recommend, restore, train
+from lightlm_jax.runs.recommender import Recommender
 from lightlm_jax.runtime.errors import Stopped, UserError
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
@@ -195,6 +197,32 @@ def test_damaged_checkpoint_is_passed_over(killed, tmp_path, harm):
   checkpoint.Checkpoints(epath.Path(tmp_path / "run")).close()
   assert not (checkpoints / str(newest)).exists()
   assert (checkpoints / f"damaged-{newest}").exists()
+
+
+def test_whoever_answers_says_which_checkpoint_was_passed_over(
+  small_config, tmp_path, logged
+):
+  config = small_config(system="bpr_mf", split__kind="leave_one_out")
+  run = tmp_path / "run"
+  train.train(config, run)
+  *_, before, newest = whole(run)
+  os.truncate(run / "checkpoints" / str(newest) / "_CHECKPOINT_METADATA", 5)
+  user = restore.dataset_of(epath.Path(run), config).log.user_ids[0]
+  calls = (
+    functools.partial(evaluate.evaluate, run, users=5),
+    functools.partial(recommend.recommend, run, users=[user]),
+    functools.partial(restore.load, run),
+    functools.partial(Recommender.load, run),
+  )
+  said = f"step {newest} is damaged: _CHECKPOINT_METADATA is not what was written"
+  for call in calls:
+    logged.clear()
+    call()
+    (line,) = [line for line in logged if "damaged" in line]
+    assert line == f"the checkpoint of {said}; passed over for that of step {before}"
+    assert not any("stands at" in line for line in logged)
+    with pytest.raises(UserError, match=rf"{said} .* or leave out --strict to use"):
+      call(strict=True)
 
 
 @pytest.mark.slow

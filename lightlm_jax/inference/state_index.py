@@ -218,8 +218,10 @@ def cached(
         )
       if found.items() >= about.items():
         return _read(folder, found)
-  except folder_lib.NotWhole:
-    pass
+  except folder_lib.NotWhole as error:
+    if (folder / folder_lib.MANIFEST).exists():
+      logger.warning(f"the state index in {folder} is damaged ({error})")
+  atomic.check_folder(folder.parent)
   logger.info("building the state index from the training log …")
   made = make()
   with processes.fail_together("write the state index"):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import glob
 import itertools
 import logging
-import signal
 import tempfile
 import time
 from typing import Any
@@ -32,13 +32,16 @@ from lightlm_jax.preprocess.sequences import TIES
 from lightlm_jax.preprocess.stages import Layout
 from lightlm_jax.preprocess.tally import Tally
 from lightlm_jax.runtime import log
-from lightlm_jax.runtime.errors import Stopped, UserError, first_line
+from lightlm_jax.runtime.errors import UserError, first_line
+from lightlm_jax.storage import atomic
+from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
 
 MOST_PARTS = 1_024
 MOST_TIED = 0.1  # a larger share of tied rows is warned of
+_LOCK = ".lock"  # a file of the work folder, locked while the preparation runs
 _PACKED = 6  # approximate compression ratio of packed files and Parquet
 
 
@@ -47,7 +50,6 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
 
   Raises:
     UserError: the flags or the log are wrong; the message says what to change.
-    Stopped: on SIGTERM; temporary files are removed, as after Ctrl-C.
   """
   if not input or not output:
     raise UserError(
@@ -58,7 +60,6 @@ def run(*, input: str | None, output: str | None, **given: Any) -> dict[str, Any
   given["columns"] = tuple(given["columns"]) if given["columns"] else None
   given["keep"] = tuple(given["keep"] or ())
   given["time_unit"] = _time_unit(given["time_unit"], given.pop("time_format"))
-  signal.signal(signal.SIGTERM, _stop)
   log.set_up()
   report = prepare(Options(input=input, output=output, **given))
   target = epath.Path(output)
@@ -81,6 +82,8 @@ def prepare(options: Options) -> dict[str, Any]:
   target = workdir_lib.reachable(options.output)
   if target.exists():
     raise UserError(f"{target} is there already; give another --output, or remove it")
+  if target.parent.exists():
+    atomic.check_folder(target.parent)
   found = files.find(options.input, options.format)
   sources, read = columns.decide(found, options)
   unit = read.unit
@@ -228,14 +231,27 @@ def _manifest(
 
 @contextlib.contextmanager
 def _work_folder(work: str | None, target: epath.Path):
-  """Makes a folder in `work` (None = beside a local `target`); removes it on exit."""
+  """Makes a folder in `work` (None = beside a local `target`); removes it on exit.
+
+  First it removes those that killed preparations of `target` have left there.
+  """
   if work is None and "://" in str(target):
     work = tempfile.gettempdir()
   root = epath.Path(work) if work else target.parent
-  folder = root / f".{target.name}.work-{uuid.uuid4().hex[:8]}"
+  begin = f".{target.name}.work-"
+  folder = root / f"{begin}{uuid.uuid4().hex[:8]}"
   try:
+    for path in root.glob(f"{glob.escape(begin)}*/{_LOCK}") if root.exists() else ():
+      lock = folder_lib.try_lock(path)
+      if lock is not None:
+        if lock.is_real:
+          path.parent.rmtree()
+        lock.file.close()
     folder.mkdir(parents=True)
-    yield folder
+    with contextlib.ExitStack() as stack:
+      if "://" not in str(folder) and (lock := folder_lib.try_lock(folder / _LOCK)):
+        stack.enter_context(lock.file)
+      yield folder
   except OSError as error:
     raise UserError(
       f"cannot write {folder if work else target}: {first_line(error)}; check "
@@ -256,11 +272,6 @@ def _progress() -> rich.progress.Progress:
     transient=True,
     disable=not log.shows_bars(),
   )
-
-
-def _stop(number: int, frame: Any) -> None:
-  del frame
-  raise Stopped(number)
 
 
 def _time_unit(unit: str | None, form: str | None) -> str | None:

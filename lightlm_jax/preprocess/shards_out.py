@@ -24,6 +24,7 @@ import pyarrow
 
 from lightlm_jax.data.interactions import offsets_of_kept, tied
 from lightlm_jax.preprocess.sequences import Users
+from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, parquet
 from lightlm_jax.storage import folder as folder_lib
 
@@ -89,16 +90,24 @@ def publish(
 
 def _write_records(path: epath.Path, users: Users) -> dict[str, Any]:
   """Writes users as ArrayRecord; returns the file's name, size in bytes and SHA-256."""
-  with tempfile.TemporaryDirectory() as local:
+  is_local = "://" not in str(path)
+  # Where --work says, unless that is a bucket, which the writer does not know.
+  with tempfile.TemporaryDirectory(dir=path.parent if is_local else None) as local:
     file = os.path.join(local, "records")
-    writer = array_record_module.ArrayRecordWriter(file, _WRITING)
     item_E, offset_U1 = users.item_E.astype("<i4"), users.offset_U1.tolist()
     time_E = None if users.time_E is None else (users.time_E // 10**6).astype("<i8")
-    for start, end in itertools.pairwise(offset_U1):
-      times = b"" if time_E is None else time_E[start:end].tobytes()
-      writer.write(times + item_E[start:end].tobytes())
-    writer.close()
-    atomic.write_own(path, epath.Path(file).read_bytes())
+    try:
+      writer = array_record_module.ArrayRecordWriter(file, _WRITING)
+      for start, end in itertools.pairwise(offset_U1):
+        times = b"" if time_E is None else time_E[start:end].tobytes()
+        writer.write(times + item_E[start:end].tobytes())
+      writer.close()
+    except RuntimeError as error:
+      raise UserError(f"cannot write {path}: {first_line(error)}; check free space")
+    if is_local:
+      os.replace(file, path)
+    else:
+      atomic.write_own(path, epath.Path(file).read_bytes())
   return _about(path)
 
 

@@ -41,6 +41,10 @@ def report(
       or the file cannot be written.
   """
   found = [runs.read(folder, split_name) for folder in (workdir, *others)]
+  is_test, first = split_name == "test", found[0]
+  name = "report.html" if is_test else f"report-{split_name}.html"
+  path = epath.Path(out) if out else first.workdir / name
+  atomic.check_folder(path.parent)
   names = [run.name for run in found]
   compare.check_names(names)
   finished = {run.name: run.results for run in found if run.results}
@@ -54,10 +58,8 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
-  first = found[0]
   subject = f"{len(found)} runs" if found[1:] else first.config.get("system")
   title = f"{subject} on {runs.at(first.config, 'data', 'name')}"
-  is_test = split_name == "test"
   content = {
     "title": title if is_test else f"{title}: {split_name}",
     "split": split_name,
@@ -80,8 +82,6 @@ def report(
     "audits": provenance.audits(found),
   }
   html = page_lib.render("report.html.jinja", content)
-  name = "report.html" if is_test else f"report-{split_name}.html"
-  path = epath.Path(out) if out else first.workdir / name
   atomic.write(path, html)
   logger.info(f"written to {path}, {len(html.encode()) / 1e3:,.0f} kB")
   return path

@@ -38,6 +38,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
       f"{workdir} is a run of {config.system}, which writes no ids; there is nothing "
       "to audit"
     )
+  atomic.check_folder(workdir)
   found = audit(config, workdir)
   atomic.write_json(workdir / "audit.json", found)
   logger.info(f"written to {workdir / 'audit.json'}")

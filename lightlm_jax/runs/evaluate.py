@@ -33,6 +33,7 @@ def evaluate(
   split_name: str = "test",
   overrides: Mapping[str, Any] | None = None,
   users: int = 0,
+  strict: bool = False,
 ) -> Results:
   """Evaluates a run with its best parameters; writes and returns the results.
 
@@ -43,15 +44,17 @@ def evaluate(
       decoding.beam_size below 20, lists have that length, and metrics at a larger k
       are those of the shorter list.
     users: number of requests, drawn at random by the run's seed; 0 = all.
+    strict: whether a damaged checkpoint is an error; see `restore.restore`.
   """
   overrides = overrides or {}
   workdir, config, own = restore.read_configs(workdir, overrides)
+  atomic.check_folder(workdir)
   log.set_up()
   logger.info(devices.describe())
   context = restore.find_context(workdir, config)
   restore.warn_if_changed(workdir, config, "the run is evaluated on its own copy")
   requests = _requests(context, split_name, users)
-  run = restore.restore(context)
+  run = restore.restore(context, strict=strict)
   k = min(evaluator.K, overrides.get("decoding.beam_size", evaluator.K))
   results = results_lib.describe(run, k)
   variant = _variant(own, config, overrides, results["beam_size"])

@@ -11,6 +11,7 @@ from lightlm_jax.runs import restore
 from lightlm_jax.runtime import devices, log
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import atomic
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def export(
   longest: int = 50,
   platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
   overrides: Mapping[str, Any] | None = None,
+  strict: bool = False,
 ) -> dict[str, Any]:
   """Exports a run with its best parameters; returns the artefact's manifest.
 
@@ -36,6 +38,7 @@ def export(
     longest: the maximum number of history items per request, if the system sets none.
     platforms: the platforms to export for, out of artefact.PLATFORMS.
     overrides: values by dotted field that replace the run's own; None = none.
+    strict: whether a damaged checkpoint is an error; see `restore.restore`.
   """
   artefact.check_installed()
   unknown = [name for name in platforms if name not in artefact.PLATFORMS]
@@ -47,13 +50,15 @@ def export(
   output = workdir_lib.absolute(output)
   if output.exists():
     raise UserError(f"{output} exists already; remove it, or give another --output")
+  atomic.make_folder(output.parent)
+  atomic.check_folder(output.parent)
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
   context = restore.find_context(workdir, config, mesh_lib.make(1, 1))
   what = "users and items of the run's own copy are exported"
   restore.warn_if_changed(workdir, config, what)
-  run = restore.restore(context)
+  run = restore.restore(context, strict=strict)
   served = serve.ready(run.built, run.params, run.mesh, 1)
   history = run.built.system.max_history
   exported = artefact.program(

@@ -40,6 +40,7 @@ def recommend(
   deny: Sequence[str] | None = None,
   with_text: bool = False,
   overrides: Mapping[str, Any] | None = None,
+  strict: bool = False,
 ) -> pyarrow.Table | None:
   """Recommends items with the best parameters of a run.
 
@@ -52,6 +53,7 @@ def recommend(
     k, exclude_seen, allow, deny: see `Recommender.recommend`.
     with_text: whether to add a column with the items' titles.
     overrides: values by dotted field that replace the run's own; None = none.
+    strict: whether a damaged checkpoint is an error; see `restore.restore`.
 
   Returns:
     The rows, see `serve.table`; None if they went to `output`.
@@ -71,7 +73,7 @@ def recommend(
   queries = queries_lib.select(index, users, histories)
   lines = queries_lib.check(queries)
   allowed_I, lost = queries_lib.allowed_items(index, allow, deny)
-  run = restore.restore(context)
+  run = restore.restore(context, strict=strict)
   for line in [*lines, *queries_lib.notes(queries, lost, run.built.system)]:
     logger.warning(line)
 

@@ -235,12 +235,16 @@ class Recommender:
     workdir_lib.copy(workdir, path)
 
   @classmethod
-  def load(cls, path: epath.PathLike) -> Self:
-    """Loads a recommender from a folder that `save` wrote, or from a run's workdir."""
+  def load(cls, path: epath.PathLike, *, strict: bool = False) -> Self:
+    """Loads a recommender from a folder that `save` wrote, or from a run's workdir.
+
+    If the newest checkpoint is damaged, the one before it is used, with a warning; with
+    `strict` that is an error.
+    """
     from lightlm_jax.runs import restore  # noqa: PLC0415, slow
 
     log.set_up()
-    run = restore.load(path)
+    run = restore.load(path, strict=strict)
     loaded = cls(run.config, workdir=run.workdir)
     loaded._run = run
     return loaded

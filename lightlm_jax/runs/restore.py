@@ -45,13 +45,19 @@ logger = logging.getLogger(__name__)
 LOG = "log"  # folder of the log's copy in a workdir; see data/parquet_logs.py
 
 
-def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) -> Run:
+def load(
+  workdir: epath.PathLike,
+  overrides: Mapping[str, Any] | None = None,
+  *,
+  strict: bool = False,
+) -> Run:
   """Restores a run with its best parameters, finished or not.
 
   Args:
     workdir: the folder that `train` or `Recommender.save` wrote.
     overrides: values by dotted field that replace the run's own, such as
       {"decoding.beam_size": 50}; None = none.
+    strict: see `restore`.
 
   Returns:
     The run, on all devices; see runs/context.py.
@@ -59,7 +65,7 @@ def load(workdir: epath.PathLike, overrides: Mapping[str, Any] | None = None) ->
   workdir, config, _ = read_configs(workdir, overrides or {})
   context = find_context(workdir, config)
   warn_if_changed(workdir, config, "users, items and histories are those of its copy")
-  return restore(context)
+  return restore(context, strict=strict)
 
 
 def _check_decoding(own: RunConfig, overrides: Mapping[str, Any]) -> None:
@@ -174,11 +180,17 @@ def check_split(workdir: epath.Path, config: RunConfig, split: splits.Split) -> 
     )
 
 
-def restore(context: RunContext) -> Run:
-  """Restores a run: the best parameters or a new fit and, for L2D, the state index."""
+def restore(context: RunContext, *, strict: bool = False) -> Run:
+  """Restores a run: the best parameters or a new fit and, for L2D, the state index.
+
+  If the newest checkpoint is damaged, the one before it is used, with a warning.
+
+  Raises:
+    UserError: a checkpoint is damaged, and it is the only one or `strict` is true.
+  """
   config, split, mesh = context.config, context.split, context.mesh
   if isinstance(config, EnsembleConfig):
-    return _restore_members(context, config)
+    return _restore_members(context, config, strict)
   book = _read_ids(context) if isinstance(config, WritesIds) else None
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
@@ -188,11 +200,9 @@ def restore(context: RunContext) -> Run:
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
-    params, progress, reached = _read_checkpoint(context, built.system)
-    step = progress.best_step or reached
     assert isinstance(config, LearnedConfig)
-    if reached < config.train.steps:
-      logger.info(f"this run stands at step {reached:,} of {config.train.steps:,}")
+    params, progress, reached = _read_checkpoint(context, built.system, strict)
+    step = progress.best_step or reached
     if getattr(config.model, "calibrated", False):
       params, sha256 = calibration.apply(context.workdir, step, mesh, built, params)
   about = {"progress": progress, "step": step, "calibration_sha256": sha256}
@@ -209,11 +219,12 @@ def member_folders(config: EnsembleConfig, workdir: epath.Path) -> list[epath.Pa
   return [workdir / "members" / f"{n:03}" for n in range(len(config.runs))]
 
 
-def _restore_members(context: RunContext, config: EnsembleConfig) -> Run:
+def _restore_members(context: RunContext, config: EnsembleConfig, strict: bool) -> Run:
   """Restores an ensemble from the copies of its members."""
   members, mesh = [], context.mesh
   for folder in member_folders(config, context.workdir):
-    member = restore(find_context(*read_configs(folder, {})[:2], mesh))
+    own = find_context(*read_configs(folder, {})[:2], mesh)
+    member = restore(own, strict=strict)
     if member.split.sha256 != context.split.sha256:
       raise UserError(workdir_lib.other_log(context.workdir))
     params, built = batched_inference.prepared(member.built, member.params, mesh)
@@ -285,7 +296,7 @@ def identity(run: Run) -> dict[str, Any]:
   }
 
 
-def _read_checkpoint(context: RunContext, system: Trainable):
+def _read_checkpoint(context: RunContext, system: Trainable, strict: bool):
   """Returns a run's best parameters, its progress, and the step of its last state."""
   workdir = context.workdir
   assert isinstance(context.config, LearnedConfig)
@@ -296,6 +307,16 @@ def _read_checkpoint(context: RunContext, system: Trainable):
     step = saved.latest_step
     if step is None:
       raise none_yet
+    if saved.damaged and strict:
+      raise UserError(
+        f"{'; '.join(saved.damaged)} (in {saved.directory}); give a copy of it, let "
+        f"`train` go on from step {step:,}, or leave out --strict to use that one"
+      )
+    for line in saved.damaged:
+      logger.warning(f"{line}; passed over for that of step {step:,}")
+    steps = context.config.train.steps
+    if step < steps and not saved.damaged:
+      logger.info(f"this run stands at step {step:,} of {steps:,}")
     found = loop.restore_best(system, context.config, context.mesh, saved)
     return *found, step
 

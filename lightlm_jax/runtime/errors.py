@@ -7,7 +7,7 @@ import signal
 import sys
 
 EXIT_CODE = 2
-INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes in a shell after Ctrl-C and SIGPIPE
+PIPE_CLOSED = 141  # exit code in a shell after SIGPIPE
 
 
 def printable(text: str) -> str:
@@ -28,6 +28,16 @@ class UserError(Exception):
     super().__init__(printable(" ".join(message.split())))
 
 
+def signal_name(number: int) -> str:
+  """Returns the name of a signal as messages have it."""
+  return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def stopped_line(number: int) -> str:
+  """Returns the line of a command that signal `number` has stopped."""
+  return f"lightlm_jax: stopped by {signal_name(number)}; start again to resume"
+
+
 class Stopped(BaseException):
   """Raised if a signal asks this process to stop; `exit_code` is 128 + signal number.
 
@@ -36,14 +46,14 @@ class Stopped(BaseException):
 
   def __init__(self, number: int):
     super().__init__(signal.Signals(number).name)
-    self.exit_code = 128 + number
+    self.number, self.exit_code = number, 128 + number
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main(argv)` and returns the exit code.
 
-  The code is 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM in commands that
-  handle it, and 141 if the reader of stdout, such as `head`, has closed the pipe.
+  The code is 2 after a UserError, 130 after Ctrl-C, 143 after SIGTERM, and 141 if the
+  reader of stdout, such as `head`, has closed the pipe.
   Otherwise it is what `main` returns, with 0 for None.
   """
   try:
@@ -54,9 +64,9 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     print(f"lightlm_jax: error: {error}", file=sys.stderr, flush=True)
     return EXIT_CODE
   except (KeyboardInterrupt, Stopped) as stop:
-    name = str(stop) or "Ctrl-C"
-    print(f"lightlm_jax: stopped by {name}; start again to resume", file=sys.stderr)
-    return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    print(stopped_line(number), file=sys.stderr, flush=True)
+    return 128 + number
   except BrokenPipeError:
     poll = select.poll()
     poll.register(sys.stdout, 0)

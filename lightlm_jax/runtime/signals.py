@@ -6,13 +6,8 @@ import signal
 import threading
 import time
 
-from lightlm_jax.runtime import processes
+from lightlm_jax.runtime import processes, stops
 from lightlm_jax.runtime.errors import Stopped
-
-HANDLED = (signal.SIGTERM, signal.SIGINT)
-# A scheduler signals every process of a job, and a launcher passes the signal on to its
-# child: a signal that comes again within this time is ignored.
-SAME_SECONDS = 2.0
 
 
 class Signals:
@@ -33,16 +28,17 @@ class Signals:
       self._deferred = before
 
   @contextlib.contextmanager
-  def immediate(self) -> Iterator[None]:
+  def immediate(self, *, saves: bool = True) -> Iterator[None]:
     """Makes a signal raise Stopped at once, even inside `deferred`.
 
     A signal received earlier raises Stopped when the block begins. With several
     processes this has no effect: if one process left, the others would wait for it.
+    `saves`: whether the caller then saves a state, see `stops.saving`.
     """
     if processes.several():
       yield
       return
-    with self.deferred(on=False):
+    with self.deferred(on=False), stops.saving(saves):
       if self.received is not None:
         raise Stopped(self.received)
       yield
@@ -50,12 +46,12 @@ class Signals:
   def handle(self, number: int, frame) -> None:
     """Handles signal `number`: raises Stopped unless it is the first and in `deferred`.
 
-    A signal within SAME_SECONDS of the last one counts as the same and is ignored.
+    A signal within `stops.SAME_SECONDS` of the last one counts as the same: ignored.
     """
     del frame
     now = time.monotonic()
     is_second = self.received is not None
-    if is_second and now - self._received_at < SAME_SECONDS:
+    if is_second and now - self._received_at < stops.SAME_SECONDS:
       return
     self.received, self._received_at = number, now
     if is_second or not self._deferred:
@@ -76,9 +72,10 @@ def capture_signals() -> Iterator[Signals]:
   if threading.current_thread() is not threading.main_thread():
     yield signals
     return
-  before = {number: signal.signal(number, signals.handle) for number in HANDLED}
+  before = {number: signal.signal(number, signals.handle) for number in stops.HANDLED}
   try:
-    yield signals
+    with stops.saving():
+      yield signals
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

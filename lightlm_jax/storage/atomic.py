@@ -25,6 +25,14 @@ def make_folder(folder: epath.Path) -> None:
     raise UserError(f"cannot make {folder}: {first_line(error)}")
 
 
+def check_folder(folder: epath.Path) -> None:
+  """Raises a UserError unless a file can be made in a folder; call it before work."""
+  with processes.fail_together(f"write into {folder}"):
+    if processes.is_first() and "://" not in str(folder):
+      with _part(folder / "file", f"into {folder}") as part:
+        part.touch()
+
+
 def write_json(path: epath.Path, value: Any) -> None:
   """Writes indented JSON in the first process; does nothing in the others."""
   write(path, json.dumps(value, indent=2) + "\n")
@@ -69,14 +77,17 @@ def new_folder(folder: epath.Path, *, exists_ok: bool = False) -> Iterator[epath
 
 
 @contextlib.contextmanager
-def _part(path: epath.Path) -> Iterator[epath.Path]:
-  """Yields a temporary path beside `path`; removes it if it still exists at the end."""
+def _part(path: epath.Path, what: str | None = None) -> Iterator[epath.Path]:
+  """Yields a temporary path beside `path`; removes it if it still exists at the end.
+
+  Errors are about `what`, None = `path`.
+  """
   part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PART}")
   try:
     yield part
   except OSError as error:
     raise UserError(
-      f"cannot write {path}: {first_line(error)}; check free space, limits and "
+      f"cannot write {what or path}: {first_line(error)}; check free space, limits and "
       "permissions"
     )
   finally:

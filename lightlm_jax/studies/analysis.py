@@ -52,6 +52,7 @@ def report(
     raise UserError(
       f"{workdir} is a study, whose report takes no --compare, --split or --out"
     )
+  atomic.check_folder(folder)
   log.set_up()
   found = analyse(workdir)
   for family in found["families"]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from lightlm_jax.runtime import devices, signals
+from lightlm_jax.runtime import devices, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.studies.claims import Claim
@@ -154,7 +154,7 @@ def reason(code: int, folder: pathlib.Path) -> str:
 
 def was_stopped(code: int) -> bool:
   """Returns True if a signal to stop ended a trial, which can then be resumed."""
-  return -code in signals.HANDLED or code - 128 in signals.HANDLED
+  return -code in stops.HANDLED or code - 128 in stops.HANDLED
 
 
 def _tail(path: pathlib.Path) -> list[str]:

@@ -29,6 +29,7 @@ from lightlm_jax.training.state import TrainState
 _MANIFEST = "sha256.json"
 _JUDGED = "progress.json"  # progress that replaces the one saved with the state
 _LONGEST = 300  # characters of one of Orbax's messages, which may be a whole pytree
+_UNFINISHED = ".orbax-checkpoint-tmp"  # suffix that Orbax gives while it writes
 _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
@@ -57,6 +58,9 @@ class Checkpoints:
 
   def __init__(self, workdir: epath.Path, *, read_only: bool = False):
     self.directory = workdir / "checkpoints"
+    self._read_only = read_only
+    # Orbax's threads write in the background, between the calls of this class.
+    logging.getLogger("absl").addFilter(_is_not_of_orbax)
     policies = ocp.training.save_decision_policies
     with _one_line("open", self.directory):
       self._checkpointer = ocp.training.Checkpointer(
@@ -133,8 +137,18 @@ class Checkpoints:
       self.wait()
     finally:
       self._writer.shutdown()
-      with _one_line("write", self.directory):
-        self._checkpointer.close()
+      try:
+        with _one_line("write", self.directory):
+          self._checkpointer.close()
+      finally:
+        self._remove_unfinished()
+
+  def _remove_unfinished(self) -> None:
+    """Removes what a failed write has left: on a full disk, room to go on."""
+    if not self._read_only and processes.is_first():
+      for folder in self.directory.glob(f"*{_UNFINISHED}"):
+        with contextlib.suppress(OSError):
+          folder.rmtree()
 
   def _newest_whole(self) -> int | None:
     """Returns the newest undamaged step, None = no checkpoint; fills `self.damaged`."""
@@ -252,9 +266,6 @@ def _one_line(verb: str, directory: epath.Path, together: str | None = None):
   `verb` is what Orbax does, such as "read"; `together` describes the same in words. If
   it is given, all processes fail if one does (see `processes.fail_together`).
   """
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.CRITICAL)  # Orbax logs the traceback that it also raises
   with processes.fail_together(together) if together else contextlib.nullcontext():
     try:
       yield
@@ -267,5 +278,8 @@ def _one_line(verb: str, directory: epath.Path, together: str | None = None):
         f"cannot {verb} checkpoints in {directory}: {why}; check free space, limits "
         "and permissions, then start again to resume"
       )
-    finally:
-      logger.setLevel(level)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+  """Filters Orbax's lines, which repeat with a traceback what it also raises."""
+  return "orbax" not in record.pathname or record.levelno >= logging.CRITICAL

@@ -74,7 +74,8 @@ def train(
   abstract = abstract_state(system, config, mesh)
   steps_fn = step_lib.make_steps(system, tx, plan, mesh, config.seed, abstract)
   requests = sample(split.validation, t.eval_users, config.seed)
-  state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
+  with io.signals.immediate(saves=False):
+    state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
   read = _reader(feed, plan, config, mesh, start)
   # Made once, so that a dispatch transfers nothing but the indices of its batches.
@@ -107,7 +108,7 @@ def train(
     if io.profile_to is not None and turn == 1:
       trace.enter_context(jax.profiler.trace(str(io.profile_to)))
     # A signal during compilation stops at once: there is nothing new to save.
-    with io.signals.immediate() if is_first else contextlib.nullcontext():
+    with io.signals.immediate(saves=False) if is_first else contextlib.nullcontext():
       stop = stop_requested_D[io.signals.received is not None]
       state, report = steps_fn(state, built.tables, read(end - step), dispatch, stop)
       dispatches.add(step, end, report)

@@ -42,7 +42,9 @@ def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
     stack.enter_context(signals.deferred())
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     for line in checkpoints.damaged:
-      logger.warning(f"{line}; passed over")
+      logger.warning(
+        f"{line}; passed over for that of step {checkpoints.latest_step:,}"
+      )
     start = checkpoints.latest_step or 0
     if start:
       logger.info(f"resuming at step {start}")
