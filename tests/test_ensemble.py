@@ -138,15 +138,14 @@ def test_members_without_probabilities_are_refused():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, demo_run):
   """Two trained runs of the demo shop, as `train` leaves them."""
   folder = tmp_path_factory.mktemp("members")
+  shutil.copytree(demo_run[0], folder / "ids")
   fields = {"train.steps": 20, "train.eval_every": 20, "baselines": ()}
-  tiny = config_lib.load("demo", "tiny", fields)
   sasrec = config_lib.load("sasrec", "tiny", fields | {"data.name": "demo"})
-  sasrec = dataclasses.replace(sasrec, data=tiny.data)
-  for name, config in (("ids", tiny), ("scores", sasrec)):
-    train.train(config, folder / name)
+  of_shop = config_lib.load("demo", "tiny").data
+  train.train(dataclasses.replace(sasrec, data=of_shop), folder / "scores")
   return folder
 
 
