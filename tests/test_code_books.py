@@ -21,7 +21,7 @@ from lightlm_jax.inference import queries, serve
 from lightlm_jax.models import repeats
 from lightlm_jax.runs import train as train_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.systems import code_books, lightlm, registry, token_sequences
+from lightlm_jax.systems import base, code_books, lightlm, registry, token_sequences
 
 SHOP = {"num_users": 120, "num_items": 48, "num_categories": 4, "num_shelves": 12}
 LOG = synthetic.make_shop(synthetic.Shop(**SHOP))[0]
@@ -66,10 +66,10 @@ def several(book):
   return system, params | {"repeat_bias": bias_LP}
 
 
-def alone(book, number):
+def alone(book, number, **overrides):
   """LightLM with one of the books, except that its encoder reads all of them."""
   own = dataclasses.replace(book, items_IL=book.items_IL[:, [number, -1]])
-  built = lightlm.build(load(ids__books=1), own)
+  built = lightlm.build(load(ids__books=1, **overrides), own)
   read_IL = token_sequences.shift(book.items_IL, False)
   room = len(built.tables.item_code_IL) - len(read_IL)
   read_IL = np.pad(read_IL, ((0, room), (0, 0)), constant_values=-1)
@@ -195,6 +195,19 @@ def test_nll_is_the_mean_of_the_books(book, several):
   np.testing.assert_allclose(found, np.mean(wanted, axis=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("state", ["encoder", "decoder"])
+def test_the_state_is_that_of_any_book(book, several, state):
+  _, params = several
+  config = load(decoding__state=state)
+  system = Compiled(registry.build("lightlm", config, LOG, book))
+  assert isinstance(system.system, base.HasState)
+  found = system.state(params, system.tables, requests())
+  for number in range(3):
+    own = alone(book, number, decoding__state=state)
+    wanted = own.state(params, own.tables, requests())
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_is_restored_and_answers_as_before(tmp_path):
   fields = {"ids__books": 2, "train__steps": 2, "split__kind": "none"}
   _, run = train_lib.train_run(load(**fields), tmp_path / "run")
@@ -216,6 +229,7 @@ def test_a_run_is_restored_and_answers_as_before(tmp_path):
     ("ids.tokens", "level"),
     ("train.loss", "both"),
     ("decoding.kind", "exact"),
+    ("decoding.kind", "fused"),
   ],
 )
 def test_what_books_need_is_said(field, value):

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from lightlm_jax.config import data_groups, fields, model_groups
 from lightlm_jax.config.data_groups import Data, Gcn, Ids, LightLMInput, Split
 from lightlm_jax.config.fields import Extra, field
-from lightlm_jax.config.model_groups import INDEXED, Train
+from lightlm_jax.config.model_groups import INDEXED, LATENT, Train
 from lightlm_jax.runtime.errors import UserError
 
 BASELINES = ("pop", "recent_pop", "item_knn", "ease")
@@ -171,8 +171,9 @@ class LightLMConfig(WritesIds):
       "ids.cold": "apart",
       "input.every_position": True,
       "train.loss": "children",
-      "decoding.kind": "beam",
     }
+    if self.decoding.kind not in LATENT:
+      needed["decoding.kind"] = "beam"
     for name, value in needed.items():
       if fields.value_of(self, name) != value:
         raise UserError(f"config.ids.books above 1 needs config.{name}={value}")

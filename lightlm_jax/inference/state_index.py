@@ -129,14 +129,15 @@ def build(config: LightLMConfig, model: Built, index: latent.StateIndex) -> Buil
       f"config.decoding.nearest is {nearest:,}, and the state index holds "
       f"{len(index.item_N):,} examples; give a smaller --nearest"
     )
-  assert isinstance(model.system, LightLM)
   common = {"name": model.system.name, "max_history": model.system.max_history}
   if kind != "latent_local":  # which alone reads single states
     index = index._replace(state_ND=index.state_ND[:0], item_N=index.item_N[:0])
   if kind == "fused":
+    assert isinstance(model.system, LightLM)
     weight = config.decoding.index_weight
     fused = FusedSystem(**common, model=model.system, weight=weight)
     return model._replace(system=fused, tables=(model.tables, index))
+  assert isinstance(model.system, HasState)
   system = StateIndexSystem(**common, model=model.system, kind=kind, nearest=nearest)
   return in_catalogue_order(system, (model.tables, index), len(model.rank_I))
 

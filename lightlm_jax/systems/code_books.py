@@ -57,6 +57,10 @@ class CodeBooks(System):
     nll_GB = jnp.stack([self.model.nll(params, each, batch) for each in own])
     return nll_GB.mean(axis=0)
 
+  def state(self, params: Any, tables: Any, batch: Batch) -> jax.Array:
+    """Returns `LightLM.state`, which is the same by any book."""
+    return self.model.state(params, _of_book(tables, 0).own, batch)
+
   def calibration(self, params: Any) -> dict[str, jax.Array]:
     return self.model.calibration(params)
 
