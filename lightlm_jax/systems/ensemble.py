@@ -84,8 +84,8 @@ def build(members: list[Built]) -> Built:
     if not (isinstance(member.system, HasLikelihood) and (writes or scores)):
       raise UserError(
         f"{member.system.name} gives no probabilities that could be averaged; choose "
-        "members of lightlm, lite_llm4rec, item_decoder, sasrec or bsarec, decoded by "
-        "beams"
+        "members of lightlm (of one code book), lite_llm4rec, item_decoder, sasrec or "
+        "bsarec, decoded by beams"
       )
   histories = [member.system.max_history for member in members]
   longest = max((h for h in histories if h is not None), default=None)
