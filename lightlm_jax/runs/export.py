@@ -50,9 +50,9 @@ def export(
   output = workdir_lib.absolute(output)
   if output.exists():
     raise UserError(f"{output} exists already; remove it, or give another --output")
+  workdir, config, _ = restore.read_configs(workdir, overrides or {})
   atomic.make_folder(output.parent)
   atomic.check_folder(output.parent)
-  workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
   context = restore.find_context(workdir, config, mesh_lib.make(1, 1))

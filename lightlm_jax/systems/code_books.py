@@ -14,20 +14,19 @@ import numpy as np
 
 from lightlm_jax.config import LightLMConfig
 from lightlm_jax.data.batch import Batch
-from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.decoding import trie as trie_lib
 from lightlm_jax.decoding.allowed import Allowed, Recommendations
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.systems import ensemble, lightlm, token_sequences
-from lightlm_jax.systems.base import Built, Loss, System
+from lightlm_jax.systems.base import Built, Loss, System, in_catalogue_order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodeBooks(System):
   """The system `lightlm` with several code books.
 
-  Tables are LightLM's `Tables`, in which the arrays of the trie, `target_IL` and a
-  book's order of the items, `rank_I`, have an axis of books in front.
+  Tables are a dict: "target_IL", "trie" and "rank_I", the order of the items, have an
+  axis of books in front; "alike" has the rest of LightLM's `Tables`.
   """
 
   name: str = "lightlm"
@@ -65,16 +64,14 @@ class CodeBooks(System):
     return self.model.calibration(params)
 
 
-def build(
-  config: LightLMConfig, codes: CodeBook, train: Interactions | None = None
-) -> Built:
+def build(config: LightLMConfig, codes: CodeBook) -> Built:
   """Builds the system from codes of `spectral.several_books`."""
   item_code_IL = codes.items_IL
   G = item_code_IL.shape[1] - 1
   books = [
     dataclasses.replace(codes, items_IL=item_code_IL[:, [book, G]]) for book in range(G)
   ]
-  built = [lightlm.build(config, book, train) for book in books]
+  built = [lightlm.build(config, book) for book in books]
   one = built[0]
   assert isinstance(one.system, lightlm.LightLM)
   system = CodeBooks(
@@ -91,7 +88,7 @@ def build(
     "trie": trie_lib.stack([each.tables.trie for each in built]),
     "rank_I": np.stack([each.rank_I for each in built]),
   }
-  return Built(system, tables, np.arange(len(codes.items_IL), dtype=np.int32), one.rows)
+  return in_catalogue_order(system, tables, len(codes.items_IL))
 
 
 def _of_book(tables: dict[str, Any], book: int | jax.Array) -> ensemble.Tables:

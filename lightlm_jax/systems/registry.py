@@ -40,7 +40,7 @@ def build(
   if isinstance(config, schema.LightLMConfig):
     assert book is not None
     if config.ids.books > 1:
-      return code_books.build(config, book, train)
+      return code_books.build(config, book)
     return lightlm.build(config, book, train)
   if isinstance(config, schema.LiteBeamConfig):
     assert book is not None
