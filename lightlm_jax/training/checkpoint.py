@@ -5,10 +5,11 @@ is verified once before it is restored, by all processes, each of which reads a 
 the files. Damaged checkpoints are skipped for older ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import re
@@ -47,6 +48,7 @@ class Checkpoints:
   """The checkpoints of one workdir, opened at the newest one that is not damaged.
 
   Attributes:
+    run: what is saved with every checkpoint to tell its run: see runs/parts.py.
     latest_step: the step of the last `save`; before the first, of the newest
       undamaged checkpoint. None = there is no checkpoint.
     damaged: one line of text per damaged checkpoint that was skipped when the workdir
@@ -56,8 +58,15 @@ class Checkpoints:
     UserError: `workdir` cannot be read or written, or all checkpoints are damaged.
   """
 
-  def __init__(self, workdir: epath.Path, *, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    run: Mapping[str, Any] | None = None,
+    *,
+    read_only: bool = False,
+  ):
     self.directory = workdir / "checkpoints"
+    self.run = run or {}
     self._read_only = read_only
     # Orbax's threads write in the background, between the calls of this class.
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
@@ -84,8 +93,18 @@ class Checkpoints:
     judged = self.directory / str(self.latest_step) / _JUDGED
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
-    metrics: Any = {c.step: c.metrics for c in self._checkpointer.checkpoints}
-    return metrics[self.latest_step]["progress"]
+    return self._metrics()["progress"]
+
+  def saved_with(self) -> dict[str, Any]:
+    """Returns the `run` of the latest checkpoint; {} = none, or of an older version."""
+    return {} if self.latest_step is None else self._metrics().get("run", {})
+
+  def sha256(self, step: int) -> str | None:
+    """Returns the SHA-256 of a step's manifests; None if a kill has prevented them."""
+    self.wait()
+    manifests = sorted((self.directory / str(step)).glob("sha256.*json"))
+    content = b"".join(path.read_bytes() for path in manifests)
+    return hashlib.sha256(content).hexdigest() if content else None
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
     """Writes the state in the background; on return, its buffers may be donated.
@@ -97,7 +116,8 @@ class Checkpoints:
     """
     self.wait()
     with _one_line("write", self.directory):
-      saved = self._checkpointer.save_async(step, state, metrics={"progress": progress})
+      about = {"progress": progress, "run": self.run}
+      saved = self._checkpointer.save_async(step, state, metrics=about)
       self._writing = self._writer.submit(self._finish, step, saved)
     self.latest_step = step
 
@@ -142,6 +162,11 @@ class Checkpoints:
           self._checkpointer.close()
       finally:
         self._remove_unfinished()
+
+  def _metrics(self) -> dict[str, Any]:
+    """Returns what the latest checkpoint was saved with."""
+    metrics: Any = {c.step: c.metrics for c in self._checkpointer.checkpoints}
+    return metrics[self.latest_step]
 
   def _remove_unfinished(self) -> None:
     """Removes what a failed write has left: on a full disk, room to go on."""
