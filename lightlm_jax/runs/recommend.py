@@ -41,6 +41,7 @@ def recommend(
   with_text: bool = False,
   overrides: Mapping[str, Any] | None = None,
   strict: bool = False,
+  csv_safe: bool = False,
 ) -> pyarrow.Table | None:
   """Recommends items with the best parameters of a run.
 
@@ -54,6 +55,8 @@ def recommend(
     with_text: whether to add a column with the items' titles.
     overrides: values by dotted field that replace the run's own; None = none.
     strict: whether a damaged checkpoint is an error; see `restore.restore`.
+    csv_safe: whether ids and titles of a CSV that begin like a formula get an
+      apostrophe, so that a spreadsheet shows them as texts.
 
   Returns:
     The rows, see `serve.table`; None if they went to `output`.
@@ -61,6 +64,8 @@ def recommend(
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
+  if csv_safe and output is None:
+    raise UserError("--csv_safe is for tables in CSV; give --output=FILE.csv with it")
   if processes.several() and output is None:
     raise UserError("several processes write a file each; give --output=FILE.parquet")
   context = restore.find_context(workdir, config)
@@ -105,7 +110,9 @@ def recommend(
   if allowed_I is not None:
     question["items"] = int(allowed_I.sum())
     question["items_sha256"] = hashlib.sha256(allowed_I.tobytes()).hexdigest()
-  _write(output_lib.check(workdir_lib.absolute(output)), question, lists)
+  if csv_safe:
+    question["csv_safe"] = True
+  _write(output_lib.check(workdir_lib.absolute(output), csv_safe), question, lists)
   return None
 
 
