@@ -152,6 +152,11 @@ class Checkpoints:
         self._check_shapes(step, abstract_state.params)
       return self._checkpointer.load(step, abstract_state)
 
+  def verify(self) -> dict[int, str | None]:
+    """Returns each step, ascending, and the first damage of its checkpoint or None."""
+    steps = sorted(c.step for c in self._checkpointer.checkpoints)
+    return {step: self._damage(step) for step in steps}
+
   def close(self) -> None:
     try:
       self.wait()
