@@ -126,8 +126,9 @@ def train(
       dispatches.read_all()
       trace.close()
       dispatches.log_window(io, step)
+      io.checkpoints.check()
 
-  io.checkpoints.wait()
+  io.checkpoints.require(step)
   if progress.best_score is not None and progress.best_step != step:
     return restore_best(system, config, mesh, io.checkpoints)
   return state_lib.evaluated(state), progress
@@ -141,6 +142,12 @@ def restore_best(
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
   assert step is not None, "no checkpoint"
+  if not checkpoints.has(step) and (latest := checkpoints.latest_step):
+    logger.warning(
+      f"the best state, of step {step:,}, was not saved; that of step {latest:,} is "
+      "used"
+    )
+    progress.best_step = step = latest
   abstract = abstract_state(system, config, mesh)
   return state_lib.evaluated(checkpoints.restore(step, abstract)), progress
 

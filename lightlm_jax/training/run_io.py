@@ -42,7 +42,9 @@ def open_run_io(
     compilations = stack.enter_context(count_compilations())
     signals = stack.enter_context(capture_signals())
     stack.enter_context(signals.deferred())
-    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run)))
+    keep, goes_on = config.train.checkpoints, config.train.failed_save == "go_on"
+    opened = Checkpoints(workdir, run, keep=keep, goes_on=goes_on)
+    checkpoints = stack.enter_context(contextlib.closing(opened))
     for line in checkpoints.damaged:
       logger.warning(
         f"{line}; passed over for that of step {checkpoints.latest_step:,}"
