@@ -97,23 +97,27 @@ def recommend(
 
   if output is None:
     return lists(np.arange(len(queries.requests)))
-  # All that the lists depend on: an interrupted output with equal values is resumed.
-  question = restore.identity(run) | {
-    "k": k,
-    "exclude_seen": exclude_seen,
-    "text": with_text,
-    "users": len(queries.requests),
-    "users_sha256": queries_lib.digest(queries),
-    "items": index.log.num_items,
-    "items_sha256": None,
-  }
-  if allowed_I is not None:
-    question["items"] = int(allowed_I.sum())
-    question["items_sha256"] = hashlib.sha256(allowed_I.tobytes()).hexdigest()
-  if csv_safe:
-    question["csv_safe"] = True
+  asked = {"k": k, "exclude_seen": exclude_seen, "text": with_text}
+  asked |= {"csv_safe": True} if csv_safe else {}
+  question = restore.identity(run) | asked | _asked_for(queries, index, allowed_I)
   _write(output_lib.check(workdir_lib.absolute(output), csv_safe), question, lists)
   return None
+
+
+def _asked_for(queries, index, allowed_I: np.ndarray | None) -> dict[str, Any]:
+  """Returns the users and items that an output depends on, as JSON.
+
+  An interrupted output of an equal question is resumed.
+  """
+  items_sha256 = None
+  if allowed_I is not None:
+    items_sha256 = hashlib.sha256(allowed_I.tobytes()).hexdigest()
+  return {
+    "users": len(queries.requests),
+    "users_sha256": queries_lib.digest(queries),
+    "items": index.log.num_items if allowed_I is None else int(allowed_I.sum()),
+    "items_sha256": items_sha256,
+  }
 
 
 def read_users(

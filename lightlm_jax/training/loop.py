@@ -82,8 +82,8 @@ def train(
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
   dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
 
-  # Fixed order: evaluate, save, next batch, step, log. A checkpoint is saved before the
-  # next batch is taken, and contains only steps whose reports were read.
+  # Fixed order: evaluate, save, next batch, step, log. A checkpoint contains only steps
+  # whose reports were read.
   for turn in itertools.count():
     if _is_pause(step, t) and step != progress.judged_step:
       if requests is not None:
