@@ -60,8 +60,7 @@ def train(
   killed and resumed ends with the parameters of an uninterrupted one, bit for bit.
 
   Returns:
-    Parameters and progress. The parameters are those of the step with the best
-    validation, or of the last step if there is no validation.
+    Parameters of the step with the best validation, else of the last; and progress.
 
   Raises:
     Stopped: a signal was received; the state is saved unless a second signal came.
@@ -78,12 +77,12 @@ def train(
     state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
   read = _reader(feed, plan, config, mesh, start)
-  # Made once, so that a dispatch transfers nothing but the indices of its batches.
+  # Made once: a dispatch transfers nothing but the indices of its batches.
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
   dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
 
-  # Fixed order: evaluate, save, next batch, step, log. A checkpoint contains only steps
-  # whose reports were read.
+  # Fixed order: evaluate, save, next batch, step, log. A checkpoint is saved before the
+  # next batch is taken, and contains only steps whose reports were read.
   for turn in itertools.count():
     if _is_pause(step, t) and step != progress.judged_step:
       if requests is not None:
