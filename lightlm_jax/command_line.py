@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
-from lightlm_jax.runtime import errors, log, stops
+from lightlm_jax.runtime import errors, log, peers, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 
@@ -169,9 +169,19 @@ def main(
         atomic.check_folder(epath.Path(FLAGS[name].value).parent)
     log.set_up()
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    return entry(words)
+    try:
+      return entry(words)
+    except Exception as error:
+      peers.wait_if_lost(error)
+      raise
 
-  return stops.limited(lambda: errors.run(run, sys.argv))
+  failed = True
+  try:
+    code = stops.limited(lambda: errors.run(run, sys.argv))
+    failed = code != 0
+    return code
+  finally:
+    peers.stop(failed)
 
 
 class _ConfigParser(flags.ArgumentParser):

@@ -19,9 +19,17 @@ import rich.box
 import rich.console
 import rich.table
 
-# The modules of this folder with a KIND, or with several KINDS.
-MODULES = ("saves",)
+# As in pytest: helpers of the tests are imported by their bare names, and conftest sets
+# how processes compile.
 TESTS = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(TESTS))
+import conftest  # noqa: E402, F401
+
+from tests.faults import suite  # noqa: E402
+from tests.faults.suite import counts  # noqa: E402
+
+# The modules of this folder with a KIND, or with several KINDS.
+MODULES = ("saves", "kills", "signals")
 
 
 def main() -> int:
@@ -34,10 +42,6 @@ def main() -> int:
   parser.add_argument("--trials", type=int, help="of each kind; default: its own")
   parser.add_argument("--out", type=pathlib.Path)
   flags = parser.parse_args()
-  # As pytest does: helpers of the tests are imported by their bare names.
-  sys.path.insert(0, str(TESTS))
-  from tests.faults import suite  # noqa: PLC0415
-
   known = {
     kind.name: kind
     for module in MODULES
@@ -61,20 +65,21 @@ def main() -> int:
         say=lambda text: console.print(text, markup=False, highlight=False),
       )
     )
-    found = rows[-1]
-    console.print(f"{name}: {found.tried - len(found.failed)} of {found.tried} held")
+    tried, held = suite.counts(rows[-1])
+    console.print(f"{name}: {held:,} of {tried:,} held")
     if flags.out:
-      write(flags.out / f"{name}.json", found, flags.seed)
+      write(flags.out / f"{name.replace(' ', '-')}.json", rows[-1], flags.seed)
   console.print(table(rows))
   return int(any(found.failed for found in rows))
 
 
 def write(path: pathlib.Path, found, seed: int) -> None:
+  tried, held = counts(found)
   content = {
     "about": found.kind.about,
     "seed": seed,
-    "tried": found.tried,
-    "held": found.tried - len(found.failed),
+    "tried": tried,
+    "held": held,
     "what": dict(found.held.most_common()),
     "failed": found.failed,
     "seconds": round(found.seconds),
@@ -89,10 +94,11 @@ def table(rows) -> rich.table.Table:
     shown.add_column(column, justify="left" if column.startswith("k") else "right")
   shown.columns[-1].justify = "left"
   for found in rows:
+    tried, held = counts(found)
     shown.add_row(
       found.kind.name,
-      f"{found.tried:,}",
-      f"{found.tried - len(found.failed):,}",
+      f"{tried:,}",
+      f"{held:,}",
       f"{found.seconds:.0f}",
       "; ".join(f"{said} ({n:,})" for said, n in found.held.most_common(6)),
     )

@@ -22,8 +22,9 @@ class Kind(NamedTuple):
     about: what has to hold, a line for the table.
     trials: how many a whole run of the suite makes.
     prepare: makes in an empty folder what all trials start from, and returns it.
-    trial: makes one fault in an empty folder. Returns in a few words what held, which
-      is counted; raises whatever it likes if something did not.
+    trial: makes faults in an empty folder. Returns in a few words what held, which is
+      counted; raises whatever it likes if something did not.
+    each: how many faults a trial makes.
   """
 
   name: str
@@ -31,6 +32,7 @@ class Kind(NamedTuple):
   trials: int
   prepare: Callable[[pathlib.Path], Any]
   trial: Callable[[Any, random.Random, pathlib.Path], str]
+  each: int = 1
 
 
 class Found(NamedTuple):
@@ -70,3 +72,9 @@ def run(
         )
       shutil.rmtree(trial, ignore_errors=True)
   return Found(kind, tried, held, failed, time.monotonic() - began)
+
+
+def counts(found: Found) -> tuple[int, int]:
+  """Returns the numbers of faults that were made, and of those that held."""
+  each = found.kind.each
+  return each * found.tried, each * (found.tried - len(found.failed))
