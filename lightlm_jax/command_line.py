@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from lightlm_jax import config as config_lib
 from lightlm_jax.config import Card, RunConfig
-from lightlm_jax.runtime import errors, log, peers, stops
+from lightlm_jax.runtime import errors, liveness, log, stops
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 
@@ -172,7 +172,7 @@ def main(
     try:
       return entry(words)
     except Exception as error:
-      peers.wait_if_lost(error)
+      liveness.wait_if_lost(error)
       raise
 
   failed = True
@@ -181,7 +181,7 @@ def main(
     failed = code != 0
     return code
   finally:
-    peers.stop(failed)
+    liveness.stop(failed)
 
 
 class _ConfigParser(flags.ArgumentParser):

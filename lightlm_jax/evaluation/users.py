@@ -8,12 +8,14 @@ each RULE (seen_excluded, seen_allowed): `RULE_rank`, `RULE_ties` (see evaluator
 and `RULE_items`, the raw ids of the first `SHOWN` recommendations.
 """
 
+import hashlib
 import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 import pyarrow
+import pyarrow.compute
 
 from lightlm_jax.data.interactions import Interactions
 from lightlm_jax.data.splits import Requests
@@ -24,6 +26,7 @@ from lightlm_jax.storage import atomic, json_text, parquet
 
 SHOWN = 10
 _KEY = b"lightlm_jax"
+_compute: Any = pyarrow.compute  # its functions are created at import
 _INT32 = pyarrow.int32()
 _TEXT = pyarrow.string()
 _RANKED = {"rank": _INT32, "ties": _INT32, "items": pyarrow.list_(_TEXT)}
@@ -66,7 +69,10 @@ def table(
     columns[f"{rule}_ties"] = found.ties_N[order_N]
     assert found.items_NK is not None
     columns[f"{rule}_items"] = _raw_lists(found.items_NK[order_N], train.item_ids)
-  return pyarrow.table(columns, metadata={_KEY: json.dumps(about)})
+  users = pyarrow.table(columns)
+  users = users.cast(pyarrow.schema([SCHEMA.field(name) for name in columns]))
+  sealed = about | {"checksum": _checksum(users, about)}
+  return users.replace_schema_metadata({_KEY: json.dumps(sealed)})
 
 
 def values(rank_N: np.ndarray, ties_N: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,7 +105,11 @@ def read(path: epath.Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     about = json_text.loads((users.schema.metadata or {})[_KEY])
     if wrong := json_text.misfit(about, dict[str, str | int | None], "its metadata"):
       raise ValueError(wrong)
-    return _checked(users.select(SCHEMA.names).cast(SCHEMA)), about
+    users = _checked(users.select(SCHEMA.names).cast(SCHEMA))
+    checksum = about.pop("checksum", None)  # older versions left it out
+    if checksum not in (None, _checksum(users, about)):
+      raise ValueError("it was changed after it was written: its checksum differs")
+    return users, about
   except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
     raise UserError(
       f"{path} is no table of users ({first_line(error)}); let `evaluate` write it"
@@ -118,6 +128,22 @@ def _checked(users: pyarrow.Table) -> pyarrow.Table:
     if pyarrow.types.is_integer(values.type) and (values.to_numpy() < 0).any():
       raise ValueError(f"{name} has negative numbers")
   return users
+
+
+def _checksum(users: pyarrow.Table, about: dict[str, Any]) -> str:
+  """Returns the SHA-256 of a table of `SCHEMA` and its metadata, in hexadecimal."""
+  found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+  for name in sorted(users.column_names):
+    values = users[name].combine_chunks()
+    if pyarrow.types.is_list(values.type):
+      found.update(_compute.list_value_length(values).to_numpy().tobytes())
+      values = values.flatten()
+    if pyarrow.types.is_string(values.type):
+      found.update(_compute.binary_length(values).to_numpy().tobytes())
+      found.update(str.join("", values.to_pylist()).encode())
+    else:
+      found.update(values.to_numpy(zero_copy_only=False).tobytes())
+  return found.hexdigest()
 
 
 def _raw_lists(items_NK: np.ndarray, item_ids: np.ndarray) -> pyarrow.Array:

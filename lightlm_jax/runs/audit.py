@@ -19,7 +19,7 @@ from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.runs import context, restore
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime.errors import UserError
-from lightlm_jax.storage import atomic
+from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def audit_run(workdir: epath.PathLike) -> dict[str, Any]:
       "to audit"
     )
   atomic.check_folder(workdir)
-  found = audit(config, workdir)
+  found = json_text.sealed(audit(config, workdir))
   atomic.write_json(workdir / "audit.json", found)
   logger.info(f"written to {workdir / 'audit.json'}")
   return found

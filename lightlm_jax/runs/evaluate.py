@@ -120,6 +120,7 @@ def _evaluate(
   results = results_lib.with_fields(results, found)
   write_users(run, results, requests, ranks, **way)
   name = results_lib.file_name("results", results, **way) + ".json"
+  results = results_lib.sealed(results)
   atomic.write_json(run.workdir / name, results)
   results_lib.show(results)
   logger.info(f"written to {run.workdir / name}")

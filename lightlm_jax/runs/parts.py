@@ -14,11 +14,6 @@ from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.training.checkpoint import Checkpoints
 
-# They do not influence parameters, and people edit them.
-_MAY_DIFFER = (
-  *workdir_lib.MAY_DIFFER,
-  *("decoding", "baselines", "data.dir", "mesh", "train.eval_batch_size"),
-)
 _ADVICE = "put back that of this run, or train anew in another --workdir"
 
 
@@ -47,7 +42,7 @@ def check_checkpoints(checkpoints: Checkpoints) -> None:
       raise UserError(f"the checkpoints in {folder} are of another {what}; {_ADVICE}")
   own = config_lib.from_tree(wanted["config"])
   theirs = saved.get("config", wanted["config"])
-  if different := config_lib.differences(theirs, own, ignore=_MAY_DIFFER):
+  if different := config_lib.differences(theirs, own, ignore=workdir_lib.MAY_DIFFER):
     raise UserError(
       f"the checkpoints in {folder} are of another configuration "
       f"({'; '.join(different)}); {_ADVICE}"

@@ -99,6 +99,7 @@ class Results(_Generator):
   baselines: dict[str, ByRule] | None
   versions: dict[str, str]
   devices: list[str]
+  checksum: NotRequired[str]  # of all other fields
 
 
 def versions() -> dict[str, str]:
@@ -183,6 +184,11 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
 def with_fields(results: Results, fields: Mapping[str, Any]) -> Results:
   """Returns a copy of the results with `fields` set."""
   return cast(Results, {**results, **fields})
+
+
+def sealed(results: Results) -> Results:
+  """Returns the results with their checksum, as they are written."""
+  return cast(Results, json_text.sealed(results))
 
 
 def table(results: Mapping[str, Any]) -> list[str]:

@@ -134,6 +134,7 @@ def _run(context: RunContext, source: str | None) -> tuple[Results, Run | None]:
     results = results_lib.with_fields(results, found)
     evaluate.write_users(shared, results, split.test, ranks)
     results = results_lib.with_fields(results, _evaluate_baselines(context))
+  results = results_lib.sealed(results)
   atomic.write_json(path, results)
   results_lib.show(results)
   if split.test is not None:
@@ -261,7 +262,7 @@ def _claim_split(context: RunContext) -> None:
   path = context.workdir / "split.json"
   if not path.exists():
     summary = split_summary.summary(context.split, context.dataset.log)
-    atomic.write_json(path, summary)
+    atomic.write_json(path, json_text.sealed(summary))
     return
   earlier = json_text.read(path, workdir_lib.WRITTEN_ANEW, fields=("sha256",))
   if earlier["sha256"] != context.split.sha256:

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from lightlm_jax.runtime import peers
+from lightlm_jax.runtime import liveness
 from lightlm_jax.runtime.errors import UserError, first_line
 
 # The hosts of a large job may start minutes apart.
@@ -74,7 +74,7 @@ def join(how: str | None) -> None:
       f"--distributed={how}: {why}; see launch/README.md, or give --distributed=off"
     )
   if several():
-    peers.watch(*process_index_and_count())
+    liveness.watch(*process_index_and_count())
 
 
 def is_first() -> bool:

@@ -1,7 +1,8 @@
 """Reads JSON safely: files may come from other programs, or be damaged."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 import contextlib
+import hashlib
 import json
 import types
 import typing
@@ -13,6 +14,7 @@ from lightlm_jax.runtime.errors import UserError, first_line
 
 DEEPEST = 100  # maximum levels of nesting; the files of this project have about ten
 _MOST_BYTES = 2**26  # of a file; those of this project have a thousandth of it
+CHECKSUM = "checksum"
 _LARGEST = 2**63  # numbers beyond it overflow in arrays
 _WORDS = {
   bool: "true or false",
@@ -46,6 +48,17 @@ def loads(text: str | bytes) -> Any:
   raise ValueError(f"more than {DEEPEST} levels of brackets")
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a JSON object with its checksum, by which `read` finds a change."""
+  return {**value, CHECKSUM: _checksum(value)}
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+  content = {name: value[name] for name in value if name != CHECKSUM}
+  plain = json.loads(json.dumps(content))  # as it will be read: tuples are lists
+  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def read(
   path: epath.Path, advice: str, fields: Collection[str] = (), kind: Any = dict
 ) -> dict[str, Any]:
@@ -63,6 +76,8 @@ def read(
     value = loads(path.read_bytes())
     if not isinstance(value, dict):
       raise ValueError("it holds no JSON object")
+    if value.get(CHECKSUM, "") not in ("", _checksum(value)):
+      raise ValueError("it was changed after it was written: its checksum differs")
     missing = [field for field in fields if field not in value]
     if missing:
       raise ValueError(f"it has no {', '.join(missing)}")

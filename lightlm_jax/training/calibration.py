@@ -112,7 +112,8 @@ def write(
   found = {name: np.asarray(value).tolist() for name, value in fitted.items()}
   with processes.fail_together(f"write {FILE}"):
     about = {"step": of.step, "parameters_sha256": of.sha256, "gain": gain}
-    atomic.write_json(workdir / FILE, about | {"fitted": found})
+    sealed = json_text.sealed(about | {"fitted": found})
+    atomic.write_json(workdir / FILE, sealed)
 
 
 def apply(

@@ -101,7 +101,8 @@ class Checkpoints:
     """Returns the progress of the latest checkpoint, as last saved or updated."""
     judged = self.directory / str(self.latest_step) / manifests.PROGRESS
     if judged.exists():
-      return json_text.read(judged, "remove it, and the run is validated again")
+      found = json_text.read(judged, "remove it, and the run is validated again")
+      return {n: found[n] for n in found if n != json_text.CHECKSUM}
     return self._metrics()["progress"]
 
   def saved_with(self) -> dict[str, Any]:
@@ -134,9 +135,8 @@ class Checkpoints:
   def update_progress(self, progress: dict) -> None:
     """Replaces the progress of the latest checkpoint."""
     self.wait()
-    atomic.write_json(
-      self.directory / str(self.latest_step) / manifests.PROGRESS, progress
-    )
+    path = self.directory / str(self.latest_step) / manifests.PROGRESS
+    atomic.write_json(path, json_text.sealed(progress))
 
   def wait(self) -> None:
     """Waits until the last save is complete on disk.
@@ -226,7 +226,8 @@ class Checkpoints:
   def _remove_unfinished(self) -> None:
     """Removes what a failed write has left: on a full disk, room to go on."""
     if not self._read_only and processes.is_first():
-      for folder in self.directory.glob(f"*{_UNFINISHED}"):
+      # Orbax may be removing the same files: then the first attempt misses one.
+      for folder in 3 * list(self.directory.glob(f"*{_UNFINISHED}")):
         with contextlib.suppress(OSError):
           folder.rmtree()
 

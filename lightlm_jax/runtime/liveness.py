@@ -36,7 +36,7 @@ def watch(rank: int, count: int) -> None:
   """Starts to watch the `count` processes of this run, of which this one is `rank`."""
   client = distributed.global_state.client
   arguments = client, rank, count
-  threading.Thread(target=_watch, args=arguments, daemon=True, name="peers").start()
+  threading.Thread(target=_watch, args=arguments, daemon=True, name="liveness").start()
   # jax aborts at once, from C++, where the process is gone that coordinates.
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: _aborted())
   _kept.append(handler)
