@@ -20,7 +20,7 @@ import rich.console
 import rich.table
 
 # The modules of this folder with a KIND, or with several KINDS.
-MODULES = ("saves",)
+MODULES = ("saves", "damage")
 TESTS = pathlib.Path(__file__).parent.parent
 
 
@@ -36,7 +36,11 @@ def main() -> int:
   flags = parser.parse_args()
   # As pytest does: helpers of the tests are imported by their bare names.
   sys.path.insert(0, str(TESTS))
+  import compiling  # noqa: PLC0415
+
   from tests.faults import suite  # noqa: PLC0415
+
+  compiling.quick()
 
   known = {
     kind.name: kind
