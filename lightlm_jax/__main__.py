@@ -12,7 +12,7 @@ from lightlm_jax.runtime.errors import EXIT_CODE
 
 COMMANDS = (
   *("train", "evaluate", "recommend", "report", "export"),
-  *("prepare", "index", "audit", "sweep", "bench"),
+  *("prepare", "index", "audit", "sweep", "bench", "doctor"),
 )
 _CONFIG = "Prints every field of a configuration: lightlm config toys:small."
 

@@ -36,13 +36,17 @@ flags.DEFINE_bool("exclude_seen", True, "exclude items of a user's history")
 flags.DEFINE_string("allow", None, "the only items: X,Y or a file of them")
 flags.DEFINE_string("deny", None, "items that are not recommended: likewise")
 flags.DEFINE_bool("text", False, "the items' titles as one more column")
+flags.DEFINE_bool(
+  "csv_safe", False, "ids like =1+2 get an apostrophe, for spreadsheets"
+)
 
 
 def main(_) -> None:
   f, workdir = FLAGS, command_line.workdir()
   users, histories = read_users(f.users, f.history, f.histories, f.all, f.output)
   options = {"users": users, "histories": histories, "with_text": f.text}
-  options |= {name: f[name].value for name in ("output", "k", "exclude_seen", "strict")}
+  options |= {name: f[name].value for name in ("output", "k", "exclude_seen")}
+  options |= {name: f[name].value for name in ("strict", "csv_safe")}
   for name in ("allow", "deny"):
     options[name] = read_optional_ids(name, f[name].value)
   devices.begin(f.platform, f.distributed)

@@ -174,6 +174,7 @@ def answer(
     "split": split_name,
     "split_sha256": split.sha256,
     "best_step": 20 if writes_ids else None,
+    "parameters_sha256": None,
     "metrics": evaluator.summarise_rules(ranks),
     "intervals": {
       rule: {name: list(uncertainty.interval(v_N)) for name, v_N in metrics.items()}

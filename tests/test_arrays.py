@@ -5,9 +5,10 @@ import tracemalloc
 import zipfile
 
 import numpy as np
+import pyarrow
 import pytest
 
-from lightlm_jax.storage import arrays
+from lightlm_jax.storage import arrays, parquet
 
 
 def npy(array, **options):
@@ -66,3 +67,32 @@ def test_a_member_of_an_archive_is_checked_likewise():
     archive.writestr("items.npy", header((10**7, 10**6)))
   with pytest.raises(ValueError, match="claims"):
     arrays.read_npz(content.getvalue(), np.int32, ndim=2)
+
+
+def test_an_archive_that_claims_more_than_real_data_is_not_unpacked():
+  content = io.BytesIO()
+  np.savez(content, codes=np.zeros((3, 2), np.int32))
+  packed = bytearray(content.getvalue())
+  with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+    claim = archive.start_dir + 24  # the size in the archive's directory
+  packed[claim : claim + 4] = (2**31).to_bytes(4, "little")
+  with pytest.raises(ValueError, match="bytes claim to unpack to 2,147,483,648"):
+    arrays.read_npz(bytes(packed), np.int32, ndim=2)
+
+
+def test_a_table_that_claims_more_than_real_data_is_not_unpacked(monkeypatch):
+  table = pyarrow.table({"user": ["a"] * 5_000})
+  content = parquet.to_bytes(table)
+  assert parquet.from_bytes(content).equals(table)
+  claims = []
+  monkeypatch.setattr(arrays, "check_unpacked", lambda *sizes: claims.append(sizes))
+  parquet.from_bytes(content)
+  ((packed, unpacked),) = claims
+  assert packed == len(content)
+  assert unpacked >= 8 * 5_000  # though a text is repeated in few bytes
+
+
+def test_so_much_may_be_unpacked_and_not_a_byte_more():
+  arrays.check_unpacked(10, 2**30 + 10_000)
+  with pytest.raises(ValueError, match="claim to unpack"):
+    arrays.check_unpacked(10, 2**30 + 10_001)

@@ -18,6 +18,7 @@ from lightlm_jax.runs import evaluate, restore, train
 from lightlm_jax.runtime import mesh as mesh_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.training import calibration
+from lightlm_jax.training.calibration import Of
 
 CODES = [(item % 3, item + 3) for item in range(12)]
 FIELDS = {
@@ -168,22 +169,25 @@ def test_a_calibration_belongs_to_a_step(tmp_path):
   path, (system, tables, params) = epath.Path(tmp_path), small()
   built, mesh = system.built._replace(tables=tables), mesh_lib.make(1, 1)
 
-  def applied(step):
-    return calibration.apply(path, step, mesh, built, params)
+  def applied(step, sha256="a"):
+    return calibration.apply(path, Of(step, sha256), mesh, built, params)
 
   assert applied(7) == (params, None)
   fitted = {name: x + 0.1 for name, x in system.calibration(params).items()}
-  calibration.write(path, 7, 0.01, fitted)
+  calibration.write(path, Of(7, "a"), 0.01, fitted)
   found, sha256 = applied(7)
   assert set(found) == {*params, "log_temperature"}
   for name, value in fitted.items():
     np.testing.assert_array_equal(found[name], value)
+  assert applied(7, None)[1] == sha256
+  with pytest.raises(UserError, match=r"calibration\.json is of other parameters than"):
+    applied(7, "b")
   assert applied(8) == (params, None)
-  calibration.write(path, 7, 0.01, fitted | {"log_temperature": np.zeros(2)})
+  calibration.write(path, Of(7, "a"), 0.01, fitted | {"log_temperature": np.zeros(2)})
   assert applied(7)[1] not in (None, sha256)
-  calibration.write(path, 7, -0.01, {})
+  calibration.write(path, Of(7, "a"), -0.01, {})
   assert applied(7) == (params, None)
-  calibration.write(path, 7, 0.01, {"log_temperature": np.zeros(2)})
+  calibration.write(path, Of(7, "a"), 0.01, {"log_temperature": np.zeros(2)})
   with pytest.raises(UserError, match=r"calibration\.json holds other parameters"):
     applied(7)
   (path / calibration.FILE).write_text("{")

@@ -138,3 +138,11 @@ def test_a_value_of_another_type_is_named(field, value, wrong):
 def test_a_lone_surrogate_which_no_file_could_hold_is_a_value_error(text):
   with pytest.raises(ValueError, match="surrogates"):
     json_text.loads(text)
+
+
+def test_a_file_that_is_too_large_for_json_of_ours_is_not_read(tmp_path):
+  path = epath.Path(tmp_path / "results.json")
+  with path.open("wb") as file:
+    file.truncate(2**40)  # without taking the disk
+  with pytest.raises(UserError, match="it has 1,099,511,627,776 bytes"):
+    json_text.read(path, "remove it")

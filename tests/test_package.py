@@ -34,6 +34,30 @@ def test_every_folder_is_a_package(setup):
   assert listed == found | beside
 
 
+def test_hashed_requirements_are_those_of_the_constraints(setup):
+  lines = (ROOT / "requirements-hashed.txt").read_text().splitlines()
+  hashed = [line.rstrip(" \\") for line in lines if "==" in line]
+  assert sum("--hash=sha256:" in line for line in lines) >= len(hashed)
+  assert "http" not in "".join(lines)  # from wherever pip looks
+  for python in ("3.11", "3.12", "3.13"):
+    about = {"python_version": python, "python_full_version": f"{python}.0"}
+    pins = {
+      pin.name.lower().replace("_", "-"): pin
+      for pin in map(Requirement, hashed)
+      if not pin.marker or pin.marker.evaluate(about)
+    }
+    for name in requirements(setup["options"]["install_requires"]):
+      assert name.lower().replace("_", "-") in pins, (python, name)
+    for constraint in (ROOT / "constraints.txt").read_text().splitlines():
+      if constraint.startswith("#"):
+        continue
+      one = Requirement(constraint)
+      pin = pins.get(one.name.lower().replace("_", "-"))
+      if pin and (not one.marker or one.marker.evaluate(about)):
+        (clause,) = pin.specifier
+        assert one.specifier.contains(clause.version, prereleases=True), constraint
+
+
 def test_constraints_leave_room_for_every_requirement(setup):
   constraints = [
     Requirement(line)

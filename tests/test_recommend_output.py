@@ -277,3 +277,32 @@ def test_a_command_that_is_killed_goes_on(demo_run, many, tmp_path, count):
     # Several processes divide the CPU's threads, and sums are rounded apart.
     assert one.pop("score") == pytest.approx(other.pop("score"), rel=1e-4)
     assert one == other
+
+
+TEXTS = ["=1+2", "+1", "-1", "@sum", "\t=1", "\r=1", "a=b", "", "Grün", '="x"']
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_no_text_is_a_formula_in_a_csv_for_spreadsheets(tmp_path, safe):
+  def make(index_N):
+    names = [TEXTS[n % len(TEXTS)] for n in index_N.tolist()]
+    columns = names, np.full(len(names), -1.5, np.float32), ["=2"] * len(names)
+    return pyarrow.table(columns, ("item", "score", "text")).append_column(
+      "rank", pyarrow.array(np.ones(len(names), np.int32))
+    )
+
+  path = tmp_path / "lists.csv"
+  write(path, make, QUESTION | ({"csv_safe": True} if safe else {}))
+  with path.open(newline="") as file:
+    found = list(csv.DictReader(file))
+  for row, text in zip(found, [*TEXTS, *TEXTS], strict=False):
+    formula = safe and text[:1] in tuple("=+-@\t\r")
+    assert row["item"] == ("'" if formula else "") + text
+    assert row["score"] == "-1.5"  # a number is one
+    assert row["text"] == ("'=2" if safe else "=2")
+
+
+def test_csv_safe_is_for_csv(tmp_path):
+  with pytest.raises(UserError, match="--csv_safe is for tables in CSV"):
+    output_lib.check(tmp_path / "lists.parquet", csv_safe=True)
+  assert output_lib.check(tmp_path / "lists.csv", csv_safe=True)

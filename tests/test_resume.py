@@ -113,6 +113,7 @@ def assert_same_end(one, other):
   for result in results:
     for field in measured:
       assert result.pop(field) > 0
+    assert result.pop("parameters_sha256")  # the checkpoint says when it was written
   assert results[0] == results[1]
   assert losses(one) == losses(other)
 

@@ -9,7 +9,7 @@ from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic
 from lightlm_jax.storage import folder as folder_lib
 from lightlm_jax.storage import workdir as workdir_lib
-from lightlm_jax.training import checkpoint
+from lightlm_jax.training import manifests
 
 FILES = {"a.txt": b"one", "b.txt": b"two"}
 
@@ -102,14 +102,14 @@ def test_each_process_hashes_its_own_files_and_all_are_verified(tmp_path):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(name)
   for process in range(2):
-    checkpoint._write_manifest(folder, process)
+    manifests.write(folder, process)
   assert {path.name for path in folder.glob("*.json")} == {
     "sha256.json",
     "sha256.process_1.json",
   }
 
   def found(count):
-    return [checkpoint._changed(folder, process, count) for process in range(count)]
+    return [manifests.changed(folder, process, count) for process in range(count)]
 
   assert found(3) == [None] * 3
   (folder / names[1]).write_text("changed")

@@ -40,8 +40,8 @@ ORDER = (
   "commands",
 )
 COMMANDS = ("train", "evaluate", "recommend", "prepare", "index", "audit")
-COMMANDS += ("report", "sweep", "bench", "export")
-FUNCTION_LINES, FILE_LINES, COMMAND_LINES, PACKAGE_LINES = 80, 400, 60, 29_400
+COMMANDS += ("report", "sweep", "bench", "export", "doctor")
+FUNCTION_LINES, FILE_LINES, COMMAND_LINES, PACKAGE_LINES = 80, 400, 60, 30_100
 # A command and what it calls share a name on purpose.
 TWICE = dict.fromkeys(COMMANDS, 2)
 

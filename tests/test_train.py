@@ -97,6 +97,7 @@ def test_results_hold_every_promised_field(demo_run):
     "beam_size": int,
     "split_sha256": str,
     "best_step": int,
+    "parameters_sha256": str,
     "validation": dict,
     "validation_loss": float,
     "metrics": dict,

@@ -35,6 +35,8 @@ EARLIER: dict[str, Any] = {
   "train.steps_per_dispatch": 1,
   "train.pack": 1,
   "train.average": 0.0,
+  "train.checkpoints": 2,
+  "train.failed_save": "stop",
   "train.feed": "device",
   "train.whole_histories": False,
   "train.negatives": 8_192,

@@ -196,6 +196,14 @@ class Train(Evaluating):
   eval_every: int = field(1_000, "steps between validations and checkpoints", POSITIVE)
   eval_users: int = field(0, "users of a validation; 0 = all", NOT_NEGATIVE)
   patience: int = field(5, "validations without a new best; 0 = no limit", NOT_NEGATIVE)
+  checkpoints: int = field(
+    2, "latest checkpoints that are kept, and the best", POSITIVE
+  )
+  failed_save: str = field(
+    "stop",
+    "stop = a checkpoint that cannot be written ends the run, go_on = it is left out",
+    choices=("stop", "go_on"),
+  )
   log_every: int = field(100, "steps between lines of the log", POSITIVE)
   steps_per_dispatch: int = field(10, "steps per call of the device", POSITIVE)
 

@@ -24,16 +24,22 @@ from lightlm_jax.storage import atomic, json_text, parquet
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 USERS_A_PART = 2_048
 _AGAIN = "remove it, and start again"
+_FORMULA = r"^[=+\-@\t\r]"  # how a text begins that a spreadsheet evaluates
 
 
-def check(path: epath.PathLike) -> epath.Path:
-  """Returns the path; raises a UserError if its suffix is none of SUFFIXES."""
+def check(path: epath.PathLike, csv_safe: bool = False) -> epath.Path:
+  """Returns the path; raises a UserError if its suffix is none of SUFFIXES.
+
+  `csv_safe`: whether it has to be .csv.
+  """
   path = epath.Path(path)
   if path.suffix not in SUFFIXES:
     raise UserError(
       f"--output={path} ends with none of {', '.join(SUFFIXES)}, which say how it is "
       "written"
     )
+  if csv_safe and path.suffix != ".csv":
+    raise UserError(f"--csv_safe is for tables in CSV; --output={path} is none")
   return path
 
 
@@ -50,7 +56,8 @@ def write(
 
   Args:
     path: the output; all processes share its folder.
-    question: JSON, all that the output depends on; must be equal in a resumed run.
+    question: JSON, all that the output depends on; must be equal in a resumed run. If
+      its `csv_safe` is true, texts in a CSV are written `without_formulas`.
     users: N, the number of users.
     make: maps user indices to rows of recommendations, best first, `rank` from 1.
     process: (index of this process, number of processes).
@@ -80,7 +87,8 @@ def write(
     tell(len(index))
   with processes.fail_together("write the output"), _one_line(path):
     nobody = make(np.zeros(0, np.int64))
-    _join(_of_process(path, rank, count), nobody, [parts / _name(n) for n in mine])
+    file, safe = _of_process(path, rank, count), bool(question.get("csv_safe"))
+    _join(file, nobody, [parts / _name(n) for n in mine], safe)
   with processes.fail_together("finish the output"), _one_line(path):
     if processes.is_first():
       return _finish(path, question, users, count)
@@ -129,7 +137,18 @@ def _refuse_other(path: epath.Path, old: Any, new: dict[str, Any]) -> None:
     )
 
 
-def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) -> None:
+def without_formulas(rows: polars.DataFrame) -> polars.DataFrame:
+  """Puts an apostrophe before texts that a spreadsheet would take for a formula."""
+  texts = polars.col(polars.String)
+  return rows.with_columns(texts.str.replace(_FORMULA, "'${0}"))
+
+
+def _join(
+  path: epath.Path,
+  nobody: pyarrow.Table,
+  parts: Sequence[epath.Path],
+  csv_safe: bool,
+) -> None:
   """Writes the rows of all parts to one file, with one part in memory at a time.
 
   `nobody` is a table without rows that has the columns of the parts.
@@ -142,7 +161,9 @@ def _join(path: epath.Path, nobody: pyarrow.Table, parts: Sequence[epath.Path]) 
     elif path.suffix == ".csv":
       polars.DataFrame(nobody).write_csv(file)
       for part in parts:
-        polars.DataFrame(_rows(part)).write_csv(file, include_header=False)
+        rows = polars.DataFrame(_rows(part))
+        rows = without_formulas(rows) if csv_safe else rows
+        rows.write_csv(file, include_header=False)
     else:
       for part in parts:
         polars.DataFrame(_rows(part)).write_ndjson(file)

@@ -4,6 +4,7 @@ A run may be unfinished or of an older version, with fewer files and fields. Wha
 missing is None or empty here; the sections name the commands that produce it.
 """
 
+import logging
 import shlex
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import json_text
 from lightlm_jax.storage import workdir as workdir_lib
+
+logger = logging.getLogger(__name__)
 
 # Fields that older versions of `train` left out, and that `evaluate` can supply.
 _ADDED = ("intervals", "slices", "exposure", "repeated_targets", "users_per_second")
@@ -77,6 +80,11 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
     results = {"split": "test"} | results_lib.read(workdir / results_lib.FILE)
   if split_name == "validation":
     results, asked_again = _of_validation(workdir, config, asked_again, results)
+  asked_again = {
+    name: found
+    for name, found in asked_again.items()
+    if _same_parameters(workdir / name, found, results)
+  }
   if results:
     results = _completed(results, asked_again.values())
     users = _read_users(workdir, results_lib.file_name("users", results), results)
@@ -182,13 +190,27 @@ def _searches(workdir: epath.Path, results, asked_again) -> list[Search]:
 
 
 def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None:
-  """Reads table `name` of users; None if missing or of another split than `results`."""
+  """Reads table `name` of users; None if missing, or not of those of `results`."""
   path = workdir / f"{name}.parquet"
   # Looked up by its name, as that has parts of another file.
   if path.name not in {other.name for other in workdir.glob("users-*.parquet")}:
     return None
   users, about = users_lib.read(path)
-  return users if about.get("split_sha256") == results.get("split_sha256") else None
+  if about.get("split_sha256") != results.get("split_sha256"):
+    return None
+  return users if _same_parameters(path, about, results) else None
+
+
+def _same_parameters(path: epath.Path, about: dict, results: dict) -> bool:
+  """Returns whether a file is of the parameters of `results`; warns if it is not."""
+  both = {found.get("parameters_sha256") for found in (about, results)}
+  same = len(both - {None}) < 2  # older versions left it out
+  if not same:
+    logger.warning(
+      f"{path} is of other parameters than the run's results, and is left out; let "
+      "`evaluate` write it anew"
+    )
+  return same
 
 
 def _completed(results: dict[str, Any], others: Any) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Run(RunContext):
   progress: "Progress | None"  # of the training; None if the system is fitted
   step: int | None  # of the parameters; None if the system is fitted
   calibration_sha256: str | None = None  # None = the parameters are as trained
+  parameters_sha256: str | None = None  # of the checkpoint; None = of an older version
   members: tuple["Run", ...] = ()  # of an ensemble
 
 

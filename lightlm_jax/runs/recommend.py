@@ -41,6 +41,7 @@ def recommend(
   with_text: bool = False,
   overrides: Mapping[str, Any] | None = None,
   strict: bool = False,
+  csv_safe: bool = False,
 ) -> pyarrow.Table | None:
   """Recommends items with the best parameters of a run.
 
@@ -54,6 +55,8 @@ def recommend(
     with_text: whether to add a column with the items' titles.
     overrides: values by dotted field that replace the run's own; None = none.
     strict: whether a damaged checkpoint is an error; see `restore.restore`.
+    csv_safe: whether ids and titles of a CSV that begin like a formula get an
+      apostrophe, so that a spreadsheet shows them as texts.
 
   Returns:
     The rows, see `serve.table`; None if they went to `output`.
@@ -61,6 +64,8 @@ def recommend(
   workdir, config, _ = restore.read_configs(workdir, overrides or {})
   log.set_up()
   logger.info(devices.describe())
+  if csv_safe and output is None:
+    raise UserError("--csv_safe is for tables in CSV; give --output=FILE.csv with it")
   if processes.several() and output is None:
     raise UserError("several processes write a file each; give --output=FILE.parquet")
   context = restore.find_context(workdir, config)
@@ -92,21 +97,27 @@ def recommend(
 
   if output is None:
     return lists(np.arange(len(queries.requests)))
-  # All that the lists depend on: an interrupted output with equal values is resumed.
-  question = restore.identity(run) | {
-    "k": k,
-    "exclude_seen": exclude_seen,
-    "text": with_text,
+  asked = {"k": k, "exclude_seen": exclude_seen, "text": with_text}
+  asked |= {"csv_safe": True} if csv_safe else {}
+  question = restore.identity(run) | asked | _asked_for(queries, index, allowed_I)
+  _write(output_lib.check(workdir_lib.absolute(output), csv_safe), question, lists)
+  return None
+
+
+def _asked_for(queries, index, allowed_I: np.ndarray | None) -> dict[str, Any]:
+  """Returns the users and items that an output depends on, as JSON.
+
+  An interrupted output of an equal question is resumed.
+  """
+  items_sha256 = None
+  if allowed_I is not None:
+    items_sha256 = hashlib.sha256(allowed_I.tobytes()).hexdigest()
+  return {
     "users": len(queries.requests),
     "users_sha256": queries_lib.digest(queries),
-    "items": index.log.num_items,
-    "items_sha256": None,
+    "items": index.log.num_items if allowed_I is None else int(allowed_I.sum()),
+    "items_sha256": items_sha256,
   }
-  if allowed_I is not None:
-    question["items"] = int(allowed_I.sum())
-    question["items_sha256"] = hashlib.sha256(allowed_I.tobytes()).hexdigest()
-  _write(output_lib.check(workdir_lib.absolute(output)), question, lists)
-  return None
 
 
 def read_users(

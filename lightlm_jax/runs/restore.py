@@ -30,6 +30,7 @@ from lightlm_jax.ids import build as ids_build
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference, state_index
+from lightlm_jax.runs import parts
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext
 from lightlm_jax.runtime import mesh as mesh_lib
@@ -195,17 +196,26 @@ def restore(context: RunContext, *, strict: bool = False) -> Run:
   tokens = _read_texts(context) if isinstance(config, ReadsTexts) else None
   built = registry.build(config.system, config, split.train, book, tokens)
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = sha256 = None
+  progress = step = sha256 = parameters_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
     assert isinstance(built.system, Trainable)
     assert isinstance(config, LearnedConfig)
-    params, progress, reached = _read_checkpoint(context, built.system, strict)
-    step = progress.best_step or reached
+    own = workdir_lib.read(context.workdir)[1]  # without a command's overrides
+    made_of = parts.of_run(own, split, book, tokens)
+    with contextlib.closing(_checkpoints(context, made_of, strict)) as saved:
+      params, progress = loop.restore_best(built.system, config, mesh, saved)
+      step = progress.best_step or saved.latest_step
+      assert step is not None
+      parameters_sha256 = saved.sha256(step)
+      if not saved.damaged:
+        parts.check_results(context.workdir, own, parameters_sha256)
     if getattr(config.model, "calibrated", False):
-      params, sha256 = calibration.apply(context.workdir, step, mesh, built, params)
+      of = calibration.Of(step, parameters_sha256)
+      params, sha256 = calibration.apply(context.workdir, of, mesh, built, params)
   about = {"progress": progress, "step": step, "calibration_sha256": sha256}
+  about |= {"parameters_sha256": parameters_sha256}
   run = Run(**vars(context), book=book, built=built, params=params, **about)
   if (
     isinstance(config, LightLMConfig) and config.decoding.kind in state_index.DECODINGS
@@ -296,14 +306,18 @@ def identity(run: Run) -> dict[str, Any]:
   }
 
 
-def _read_checkpoint(context: RunContext, system: Trainable, strict: bool):
-  """Returns a run's best parameters, its progress, and the step of its last state."""
+def _checkpoints(
+  context: RunContext, made_of: Mapping[str, Any], strict: bool
+) -> checkpoint.Checkpoints:
+  """Opens a run's checkpoints, and says at which step it stands if it has not ended."""
   workdir = context.workdir
   assert isinstance(context.config, LearnedConfig)
   none_yet = UserError(f"{workdir} holds no checkpoint yet; let `train` come to one")
   if not (workdir / "checkpoints").exists():
     raise none_yet
-  with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as saved:
+  with contextlib.ExitStack() as stack:
+    saved = checkpoint.Checkpoints(workdir, made_of, read_only=True)
+    stack.callback(saved.close)
     step = saved.latest_step
     if step is None:
       raise none_yet
@@ -314,11 +328,12 @@ def _read_checkpoint(context: RunContext, system: Trainable, strict: bool):
       )
     for line in saved.damaged:
       logger.warning(f"{line}; passed over for that of step {step:,}")
+    parts.check_checkpoints(saved)
     steps = context.config.train.steps
     if step < steps and not saved.damaged:
       logger.info(f"this run stands at step {step:,} of {steps:,}")
-    found = loop.restore_best(system, context.config, context.mesh, saved)
-    return *found, step
+    stack.pop_all()
+    return saved
 
 
 def _read_ids(context: RunContext) -> CodeBook:

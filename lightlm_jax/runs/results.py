@@ -85,6 +85,7 @@ class Results(_Generator):
   split: Literal["test", "validation"]
   split_sha256: str
   best_step: int | None
+  parameters_sha256: str | None  # of the checkpoint of best_step
   validation: ByRule | None
   validation_loss: float | None
   metrics: ByRule | None
@@ -174,6 +175,7 @@ def describe(run: Run, k: int = evaluator.K) -> Results:
       "examples": progress.best_examples if best else progress.examples,
       "flops_per_example": flops,
       "best_step": best or found["steps"],
+      "parameters_sha256": run.parameters_sha256,
     }
   return cast(Results, empty | found)
 
@@ -255,7 +257,10 @@ def show(results: Mapping[str, Any]) -> None:
 
 def about(results: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields that a table of users (evaluation/users.py) has as metadata."""
-  names = "system dataset preset seed protocol split split_sha256 decoding beam_size"
+  names = (
+    "system dataset preset seed protocol split split_sha256 parameters_sha256 "
+    "decoding beam_size"
+  )
   return {name: results[name] for name in names.split()}
 
 

@@ -24,7 +24,7 @@ from lightlm_jax.evaluation import all_metrics, evaluator
 from lightlm_jax.ids import codes as codes_lib
 from lightlm_jax.ids.codes import CodeBook
 from lightlm_jax.inference import batched_inference
-from lightlm_jax.runs import evaluate, members, restore
+from lightlm_jax.runs import evaluate, members, parts, restore
 from lightlm_jax.runs import results as results_lib
 from lightlm_jax.runs.context import Run, RunContext, build_ids
 from lightlm_jax.runs.results import Results
@@ -158,7 +158,7 @@ def learn(context: RunContext) -> Run:
   if book is not None and hasattr(built.tables, "trie"):
     logger.info(trie.describe(built.tables.trie))
   built = built._replace(tables=mesh_lib.put(built.tables, mesh_lib.replicated(mesh)))
-  progress = step = fit_sha256 = None
+  progress = step = fit_sha256 = parameters_sha256 = None
   if isinstance(built.system, Fitted):
     params = built.system.fit(split.train)
   else:
@@ -169,16 +169,21 @@ def learn(context: RunContext) -> Run:
         f"config.train.steps {config.train.steps:,}: the learning rate never reaches "
         "its peak"
       )
-    with run_io.open_run_io(context.workdir, config) as io:
+    made_of = parts.of_run(config, split, book, tokens)
+    with run_io.open_run_io(context.workdir, config, made_of) as io:
+      parts.check_checkpoints(io.checkpoints)
       params, progress = loop.train(built, split, config, mesh=mesh, io=io)
-    step = progress.best_step or config.train.steps
+      step = progress.best_step or config.train.steps
+      parameters_sha256 = io.checkpoints.sha256(step)
     if getattr(config.model, "calibrated", False):
-      params, fit_sha256 = _calibrated(context, built, params, step)
+      of = calibration.Of(step, parameters_sha256)
+      params, fit_sha256 = _calibrated(context, built, params, of)
   about = {"progress": progress, "step": step, "calibration_sha256": fit_sha256}
+  about |= {"parameters_sha256": parameters_sha256}
   return Run(**vars(context), book=book, built=built, params=params, **about)
 
 
-def _calibrated(context: RunContext, built: Built, params: Any, step: int):
+def _calibrated(context: RunContext, built: Built, params: Any, of: calibration.Of):
   """Fits parameters to validation; returns what `calibration.apply` does.
 
   The fit is used if the mean of both rules' NDCG@10 on `train.eval_users` rises.
@@ -203,8 +208,8 @@ def _calibrated(context: RunContext, built: Built, params: Any, step: int):
     f"temperatures {np.exp(fitted['log_temperature']).round(2)}: validation NDCG@10 "
     f"{gain:+.4f}, so they are {'used' if gain > 0 else 'not used'}"
   )
-  calibration.write(context.workdir, step, gain, fitted if gain > 0 else {})
-  return calibration.apply(context.workdir, step, mesh, built, params)
+  calibration.write(context.workdir, of, gain, fitted if gain > 0 else {})
+  return calibration.apply(context.workdir, of, mesh, built, params)
 
 
 def _evaluate_splits(run: Run) -> tuple[dict[str, Any], dict[str, evaluator.Ranks]]:

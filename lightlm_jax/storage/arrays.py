@@ -34,6 +34,12 @@ def read(file: IO[bytes], size: int, dtype: Any, ndim: int) -> np.ndarray:
   return values.reshape(shape, order="F" if fortran else "C")
 
 
+def check_unpacked(packed: int, unpacked: int) -> None:
+  """Raises a ValueError if so many bytes unpack to more than real data would."""
+  if unpacked > 2**30 + 1_000 * packed:
+    raise ValueError(f"its {packed:,} bytes claim to unpack to {unpacked:,}")
+
+
 def read_npz(content: bytes, dtype: Any, ndim: int) -> dict[str, np.ndarray]:
   """Reads the arrays of an .npz file by name; see `read`.
 
@@ -44,6 +50,7 @@ def read_npz(content: bytes, dtype: Any, ndim: int) -> dict[str, np.ndarray]:
   """
   arrays = {}
   with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    check_unpacked(len(content), sum(entry.file_size for entry in archive.infolist()))
     for entry in archive.infolist():
       with archive.open(entry) as file:
         name = entry.filename.removesuffix(".npy")

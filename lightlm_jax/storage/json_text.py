@@ -12,6 +12,7 @@ from etils import epath
 from lightlm_jax.runtime.errors import UserError, first_line
 
 DEEPEST = 100  # maximum levels of nesting; the files of this project have about ten
+_MOST_BYTES = 2**26  # of a file; those of this project have a thousandth of it
 _LARGEST = 2**63  # numbers beyond it overflow in arrays
 _WORDS = {
   bool: "true or false",
@@ -57,6 +58,8 @@ def read(
       `advice`.
   """
   try:
+    if path.stat().length > _MOST_BYTES:
+      raise ValueError(f"it has {path.stat().length:,} bytes")
     value = loads(path.read_bytes())
     if not isinstance(value, dict):
       raise ValueError("it holds no JSON object")

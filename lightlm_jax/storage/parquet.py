@@ -6,6 +6,8 @@ import io
 import pyarrow
 import pyarrow.parquet
 
+from lightlm_jax.storage import arrays
+
 
 def to_bytes(table: pyarrow.Table) -> bytes:
   content = io.BytesIO()
@@ -17,9 +19,14 @@ def from_bytes(content: bytes, columns: Sequence[str] | None = None) -> pyarrow.
   """Returns a Parquet file's table with its metadata; `columns` None = all columns.
 
   Raises:
-    OSError, ValueError, pyarrow.ArrowException: the bytes are not a Parquet file.
+    OSError, ValueError, pyarrow.ArrowException: the bytes are not a Parquet file, or
+      they claim a table that could fill the memory.
   """
   # `read_table` uses pyarrow's datasets, whose threads always outlive the call: a
   # process that ends during that time may abort.
   with pyarrow.parquet.ParquetFile(io.BytesIO(content), pre_buffer=False) as file:
+    about = file.metadata
+    groups = (about.row_group(n) for n in range(about.num_row_groups))
+    unpacked = sum(group.total_byte_size for group in groups)
+    arrays.check_unpacked(len(content), max(unpacked, 8 * about.num_rows))
     return file.read(columns=columns, use_threads=False)

@@ -20,6 +20,8 @@ MAY_DIFFER = (
   "train.feed",
   "train.steps",
   "train.log_every",
+  "train.checkpoints",
+  "train.failed_save",
   "train.steps_per_dispatch",
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import hashlib
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 import jax
@@ -95,37 +95,47 @@ def calibrate(
   return found
 
 
+class Of(NamedTuple):
+  """The parameters that a calibration is of."""
+
+  step: int
+  sha256: str | None = None  # of their checkpoint; None = unknown
+
+
 def write(
-  workdir: epath.Path, step: int, gain: float, fitted: dict[str, np.ndarray]
+  workdir: epath.Path, of: Of, gain: float, fitted: dict[str, np.ndarray]
 ) -> None:
-  """Writes calibration.json: the result of `calibrate` for the parameters of a step.
+  """Writes calibration.json, the result of `calibrate`.
 
   `gain` is what it adds to the validation's NDCG@10; empty `fitted`: it is not used.
   """
   found = {name: np.asarray(value).tolist() for name, value in fitted.items()}
   with processes.fail_together(f"write {FILE}"):
-    atomic.write_json(workdir / FILE, {"step": step, "gain": gain, "fitted": found})
+    about = {"step": of.step, "parameters_sha256": of.sha256, "gain": gain}
+    atomic.write_json(workdir / FILE, about | {"fitted": found})
 
 
 def apply(
-  workdir: epath.Path, step: int, mesh: Mesh, built: Built, params: Any
+  workdir: epath.Path, of: Of, mesh: Mesh, built: Built, params: Any
 ) -> tuple[Any, str | None]:
-  """Returns a step's parameters with what `write` wrote, and its SHA-256 if used.
+  """Returns parameters with what `write` wrote for them, and its SHA-256 if used.
 
   Raises:
-    UserError: the file is damaged, or names and shapes are not the system's.
+    UserError: the file is damaged or of another run.
   """
   path = workdir / FILE
   advice = "give a copy of it, or remove it and results.json and `train` writes it anew"
   content: dict[str, Any] = {"step": None}
   if path.exists():
     content = json_text.read(path, advice, fields=("step", "fitted"))
-  if content["step"] != step:
+  if content["step"] != of.step:
     logger.warning(
-      f"{workdir} has no calibration of step {step:,}, so that probabilities are as "
+      f"{workdir} has no calibration of step {of.step:,}, so that probabilities are as "
       "trained; let `train` come to its end"
     )
     return params, None
+  if len({content.get("parameters_sha256"), of.sha256} - {None}) > 1:
+    raise UserError(f"{path} is of other parameters than the checkpoint; {advice}")
   if content["fitted"] == {}:
     return params, None
   try:

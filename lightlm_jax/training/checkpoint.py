@@ -1,17 +1,15 @@
-"""Saves and restores checkpoints with Orbax: the latest two and the best.
+"""Saves and restores checkpoints with Orbax: the latest ones and the best.
 
-Each process writes a manifest with the SHA-256 of the files that it wrote. A checkpoint
-is verified once before it is restored, by all processes, each of which reads a share of
-the files. Damaged checkpoints are skipped for older ones.
+A checkpoint is verified once before it is restored, by all processes. Damaged
+checkpoints are skipped for older ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 import contextlib
 import functools
-import json
 import logging
-import re
+import shutil
 from typing import Any
 
 from etils import epath
@@ -21,24 +19,25 @@ from orbax.checkpoint import v1 as ocp
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text
-from lightlm_jax.storage import folder as folder_lib
+from lightlm_jax.training import manifests
 from lightlm_jax.training.state import TrainState
 
-# Manifest of the first process; that of process N is sha256.process_N.json. In older
-# versions it covers all processes.
-_MANIFEST = "sha256.json"
-_JUDGED = "progress.json"  # progress that replaces the one saved with the state
+logger = logging.getLogger(__name__)
+
 _LONGEST = 300  # characters of one of Orbax's messages, which may be a whole pytree
 _UNFINISHED = ".orbax-checkpoint-tmp"  # suffix that Orbax gives while it writes
 _DAMAGED = "damaged-"  # prefix of the renamed folder of a damaged checkpoint
 
 
 class _LatestAndBest:
-  """Keeps the latest two checkpoints, and the best step that each of them records."""
+  """Keeps the latest checkpoints, and the best step that each of them records."""
+
+  def __init__(self, number: int):
+    self._number = number
 
   def should_preserve(self, checkpoints, *, context):
     del context
-    kept = checkpoints[-2:]
+    kept = checkpoints[-self._number :]
     best = {c.metrics["progress"]["best_step"] for c in kept}
     return [c in kept or c.step in best for c in checkpoints]
 
@@ -47,8 +46,9 @@ class Checkpoints:
   """The checkpoints of one workdir, opened at the newest one that is not damaged.
 
   Attributes:
-    latest_step: the step of the last `save`; before the first, of the newest
-      undamaged checkpoint. None = there is no checkpoint.
+    run: what is saved with every checkpoint to tell its run: see runs/parts.py.
+    latest_step: the step of the last `save` that has not failed; before the first, of
+      the newest undamaged checkpoint. None = there is no checkpoint.
     damaged: one line of text per damaged checkpoint that was skipped when the workdir
       was opened. Unless `read_only`, such checkpoints were renamed.
 
@@ -56,9 +56,27 @@ class Checkpoints:
     UserError: `workdir` cannot be read or written, or all checkpoints are damaged.
   """
 
-  def __init__(self, workdir: epath.Path, *, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    run: Mapping[str, Any] | None = None,
+    *,
+    keep: int = 2,
+    goes_on: bool = False,
+    read_only: bool = False,
+  ):
+    """Opens the checkpoints of a workdir.
+
+    Args:
+      workdir: the run's folder.
+      run: see the attribute; None = nothing.
+      keep: how many of the latest are kept.
+      goes_on: whether a checkpoint that cannot be written is a warning, no error.
+      read_only: whether nothing is written, renamed or removed.
+    """
     self.directory = workdir / "checkpoints"
-    self._read_only = read_only
+    self.run = run or {}
+    self._read_only, self._goes_on = read_only, goes_on
     # Orbax's threads write in the background, between the calls of this class.
     logging.getLogger("absl").addFilter(_is_not_of_orbax)
     policies = ocp.training.save_decision_policies
@@ -66,7 +84,7 @@ class Checkpoints:
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         save_decision_policy=policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
-        preservation_policy=_LatestAndBest(),
+        preservation_policy=_LatestAndBest(keep),
         # A reader must not delete a checkpoint that the run is still writing.
         cleanup_tmp_directories=not read_only,
       )
@@ -75,17 +93,25 @@ class Checkpoints:
     self._verified: set[int] = set()
     self._damaged: list[int] = []
     self.damaged: list[str] = []
-    self.latest_step = self._newest_whole()
+    self.latest_step = self._before = self._newest_whole()
     if self.damaged and not read_only:
       self._set_damaged_aside()
 
   def progress(self) -> dict[str, Any]:
     """Returns the progress of the latest checkpoint, as last saved or updated."""
-    judged = self.directory / str(self.latest_step) / _JUDGED
+    judged = self.directory / str(self.latest_step) / manifests.PROGRESS
     if judged.exists():
       return json_text.read(judged, "remove it, and the run is validated again")
-    metrics: Any = {c.step: c.metrics for c in self._checkpointer.checkpoints}
-    return metrics[self.latest_step]["progress"]
+    return self._metrics()["progress"]
+
+  def saved_with(self) -> dict[str, Any]:
+    """Returns the `run` of the latest checkpoint; {} = none, or of an older version."""
+    return {} if self.latest_step is None else self._metrics().get("run", {})
+
+  def sha256(self, step: int) -> str | None:
+    """Returns the SHA-256 of a step's manifests; None if a kill has prevented them."""
+    self.wait()
+    return manifests.sha256(self.directory / str(step))
 
   def save(self, step: int, state: TrainState, progress: dict) -> None:
     """Writes the state in the background; on return, its buffers may be donated.
@@ -93,25 +119,56 @@ class Checkpoints:
     `progress` is a dict that JSON can hold; the checkpoint of its `best_step` is kept.
 
     Raises:
-      UserError: the write cannot begin, or the previous one failed.
+      UserError: the write cannot begin, or the previous one failed; not if `goes_on`.
     """
     self.wait()
-    with _one_line("write", self.directory):
-      saved = self._checkpointer.save_async(step, state, metrics={"progress": progress})
-      self._writing = self._writer.submit(self._finish, step, saved)
-    self.latest_step = step
+    self._before, self.latest_step = self.latest_step, step
+    with self._warns():
+      with processes.fail_together("write a checkpoint"):
+        _check_space(self.directory, state)
+      with _one_line("write", self.directory):
+        about = {"progress": progress, "run": self.run}
+        saved = self._checkpointer.save_async(step, state, metrics=about)
+        self._writing = self._writer.submit(self._finish, step, saved)
 
   def update_progress(self, progress: dict) -> None:
     """Replaces the progress of the latest checkpoint."""
     self.wait()
-    atomic.write_json(self.directory / str(self.latest_step) / _JUDGED, progress)
+    atomic.write_json(
+      self.directory / str(self.latest_step) / manifests.PROGRESS, progress
+    )
 
   def wait(self) -> None:
-    """Waits until the last save is complete on disk; raises UserError if it failed."""
+    """Waits until the last save is complete on disk.
+
+    Raises:
+      UserError: it failed; not if `goes_on`.
+    """
     writing, self._writing = self._writing, None
     if writing is not None:
-      with _one_line("write", self.directory, "write a checkpoint"):
+      with self._warns(), _one_line("write", self.directory, "write a checkpoint"):
         writing.result()
+
+  def check(self) -> None:
+    """Raises the error of a failed save at once, where `wait` would raise it later.
+
+    Several processes hear of it by `wait` alone, which they call together.
+    """
+    if self._writing is not None and self._writing.done() and not processes.several():
+      self.wait()
+
+  def require(self, step: int) -> None:
+    """Raises a UserError unless the checkpoint of `step` is the latest on disk."""
+    self.wait()
+    if self.latest_step != step:
+      raise UserError(
+        f"the last state, of step {step:,}, could not be saved in {self.directory}; "
+        "make room, then start again to resume"
+      )
+
+  def has(self, step: int) -> bool:
+    """Returns whether there is a checkpoint of a step, damaged or not."""
+    return step in {c.step for c in self._checkpointer.checkpoints}
 
   def restore(self, step: int, abstract_state: TrainState | None) -> TrainState:
     """Restores the state of one step onto the shardings of `abstract_state`.
@@ -132,6 +189,11 @@ class Checkpoints:
         self._check_shapes(step, abstract_state.params)
       return self._checkpointer.load(step, abstract_state)
 
+  def verify(self) -> dict[int, str | None]:
+    """Returns each step, ascending, and the first damage of its checkpoint or None."""
+    steps = sorted(c.step for c in self._checkpointer.checkpoints)
+    return {step: self._damage(step) for step in steps}
+
   def close(self) -> None:
     try:
       self.wait()
@@ -142,6 +204,24 @@ class Checkpoints:
           self._checkpointer.close()
       finally:
         self._remove_unfinished()
+
+  @contextlib.contextmanager
+  def _warns(self) -> Iterator[None]:
+    """Turns a UserError into a warning if the run goes on after a failed save."""
+    try:
+      yield
+    except UserError as error:
+      # A failed save leaves no checkpoint behind: that before it is the latest.
+      self.latest_step = self._before
+      if not self._goes_on:
+        raise
+      logger.warning(f"{error}; the run goes on without this checkpoint")
+      self._remove_unfinished()
+
+  def _metrics(self) -> dict[str, Any]:
+    """Returns what the latest checkpoint was saved with."""
+    metrics: Any = {c.step: c.metrics for c in self._checkpointer.checkpoints}
+    return metrics[self.latest_step]
 
   def _remove_unfinished(self) -> None:
     """Removes what a failed write has left: on a full disk, room to go on."""
@@ -184,7 +264,9 @@ class Checkpoints:
     if step in self._verified:
       return None
     with _one_line("read", self.directory, "read the checkpoints"):
-      found = _changed(self.directory / str(step), *processes.process_index_and_count())
+      found = manifests.changed(
+        self.directory / str(step), *processes.process_index_and_count()
+      )
     found = processes.line_of_any(found)
     if found is None:
       self._verified.add(step)
@@ -204,8 +286,27 @@ class Checkpoints:
         )
 
   def _finish(self, step: int, saved) -> None:
-    saved.result()
-    _write_manifest(self.directory / str(step), processes.process_index_and_count()[0])
+    try:
+      saved.result()
+      process, _ = processes.process_index_and_count()
+      manifests.write(self.directory / str(step), process)
+    except Exception as error:
+      if processes.several():  # the others hear of it at the next save
+        logger.error(f"the checkpoint of step {step:,} failed: {first_line(error)}")
+      raise
+
+
+def _check_space(directory: epath.Path, state: Any) -> None:
+  """Raises a UserError if there is no room for a state; only disks can be asked."""
+  if "://" in str(directory) or not processes.is_first():
+    return
+  needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  free = shutil.disk_usage(directory).free
+  if needed > free:
+    raise UserError(
+      f"a checkpoint in {directory} needs up to {needed / 1e6:,.1f} MB and "
+      f"{free / 1e6:,.1f} MB are free; make room, then start again to resume"
+    )
 
 
 def _shapes(params: Any) -> dict[str, list[int]]:
@@ -213,50 +314,6 @@ def _shapes(params: Any) -> dict[str, list[int]]:
   leaves = jax.tree_util.tree_leaves_with_path(params)
   name_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
   return {name_of(path): list(leaf.shape) for path, leaf in leaves}
-
-
-def _write_manifest(folder: epath.Path, process: int) -> None:
-  """Writes the manifest: SHA-256, by path, of the files that this process wrote."""
-  digests = {
-    str(path.relative_to(folder)): folder_lib.sha256(path)
-    for path in _files(folder)
-    if _writer_of(path.relative_to(folder)) == process
-  }
-  name = f"sha256.process_{process}.json" if process else _MANIFEST
-  atomic.write_own(folder / name, json.dumps(digests, indent=2) + "\n")
-
-
-def _writer_of(path: epath.Path) -> int:
-  """Returns the process that a file's path names as its writer; 0 if it names none."""
-  named = re.search(r"(?:^|[/.])process_(\d+)(?:/|$)", str(path))
-  return int(named[1]) if named else 0
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-  """Yields all files in `folder` and below, except those that this module writes."""
-  # On a bucket epath does not support recursive patterns.
-  for path in sorted(folder.iterdir()):
-    if path.is_dir():
-      yield from _files(path)
-    elif not path.name.startswith(("sha256.", _JUDGED)):
-      yield path
-
-
-def _changed(folder: epath.Path, process: int, count: int) -> str | None:
-  """Checks one of `count` shares of the files; returns the first damage or None."""
-  wanted = {}
-  for manifest in sorted(folder.glob("sha256.*json")):
-    try:
-      wanted |= json_text.loads(manifest.read_text())
-    except (ValueError, TypeError) as error:
-      return f"{manifest.name} is no JSON object ({first_line(error)})"
-  for name in sorted(wanted)[process::count]:
-    path = folder / name
-    if not path.exists():
-      return f"{name} is gone"
-    if folder_lib.sha256(path) != wanted[name]:
-      return f"{name} is not what was written"
-  return None
 
 
 @contextlib.contextmanager

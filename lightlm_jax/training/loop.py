@@ -60,8 +60,7 @@ def train(
   killed and resumed ends with the parameters of an uninterrupted one, bit for bit.
 
   Returns:
-    Parameters and progress. The parameters are those of the step with the best
-    validation, or of the last step if there is no validation.
+    Parameters of the step with the best validation, else of the last; and progress.
 
   Raises:
     Stopped: a signal was received; the state is saved unless a second signal came.
@@ -78,7 +77,7 @@ def train(
     state, progress = _initial(system, tx, config.seed, abstract, io.checkpoints)
   start = step = int(state.step)
   read = _reader(feed, plan, config, mesh, start)
-  # Made once, so that a dispatch transfers nothing but the indices of its batches.
+  # Made once: a dispatch transfers nothing but the indices of its batches.
   stop_requested_D = {flag: step_lib.stop_flags(flag, mesh) for flag in (False, True)}
   dispatches, trace = _Dispatches(progress), contextlib.ExitStack()
 
@@ -126,8 +125,9 @@ def train(
       dispatches.read_all()
       trace.close()
       dispatches.log_window(io, step)
+      io.checkpoints.check()
 
-  io.checkpoints.wait()
+  io.checkpoints.require(step)
   if progress.best_score is not None and progress.best_step != step:
     return restore_best(system, config, mesh, io.checkpoints)
   return state_lib.evaluated(state), progress
@@ -141,6 +141,12 @@ def restore_best(
   has_best = progress.best_score is not None
   step = progress.best_step if has_best else checkpoints.latest_step
   assert step is not None, "no checkpoint"
+  if not checkpoints.has(step) and (latest := checkpoints.latest_step):
+    logger.warning(
+      f"the best state, of step {step:,}, was not saved; that of step {latest:,} is "
+      "used"
+    )
+    progress.best_step = step = latest
   abstract = abstract_state(system, config, mesh)
   return state_lib.evaluated(checkpoints.restore(step, abstract)), progress
 

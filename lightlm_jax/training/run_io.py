@@ -1,9 +1,9 @@
 """Opens the files, progress bar and signal handlers that the training loop uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -29,8 +29,10 @@ class RunIO(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
-  """Opens the files of a run, and closes them on exit.
+def open_run_io(
+  workdir: epath.Path, config: LearnedConfig, run: Mapping[str, Any]
+) -> Iterator[RunIO]:
+  """Opens the files of a run, and closes them on exit; `run` is for `Checkpoints`.
 
   Raises:
     UserError: the workdir cannot be read or written, or all checkpoints are damaged.
@@ -40,7 +42,9 @@ def open_run_io(workdir: epath.Path, config: LearnedConfig) -> Iterator[RunIO]:
     compilations = stack.enter_context(count_compilations())
     signals = stack.enter_context(capture_signals())
     stack.enter_context(signals.deferred())
-    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
+    keep, goes_on = config.train.checkpoints, config.train.failed_save == "go_on"
+    opened = Checkpoints(workdir, run, keep=keep, goes_on=goes_on)
+    checkpoints = stack.enter_context(contextlib.closing(opened))
     for line in checkpoints.damaged:
       logger.warning(
         f"{line}; passed over for that of step {checkpoints.latest_step:,}"
