@@ -112,7 +112,8 @@ def write(
   found = {name: np.asarray(value).tolist() for name, value in fitted.items()}
   with processes.fail_together(f"write {FILE}"):
     about = {"step": of.step, "parameters_sha256": of.sha256, "gain": gain}
-    atomic.write_json(workdir / FILE, about | {"fitted": found})
+    about |= {"sha256": _digest(found), "fitted": found}
+    atomic.write_json(workdir / FILE, about)
 
 
 def apply(
@@ -146,9 +147,14 @@ def apply(
   before = jax.eval_shape(built.system.calibration, params)
   if {n: x.shape for n, x in found.items()} != {n: x.shape for n, x in before.items()}:
     raise UserError(f"{path} holds other parameters than this run has; {advice}")
-  text = json.dumps(content["fitted"], sort_keys=True)
-  fitted = mesh_lib.put(found, mesh_lib.replicated(mesh))
-  return params | fitted, hashlib.sha256(text.encode()).hexdigest()
+  sha256 = _digest(content["fitted"])
+  if content.get("sha256", sha256) != sha256:
+    raise UserError(f"{path} is not what was written: its SHA-256 differs; {advice}")
+  return params | mesh_lib.put(found, mesh_lib.replicated(mesh)), sha256
+
+
+def _digest(fitted: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(fitted, sort_keys=True).encode()).hexdigest()
 
 
 def _batches(
