@@ -204,5 +204,12 @@ def change(path, **fields):
   path.write_text(json.dumps(kept))
 
 
+def change_about(path, **fields):
+  """Sets fields of what a table of users says of itself."""
+  table, about = users.read(epath.Path(path))
+  about = {b"lightlm_jax": json.dumps(about | fields)}
+  users.write(epath.Path(path), table.replace_schema_metadata(about))
+
+
 def command(*arguments, **options):
   return commands.run("lightlm_jax.report", *arguments, **options)

@@ -5,6 +5,7 @@ import contextlib
 import html
 import pathlib
 import random
+import re
 import shutil
 import sys
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Answer(NamedTuple):
   """What a question was answered, and how."""
 
   found: Any
-  warnings: tuple[str, ...]
+  said: frozenset[str]  # warnings, and what a report lacks
   opened: frozenset[str]
 
 
@@ -70,7 +71,7 @@ def trial(prepared: Prepared, rng: random.Random, folder: pathlib.Path) -> str:
     return "refused"
   except Exception as error:
     raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
-  said = [line for line in answer.warnings if line not in right.warnings]
+  said = answer.said - right.said
   if answer.found == right.found:
     if said:
       return "said; the same answers"
@@ -85,7 +86,8 @@ def ask(name: str, tree: pathlib.Path, prepared: Prepared) -> Answer:
     found = QUESTIONS[name].ask(tree, prepared)
   printed = said.printed.getvalue()
   assert "\x1b[31m" not in printed, "a title reached the terminal as it is"
-  return Answer(found, tuple(said.warnings), frozenset(opened))
+  lacks = re.findall(r"[^>]* has no [^<]*", found) if name == "report" else []
+  return Answer(found, frozenset(said.warnings + lacks), frozenset(opened))
 
 
 def damage(
