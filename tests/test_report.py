@@ -15,6 +15,7 @@ from report_pages import (
   U,
   ask_again,
   change,
+  change_about,
   command,
   make_data,
   make_run,
