@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import commands
+import compiling
 import hypothesis
 import jax
 import pytest
@@ -26,18 +27,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
-# Compiling is most of what tests do. Without LLVM's optimisation, and with XLA's older
-# emitters of fused loops, it takes a fifth of the time, here and in the processes that
-# tests start. At night programs are compiled as a person's are.
-QUICK_TO_COMPILE = (
-  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-  "--xla_cpu_parallel_codegen_split_count=1"
-)
-if jax.__version_info__ < (0, 11):  # later ones have no choice of emitters
-  QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-given = os.environ.get("XLA_FLAGS", "")  # a worker of pytest-xdist has them already
-if not os.environ.get("LIGHTLM_TESTS_OPTIMISED") and QUICK_TO_COMPILE not in given:
-  os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}"
+compiling.quick()
 
 # A worker keeps millions of objects that jax traced. Looking through them for garbage
 # as often as Python does by default takes a fifteenth of the tests' time.

@@ -199,9 +199,16 @@ def answer(
 
 def change(path, **fields):
   """Sets fields of a JSON file; None removes one."""
-  changed = json.loads(path.read_text()) | fields
+  changed = json.loads(path.read_text()) | {"checksum": None} | fields
   kept = {name: value for name, value in changed.items() if value is not None}
   path.write_text(json.dumps(kept))
+
+
+def change_about(path, **fields):
+  """Sets fields of what a table of users says of itself."""
+  table, about = users.read(epath.Path(path))
+  about = {b"lightlm_jax": json.dumps(about | fields)}
+  users.write(epath.Path(path), table.replace_schema_metadata(about))
 
 
 def command(*arguments, **options):

@@ -1,6 +1,7 @@
 """Every system on a small log, untrained, for the tests of serving and of artefacts."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -82,3 +83,9 @@ def build(name, **overrides):
 
 def one_device():
   return mesh_lib.make(1, 1)
+
+
+def loader(folder):
+  """The code of the loader that the README of an artefact shows."""
+  (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+  return code

@@ -190,6 +190,11 @@ def test_a_calibration_belongs_to_a_step(tmp_path):
   calibration.write(path, Of(7, "a"), 0.01, {"log_temperature": np.zeros(2)})
   with pytest.raises(UserError, match=r"calibration\.json holds other parameters"):
     applied(7)
+  calibration.write(path, Of(7, "a"), 0.01, fitted)
+  file = path / calibration.FILE
+  file.write_text(file.read_text().replace("0.1", "0.3", 1))
+  with pytest.raises(UserError, match=r"calibration\.json .*its checksum differs"):
+    applied(7)
   (path / calibration.FILE).write_text("{")
   with pytest.raises(UserError, match=r"calibration\.json .*; give a copy of it"):
     applied(7)

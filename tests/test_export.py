@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -42,11 +41,6 @@ print(json.dumps(found))
 """
 
 
-def loader(folder):
-  (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
-  return code
-
-
 def elsewhere(folder, tmp_path, *asked):
   """What a process without this package gets from the folder."""
   question = tmp_path / "question.json"
@@ -56,7 +50,7 @@ def elsewhere(folder, tmp_path, *asked):
     [
       sys.executable,
       "-c",
-      ELSEWHERE.replace("{loader}", loader(folder)),
+      ELSEWHERE.replace("{loader}", small.loader(folder)),
       str(folder),
       str(question),
     ],
@@ -158,7 +152,7 @@ def test_the_commands_artefact_is_the_recommenders(tmp_path):
   manifest = export_lib.export(tmp_path / "run", tmp_path / "artefact", k=K, longest=12)
   assert (manifest["system"], manifest["decoding"]) == ("item_knn", None)
   scope = {}
-  exec(loader(tmp_path / "artefact"), scope)
+  exec(small.loader(tmp_path / "artefact"), scope)
   recommend = scope["open_artefact"](tmp_path / "artefact")
   user = log.user_ids[11]
   (found,) = recommend([log.item_ids[log.row(11)].tolist()])
@@ -189,7 +183,7 @@ def asked(tmp_path_factory):
   folder = tmp_path_factory.mktemp("loader") / "artefact"
   make("item_knn", folder)
   scope = {}
-  exec(loader(folder), scope)
+  exec(small.loader(folder), scope)
   return scope["open_artefact"](folder)
 
 
@@ -213,7 +207,7 @@ def test_the_loader_refuses_a_changed_file_and_a_history_too_long(tmp_path):
   folder = tmp_path / "artefact"
   make("item_knn", folder)
   scope = {}
-  exec(loader(folder), scope)
+  exec(small.loader(folder), scope)
   recommend = scope["open_artefact"](folder)
   too_many = small.log().item_ids[: E + 1].tolist()
   with pytest.raises(ValueError, match=f"export with --exclusions={E + 1}"):
@@ -232,7 +226,7 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path):
   folder = tmp_path / "artefact"
   make("item_knn", folder)
   scope, mark = {}, tmp_path / "somebody-was-here"
-  exec(loader(folder), scope)
+  exec(small.loader(folder), scope)
   hostile = pickle.dumps(Bomb(mark))
   pickle.loads(hostile).close()
   mark.unlink()

@@ -29,6 +29,12 @@ def test_lines_are_plain_and_warnings_are_marked(logger, capsys):
   assert out == "[1, 2] 50 % of %s " + "long " * 40 + "\nwarning: the disk is slow\n"
 
 
+def test_control_characters_of_ids_reach_no_terminal(logger, capsys):
+  log.set_up()
+  logging.getLogger("lightlm_jax").info("two\nlines of \x1b[31mitem\t\x07")
+  assert capsys.readouterr().out == "two\nlines of \ufffd[31mitem\ufffd\ufffd\n"
+
+
 def test_a_level_that_was_set_is_kept(logger, capsys):
   logger.setLevel(logging.ERROR)
   log.set_up()

@@ -81,11 +81,25 @@ def test_a_table_and_an_evaluation_of_other_parameters_are_left_out_of_a_report(
   (name,) = (p.name for p in (runs / "one").glob("users-test*"))
   found = run_files.read(mixed(runs, tmp_path / "a", name, "other"))
   assert found.users is None
-  assert f"{name} is of other parameters" in logged[-1]
+  assert f"{name} is of another run" in logged[-1]
   (name,) = (p.name for p in (runs / "one").glob("results-*"))
   found = run_files.read(mixed(runs, tmp_path / "b", name, "other"))
   assert not found.asked_again
-  assert f"{name} is of other parameters" in logged[-1]
+  assert f"{name} is of another run" in logged[-1]
+
+
+def test_a_finished_run_does_not_show_results_of_another(runs, tmp_path, small_config):
+  run = mixed(runs, tmp_path, "results.json", "other")
+  config = small_config(system="bpr_mf", split__kind="leave_one_out")
+  with pytest.raises(UserError, match=r"results\.json is of other parameters"):
+    train.train(config, run)
+
+
+def test_a_table_of_another_run_is_not_compared(runs, tmp_path):
+  (name,) = (p.name for p in (runs / "one").glob("users-test*"))
+  run = mixed(runs, tmp_path, name, "other")
+  with pytest.raises(UserError, match=f"{name} is of another run than results.json"):
+    evaluate.compare([run, runs / "other"])
 
 
 def test_checkpoints_of_an_older_version_name_no_run_and_are_taken(runs, tmp_path):

@@ -141,6 +141,18 @@ def test_finished_before_is_said_and_not_done_again(tmp_path):
   assert not write(path)["finished_before"]
 
 
+def test_a_changed_output_is_not_what_was_finished(tmp_path):
+  path = tmp_path / "recs.csv"
+  write(path)
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(
+    UserError, match=r"recs\.csv is not what was written: .*remove it"
+  ):
+    write(path)
+  path.unlink()
+  assert not write(path)["finished_before"]
+
+
 def test_another_question_is_refused_with_what_differs(tmp_path):
   path = tmp_path / "recs.parquet"
   with pytest.raises(KilledError):

@@ -15,6 +15,7 @@ from report_pages import (
   U,
   ask_again,
   change,
+  change_about,
   command,
   make_data,
   make_run,
@@ -134,6 +135,8 @@ def test_what_comes_from_data_is_text(tmp_path, monkeypatch):
   fitted = "<i>three`"
   make_run(tmp_path / fitted, tmp_path / "data", seed=2, system="ease")
   change(tmp_path / name / "results.json", system="<script>", preset="<img src=x>")
+  (path,) = (tmp_path / name).glob("users-*")
+  change_about(path, system="<script>")
   report.report(tmp_path / name)
   report.report(tmp_path / "two", [tmp_path / name, tmp_path / fitted])
   for folder in (name, "two"):

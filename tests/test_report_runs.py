@@ -99,6 +99,13 @@ def test_a_file_with_a_field_of_another_type_is_one_line(
     runs.read(shop / "one")
 
 
+def test_ids_that_are_not_those_of_the_results_are_left_out(shop, logged):
+  assert runs.read(shop / "one").book is not None
+  (shop / "one/codes/manifest.json").write_text("{")
+  assert runs.read(shop / "one").book is None
+  assert "one/codes are not the ids of the run's results" in logged[-1]
+
+
 def test_results_that_lack_a_field_are_those_of_no_version(shop):
   content = json.loads((shop / "one/results.json").read_text())
   del content["split_sha256"]

@@ -20,6 +20,7 @@ import pyarrow.parquet
 from lightlm_jax.runtime import processes
 from lightlm_jax.runtime.errors import UserError, first_line
 from lightlm_jax.storage import atomic, json_text, parquet
+from lightlm_jax.storage import folder as folder_lib
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 USERS_A_PART = 2_048
@@ -64,9 +65,9 @@ def write(
     tell: called after each part with its number of users.
 
   Returns:
-    The manifest: question, users, rows, files, `answered` (number of users with any
-    item) and `finished_before` (whether the output was complete before this call). If
-    the output was not complete, processes other than the first get {}.
+    The manifest: question, users, rows, files, sha256 by file, `answered` (number of
+    users with any item) and `finished_before` (whether the output was complete before
+    this call). If it was not, processes other than the first get {}.
 
   Raises:
     UserError: the output exists for another question, or cannot be written.
@@ -106,8 +107,10 @@ def _claim(path, question, count: int) -> dict[str, Any] | None:
     except (ValueError, TypeError):
       raise UserError(f"{manifest} names no files of its own; remove it")
     if files and all(file.exists() for file in files):
-      if parts.exists() and processes.is_first():
-        parts.rmtree()
+      if processes.is_first():
+        _check_whole(files, done.get("sha256"))
+        if parts.exists():
+          parts.rmtree()
       return done
   elif not parts.exists():
     # Every process checks all files: the first creates `parts` only if none exists.
@@ -121,6 +124,14 @@ def _claim(path, question, count: int) -> dict[str, Any] | None:
     parts.mkdir(parents=True, exist_ok=True)
     atomic.write_json(begun, question)
   return None
+
+
+def _check_whole(files: Sequence[epath.Path], sha256: Any) -> None:
+  """Raises a UserError if a file is not of its SHA-256; older manifests have none."""
+  for file in files:
+    wanted = sha256.get(file.name) if isinstance(sha256, dict) else None
+    if wanted and folder_lib.sha256(file) != wanted:
+      raise UserError(f"{file} is not what was written: its SHA-256 differs; {_AGAIN}")
 
 
 def _refuse_other(path: epath.Path, old: Any, new: dict[str, Any]) -> None:
@@ -174,6 +185,7 @@ def _finish(
 ) -> dict[str, Any]:
   """Counts the rows of all processes, writes the manifest and removes the parts."""
   parts = _beside(path, ".parts")
+  files = [_of_process(path, rank, count) for rank in range(count)]
   rows = answered = 0
   for number in range(-(-users // USERS_A_PART)):
     rank_R = _rows(parts / _name(number), ["rank"])["rank"].to_numpy()
@@ -184,7 +196,8 @@ def _finish(
     "users": users,
     "answered": answered,
     "rows": rows,
-    "files": [_of_process(path, rank, count).name for rank in range(count)],
+    "files": [file.name for file in files],
+    "sha256": {file.name: folder_lib.sha256(file) for file in files},
   }
   atomic.write_json(_beside(path, ".json"), manifest)
   parts.rmtree()

@@ -58,6 +58,7 @@ def report(
       log = runs.read_log(listed[0], data_dir)
     except UserError as error:
       no_log = str(error)
+      logger.warning(f"the report has no examples: {no_log}")
   subject = f"{len(found)} runs" if found[1:] else first.config.get("system")
   title = f"{subject} on {runs.at(first.config, 'data', 'name')}"
   content = {

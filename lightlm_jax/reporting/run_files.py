@@ -83,7 +83,7 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
   asked_again = {
     name: found
     for name, found in asked_again.items()
-    if _same_parameters(workdir / name, found, results)
+    if _of_run(workdir / name, found, results)
   }
   if results:
     results = _completed(results, asked_again.values())
@@ -103,7 +103,7 @@ def read(workdir: epath.PathLike, split_name: str = "test") -> Run:
     journal=_read_lines(workdir / "metrics.jsonl"),
     users=users,
     searches=_searches(workdir, results, asked_again),
-    book=codes_lib.load(workdir / "codes"),
+    book=_read_ids(workdir / "codes", results),
     audit=audit,
   )
 
@@ -198,18 +198,24 @@ def _read_users(workdir: epath.Path, name: str, results) -> pyarrow.Table | None
   users, about = users_lib.read(path)
   if about.get("split_sha256") != results.get("split_sha256"):
     return None
-  return users if _same_parameters(path, about, results) else None
+  return users if _of_run(path, about, results) else None
 
 
-def _same_parameters(path: epath.Path, about: dict, results: dict) -> bool:
-  """Returns whether a file is of the parameters of `results`; warns if it is not."""
-  both = {found.get("parameters_sha256") for found in (about, results)}
-  same = len(both - {None}) < 2  # older versions left it out
+def _read_ids(folder: epath.Path, results) -> CodeBook | None:
+  """Reads a run's ids; None if missing, or, with a warning, not those of `results`."""
+  book = codes_lib.load(folder)
+  wanted = at(results, "ids", "manifest_sha256")
+  if wanted and folder.exists() and (book is None or book.sha256 != wanted):
+    logger.warning(f"{folder} are not the ids of the run's results, and are left out")
+    return None
+  return book
+
+
+def _of_run(path: epath.Path, about: dict, results: dict) -> bool:
+  """Returns whether a file is of the run of `results`; warns if it is not."""
+  same = results_lib.same_run(about, results)
   if not same:
-    logger.warning(
-      f"{path} is of other parameters than the run's results, and is left out; let "
-      "`evaluate` write it anew"
-    )
+    logger.warning(f"{path} {results_lib.OTHER_RUN}; it is left out")
   return same
 
 

@@ -161,7 +161,9 @@ def compare(
     results = {"split": split_name, "decoding": kind}
     name = results_lib.file_name("users", results, users) + ".parquet"
     compare_lib.check_names([*tables, workdir.name])
-    tables[workdir.name] = users_lib.read(workdir / name)
+    found = tables[workdir.name] = users_lib.read(workdir / name)
+    if not results_lib.same_run(found[1], results_lib.read_finished(workdir) or {}):
+      raise UserError(f"{workdir / name} {results_lib.OTHER_RUN}")
   report = compare_lib.compare(tables)
   log.set_up()
   first, about = next(iter(tables.values()))

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 FILE = "results.json"  # of the run itself
 _NEEDED = ("system", "dataset", "num_users", "split_sha256")  # in runs of any version
+_OF_RUN = ("system", "dataset", "protocol", "parameters_sha256")
 COLUMNS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 # The types say which keys a file must have, see json_text.misfit.
 _T = TypeVar("_T")
@@ -268,6 +269,17 @@ def about(results: Mapping[str, Any]) -> dict[str, Any]:
     "decoding beam_size"
   )
   return {name: results[name] for name in names.split()}
+
+
+# What is said of a file for which `same_run` is false.
+OTHER_RUN = "is of another run than results.json; let `evaluate` write it anew"
+
+
+def same_run(about: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+  """Returns whether the fields of `about` can be of the run that has `results`."""
+  # Older versions left some out.
+  both = ({found.get(name) for found in (about, results)} for name in _OF_RUN)
+  return all(len(values - {None}) < 2 for values in both)
 
 
 def file_name(

@@ -35,7 +35,7 @@ from lightlm_jax.storage import atomic, json_text
 from lightlm_jax.storage import workdir as workdir_lib
 from lightlm_jax.systems import best_possible, registry
 from lightlm_jax.systems.base import Built, Fitted, HasLikelihood, WritesFreely
-from lightlm_jax.training import calibration, loop, run_io
+from lightlm_jax.training import calibration, loop, manifests, run_io
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +275,10 @@ def _finished(context: RunContext) -> Results | None:
   if earlier is not None and isinstance(config, LearnedConfig):
     if (earlier["steps"] or 0) < config.train.steps:
       return None
+    folder = context.workdir / "checkpoints"
+    if folder.exists():  # people remove those of finished runs
+      found = manifests.sha256(folder / str(earlier["best_step"]))
+      parts.check_results(context.workdir, config, found or "none")
   return cast(Results | None, earlier)
 
 

@@ -14,7 +14,7 @@ import logging
 
 import rich.console
 
-from lightlm_jax.runtime import processes
+from lightlm_jax.runtime import errors, processes
 
 NAME = "lightlm_jax"
 
@@ -29,6 +29,8 @@ class _Handler(logging.Handler):
       line = self.format(record)
       if record.levelno >= logging.WARNING:
         line = f"warning: {line}"
+      # Raw ids and titles may hold control characters.
+      line = "\n".join(map(errors.printable, line.split("\n")))
       console().print(line, highlight=False, soft_wrap=True, markup=False)
     except Exception:
       self.handleError(record)

@@ -19,17 +19,16 @@ import rich.box
 import rich.console
 import rich.table
 
-# As in pytest: helpers of the tests are imported by their bare names, and conftest sets
-# how processes compile.
+# As in pytest: helpers of the tests are imported by their bare names.
 TESTS = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(TESTS))
-import conftest  # noqa: E402, F401
+import compiling  # noqa: E402
 
 from tests.faults import suite  # noqa: E402
 from tests.faults.suite import counts  # noqa: E402
 
-# The modules of this folder with a KIND, or with several KINDS.
-MODULES = ("saves", "kills", "signals")
+# The modules of this folder, each with its KINDS.
+MODULES = ("saves", "kills", "signals", "damage", "requests")
 
 
 def main() -> int:
@@ -42,6 +41,7 @@ def main() -> int:
   parser.add_argument("--trials", type=int, help="of each kind; default: its own")
   parser.add_argument("--out", type=pathlib.Path)
   flags = parser.parse_args()
+  compiling.quick()
   known = {
     kind.name: kind
     for module in MODULES
