@@ -28,10 +28,14 @@ ARGUMENTS = (
 )
 
 
-def start(workdir, feed="device", **environment):
+def command(workdir, feed="device"):
   own = f"--workdir={workdir}", f"--config.train.feed={feed}"
+  return [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS, *own]
+
+
+def start(workdir, feed="device", **environment):
   return subprocess.Popen(
-    [sys.executable, "-m", "lightlm_jax.train", *ARGUMENTS, *own],
+    command(workdir, feed),
     cwd=ROOT,
     env=os.environ | environment,
     stdout=subprocess.PIPE,
@@ -40,8 +44,8 @@ def start(workdir, feed="device", **environment):
   )
 
 
-def finish(workdir, feed="device"):
-  process = start(workdir, feed)
+def finish(workdir, feed="device", **environment):
+  process = start(workdir, feed, **environment)
   out, _ = process.communicate(timeout=600)
   assert process.returncode == 0, out
   return out
@@ -100,7 +104,9 @@ def assert_same_end(one, other):
   for result in results:
     for field in measured:
       assert result.pop(field) > 0
-    assert result.pop("parameters_sha256")  # the checkpoint says when it was written
+    # The checkpoint says when it was written, and the checksum is of all fields.
+    assert result.pop("parameters_sha256")
+    assert result.pop("checksum")
   assert results[0] == results[1]
   assert losses(one) == losses(other)
 

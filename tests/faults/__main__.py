@@ -28,7 +28,7 @@ from tests.faults import suite  # noqa: E402
 from tests.faults.suite import counts  # noqa: E402
 
 # The modules of this folder, each with its KINDS.
-MODULES = ("saves", "kills", "signals", "damage", "requests")
+MODULES = ("saves", "kills", "signals", "damage", "requests", "disks", "runs")
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from .suite import Kind
 USERS = ["u1", "u7", "u9"]
 HISTORIES = [["i1", "i7"], ["i3", "i2", "nobody"]]
 # What a clock measures anew.
-_MEASURED = ("users_per_second", "seconds")
+_MEASURED = ("users_per_second", "seconds", "checksum")
 # Parts of a run that come from another one whole: each is what was written.
 PARTS = ("codes", "checkpoints", "log", "results.json", "users-test-beam.parquet")
 

@@ -1,0 +1,129 @@
+"""Clocks that jump, rates that diverge, and two commands in one folder or cache."""
+
+import json
+import math
+import pathlib
+import random
+import subprocess
+import sys
+
+from demo_training import (
+  ROOT,
+  assert_same_end,
+  finish,
+  latest,
+  start,
+  steps_logged,
+)
+import numpy as np
+
+from lightlm_jax import config as config_lib
+from lightlm_jax.runs import train
+from lightlm_jax.runtime.errors import UserError
+
+from .kills import unbroken
+from .suite import Kind
+
+# Every call of the clock may be hours before or after the last one.
+JUMPS = """
+import random, time
+
+rng, clock = random.Random({seed}), time.time
+time.time = lambda: clock() + rng.uniform(-40_000, 40_000)
+time.time_ns = lambda: int(time.time() * 1e9)
+"""
+
+
+def trial_of_clocks(
+  unbroken: pathlib.Path, rng: random.Random, folder: pathlib.Path
+) -> str:
+  """Trains while the clock jumps at every look at it; a kill in the midst of it."""
+  (folder / "sitecustomize.py").write_text(JUMPS.format(seed=rng.randrange(10**6)))
+  environment = {"PYTHONPATH": f"{folder}:{ROOT}"}
+  workdir = folder / "run"
+  process = start(workdir, **environment)
+  wanted = rng.randint(1, 100)
+  while process.poll() is None and max(steps_logged(workdir), default=0) < wanted:
+    pass
+  process.kill()
+  process.communicate()
+  finish(workdir, **environment)
+  assert_same_end(unbroken, workdir)
+  for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
+    assert line.get("examples_per_second", 1) > 0, line
+  return "jumps by hours"
+
+
+def trial_of_rates(_: None, rng: random.Random, folder: pathlib.Path) -> str:
+  """Trains with an impossible rate: it stops within three steps and saves nothing."""
+  rate = rng.choice((1e9, 1e20, 1e38, math.inf, math.nan))
+  system = rng.choice(("lightlm", "sasrec", "item_decoder", "bpr_mf"))
+  fields = {"split.kind": "none", "baselines": (), "train.log_every": 1}
+  fields |= {"train.steps": 6, "train.eval_every": 1, "train.warmup_steps": 0}
+  fields |= {"train.learning_rate": rate, "data.name": "demo"}
+  base = "demo" if system == "lightlm" else system
+  try:
+    train.train(config_lib.load(base, "tiny", fields), folder / "run")
+  except UserError as error:
+    assert "\n" not in str(error), error
+    if not (folder / "run" / "checkpoints").exists():
+      return f"{system}: refused"
+    steps = [p for p in (folder / "run" / "checkpoints").glob("*") if p.name.isdigit()]
+    assert len(steps) <= 3, steps
+    for leaf in latest(folder / "run")[1].values() if steps else ():
+      assert np.isfinite(leaf).all()
+    return f"{system}: stopped"
+  for leaf in latest(folder / "run")[1].values():
+    assert np.isfinite(leaf).all()
+  return f"{system}: finite all the same"
+
+
+def trial_of_two(
+  unbroken: pathlib.Path, rng: random.Random, folder: pathlib.Path
+) -> str:
+  """Two commands at once: one is refused in a line, or both are right."""
+  kind = rng.choice(("trainings in one folder", "a question", "trainings on one cache"))
+  cache = {"LIGHTLM_CACHE_DIR": str(folder / "cache")}
+  if kind == "a question":
+    process = start(folder / "run")
+    while process.poll() is None and max(steps_logged(folder / "run"), default=0) < 30:
+      pass
+    asked = subprocess.run(
+      [
+        *(sys.executable, "-m", "lightlm_jax.recommend", "--history=tea 001"),
+        *("--k=3", "--platform=cpu", f"--workdir={folder / 'run'}"),
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert len(asked.stdout.splitlines()) >= 4, asked.stdout
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert_same_end(unbroken, folder / "run")
+    return kind
+  names = ("run", "run") if kind == "trainings in one folder" else ("run", "other")
+  both = [start(folder / name, **cache) for name in names]
+  said = [process.communicate(timeout=600)[0] for process in both]
+  codes = sorted(process.returncode for process in both)
+  if kind == "trainings in one folder":
+    assert codes == [0, 2], said
+    (line,) = [x for text in said for x in text.splitlines() if "error:" in x]
+    assert "another process trains in" in line
+  else:
+    assert codes == [0, 0], said
+  for name in set(names):
+    assert_same_end(unbroken, folder / name)
+  return kind
+
+
+def nothing(folder: pathlib.Path) -> None:
+  del folder
+
+
+KINDS = (
+  Kind("clocks", "a clock that jumps changes no bit", 10, unbroken, trial_of_clocks),
+  Kind("rates", "what diverges stops and is not saved", 16, nothing, trial_of_rates),
+  Kind("two at once", "one is refused, or both are right", 10, unbroken, trial_of_two),
+)
