@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 from etils import epath
+from hostile_files import Bomb
 import jax
 import numpy as np
 import pytest
 import served as small
-from test_hostile import Bomb
 
 from lightlm_jax.inference import artefact, serve
 from lightlm_jax.inference import queries as queries_lib
