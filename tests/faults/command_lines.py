@@ -142,7 +142,7 @@ def run(command: str, words: list[str], home: pathlib.Path) -> tuple[Any, str]:
     stack.enter_context(contextlib.redirect_stderr(said))
     stack.enter_context(finished.at_home(home))
     stack.enter_context(contextlib.chdir(home))
-    stack.enter_context(_limited())
+    is_over = stack.enter_context(_limited())
     stack.callback(_forget_flags)
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setattr(tempfile, "tempdir", str(home / "tmp"))
@@ -155,6 +155,8 @@ def run(command: str, words: list[str], home: pathlib.Path) -> tuple[Any, str]:
     except SystemExit as end:
       code = end.code or 0
     except _TooLongError:
+      pass
+    if is_over:  # wherever it was stopped, nothing that it said then counts
       return 0, ""
   return code, said.getvalue() + out.printed.getvalue()
 
@@ -167,7 +169,10 @@ class _TooLongError(BaseException):
 def _limited():
   """Limits the time of the block, and the memory that it can ask for."""
 
+  ended = []
+
   def end(*_):
+    ended.append(True)
     raise _TooLongError
 
   limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -177,7 +182,7 @@ def _limited():
   signal.alarm(_SECONDS)
   resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
   try:
-    yield
+    yield ended
   finally:
     resource.setrlimit(resource.RLIMIT_AS, limits)
     signal.alarm(0)
