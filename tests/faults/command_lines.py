@@ -168,7 +168,6 @@ class _TooLongError(BaseException):
 @contextlib.contextmanager
 def _limited():
   """Limits the time of the block, and the memory that it can ask for."""
-
   ended = []
 
   def end(*_):
