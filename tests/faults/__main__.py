@@ -20,7 +20,15 @@ import rich.console
 import rich.table
 
 # The modules of this folder with a KIND, or with several KINDS.
-MODULES = ("saves", "damage", "requests", "command_lines", "hostile", "malformed")
+MODULES = (
+  "saves",
+  "failed_saves",
+  "damage",
+  "requests",
+  "command_lines",
+  "hostile",
+  "malformed",
+)
 TESTS = pathlib.Path(__file__).parent.parent
 
 
