@@ -243,7 +243,7 @@ def _parse(
     if "config" in FLAGS and error.flagname.startswith("config."):
       raise _no_config(instead)
     raise UserError(f"{error}; --help lists the flags")
-  except flags.Error as error:
+  except (flags.Error, ValueError) as error:  # ValueError: --noname=value
     raise UserError(str(error))
   if commands and not set(rest[1:2]) & set(commands):
     given = f"no command {rest[1]!r}" if rest[1:] else "no command"

@@ -78,6 +78,7 @@ def files(folder):
   ("arguments", "message"),
   [
     (["--config=configs/toys.py:tiny"], "folder that has toys/sequences.txt"),
+    (["--config=demo:tiny", "--nodry_run=x"], "nodry_run=x does not take an argument"),
     (
       ["--config=configs/demo.py:tiny", "--config.train.batch_size=0"],
       "config.train.batch_size is 0; it must be at least 1",

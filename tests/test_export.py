@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 from etils import epath
+from hostile_files import Bomb
 import jax
 import numpy as np
 import pytest
 import served as small
-from test_hostile import Bomb
 
 from lightlm_jax.inference import artefact, serve
 from lightlm_jax.inference import queries as queries_lib
@@ -193,6 +193,10 @@ def asked(tmp_path_factory):
     ({"histories": 5}, "histories: 5 is no list"),
     ({"histories": [None]}, "a history: None is no list"),
     ({"histories": ["i1"]}, "a history: 'i1' is no list"),
+    (
+      {"histories": np.zeros((2, 1))},
+      r"histories: array\(\[\[0\.\], \[0\.\]\]\) is no",
+    ),
     ({"histories": [[1]]}, "a history: 1 is no id, a text"),
     ({"histories": [["i1"]], "users": []}, "0 users have 1 histories"),
     ({"histories": [["i1"]], "allow": "i1"}, "allow: 'i1' is no list"),
@@ -201,6 +205,13 @@ def asked(tmp_path_factory):
 def test_the_loader_says_what_cannot_be_asked(asked, arguments, message):
   with pytest.raises(ValueError, match=message):
     asked(**arguments)
+
+
+def test_the_loader_reads_lists_of_any_kind(asked):
+  wanted = asked([["i1", "i2"]], users=["u1"], allow=["i3", "i4"])
+  for form in (iter, dict.fromkeys, np.array):
+    given = {"users": form(["u1"]), "allow": form(["i3", "i4"])}
+    assert asked([form(["i1", "i2"])], **given) == wanted
 
 
 def test_the_loader_refuses_a_changed_file_and_a_history_too_long(tmp_path):

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 
 from etils import epath
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 import plain_prepare as plain
 import polars as pl
@@ -172,11 +172,14 @@ ALL = {
 }
 
 
-def run(examples):
-  """How many files were tried, and of how many a log was made."""
-  tried = [0, 0]
+def run(examples, **options):
+  """How many files were tried, and of how many a log was made.
 
-  @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+  `options` are more settings of hypothesis; with `seed` the files are those of a seed.
+  """
+  tried, own = [0, 0], options.pop("seed", None)
+
+  @settings(max_examples=examples, suppress_health_check=list(HealthCheck), **options)
   # What was wrong once, or nearly: a mark in the middle, bytes behind an open quote, a
   # row over two lines of too many columns, a byte order mark alone, a first blank line.
   @example(b"\xef\xbb\xbf\nu,a,4,0\n", ALL, True, "")
@@ -195,7 +198,7 @@ def run(examples):
     tried[0] += 1
     tried[1] += check(content, options, ending, delimiter, quotes)
 
-  test()
+  (test if own is None else seed(own)(test))()
   return tried
 
 

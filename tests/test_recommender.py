@@ -119,6 +119,14 @@ def test_users_histories_and_lists(fitted):
   assert len(every) == log.num_items
 
 
+def test_lists_come_in_every_form(ease):
+  wanted = ease.recommend(["u3", "u1"], deny=["i2"])
+  for form in (iter, dict.fromkeys, np.array, polars.Series, pyarrow.array):
+    assert ease.recommend(form(["u3", "u1"]), deny=form(["i2"])).equals(wanted)
+  row = ease.recommend(histories=[pyarrow.array(["i1"])])
+  assert row.equals(ease.recommend(histories=[["i1"]]))
+
+
 def test_what_is_left_out_is_warned_of(fitted):
   user = small.log().user_ids[0]
   with pytest.warns(UserWarning, match=r"1 user is not in the log.*'nobody'"):

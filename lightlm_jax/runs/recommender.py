@@ -296,4 +296,6 @@ def _listed(given: Any, what: str) -> list[Any]:
     raise UserError(f"{what}: {given!r:.60} is a text; give a list of ids")
   if not np.iterable(given):
     raise UserError(f"{what}: {given!r:.60} is no list; give a list of ids")
-  return list(given)
+  # Arrow yields scalars of its own.
+  as_python = getattr(given, "to_pylist", None)
+  return list(given) if as_python is None else as_python()

@@ -28,7 +28,10 @@ from tests.faults import suite  # noqa: E402
 from tests.faults.suite import counts  # noqa: E402
 
 # The modules of this folder, each with its KINDS.
-MODULES = ("saves", "kills", "signals", "damage", "requests", "disks", "runs")
+MODULES = (
+  *("saves", "failed_saves", "kills", "signals", "disks", "runs", "damage"),
+  *("requests", "command_lines", "hostile", "malformed"),
+)
 
 
 def main() -> int:

@@ -72,8 +72,8 @@ def trial(prepared: Prepared, rng: random.Random, folder: pathlib.Path) -> str:
       warnings.simplefilter("ignore")
       found = prepared.models[to].recommend(**given)
   except UserError as error:
-    assert str(error).isprintable(), str(error)
-    assert not _is_right(prepared, asked), f"refused: {error}, asked {asked!r:.300}"
+    if _is_right(prepared, asked) or not str(error).isprintable():
+      raise AssertionError(f"refused: {error}, asked {asked!r:.300}") from error
     return f"{to}: refused"
   lists: dict[str, list[tuple[str, float]]] = {}
   for user, rank, item, score in found.iter_rows():
@@ -201,8 +201,8 @@ def _is_right(prepared: Prepared, asked: dict[str, Any]) -> bool:
   if isinstance(histories, dict):
     lists += [[*histories], *(h for h in histories.values() if h is not None)]
   elif histories is not None:
-    rows = histories if isinstance(histories, list | np.ndarray) else [None]
-    lists += [*rows]
+    rows = histories.tolist() if isinstance(histories, np.ndarray) else histories
+    lists += rows if isinstance(rows, list) else [None]
   return (
     type(k) is int
     and k > 0
@@ -254,7 +254,8 @@ def _ask_artefact(prepared: Prepared, asked: dict[str, Any], rng: random.Random)
   try:
     found = prepared.artefact(**given)
   except ValueError as error:
-    assert "\n" not in str(error), error
+    if "\n" in str(error):
+      raise AssertionError("more than a line") from error
     return "artefact: refused"
   rows = [_texts(row) or [] for row in histories]
   assert len(found) == len(rows)

@@ -24,7 +24,7 @@ PHASES = {
   "compiling": ("ids: ", 3.0),
   "training": (r"step \d+5/", 0.05),
   "validating": (rf"step \d*{EVERY}/", 0.01),
-  "saving": ("", 0.0),
+  "saving": (r"step \d+  validation", 0.02),
   "judging": ("validation and test", 0.3),
 }
 
@@ -50,7 +50,7 @@ def trial(unbroken: pathlib.Path, rng: random.Random, folder: pathlib.Path) -> s
   cache = {}
   if phase == "compiling":
     cache = {"LIGHTLM_CACHE_DIR": tempfile.mkdtemp(prefix="faults-cache-")}
-  for _ in range(9):  # a save may be over before it is seen
+  for _ in range(9):  # it may be over before the signal comes
     shutil.rmtree(workdir, ignore_errors=True)
     said, seconds = signalled(workdir, phase, number, rng, **cache)
     if said.process.returncode != 0:
@@ -82,12 +82,8 @@ def signalled(workdir, phase, number, rng, **environment):
   seen = rng.randint(1, 4) if phase in ("training", "validating", "saving") else 1
   deadline = time.monotonic() + 240
   while said.process.poll() is None and time.monotonic() < deadline:
-    if phase == "saving":
-      found = len(list(workdir.glob("checkpoints/*"))) >= seen
-      found = found and list(workdir.glob("checkpoints/*tmp*"))
-    else:
-      found = sum(bool(re.match(begins, line)) for line in said.lines) >= seen
-    if found or (not begins and phase == "importing"):
+    found = sum(bool(re.match(begins, line)) for line in said.lines) >= seen
+    if found or not begins:
       break
     time.sleep(0.002)
   time.sleep(rng.uniform(0, longest))
