@@ -54,7 +54,8 @@ def prepare(folder: pathlib.Path) -> Prepared:
     shutil.copytree(one, tree)
     prepared.right[name] = ask(name, tree, prepared)
     shutil.rmtree(tree.parent)
-  assert html.escape(finished.MARKUP)[:20] in prepared.right["report"].found
+  if "report" in QUESTIONS:
+    assert html.escape(finished.MARKUP)[:20] in prepared.right["report"].found
   return prepared
 
 
