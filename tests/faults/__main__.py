@@ -34,6 +34,12 @@ MODULES = (
 )
 
 
+def kinds() -> dict[str, suite.Kind]:
+  """Returns all kinds of faults by name."""
+  modules = (importlib.import_module(f"tests.faults.{name}") for name in MODULES)
+  return {kind.name: kind for module in modules for kind in module.KINDS}
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,11 +51,7 @@ def main() -> int:
   parser.add_argument("--out", type=pathlib.Path)
   flags = parser.parse_args()
   compiling.quick()
-  known = {
-    kind.name: kind
-    for module in MODULES
-    for kind in importlib.import_module(f"tests.faults.{module}").KINDS
-  }
+  known = kinds()
   names = flags.kinds or list(known)
   if unknown := set(names) - known.keys():
     parser.error(f"no kind {', '.join(unknown)}; there are {', '.join(known)}")
