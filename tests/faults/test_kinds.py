@@ -8,6 +8,7 @@ from tests.faults import __main__ as faults
 from tests.faults import suite
 
 KINDS = faults.kinds()
+del KINDS["soak"]  # which takes long by its nature
 
 
 @pytest.mark.faults
