@@ -1,4 +1,4 @@
-"""Shows what lightlm_jax runs on, for a report of a problem; verifies a run's files.
+"""Shows versions, devices, memory and folders; verifies the files of a run.
 
 python -m lightlm_jax.doctor
 python -m lightlm_jax.doctor --verify=runs/toys

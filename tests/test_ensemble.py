@@ -17,6 +17,7 @@ from lightlm_jax.decoding import allowed as allowed_lib
 from lightlm_jax.decoding.allowed import Allowed
 from lightlm_jax.runs import describe, restore, train
 from lightlm_jax.runtime.errors import UserError
+from lightlm_jax.storage import json_text
 from lightlm_jax.systems import base, ensemble, item_scores
 
 I = len(small.ITEM_CODES)
@@ -194,7 +195,7 @@ def test_members_that_do_not_fit_are_refused_in_a_line(runs, tmp_path, make, mes
   shutil.copytree(runs / "scores", tmp_path / "other")
   path = tmp_path / "other" / "results.json"
   results = json.loads(path.read_text()) | {"split_sha256": "0"}
-  path.write_text(json.dumps(results))
+  path.write_text(json.dumps(json_text.sealed(results)))
   fields = {"members": make(runs, tmp_path)}
   with pytest.raises(UserError, match=message):
     train.train(config_lib.load("ensemble", None, fields), tmp_path / "both")

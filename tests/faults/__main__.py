@@ -30,7 +30,7 @@ from tests.faults.suite import counts  # noqa: E402
 # The modules of this folder, each with its KINDS.
 MODULES = (
   *("saves", "failed_saves", "kills", "signals", "disks", "runs", "damage"),
-  *("requests", "command_lines", "hostile", "malformed", "soak"),
+  *("asking", "command_lines", "hostile", "malformed", "soak"),
 )
 
 
