@@ -1,4 +1,4 @@
-"""Which process of several counts as lost, by the numbers in the coordinator's store."""
+"""Which process of several counts as lost, by the numbers that each counts up."""
 
 import threading
 
