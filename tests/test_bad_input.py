@@ -21,6 +21,7 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.reporting import report
 from lightlm_jax.runs import audit, evaluate, export, restore, train
 from lightlm_jax.runtime import errors
+from lightlm_jax.runtime import errors
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.training import checkpoint
@@ -375,6 +376,14 @@ def test_too_few_open_files_are_one_line(monkeypatch, capsys):
   (line,) = capsys.readouterr().err.splitlines()
   assert "may open 16 files here" in line
   assert "ulimit -n 1024" in line
+
+
+def test_a_name_that_no_disk_takes_is_one_line(capsys):
+  assert errors.run(lambda argv: open(argv[1]), ["train", "a" * 5_000]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.endswith("aaa … is too long for a name; give a shorter one")
+  with pytest.raises(FileNotFoundError):  # any other one is a bug of ours
+    errors.run(lambda argv: open("/nowhere/at/all"), ["train"])
 
 
 def test_no_place_for_a_report_is_said_before_the_work(tmp_path):

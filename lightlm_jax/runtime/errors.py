@@ -1,6 +1,7 @@
 """Errors that the user can fix: a line on stderr and exit code 2, without traceback."""
 
 from collections.abc import Callable, Sequence
+import errno
 import os
 import select
 import signal
@@ -8,6 +9,7 @@ import sys
 
 EXIT_CODE = 2
 PIPE_CLOSED = 141  # exit code in a shell after SIGPIPE
+_SHOWN = 80  # characters of a name that is too long
 
 
 def printable(text: str) -> str:
@@ -49,6 +51,11 @@ class Stopped(BaseException):
     self.number, self.exit_code = number, 128 + number
 
 
+def _refuse(error: UserError) -> int:
+  print(f"lightlm_jax: error: {error}", file=sys.stderr, flush=True)
+  return EXIT_CODE
+
+
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
   """Calls `main(argv)` and returns the exit code.
 
@@ -61,8 +68,12 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     sys.stdout.flush()
     return code
   except UserError as error:
-    print(f"lightlm_jax: error: {error}", file=sys.stderr, flush=True)
-    return EXIT_CODE
+    return _refuse(error)
+  except OSError as error:
+    if error.errno != errno.ENAMETOOLONG:
+      raise
+    name = str(error.filename)[:_SHOWN]
+    return _refuse(UserError(f"{name} … is too long for a name; give a shorter one"))
   except (KeyboardInterrupt, Stopped) as stop:
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
     print(stopped_line(number), file=sys.stderr, flush=True)
