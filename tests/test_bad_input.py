@@ -21,7 +21,6 @@ from lightlm_jax import config as config_lib
 from lightlm_jax.reporting import report
 from lightlm_jax.runs import audit, evaluate, export, restore, train
 from lightlm_jax.runtime import errors
-from lightlm_jax.runtime import errors
 from lightlm_jax.runtime.errors import UserError
 from lightlm_jax.storage import atomic
 from lightlm_jax.training import checkpoint

@@ -69,11 +69,6 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     return code
   except UserError as error:
     return _refuse(error)
-  except OSError as error:
-    if error.errno != errno.ENAMETOOLONG:
-      raise
-    name = str(error.filename)[:_SHOWN]
-    return _refuse(UserError(f"{name} … is too long for a name; give a shorter one"))
   except (KeyboardInterrupt, Stopped) as stop:
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
     print(stopped_line(number), file=sys.stderr, flush=True)
@@ -86,3 +81,8 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int
     # Python flushes stdout again when it exits, which must not fail.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE_CLOSED
+  except OSError as error:
+    if error.errno != errno.ENAMETOOLONG:
+      raise
+    name = str(error.filename)[:_SHOWN]
+    return _refuse(UserError(f"{name} … is too long for a name; give a shorter one"))
