@@ -64,7 +64,7 @@ LINES = [
 ]
 WORDS = (
   "", "-", "--", "=", "--=", "0", "-1", "1.5", "1e9", "9" * 30, "nan", "inf", "None",
-  "true", "x,y", ",", "日本", "\ud83d", "a b", "'", "🎁", "../no/such", "run", "data",
+  "true", "x,y", ",", "日本", "\udcff", "a b", "'", "🎁", "../no/such", "run", "data",
   "log.csv", "/proc/none", "a" * 5_000, "--nonsense", "--nonsense=1",
   "--help", "--helpfull", "--flagfile=log.csv", "--undefok=workdir", "-v", "--config",
   "--config.train.steps=x", "--config.none=1", "--config.model=1", "--config=toys",
